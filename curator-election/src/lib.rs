@@ -1,0 +1,64 @@
+//! Leader election over etcd with fenced terms.
+//!
+//! Candidates queue in etcd as Go's `concurrency.Election` and `etcdctl elect` do, so that all of them can take part in one
+//! election. Each instance knows at any moment whether it leads, whom it follows, or that it knows neither
+//! ([`ElectionStatus`]). Leading is a [`Term`]: a capability with a deadline that needs no network to pass, and with the
+//! guard that fences every access to state in its name.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use curator_election::{Elector, ElectorConfig, ElectionStatus, PlainText};
+//! # #[cfg(feature = "testing")]
+//! use curator_election::memory::MemoryCluster;
+//!
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // With a real etcd: `EtcdStore` in its place.
+//!     let store = Arc::new(MemoryCluster::new(1).client(0));
+//!     let ttl = std::time::Duration::from_secs(5);
+//!     let backend = Arc::new(curator_election::StoreElection::new(store, "/scheduler/leader", ttl / 3));
+//!
+//!     let elector = Elector::new(backend, &PlainText("node-1".into()), ElectorConfig { ttl, ..Default::default() })?;
+//!     let mut status = elector.handle().status();
+//!     let cancel = tokio_util::sync::CancellationToken::new();
+//!     let running = tokio::spawn(elector.run(cancel.clone()));
+//!
+//!     let leading = status.wait_for(|status| matches!(status, ElectionStatus::Leader(_))).await?.clone();
+//!     let term = leading.valid_term().expect("just won");
+//!     println!("leading under {:?} since revision {}", term.lock_key(), term.lock_revision());
+//!
+//!     cancel.cancel();
+//!     running.await?;
+//!     assert!(!term.is_valid());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Features
+//! - `etcd` (default): the store that speaks to a real etcd.
+//! - `testing`: the model of etcd with faults from a seed, the conformance suite of stores, a clock that tests can step.
+//! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
+
+pub mod backend;
+pub mod backoff;
+pub mod clock;
+pub mod deadline;
+mod elector;
+mod machine;
+mod renewal;
+mod status;
+pub mod store;
+mod store_election;
+mod term;
+mod value;
+
+#[cfg(any(test, feature = "mock"))]
+pub use backend::MockElectionBackend;
+pub use backend::{CampaignError, ElectionBackend};
+pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use status::{ElectionStatus, Following};
+pub use store_election::StoreElection;
+pub use term::{Term, TermEnded, TermKeeper};
+pub use value::{DecodeError, LeaderValue, PlainText};

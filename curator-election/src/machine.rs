@@ -1,0 +1,404 @@
+//! The elector's decisions, without I/O: events and the time go in, commands come out.
+//!
+//! ```text
+//!            +--------- back-off -----------+
+//!            v                              |
+//!   Waiting ---> Opening ---> Running ---> Closing ---> Stopped
+//!                (list,       (queued,     (revoke)
+//!                 remove,      then
+//!                 grant)       leading)
+//! ```
+//!
+//! Whatever happens, the clock is asked first: an event that arrives after the deadline finds the term ended.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::backend::{CampaignError, Candidate, Observation, Victory};
+use crate::backoff::Backoff;
+use crate::clock::Instant;
+use crate::renewal::{Attempt, Renewal};
+use crate::status::Following;
+use crate::store::{Lease, LeaseId, Revision, StoreError};
+use crate::value::LeaderValue;
+
+/// The durations that the decisions depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct Timing {
+    /// The TTL to ask for.
+    pub(crate) ttl: Duration,
+    /// How long before the end of the lease to stop; `None` for the default.
+    pub(crate) margin: Option<Duration>,
+    /// How long the news of a leader stays good without being confirmed.
+    pub(crate) observation_ttl: Duration,
+    /// How long opening a round may take.
+    pub(crate) open_timeout: Duration,
+    /// How long giving the lease back may take.
+    pub(crate) close_timeout: Duration,
+}
+
+/// What happened. Those of an earlier round must not be handed in.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Nothing but the passing of time.
+    Tick,
+    Listed(Result<Vec<Candidate>, StoreError>),
+    Removed(Result<usize, StoreError>),
+    Granted { sent_at: Instant, result: Result<Lease, StoreError> },
+    Renewed { id: u64, result: Result<Duration, StoreError> },
+    Campaigned(Result<Victory, CampaignError>),
+    Observed(Observation),
+    FencedOut,
+    StepDown,
+    /// The lease was given back, or that was tried for long enough.
+    Closed,
+    Shutdown,
+}
+
+/// What is to be done about it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Command<V> {
+    /// Publish that nothing is known, and end the term if there is one, before anything else.
+    Undetermined { reason: Reason },
+    /// Publish whom we follow.
+    Follow(Following<V>),
+    /// Publish that we lead.
+    Lead { key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant },
+    /// Move the deadline of the term.
+    Extend { deadline: Instant },
+    /// Read the candidates.
+    List,
+    /// Remove keys that an earlier process of ours left behind, each guarded by its revision.
+    Remove(Vec<(Bytes, Revision)>),
+    /// Ask for a lease.
+    Grant { ttl: Duration },
+    /// Queue under the lease, and observe the election.
+    Campaign { lease: LeaseId },
+    /// Renew the lease.
+    Renew { lease: LeaseId, attempt: Attempt },
+    /// Drop all calls under way, and give back the lease, if it may still be there, until a point in time at most.
+    Close { lease: Option<LeaseId>, until: Instant },
+}
+
+/// Why nothing is known at the moment, in words for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    OpenFailed(String),
+    LeaseExpired,
+    LeaseGone,
+    CampaignFailed(String),
+    LockLost,
+    FencedOut,
+    StepDown,
+    Shutdown,
+    NoLeader,
+    OwnEarlierKey,
+    Undecodable(String),
+    NewsTooOld,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OpenFailed(error) => write!(f, "no round could be opened: {error}"),
+            Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
+            Self::LeaseGone => f.write_str("the lease is gone from the store"),
+            Self::CampaignFailed(error) => write!(f, "the campaign failed: {error}"),
+            Self::LockLost => f.write_str("the lock key is gone from the store"),
+            Self::FencedOut => f.write_str("the store refused an access of this term"),
+            Self::StepDown => f.write_str("asked to step down"),
+            Self::Shutdown => f.write_str("shutting down"),
+            Self::NoLeader => f.write_str("no candidate leads"),
+            Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
+            Self::Undecodable(error) => f.write_str(error),
+            Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
+        }
+    }
+}
+
+/// The elector's state.
+#[derive(Debug)]
+pub(crate) struct Machine<V> {
+    own_id: String,
+    timing: Timing,
+    backoff: Backoff,
+    state: State,
+    /// What was last published, so that the same is not published again.
+    published: Published<V>,
+    stopping: bool,
+    commands: Vec<Command<V>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { until: Instant },
+    Opening { give_up_at: Instant },
+    Running(Running),
+    Closing { give_up_at: Instant },
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Running {
+    lease: LeaseId,
+    renewal: Renewal,
+    heard_at: Instant,
+    victory: Option<Victory>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Published<V> {
+    Undetermined,
+    Follower(Following<V>),
+    Leader,
+}
+
+impl<V: LeaderValue> Machine<V> {
+    /// A machine that begins its first round at once. Undetermined counts as published.
+    pub(crate) fn new(own_id: String, timing: Timing, backoff: Backoff, now: Instant) -> Self {
+        Self {
+            own_id,
+            timing,
+            backoff,
+            state: State::Waiting { until: now },
+            published: Published::Undetermined,
+            stopping: false,
+            commands: Vec::new(),
+        }
+    }
+
+    /// When [`Event::Tick`] is due; `None` once stopped.
+    pub(crate) fn next_wakeup(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting { until } => Some(*until),
+            State::Opening { give_up_at } | State::Closing { give_up_at } => Some(*give_up_at),
+            State::Running(running) => Some(match self.published {
+                Published::Follower(_) => {
+                    running.renewal.next_wakeup().min(running.heard_at + self.timing.observation_ttl)
+                }
+                _ => running.renewal.next_wakeup(),
+            }),
+            State::Stopped => None,
+        }
+    }
+
+    pub(crate) const fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped)
+    }
+
+    pub(crate) const fn is_leader(&self) -> bool {
+        matches!(self.published, Published::Leader)
+    }
+
+    /// Decides. The commands are to be carried out in their order.
+    pub(crate) fn handle(&mut self, now: Instant, event: Event) -> Vec<Command<V>> {
+        self.pass_time(now);
+        match event {
+            Event::Tick => {}
+            Event::Listed(result) => self.listed(result),
+            Event::Removed(_) => self.grant(),
+            Event::Granted { sent_at, result } => self.granted(now, sent_at, result),
+            Event::Renewed { id, result } => self.renewed(now, id, result),
+            Event::Campaigned(result) => self.campaigned(now, result),
+            Event::Observed(observation) => self.observed(now, observation),
+            Event::FencedOut => {
+                if self.is_leader() {
+                    self.end_round(now, Reason::FencedOut);
+                }
+            }
+            Event::StepDown => {
+                if self.is_leader() {
+                    self.backoff.succeeded();
+                    self.end_round(now, Reason::StepDown);
+                }
+            }
+            Event::Closed => self.closed(now),
+            Event::Shutdown => self.shut_down(now),
+        }
+        // A state that has just been entered may have something due at once.
+        self.pass_time(now);
+        std::mem::take(&mut self.commands)
+    }
+
+    fn pass_time(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Waiting { until } if now >= *until => {
+                self.state = State::Opening { give_up_at: now + self.timing.open_timeout };
+                self.commands.push(Command::List);
+            }
+            State::Opening { give_up_at } if now >= *give_up_at => {
+                self.end_round(now, Reason::OpenFailed("the store did not answer in time".into()));
+            }
+            State::Running(running) => {
+                if running.renewal.expired(now) {
+                    self.end_round(now, Reason::LeaseExpired);
+                    return;
+                }
+                let too_old = now >= running.heard_at + self.timing.observation_ttl;
+                while let Some(attempt) = running.renewal.send_if_due(now) {
+                    self.commands.push(Command::Renew { lease: running.lease, attempt });
+                }
+                if too_old && matches!(self.published, Published::Follower(_)) {
+                    self.undetermined(Reason::NewsTooOld);
+                }
+            }
+            State::Closing { give_up_at } if now >= *give_up_at => self.closed(now),
+            _ => {}
+        }
+    }
+
+    fn listed(&mut self, result: Result<Vec<Candidate>, StoreError>) {
+        if !matches!(self.state, State::Opening { .. }) {
+            return;
+        }
+        // Reading what is left behind is a help and not a condition: if it failed, the grant will tell.
+        let stale: Vec<_> = result
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|candidate| V::decode(&candidate.value).is_ok_and(|value| value.candidate_id() == self.own_id))
+            .map(|candidate| (candidate.key, candidate.mod_revision))
+            .collect();
+        if stale.is_empty() {
+            self.grant();
+        } else {
+            self.commands.push(Command::Remove(stale));
+        }
+    }
+
+    fn grant(&mut self) {
+        if matches!(self.state, State::Opening { .. }) {
+            self.commands.push(Command::Grant { ttl: self.timing.ttl });
+        }
+    }
+
+    fn granted(&mut self, now: Instant, sent_at: Instant, result: Result<Lease, StoreError>) {
+        if !matches!(self.state, State::Opening { .. }) {
+            return;
+        }
+        match result {
+            Ok(lease) => {
+                self.state = State::Running(Running {
+                    lease: lease.id,
+                    renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin),
+                    heard_at: now,
+                    victory: None,
+                });
+                self.commands.push(Command::Campaign { lease: lease.id });
+            }
+            Err(error) => self.end_round(now, Reason::OpenFailed(error.to_string())),
+        }
+    }
+
+    fn renewed(&mut self, now: Instant, id: u64, result: Result<Duration, StoreError>) {
+        let State::Running(running) = &mut self.state else { return };
+        match result {
+            Ok(ttl) => {
+                running.renewal.acknowledged(id, ttl);
+                let deadline = running.renewal.deadline();
+                // A round in which a lease could be renewed has not failed.
+                self.backoff.succeeded();
+                if self.is_leader() {
+                    self.commands.push(Command::Extend { deadline });
+                }
+            }
+            Err(StoreError::LeaseNotFound { .. }) => self.end_round(now, Reason::LeaseGone),
+            Err(_) => running.renewal.failed(id, now),
+        }
+    }
+
+    fn campaigned(&mut self, now: Instant, result: Result<Victory, CampaignError>) {
+        let State::Running(running) = &mut self.state else { return };
+        match result {
+            Ok(victory) => {
+                self.commands.push(Command::Lead {
+                    key: victory.key.clone(),
+                    revision: victory.revision,
+                    lease: running.lease,
+                    deadline: running.renewal.deadline(),
+                });
+                running.victory = Some(victory);
+                self.published = Published::Leader;
+                self.backoff.succeeded();
+            }
+            Err(error) => self.end_round(now, Reason::CampaignFailed(error.to_string())),
+        }
+    }
+
+    fn observed(&mut self, now: Instant, observation: Observation) {
+        let State::Running(running) = &mut self.state else { return };
+        running.heard_at = now;
+        let Observation { revision, leader } = observation;
+        if let Some(victory) = &running.victory {
+            // News from before the victory may still have been on its way.
+            let ours = leader.is_some_and(|leader| {
+                leader.key == victory.key && leader.create_revision == victory.revision
+            });
+            if revision >= victory.won_at && !ours {
+                self.end_round(now, Reason::LockLost);
+            }
+            return;
+        }
+        let Some(leader) = leader else { return self.undetermined(Reason::NoLeader) };
+        match V::decode(&leader.value) {
+            // Ours, before the campaign has returned, or left behind by an earlier process: nobody to follow.
+            Ok(value) if value.candidate_id() == self.own_id => self.undetermined(Reason::OwnEarlierKey),
+            Ok(value) => {
+                let following =
+                    Following { leader: value, key: leader.key, revision: leader.create_revision };
+                self.follow(following);
+            }
+            Err(error) => self.undetermined(Reason::Undecodable(error.to_string())),
+        }
+    }
+
+    fn follow(&mut self, following: Following<V>) {
+        let published = Published::Follower(following.clone());
+        if self.published != published {
+            self.published = published;
+            self.commands.push(Command::Follow(following));
+        }
+    }
+
+    fn undetermined(&mut self, reason: Reason) {
+        if self.published != Published::Undetermined {
+            self.published = Published::Undetermined;
+            self.commands.push(Command::Undetermined { reason });
+        }
+    }
+
+    fn end_round(&mut self, now: Instant, reason: Reason) {
+        // A lease that the store no longer knows, or whose grant never arrived, cannot be given back.
+        let lease = match &self.state {
+            State::Running(running) if reason != Reason::LeaseGone => Some(running.lease),
+            _ => None,
+        };
+        // First nobody may act any more, then the lease goes.
+        if self.published == Published::Undetermined {
+            tracing::debug!(%reason, "the round ended");
+        }
+        self.undetermined(reason);
+        let until = now + self.timing.close_timeout;
+        self.state = State::Closing { give_up_at: until };
+        self.commands.push(Command::Close { lease, until });
+    }
+
+    fn closed(&mut self, now: Instant) {
+        if matches!(self.state, State::Closing { .. }) {
+            self.state = if self.stopping {
+                State::Stopped
+            } else {
+                State::Waiting { until: now + self.backoff.failed() }
+            };
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        self.stopping = true;
+        match self.state {
+            State::Waiting { .. } => self.state = State::Stopped,
+            State::Opening { .. } | State::Running(_) => self.end_round(now, Reason::Shutdown),
+            State::Closing { .. } | State::Stopped => {}
+        }
+    }
+}

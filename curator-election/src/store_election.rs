@@ -1,0 +1,295 @@
+//! The election on a key-value store, as `go.etcd.io/etcd/client/v3/concurrency` lays it out, so that candidates of both
+//! take part in one election.
+//!
+//! A candidate puts `<prefix>/<lease id in hex>` attached to its lease. Whoever's key has the lowest create revision leads;
+//! each other one watches the key right before its own, so that a leader's end wakes one candidate and not all of them.
+//! Beyond the Go library: the check that no older key is left also proves, in the same transaction, that the own key is
+//! still there; a wait is looked after at intervals, so that a watch that went deaf does no harm; and a lost reply to the
+//! put is found out by putting again, which the create-revision guard makes harmless.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tracing::debug;
+
+use crate::backend::{CampaignError, Candidate, ElectionBackend, Observation, Victory};
+use crate::backoff::Backoff;
+use crate::store::{
+    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Range, Revision, Sort, Store, StoreError, Txn,
+    TxnResult, WatchStream,
+};
+
+/// How long to pause after a failed call to the store: short at first, since many failures pass at once.
+const PAUSE_FIRST: Duration = Duration::from_millis(25);
+const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+
+/// An election under a prefix of a [`Store`].
+#[derive(Debug)]
+pub struct StoreElection<S: ?Sized> {
+    store: Arc<S>,
+    prefix: String,
+    refresh: Duration,
+}
+
+impl<S: Store + ?Sized> StoreElection<S> {
+    /// The election under `prefix`, such as `/leader`; its keys start with the prefix and a slash.
+    ///
+    /// What is waited for is read afresh each `refresh`, whatever the watches say; observers get a sign of life as often.
+    /// A third of the TTL is a good value.
+    pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
+        Self { store, prefix: prefix.into(), refresh }
+    }
+
+    fn all_keys(&self) -> Keys {
+        Keys::prefix(format!("{}/", self.prefix))
+    }
+
+    fn key_of(&self, lease: LeaseId) -> Bytes {
+        format!("{}/{lease}", self.prefix).into()
+    }
+
+    fn pauses() -> Backoff {
+        // Each hasher is keyed differently; that is all that the jitter asks for.
+        Backoff::new(PAUSE_FIRST, PAUSE_LONGEST, RandomState::new().hash_one("pauses"))
+    }
+
+    /// Puts the candidate's key, or finds the one that an earlier try with a lost reply has put. Returns the revision at
+    /// which it was created.
+    async fn queue(&self, key: &Bytes, lease: LeaseId, value: &Bytes) -> Result<Revision, StoreError> {
+        let put = Op::Put { key: key.clone(), value: value.clone(), lease: Some(lease) };
+        let txn = Txn::when(vec![Compare::absent(key.clone())]).then(vec![put]).or_else(vec![Op::get(key.clone())]);
+        let answer = self.store.txn(txn).await?;
+        if answer.succeeded {
+            return Ok(answer.revision);
+        }
+        let Some(found) = first_kv(answer) else {
+            return Err(StoreError::Refused { reason: "a key that exists was not found in one transaction".into() });
+        };
+        if found.value == value {
+            return Ok(found.create_revision);
+        }
+        // This lease has campaigned before with another value: proclaim the new one.
+        let put = Op::Put { key: key.clone(), value: value.clone(), lease: Some(lease) };
+        let guard = Compare::created_at(key.clone(), found.create_revision);
+        let answer = self.store.txn(Txn::when(vec![guard]).then(vec![put])).await?;
+        if answer.succeeded { Ok(found.create_revision) } else { Err(StoreError::LeaseNotFound { id: lease }) }
+    }
+
+    /// The candidate right before ours, or `Ok(None)` if we lead; proves at once that our key is still there.
+    async fn predecessor(&self, key: &Bytes, own: Revision) -> Result<(Revision, Option<KeyValue>), CampaignError> {
+        let read = Range {
+            sort: Sort::CreateDescending,
+            limit: 1,
+            max_create_revision: Revision(own.0 - 1),
+            ..Range::all(self.all_keys())
+        };
+        let txn = Txn::when(vec![Compare::created_at(key.clone(), own)]).then(vec![Op::Range(read)]);
+        let answer = self.store.txn(txn).await?;
+        if !answer.succeeded {
+            return Err(CampaignError::KeyLost { key: key.clone() });
+        }
+        Ok((answer.revision, first_kv(answer)))
+    }
+
+    /// Waits until `key` is deleted, the watch fails, or it is time to look again.
+    async fn wait_for_deletion(&self, key: Bytes, from: Revision) -> Result<(), StoreError> {
+        let wait = async {
+            let mut changes = self.store.watch(Keys::One(key), from).await?;
+            while let Some(batch) = changes.next().await {
+                if batch?.events.iter().any(|event| matches!(event, Event::Delete { .. })) {
+                    return Ok(());
+                }
+            }
+            Err(StoreError::Unknown { reason: "the watch was closed".into() })
+        };
+        tokio::time::timeout(self.refresh, wait).await.unwrap_or(Ok(()))
+    }
+}
+
+#[async_trait]
+impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
+    async fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
+        let range = Range { sort: Sort::CreateAscending, ..Range::all(self.all_keys()) };
+        Ok(self.store.range(range).await?.kvs.into_iter().map(candidate).collect())
+    }
+
+    async fn remove(&self, key: Bytes, mod_revision: Revision) -> Result<bool, StoreError> {
+        let txn = Txn::when(vec![Compare::changed_at(key.clone(), mod_revision)]).then(vec![Op::delete(key)]);
+        Ok(self.store.txn(txn).await?.succeeded)
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
+        self.store.keep_alive(lease, attempt).await
+    }
+
+    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Victory, CampaignError> {
+        let key = self.key_of(lease);
+        let mut pauses = Self::pauses();
+        let mut queued = None;
+        loop {
+            let revision = match queued {
+                Some(revision) => revision,
+                None => match self.queue(&key, lease, &value).await {
+                    Ok(revision) => *queued.insert(revision),
+                    Err(error) => {
+                        pause_unless_final(error, &mut pauses).await?;
+                        continue;
+                    }
+                },
+            };
+            let waited = match self.predecessor(&key, revision).await {
+                Ok((won_at, None)) => return Ok(Victory { key, revision, won_at }),
+                Ok((at, Some(before))) => self.wait_for_deletion(before.key, at.next()).await,
+                Err(CampaignError::Store(error)) => Err(error),
+                Err(error) => return Err(error),
+            };
+            match waited {
+                Ok(()) => pauses.succeeded(),
+                Err(error) => pause_unless_final(error, &mut pauses).await?,
+            }
+        }
+    }
+
+    fn observe(&self) -> BoxStream<'static, Observation> {
+        let observer = Observer {
+            store: self.store.clone(),
+            keys: self.all_keys(),
+            refresh: self.refresh,
+            pauses: Self::pauses(),
+            watch: None,
+            newest: Revision(0),
+            started: false,
+        };
+        futures::stream::unfold(observer, |mut observer| async move {
+            let observation = observer.next().await;
+            Some((observation, observer))
+        })
+        .boxed()
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+}
+
+/// Waits a little after a failure that may pass; hands back one that will not.
+async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(), StoreError> {
+    match error {
+        StoreError::LeaseNotFound { .. } | StoreError::Refused { .. } => Err(error),
+        StoreError::Unreachable { .. } | StoreError::Unknown { .. } | StoreError::Compacted { .. } => {
+            debug!(%error, "the campaign pauses");
+            tokio::time::sleep(pauses.failed()).await;
+            Ok(())
+        }
+    }
+}
+
+/// Reads who leads, and reads again whenever a watch or the time says so.
+///
+/// The watch is only a bell: what is reported always comes from a linearizable read. So a batch with puts of several
+/// candidates, a compaction, or a gap between two watches cannot name a wrong leader.
+struct Observer<S: ?Sized> {
+    store: Arc<S>,
+    keys: Keys,
+    refresh: Duration,
+    pauses: Backoff,
+    watch: Option<Watched>,
+    newest: Revision,
+    started: bool,
+}
+
+struct Watched {
+    keys: Keys,
+    changes: WatchStream,
+}
+
+impl<S: Store + ?Sized> Observer<S> {
+    async fn next(&mut self) -> Observation {
+        if self.started {
+            self.wait_for_news().await;
+        }
+        loop {
+            match self.store.range(Range::oldest(self.keys.clone())).await {
+                // Members answer linearizably, so an older revision is only seen if the store itself went back in time.
+                Ok(read) if read.revision >= self.newest => {
+                    self.pauses.succeeded();
+                    self.started = true;
+                    self.newest = read.revision;
+                    let leader = read.kvs.into_iter().next().map(candidate);
+                    self.aim_watch(leader.as_ref(), read.revision).await;
+                    return Observation { revision: read.revision, leader };
+                }
+                Ok(read) => {
+                    debug!(at = %read.revision, newest = %self.newest, "the store answered from its past");
+                    tokio::time::sleep(self.pauses.failed()).await;
+                }
+                Err(error) => {
+                    debug!(%error, "the observer pauses");
+                    self.watch = None;
+                    tokio::time::sleep(self.pauses.failed()).await;
+                }
+            }
+        }
+    }
+
+    /// Watches the leader's key, or all keys while there is none.
+    async fn aim_watch(&mut self, leader: Option<&Candidate>, at: Revision) {
+        let keys = leader.map_or_else(|| self.keys.clone(), |leader| Keys::One(leader.key.clone()));
+        if self.watch.as_ref().is_some_and(|watched| watched.keys == keys) {
+            return;
+        }
+        match self.store.watch(keys.clone(), at.next()).await {
+            Ok(changes) => self.watch = Some(Watched { keys, changes }),
+            Err(error) => {
+                // Without a watch the next look is only as far away as the pause.
+                debug!(%error, "the observer has no watch");
+                self.watch = None;
+            }
+        }
+    }
+
+    async fn wait_for_news(&mut self) {
+        let Some(watched) = &mut self.watch else {
+            tokio::time::sleep(self.pauses.failed()).await;
+            return;
+        };
+        let news = async {
+            loop {
+                match watched.changes.next().await {
+                    Some(Ok(batch)) if batch.events.is_empty() => {}
+                    Some(Ok(_)) => return true,
+                    Some(Err(_)) | None => return false,
+                }
+            }
+        };
+        if let Ok(false) = tokio::time::timeout(self.refresh, news).await {
+            self.watch = None;
+        }
+    }
+}
+
+fn first_kv(answer: TxnResult) -> Option<KeyValue> {
+    match answer.results.into_iter().next() {
+        Some(OpResult::Range { kvs, .. }) => kvs.into_iter().next(),
+        _ => None,
+    }
+}
+
+fn candidate(kv: KeyValue) -> Candidate {
+    Candidate {
+        key: kv.key,
+        value: kv.value,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+    }
+}

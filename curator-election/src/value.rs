@@ -1,0 +1,74 @@
+//! What a leader says of itself in the election.
+
+/// The value that a candidate puts under its key, and that everybody who observes the election reads.
+///
+/// Any type can be elected with; the encoding is the component's own (a protobuf message, plain text, ...).
+///
+/// ```
+/// use curator_election::{DecodeError, LeaderValue};
+///
+/// #[derive(Clone, Debug, PartialEq)]
+/// struct Scheduler {
+///     name: String,
+/// }
+///
+/// impl LeaderValue for Scheduler {
+///     fn candidate_id(&self) -> &str {
+///         &self.name
+///     }
+///     fn encode(&self) -> Vec<u8> {
+///         self.name.clone().into_bytes()
+///     }
+///     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+///         let name = String::from_utf8(bytes.to_vec()).map_err(DecodeError::new)?;
+///         Ok(Self { name })
+///     }
+/// }
+/// ```
+pub trait LeaderValue: Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
+    /// Who this is. Two values with the same id are of the same candidate, of which only one process may run at a time:
+    /// at its start a candidate removes the keys that an earlier process with its id left behind.
+    fn candidate_id(&self) -> &str;
+
+    /// The bytes that are stored.
+    fn encode(&self) -> Vec<u8>;
+
+    /// Reads stored bytes.
+    ///
+    /// # Errors
+    /// The bytes, which any client of the store may have written, are not such a value.
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+}
+
+/// A leader's value that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the leader's value cannot be read: {source}")]
+pub struct DecodeError {
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl DecodeError {
+    /// Wraps the reason.
+    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { source: source.into() }
+    }
+}
+
+/// A value that is nothing but the candidate's id in plain text, as `etcdctl elect` and many others use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlainText(pub String);
+
+impl LeaderValue for PlainText {
+    fn candidate_id(&self) -> &str {
+        &self.0
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.0.clone().into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        String::from_utf8(bytes.to_vec()).map(Self).map_err(DecodeError::new)
+    }
+}
+

@@ -1,0 +1,101 @@
+//! `cargo xtask ci`: everything that must hold before a change is taken.
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::commands::test;
+use crate::error::Result;
+use crate::step;
+use crate::tidy;
+use crate::tools::etcd::Want;
+use crate::tools::protoc;
+use crate::workspace::{Package, cargo, packages};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "ci",
+    summary: "runs all checks and all tests, and stops at the first failure",
+    help: "Usage: cargo xtask ci
+
+Checks the format, the lints, the documentation and the tidiness of the sources, builds each library with each of
+its features alone, and then does what `cargo xtask test --etcd all` does.",
+    run,
+};
+
+fn run(args: Args) -> Result<()> {
+    args.finish(0)?;
+    protoc::ensure()?;
+    step::run("format", cargo(&["fmt", "--all", "--check"]))?;
+    step::timed("tidiness", tidy::check)?;
+    step::run(
+        "lints",
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    let mut docs = cargo(&["doc", "--workspace", "--all-features", "--no-deps"]);
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    step::run("documentation", docs)?;
+    for (name, words) in packages()?.iter().flat_map(feature_builds) {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        step::run(&name, cargo(&words))?;
+    }
+    test::run_tests(&Want::All)
+}
+
+/// A check of the package without features, and one with each of them alone. Clippy has seen all of them together.
+fn feature_builds(package: &Package) -> Vec<(String, Vec<String>)> {
+    if package.features.is_empty() {
+        return Vec::new();
+    }
+    let base = ["check", "-p", &package.name, "--no-default-features"]
+        .map(str::to_owned)
+        .to_vec();
+    let mut builds = vec![(format!("{} without features", package.name), base.clone())];
+    for feature in &package.features {
+        let words = base
+            .iter()
+            .cloned()
+            .chain(["--features".to_owned(), feature.clone()])
+            .collect();
+        builds.push((format!("{} with `{feature}` alone", package.name), words));
+    }
+    builds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_feature_is_built_alone() {
+        let package = Package {
+            name: "p".to_owned(),
+            features: vec!["a".to_owned(), "b".to_owned()],
+        };
+        let builds: Vec<_> = feature_builds(&package)
+            .into_iter()
+            .map(|(_, words)| words.join(" "))
+            .collect();
+        assert_eq!(
+            builds,
+            [
+                "check -p p --no-default-features",
+                "check -p p --no-default-features --features a",
+                "check -p p --no-default-features --features b"
+            ]
+        );
+        assert_eq!(
+            feature_builds(&Package {
+                name: "p".to_owned(),
+                features: Vec::new()
+            }),
+            []
+        );
+    }
+}

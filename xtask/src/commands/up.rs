@@ -1,0 +1,263 @@
+//! `cargo xtask up`: three etcd members and three curators on this machine, and who leads them.
+
+use std::io::{IsTerminal, Write as _};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::error::{Context, Result};
+use crate::harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, EtcdOptions, Event, Scratch};
+use crate::signals;
+use crate::step;
+use crate::tools::etcd::{Found, Want, select};
+use crate::workspace::build_curator;
+
+use board::{Board, State};
+
+pub mod board;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "up",
+    summary: "starts three etcd members and three curators, and shows who leads",
+    help: "Usage: cargo xtask up [--ttl 5s] [--etcd 3.4|3.5] [--for 20s]
+
+Builds the curator binary, starts three etcd members and three curators on free ports of 127.0.0.1, and shows who
+leads until ctrl-c stops all of it. What is missing is brought as by `cargo xtask setup`. A curator that you kill is
+started again a quarter of a minute later.
+
+  --ttl DURATION  how long the election waits for a leader that died (default 5s)
+  --etcd WHICH    the version of etcd; by default the first at hand
+  --for DURATION  stops by itself after that time",
+    run,
+};
+
+const CURATORS: u32 = 3;
+/// How long a curator may take to resign and end, and how long etcd.
+const CURATOR_GRACE: Duration = Duration::from_secs(8);
+const ETCD_GRACE: Duration = Duration::from_secs(8);
+/// A killed curator is started again after this long: time enough to see another one take over.
+const AGAIN: Duration = Duration::from_secs(15);
+const TICK: Duration = Duration::from_millis(100);
+
+fn run(mut args: Args) -> Result<()> {
+    let ttl = args.duration("--ttl")?.unwrap_or(Duration::from_secs(5));
+    let want = Want::read(args.value("--etcd")?.as_deref())?;
+    let limit = args.duration("--for")?;
+    args.finish(0)?;
+    if want == Want::All {
+        return Err(crate::Error::usage(
+            "`up` runs one etcd: give `--etcd 3.4` or `--etcd 3.5`",
+        ));
+    }
+    signals::install()?;
+    let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
+        return Ok(());
+    };
+    let binary = build_curator()?;
+
+    let scratch = Scratch::new("up")?;
+    let outcome = (|| {
+        let etcd = step::timed(&format!("start etcd {}, three members", binaries.version()), || {
+            EtcdCluster::start(
+                &binaries,
+                &scratch,
+                EtcdOptions {
+                    peer_proxies: false,
+                    ..EtcdOptions::default()
+                },
+            )
+        })?;
+        let (notify, events) = channel();
+        let mut curators = Vec::new();
+        for number in 1..=CURATORS {
+            let mut options = CuratorOptions::new(number, etcd.endpoints()).leader_ttl(ttl);
+            options.notify = Some(notify.clone());
+            curators.push(CuratorProcess::start(&binary, &scratch, options)?);
+        }
+        introduce(&etcd, &curators, &scratch, ttl);
+        let shown = show(&mut curators, &events, limit);
+        let stopped = stop(curators, etcd);
+        shown.and(stopped)
+    })();
+    if outcome.is_err() {
+        scratch.keep();
+    }
+    outcome
+}
+
+fn introduce(etcd: &EtcdCluster, curators: &[CuratorProcess], scratch: &Scratch, ttl: Duration) {
+    println!();
+    for member in 0..etcd.len() {
+        println!(
+            "etcd-{member}     {}  pid {}",
+            etcd.client_url(member),
+            etcd.pid(member).unwrap_or_default()
+        );
+    }
+    for curator in curators {
+        println!(
+            "{}  http://{}  pid {}  {}",
+            curator.name(),
+            curator.address(),
+            curator.pid(),
+            curator.node_id()
+        );
+    }
+    let etcdctl = etcd.binaries().directory().join("etcdctl");
+    println!("logs       {}", scratch.logs().display());
+    println!();
+    println!("Leader TTL {ttl:?}. To see a failover, in another terminal:");
+    println!("  kill -9 PID    of the leader: another one leads within the TTL and a second");
+    println!("  kill PID       of the leader: it resigns, and another one leads at once");
+    println!("  kill -STOP PID, later kill -CONT PID: it wakes up and knows that it leads no more");
+    println!(
+        "  ETCDCTL_API=3 {} --endpoints {} get --prefix namespaced:curator/",
+        etcdctl.display(),
+        etcd.endpoints().join(",")
+    );
+    println!("Ctrl-c stops everything.");
+    println!();
+}
+
+/// Shows who leads until we are told to stop or the time is over.
+fn show(curators: &mut [CuratorProcess], events: &Receiver<(String, Event)>, limit: Option<Duration>) -> Result<()> {
+    let terminal = std::io::stdout().is_terminal();
+    let started = Instant::now();
+    let end = limit.map(Deadline::after);
+    let mut board = Board::new(
+        curators
+            .iter()
+            .map(|curator| (curator.name().to_owned(), curator.node_id().to_owned(), curator.pid()))
+            .collect(),
+        started,
+    );
+    let mut painter = Painter::new(terminal);
+    let mut again: Vec<Option<Deadline>> = curators.iter().map(|_| None).collect();
+    while signals::received().is_none() && !end.is_some_and(|end| end.passed()) {
+        match events.recv_timeout(TICK) {
+            Ok((name, event)) => {
+                if let Some(change) = event.role_change() {
+                    board.change(&name, State::Role(change.role), event.at);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // The curators hold the senders, so this cannot be; a pause keeps it from spinning all the same.
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+        }
+        for (curator, again) in curators.iter_mut().zip(&mut again) {
+            match (curator.process().status(), &again) {
+                (Some(status), None) => {
+                    board.change(curator.name(), State::Ended(status.to_string()), Instant::now());
+                    *again = Some(Deadline::after(AGAIN));
+                }
+                (Some(_), Some(at)) if at.passed() => {
+                    curator.restart()?;
+                    board.restarted(curator.name(), curator.pid(), Instant::now());
+                    *again = None;
+                }
+                _ => {}
+            }
+        }
+        painter.paint(&mut board);
+    }
+    painter.paint(&mut board);
+    match signals::received() {
+        Some(signal) => println!("\n{signal}: stopping"),
+        None => println!("\nthe time is over: stopping"),
+    }
+    Ok(())
+}
+
+/// The curators first, so that the leader can resign, then etcd. A second signal makes it quick.
+fn stop(curators: Vec<CuratorProcess>, etcd: EtcdCluster) -> Result<()> {
+    let seen = signals::count();
+    for curator in &curators {
+        // A paused one must wake up to end, and one that has ended already is just as well.
+        let _ = curator.resume();
+        let _ = curator.terminate();
+    }
+    let deadline = Deadline::after(CURATOR_GRACE);
+    let mut late = Vec::new();
+    for curator in &curators {
+        while curator.process().is_running() && !deadline.passed() && signals::count() == seen {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if curator.process().is_running() {
+            late.push(curator.name().to_owned());
+        }
+    }
+    // Dropping kills what is still there.
+    drop(curators);
+    let stopped = if signals::count() == seen {
+        etcd.stop_all(ETCD_GRACE)
+    } else {
+        Ok(())
+    };
+    drop(etcd);
+    if late.is_empty() {
+        println!("all stopped");
+        return stopped.context(|| "etcd did not stop when asked, and was killed".to_owned());
+    }
+    Err(crate::Error::new(format!(
+        "killed, for it did not stop within {CURATOR_GRACE:?}: {}",
+        late.join(", ")
+    )))
+}
+
+/// Puts the board on the screen: as a table that is drawn over itself, or as a line for each change.
+#[derive(Debug)]
+struct Painter {
+    terminal: bool,
+    drawn: Vec<String>,
+}
+
+impl Painter {
+    fn new(terminal: bool) -> Self {
+        Self {
+            terminal,
+            drawn: Vec::new(),
+        }
+    }
+
+    fn paint(&mut self, board: &mut Board) {
+        let news = board.take_news();
+        let mut out = std::io::stdout().lock();
+        // Nobody may be left to read it; the signal that ends us comes by another way.
+        if !self.terminal {
+            for line in news {
+                let _ = writeln!(out, "{line}");
+            }
+            let _ = out.flush();
+            return;
+        }
+        let table = board.table(Instant::now(), columns());
+        if table == self.drawn && news.is_empty() {
+            return;
+        }
+        let up = self.drawn.len();
+        if up > 0 {
+            // To the beginning of the table's first line, and all below it cleared.
+            let _ = write!(out, "\x1b[{up}F\x1b[J");
+        }
+        for line in news
+            .iter()
+            .map(|line| cut(line, columns()))
+            .chain(table.iter().cloned())
+        {
+            let _ = writeln!(out, "{line}");
+        }
+        let _ = out.flush();
+        self.drawn = table;
+    }
+}
+
+fn cut(line: &str, columns: usize) -> String {
+    line.chars().take(columns.saturating_sub(1)).collect()
+}
+
+fn columns() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(80, |size| usize::from(size.ws_col.max(20)))
+}

@@ -1,0 +1,224 @@
+//! What `cargo xtask up` shows: each instance with its role, as a table and as news.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::Role;
+
+/// What an instance is at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Started, and silent so far.
+    Starting,
+    /// What it says.
+    Role(Role),
+    /// It has ended, this way.
+    Ended(String),
+}
+
+/// All instances, and what happened since the last look.
+#[derive(Debug)]
+pub struct Board {
+    rows: Vec<Row>,
+    news: Vec<String>,
+    started: Instant,
+    /// Since when nobody leads.
+    leaderless: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Row {
+    name: String,
+    node_id: String,
+    pid: u32,
+    state: State,
+    since: Instant,
+}
+
+impl Board {
+    /// A board of instances, each with its name, node id and pid.
+    pub fn new(instances: Vec<(String, String, u32)>, now: Instant) -> Self {
+        let row = |(name, node_id, pid)| Row {
+            name,
+            node_id,
+            pid,
+            state: State::Starting,
+            since: now,
+        };
+        Self {
+            rows: instances.into_iter().map(row).collect(),
+            news: Vec::new(),
+            started: now,
+            leaderless: Some(now),
+        }
+    }
+
+    /// An instance has become something else.
+    pub fn change(&mut self, name: &str, state: State, now: Instant) {
+        let Some(row) = self.rows.iter().position(|row| row.name == name) else {
+            return;
+        };
+        if self.rows[row].state == state {
+            return;
+        }
+        let mut text = format!(
+            "{:>8.3} s  {name}  {}",
+            (now - self.started).as_secs_f64(),
+            self.words(&state)
+        );
+        if let (State::Role(role), Some(since)) = (&state, self.leaderless)
+            && role.is_leader()
+        {
+            text.push_str(&format!(
+                ", after {:.2} s without a leader",
+                (now - since).as_secs_f64()
+            ));
+        }
+        self.rows[row].state = state;
+        self.rows[row].since = now;
+        self.news.push(text);
+        let led = self
+            .rows
+            .iter()
+            .any(|row| matches!(&row.state, State::Role(role) if role.is_leader()));
+        self.leaderless = if led { None } else { self.leaderless.or(Some(now)) };
+    }
+
+    /// An instance that had ended has been started again.
+    pub fn restarted(&mut self, name: &str, pid: u32, now: Instant) {
+        self.change(name, State::Starting, now);
+        if let Some(row) = self.rows.iter_mut().find(|row| row.name == name) {
+            row.pid = pid;
+        }
+    }
+
+    /// What happened since the last call, one line each.
+    pub fn take_news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// The table, in lines of fewer than `columns` characters.
+    pub fn table(&self, now: Instant, columns: usize) -> Vec<String> {
+        let age = |since: Instant| age(now.saturating_duration_since(since));
+        let mut lines = vec![String::new()];
+        lines.push(match (&self.leader(), self.leaderless) {
+            (Some(row), _) => format!("LEADER: {} for {}", row.name, age(row.since)),
+            (None, since) => format!("NO LEADER for {}", age(since.unwrap_or(now))),
+        });
+        lines.push(format!("  {:<12} {:>8}  {:>8}  role", "instance", "pid", "since"));
+        for row in &self.rows {
+            let mark = if matches!(&row.state, State::Role(role) if role.is_leader()) {
+                '>'
+            } else {
+                ' '
+            };
+            lines.push(format!(
+                "{mark} {:<12} {:>8}  {:>8}  {}",
+                row.name,
+                row.pid,
+                age(row.since),
+                self.words(&row.state)
+            ));
+        }
+        lines
+            .iter()
+            .map(|line| line.chars().take(columns.saturating_sub(1)).collect())
+            .collect()
+    }
+
+    fn leader(&self) -> Option<&Row> {
+        self.rows
+            .iter()
+            .find(|row| matches!(&row.state, State::Role(role) if role.is_leader()))
+    }
+
+    fn words(&self, state: &State) -> String {
+        match state {
+            State::Starting => "starting".to_owned(),
+            State::Ended(how) => format!("ended ({how})"),
+            State::Role(Role::Undetermined) => "undetermined".to_owned(),
+            State::Role(Role::Leader { lock_revision, .. }) => format!("LEADER at revision {lock_revision}"),
+            State::Role(Role::Follower {
+                leader, lock_revision, ..
+            }) => {
+                let name = self
+                    .rows
+                    .iter()
+                    .find(|row| row.node_id == *leader)
+                    .map_or(leader, |row| &row.name);
+                format!("follows {name} at revision {lock_revision}")
+            }
+        }
+    }
+}
+
+fn age(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leader(revision: i64) -> State {
+        State::Role(Role::Leader {
+            lock_key: "k".to_owned(),
+            lock_revision: revision,
+        })
+    }
+
+    fn follower(of: &str, revision: i64) -> State {
+        let (leader, lock_key) = (of.to_owned(), "k".to_owned());
+        State::Role(Role::Follower {
+            leader,
+            leader_address: None,
+            lock_key,
+            lock_revision: revision,
+        })
+    }
+
+    #[test]
+    fn a_failover_is_told_with_its_time() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut board = Board::new(
+            vec![
+                ("a".to_owned(), "id-a".to_owned(), 1),
+                ("b".to_owned(), "id-b".to_owned(), 2),
+            ],
+            start,
+        );
+        board.change("a", leader(4), at(500));
+        board.change("b", follower("id-a", 4), at(600));
+        board.change("b", follower("id-a", 4), at(700));
+        assert_eq!(
+            board.take_news(),
+            [
+                "   0.500 s  a  LEADER at revision 4, after 0.50 s without a leader",
+                "   0.600 s  b  follows a at revision 4",
+            ]
+        );
+        let table = board.table(at(3_000), 80);
+        assert_eq!(table[1], "LEADER: a for 2 s");
+        assert_eq!(table[3], "> a                   1       2 s  LEADER at revision 4");
+        assert_eq!(table[4], "  b                   2       2 s  follows a at revision 4");
+
+        board.change("a", State::Ended("signal: 9 (SIGKILL)".to_owned()), at(4_000));
+        assert_eq!(board.table(at(6_000), 80)[1], "NO LEADER for 2 s");
+        board.change("b", leader(9), at(9_250));
+        board.restarted("a", 3, at(10_000));
+        assert_eq!(
+            board.take_news(),
+            [
+                "   4.000 s  a  ended (signal: 9 (SIGKILL))",
+                "   9.250 s  b  LEADER at revision 9, after 5.25 s without a leader",
+                "  10.000 s  a  starting",
+            ]
+        );
+        assert!(board.table(at(11_000), 20).iter().all(|line| line.len() < 20));
+    }
+}

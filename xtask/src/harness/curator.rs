@@ -1,0 +1,532 @@
+//! A `curator` process: its log read as events, its role as last logged, its signals.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::clock::Deadline;
+use super::journal::{Journal, Mark};
+use super::lines::Line;
+use super::ports::Port;
+use super::process::{Capture, Process, ProcessSpec};
+use super::scratch::Scratch;
+use crate::error::{Error, Result};
+
+/// The path of the binary under test, as `cargo xtask integration` passes it to the tests.
+pub const BINARY: &str = "CURATOR_BIN";
+
+/// The target of the events that tell of a change of role.
+const ROLE_TARGET: &str = "curator::role";
+/// How long a wait looks away from the process itself.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// The binary that `cargo xtask integration` built.
+///
+/// # Errors
+/// When the variable [`BINARY`] is not set, or names no file.
+pub fn binary_from_env() -> Result<PathBuf> {
+    let path = env::var_os(BINARY).map(PathBuf::from).ok_or_else(|| {
+        Error::new(format!(
+            "{BINARY} is not set: start these tests through `cargo xtask integration`"
+        ))
+    })?;
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(Error::new(format!("{BINARY} names no file: {}", path.display())))
+    }
+}
+
+/// A node id of the usual form, made from a number.
+pub fn node_id(number: u32) -> String {
+    format!("metropolis-{number:032x}")
+}
+
+/// How an instance is started.
+#[derive(Clone, Debug)]
+pub struct CuratorOptions {
+    /// The name of its log and in messages.
+    pub name: String,
+    /// `--node-id`.
+    pub node_id: String,
+    /// `--etcd-endpoints`.
+    pub etcd_endpoints: Vec<String>,
+    /// `--etcd-namespace`.
+    pub etcd_namespace: String,
+    /// `--election-prefix`.
+    pub election_prefix: String,
+    /// `--leader-ttl`.
+    pub leader_ttl: Duration,
+    /// More arguments.
+    pub extra_args: Vec<String>,
+    /// More environment.
+    pub env: Vec<(String, String)>,
+    /// Gets each event with the name of the instance.
+    pub notify: Option<Sender<(String, Event)>>,
+}
+
+impl CuratorOptions {
+    /// Instance number so-and-so at these endpoints: production's namespace and prefix, a TTL of 5 s.
+    pub fn new(number: u32, etcd_endpoints: Vec<String>) -> Self {
+        Self {
+            name: format!("curator-{number}"),
+            node_id: node_id(number),
+            etcd_endpoints,
+            etcd_namespace: "namespaced:curator".to_owned(),
+            election_prefix: "/leader".to_owned(),
+            leader_ttl: Duration::from_secs(5),
+            extra_args: Vec::new(),
+            env: Vec::new(),
+            notify: None,
+        }
+    }
+
+    /// With another TTL.
+    #[must_use]
+    pub fn leader_ttl(mut self, ttl: Duration) -> Self {
+        self.leader_ttl = ttl;
+        self
+    }
+}
+
+/// What an instance says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It neither leads nor knows who does.
+    Undetermined,
+    /// It follows another one.
+    Follower {
+        /// The leader's node id.
+        leader: String,
+        /// The leader's address, if it is known.
+        leader_address: Option<String>,
+        /// The key that the leader holds, as it was logged.
+        lock_key: String,
+        /// The revision at which that key was made.
+        lock_revision: i64,
+    },
+    /// It leads.
+    Leader {
+        /// The key that it holds, as it was logged.
+        lock_key: String,
+        /// The revision at which that key was made.
+        lock_revision: i64,
+    },
+}
+
+impl Role {
+    /// Whether it leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self, Self::Leader { .. })
+    }
+
+    /// Whether it follows, and whom.
+    pub fn follows(&self) -> Option<&str> {
+        match self {
+            Self::Follower { leader, .. } => Some(leader),
+            _ => None,
+        }
+    }
+
+    /// The revision of the leader's key, as leader or follower.
+    pub fn lock_revision(&self) -> Option<i64> {
+        match self {
+            Self::Undetermined => None,
+            Self::Follower { lock_revision, .. } | Self::Leader { lock_revision, .. } => Some(*lock_revision),
+        }
+    }
+}
+
+/// One line of an instance's log.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When it was read: the moment of the event and a little more.
+    pub at: Instant,
+    /// How often the instance had been started by then: 1 for the first run.
+    pub run: u32,
+    /// The line's fields; null when the line was not JSON.
+    pub fields: Value,
+    /// The line.
+    pub text: String,
+}
+
+/// A change of role that was logged.
+#[derive(Clone, Debug)]
+pub struct RoleChange {
+    /// When it was read.
+    pub at: Instant,
+    /// In which run.
+    pub run: u32,
+    /// The role from then on.
+    pub role: Role,
+    /// Why, if that was said.
+    pub reason: Option<String>,
+    /// The time that the instance itself wrote.
+    pub timestamp: Option<String>,
+}
+
+impl Event {
+    fn read(run: u32, line: Line) -> Self {
+        let fields = serde_json::from_str(&line.text).unwrap_or(Value::Null);
+        Self {
+            at: line.at,
+            run,
+            fields,
+            text: line.text,
+        }
+    }
+
+    /// A field that is text.
+    pub fn text_of(&self, field: &str) -> Option<&str> {
+        self.fields[field].as_str()
+    }
+
+    /// Where in the program it was logged.
+    pub fn target(&self) -> Option<&str> {
+        self.text_of("target")
+    }
+
+    /// What was logged.
+    pub fn message(&self) -> Option<&str> {
+        self.text_of("message")
+    }
+
+    /// The change of role that it tells of, if it does.
+    pub fn role_change(&self) -> Option<RoleChange> {
+        if self.target() != Some(ROLE_TARGET) {
+            return None;
+        }
+        let text = |field| self.text_of(field).map(str::to_owned);
+        let lock_key = || text("lock_key").unwrap_or_default();
+        let lock_revision = || number(&self.fields["lock_revision"]).unwrap_or_default();
+        let role = match self.text_of("role")? {
+            "undetermined" => Role::Undetermined,
+            "leader" => Role::Leader {
+                lock_key: lock_key(),
+                lock_revision: lock_revision(),
+            },
+            "follower" => Role::Follower {
+                leader: text("leader")?,
+                leader_address: text("leader_address"),
+                lock_key: lock_key(),
+                lock_revision: lock_revision(),
+            },
+            _ => return None,
+        };
+        Some(RoleChange {
+            at: self.at,
+            run: self.run,
+            role,
+            reason: text("reason"),
+            timestamp: text("timestamp"),
+        })
+    }
+}
+
+/// A logged number, which may be written as text.
+fn number(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// A running instance. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct CuratorProcess {
+    options: CuratorOptions,
+    spec: ProcessSpec,
+    process: Process,
+    run: u32,
+    events: Arc<Journal<Event>>,
+    port: Port,
+    scratch: Scratch,
+}
+
+impl CuratorProcess {
+    /// Starts the binary on a free port.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(binary: &Path, scratch: &Scratch, options: CuratorOptions) -> Result<Self> {
+        let port = Port::reserve()?;
+        let address = port.address().to_string();
+        let spec = ProcessSpec::new(&options.name, binary)
+            .args([
+                "serve",
+                "--node-id",
+                &options.node_id,
+                "--etcd-endpoints",
+                &options.etcd_endpoints.join(","),
+            ])
+            .args([
+                "--etcd-namespace",
+                &options.etcd_namespace,
+                "--election-prefix",
+                &options.election_prefix,
+            ])
+            .args([
+                "--leader-ttl",
+                &duration_text(options.leader_ttl),
+                "--listen",
+                &address,
+                "--advertise",
+                &address,
+            ])
+            .args(["--log-format", "json"])
+            .args(&options.extra_args)
+            .capture(Capture::Stderr);
+        let spec = options
+            .env
+            .iter()
+            .fold(spec, |spec, (name, value)| spec.env(name, value));
+        let events = Arc::new(Journal::default());
+        let process = launch(&spec, scratch, &options, &events, 1)?;
+        Ok(Self {
+            options,
+            spec,
+            process,
+            run: 1,
+            events,
+            port,
+            scratch: scratch.clone(),
+        })
+    }
+
+    /// Starts it again, with the same arguments and on the same port. It is killed first when it still runs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.run += 1;
+        self.process = launch(&self.spec, &self.scratch, &self.options, &self.events, self.run)?;
+        Ok(())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Its node id.
+    pub fn node_id(&self) -> &str {
+        &self.options.node_id
+    }
+
+    /// Where it listens, and what it advertises.
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// How it was started.
+    pub fn options(&self) -> &CuratorOptions {
+        &self.options
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Path {
+        self.process.log()
+    }
+
+    /// Its process, for signals and waits.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Asks it to resign and end (SIGTERM).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.terminate()
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    ///
+    /// # Errors
+    /// When the system does not let go of it.
+    pub fn kill(&self) -> Result<ExitStatus> {
+        self.process.kill()
+    }
+
+    /// Stops it in its tracks (SIGSTOP).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn pause(&self) -> Result<()> {
+        self.process.pause()
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resume(&self) -> Result<()> {
+        self.process.resume()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait_exit(&self, within: Duration) -> Result<ExitStatus> {
+        self.process.wait_exit(within)
+    }
+
+    /// Where its record ends now.
+    pub fn mark(&self) -> Mark {
+        self.events.mark()
+    }
+
+    /// All events after the mark.
+    pub fn events_since(&self, mark: Mark) -> Vec<Event> {
+        self.events.since(mark)
+    }
+
+    /// All changes of role after the mark.
+    pub fn roles_since(&self, mark: Mark) -> Vec<RoleChange> {
+        self.events.since(mark).iter().filter_map(Event::role_change).collect()
+    }
+
+    /// The role that it logged last, if it runs and has logged one in this run.
+    pub fn role(&self) -> Option<Role> {
+        if !self.process.is_running() {
+            return None;
+        }
+        let last = self
+            .events
+            .last(|event| event.run == self.run && event.role_change().is_some())?;
+        Some(last.role_change()?.role)
+    }
+
+    /// Waits for the first event after the mark that `wanted` picks.
+    ///
+    /// # Errors
+    /// When there is none in time, or the process ends before.
+    pub fn wait_for(&self, mark: Mark, within: Duration, what: &str, wanted: impl Fn(&Event) -> bool) -> Result<Event> {
+        self.wait(mark, within, what, |event| wanted(event).then(|| event.clone()))
+    }
+
+    /// Waits for the first change of role after the mark that `wanted` picks.
+    ///
+    /// # Errors
+    /// When there is none in time, or the process ends before.
+    pub fn wait_for_role(
+        &self,
+        mark: Mark,
+        within: Duration,
+        what: &str,
+        wanted: impl Fn(&Role) -> bool,
+    ) -> Result<RoleChange> {
+        self.wait(mark, within, what, |event| {
+            event.role_change().filter(|change| wanted(&change.role))
+        })
+    }
+
+    fn wait<T>(&self, mark: Mark, within: Duration, what: &str, pick: impl Fn(&Event) -> Option<T>) -> Result<T> {
+        let deadline = Deadline::after(within);
+        loop {
+            let slice = Deadline::after(SLICE.min(deadline.remaining()));
+            let ended = self.process.status();
+            if ended.is_some() {
+                // What it wrote last is read by then.
+                self.process.wait_exit(Duration::ZERO)?;
+            }
+            if let Some(found) = self.events.wait(mark, slice, &pick) {
+                return Ok(found);
+            }
+            if let Some(status) = ended {
+                return Err(self.process.ended_early(status));
+            }
+            if deadline.passed() {
+                let roles: Vec<_> = self.roles_since(mark).into_iter().map(|change| change.role).collect();
+                let (name, log) = (self.name(), self.log().display());
+                return Err(deadline.missed(format_args!(
+                    "{what} of {name}; its roles meanwhile: {roles:?}; its log is {log}"
+                )));
+            }
+        }
+    }
+}
+
+fn launch(
+    spec: &ProcessSpec,
+    scratch: &Scratch,
+    options: &CuratorOptions,
+    events: &Arc<Journal<Event>>,
+    run: u32,
+) -> Result<Process> {
+    let events = Arc::clone(events);
+    let notify = options.notify.clone();
+    let name = options.name.clone();
+    Process::start_with(spec, scratch, move |line| {
+        let event = Event::read(run, line);
+        events.record(event.clone());
+        if let Some(notify) = &notify {
+            // Nobody listens any more: then nobody needs to know.
+            let _ = notify.send((name.clone(), event));
+        }
+    })
+}
+
+fn duration_text(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(text: &str) -> Event {
+        Event::read(
+            1,
+            Line {
+                at: Instant::now(),
+                text: text.to_owned(),
+            },
+        )
+    }
+
+    #[test]
+    fn roles_are_read_from_the_log() {
+        let role = |text: &str| event(text).role_change().map(|change| change.role);
+        assert_eq!(
+            role(
+                r#"{"level":"INFO","message":"role changed","role":"leader","lock_key":"k","lock_revision":42,"target":"curator::role"}"#
+            ),
+            Some(Role::Leader {
+                lock_key: "k".to_owned(),
+                lock_revision: 42
+            })
+        );
+        let follower = role(
+            r#"{"role":"follower","leader":"a","leader_address":"127.0.0.1:1","lock_key":"k","lock_revision":"7","target":"curator::role"}"#,
+        );
+        assert_eq!(follower.as_ref().and_then(Role::follows), Some("a"));
+        assert_eq!(follower.as_ref().and_then(Role::lock_revision), Some(7));
+        assert_eq!(
+            role(r#"{"role":"undetermined","reason":"r","target":"curator::role"}"#),
+            Some(Role::Undetermined)
+        );
+        assert_eq!(role(r#"{"role":"leader","target":"curator::other"}"#), None);
+        assert_eq!(role("thread 'main' panicked"), None);
+    }
+
+    #[test]
+    fn durations_are_written_as_the_binary_reads_them() {
+        assert_eq!(duration_text(Duration::from_secs(5)), "5s");
+        assert_eq!(duration_text(Duration::from_millis(1500)), "1500ms");
+    }
+}

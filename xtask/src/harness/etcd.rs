@@ -1,0 +1,606 @@
+//! An etcd cluster on the loopback address, whose members can be killed, paused, cut off and brought back one by one.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::clock::{Deadline, wait_until};
+use super::http;
+use super::lock;
+use super::peers::PeerNetwork;
+use super::ports::Port;
+use super::process::{Orphan, Process, ProcessSpec, bound, run};
+use super::proxy::{Flow, TcpProxy};
+use super::scratch::Scratch;
+use crate::error::{Context, Error, Result};
+
+/// The directory that holds etcd and etcdctl, as `cargo xtask integration` passes it to the tests.
+pub const DIRECTORY: &str = "CURATOR_ETCD_DIR";
+
+/// How long a cluster may take until all members answer. A machine that builds at the same time is slow.
+const START: Duration = Duration::from_secs(60);
+const PROBE: Duration = Duration::from_millis(1500);
+const VERSION: Duration = Duration::from_secs(20);
+
+/// An etcd and the etcdctl of the same version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdBinaries {
+    directory: PathBuf,
+    version: String,
+}
+
+impl EtcdBinaries {
+    /// The two in one directory.
+    ///
+    /// # Errors
+    /// When one is missing or does not run.
+    pub fn in_directory(directory: &Path) -> Result<Self> {
+        for name in ["etcd", "etcdctl"] {
+            if !directory.join(name).is_file() {
+                return Err(Error::new(format!(
+                    "there is no {name} in {}: both etcd and etcdctl must be there",
+                    directory.display()
+                )));
+            }
+        }
+        let mut command = bound(directory.join("etcd"), Orphan::Kill);
+        command.arg("--version");
+        let text = run(command, VERSION)?.success("etcd --version")?;
+        let version =
+            version_in(&text).ok_or_else(|| Error::new(format!("etcd --version printed no version, but: {text}")))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            version: version.to_owned(),
+        })
+    }
+
+    /// Those that `cargo xtask integration` chose.
+    ///
+    /// # Errors
+    /// When the variable [`DIRECTORY`] is not set, or leads nowhere.
+    pub fn from_env() -> Result<Self> {
+        let directory = env::var_os(DIRECTORY).ok_or_else(|| {
+            Error::new(format!(
+                "{DIRECTORY} is not set: start these tests through `cargo xtask integration`"
+            ))
+        })?;
+        Self::in_directory(Path::new(&directory))
+    }
+
+    /// Such as `3.4.23`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Such as `3.4`.
+    pub fn series(&self) -> &str {
+        self.version
+            .match_indices('.')
+            .nth(1)
+            .map_or(&self.version, |(at, _)| &self.version[..at])
+    }
+
+    /// Where the two are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn etcdctl(&self) -> PathBuf {
+        self.directory.join("etcdctl")
+    }
+}
+
+fn version_in(text: &str) -> Option<&str> {
+    let version = text.lines().find_map(|line| line.strip_prefix("etcd Version:"))?.trim();
+    (version.split('.').count() >= 2).then_some(version)
+}
+
+/// How a cluster is set up.
+#[derive(Clone, Debug)]
+pub struct EtcdOptions {
+    /// What the members' names begin with. Two clusters in one scratch directory need two names.
+    pub name: String,
+    /// How many members.
+    pub members: usize,
+    /// How often etcd's leader calls its followers. etcd's default is 100 ms.
+    pub heartbeat: Duration,
+    /// How long a follower waits for that call. etcd's default is 1 s. The smallest lease TTL is 1.5 times this, rounded
+    /// up to whole seconds.
+    pub election_timeout: Duration,
+    /// Whether the members reach each other through proxies, so that they can be cut off.
+    pub peer_proxies: bool,
+    /// Whether clients reach the members through proxies.
+    pub client_proxies: bool,
+    /// More arguments for each member.
+    pub extra_args: Vec<String>,
+}
+
+impl Default for EtcdOptions {
+    /// Three members with etcd's own timing, and proxies between them but not before them.
+    fn default() -> Self {
+        Self {
+            name: "etcd".to_owned(),
+            members: 3,
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
+            peer_proxies: true,
+            client_proxies: false,
+            extra_args: Vec::new(),
+        }
+    }
+}
+
+/// Which member is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The first healthy one.
+    Any,
+    /// That one, whatever its state, around any proxy.
+    Member(usize),
+}
+
+/// A cluster. All of it is killed when it is dropped. Members are numbered from 0.
+#[derive(Debug)]
+pub struct EtcdCluster {
+    binaries: EtcdBinaries,
+    options: EtcdOptions,
+    members: Vec<Member>,
+    peers: Option<PeerNetwork>,
+    // After the processes, so that these have ended when the directory goes.
+    scratch: Scratch,
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
+    spec: ProcessSpec,
+    process: Mutex<Option<Arc<Process>>>,
+    client_proxy: Option<TcpProxy>,
+    client: Port,
+    _peer: Port,
+}
+
+impl EtcdCluster {
+    /// Starts a cluster and waits until all members answer.
+    ///
+    /// # Errors
+    /// When a member cannot be started, or does not answer within a minute.
+    pub fn start(binaries: &EtcdBinaries, scratch: &Scratch, options: EtcdOptions) -> Result<Self> {
+        let cluster = Self::prepare(binaries, scratch, options)?;
+        cluster.start_all()?;
+        cluster.wait_healthy(START)?;
+        Ok(cluster)
+    }
+
+    /// Sets everything up, ports and proxies included, and starts no member yet.
+    ///
+    /// # Errors
+    /// When there are no free ports.
+    pub fn prepare(binaries: &EtcdBinaries, scratch: &Scratch, options: EtcdOptions) -> Result<Self> {
+        let ports = || {
+            (0..options.members)
+                .map(|_| Port::reserve())
+                .collect::<Result<Vec<_>>>()
+        };
+        let (clients, peers) = (ports()?, ports()?);
+        let network = match options.peer_proxies {
+            true => Some(PeerNetwork::start(
+                ports()?,
+                &peers.iter().map(Port::address).collect::<Vec<_>>(),
+            )?),
+            false => None,
+        };
+        let peer_url = |member: usize| {
+            network
+                .as_ref()
+                .map_or_else(|| peers[member].url(), |network| network.url(member))
+        };
+        let initial: Vec<_> = (0..options.members)
+            .map(|member| format!("{}-{member}={}", options.name, peer_url(member)))
+            .collect();
+        let initial = initial.join(",");
+        let millis = |duration: Duration| duration.as_millis().to_string();
+        let peer_urls: Vec<_> = (0..options.members).map(peer_url).collect();
+        let mut members = Vec::new();
+        for (number, ((client, peer), peer_url)) in clients.into_iter().zip(peers).zip(peer_urls).enumerate() {
+            let name = format!("{}-{number}", options.name);
+            let client_proxy = options
+                .client_proxies
+                .then(|| TcpProxy::start(client.address()))
+                .transpose()?;
+            let advertised = client_proxy.as_ref().map_or_else(|| client.url(), TcpProxy::url);
+            let data = scratch.path().join(format!("{name}.data"));
+            let spec = ProcessSpec::new(&name, binaries.directory.join("etcd"))
+                .without_env("ETCD_")
+                .args(["--name", &name, "--data-dir"])
+                .args([&data])
+                .args([
+                    "--listen-client-urls",
+                    &client.url(),
+                    "--advertise-client-urls",
+                    &advertised,
+                ])
+                .args([
+                    "--listen-peer-urls",
+                    &peer.url(),
+                    "--initial-advertise-peer-urls",
+                    &peer_url,
+                ])
+                .args(["--initial-cluster", &initial, "--initial-cluster-state", "new"])
+                .args([
+                    "--initial-cluster-token",
+                    &scratch.path().join(&options.name).display().to_string(),
+                ])
+                .args(["--heartbeat-interval", &millis(options.heartbeat)])
+                .args(["--election-timeout", &millis(options.election_timeout)])
+                .args(["--logger", "zap", "--log-outputs", "stderr"])
+                .args(&options.extra_args);
+            members.push(Member {
+                name,
+                spec,
+                process: Mutex::new(None),
+                client_proxy,
+                client,
+                _peer: peer,
+            });
+        }
+        Ok(Self {
+            binaries: binaries.clone(),
+            options,
+            members,
+            peers: network,
+            scratch: scratch.clone(),
+        })
+    }
+
+    /// The binaries that it runs.
+    pub fn binaries(&self) -> &EtcdBinaries {
+        &self.binaries
+    }
+
+    /// How it was set up.
+    pub fn options(&self) -> &EtcdOptions {
+        &self.options
+    }
+
+    /// How many members it has.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Where clients reach a member: its proxy if it has one.
+    pub fn client_url(&self, member: usize) -> String {
+        let member = &self.members[member];
+        member
+            .client_proxy
+            .as_ref()
+            .map_or_else(|| member.client.url(), TcpProxy::url)
+    }
+
+    /// Where a member listens for clients, around its proxy.
+    pub fn direct_client_url(&self, member: usize) -> String {
+        self.members[member].client.url()
+    }
+
+    /// Where clients reach the members, all of them.
+    pub fn endpoints(&self) -> Vec<String> {
+        (0..self.len()).map(|member| self.client_url(member)).collect()
+    }
+
+    /// The proxy between a member and its clients.
+    ///
+    /// # Errors
+    /// When the cluster was set up without them.
+    pub fn client_proxy(&self, member: usize) -> Result<&TcpProxy> {
+        self.members[member]
+            .client_proxy
+            .as_ref()
+            .ok_or_else(|| Error::new("set `client_proxies` in the options of this cluster"))
+    }
+
+    /// The process of a member.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&self, member: usize) -> Result<Arc<Process>> {
+        let member = &self.members[member];
+        lock(&member.process)
+            .clone()
+            .ok_or_else(|| Error::new(format!("{} is not started", member.name)))
+    }
+
+    /// The number of a member's process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, member: usize) -> Result<u32> {
+        Ok(self.process(member)?.pid())
+    }
+
+    /// Starts one member, with the data that it has, and does not wait for it. Nothing happens when it runs already.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_member(&self, member: usize) -> Result<()> {
+        let this = &self.members[member];
+        let mut slot = lock(&this.process);
+        if slot.as_ref().is_some_and(|process| process.is_running()) {
+            return Ok(());
+        }
+        let process = Process::start(&this.spec, &self.scratch)?;
+        self.set_pid(member, Some(process.pid()));
+        *slot = Some(Arc::new(process));
+        Ok(())
+    }
+
+    /// Starts all members that do not run, and does not wait for them.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start_all(&self) -> Result<()> {
+        (0..self.len()).try_for_each(|member| self.start_member(member))
+    }
+
+    /// Kills a member (SIGKILL).
+    ///
+    /// # Errors
+    /// When it is not started.
+    pub fn kill(&self, member: usize) -> Result<()> {
+        let process = self.process(member)?;
+        process.kill()?;
+        self.forget(member);
+        Ok(())
+    }
+
+    /// Asks a member to end (SIGTERM) and waits for it.
+    ///
+    /// # Errors
+    /// When it is not started or does not end in time.
+    pub fn stop(&self, member: usize, within: Duration) -> Result<ExitStatus> {
+        let process = self.process(member)?;
+        process.terminate()?;
+        let status = process.wait_exit(within)?;
+        self.forget(member);
+        Ok(status)
+    }
+
+    /// Kills all members at once. Those that do not run are passed over.
+    ///
+    /// # Errors
+    /// When the system does not let go of one.
+    pub fn kill_all(&self) -> Result<()> {
+        let running = || (0..self.len()).filter_map(|member| self.process(member).ok());
+        for process in running() {
+            // It may have ended by itself.
+            let _ = process.signal(rustix::process::Signal::KILL);
+        }
+        (0..self.len())
+            .filter(|member| self.process(*member).is_ok())
+            .try_for_each(|member| self.kill(member))
+    }
+
+    /// Asks all members to end and waits for them. Those that do not run are passed over.
+    ///
+    /// # Errors
+    /// When one does not end in time.
+    pub fn stop_all(&self, within: Duration) -> Result<()> {
+        let deadline = Deadline::after(within);
+        let running: Vec<_> = (0..self.len())
+            .filter_map(|member| Some((member, self.process(member).ok()?)))
+            .collect();
+        for (_, process) in &running {
+            let _ = process.terminate();
+        }
+        for (member, process) in running {
+            process.wait_exit(deadline.remaining())?;
+            self.forget(member);
+        }
+        Ok(())
+    }
+
+    /// Kills a member and starts it again with its data.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&self, member: usize) -> Result<()> {
+        self.kill(member)?;
+        self.start_member(member)
+    }
+
+    /// Stops a member in its tracks (SIGSTOP): it accepts connections and answers nothing.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self, member: usize) -> Result<()> {
+        self.process(member)?.pause()
+    }
+
+    /// Lets a paused member go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self, member: usize) -> Result<()> {
+        self.process(member)?.resume()
+    }
+
+    /// Cuts a member off from all other members, in both directions. Clients still reach it.
+    ///
+    /// # Errors
+    /// When the cluster was set up without proxies between the members.
+    pub fn isolate(&self, member: usize) -> Result<()> {
+        self.network()?.isolate(member);
+        Ok(())
+    }
+
+    /// Switches what one member sends to another.
+    ///
+    /// # Errors
+    /// When the cluster was set up without proxies between the members.
+    pub fn set_link(&self, from: usize, to: usize, flow: Flow) -> Result<()> {
+        self.network()?.set(from, to, flow);
+        Ok(())
+    }
+
+    /// Lets everything between the members pass again.
+    ///
+    /// # Errors
+    /// When the cluster was set up without proxies between the members.
+    pub fn heal(&self) -> Result<()> {
+        self.network()?.heal();
+        Ok(())
+    }
+
+    /// The network between the members.
+    ///
+    /// # Errors
+    /// When the cluster was set up without proxies between the members.
+    pub fn network(&self) -> Result<&PeerNetwork> {
+        self.peers
+            .as_ref()
+            .ok_or_else(|| Error::new("set `peer_proxies` in the options of this cluster"))
+    }
+
+    /// Whether a member answers a read that needs a quorum.
+    pub fn is_healthy(&self, member: usize) -> bool {
+        self.probe(member, PROBE)
+    }
+
+    /// Waits until all members answer reads that need a quorum.
+    ///
+    /// # Errors
+    /// When one does not in time, or has ended.
+    pub fn wait_healthy(&self, within: Duration) -> Result<()> {
+        let deadline = Deadline::after(within);
+        (0..self.len()).try_for_each(|member| self.wait_member_healthy(member, deadline.remaining()))
+    }
+
+    /// Waits until a member answers a read that needs a quorum.
+    ///
+    /// # Errors
+    /// When it does not in time, or has ended.
+    pub fn wait_member_healthy(&self, member: usize, within: Duration) -> Result<()> {
+        let deadline = Deadline::after(within);
+        let process = self.process(member)?;
+        let what = format!(
+            "{} to be healthy; its log is {}",
+            process.name(),
+            process.log().display()
+        );
+        wait_until(what, within, || {
+            if let Some(status) = process.status() {
+                return Some(Err(process.ended_early(status)));
+            }
+            let healthy = self.probe(member, PROBE.min(deadline.remaining()));
+            if !healthy {
+                thread::sleep(Duration::from_millis(20).min(deadline.remaining()));
+            }
+            healthy.then_some(Ok(()))
+        })?
+    }
+
+    /// Waits until a member answers no read that needs a quorum.
+    ///
+    /// # Errors
+    /// When it still does at the end.
+    pub fn wait_member_unhealthy(&self, member: usize, within: Duration) -> Result<()> {
+        let what = format!("{} to be unhealthy", self.members[member].name);
+        wait_until(what, within, || (!self.probe(member, PROBE)).then_some(()))
+    }
+
+    /// Waits until exactly one of the members says that it is etcd's own leader, and names it.
+    ///
+    /// # Errors
+    /// When that does not happen in time.
+    pub fn leader(&self, within: Duration) -> Result<usize> {
+        wait_until("one member to lead etcd", within, || {
+            let leading: Vec<_> = (0..self.len()).filter(|member| self.leads(*member)).collect();
+            (leading.len() == 1).then(|| leading[0])
+        })
+    }
+
+    fn leads(&self, member: usize) -> bool {
+        http::get(self.address(member), "/metrics", PROBE)
+            .is_ok_and(|(_, metrics)| metrics.lines().any(|line| line == "etcd_server_is_leader 1"))
+    }
+
+    fn probe(&self, member: usize, within: Duration) -> bool {
+        let answer = http::get(self.address(member), "/health", within);
+        answer.is_ok_and(|(status, body)| status == 200 && body.contains("true"))
+    }
+
+    fn address(&self, member: usize) -> SocketAddr {
+        self.members[member].client.address()
+    }
+
+    fn forget(&self, member: usize) {
+        *lock(&self.members[member].process) = None;
+        self.set_pid(member, None);
+    }
+
+    fn set_pid(&self, member: usize, pid: Option<u32>) {
+        if let Some(network) = &self.peers {
+            network.set_pid(member, pid);
+        }
+    }
+
+    /// The member that [`At`] means now.
+    pub(super) fn choose(&self, at: At) -> Result<usize> {
+        match at {
+            At::Member(member) => Ok(member),
+            At::Any => (0..self.len())
+                .find(|member| self.process(*member).is_ok() && self.is_healthy(*member))
+                .ok_or_else(|| Error::new("no member of this etcd cluster is healthy")),
+        }
+    }
+}
+
+impl Drop for EtcdCluster {
+    fn drop(&mut self) {
+        // All at once, so that no survivor spends its time on elections meanwhile.
+        if let Err(error) = self.kill_all() {
+            eprintln!("{}", error.chain());
+        }
+    }
+}
+
+/// Reads what etcdctl printed as JSON.
+pub(super) fn parsed<T>(what: &str, text: &str, parse: impl FnOnce(&serde_json::Value) -> Option<T>) -> Result<T> {
+    let value = serde_json::from_str(text).context(|| format!("etcdctl {what} printed no JSON, but: {text}"))?;
+    parse(&value).ok_or_else(|| Error::new(format!("etcdctl {what} printed something unknown: {text}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_their_series_are_read() {
+        let text = "etcd Version: 3.4.23\nGit SHA: Not provided\nGo Version: go1.19.8\n";
+        assert_eq!(version_in(text), Some("3.4.23"));
+        assert_eq!(version_in("etcd"), None);
+        let series = |version: &str| {
+            let version = version.to_owned();
+            EtcdBinaries {
+                directory: PathBuf::new(),
+                version,
+            }
+            .series()
+            .to_owned()
+        };
+        assert_eq!(series("3.4.23"), "3.4");
+        assert_eq!(series("3.6"), "3.6");
+    }
+}

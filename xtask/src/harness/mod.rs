@@ -1,0 +1,37 @@
+//! What the integration tests stand on: real etcd members, real `curator` processes, and the faults between them.
+//!
+//! Everything blocks, every wait has an upper bound, and whatever was started is stopped when its owner is dropped:
+//! processes are killed and reaped, threads are joined, ports are given back. When the test panics, the scratch
+//! directory stays, and the end of every process's log is printed.
+
+pub mod clock;
+pub mod curator;
+pub mod etcd;
+mod etcdctl;
+mod http;
+pub mod journal;
+mod lines;
+pub mod peers;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod scratch;
+mod source;
+
+pub use clock::{Deadline, wait_until};
+pub use curator::{CuratorOptions, CuratorProcess, Event, Role, RoleChange};
+pub use etcd::{At, EtcdBinaries, EtcdCluster, EtcdOptions};
+pub use etcdctl::{KeyValue, LeaseInfo};
+pub use journal::{Journal, Mark};
+pub use lines::Line;
+pub use ports::Port;
+pub use process::{Capture, Process, ProcessSpec, Recorded};
+pub use proxy::{Direction, Flow, ProxyStats, TcpProxy};
+pub use scratch::Scratch;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Takes a lock even when a thread panicked while it held it: the harness must still be able to clean up then.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,45 @@
+//! Programs that make more tests or nicer runs possible, and that nothing needs.
+
+use std::path::Path;
+
+use super::on_path;
+use crate::workspace::cargo;
+
+/// Where Debian puts the Go sources of etcd's client.
+const GO_ETCD: &str = "/usr/share/gocode/src/go.etcd.io/etcd/clientv3/concurrency";
+
+/// Whether `cargo nextest` works here.
+pub fn has_nextest() -> bool {
+    let mut command = cargo(&["nextest", "--version"]);
+    command
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// One line for each: its name, whether it is here, and what it is for.
+pub fn report() -> Vec<(&'static str, bool, &'static str)> {
+    vec![
+        ("cargo-nextest", has_nextest(), "runs the tests; else `cargo test` does"),
+        (
+            "go",
+            on_path("go").is_some(),
+            "with the next one: candidates of etcd's own Go library in the tests",
+        ),
+        (
+            "golang-etcd-server-dev",
+            Path::new(GO_ETCD).is_dir(),
+            "Debian's sources of that library",
+        ),
+        (
+            "nginx",
+            on_path("nginx").is_some(),
+            "a peer to measure forwarding against",
+        ),
+        (
+            "haproxy",
+            on_path("haproxy").is_some(),
+            "a peer to measure forwarding against",
+        ),
+    ]
+}

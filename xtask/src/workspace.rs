@@ -1,0 +1,97 @@
+//! Where things are in this workspace, and how its cargo is called.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::error::{Context, Error, Result};
+use crate::harness::process::{Orphan, bound};
+
+/// The workspace's root directory.
+pub fn root() -> &'static Path {
+    // The manifest directory is fixed when xtask is compiled, and cargo compiles it anew when the checkout moves.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// Where [`crate::tools`] keeps what it brought. `tools/protoc` looks here as well.
+pub fn tools_dir() -> PathBuf {
+    root().join("target").join("tools")
+}
+
+/// A path as a person wants to read it: from the root if it is beneath it.
+pub fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// A call of the cargo that runs us, in the root, with nothing to read.
+pub fn cargo(words: &[&str]) -> Command {
+    let mut command = bound(
+        env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")),
+        Orphan::Terminate,
+    );
+    command.args(words).current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// Builds the `curator` binary and says where it is. Cargo's own messages go to stderr.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_curator() -> Result<PathBuf> {
+    crate::tools::protoc::ensure()?;
+    let output = crate::step::output(
+        "build the curator binary",
+        cargo(&[
+            "build",
+            "-p",
+            "curator-service",
+            "--bin",
+            "curator",
+            "--message-format",
+            "json-render-diagnostics",
+        ]),
+    )?;
+    output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "curator")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .ok_or_else(|| Error::new("cargo built curator-service but named no binary called `curator`"))
+}
+
+/// A member of the workspace, as cargo sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its cargo features but `default`, sorted.
+    pub features: Vec<String>,
+}
+
+/// The members of the workspace.
+///
+/// # Errors
+/// When cargo cannot say.
+pub fn packages() -> Result<Vec<Package>> {
+    let text = crate::step::quiet(
+        "read the workspace's metadata",
+        cargo(&["metadata", "--format-version", "1", "--no-deps"]),
+    )?;
+    let metadata: Value = serde_json::from_str(&text).context(|| "cargo metadata printed no JSON".to_owned())?;
+    let packages = metadata["packages"]
+        .as_array()
+        .ok_or_else(|| Error::new("cargo metadata names no packages"))?;
+    Ok(packages
+        .iter()
+        .filter_map(|package| {
+            let features = package["features"].as_object()?;
+            Some(Package {
+                name: package["name"].as_str()?.to_owned(),
+                features: features.keys().filter(|name| *name != "default").cloned().collect(),
+            })
+        })
+        .collect())
+}

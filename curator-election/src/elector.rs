@@ -16,8 +16,8 @@ use crate::backend::{ElectionBackend, Observation};
 use crate::backoff::Backoff;
 use crate::clock::{BootClock, Instant, SharedClock};
 use crate::deadline::effective_ttl;
-use crate::machine::{Command, Event, Machine, Reason, Timing};
-use crate::status::ElectionStatus;
+use crate::machine::{Command, Event, Machine, Timing};
+use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
 use crate::term::{Term, TermKeeper};
 use crate::value::LeaderValue;
@@ -141,7 +141,7 @@ impl<V: LeaderValue> Elector<V> {
         let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
         let backoff = Backoff::new(config.backoff_first, config.backoff_longest, seed);
         let machine = Machine::new(value.candidate_id().to_owned(), timing, backoff, config.clock.now());
-        let (status, watched) = watch::channel(ElectionStatus::Undetermined);
+        let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (sender, requests) = mpsc::channel(8);
         Ok(Self {
             backend,
@@ -236,7 +236,7 @@ impl<V: LeaderValue> Io<V> {
     fn carry_out(&mut self, command: Command<V>) {
         let backend = self.backend.clone();
         match command {
-            Command::Undetermined { reason } => self.publisher.undetermined(&reason),
+            Command::Undetermined { reason } => self.publisher.undetermined(reason),
             Command::Follow(following) => self.publisher.publish(ElectionStatus::Follower(following)),
             Command::Lead { key, revision, lease, deadline } => {
                 self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
@@ -244,18 +244,16 @@ impl<V: LeaderValue> Io<V> {
             Command::Extend { deadline } => self.publisher.extend(deadline),
             Command::List => self.call(async move { Event::Listed(backend.candidates().await) }),
             Command::Remove(stale) => self.call(async move {
-                let mut removed = 0;
                 for (key, mod_revision) in stale {
                     match backend.remove(key.clone(), mod_revision).await {
                         Ok(true) => {
                             info!(?key, "removed a key that an earlier process of this candidate left behind");
-                            removed += 1;
                         }
                         Ok(false) => debug!(?key, "a stale key was already gone"),
-                        Err(error) => return Event::Removed(Err(error)),
+                        Err(error) => warn!(?key, %error, "a stale key could not be removed, it will run out by itself"),
                     }
                 }
-                Event::Removed(Ok(removed))
+                Event::Removed
             }),
             Command::Grant { ttl } => {
                 let clock = self.clock.clone();
@@ -325,9 +323,9 @@ impl<V: LeaderValue> Publisher<V> {
         self.status.send_replace(status);
     }
 
-    fn undetermined(&mut self, reason: &Reason) {
-        info!(%reason, "who leads is not known");
-        self.publish(ElectionStatus::Undetermined);
+    fn undetermined(&mut self, reason: Reason) {
+        debug!(%reason, "who leads is not known");
+        self.publish(ElectionStatus::Undetermined(reason));
     }
 
     fn lead(&mut self, key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant, clock: SharedClock) {
@@ -358,8 +356,10 @@ impl<V> Drop for Publisher<V> {
     fn drop(&mut self) {
         self.term = None;
         self.status.send_if_modified(|status| {
-            let known = !matches!(status, ElectionStatus::Undetermined);
-            *status = ElectionStatus::Undetermined;
+            let known = !matches!(status, ElectionStatus::Undetermined(_));
+            if known {
+                *status = ElectionStatus::Undetermined(Reason::ElectorGone);
+            }
             known
         });
     }

@@ -58,7 +58,7 @@ mod value;
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
-pub use status::{ElectionStatus, Following};
+pub use status::{ElectionStatus, Following, Reason};
 pub use store_election::StoreElection;
 pub use term::{Term, TermEnded, TermKeeper};
 pub use value::{DecodeError, LeaderValue, PlainText};

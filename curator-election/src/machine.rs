@@ -19,7 +19,7 @@ use crate::backend::{CampaignError, Candidate, Observation, Victory};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::renewal::{Attempt, Renewal};
-use crate::status::Following;
+use crate::status::{Following, Reason};
 use crate::store::{Lease, LeaseId, Revision, StoreError};
 use crate::value::LeaderValue;
 
@@ -44,7 +44,8 @@ pub(crate) enum Event {
     /// Nothing but the passing of time.
     Tick,
     Listed(Result<Vec<Candidate>, StoreError>),
-    Removed(Result<usize, StoreError>),
+    /// The removal was tried, whatever came of it.
+    Removed,
     Granted { sent_at: Instant, result: Result<Lease, StoreError> },
     Renewed { id: u64, result: Result<Duration, StoreError> },
     Campaigned(Result<Victory, CampaignError>),
@@ -79,42 +80,6 @@ pub(crate) enum Command<V> {
     Renew { lease: LeaseId, attempt: Attempt },
     /// Drop all calls under way, and give back the lease, if it may still be there, until a point in time at most.
     Close { lease: Option<LeaseId>, until: Instant },
-}
-
-/// Why nothing is known at the moment, in words for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
-    OpenFailed(String),
-    LeaseExpired,
-    LeaseGone,
-    CampaignFailed(String),
-    LockLost,
-    FencedOut,
-    StepDown,
-    Shutdown,
-    NoLeader,
-    OwnEarlierKey,
-    Undecodable(String),
-    NewsTooOld,
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::OpenFailed(error) => write!(f, "no round could be opened: {error}"),
-            Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
-            Self::LeaseGone => f.write_str("the lease is gone from the store"),
-            Self::CampaignFailed(error) => write!(f, "the campaign failed: {error}"),
-            Self::LockLost => f.write_str("the lock key is gone from the store"),
-            Self::FencedOut => f.write_str("the store refused an access of this term"),
-            Self::StepDown => f.write_str("asked to step down"),
-            Self::Shutdown => f.write_str("shutting down"),
-            Self::NoLeader => f.write_str("no candidate leads"),
-            Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
-            Self::Undecodable(error) => f.write_str(error),
-            Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
-        }
-    }
 }
 
 /// The elector's state.
@@ -197,7 +162,7 @@ impl<V: LeaderValue> Machine<V> {
         match event {
             Event::Tick => {}
             Event::Listed(result) => self.listed(result),
-            Event::Removed(_) => self.grant(),
+            Event::Removed => self.grant(),
             Event::Granted { sent_at, result } => self.granted(now, sent_at, result),
             Event::Renewed { id, result } => self.renewed(now, id, result),
             Event::Campaigned(result) => self.campaigned(now, result),
@@ -402,3 +367,6 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,11 +12,66 @@ use crate::value::LeaderValue;
 #[derive(Clone, Debug, PartialEq)]
 pub enum ElectionStatus<V> {
     /// Not known: no quorum, no leader, or between two rounds.
-    Undetermined,
+    Undetermined(Reason),
     /// Another candidate leads, as far as this instance has been told.
     Follower(Following<V>),
     /// This instance won the election. Ask the term whether it is still valid before each act.
     Leader(Term),
+}
+
+/// Why nothing is known at the moment, in words for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The elector has not begun.
+    Starting,
+    /// The elector has ended.
+    ElectorGone,
+    /// No round could be opened, for this reason.
+    OpenFailed(String),
+    /// The own lease was not renewed in time.
+    LeaseExpired,
+    /// The store no longer knows the own lease.
+    LeaseGone,
+    /// The campaign ended without victory, for this reason.
+    CampaignFailed(String),
+    /// The lock key of the own term is gone, or is not the oldest any more.
+    LockLost,
+    /// An access of the own term was refused, or the term was found past its deadline.
+    FencedOut,
+    /// This instance was asked to give up its leadership.
+    StepDown,
+    /// This instance is shutting down.
+    Shutdown,
+    /// No candidate leads.
+    NoLeader,
+    /// The leader is this candidate itself, by a key whose victory it has not seen.
+    OwnEarlierKey,
+    /// The leader says something of itself that cannot be read.
+    Undecodable(String),
+    /// Whom this instance followed has not been confirmed for too long.
+    NewsTooOld,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Starting => f.write_str("the election has not begun"),
+            Self::ElectorGone => f.write_str("the election task has ended"),
+            Self::OpenFailed(error) => write!(f, "no round could be opened: {error}"),
+            Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
+            Self::LeaseGone => f.write_str("the lease is gone from the store"),
+            Self::CampaignFailed(error) => write!(f, "the campaign failed: {error}"),
+            Self::LockLost => f.write_str("the lock key is gone from the store"),
+            Self::FencedOut => f.write_str("an access of this term was refused, or its deadline has passed"),
+            Self::StepDown => f.write_str("asked to step down"),
+            Self::Shutdown => f.write_str("shutting down"),
+            Self::NoLeader => f.write_str("no candidate leads"),
+            Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
+            Self::Undecodable(error) => f.write_str(error),
+            Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
+        }
+    }
 }
 
 /// The leader that an instance follows.

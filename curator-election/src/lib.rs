@@ -46,7 +46,10 @@ pub mod backoff;
 pub mod clock;
 pub mod deadline;
 mod elector;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod machine;
+pub mod namespace;
 mod renewal;
 mod status;
 pub mod store;

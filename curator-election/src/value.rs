@@ -72,3 +72,20 @@ impl LeaderValue for PlainText {
     }
 }
 
+impl LeaderValue for curator_proto::private::LeaderElectionValue {
+    fn candidate_id(&self) -> &str {
+        &self.node_id
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        prost::Message::encode_to_vec(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let value = <Self as prost::Message>::decode(bytes).map_err(DecodeError::new)?;
+        if value.node_id.is_empty() {
+            return Err(DecodeError::new("it names no node"));
+        }
+        Ok(value)
+    }
+}

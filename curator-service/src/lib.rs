@@ -1,1 +1,36 @@
-//! stub
+//! The Curator: a leader-elected service that manages a cluster.
+//!
+//! One instance runs beside every etcd member. [`Service`] wires the election (`curator-election`) to what the instances
+//! serve, and watches over the tasks of both: none of them ends unnoticed.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use curator_service::{Config, EtcdConsensus, Service};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let consensus = EtcdConsensus::new(&["http://127.0.0.1:2379"], "namespaced:curator".parse()?)?;
+//! let mut config = Config::new("metropolis-000102030405060708090a0b0c0d0e0f", Arc::new(consensus));
+//! config.leader_ttl = Duration::from_secs(5);
+//!
+//! let service = Service::new(config)?;
+//! let mut status = service.status();
+//! let cancel = tokio_util::sync::CancellationToken::new();
+//! let running = tokio::spawn(service.run(cancel.clone()));
+//! status.changed().await?;
+//! cancel.cancel();
+//! running.await??;
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod consensus;
+mod local;
+mod service;
+mod supervise;
+
+pub use config::{CURATOR_PORT, Config, ConfigError};
+pub use consensus::{Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus};
+pub use local::CuratorLocalService;
+pub use service::{LeaderStatus, Service, ServiceError};

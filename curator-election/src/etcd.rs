@@ -1,0 +1,369 @@
+//! The store that a real etcd is.
+//!
+//! Each member has a connection of its own, because a client that picks members by itself keeps on picking one that hangs.
+//! Reads are asked of a second member when the first is slow; a write goes to one member that has just shown that it
+//! answers, and is never sent twice.
+//!
+//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within it; a write may take it once more
+//! for finding a member that answers; a watch ends within two [`PROGRESS_INTERVAL`]s of silence.
+
+mod classify;
+mod convert;
+mod members;
+mod watch;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, ConnectOptions};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+
+use self::classify::{Call, store_error};
+use self::members::Members;
+pub use self::watch::PROGRESS_INTERVAL;
+use crate::clock::{BootClock, Clock};
+use crate::store::{
+    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+};
+
+/// How to reach an etcd.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct EtcdConfig {
+    /// The client URLs of the members, the nearest first.
+    pub endpoints: Vec<String>,
+    /// The deadline of each call.
+    pub call_timeout: Duration,
+    /// After how long a read is asked of the next member as well.
+    pub hedge_after: Duration,
+    /// User and password, if etcd asks for them.
+    pub credentials: Option<(String, String)>,
+}
+
+impl EtcdConfig {
+    /// The etcd at these endpoints, with defaults for all the rest.
+    #[must_use]
+    pub const fn new(endpoints: Vec<String>) -> Self {
+        Self {
+            endpoints,
+            call_timeout: Duration::from_secs(2),
+            hedge_after: Duration::from_millis(150),
+            credentials: None,
+        }
+    }
+}
+
+/// Leaves the password out.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints)
+            .field("call_timeout", &self.call_timeout)
+            .field("hedge_after", &self.hedge_after)
+            .field("user", &self.credentials.as_ref().map(|(user, _)| user))
+            .finish()
+    }
+}
+
+/// A configuration that reaches no etcd.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EtcdConfigError {
+    /// No endpoints.
+    #[error("no etcd endpoint was given: give at least one, for example http://127.0.0.1:2379")]
+    NoEndpoints,
+    /// An endpoint is no URL that can be used.
+    #[error("{endpoint:?} is no etcd endpoint: give a URL with scheme, host and port, for example http://127.0.0.1:2379")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+    },
+}
+
+/// A real etcd as a [`Store`].
+pub struct EtcdStore {
+    config: EtcdConfig,
+    clients: Vec<tokio::sync::OnceCell<Client>>,
+    members: Members,
+    /// The TTLs of the leases that were granted here: renewals do not change them, and etcd-client does not report them.
+    ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A member whose last answer is younger than this gets a write without being asked whether it is there.
+const FRESH: Duration = Duration::from_millis(1_500);
+/// HTTP/2 pings find a connection that leads nowhere within the sum of the two.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The largest answer to a read: ten thousand nodes of a few kilobytes fit.
+const MAX_ANSWER: usize = 64 << 20;
+/// How many leases' TTLs are remembered. An elector has one at a time.
+const MOST_LEASES: usize = 1_024;
+
+impl EtcdStore {
+    /// The etcd of this configuration. Nothing is dialled before the first call.
+    ///
+    /// # Errors
+    /// There is no endpoint, or one that cannot be used.
+    pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
+        if config.endpoints.is_empty() {
+            return Err(EtcdConfigError::NoEndpoints);
+        }
+        if let Some(endpoint) = config.endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
+            return Err(EtcdConfigError::Endpoint { endpoint: endpoint.clone() });
+        }
+        let clients = config.endpoints.iter().map(|_| tokio::sync::OnceCell::new()).collect();
+        let members = Members::new(config.endpoints.len());
+        Ok(Self { config, clients, members, ttls: Mutex::new(VecDeque::new()) })
+    }
+
+    /// The client of one member. Making it dials nothing, unless a token must be fetched for a password.
+    async fn client(&self, member: usize) -> Result<Client, StoreError> {
+        let connect = || async {
+            let mut options = ConnectOptions::new()
+                .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+                .with_keep_alive_while_idle(true)
+                .with_connect_timeout(CONNECT_TIMEOUT)
+                .with_require_leader(true)
+                .with_auto_token_refresh(true);
+            if let Some((user, password)) = &self.config.credentials {
+                options = options.with_user(user, password);
+            }
+            Client::connect([&self.config.endpoints[member]], Some(options)).await
+        };
+        let client = self.clients[member].get_or_try_init(connect).await;
+        client.cloned().map_err(|error| store_error(Call::Read, &error))
+    }
+
+    /// One call to one member, bounded, with what it says about the member's health.
+    async fn call<T>(
+        &self,
+        member: usize,
+        call: Call,
+        make: impl AsyncFnOnce(Client) -> Result<T, etcd_client::Error>,
+    ) -> Result<T, StoreError> {
+        let bounded = async {
+            let client = self.client(member).await?;
+            make(client).await.map_err(|error| store_error(call, &error))
+        };
+        let result = tokio::time::timeout(self.config.call_timeout, bounded).await.unwrap_or_else(|_| {
+            Err(StoreError::Unknown {
+                reason: format!("{} has not answered within {:?}", self.config.endpoints[member], self.config.call_timeout),
+            })
+        });
+        match &result {
+            Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => {
+                self.members.failed(member, BootClock.now());
+            }
+            _ => self.members.answered(member, BootClock.now()),
+        }
+        result
+    }
+
+    /// A read, asked of one member after the other until one has answered.
+    async fn read(&self, range: &Range) -> Result<(usize, RangeResult), StoreError> {
+        let mut waiting = self.members.order(BootClock.now()).into_iter();
+        let mut asked: FuturesUnordered<BoxFuture<'_, (usize, Result<RangeResult, StoreError>)>> =
+            FuturesUnordered::new();
+        let ask = |member: usize| {
+            let (key, options) = convert::range(range);
+            let call = self.call(member, Call::Read, async move |client| {
+                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+                kv.get(key, Some(options)).await
+            });
+            Box::pin(async move { (member, call.await.map(convert::range_result)) }) as BoxFuture<'_, _>
+        };
+        let mut last = StoreError::Unreachable { reason: "there is no member to ask".into() };
+        asked.extend(waiting.next().map(ask));
+        while !asked.is_empty() {
+            tokio::select! {
+                biased;
+                Some((member, answer)) = asked.next() => match answer {
+                    Err(error @ (StoreError::Unreachable { .. } | StoreError::Unknown { .. })) => {
+                        last = error;
+                        asked.extend(waiting.next().map(ask));
+                    }
+                    answer => return answer.map(|answer| (member, answer)),
+                },
+                () = tokio::time::sleep(self.config.hedge_after), if waiting.len() > 0 => {
+                    asked.extend(waiting.next().map(ask));
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// A member for a write: one that has answered a moment ago, else the first to answer a small read.
+    async fn writable(&self) -> Result<usize, StoreError> {
+        if let Some(member) = self.members.fresh(BootClock.now(), FRESH) {
+            return Ok(member);
+        }
+        match self.read(&Range { limit: 1, keys_only: true, ..Range::all(Keys::one("/")) }).await {
+            Ok((member, _)) => Ok(member),
+            // The write itself was never sent, whatever became of the read.
+            Err(StoreError::Unknown { reason }) => Err(StoreError::Unreachable { reason }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ttls(&self) -> std::sync::MutexGuard<'_, VecDeque<(LeaseId, Duration)>> {
+        // Nothing that holds the lock can panic half-way.
+        self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, lease: Lease) {
+        let mut ttls = self.ttls();
+        if ttls.len() == MOST_LEASES {
+            ttls.pop_front();
+        }
+        ttls.push_back((lease.id, lease.ttl));
+    }
+
+    fn forget(&self, lease: LeaseId) {
+        self.ttls().retain(|(id, _)| *id != lease);
+    }
+}
+
+fn is_endpoint(endpoint: &str) -> bool {
+    let Ok(url) = endpoint.parse::<tonic::transport::Uri>() else { return false };
+    url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty()) && url.port_u16().is_some()
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        let lease = convert::lease_of(&txn);
+        let etcd_txn = convert::txn(txn);
+        let member = self.writable().await?;
+        let answer = self
+            .call(member, Call::Write(lease), async move |client| {
+                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+                kv.txn(etcd_txn).await
+            })
+            .await?;
+        Ok(convert::txn_result(answer))
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
+        self.read(&range).await.map(|(_, answer)| answer)
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
+        let mut last = StoreError::Unreachable { reason: "there is no member to ask".into() };
+        let mut members = self.members.order(BootClock.now());
+        // One that hangs costs a whole timeout here, so a member that answers is looked for first.
+        members.sort_by_key(|member| self.members.fresh(BootClock.now(), FRESH) != Some(*member));
+        for member in members {
+            let (keys, health) = (keys.clone(), self.members.clone());
+            let opened = self.call(member, Call::Read, async move |client| {
+                watch::open(client, keys, from, member, health).await
+            });
+            match opened.await {
+                Ok(opened) => return opened,
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        let seconds = convert::seconds(ttl);
+        let member = self.writable().await?;
+        let granted = self
+            .call(member, Call::Write(None), async move |mut client| client.lease_grant(seconds, None).await)
+            .await?;
+        let id = LeaseId::new(granted.id())
+            .ok_or_else(|| StoreError::Refused { reason: "etcd granted a lease without an id".into() })?;
+        let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
+        let lease = Lease { id, ttl };
+        self.remember(lease);
+        Ok(lease)
+    }
+
+    async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
+        let known = self.ttls().iter().find(|(id, _)| *id == lease).map(|(_, ttl)| *ttl);
+        let Some(ttl) = known else { return Err(StoreError::LeaseNotFound { id: lease }) };
+        let member = attempt as usize % self.clients.len();
+        // A stream for one renewal: nothing is queued in it, and its end says nothing about the next.
+        let renewed = self
+            .call(member, Call::KeepAlive(lease), async move |mut client| {
+                client.lease_keep_alive(lease.get()).await.map(drop)
+            })
+            .await;
+        if let Err(StoreError::LeaseNotFound { .. }) = renewed {
+            self.forget(lease);
+        }
+        renewed.map(|()| ttl)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let member = self.writable().await?;
+        let revoked = self
+            .call(member, Call::Write(Some(lease)), async move |mut client| {
+                client.lease_revoke(lease.get()).await.map(drop)
+            })
+            .await;
+        if matches!(revoked, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {
+            self.forget(lease);
+        }
+        revoked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked_and_explained() {
+        assert_eq!(EtcdStore::new(EtcdConfig::new(vec![])).unwrap_err(), EtcdConfigError::NoEndpoints);
+        for bad in ["", "127.0.0.1:2379", "http://", "http://127.0.0.1", "ftp://a:1", "http://a b:1", "https://127.0.0.1:1"] {
+            let error = EtcdStore::new(EtcdConfig::new(vec![bad.into()])).unwrap_err();
+            assert!(error.to_string().contains("http://127.0.0.1:2379"), "{bad:?}: {error}");
+        }
+        EtcdStore::new(EtcdConfig::new(vec!["http://127.0.0.1:2379".into(), "http://[::1]:2379".into()])).unwrap();
+    }
+
+    #[test]
+    fn the_password_is_never_shown() {
+        let mut config = EtcdConfig::new(vec!["http://127.0.0.1:1".into()]);
+        config.credentials = Some(("root".into(), "secret".into()));
+        let shown = format!("{config:?} {:?}", EtcdStore::new(config.clone()).unwrap());
+        assert!(shown.contains("root") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_known_to_have_done_nothing() {
+        // A port that was free a moment ago; whoever takes it speaks no HTTP/2.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let store = EtcdStore::new(EtcdConfig::new(vec![format!("http://127.0.0.1:{port}")])).unwrap();
+        let error = store.txn(Txn::default()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_costs_one_timeout() {
+        let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = EtcdConfig::new(vec![format!("http://{}", hung.local_addr().unwrap())]);
+        config.call_timeout = Duration::from_millis(300);
+        let store = EtcdStore::new(config).unwrap();
+        let begun = BootClock.now();
+        let error = store.range(Range::all(Keys::one("k"))).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
+        assert!(BootClock.now().saturating_since(begun) < Duration::from_secs(2));
+        // And a write that found nobody who answers was not sent.
+        let error = store.txn(Txn::default()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    }
+}

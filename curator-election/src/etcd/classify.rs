@@ -1,0 +1,116 @@
+//! What an error of etcd-client means for the caller.
+//!
+//! Only what proves that a call never ran is called so: the connection could not be made. Any other loss of the answer may
+//! follow the call's success. etcd's own codes are those of `api/v3/v3rpc/rpctypes/error.go`.
+
+use std::error::Error as _;
+
+use tonic::{Code, ConnectError};
+
+use crate::store::{LeaseId, Revision, StoreError};
+
+/// What was called.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Call {
+    /// Nothing is changed by it.
+    Read,
+    /// May name a lease, which etcd then may not find.
+    Write(Option<LeaseId>),
+    /// A renewal.
+    KeepAlive(LeaseId),
+}
+
+pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError {
+    let reason = error.to_string();
+    match (error, call) {
+        // With an answer in the stream this is only said of a lease that etcd does not have.
+        (etcd_client::Error::LeaseKeepAliveError(_), Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
+        (etcd_client::Error::GRpcStatus(status), call) => of_status(call, status, reason),
+        (
+            etcd_client::Error::InvalidArgs(_)
+            | etcd_client::Error::InvalidUri(_)
+            | etcd_client::Error::InvalidMetadataValue(_)
+            | etcd_client::Error::EndpointError(_),
+            _,
+        ) => StoreError::Refused { reason },
+        _ => StoreError::Unknown { reason },
+    }
+}
+
+fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
+    match (status.code(), call) {
+        (Code::NotFound, Call::Write(Some(id)) | Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
+        // The revision asked for is gone, or still to come, which nobody here asks for.
+        (Code::OutOfRange, _) => StoreError::Compacted { revision: Revision(0) },
+        (
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::Unimplemented,
+            _,
+        ) => StoreError::Refused { reason },
+        _ if never_connected(status) => StoreError::Unreachable { reason },
+        _ => StoreError::Unknown { reason },
+    }
+}
+
+/// Whether the call failed because there was no connection to send it on.
+fn never_connected(status: &tonic::Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classify(call: Call, code: Code) -> StoreError {
+        store_error(call, &etcd_client::Error::GRpcStatus(tonic::Status::new(code, "etcdserver: some words")))
+    }
+
+    #[test]
+    fn a_lost_answer_is_not_taken_for_a_call_that_never_ran() {
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Internal, Code::Cancelled, Code::Aborted]
+        {
+            let error = classify(Call::Write(None), code);
+            assert!(matches!(error, StoreError::Unknown { .. }) && !error.never_ran(), "{code:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_connection_is_proof() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = tonic::Status::from_error(Box::new(ConnectError(refused.into())));
+        let error = store_error(Call::Write(None), &etcd_client::Error::GRpcStatus(status));
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_missing_lease_is_told_from_other_missing_things() {
+        let id = LeaseId::new(7).unwrap();
+        for call in [Call::Write(Some(id)), Call::KeepAlive(id)] {
+            assert!(matches!(classify(call, Code::NotFound), StoreError::LeaseNotFound { id: found } if found == id));
+        }
+        assert!(matches!(classify(Call::Write(None), Code::NotFound), StoreError::Refused { .. }));
+        let gone = etcd_client::Error::LeaseKeepAliveError("lease not found".into());
+        assert!(matches!(store_error(Call::KeepAlive(id), &gone), StoreError::LeaseNotFound { .. }));
+    }
+
+    #[test]
+    fn refusals_and_compaction_have_their_own_names() {
+        assert!(matches!(classify(Call::Read, Code::OutOfRange), StoreError::Compacted { .. }));
+        for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unauthenticated, Code::ResourceExhausted] {
+            assert!(matches!(classify(Call::Read, code), StoreError::Refused { .. }), "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What an instance is told at its start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curator_election::deadline::effective_ttl;
+
+use crate::consensus::Consensus;
+
+/// The port of the Curator, the same on every node.
+pub const CURATOR_PORT: u16 = 7835;
+
+/// The configuration of one instance.
+#[derive(Clone)]
+pub struct Config {
+    /// The id of the node that the instance runs on: one instance per id.
+    pub node_id: String,
+    /// Where the state is kept.
+    pub consensus: Arc<dyn Consensus>,
+    /// The prefix of the election's keys, without a slash at its end.
+    pub election_prefix: String,
+    /// The TTL of the leader's lease: whole seconds of it, or ten seconds if that is none.
+    pub leader_ttl: Duration,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where other instances and clients reach this one; `None` for the address it listens on.
+    pub advertise: Option<String>,
+}
+
+/// A configuration that cannot work, and what would.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The node id cannot be part of a key.
+    #[error("{id:?} is no node id: it must not be empty nor contain a slash or white space")]
+    NodeId {
+        /// What was given.
+        id: String,
+    },
+    /// The prefix does not name a place for the election's keys.
+    #[error(
+        "{prefix:?} is no election prefix: it must start with a slash, and neither end with one nor contain an empty part, \
+         for example /leader"
+    )]
+    ElectionPrefix {
+        /// What was given.
+        prefix: String,
+    },
+    /// Without TLS only this host may reach the listener.
+    #[error("{listen} is not a loopback address: without TLS only those can be listened on, for example 127.0.0.1:7835")]
+    ListenWithoutTls {
+        /// What was given.
+        listen: SocketAddr,
+    },
+    /// Other instances are to reach this address.
+    #[error("{address:?} is no address to reach this instance at: give host:port, for example 127.0.0.1:7835")]
+    Advertise {
+        /// What was given.
+        address: String,
+    },
+    /// The elector refuses its part.
+    #[error(transparent)]
+    Elector(#[from] curator_election::ElectorError),
+}
+
+impl Config {
+    /// The configuration of the instance on `node_id`, with defaults for all the rest: prefix `/leader`, a TTL of ten
+    /// seconds, listening on port 7835 of the IPv4 loopback.
+    pub fn new(node_id: impl Into<String>, consensus: Arc<dyn Consensus>) -> Self {
+        Self {
+            node_id: node_id.into(),
+            consensus,
+            election_prefix: "/leader".into(),
+            leader_ttl: Duration::ZERO,
+            listen: SocketAddr::from(([127, 0, 0, 1], CURATOR_PORT)),
+            advertise: None,
+        }
+    }
+
+    /// The TTL that is asked for.
+    #[must_use]
+    pub const fn effective_ttl(&self) -> Duration {
+        effective_ttl(self.leader_ttl)
+    }
+
+    /// Checks what can be checked before anything is started.
+    ///
+    /// # Errors
+    /// The first value that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.node_id.is_empty() || self.node_id.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+            return Err(ConfigError::NodeId { id: self.node_id.clone() });
+        }
+        let parts = self.election_prefix.strip_prefix('/').unwrap_or_default();
+        if parts.split('/').any(str::is_empty) {
+            return Err(ConfigError::ElectionPrefix { prefix: self.election_prefix.clone() });
+        }
+        if !self.listen.ip().is_loopback() {
+            return Err(ConfigError::ListenWithoutTls { listen: self.listen });
+        }
+        if let Some(address) = &self.advertise
+            && !is_host_and_port(address)
+        {
+            return Err(ConfigError::Advertise { address: address.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// `host:port`, with a port that can be reached; an IPv6 address stands in brackets.
+fn is_host_and_port(address: &str) -> bool {
+    if let Ok(socket) = address.parse::<SocketAddr>() {
+        return socket.port() != 0 && !socket.ip().is_unspecified();
+    }
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let port_is_good = port.parse::<u16>().is_ok_and(|port| port != 0);
+    let host_is_good = !host.is_empty()
+        && host.len() <= 253
+        && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
+        // Digits and dots alone were meant as an address, and are not a good one.
+        && host.chars().any(|c| c.is_ascii_alphabetic());
+    port_is_good && host_is_good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::FixedConsensus;
+
+    fn config() -> Config {
+        Config::new("node-1", Arc::new(FixedConsensus::not_running("for a test")))
+    }
+
+    #[test]
+    fn the_defaults_are_good() {
+        config().validate().expect("good");
+        assert_eq!(config().effective_ttl(), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn node_ids_that_cannot_be_keys_are_refused() {
+        for id in ["", "a/b", "a b", "a\nb"] {
+            let config = Config { node_id: id.into(), ..config() };
+            assert!(matches!(config.validate(), Err(ConfigError::NodeId { .. })), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_name_a_place() {
+        for prefix in ["", "/", "leader", "/leader/", "/a//b", "//a"] {
+            let config = Config { election_prefix: prefix.into(), ..config() };
+            assert!(matches!(config.validate(), Err(ConfigError::ElectionPrefix { .. })), "{prefix:?}");
+        }
+        for prefix in ["/leader", "/kubernetes/reconciler/leader"] {
+            Config { election_prefix: prefix.into(), ..config() }.validate().expect("good");
+        }
+    }
+
+    #[test]
+    fn only_loopback_without_tls() {
+        for listen in ["0.0.0.0:7835", "[::]:7835", "192.0.2.1:7835"] {
+            let config = Config { listen: listen.parse().unwrap(), ..config() };
+            assert!(matches!(config.validate(), Err(ConfigError::ListenWithoutTls { .. })), "{listen}");
+        }
+        Config { listen: "[::1]:0".parse().unwrap(), ..config() }.validate().expect("good");
+    }
+
+    #[test]
+    fn an_advertised_address_can_be_dialled() {
+        for address in ["", "127.0.0.1", "127.0.0.1:0", "0.0.0.0:7835", ":7835", "a b:1", "host:70000", "::1:7835", "1.2.3:4"]
+        {
+            let config = Config { advertise: Some(address.into()), ..config() };
+            assert!(matches!(config.validate(), Err(ConfigError::Advertise { .. })), "{address:?}");
+        }
+        for address in ["127.0.0.1:7835", "[::1]:7835", "node-1.example.com:7835"] {
+            Config { advertise: Some(address.into()), ..config() }.validate().expect(address);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The consensus: where the state is kept, and whether it is there yet.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
+use curator_election::namespace::{Namespace, Namespaced};
+use curator_election::store::{Keys, Range, Store};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Whether the consensus can be used.
+#[derive(Clone)]
+pub enum ConsensusStatus {
+    /// Not (yet).
+    NotRunning {
+        /// Why, in words.
+        reason: String,
+    },
+    /// It runs; this is the way in, within the Curator's namespace.
+    Running(Arc<dyn Store>),
+}
+
+impl fmt::Debug for ConsensusStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRunning { reason } => f.debug_struct("NotRunning").field("reason", reason).finish(),
+            Self::Running(_) => f.write_str("Running"),
+        }
+    }
+}
+
+/// A consensus whose status can be watched, so that the service can be started before it.
+#[async_trait]
+pub trait Consensus: Send + Sync + 'static {
+    /// The status and its changes.
+    fn status(&self) -> watch::Receiver<ConsensusStatus>;
+
+    /// Does whatever the consensus needs done to report its status, until cancelled. Called once.
+    async fn run(&self, cancel: CancellationToken);
+}
+
+/// An etcd that somebody else runs.
+pub struct EtcdConsensus {
+    store: Arc<dyn Store>,
+    status: watch::Sender<ConsensusStatus>,
+    endpoints: Vec<String>,
+}
+
+/// How often to look whether etcd answers.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// Of the probes that fail, one in so many is logged.
+const PROBES_A_LOG_LINE: u32 = 20;
+
+/// Why there can be no such consensus.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ConsensusError(#[from] EtcdConfigError);
+
+impl EtcdConsensus {
+    /// The etcd at these endpoints; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// An endpoint is none.
+    pub fn new<S: AsRef<str>>(endpoints: &[S], namespace: Namespace) -> Result<Self, ConsensusError> {
+        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
+        let etcd = EtcdStore::new(EtcdConfig::new(endpoints.clone()))?;
+        let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd, namespace));
+        let reason = format!("etcd at {} has not answered yet", endpoints.join(", "));
+        Ok(Self { store, status: watch::Sender::new(ConsensusStatus::NotRunning { reason }), endpoints })
+    }
+}
+
+#[async_trait]
+impl Consensus for EtcdConsensus {
+    fn status(&self) -> watch::Receiver<ConsensusStatus> {
+        self.status.subscribe()
+    }
+
+    async fn run(&self, cancel: CancellationToken) {
+        let mut failures = 0_u32;
+        let ready = async {
+            // Any linearizable read will do: it is answered only by a member that has a quorum.
+            while let Err(error) = self.store.range(Range::all(Keys::one("/"))).await {
+                if failures.is_multiple_of(PROBES_A_LOG_LINE) {
+                    warn!(endpoints = self.endpoints.join(","), %error, "waiting for etcd");
+                }
+                failures = failures.wrapping_add(1);
+                tokio::time::sleep(PROBE_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = ready => {}
+        }
+        info!(endpoints = self.endpoints.join(","), "etcd answers");
+        self.status.send_replace(ConsensusStatus::Running(self.store.clone()));
+        cancel.cancelled().await;
+    }
+}
+
+/// A consensus whose status is set by hand: for a store that is simply there, and for tests.
+pub struct FixedConsensus {
+    status: watch::Sender<ConsensusStatus>,
+}
+
+impl FixedConsensus {
+    /// A store that is there.
+    #[must_use]
+    pub fn running(store: Arc<dyn Store>) -> Self {
+        Self { status: watch::Sender::new(ConsensusStatus::Running(store)) }
+    }
+
+    /// None yet.
+    pub fn not_running(reason: impl Into<String>) -> Self {
+        Self { status: watch::Sender::new(ConsensusStatus::NotRunning { reason: reason.into() }) }
+    }
+
+    /// Reports another status.
+    pub fn set(&self, status: ConsensusStatus) {
+        self.status.send_replace(status);
+    }
+}
+
+#[async_trait]
+impl Consensus for FixedConsensus {
+    fn status(&self) -> watch::Receiver<ConsensusStatus> {
+        self.status.subscribe()
+    }
+
+    async fn run(&self, cancel: CancellationToken) {
+        cancel.cancelled().await;
+    }
+}

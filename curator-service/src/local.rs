@@ -1,0 +1,152 @@
+//! `CuratorLocal`: what every instance answers by itself, whatever its role.
+
+use std::pin::Pin;
+
+use curator_election::ElectionStatus;
+use curator_election::store::{Keys, Range};
+use curator_proto::curator_api::curator_local_server::{CuratorLocal, CuratorLocalServer};
+use curator_proto::curator_api::{
+    GetCaCertificateRequest, GetCaCertificateResponse, GetCurrentLeaderRequest, GetCurrentLeaderResponse,
+};
+use curator_proto::private::LeaderElectionValue;
+use futures::Stream;
+use prost::Message;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::config::CURATOR_PORT;
+use crate::consensus::ConsensusStatus;
+use crate::service::LeaderStatus;
+
+/// The `CuratorLocal` service of one instance.
+#[derive(Clone)]
+pub struct CuratorLocalService {
+    node_id: String,
+    advertise: String,
+    consensus: watch::Receiver<ConsensusStatus>,
+    status: watch::Receiver<LeaderStatus>,
+    cancel: CancellationToken,
+}
+
+impl CuratorLocalService {
+    pub(crate) const fn new(
+        node_id: String,
+        advertise: String,
+        consensus: watch::Receiver<ConsensusStatus>,
+        status: watch::Receiver<LeaderStatus>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self { node_id, advertise, consensus, status, cancel }
+    }
+
+    pub(crate) fn into_server(self) -> CuratorLocalServer<Self> {
+        CuratorLocalServer::new(self)
+    }
+
+    fn answer(&self, leader_node_id: &str, address: (String, i32)) -> GetCurrentLeaderResponse {
+        let (leader_host, leader_port) = address;
+        GetCurrentLeaderResponse {
+            leader_node_id: leader_node_id.to_owned(),
+            leader_host,
+            leader_port,
+            this_node_id: self.node_id.clone(),
+        }
+    }
+
+    /// Who leads by the status, or why that cannot be said.
+    async fn leader(&self, status: &LeaderStatus) -> Result<GetCurrentLeaderResponse, Status> {
+        match status {
+            ElectionStatus::Leader(term) if term.is_valid() => {
+                Ok(self.answer(&self.node_id, split_address(&self.advertise)))
+            }
+            ElectionStatus::Leader(_) => Err(Status::unavailable("this instance's term as leader has ended")),
+            ElectionStatus::Undetermined(reason) => {
+                Err(Status::unavailable(format!("who leads is not known: {reason}")))
+            }
+            ElectionStatus::Follower(following) => {
+                let leader = &following.leader;
+                let address = match leader.advertised_addresses.first() {
+                    Some(address) => split_address(address),
+                    None => (self.recorded_address(leader).await?, i32::from(CURATOR_PORT)),
+                };
+                Ok(self.answer(&leader.node_id, address))
+            }
+        }
+    }
+
+    /// The address in the leader's node record, for a leader that does not say it in the election.
+    async fn recorded_address(&self, leader: &LeaderElectionValue) -> Result<String, Status> {
+        if leader.node_id.contains('/') {
+            return Err(Status::internal("the leader's node id is not one"));
+        }
+        let store = match &*self.consensus.borrow() {
+            ConsensusStatus::Running(store) => store.clone(),
+            ConsensusStatus::NotRunning { reason } => return Err(Status::unavailable(reason.clone())),
+        };
+        let key = format!("/nodes/{}", leader.node_id);
+        let read = store.range(Range::all(Keys::one(key))).await;
+        let read = read.map_err(|_| Status::internal("the leader's node record could not be read"))?;
+        let record = read.kvs.first().ok_or_else(|| Status::internal("the leader has no node record"))?;
+        let node = curator_proto::private::Node::decode(record.value.as_ref())
+            .map_err(|_| Status::unavailable("the leader's node record cannot be read"))?;
+        match node.status.map(|status| status.external_address) {
+            Some(address) if !address.is_empty() => Ok(address),
+            _ => Err(Status::unavailable("the leader has not reported its address yet")),
+        }
+    }
+}
+
+fn split_address(address: &str) -> (String, i32) {
+    match address.rsplit_once(':') {
+        Some((host, port)) => {
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            (host, port.parse::<u16>().map_or(i32::from(CURATOR_PORT), i32::from))
+        }
+        None => (address.to_owned(), i32::from(CURATOR_PORT)),
+    }
+}
+
+#[tonic::async_trait]
+impl CuratorLocal for CuratorLocalService {
+    type GetCurrentLeaderStream = Pin<Box<dyn Stream<Item = Result<GetCurrentLeaderResponse, Status>> + Send>>;
+
+    /// Streams who leads: now, and at each change; ends with `UNAVAILABLE` when that is not known.
+    async fn get_current_leader(
+        &self,
+        _request: Request<GetCurrentLeaderRequest>,
+    ) -> Result<Response<Self::GetCurrentLeaderStream>, Status> {
+        enum Next {
+            Answer,
+            Changed,
+            Over,
+        }
+        let state = (self.clone(), Next::Answer);
+        let stream = futures::stream::unfold(state, |(mut this, next)| async move {
+            match next {
+                Next::Over => return None,
+                Next::Answer => {}
+                Next::Changed => tokio::select! {
+                    changed = this.status.changed() => if changed.is_err() { return None },
+                    // Without this an open stream would hold up the shutdown.
+                    () = this.cancel.cancelled() => {
+                        return Some((Err(Status::unavailable("this instance is shutting down")), (this, Next::Over)));
+                    }
+                },
+            }
+            let status = this.status.borrow_and_update().clone();
+            let answer = this.leader(&status).await;
+            let next = if answer.is_ok() { Next::Changed } else { Next::Over };
+            Some((answer, (this, next)))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    /// The certificate of the cluster's CA.
+    async fn get_ca_certificate(
+        &self,
+        _request: Request<GetCaCertificateRequest>,
+    ) -> Result<Response<GetCaCertificateResponse>, Status> {
+        Err(Status::unimplemented("this instance has no credentials: it serves without TLS"))
+    }
+}

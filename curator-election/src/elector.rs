@@ -306,6 +306,7 @@ async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until:
         }
     };
     tokio::select! {
+        biased;
         () = revoke => debug!(%lease, "the lease was given back"),
         () = clock.sleep_until(until) => warn!(%lease, "the store did not take the lease back: it will run out by itself"),
     }

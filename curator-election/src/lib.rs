@@ -49,6 +49,8 @@ mod elector;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod machine;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
 pub mod namespace;
 mod renewal;
 mod status;

@@ -219,7 +219,7 @@ mod tests {
         let text = format!("{:?}", namespace().add_to_txn(txn));
         // One key in the compare; on each side two single keys and two ranges, which have two ends.
         assert_eq!(text.matches("b\"namespaced:curator//").count(), 1 + 2 * 6, "{text}");
-        assert_eq!(text.matches("b\"").count() - text.matches(" b\"1\"").count(), 1 + 2 * 6, "{text}");
+        assert!(!text.contains("b\"/"), "{text}");
         assert!(text.contains("namespaced:curator//leader0"), "{text}");
     }
 

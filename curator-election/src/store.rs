@@ -151,7 +151,8 @@ pub enum Ordering {
 
 /// One condition of a transaction.
 ///
-/// Over a range it must hold for each key in it, and holds if there is none, but for [`Target::Value`].
+/// Over a range it must hold for each key in it. Where there is no key, revisions and version count as zero, and a compare
+/// with a value never holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
     /// The key or keys.

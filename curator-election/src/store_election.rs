@@ -35,6 +35,7 @@ pub struct StoreElection<S: ?Sized> {
     store: Arc<S>,
     prefix: String,
     refresh: Duration,
+    seed: Option<u64>,
 }
 
 impl<S: Store + ?Sized> StoreElection<S> {
@@ -43,7 +44,14 @@ impl<S: Store + ?Sized> StoreElection<S> {
     /// What is waited for is read afresh each `refresh`, whatever the watches say; observers get a sign of life as often.
     /// A third of the TTL is a good value.
     pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
-        Self { store, prefix: prefix.into(), refresh }
+        Self { store, prefix: prefix.into(), refresh, seed: None }
+    }
+
+    /// Draws the jitter of its pauses from a seed, so that a simulation can be repeated.
+    #[must_use]
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
     }
 
     fn all_keys(&self) -> Keys {
@@ -54,9 +62,10 @@ impl<S: Store + ?Sized> StoreElection<S> {
         format!("{}/{lease}", self.prefix).into()
     }
 
-    fn pauses() -> Backoff {
+    fn pauses(&self) -> Backoff {
         // Each hasher is keyed differently; that is all that the jitter asks for.
-        Backoff::new(PAUSE_FIRST, PAUSE_LONGEST, RandomState::new().hash_one("pauses"))
+        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(&self.prefix));
+        Backoff::new(PAUSE_FIRST, PAUSE_LONGEST, seed)
     }
 
     /// Puts the candidate's key, or finds the one that an earlier try with a lost reply has put. Returns the revision at
@@ -134,7 +143,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
 
     async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Victory, CampaignError> {
         let key = self.key_of(lease);
-        let mut pauses = Self::pauses();
+        let mut pauses = self.pauses();
         let mut queued = None;
         loop {
             let revision = match queued {
@@ -165,7 +174,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
             store: self.store.clone(),
             keys: self.all_keys(),
             refresh: self.refresh,
-            pauses: Self::pauses(),
+            pauses: self.pauses(),
             watch: None,
             newest: Revision(0),
             started: false,

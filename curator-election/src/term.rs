@@ -162,6 +162,7 @@ impl Term {
                 return;
             }
             tokio::select! {
+                biased;
                 // The sender lives in the term itself, so this cannot fail while we hold it.
                 _ = ended.wait_for(|ended| *ended) => return,
                 () = self.inner.clock.sleep_until(deadline) => {}

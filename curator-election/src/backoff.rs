@@ -19,12 +19,19 @@ impl Backoff {
     /// A backoff that has seen no failure yet; equal seeds draw equal jitter.
     #[must_use]
     pub fn new(first: Duration, longest: Duration, seed: u64) -> Self {
-        Self { first, longest, failures: 0, rng: StdRng::seed_from_u64(seed) }
+        Self {
+            first,
+            longest,
+            failures: 0,
+            rng: StdRng::seed_from_u64(seed),
+        }
     }
 
     /// Counts a failure and says how long to wait.
     pub fn failed(&mut self) -> Duration {
-        let doubled = self.first.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let doubled = self
+            .first
+            .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         doubled.min(self.longest).mul_f64(self.rng.random_range(0.5..=1.0))
     }

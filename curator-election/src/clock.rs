@@ -117,7 +117,10 @@ impl TokioClock {
     /// A clock whose origin is now and which gains `drift_ppm` microseconds in each second (loses, if negative).
     #[must_use]
     pub fn with_drift_ppm(drift_ppm: i64) -> Self {
-        Self { origin: tokio::time::Instant::now(), drift_ppm }
+        Self {
+            origin: tokio::time::Instant::now(),
+            drift_ppm,
+        }
     }
 }
 

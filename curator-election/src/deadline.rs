@@ -40,7 +40,10 @@ mod tests {
     #[test]
     fn ttls_are_whole_seconds_and_zero_is_ten() {
         for (configured_ms, effective_s) in [(0, 10), (999, 10), (1_000, 1), (1_999, 1), (60_000, 60)] {
-            assert_eq!(effective_ttl(Duration::from_millis(configured_ms)), Duration::from_secs(effective_s));
+            assert_eq!(
+                effective_ttl(Duration::from_millis(configured_ms)),
+                Duration::from_secs(effective_s)
+            );
         }
     }
 

@@ -138,7 +138,9 @@ impl<V: LeaderValue> Elector<V> {
             open_timeout: ttl.max(Duration::from_secs(5)),
             close_timeout: config.close_timeout,
         };
-        let seed = config.seed.unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
+        let seed = config
+            .seed
+            .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
         let backoff = Backoff::new(config.backoff_first, config.backoff_longest, seed);
         let machine = Machine::new(value.candidate_id().to_owned(), timing, backoff, config.clock.now());
         let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
@@ -150,7 +152,10 @@ impl<V: LeaderValue> Elector<V> {
             machine,
             status,
             requests,
-            handle: ElectorHandle { status: watched, requests: sender },
+            handle: ElectorHandle {
+                status: watched,
+                requests: sender,
+            },
         })
     }
 
@@ -165,7 +170,15 @@ impl<V: LeaderValue> Elector<V> {
     /// All its work is in this future; it spawns nothing. If the future is dropped instead, or stuck, the term ends (at its
     /// deadline at the latest), the lease runs out by itself, and the status becomes undetermined once it is dropped.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self { backend, value, clock, mut machine, status, mut requests, handle } = self;
+        let Self {
+            backend,
+            value,
+            clock,
+            mut machine,
+            status,
+            mut requests,
+            handle,
+        } = self;
         drop(handle);
         let mut io = Io {
             backend,
@@ -238,7 +251,12 @@ impl<V: LeaderValue> Io<V> {
         match command {
             Command::Undetermined { reason } => self.publisher.undetermined(reason),
             Command::Follow(following) => self.publisher.publish(ElectionStatus::Follower(following)),
-            Command::Lead { key, revision, lease, deadline } => {
+            Command::Lead {
+                key,
+                revision,
+                lease,
+                deadline,
+            } => {
                 self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
             }
             Command::Extend { deadline } => self.publisher.extend(deadline),
@@ -247,10 +265,15 @@ impl<V: LeaderValue> Io<V> {
                 for (key, mod_revision) in stale {
                     match backend.remove(key.clone(), mod_revision).await {
                         Ok(true) => {
-                            info!(?key, "removed a key that an earlier process of this candidate left behind");
+                            info!(
+                                ?key,
+                                "removed a key that an earlier process of this candidate left behind"
+                            );
                         }
                         Ok(false) => debug!(?key, "a stale key was already gone"),
-                        Err(error) => warn!(?key, %error, "a stale key could not be removed, it will run out by itself"),
+                        Err(error) => {
+                            warn!(?key, %error, "a stale key could not be removed, it will run out by itself")
+                        }
                     }
                 }
                 Event::Removed
@@ -259,7 +282,10 @@ impl<V: LeaderValue> Io<V> {
                 let clock = self.clock.clone();
                 self.call(async move {
                     let sent_at = clock.now();
-                    Event::Granted { sent_at, result: backend.grant(ttl).await }
+                    Event::Granted {
+                        sent_at,
+                        result: backend.grant(ttl).await,
+                    }
                 });
             }
             Command::Campaign { lease } => {
@@ -382,3 +408,6 @@ async fn next_observation(observations: &mut Option<BoxStream<'static, Observati
         None => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,7 +78,9 @@ pub enum EtcdConfigError {
     #[error("no etcd endpoint was given: give at least one, for example http://127.0.0.1:2379")]
     NoEndpoints,
     /// An endpoint is no URL that can be used.
-    #[error("{endpoint:?} is no etcd endpoint: give a URL with scheme, host and port, for example http://127.0.0.1:2379")]
+    #[error(
+        "{endpoint:?} is no etcd endpoint: give a URL with scheme, host and port, for example http://127.0.0.1:2379"
+    )]
     Endpoint {
         /// What was given.
         endpoint: String,
@@ -96,7 +98,9 @@ pub struct EtcdStore {
 
 impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdStore").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("EtcdStore")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -121,11 +125,18 @@ impl EtcdStore {
             return Err(EtcdConfigError::NoEndpoints);
         }
         if let Some(endpoint) = config.endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
-            return Err(EtcdConfigError::Endpoint { endpoint: endpoint.clone() });
+            return Err(EtcdConfigError::Endpoint {
+                endpoint: endpoint.clone(),
+            });
         }
         let clients = config.endpoints.iter().map(|_| tokio::sync::OnceCell::new()).collect();
         let members = Members::new(config.endpoints.len());
-        Ok(Self { config, clients, members, ttls: Mutex::new(VecDeque::new()) })
+        Ok(Self {
+            config,
+            clients,
+            members,
+            ttls: Mutex::new(VecDeque::new()),
+        })
     }
 
     /// The client of one member. Making it dials nothing, unless a token must be fetched for a password.
@@ -157,11 +168,16 @@ impl EtcdStore {
             let client = self.client(member).await?;
             make(client).await.map_err(|error| store_error(call, &error))
         };
-        let result = tokio::time::timeout(self.config.call_timeout, bounded).await.unwrap_or_else(|_| {
-            Err(StoreError::Unknown {
-                reason: format!("{} has not answered within {:?}", self.config.endpoints[member], self.config.call_timeout),
-            })
-        });
+        let result = tokio::time::timeout(self.config.call_timeout, bounded)
+            .await
+            .unwrap_or_else(|_| {
+                Err(StoreError::Unknown {
+                    reason: format!(
+                        "{} has not answered within {:?}",
+                        self.config.endpoints[member], self.config.call_timeout
+                    ),
+                })
+            });
         match &result {
             Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => {
                 self.members.failed(member, BootClock.now());
@@ -184,7 +200,9 @@ impl EtcdStore {
             });
             Box::pin(async move { (member, call.await.map(convert::range_result)) }) as BoxFuture<'_, _>
         };
-        let mut last = StoreError::Unreachable { reason: "there is no member to ask".into() };
+        let mut last = StoreError::Unreachable {
+            reason: "there is no member to ask".into(),
+        };
         asked.extend(waiting.next().map(ask));
         while !asked.is_empty() {
             tokio::select! {
@@ -209,7 +227,14 @@ impl EtcdStore {
         if let Some(member) = self.members.fresh(BootClock.now(), FRESH) {
             return Ok(member);
         }
-        match self.read(&Range { limit: 1, keys_only: true, ..Range::all(Keys::one("/")) }).await {
+        match self
+            .read(&Range {
+                limit: 1,
+                keys_only: true,
+                ..Range::all(Keys::one("/"))
+            })
+            .await
+        {
             Ok((member, _)) => Ok(member),
             // The write itself was never sent, whatever became of the read.
             Err(StoreError::Unknown { reason }) => Err(StoreError::Unreachable { reason }),
@@ -236,7 +261,9 @@ impl EtcdStore {
 }
 
 fn is_endpoint(endpoint: &str) -> bool {
-    let Ok(url) = endpoint.parse::<tonic::transport::Uri>() else { return false };
+    let Ok(url) = endpoint.parse::<tonic::transport::Uri>() else {
+        return false;
+    };
     url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty()) && url.port_u16().is_some()
 }
 
@@ -260,7 +287,9 @@ impl Store for EtcdStore {
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
-        let mut last = StoreError::Unreachable { reason: "there is no member to ask".into() };
+        let mut last = StoreError::Unreachable {
+            reason: "there is no member to ask".into(),
+        };
         let mut members = self.members.order(BootClock.now());
         // One that hangs costs a whole timeout here, so a member that answers is looked for first.
         members.sort_by_key(|member| self.members.fresh(BootClock.now(), FRESH) != Some(*member));
@@ -281,10 +310,13 @@ impl Store for EtcdStore {
         let seconds = convert::seconds(ttl);
         let member = self.writable().await?;
         let granted = self
-            .call(member, Call::Write(None), async move |mut client| client.lease_grant(seconds, None).await)
+            .call(member, Call::Write(None), async move |mut client| {
+                client.lease_grant(seconds, None).await
+            })
             .await?;
-        let id = LeaseId::new(granted.id())
-            .ok_or_else(|| StoreError::Refused { reason: "etcd granted a lease without an id".into() })?;
+        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::Refused {
+            reason: "etcd granted a lease without an id".into(),
+        })?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
         let lease = Lease { id, ttl };
         self.remember(lease);
@@ -293,7 +325,9 @@ impl Store for EtcdStore {
 
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
         let known = self.ttls().iter().find(|(id, _)| *id == lease).map(|(_, ttl)| *ttl);
-        let Some(ttl) = known else { return Err(StoreError::LeaseNotFound { id: lease }) };
+        let Some(ttl) = known else {
+            return Err(StoreError::LeaseNotFound { id: lease });
+        };
         let member = attempt as usize % self.clients.len();
         // A stream for one renewal: nothing is queued in it, and its end says nothing about the next.
         let renewed = self
@@ -327,12 +361,27 @@ mod tests {
 
     #[test]
     fn endpoints_are_checked_and_explained() {
-        assert_eq!(EtcdStore::new(EtcdConfig::new(vec![])).unwrap_err(), EtcdConfigError::NoEndpoints);
-        for bad in ["", "127.0.0.1:2379", "http://", "http://127.0.0.1", "ftp://a:1", "http://a b:1", "https://127.0.0.1:1"] {
+        assert_eq!(
+            EtcdStore::new(EtcdConfig::new(vec![])).unwrap_err(),
+            EtcdConfigError::NoEndpoints
+        );
+        for bad in [
+            "",
+            "127.0.0.1:2379",
+            "http://",
+            "http://127.0.0.1",
+            "ftp://a:1",
+            "http://a b:1",
+            "https://127.0.0.1:1",
+        ] {
             let error = EtcdStore::new(EtcdConfig::new(vec![bad.into()])).unwrap_err();
             assert!(error.to_string().contains("http://127.0.0.1:2379"), "{bad:?}: {error}");
         }
-        EtcdStore::new(EtcdConfig::new(vec!["http://127.0.0.1:2379".into(), "http://[::1]:2379".into()])).unwrap();
+        EtcdStore::new(EtcdConfig::new(vec![
+            "http://127.0.0.1:2379".into(),
+            "http://[::1]:2379".into(),
+        ]))
+        .unwrap();
     }
 
     #[test]
@@ -346,7 +395,11 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_known_to_have_done_nothing() {
         // A port that was free a moment ago; whoever takes it speaks no HTTP/2.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let store = EtcdStore::new(EtcdConfig::new(vec![format!("http://127.0.0.1:{port}")])).unwrap();
         let error = store.txn(Txn::default()).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");

@@ -46,8 +46,14 @@ pub(crate) enum Event {
     Listed(Result<Vec<Candidate>, StoreError>),
     /// The removal was tried, whatever came of it.
     Removed,
-    Granted { sent_at: Instant, result: Result<Lease, StoreError> },
-    Renewed { id: u64, result: Result<Duration, StoreError> },
+    Granted {
+        sent_at: Instant,
+        result: Result<Lease, StoreError>,
+    },
+    Renewed {
+        id: u64,
+        result: Result<Duration, StoreError>,
+    },
     Campaigned(Result<Victory, CampaignError>),
     Observed(Observation),
     FencedOut,
@@ -65,7 +71,12 @@ pub(crate) enum Command<V> {
     /// Publish whom we follow.
     Follow(Following<V>),
     /// Publish that we lead.
-    Lead { key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant },
+    Lead {
+        key: Bytes,
+        revision: Revision,
+        lease: LeaseId,
+        deadline: Instant,
+    },
     /// Move the deadline of the term.
     Extend { deadline: Instant },
     /// Read the candidates.
@@ -139,9 +150,10 @@ impl<V: LeaderValue> Machine<V> {
             State::Waiting { until } => Some(*until),
             State::Opening { give_up_at } | State::Closing { give_up_at } => Some(*give_up_at),
             State::Running(running) => Some(match self.published {
-                Published::Follower(_) => {
-                    running.renewal.next_wakeup().min(running.heard_at + self.timing.observation_ttl)
-                }
+                Published::Follower(_) => running
+                    .renewal
+                    .next_wakeup()
+                    .min(running.heard_at + self.timing.observation_ttl),
                 _ => running.renewal.next_wakeup(),
             }),
             State::Stopped => None,
@@ -189,7 +201,9 @@ impl<V: LeaderValue> Machine<V> {
     fn pass_time(&mut self, now: Instant) {
         match &mut self.state {
             State::Waiting { until } if now >= *until => {
-                self.state = State::Opening { give_up_at: now + self.timing.open_timeout };
+                self.state = State::Opening {
+                    give_up_at: now + self.timing.open_timeout,
+                };
                 self.commands.push(Command::List);
             }
             State::Opening { give_up_at } if now >= *give_up_at => {
@@ -202,7 +216,10 @@ impl<V: LeaderValue> Machine<V> {
                 }
                 let too_old = now >= running.heard_at + self.timing.observation_ttl;
                 while let Some(attempt) = running.renewal.send_if_due(now) {
-                    self.commands.push(Command::Renew { lease: running.lease, attempt });
+                    self.commands.push(Command::Renew {
+                        lease: running.lease,
+                        attempt,
+                    });
                 }
                 if too_old && matches!(self.published, Published::Follower(_)) {
                     self.undetermined(Reason::NewsTooOld);
@@ -256,7 +273,9 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     fn renewed(&mut self, now: Instant, id: u64, result: Result<Duration, StoreError>) {
-        let State::Running(running) = &mut self.state else { return };
+        let State::Running(running) = &mut self.state else {
+            return;
+        };
         match result {
             Ok(ttl) => {
                 running.renewal.acknowledged(id, ttl);
@@ -273,7 +292,9 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     fn campaigned(&mut self, now: Instant, result: Result<Victory, CampaignError>) {
-        let State::Running(running) = &mut self.state else { return };
+        let State::Running(running) = &mut self.state else {
+            return;
+        };
         match result {
             Ok(victory) => {
                 self.commands.push(Command::Lead {
@@ -291,26 +312,32 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     fn observed(&mut self, now: Instant, observation: Observation) {
-        let State::Running(running) = &mut self.state else { return };
+        let State::Running(running) = &mut self.state else {
+            return;
+        };
         running.heard_at = now;
         let Observation { revision, leader } = observation;
         if let Some(victory) = &running.victory {
             // News from before the victory may still have been on its way.
-            let ours = leader.is_some_and(|leader| {
-                leader.key == victory.key && leader.create_revision == victory.revision
-            });
+            let ours =
+                leader.is_some_and(|leader| leader.key == victory.key && leader.create_revision == victory.revision);
             if revision >= victory.won_at && !ours {
                 self.end_round(now, Reason::LockLost);
             }
             return;
         }
-        let Some(leader) = leader else { return self.undetermined(Reason::NoLeader) };
+        let Some(leader) = leader else {
+            return self.undetermined(Reason::NoLeader);
+        };
         match V::decode(&leader.value) {
             // Ours, before the campaign has returned, or left behind by an earlier process: nobody to follow.
             Ok(value) if value.candidate_id() == self.own_id => self.undetermined(Reason::OwnEarlierKey),
             Ok(value) => {
-                let following =
-                    Following { leader: value, key: leader.key, revision: leader.create_revision };
+                let following = Following {
+                    leader: value,
+                    key: leader.key,
+                    revision: leader.create_revision,
+                };
                 self.follow(following);
             }
             Err(error) => self.undetermined(Reason::Undecodable(error.to_string())),
@@ -353,7 +380,9 @@ impl<V: LeaderValue> Machine<V> {
             self.state = if self.stopping {
                 State::Stopped
             } else {
-                State::Waiting { until: now + self.backoff.failed() }
+                State::Waiting {
+                    until: now + self.backoff.failed(),
+                }
             };
         }
     }

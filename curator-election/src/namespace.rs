@@ -59,13 +59,20 @@ impl Namespace {
     fn add_to(&self, keys: Keys) -> Keys {
         match keys {
             Keys::One(key) => Keys::One(self.add(&key)),
-            Keys::Range { start, end } => Keys::Range { start: self.add(&start), end: self.add(&end) },
+            Keys::Range { start, end } => Keys::Range {
+                start: self.add(&start),
+                end: self.add(&end),
+            },
         }
     }
 
     /// The key without the prefix. The store answers only for keys that were asked for, all of which have it.
     fn strip(&self, key: &Bytes) -> Bytes {
-        if key.starts_with(self.prefix.as_bytes()) { key.slice(self.prefix.len()..) } else { key.clone() }
+        if key.starts_with(self.prefix.as_bytes()) {
+            key.slice(self.prefix.len()..)
+        } else {
+            key.clone()
+        }
     }
 
     fn strip_kv(&self, mut kv: KeyValue) -> KeyValue {
@@ -76,7 +83,11 @@ impl Namespace {
     fn add_to_op(&self, op: Op) -> Op {
         match op {
             Op::Range(range) => Op::Range(self.add_to_range(range)),
-            Op::Put { key, value, lease } => Op::Put { key: self.add(&key), value, lease },
+            Op::Put { key, value, lease } => Op::Put {
+                key: self.add(&key),
+                value,
+                lease,
+            },
             Op::Delete(keys) => Op::Delete(self.add_to(keys)),
         }
     }
@@ -87,7 +98,10 @@ impl Namespace {
     }
 
     fn add_to_txn(&self, txn: Txn) -> Txn {
-        let compare = |compare: Compare| Compare { keys: self.add_to(compare.keys), ..compare };
+        let compare = |compare: Compare| Compare {
+            keys: self.add_to(compare.keys),
+            ..compare
+        };
         Txn {
             compares: txn.compares.into_iter().map(compare).collect(),
             success: txn.success.into_iter().map(|op| self.add_to_op(op)).collect(),
@@ -97,9 +111,10 @@ impl Namespace {
 
     fn strip_result(&self, result: OpResult) -> OpResult {
         match result {
-            OpResult::Range { kvs, count } => {
-                OpResult::Range { kvs: kvs.into_iter().map(|kv| self.strip_kv(kv)).collect(), count }
-            }
+            OpResult::Range { kvs, count } => OpResult::Range {
+                kvs: kvs.into_iter().map(|kv| self.strip_kv(kv)).collect(),
+                count,
+            },
             other => other,
         }
     }
@@ -107,9 +122,15 @@ impl Namespace {
     fn strip_batch(&self, batch: WatchBatch) -> WatchBatch {
         let strip = |event| match event {
             Event::Put(kv) => Event::Put(self.strip_kv(kv)),
-            Event::Delete { key, revision } => Event::Delete { key: self.strip(&key), revision },
+            Event::Delete { key, revision } => Event::Delete {
+                key: self.strip(&key),
+                revision,
+            },
         };
-        WatchBatch { revision: batch.revision, events: batch.events.into_iter().map(strip).collect() }
+        WatchBatch {
+            revision: batch.revision,
+            events: batch.events.into_iter().map(strip).collect(),
+        }
     }
 }
 
@@ -118,9 +139,13 @@ impl FromStr for Namespace {
 
     fn from_str(parts: &str) -> Result<Self, Self::Err> {
         if parts.split(':').any(|part| part.is_empty() || part.contains('/')) {
-            return Err(NamespaceError { given: parts.to_owned() });
+            return Err(NamespaceError {
+                given: parts.to_owned(),
+            });
         }
-        Ok(Self { prefix: format!("{parts}/") })
+        Ok(Self {
+            prefix: format!("{parts}/"),
+        })
     }
 }
 
@@ -149,7 +174,11 @@ impl<S: Store> Namespaced<S> {
 impl<S: Store> Store for Namespaced<S> {
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
         let mut answer = self.store.txn(self.namespace.add_to_txn(txn)).await?;
-        answer.results = answer.results.into_iter().map(|result| self.namespace.strip_result(result)).collect();
+        answer.results = answer
+            .results
+            .into_iter()
+            .map(|result| self.namespace.strip_result(result))
+            .collect();
         Ok(answer)
     }
 
@@ -162,7 +191,9 @@ impl<S: Store> Store for Namespaced<S> {
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         let namespace = self.namespace.clone();
         let batches = self.store.watch(self.namespace.add_to(keys), from).await?;
-        Ok(batches.map(move |batch| batch.map(|batch| namespace.strip_batch(batch))).boxed())
+        Ok(batches
+            .map(move |batch| batch.map(|batch| namespace.strip_batch(batch)))
+            .boxed())
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
@@ -188,7 +219,10 @@ mod tests {
 
     #[test]
     fn the_prefix_is_the_parts_and_a_slash() {
-        assert_eq!(hex(namespace().prefix()), "6e616d6573706163656 43a63757261746f722f".replace(' ', ""));
+        assert_eq!(
+            hex(namespace().prefix()),
+            "6e616d6573706163656 43a63757261746f722f".replace(' ', "")
+        );
         assert_eq!("curator".parse::<Namespace>().unwrap().prefix(), "curator/");
         assert_eq!(Namespace::root().prefix(), "/");
         assert_eq!(namespace().to_string(), "namespaced:curator");
@@ -201,7 +235,13 @@ mod tests {
     #[test]
     fn what_is_no_namespace_says_what_is() {
         for bad in ["", ":", "a:", ":a", "a::b", "a/b", "a:b/"] {
-            assert!(bad.parse::<Namespace>().unwrap_err().to_string().contains("namespaced:curator"), "{bad:?}");
+            assert!(
+                bad.parse::<Namespace>()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("namespaced:curator"),
+                "{bad:?}"
+            );
         }
     }
 
@@ -237,7 +277,10 @@ mod tests {
             revision: Revision(3),
             events: vec![
                 Event::Put(kv),
-                Event::Delete { key: "namespaced:curator//nodes/m".into(), revision: Revision(3) },
+                Event::Delete {
+                    key: "namespaced:curator//nodes/m".into(),
+                    revision: Revision(3),
+                },
             ],
         };
         let stripped = namespace().strip_batch(batch);

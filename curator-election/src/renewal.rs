@@ -63,7 +63,11 @@ impl Renewal {
 
     /// When something is to be done next: sending, or noticing the end.
     pub(crate) fn next_wakeup(&self) -> Instant {
-        if self.in_flight.len() >= MOST_IN_FLIGHT { self.deadline } else { self.next_send.min(self.deadline) }
+        if self.in_flight.len() >= MOST_IN_FLIGHT {
+            self.deadline
+        } else {
+            self.next_send.min(self.deadline)
+        }
     }
 
     /// Starts an attempt if one is due. Its time of sending is `now`, so it must go out after that.
@@ -71,7 +75,11 @@ impl Renewal {
         if now < self.next_send || self.in_flight.len() >= MOST_IN_FLIGHT || self.expired(now) {
             return None;
         }
-        let attempt = Attempt { id: self.next_id, route: self.next_route, sent_at: now };
+        let attempt = Attempt {
+            id: self.next_id,
+            route: self.next_route,
+            sent_at: now,
+        };
         self.next_id += 1;
         self.next_route = self.next_route.wrapping_add(1);
         self.in_flight.push(attempt);
@@ -81,7 +89,9 @@ impl Renewal {
 
     /// The store acknowledged an attempt: the lease lasts for `ttl` from its sending. Unknown ids change nothing.
     pub(crate) fn acknowledged(&mut self, id: u64, ttl: Duration) {
-        let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else { return };
+        let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else {
+            return;
+        };
         let attempt = self.in_flight.remove(at);
         if attempt.sent_at < self.acknowledged {
             // A later one has been acknowledged already.
@@ -151,14 +161,18 @@ mod tests {
     #[test]
     fn queued_answers_that_arrive_together_extend_each_by_its_own_sending() {
         let mut renewal = granted_at_zero();
-        let sent: Vec<_> = [2_000, 2_600, 3_200].map(|ms| renewal.send_if_due(at(ms)).unwrap()).into();
+        let sent: Vec<_> = [2_000, 2_600, 3_200]
+            .map(|ms| renewal.send_if_due(at(ms)).unwrap())
+            .into();
         for (attempt, ms) in sent.iter().zip([2_000, 2_600, 3_200]) {
             renewal.acknowledged(attempt.id, TTL);
             assert_eq!(renewal.deadline(), at(ms) + TTL - MARGIN);
         }
         // Once more, in the reverse order: the earlier ones change nothing.
         let mut renewal = granted_at_zero();
-        let sent: Vec<_> = [2_000, 2_600, 3_200].map(|ms| renewal.send_if_due(at(ms)).unwrap()).into();
+        let sent: Vec<_> = [2_000, 2_600, 3_200]
+            .map(|ms| renewal.send_if_due(at(ms)).unwrap())
+            .into();
         for attempt in sent.iter().rev() {
             renewal.acknowledged(attempt.id, TTL);
             assert_eq!(renewal.deadline(), at(3_200) + TTL - MARGIN);
@@ -168,8 +182,10 @@ mod tests {
     #[test]
     fn a_late_answer_brings_in_another_member_and_no_more_than_three() {
         let mut renewal = granted_at_zero();
-        let routes: Vec<u32> =
-            [2_000, 2_600, 3_200].iter().map(|ms| renewal.send_if_due(at(*ms)).unwrap().route).collect();
+        let routes: Vec<u32> = [2_000, 2_600, 3_200]
+            .iter()
+            .map(|ms| renewal.send_if_due(at(*ms)).unwrap().route)
+            .collect();
         assert_eq!(routes, [0, 1, 2]);
         assert_eq!(renewal.send_if_due(at(3_800)), None);
         assert_eq!(renewal.next_wakeup(), renewal.deadline());

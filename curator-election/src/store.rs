@@ -166,7 +166,11 @@ pub struct Compare {
 impl Compare {
     /// The key exists and was created at `revision`; with revision 0, that it does not exist.
     pub fn created_at(key: impl Into<Bytes>, revision: Revision) -> Self {
-        Self { keys: Keys::one(key), ordering: Ordering::Equal, target: Target::CreateRevision(revision) }
+        Self {
+            keys: Keys::one(key),
+            ordering: Ordering::Equal,
+            target: Target::CreateRevision(revision),
+        }
     }
 
     /// The key does not exist.
@@ -176,7 +180,11 @@ impl Compare {
 
     /// The key was last changed at `revision`; with revision 0, that it does not exist.
     pub fn changed_at(key: impl Into<Bytes>, revision: Revision) -> Self {
-        Self { keys: Keys::one(key), ordering: Ordering::Equal, target: Target::ModRevision(revision) }
+        Self {
+            keys: Keys::one(key),
+            ordering: Ordering::Equal,
+            target: Target::ModRevision(revision),
+        }
     }
 }
 
@@ -259,7 +267,11 @@ impl Op {
 
     /// Writes `value` at `key`, attached to no lease.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Self::Put { key: key.into(), value: value.into(), lease: None }
+        Self::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: None,
+        }
     }
 
     /// Deletes exactly `key`.
@@ -283,7 +295,11 @@ impl Txn {
     /// A transaction without operations yet, under these conditions.
     #[must_use]
     pub const fn when(compares: Vec<Compare>) -> Self {
-        Self { compares, success: Vec::new(), failure: Vec::new() }
+        Self {
+            compares,
+            success: Vec::new(),
+            failure: Vec::new(),
+        }
     }
 
     /// What is done when the conditions hold.
@@ -454,15 +470,30 @@ mod tests {
 
     #[test]
     fn a_prefix_ends_before_its_successor() {
-        assert_eq!(Keys::prefix("/leader/"), Keys::Range { start: "/leader/".into(), end: "/leader0".into() });
+        assert_eq!(
+            Keys::prefix("/leader/"),
+            Keys::Range {
+                start: "/leader/".into(),
+                end: "/leader0".into()
+            }
+        );
         let keys = Keys::prefix(vec![b'a', 0xff]);
-        assert_eq!(keys, Keys::Range { start: vec![b'a', 0xff].into(), end: "b".into() });
+        assert_eq!(
+            keys,
+            Keys::Range {
+                start: vec![b'a', 0xff].into(),
+                end: "b".into()
+            }
+        );
         assert!(keys.contains(&[b'a', 0xff, 1]) && !keys.contains(b"b"));
     }
 
     #[test]
     fn lease_zero_is_no_lease() {
         assert_eq!(LeaseId::new(0), None);
-        assert_eq!(LeaseId::new(0x694d_7715_2b8f_7c0a).map(|id| id.to_string()).as_deref(), Some("694d77152b8f7c0a"));
+        assert_eq!(
+            LeaseId::new(0x694d_7715_2b8f_7c0a).map(|id| id.to_string()).as_deref(),
+            Some("694d77152b8f7c0a")
+        );
     }
 }

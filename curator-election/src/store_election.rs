@@ -44,7 +44,12 @@ impl<S: Store + ?Sized> StoreElection<S> {
     /// What is waited for is read afresh each `refresh`, whatever the watches say; observers get a sign of life as often.
     /// A third of the TTL is a good value.
     pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
-        Self { store, prefix: prefix.into(), refresh, seed: None }
+        Self {
+            store,
+            prefix: prefix.into(),
+            refresh,
+            seed: None,
+        }
     }
 
     /// Draws the jitter of its pauses from a seed, so that a simulation can be repeated.
@@ -71,23 +76,39 @@ impl<S: Store + ?Sized> StoreElection<S> {
     /// Puts the candidate's key, or finds the one that an earlier try with a lost reply has put. Returns the revision at
     /// which it was created.
     async fn queue(&self, key: &Bytes, lease: LeaseId, value: &Bytes) -> Result<Revision, StoreError> {
-        let put = Op::Put { key: key.clone(), value: value.clone(), lease: Some(lease) };
-        let txn = Txn::when(vec![Compare::absent(key.clone())]).then(vec![put]).or_else(vec![Op::get(key.clone())]);
+        let put = Op::Put {
+            key: key.clone(),
+            value: value.clone(),
+            lease: Some(lease),
+        };
+        let txn = Txn::when(vec![Compare::absent(key.clone())])
+            .then(vec![put])
+            .or_else(vec![Op::get(key.clone())]);
         let answer = self.store.txn(txn).await?;
         if answer.succeeded {
             return Ok(answer.revision);
         }
         let Some(found) = first_kv(answer) else {
-            return Err(StoreError::Refused { reason: "a key that exists was not found in one transaction".into() });
+            return Err(StoreError::Refused {
+                reason: "a key that exists was not found in one transaction".into(),
+            });
         };
         if found.value == value {
             return Ok(found.create_revision);
         }
         // This lease has campaigned before with another value: proclaim the new one.
-        let put = Op::Put { key: key.clone(), value: value.clone(), lease: Some(lease) };
+        let put = Op::Put {
+            key: key.clone(),
+            value: value.clone(),
+            lease: Some(lease),
+        };
         let guard = Compare::created_at(key.clone(), found.create_revision);
         let answer = self.store.txn(Txn::when(vec![guard]).then(vec![put])).await?;
-        if answer.succeeded { Ok(found.create_revision) } else { Err(StoreError::LeaseNotFound { id: lease }) }
+        if answer.succeeded {
+            Ok(found.create_revision)
+        } else {
+            Err(StoreError::LeaseNotFound { id: lease })
+        }
     }
 
     /// The candidate right before ours, or `Ok(None)` if we lead; proves at once that our key is still there.
@@ -115,7 +136,9 @@ impl<S: Store + ?Sized> StoreElection<S> {
                     return Ok(());
                 }
             }
-            Err(StoreError::Unknown { reason: "the watch was closed".into() })
+            Err(StoreError::Unknown {
+                reason: "the watch was closed".into(),
+            })
         };
         tokio::time::timeout(self.refresh, wait).await.unwrap_or(Ok(()))
     }
@@ -124,7 +147,10 @@ impl<S: Store + ?Sized> StoreElection<S> {
 #[async_trait]
 impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
     async fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
-        let range = Range { sort: Sort::CreateAscending, ..Range::all(self.all_keys()) };
+        let range = Range {
+            sort: Sort::CreateAscending,
+            ..Range::all(self.all_keys())
+        };
         Ok(self.store.range(range).await?.kvs.into_iter().map(candidate).collect())
     }
 
@@ -236,7 +262,10 @@ impl<S: Store + ?Sized> Observer<S> {
                     self.newest = read.revision;
                     let leader = read.kvs.into_iter().next().map(candidate);
                     self.aim_watch(leader.as_ref(), read.revision).await;
-                    return Observation { revision: read.revision, leader };
+                    return Observation {
+                        revision: read.revision,
+                        leader,
+                    };
                 }
                 Ok(read) => {
                     debug!(at = %read.revision, newest = %self.newest, "the store answered from its past");
@@ -302,3 +331,6 @@ fn candidate(kv: KeyValue) -> Candidate {
         mod_revision: kv.mod_revision,
     }
 }
+
+#[cfg(test)]
+mod tests;

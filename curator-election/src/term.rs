@@ -121,7 +121,11 @@ impl Term {
             }
             // Found past its deadline: latch that, lest an extension that was under way makes it valid again. If the
             // deadline has just been moved, look once more.
-            if inner.deadline.compare_exchange(deadline, ENDED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            if inner
+                .deadline
+                .compare_exchange(deadline, ENDED, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
                 inner.ended.send_replace(true);
                 return Err(TermEnded);
             }
@@ -228,7 +232,11 @@ impl TermKeeper {
                 return false;
             }
             let later = nanos(to).max(deadline);
-            if inner.deadline.compare_exchange(deadline, later, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            if inner
+                .deadline
+                .compare_exchange(deadline, later, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
                 return true;
             }
         }
@@ -257,7 +265,9 @@ impl Drop for TermKeeper {
 
 fn nanos(instant: Instant) -> u64 {
     // 584 years of uptime fit.
-    u64::try_from(instant.since_origin().as_nanos()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(instant.since_origin().as_nanos())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 #[cfg(test)]
@@ -313,7 +323,9 @@ mod tests {
         let (keeper, term, clock) = term(Duration::from_secs(5));
         let begun = clock.now();
         // The keeper is alive and silent, as a stuck election task would be.
-        tokio::time::timeout(Duration::from_secs(6), term.ended()).await.expect("ends by its own clock");
+        tokio::time::timeout(Duration::from_secs(6), term.ended())
+            .await
+            .expect("ends by its own clock");
         assert!(clock.now().saturating_since(begun) >= Duration::from_secs(5));
         drop(keeper);
     }
@@ -338,7 +350,9 @@ mod tests {
         let (keeper, term, _) = term(Duration::from_secs(5));
         term.report_fenced_out();
         assert!(!term.is_valid());
-        tokio::time::timeout(Duration::from_secs(1), keeper.fenced_out()).await.expect("told");
+        tokio::time::timeout(Duration::from_secs(1), keeper.fenced_out())
+            .await
+            .expect("told");
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,8 +147,16 @@ impl World {
         let cancel = CancellationToken::new();
         let status = elector.handle().status();
         let inner = Box::pin(elector.run(cancel.clone()));
-        let running = tokio::task::spawn_local(Gated { gate: gate.clone(), inner });
-        self.nodes[node] = Some(Node { gate, status, running, cancel });
+        let running = tokio::task::spawn_local(Gated {
+            gate: gate.clone(),
+            inner,
+        });
+        self.nodes[node] = Some(Node {
+            gate,
+            status,
+            running,
+            cancel,
+        });
         self.note(format_args!("node {node} starts"));
     }
 
@@ -164,18 +172,42 @@ impl World {
         let node = self.rng.random_range(0..NODES);
         match self.rng.random_range(0..16) {
             0..=4 => {
-                let link = [Link::Cut, Link::RequestsLost, Link::RepliesLost, Link::Refused, Link::Cut]
-                    [self.rng.random_range(0..5)];
-                self.set_faults(node, Faults { link, ..Faults::default() });
+                let link = [
+                    Link::Cut,
+                    Link::RequestsLost,
+                    Link::RepliesLost,
+                    Link::Refused,
+                    Link::Cut,
+                ][self.rng.random_range(0..5)];
+                self.set_faults(
+                    node,
+                    Faults {
+                        link,
+                        ..Faults::default()
+                    },
+                );
             }
             5 | 6 => {
                 let delay = TTL.mul_f64(self.rng.random_range(0.0..=0.9));
-                self.set_faults(node, Faults { delay, ..Faults::default() });
+                self.set_faults(
+                    node,
+                    Faults {
+                        delay,
+                        ..Faults::default()
+                    },
+                );
             }
             7 => {
                 let (lose_requests, lose_replies) =
                     (self.rng.random_range(0.0..=0.6), self.rng.random_range(0.0..=0.6));
-                self.set_faults(node, Faults { lose_requests, lose_replies, ..Faults::default() });
+                self.set_faults(
+                    node,
+                    Faults {
+                        lose_requests,
+                        lose_replies,
+                        ..Faults::default()
+                    },
+                );
             }
             8 | 9 => self.set_faults(node, Faults::default()),
             10 => {
@@ -191,8 +223,9 @@ impl World {
                 self.note(format_args!("the store is compacted"));
             }
             12 => {
-                let leases: Vec<_> =
-                    self.cluster.with_model(|model, _| model.leases().map(|(id, _)| id).collect());
+                let leases: Vec<_> = self
+                    .cluster
+                    .with_model(|model, _| model.leases().map(|(id, _)| id).collect());
                 if !leases.is_empty() {
                     let lease = leases[self.rng.random_range(0..leases.len())];
                     self.revoked.push(lease);
@@ -211,7 +244,10 @@ impl World {
                     } else {
                         running.gate.go_on();
                     }
-                    self.note(format_args!("node {node} {}", if stop { "is stopped" } else { "goes on" }));
+                    self.note(format_args!(
+                        "node {node} {}",
+                        if stop { "is stopped" } else { "goes on" }
+                    ));
                 }
             }
             _ => {
@@ -260,7 +296,9 @@ impl World {
         }
         assert!(valid.len() <= 1, "S2: two valid terms: {valid:?}");
         for (node, term) in &valid {
-            let created = self.cluster.with_model(|model, _| model.get(term.lock_key()).map(|kv| kv.create_revision));
+            let created = self
+                .cluster
+                .with_model(|model, _| model.get(term.lock_key()).map(|kv| kv.create_revision));
             assert!(
                 created == Some(term.lock_revision()),
                 "S2: node {node}'s term is valid and its key is not in the store: {term:?}"
@@ -276,8 +314,9 @@ impl World {
         }
         let term = self.terms[self.rng.random_range(0..self.terms.len())].clone();
         let put = Op::put("/state", term.lock_revision().to_string());
-        let accepted =
-            self.cluster.with_model(|model, _| model.txn(&Txn::when(vec![term.guard()]).then(vec![put])));
+        let accepted = self
+            .cluster
+            .with_model(|model, _| model.txn(&Txn::when(vec![term.guard()]).then(vec![put])));
         if accepted.unwrap().succeeded {
             self.writes += 1;
             assert!(
@@ -291,8 +330,12 @@ impl World {
     }
 
     fn leader_and_followers_agree(&self) -> bool {
-        let statuses: Vec<Status> =
-            self.nodes.iter().flatten().map(|node| node.status.borrow().clone()).collect();
+        let statuses: Vec<Status> = self
+            .nodes
+            .iter()
+            .flatten()
+            .map(|node| node.status.borrow().clone())
+            .collect();
         let leaders: Vec<_> = statuses.iter().filter_map(Status::valid_term).collect();
         let [leader] = leaders[..] else { return false };
         statuses
@@ -318,7 +361,10 @@ impl World {
         while !self.leader_and_followers_agree() {
             tokio::time::sleep(STEP).await;
             self.check();
-            assert!(healed.elapsed() < HEALED, "L2, L6: no leader that all agree on within {HEALED:?} of healing");
+            assert!(
+                healed.elapsed() < HEALED,
+                "L2, L6: no leader that all agree on within {HEALED:?} of healing"
+            );
         }
         self.note(format_args!("all agree"));
         // A clean end: everybody resigns, and nothing of theirs stays in the store.
@@ -331,7 +377,9 @@ impl World {
                 .expect("L1: resigns in time")
                 .expect("does not panic");
         }
-        let left = self.cluster.with_model(|model, _| model.range(&Range::all(Keys::prefix("/leader/"))));
+        let left = self
+            .cluster
+            .with_model(|model, _| model.range(&Range::all(Keys::prefix("/leader/"))));
         let left = left.unwrap().kvs;
         assert!(left.is_empty(), "keys are left behind: {left:?}");
     }
@@ -346,7 +394,11 @@ struct Outcome {
 }
 
 fn simulate(seed: u64) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let mut world = World::new(seed);
@@ -354,15 +406,24 @@ fn simulate(seed: u64) -> Outcome {
             let run = std::panic::AssertUnwindSafe(world.run());
             futures::FutureExt::catch_unwind(run).await.err().map(|panic| {
                 let text = panic.downcast_ref::<String>().cloned();
-                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                    .unwrap_or_default()
             })
         };
-        Outcome { trace: std::mem::take(&mut world.trace), terms: world.terms.len(), writes: world.writes, failure }
+        Outcome {
+            trace: std::mem::take(&mut world.trace),
+            terms: world.terms.len(),
+            writes: world.writes,
+            failure,
+        }
     })
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}"))
+    })
 }
 
 #[test]

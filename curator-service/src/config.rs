@@ -48,7 +48,9 @@ pub enum ConfigError {
         prefix: String,
     },
     /// Without TLS only this host may reach the listener.
-    #[error("{listen} is not a loopback address: without TLS only those can be listened on, for example 127.0.0.1:7835")]
+    #[error(
+        "{listen} is not a loopback address: without TLS only those can be listened on, for example 127.0.0.1:7835"
+    )]
     ListenWithoutTls {
         /// What was given.
         listen: SocketAddr,
@@ -89,12 +91,20 @@ impl Config {
     /// # Errors
     /// The first value that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.node_id.is_empty() || self.node_id.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
-            return Err(ConfigError::NodeId { id: self.node_id.clone() });
+        if self.node_id.is_empty()
+            || self
+                .node_id
+                .contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
+        {
+            return Err(ConfigError::NodeId {
+                id: self.node_id.clone(),
+            });
         }
         let parts = self.election_prefix.strip_prefix('/').unwrap_or_default();
         if parts.split('/').any(str::is_empty) {
-            return Err(ConfigError::ElectionPrefix { prefix: self.election_prefix.clone() });
+            return Err(ConfigError::ElectionPrefix {
+                prefix: self.election_prefix.clone(),
+            });
         }
         if !self.listen.ip().is_loopback() {
             return Err(ConfigError::ListenWithoutTls { listen: self.listen });
@@ -102,7 +112,9 @@ impl Config {
         if let Some(address) = &self.advertise
             && !is_host_and_port(address)
         {
-            return Err(ConfigError::Advertise { address: address.clone() });
+            return Err(ConfigError::Advertise {
+                address: address.clone(),
+            });
         }
         Ok(())
     }
@@ -113,7 +125,9 @@ fn is_host_and_port(address: &str) -> bool {
     if let Ok(socket) = address.parse::<SocketAddr>() {
         return socket.port() != 0 && !socket.ip().is_unspecified();
     }
-    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
     let port_is_good = port.parse::<u16>().is_ok_and(|port| port != 0);
     let host_is_good = !host.is_empty()
         && host.len() <= 253
@@ -141,7 +155,10 @@ mod tests {
     #[test]
     fn node_ids_that_cannot_be_keys_are_refused() {
         for id in ["", "a/b", "a b", "a\nb"] {
-            let config = Config { node_id: id.into(), ..config() };
+            let config = Config {
+                node_id: id.into(),
+                ..config()
+            };
             assert!(matches!(config.validate(), Err(ConfigError::NodeId { .. })), "{id:?}");
         }
     }
@@ -149,32 +166,74 @@ mod tests {
     #[test]
     fn prefixes_name_a_place() {
         for prefix in ["", "/", "leader", "/leader/", "/a//b", "//a"] {
-            let config = Config { election_prefix: prefix.into(), ..config() };
-            assert!(matches!(config.validate(), Err(ConfigError::ElectionPrefix { .. })), "{prefix:?}");
+            let config = Config {
+                election_prefix: prefix.into(),
+                ..config()
+            };
+            assert!(
+                matches!(config.validate(), Err(ConfigError::ElectionPrefix { .. })),
+                "{prefix:?}"
+            );
         }
         for prefix in ["/leader", "/kubernetes/reconciler/leader"] {
-            Config { election_prefix: prefix.into(), ..config() }.validate().expect("good");
+            Config {
+                election_prefix: prefix.into(),
+                ..config()
+            }
+            .validate()
+            .expect("good");
         }
     }
 
     #[test]
     fn only_loopback_without_tls() {
         for listen in ["0.0.0.0:7835", "[::]:7835", "192.0.2.1:7835"] {
-            let config = Config { listen: listen.parse().unwrap(), ..config() };
-            assert!(matches!(config.validate(), Err(ConfigError::ListenWithoutTls { .. })), "{listen}");
+            let config = Config {
+                listen: listen.parse().unwrap(),
+                ..config()
+            };
+            assert!(
+                matches!(config.validate(), Err(ConfigError::ListenWithoutTls { .. })),
+                "{listen}"
+            );
         }
-        Config { listen: "[::1]:0".parse().unwrap(), ..config() }.validate().expect("good");
+        Config {
+            listen: "[::1]:0".parse().unwrap(),
+            ..config()
+        }
+        .validate()
+        .expect("good");
     }
 
     #[test]
     fn an_advertised_address_can_be_dialled() {
-        for address in ["", "127.0.0.1", "127.0.0.1:0", "0.0.0.0:7835", ":7835", "a b:1", "host:70000", "::1:7835", "1.2.3:4"]
-        {
-            let config = Config { advertise: Some(address.into()), ..config() };
-            assert!(matches!(config.validate(), Err(ConfigError::Advertise { .. })), "{address:?}");
+        for address in [
+            "",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "0.0.0.0:7835",
+            ":7835",
+            "a b:1",
+            "host:70000",
+            "::1:7835",
+            "1.2.3:4",
+        ] {
+            let config = Config {
+                advertise: Some(address.into()),
+                ..config()
+            };
+            assert!(
+                matches!(config.validate(), Err(ConfigError::Advertise { .. })),
+                "{address:?}"
+            );
         }
         for address in ["127.0.0.1:7835", "[::1]:7835", "node-1.example.com:7835"] {
-            Config { advertise: Some(address.into()), ..config() }.validate().expect(address);
+            Config {
+                advertise: Some(address.into()),
+                ..config()
+            }
+            .validate()
+            .expect(address);
         }
     }
 }

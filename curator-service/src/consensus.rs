@@ -70,7 +70,11 @@ impl EtcdConsensus {
         let etcd = EtcdStore::new(EtcdConfig::new(endpoints.clone()))?;
         let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd, namespace));
         let reason = format!("etcd at {} has not answered yet", endpoints.join(", "));
-        Ok(Self { store, status: watch::Sender::new(ConsensusStatus::NotRunning { reason }), endpoints })
+        Ok(Self {
+            store,
+            status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
+            endpoints,
+        })
     }
 }
 
@@ -111,12 +115,16 @@ impl FixedConsensus {
     /// A store that is there.
     #[must_use]
     pub fn running(store: Arc<dyn Store>) -> Self {
-        Self { status: watch::Sender::new(ConsensusStatus::Running(store)) }
+        Self {
+            status: watch::Sender::new(ConsensusStatus::Running(store)),
+        }
     }
 
     /// None yet.
     pub fn not_running(reason: impl Into<String>) -> Self {
-        Self { status: watch::Sender::new(ConsensusStatus::NotRunning { reason: reason.into() }) }
+        Self {
+            status: watch::Sender::new(ConsensusStatus::NotRunning { reason: reason.into() }),
+        }
     }
 
     /// Reports another status.

@@ -29,6 +29,7 @@ mod consensus;
 mod local;
 mod service;
 mod supervise;
+mod wiring;
 
 pub use config::{CURATOR_PORT, Config, ConfigError};
 pub use consensus::{Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus};

@@ -37,7 +37,13 @@ impl CuratorLocalService {
         status: watch::Receiver<LeaderStatus>,
         cancel: CancellationToken,
     ) -> Self {
-        Self { node_id, advertise, consensus, status, cancel }
+        Self {
+            node_id,
+            advertise,
+            consensus,
+            status,
+            cancel,
+        }
     }
 
     pub(crate) fn into_server(self) -> CuratorLocalServer<Self> {
@@ -87,7 +93,10 @@ impl CuratorLocalService {
         let key = format!("/nodes/{}", leader.node_id);
         let read = store.range(Range::all(Keys::one(key))).await;
         let read = read.map_err(|_| Status::internal("the leader's node record could not be read"))?;
-        let record = read.kvs.first().ok_or_else(|| Status::internal("the leader has no node record"))?;
+        let record = read
+            .kvs
+            .first()
+            .ok_or_else(|| Status::internal("the leader has no node record"))?;
         let node = curator_proto::private::Node::decode(record.value.as_ref())
             .map_err(|_| Status::unavailable("the leader's node record cannot be read"))?;
         match node.status.map(|status| status.external_address) {
@@ -147,6 +156,8 @@ impl CuratorLocal for CuratorLocalService {
         &self,
         _request: Request<GetCaCertificateRequest>,
     ) -> Result<Response<GetCaCertificateResponse>, Status> {
-        Err(Status::unimplemented("this instance has no credentials: it serves without TLS"))
+        Err(Status::unimplemented(
+            "this instance has no credentials: it serves without TLS",
+        ))
     }
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, StoreElection};
+use curator_listener::{ListenError, Listener};
 use curator_proto::private::LeaderElectionValue;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::local::CuratorLocalService;
 use crate::supervise::{Ended, Supervisor};
+use crate::wiring::{self, Roles};
 
 /// What an instance of the Curator knows of its election.
 pub type LeaderStatus = ElectionStatus<LeaderElectionValue>;
@@ -31,17 +31,9 @@ pub struct Service {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; choose another with --listen, or stop what holds it")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The listener broke.
-    #[error("the listener failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
+    /// The listener cannot be opened, or broke.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The elector cannot be made.
     #[error(transparent)]
     Elector(#[from] ElectorError),
@@ -57,7 +49,10 @@ impl Service {
     /// The configuration cannot work.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self { config, status: watch::Sender::new(ElectionStatus::Undetermined(Reason::Starting)) })
+        Ok(Self {
+            config,
+            status: watch::Sender::new(ElectionStatus::Undetermined(Reason::Starting)),
+        })
     }
 
     /// What this instance knows of the election, before and while it runs.
@@ -74,10 +69,9 @@ impl Service {
     /// The listener cannot be opened, or a task ended or panicked that should have gone on.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), ServiceError> {
         let Self { config, status } = self;
-        let listen = config.listen;
-        let listener =
-            TcpListener::bind(listen).await.map_err(|source| ServiceError::Listen { address: listen, source })?;
-        let bound = listener.local_addr().map_err(|source| ServiceError::Listen { address: listen, source })?;
+        let (role_sender, roles) = watch::channel(wiring::role(&status.borrow()));
+        let listener = Listener::bind([config.listen], Roles(roles)).await?;
+        let bound = listener.addresses().first().copied().unwrap_or(config.listen);
         let advertise = config.advertise.clone().unwrap_or_else(|| bound.to_string());
         info!(
             node_id = config.node_id,
@@ -108,11 +102,14 @@ impl Service {
                 cancel.clone(),
             );
             let cancel = cancel.clone();
+            async move { Ok(listener.run(Routes::new(local.into_server()), cancel).await?) }
+        });
+        tasks.spawn("roles", {
+            let (status, cancel) = (status.subscribe(), cancel.clone());
             async move {
-                Server::builder()
-                    .add_service(local.into_server())
-                    .serve_with_incoming_shutdown(TcpListenerStream::new(listener), cancel.cancelled_owned())
-                    .await?;
+                wiring::translate(status, role_sender).await;
+                // The status ends with the election task, whose end is noticed there.
+                cancel.cancelled().await;
                 Ok(())
             }
         });
@@ -131,7 +128,9 @@ async fn elect(
     status: watch::Sender<LeaderStatus>,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let Some(store) = running_store(config.consensus.status(), &cancel).await else { return Ok(()) };
+    let Some(store) = running_store(config.consensus.status(), &cancel).await else {
+        return Ok(());
+    };
     let ttl = config.effective_ttl();
     let value = LeaderElectionValue {
         node_id: config.node_id.clone(),
@@ -139,7 +138,14 @@ async fn elect(
         advertised_addresses: vec![advertise],
     };
     let backend = Arc::new(StoreElection::new(store, config.election_prefix, ttl / 3));
-    let elector = Elector::new(backend, &value, ElectorConfig { ttl, ..ElectorConfig::default() })?;
+    let elector = Elector::new(
+        backend,
+        &value,
+        ElectorConfig {
+            ttl,
+            ..ElectorConfig::default()
+        },
+    )?;
     let mut elected = elector.handle().status();
     let publish = async {
         // The elector's own end closes its channel, and with the elector this function ends.

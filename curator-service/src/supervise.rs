@@ -26,7 +26,11 @@ pub(crate) enum Ended<E> {
 impl<E: Send + 'static> Supervisor<E> {
     /// A group that is told to end through `cancel`.
     pub(crate) fn new(cancel: CancellationToken) -> Self {
-        Self { tasks: JoinSet::new(), names: HashMap::new(), cancel }
+        Self {
+            tasks: JoinSet::new(),
+            names: HashMap::new(),
+            cancel,
+        }
     }
 
     /// Starts a task, which must go on until it is told to end.
@@ -97,6 +101,9 @@ mod tests {
 
         let (mut group, _cancel) = self::group();
         group.spawn("panicking", async { panic!("on purpose") });
-        assert!(matches!(group.join().await, Err(Ended::Panicked { task: "panicking", .. })));
+        assert!(matches!(
+            group.join().await,
+            Err(Ended::Panicked { task: "panicking", .. })
+        ));
     }
 }

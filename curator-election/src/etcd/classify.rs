@@ -75,15 +75,27 @@ mod tests {
     use super::*;
 
     fn classify(call: Call, code: Code) -> StoreError {
-        store_error(call, &etcd_client::Error::GRpcStatus(tonic::Status::new(code, "etcdserver: some words")))
+        store_error(
+            call,
+            &etcd_client::Error::GRpcStatus(tonic::Status::new(code, "etcdserver: some words")),
+        )
     }
 
     #[test]
     fn a_lost_answer_is_not_taken_for_a_call_that_never_ran() {
-        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Internal, Code::Cancelled, Code::Aborted]
-        {
+        for code in [
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Unknown,
+            Code::Internal,
+            Code::Cancelled,
+            Code::Aborted,
+        ] {
             let error = classify(Call::Write(None), code);
-            assert!(matches!(error, StoreError::Unknown { .. }) && !error.never_ran(), "{code:?}: {error}");
+            assert!(
+                matches!(error, StoreError::Unknown { .. }) && !error.never_ran(),
+                "{code:?}: {error}"
+            );
         }
     }
 
@@ -101,16 +113,33 @@ mod tests {
         for call in [Call::Write(Some(id)), Call::KeepAlive(id)] {
             assert!(matches!(classify(call, Code::NotFound), StoreError::LeaseNotFound { id: found } if found == id));
         }
-        assert!(matches!(classify(Call::Write(None), Code::NotFound), StoreError::Refused { .. }));
+        assert!(matches!(
+            classify(Call::Write(None), Code::NotFound),
+            StoreError::Refused { .. }
+        ));
         let gone = etcd_client::Error::LeaseKeepAliveError("lease not found".into());
-        assert!(matches!(store_error(Call::KeepAlive(id), &gone), StoreError::LeaseNotFound { .. }));
+        assert!(matches!(
+            store_error(Call::KeepAlive(id), &gone),
+            StoreError::LeaseNotFound { .. }
+        ));
     }
 
     #[test]
     fn refusals_and_compaction_have_their_own_names() {
-        assert!(matches!(classify(Call::Read, Code::OutOfRange), StoreError::Compacted { .. }));
-        for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unauthenticated, Code::ResourceExhausted] {
-            assert!(matches!(classify(Call::Read, code), StoreError::Refused { .. }), "{code:?}");
+        assert!(matches!(
+            classify(Call::Read, Code::OutOfRange),
+            StoreError::Compacted { .. }
+        ));
+        for code in [
+            Code::InvalidArgument,
+            Code::PermissionDenied,
+            Code::Unauthenticated,
+            Code::ResourceExhausted,
+        ] {
+            assert!(
+                matches!(classify(Call::Read, code), StoreError::Refused { .. }),
+                "{code:?}"
+            );
         }
     }
 }

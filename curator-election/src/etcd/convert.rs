@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use etcd_client::{CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder, SortTarget, TxnOp, TxnOpResponse};
+use etcd_client::{
+    CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder, SortTarget, TxnOp, TxnOpResponse,
+};
 
 use crate::store::{
     Compare, Event, KeyValue, Keys, LeaseId, Op, OpResult, Ordering, Range, RangeResult, Revision, Sort, Target, Txn,
@@ -73,9 +75,10 @@ pub(super) fn event(event: &etcd_client::Event) -> Option<Event> {
     let kv = event.kv()?;
     Some(match event.event_type() {
         EventType::Put => Event::Put(key_value(kv)),
-        EventType::Delete => {
-            Event::Delete { key: kv.key().to_vec().into(), revision: Revision(kv.mod_revision()) }
-        }
+        EventType::Delete => Event::Delete {
+            key: kv.key().to_vec().into(),
+            revision: Revision(kv.mod_revision()),
+        },
     })
 }
 
@@ -153,7 +156,11 @@ mod tests {
     #[test]
     fn the_lease_of_a_transaction_is_found_on_either_side() {
         let lease = LeaseId::new(5);
-        let put = Op::Put { key: "k".into(), value: "v".into(), lease };
+        let put = Op::Put {
+            key: "k".into(),
+            value: "v".into(),
+            lease,
+        };
         assert_eq!(lease_of(&Txn::default().then(vec![Op::get("k"), put.clone()])), lease);
         assert_eq!(lease_of(&Txn::default().or_else(vec![put])), lease);
         assert_eq!(lease_of(&Txn::default().then(vec![Op::put("k", "v")])), None);

@@ -23,15 +23,16 @@ struct Health {
 impl Health {
     /// Whether its last failure is recent, and not followed by an answer.
     fn suspect(self, now: Instant) -> bool {
-        self.failed_at.is_some_and(|failed| {
-            now < failed + SUSPECT && self.answered_at.is_none_or(|answered| answered <= failed)
-        })
+        self.failed_at
+            .is_some_and(|failed| now < failed + SUSPECT && self.answered_at.is_none_or(|answered| answered <= failed))
     }
 }
 
 impl Members {
     pub(super) fn new(count: usize) -> Self {
-        Self { state: Arc::new(Mutex::new(vec![Health::default(); count])) }
+        Self {
+            state: Arc::new(Mutex::new(vec![Health::default(); count])),
+        }
     }
 
     pub(super) fn answered(&self, member: usize, now: Instant) {
@@ -48,7 +49,10 @@ impl Members {
         let mut order: Vec<usize> = (0..state.len()).collect();
         order.sort_by_key(|member| {
             let health = state[*member];
-            (health.suspect(now), if health.suspect(now) { health.failed_at } else { None })
+            (
+                health.suspect(now),
+                if health.suspect(now) { health.failed_at } else { None },
+            )
         });
         order
     }

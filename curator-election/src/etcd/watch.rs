@@ -48,7 +48,13 @@ pub(super) async fn open(
         Some(_) => {}
         None => return Ok(Err(closed())),
     }
-    let watch = Some(Watch { requests, responses, member, members, asked_for_progress: false });
+    let watch = Some(Watch {
+        requests,
+        responses,
+        member,
+        members,
+        asked_for_progress: false,
+    });
     let batches = futures::stream::unfold(watch, |watch| async {
         let mut watch = watch?;
         match watch.next().await {
@@ -70,7 +76,10 @@ impl Watch {
                         return Err(cancelled(&response));
                     }
                     let events = response.events().iter().filter_map(convert::event).collect();
-                    return Ok(WatchBatch { revision: convert::revision(response.header()), events });
+                    return Ok(WatchBatch {
+                        revision: convert::revision(response.header()),
+                        events,
+                    });
                 }
                 Ok(Ok(None)) => return Err(closed()),
                 Ok(Err(error)) => {
@@ -97,11 +106,17 @@ impl Watch {
 
 fn cancelled(response: &WatchResponse) -> StoreError {
     match response.compact_revision() {
-        0 => StoreError::Unknown { reason: format!("the member cancelled the watch: {}", response.cancel_reason()) },
-        revision => StoreError::Compacted { revision: Revision(revision) },
+        0 => StoreError::Unknown {
+            reason: format!("the member cancelled the watch: {}", response.cancel_reason()),
+        },
+        revision => StoreError::Compacted {
+            revision: Revision(revision),
+        },
     }
 }
 
 fn closed() -> StoreError {
-    StoreError::Unknown { reason: "the member closed the watch".into() }
+    StoreError::Unknown {
+        reason: "the member closed the watch".into(),
+    }
 }

@@ -27,19 +27,32 @@ fn machine() -> Machine<PlainText> {
 }
 
 fn granted() -> Event {
-    Event::Granted { sent_at: at(0), result: Ok(Lease { id: lease(), ttl: TTL }) }
+    Event::Granted {
+        sent_at: at(0),
+        result: Ok(Lease { id: lease(), ttl: TTL }),
+    }
 }
 
 fn queued() -> Machine<PlainText> {
     let mut machine = machine();
     assert_eq!(machine.handle(at(0), Event::Tick), [Command::List]);
-    assert_eq!(machine.handle(at(0), Event::Listed(Ok(vec![]))), [Command::Grant { ttl: TTL }]);
-    assert_eq!(machine.handle(at(10), granted()), [Command::Campaign { lease: lease() }]);
+    assert_eq!(
+        machine.handle(at(0), Event::Listed(Ok(vec![]))),
+        [Command::Grant { ttl: TTL }]
+    );
+    assert_eq!(
+        machine.handle(at(10), granted()),
+        [Command::Campaign { lease: lease() }]
+    );
     machine
 }
 
 fn victory() -> Victory {
-    Victory { key: "/leader/abc".into(), revision: Revision(7), won_at: Revision(20) }
+    Victory {
+        key: "/leader/abc".into(),
+        revision: Revision(7),
+        won_at: Revision(20),
+    }
 }
 
 fn leading() -> Machine<PlainText> {
@@ -47,7 +60,12 @@ fn leading() -> Machine<PlainText> {
     let commands = machine.handle(at(20), Event::Campaigned(Ok(victory())));
     assert_eq!(
         commands,
-        [Command::Lead { key: "/leader/abc".into(), revision: Revision(7), lease: lease(), deadline: at(5_400) }]
+        [Command::Lead {
+            key: "/leader/abc".into(),
+            revision: Revision(7),
+            lease: lease(),
+            deadline: at(5_400)
+        }]
     );
     machine
 }
@@ -62,7 +80,10 @@ fn candidate(name: &str, key: &str, created: i64) -> Candidate {
 }
 
 fn observed(revision: i64, leader: Option<Candidate>) -> Event {
-    Event::Observed(Observation { revision: Revision(revision), leader })
+    Event::Observed(Observation {
+        revision: Revision(revision),
+        leader,
+    })
 }
 
 fn following(name: &str, key: &str, created: i64) -> Command<PlainText> {
@@ -74,7 +95,9 @@ fn following(name: &str, key: &str, created: i64) -> Command<PlainText> {
 }
 
 fn unknown() -> StoreError {
-    StoreError::Unknown { reason: "no answer".into() }
+    StoreError::Unknown {
+        reason: "no answer".into(),
+    }
 }
 
 fn undetermined(reason: Reason) -> Command<PlainText> {
@@ -82,7 +105,10 @@ fn undetermined(reason: Reason) -> Command<PlainText> {
 }
 
 fn close(lease: Option<LeaseId>, until: u64) -> Command<PlainText> {
-    Command::Close { lease, until: at(until) }
+    Command::Close {
+        lease,
+        until: at(until),
+    }
 }
 
 #[test]
@@ -96,7 +122,10 @@ fn a_round_removes_what_an_earlier_process_left_and_nothing_else() {
     ];
     assert_eq!(
         machine.handle(at(1), Event::Listed(Ok(found))),
-        [Command::Remove(vec![("/leader/2".into(), Revision(4)), ("/leader/3".into(), Revision(9))])]
+        [Command::Remove(vec![
+            ("/leader/2".into(), Revision(4)),
+            ("/leader/3".into(), Revision(9))
+        ])]
     );
     assert_eq!(machine.handle(at(2), Event::Removed), [Command::Grant { ttl: TTL }]);
 }
@@ -105,7 +134,10 @@ fn a_round_removes_what_an_earlier_process_left_and_nothing_else() {
 fn a_failed_list_is_no_reason_not_to_campaign() {
     let mut machine = machine();
     machine.handle(at(0), Event::Tick);
-    assert_eq!(machine.handle(at(1), Event::Listed(Err(unknown()))), [Command::Grant { ttl: TTL }]);
+    assert_eq!(
+        machine.handle(at(1), Event::Listed(Err(unknown()))),
+        [Command::Grant { ttl: TTL }]
+    );
 }
 
 #[test]
@@ -113,7 +145,13 @@ fn a_failed_grant_ends_the_round_and_backs_off() {
     let mut machine = machine();
     machine.handle(at(0), Event::Tick);
     machine.handle(at(0), Event::Listed(Ok(vec![])));
-    let commands = machine.handle(at(5), Event::Granted { sent_at: at(0), result: Err(unknown()) });
+    let commands = machine.handle(
+        at(5),
+        Event::Granted {
+            sent_at: at(0),
+            result: Err(unknown()),
+        },
+    );
     assert_eq!(commands, [close(None, 2_005)]);
     assert_eq!(machine.handle(at(5), Event::Closed), []);
     let next = machine.next_wakeup().unwrap();
@@ -131,7 +169,13 @@ fn failed_rounds_do_not_spin() {
             rounds += 1;
         }
         machine.handle(now, Event::Listed(Err(unknown())));
-        machine.handle(now, Event::Granted { sent_at: now, result: Err(unknown()) });
+        machine.handle(
+            now,
+            Event::Granted {
+                sent_at: now,
+                result: Err(unknown()),
+            },
+        );
         machine.handle(now, Event::Closed);
         now = machine.next_wakeup().unwrap();
     }
@@ -152,8 +196,13 @@ fn a_queued_candidate_follows_and_renews() {
     let news = observed(10, Some(candidate("node-2", "/leader/1", 3)));
     assert_eq!(machine.handle(at(30), news), [following("node-2", "/leader/1", 3)]);
     // The same again changes nothing.
-    assert_eq!(machine.handle(at(40), observed(11, Some(candidate("node-2", "/leader/1", 3)))), []);
-    let Command::Renew { lease: renewed, .. } = machine.handle(at(2_000), Event::Tick)[0] else { panic!() };
+    assert_eq!(
+        machine.handle(at(40), observed(11, Some(candidate("node-2", "/leader/1", 3)))),
+        []
+    );
+    let Command::Renew { lease: renewed, .. } = machine.handle(at(2_000), Event::Tick)[0] else {
+        panic!()
+    };
     assert_eq!(renewed, lease());
     // The same node with a new key is another term of it.
     let news = observed(12, Some(candidate("node-2", "/leader/9", 12)));
@@ -175,7 +224,15 @@ fn a_leader_that_cannot_be_read_is_not_followed() {
     let mut odd = candidate("", "/leader/2", 4);
     odd.value = Bytes::from_static(&[0xff, 0xfe]);
     let commands = machine.handle(at(40), observed(12, Some(odd)));
-    assert!(matches!(&commands[..], [Command::Undetermined { reason: Reason::Undecodable(_) }]), "{commands:?}");
+    assert!(
+        matches!(
+            &commands[..],
+            [Command::Undetermined {
+                reason: Reason::Undecodable(_)
+            }]
+        ),
+        "{commands:?}"
+    );
 }
 
 #[test]
@@ -186,7 +243,13 @@ fn news_that_nobody_confirms_grow_too_old() {
     for ms in (2_000..7_000).step_by(1_000) {
         for command in machine.handle(at(ms), Event::Tick) {
             if let Command::Renew { attempt, .. } = command {
-                machine.handle(at(ms), Event::Renewed { id: attempt.id, result: Ok(TTL) });
+                machine.handle(
+                    at(ms),
+                    Event::Renewed {
+                        id: attempt.id,
+                        result: Ok(TTL),
+                    },
+                );
             }
         }
     }
@@ -202,16 +265,32 @@ fn news_that_nobody_confirms_grow_too_old() {
 fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
     let mut machine = leading();
     let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else { panic!("{commands:?}") };
-    let commands = machine.handle(at(3_900), Event::Renewed { id: attempt.id, result: Ok(TTL) });
+    let [Command::Renew { attempt, .. }] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    let commands = machine.handle(
+        at(3_900),
+        Event::Renewed {
+            id: attempt.id,
+            result: Ok(TTL),
+        },
+    );
     // The answer was late enough for another attempt, and the deadline counts from the first one's sending all the same.
     assert!(matches!(commands[0], Command::Renew { .. }), "{commands:?}");
-    assert_eq!(commands[1..], [Command::Extend { deadline: at(2_000) + TTL - TTL / 10 }]);
+    assert_eq!(
+        commands[1..],
+        [Command::Extend {
+            deadline: at(2_000) + TTL - TTL / 10
+        }]
+    );
     // Nothing more is heard. At the deadline, not a moment later, it stops.
     let mut now = machine.next_wakeup().unwrap();
     while now < at(7_400) {
         let commands = machine.handle(now, Event::Tick);
-        assert!(commands.iter().all(|command| matches!(command, Command::Renew { .. })), "{commands:?}");
+        assert!(
+            commands.iter().all(|command| matches!(command, Command::Renew { .. })),
+            "{commands:?}"
+        );
         now = machine.next_wakeup().unwrap();
     }
     assert_eq!(now, at(7_400));
@@ -225,10 +304,18 @@ fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
 fn an_answer_that_arrives_after_the_deadline_extends_nothing() {
     let mut machine = leading();
     let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else { panic!("{commands:?}") };
+    let [Command::Renew { attempt, .. }] = commands[..] else {
+        panic!("{commands:?}")
+    };
     // The process was stopped, say: the answer and the deadline are found at the same time.
     assert_eq!(
-        machine.handle(at(20_000), Event::Renewed { id: attempt.id, result: Ok(TTL) }),
+        machine.handle(
+            at(20_000),
+            Event::Renewed {
+                id: attempt.id,
+                result: Ok(TTL)
+            }
+        ),
         [undetermined(Reason::LeaseExpired), close(Some(lease()), 22_000)]
     );
 }
@@ -236,7 +323,10 @@ fn an_answer_that_arrives_after_the_deadline_extends_nothing() {
 #[test]
 fn a_victory_that_arrives_after_the_deadline_is_none() {
     let mut machine = queued();
-    assert_eq!(machine.handle(at(5_400), Event::Campaigned(Ok(victory()))), [close(Some(lease()), 7_400)]);
+    assert_eq!(
+        machine.handle(at(5_400), Event::Campaigned(Ok(victory()))),
+        [close(Some(lease()), 7_400)]
+    );
     assert!(!machine.is_leader());
 }
 
@@ -244,10 +334,18 @@ fn a_victory_that_arrives_after_the_deadline_is_none() {
 fn a_lease_that_is_gone_ends_the_term_at_once() {
     let mut machine = leading();
     let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else { panic!("{commands:?}") };
+    let [Command::Renew { attempt, .. }] = commands[..] else {
+        panic!("{commands:?}")
+    };
     let gone = Err(StoreError::LeaseNotFound { id: lease() });
     assert_eq!(
-        machine.handle(at(2_010), Event::Renewed { id: attempt.id, result: gone }),
+        machine.handle(
+            at(2_010),
+            Event::Renewed {
+                id: attempt.id,
+                result: gone
+            }
+        ),
         [undetermined(Reason::LeaseGone), close(None, 4_010)]
     );
 }
@@ -256,11 +354,24 @@ fn a_lease_that_is_gone_ends_the_term_at_once() {
 fn a_failed_renewal_is_tried_elsewhere_and_ends_nothing() {
     let mut machine = leading();
     let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else { panic!("{commands:?}") };
-    assert_eq!(machine.handle(at(2_010), Event::Renewed { id: attempt.id, result: Err(unknown()) }), []);
+    let [Command::Renew { attempt, .. }] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(
+        machine.handle(
+            at(2_010),
+            Event::Renewed {
+                id: attempt.id,
+                result: Err(unknown())
+            }
+        ),
+        []
+    );
     let again = machine.next_wakeup().unwrap();
     let commands = machine.handle(again, Event::Tick);
-    let [Command::Renew { attempt: second, .. }] = commands[..] else { panic!("{commands:?}") };
+    let [Command::Renew { attempt: second, .. }] = commands[..] else {
+        panic!("{commands:?}")
+    };
     assert_ne!(second.route, attempt.route);
 }
 
@@ -268,8 +379,14 @@ fn a_failed_renewal_is_tried_elsewhere_and_ends_nothing() {
 fn a_leader_whose_key_is_gone_stops_but_not_for_old_news() {
     let mut machine = leading();
     // What the store was like before the victory at revision 20 proves nothing.
-    assert_eq!(machine.handle(at(30), observed(19, Some(candidate("node-2", "/leader/1", 3)))), []);
-    assert_eq!(machine.handle(at(40), observed(21, Some(candidate(OWN, "/leader/abc", 7)))), []);
+    assert_eq!(
+        machine.handle(at(30), observed(19, Some(candidate("node-2", "/leader/1", 3)))),
+        []
+    );
+    assert_eq!(
+        machine.handle(at(40), observed(21, Some(candidate(OWN, "/leader/abc", 7)))),
+        []
+    );
     assert_eq!(
         machine.handle(at(50), observed(25, Some(candidate("node-3", "/leader/f", 12)))),
         [undetermined(Reason::LockLost), close(Some(lease()), 2_050)]
@@ -285,11 +402,20 @@ fn the_own_key_created_anew_is_not_the_own_term() {
 
 #[test]
 fn fenced_out_and_asked_to_step_down_end_the_term_only() {
-    for (event, reason) in [(Event::FencedOut, Reason::FencedOut), (Event::StepDown, Reason::StepDown)] {
+    for (event, reason) in [
+        (Event::FencedOut, Reason::FencedOut),
+        (Event::StepDown, Reason::StepDown),
+    ] {
         let mut machine = leading();
-        assert_eq!(machine.handle(at(50), event), [undetermined(reason), close(Some(lease()), 2_050)]);
+        assert_eq!(
+            machine.handle(at(50), event),
+            [undetermined(reason), close(Some(lease()), 2_050)]
+        );
         assert_eq!(machine.handle(at(60), Event::Closed), []);
-        assert!(machine.next_wakeup().unwrap() > at(60), "backs off, so that another may win");
+        assert!(
+            machine.next_wakeup().unwrap() > at(60),
+            "backs off, so that another may win"
+        );
     }
     for event in [Event::FencedOut, Event::StepDown] {
         assert_eq!(queued().handle(at(50), event), []);
@@ -300,10 +426,15 @@ fn fenced_out_and_asked_to_step_down_end_the_term_only() {
 fn a_lost_campaign_gives_the_lease_back() {
     let mut machine = queued();
     machine.handle(at(30), observed(10, Some(candidate("node-2", "/leader/1", 3))));
-    let lost = CampaignError::KeyLost { key: "/leader/abc".into() };
+    let lost = CampaignError::KeyLost {
+        key: "/leader/abc".into(),
+    };
     let commands = machine.handle(at(50), Event::Campaigned(Err(lost)));
     assert!(
-        matches!(&commands[..], [Command::Undetermined { .. }, Command::Close { lease: Some(_), .. }]),
+        matches!(
+            &commands[..],
+            [Command::Undetermined { .. }, Command::Close { lease: Some(_), .. }]
+        ),
         "{commands:?}"
     );
 }
@@ -333,7 +464,13 @@ fn shutting_down_does_not_wait_for_a_store_that_is_gone() {
 fn shutting_down_between_rounds_is_done_at_once() {
     let mut machine = machine();
     machine.handle(at(0), Event::Tick);
-    machine.handle(at(0), Event::Granted { sent_at: at(0), result: Err(unknown()) });
+    machine.handle(
+        at(0),
+        Event::Granted {
+            sent_at: at(0),
+            result: Err(unknown()),
+        },
+    );
     machine.handle(at(0), Event::Closed);
     machine.handle(at(1), Event::Shutdown);
     assert!(machine.is_stopped());
@@ -383,9 +520,16 @@ fn transition_table() {
         ("listed", || Event::Listed(Ok(vec![]))),
         ("removed", || Event::Removed),
         ("granted", granted),
-        ("grant failed", || Event::Granted { sent_at: at(0), result: Err(unknown()) }),
+        ("grant failed", || Event::Granted {
+            sent_at: at(0),
+            result: Err(unknown()),
+        }),
         ("won", || Event::Campaigned(Ok(victory()))),
-        ("lost", || Event::Campaigned(Err(CampaignError::KeyLost { key: "/leader/abc".into() }))),
+        ("lost", || {
+            Event::Campaigned(Err(CampaignError::KeyLost {
+                key: "/leader/abc".into(),
+            }))
+        }),
         ("observed", || observed(21, Some(candidate("node-2", "/leader/1", 3)))),
         ("fenced out", || Event::FencedOut),
         ("step down", || Event::StepDown),

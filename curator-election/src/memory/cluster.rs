@@ -57,7 +57,11 @@ impl MemoryCluster {
         let model = Model::new(seed);
         let shared = Arc::new(Shared {
             revisions: watch::Sender::new(model.revision()),
-            state: Mutex::new(State { model, rng: StdRng::seed_from_u64(seed), clients: Vec::new() }),
+            state: Mutex::new(State {
+                model,
+                rng: StdRng::seed_from_u64(seed),
+                clients: Vec::new(),
+            }),
             clock: TokioClock::new(),
         });
         let scanned = shared.clone();
@@ -121,7 +125,8 @@ impl Shared {
         let result = act(&mut state.model, self.clock.now());
         let revision = state.model.revision();
         drop(state);
-        self.revisions.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+        self.revisions
+            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
         result
     }
 }
@@ -151,7 +156,9 @@ impl MemoryClient {
             let State { rng, clients, .. } = &mut *state;
             let faults = &clients[self.number].faults;
             if faults.link == Link::Refused {
-                return Err(StoreError::Unreachable { reason: "connection refused".into() });
+                return Err(StoreError::Unreachable {
+                    reason: "connection refused".into(),
+                });
             }
             faults.draw(rng)
         };
@@ -168,7 +175,11 @@ impl MemoryClient {
             result
         };
         let timed = tokio::time::timeout(self.call_timeout, call).await;
-        timed.unwrap_or_else(|_| Err(StoreError::Unknown { reason: "no answer within a second".into() }))
+        timed.unwrap_or_else(|_| {
+            Err(StoreError::Unknown {
+                reason: "no answer within a second".into(),
+            })
+        })
     }
 }
 
@@ -193,7 +204,11 @@ impl Store for MemoryClient {
         let begin = {
             let keys = keys.clone();
             self.call(move |model, _| {
-                let begin = if from == Revision(0) { model.revision().next() } else { from };
+                let begin = if from == Revision(0) {
+                    model.revision().next()
+                } else {
+                    from
+                };
                 model.changes(&keys, begin).map(|_| begin)
             })
         };
@@ -245,18 +260,25 @@ impl Watch {
         loop {
             let (link, closed) = self.client.link();
             if closed != self.opened {
-                return Err(StoreError::Unknown { reason: "the watch was closed".into() });
+                return Err(StoreError::Unknown {
+                    reason: "the watch was closed".into(),
+                });
             }
             if !link.lets_replies_through() {
                 if deaf >= self.client.silence {
-                    return Err(StoreError::Unknown { reason: "the watch has gone deaf".into() });
+                    return Err(StoreError::Unknown {
+                        reason: "the watch has gone deaf".into(),
+                    });
                 }
                 tokio::time::sleep(WATCH_LOOK).await;
                 deaf += WATCH_LOOK;
                 continue;
             }
             self.revisions.mark_unchanged();
-            let changes = self.client.shared.with_model(|model, _| model.changes(&self.keys, self.next))?;
+            let changes = self
+                .client
+                .shared
+                .with_model(|model, _| model.changes(&self.keys, self.next))?;
             if let Some(batch) = changes.into_iter().next() {
                 let delay = {
                     let mut state = self.client.shared.state();
@@ -290,7 +312,13 @@ mod tests {
     async fn a_lost_reply_is_carried_out_all_the_same() {
         let cluster = MemoryCluster::new(1);
         let client = cluster.client(0);
-        cluster.set_faults(0, Faults { link: Link::RepliesLost, ..Faults::default() });
+        cluster.set_faults(
+            0,
+            Faults {
+                link: Link::RepliesLost,
+                ..Faults::default()
+            },
+        );
         assert!(matches!(client.txn(put("a")).await, Err(StoreError::Unknown { .. })));
         assert!(cluster.with_model(|model, _| model.get(b"a").is_some()));
     }
@@ -300,11 +328,26 @@ mod tests {
         let cluster = MemoryCluster::new(1);
         let client = cluster.client(0);
         for link in [Link::Cut, Link::RequestsLost] {
-            cluster.set_faults(0, Faults { link, ..Faults::default() });
+            cluster.set_faults(
+                0,
+                Faults {
+                    link,
+                    ..Faults::default()
+                },
+            );
             assert!(matches!(client.txn(put("a")).await, Err(StoreError::Unknown { .. })));
         }
-        cluster.set_faults(0, Faults { link: Link::Refused, ..Faults::default() });
-        assert!(matches!(client.txn(put("a")).await, Err(StoreError::Unreachable { .. })));
+        cluster.set_faults(
+            0,
+            Faults {
+                link: Link::Refused,
+                ..Faults::default()
+            },
+        );
+        assert!(matches!(
+            client.txn(put("a")).await,
+            Err(StoreError::Unreachable { .. })
+        ));
         assert!(cluster.with_model(|model, _| model.get(b"a").is_none()));
     }
 
@@ -314,14 +357,24 @@ mod tests {
         let client = cluster.client(0);
         let begun = tokio::time::Instant::now();
         let lease = client.grant(Duration::from_secs(2)).await.unwrap();
-        let op = Op::Put { key: "a".into(), value: "v".into(), lease: Some(lease.id) };
+        let op = Op::Put {
+            key: "a".into(),
+            value: "v".into(),
+            lease: Some(lease.id),
+        };
         client.txn(Txn::default().then(vec![op])).await.unwrap();
         let mut changes = client.watch(Keys::one("a"), Revision(0)).await.unwrap();
         let batch = changes.next().await.unwrap().unwrap();
         assert!(matches!(&batch.events[..], [Event::Delete { .. }]), "{batch:?}");
         let took = begun.elapsed();
-        assert!(Duration::from_secs(2) <= took && took <= Duration::from_millis(2_501), "{took:?}");
-        assert!(matches!(client.keep_alive(lease.id, 0).await, Err(StoreError::LeaseNotFound { .. })));
+        assert!(
+            Duration::from_secs(2) <= took && took <= Duration::from_millis(2_501),
+            "{took:?}"
+        );
+        assert!(matches!(
+            client.keep_alive(lease.id, 0).await,
+            Err(StoreError::LeaseNotFound { .. })
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,13 +382,29 @@ mod tests {
         let cluster = MemoryCluster::new(1);
         let (client, other) = (cluster.client(0), cluster.client(1));
         let mut changes = client.watch(Keys::one("a"), Revision(0)).await.unwrap();
-        cluster.set_faults(0, Faults { link: Link::Cut, ..Faults::default() });
+        cluster.set_faults(
+            0,
+            Faults {
+                link: Link::Cut,
+                ..Faults::default()
+            },
+        );
         other.txn(put("a")).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(1), changes.next()).await.expect_err("hears nothing");
+        tokio::time::timeout(Duration::from_secs(1), changes.next())
+            .await
+            .expect_err("hears nothing");
         cluster.set_faults(0, Faults::default());
         assert!(matches!(changes.next().await, Some(Ok(_))));
-        cluster.set_faults(0, Faults { link: Link::Cut, ..Faults::default() });
-        let ended = tokio::time::timeout(Duration::from_secs(3), changes.next()).await.expect("notices");
+        cluster.set_faults(
+            0,
+            Faults {
+                link: Link::Cut,
+                ..Faults::default()
+            },
+        );
+        let ended = tokio::time::timeout(Duration::from_secs(3), changes.next())
+            .await
+            .expect("notices");
         assert!(matches!(ended, Some(Err(StoreError::Unknown { .. }))));
         assert!(changes.next().await.is_none());
     }

@@ -82,7 +82,11 @@ impl Model {
     /// The revision asked for is compacted, or still to come.
     pub fn range(&self, range: &Range) -> Result<RangeResult, StoreError> {
         let (kvs, count) = self.read(range, self.revision)?;
-        Ok(RangeResult { revision: self.revision, kvs, count })
+        Ok(RangeResult {
+            revision: self.revision,
+            kvs,
+            count,
+        })
     }
 
     /// Carries out a transaction, at one new revision if it changes anything.
@@ -126,7 +130,11 @@ impl Model {
             });
         }
         self.commit(at, events);
-        Ok(TxnResult { revision: self.revision, succeeded, results })
+        Ok(TxnResult {
+            revision: self.revision,
+            succeeded,
+            results,
+        })
     }
 
     /// Grants a lease of `ttl` in whole seconds, rounded up, at least [`MIN_TTL`].
@@ -139,7 +147,14 @@ impl Model {
                 break id;
             }
         };
-        self.leases.insert(id, LeaseState { ttl, expires_at: now + ttl, keys: BTreeSet::new() });
+        self.leases.insert(
+            id,
+            LeaseState {
+                ttl,
+                expires_at: now + ttl,
+                keys: BTreeSet::new(),
+            },
+        );
         Lease { id, ttl }
     }
 
@@ -160,14 +175,22 @@ impl Model {
     pub fn revoke(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let lease = self.leases.remove(&id).ok_or(StoreError::LeaseNotFound { id })?;
         let at = self.revision.next();
-        let events = lease.keys.iter().flat_map(|key| self.delete(at, &Keys::One(key.clone()))).collect();
+        let events = lease
+            .keys
+            .iter()
+            .flat_map(|key| self.delete(at, &Keys::One(key.clone())))
+            .collect();
         self.commit(at, events);
         Ok(())
     }
 
     /// Ends the leases that are past their time. etcd looks each half second.
     pub fn expire(&mut self, now: Instant) {
-        let over: Vec<_> = self.leases().filter(|(_, expires_at)| *expires_at <= now).map(|(id, _)| id).collect();
+        let over: Vec<_> = self
+            .leases()
+            .filter(|(_, expires_at)| *expires_at <= now)
+            .map(|(id, _)| id)
+            .collect();
         for id in over {
             // It was there a moment ago.
             let _ = self.revoke(id);
@@ -187,17 +210,26 @@ impl Model {
     /// It is forgotten already, or still to come.
     pub fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         if revision <= self.compacted {
-            return Err(StoreError::Compacted { revision: self.compacted });
+            return Err(StoreError::Compacted {
+                revision: self.compacted,
+            });
         }
         if revision > self.revision {
-            return Err(StoreError::Refused { reason: "the revision is still to come".into() });
+            return Err(StoreError::Refused {
+                reason: "the revision is still to come".into(),
+            });
         }
         self.compacted = revision;
         self.history = self.history.split_off(&revision.next());
         self.keys.retain(|_, versions| {
-            let keep_from = versions.iter().rposition(|version| version.revision <= revision).unwrap_or(0);
+            let keep_from = versions
+                .iter()
+                .rposition(|version| version.revision <= revision)
+                .unwrap_or(0);
             versions.drain(..keep_from);
-            versions.first().is_some_and(|first| first.kv.is_some() || first.revision > revision || versions.len() > 1)
+            versions
+                .first()
+                .is_some_and(|first| first.kv.is_some() || first.revision > revision || versions.len() > 1)
         });
         Ok(())
     }
@@ -208,11 +240,20 @@ impl Model {
     /// The history is not kept that far.
     pub fn changes(&self, keys: &Keys, from: Revision) -> Result<Vec<WatchBatch>, StoreError> {
         if from <= self.compacted {
-            return Err(StoreError::Compacted { revision: self.compacted });
+            return Err(StoreError::Compacted {
+                revision: self.compacted,
+            });
         }
         let batches = self.history.range(from..).filter_map(|(revision, events)| {
-            let events: Vec<Event> = events.iter().filter(|event| keys.contains(key_of(event))).cloned().collect();
-            (!events.is_empty()).then_some(WatchBatch { revision: *revision, events })
+            let events: Vec<Event> = events
+                .iter()
+                .filter(|event| keys.contains(key_of(event)))
+                .cloned()
+                .collect();
+            (!events.is_empty()).then_some(WatchBatch {
+                revision: *revision,
+                events,
+            })
         });
         Ok(batches.collect())
     }
@@ -224,7 +265,9 @@ impl Model {
             // etcd answers with the same code as for a compacted one.
             Err(StoreError::Compacted { revision: Revision(0) })
         } else if revision < self.compacted {
-            Err(StoreError::Compacted { revision: self.compacted })
+            Err(StoreError::Compacted {
+                revision: self.compacted,
+            })
         } else {
             Ok(())
         }
@@ -232,7 +275,11 @@ impl Model {
 
     fn read(&self, range: &Range, newest: Revision) -> Result<(Vec<KeyValue>, i64), StoreError> {
         self.check_revision(range.revision)?;
-        let at = if range.revision == Revision(0) { newest } else { range.revision };
+        let at = if range.revision == Revision(0) {
+            newest
+        } else {
+            range.revision
+        };
         let mut kvs: Vec<KeyValue> = self
             .versions(&range.keys)
             .filter_map(|versions| versions.iter().rfind(|version| version.revision <= at)?.kv.clone())
@@ -269,8 +316,10 @@ impl Model {
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        let found: Vec<&KeyValue> =
-            self.versions(&compare.keys).filter_map(|versions| versions.last()?.kv.as_ref()).collect();
+        let found: Vec<&KeyValue> = self
+            .versions(&compare.keys)
+            .filter_map(|versions| versions.last()?.kv.as_ref())
+            .collect();
         if found.is_empty() {
             let zero = Revision(0);
             return match &compare.target {
@@ -307,20 +356,33 @@ impl Model {
             version: before.map_or(0, |kv| kv.version) + 1,
             lease,
         };
-        self.keys.entry(key).or_default().push(Version { revision: at, kv: Some(kv.clone()) });
+        self.keys.entry(key).or_default().push(Version {
+            revision: at,
+            kv: Some(kv.clone()),
+        });
         Event::Put(kv)
     }
 
     fn delete(&mut self, at: Revision, keys: &Keys) -> Vec<Event> {
-        let gone: Vec<KeyValue> =
-            self.versions(keys).filter_map(|versions| versions.last()?.kv.clone()).collect();
+        let gone: Vec<KeyValue> = self
+            .versions(keys)
+            .filter_map(|versions| versions.last()?.kv.clone())
+            .collect();
         for kv in &gone {
             if let Some(lease) = kv.lease.and_then(|id| self.leases.get_mut(&id)) {
                 lease.keys.remove(&kv.key);
             }
-            self.keys.entry(kv.key.clone()).or_default().push(Version { revision: at, kv: None });
+            self.keys
+                .entry(kv.key.clone())
+                .or_default()
+                .push(Version { revision: at, kv: None });
         }
-        gone.into_iter().map(|kv| Event::Delete { key: kv.key, revision: at }).collect()
+        gone.into_iter()
+            .map(|kv| Event::Delete {
+                key: kv.key,
+                revision: at,
+            })
+            .collect()
     }
 
     fn commit(&mut self, at: Revision, events: Vec<Event>) {
@@ -338,12 +400,19 @@ fn check_puts(ops: &[Op]) -> Result<(), StoreError> {
         if let Op::Put { key, .. } = op
             && !put.insert(key)
         {
-            return Err(StoreError::Refused { reason: "a transaction puts one key twice".into() });
+            return Err(StoreError::Refused {
+                reason: "a transaction puts one key twice".into(),
+            });
         }
     }
-    let deleted = |key: &Bytes| ops.iter().any(|op| matches!(op, Op::Delete(keys) if keys.contains(key)));
+    let deleted = |key: &Bytes| {
+        ops.iter()
+            .any(|op| matches!(op, Op::Delete(keys) if keys.contains(key)))
+    };
     if put.into_iter().any(deleted) {
-        return Err(StoreError::Refused { reason: "a transaction puts and deletes one key".into() });
+        return Err(StoreError::Refused {
+            reason: "a transaction puts and deletes one key".into(),
+        });
     }
     Ok(())
 }
@@ -373,13 +442,19 @@ mod tests {
     }
 
     fn put(model: &mut Model, key: &str, value: &str, lease: Option<LeaseId>) -> Revision {
-        let op = Op::Put { key: key.to_owned().into(), value: value.to_owned().into(), lease };
+        let op = Op::Put {
+            key: key.to_owned().into(),
+            value: value.to_owned().into(),
+            lease,
+        };
         model.txn(&Txn::default().then(vec![op])).unwrap().revision
     }
 
     fn keys(model: &Model, range: &Range) -> Vec<String> {
         let kvs = model.range(range).unwrap().kvs;
-        kvs.into_iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
+        kvs.into_iter()
+            .map(|kv| String::from_utf8(kv.key.to_vec()).unwrap())
+            .collect()
     }
 
     #[test]
@@ -388,9 +463,15 @@ mod tests {
         assert_eq!(put(&mut model, "a", "1", None), Revision(2));
         assert_eq!(put(&mut model, "a", "2", None), Revision(3));
         let kv = model.get(b"a").unwrap();
-        assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (Revision(2), Revision(3), 2));
+        assert_eq!(
+            (kv.create_revision, kv.mod_revision, kv.version),
+            (Revision(2), Revision(3), 2)
+        );
         // Nothing changes, so the revision does not either.
-        assert_eq!(model.txn(&Txn::default().then(vec![Op::delete("b")])).unwrap().revision, Revision(3));
+        assert_eq!(
+            model.txn(&Txn::default().then(vec![Op::delete("b")])).unwrap().revision,
+            Revision(3)
+        );
         model.txn(&Txn::default().then(vec![Op::delete("a")])).unwrap();
         put(&mut model, "a", "3", None);
         let kv = model.get(b"a").unwrap();
@@ -403,7 +484,10 @@ mod tests {
         put(&mut model, "a", "1", None);
         put(&mut model, "a", "2", None);
         model.txn(&Txn::default().then(vec![Op::delete("a")])).unwrap();
-        let past = |revision| Range { revision: Revision(revision), ..Range::all(Keys::one("a")) };
+        let past = |revision| Range {
+            revision: Revision(revision),
+            ..Range::all(Keys::one("a"))
+        };
         assert_eq!(model.range(&past(2)).unwrap().kvs[0].value, "1");
         assert_eq!(model.range(&past(3)).unwrap().kvs[0].value, "2");
         assert!(model.range(&past(4)).unwrap().kvs.is_empty());
@@ -411,7 +495,10 @@ mod tests {
         model.compact(Revision(3)).unwrap();
         assert!(matches!(model.range(&past(2)), Err(StoreError::Compacted { .. })));
         assert_eq!(model.range(&past(3)).unwrap().kvs[0].value, "2");
-        assert!(matches!(model.changes(&Keys::one("a"), Revision(3)), Err(StoreError::Compacted { .. })));
+        assert!(matches!(
+            model.changes(&Keys::one("a"), Revision(3)),
+            Err(StoreError::Compacted { .. })
+        ));
         assert_eq!(model.changes(&Keys::one("a"), Revision(4)).unwrap().len(), 1);
     }
 
@@ -434,9 +521,19 @@ mod tests {
         assert!(model.get(b"a").is_none() && model.get(b"b").is_none() && model.get(b"c").is_some());
         let last = model.changes(&Keys::prefix("a"), Revision(1)).unwrap().pop().unwrap();
         assert_eq!(last.revision, model.revision());
-        assert!(matches!(model.keep_alive(at(5), lease.id), Err(StoreError::LeaseNotFound { .. })));
-        let op = Op::Put { key: "a".into(), value: "1".into(), lease: Some(lease.id) };
-        assert!(matches!(model.txn(&Txn::default().then(vec![op])), Err(StoreError::LeaseNotFound { .. })));
+        assert!(matches!(
+            model.keep_alive(at(5), lease.id),
+            Err(StoreError::LeaseNotFound { .. })
+        ));
+        let op = Op::Put {
+            key: "a".into(),
+            value: "1".into(),
+            lease: Some(lease.id),
+        };
+        assert!(matches!(
+            model.txn(&Txn::default().then(vec![op])),
+            Err(StoreError::LeaseNotFound { .. })
+        ));
     }
 
     #[test]
@@ -449,7 +546,11 @@ mod tests {
         let model = Model::new(0);
         assert!(model.holds(&Compare::absent("a")));
         assert!(!model.holds(&Compare::created_at("a", Revision(1))));
-        let value = |ordering| Compare { keys: Keys::one("a"), ordering, target: Target::Value("".into()) };
+        let value = |ordering| Compare {
+            keys: Keys::one("a"),
+            ordering,
+            target: Target::Value("".into()),
+        };
         assert!(!model.holds(&value(Ordering::Equal)) && !model.holds(&value(Ordering::NotEqual)));
     }
 
@@ -481,7 +582,10 @@ mod tests {
         assert!(matches!(&answer.results[1], OpResult::Range { kvs, .. } if kvs[0].value == "1"));
         let again = model.txn(&txn).unwrap();
         assert!(!again.succeeded && again.revision == Revision(2) && again.results.len() == 1);
-        assert_eq!(model.changes(&Keys::prefix("a"), Revision(2)).unwrap()[0].events.len(), 1);
+        assert_eq!(
+            model.changes(&Keys::prefix("a"), Revision(2)).unwrap()[0].events.len(),
+            1
+        );
         let twice = Txn::default().then(vec![Op::put("a", "1"), Op::put("a", "2")]);
         assert!(matches!(model.txn(&twice), Err(StoreError::Refused { .. })));
     }

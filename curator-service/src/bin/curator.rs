@@ -37,15 +37,31 @@ struct Serve {
     node_id: String,
 
     /// The client URLs of etcd's members, with commas between them.
-    #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_ENDPOINTS",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
     etcd_endpoints: Vec<String>,
 
     /// The namespace of all keys: parts with colons between them.
-    #[arg(long, env = "CURATOR_ETCD_NAMESPACE", value_name = "PARTS", default_value = "namespaced:curator")]
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_NAMESPACE",
+        value_name = "PARTS",
+        default_value = "namespaced:curator"
+    )]
     etcd_namespace: Namespace,
 
     /// The prefix of the election's keys within the namespace.
-    #[arg(long, env = "CURATOR_ELECTION_PREFIX", value_name = "PREFIX", default_value = "/leader")]
+    #[arg(
+        long,
+        env = "CURATOR_ELECTION_PREFIX",
+        value_name = "PREFIX",
+        default_value = "/leader"
+    )]
     election_prefix: String,
 
     /// How long the leader's lease lasts without renewal: whole seconds count, under one second means 10s.
@@ -78,7 +94,9 @@ const LONGEST_TTL: u64 = 9_000_000_000;
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let right = "give a number and a unit out of ms, s, m and h, such as 500ms, 10s or 2m";
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| format!("the unit is missing: {right}"))?;
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(|| format!("the unit is missing: {right}"))?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| right.to_owned())?;
     let milliseconds: u64 = match unit {
@@ -95,7 +113,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "give an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
+    text.parse()
+        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -151,7 +170,9 @@ fn run(service: Service) -> Result<(), Box<dyn std::error::Error>> {
 
 fn init_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
@@ -167,9 +188,22 @@ mod tests {
         assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1_500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "10", "s", "-1s", "1.5s", "10 s", "10d", "99999999999999999999s", "9999999999999999h"] {
+        for bad in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "10d",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
             let error = parse_duration(bad).unwrap_err();
-            assert!(error.contains("such as") || error.contains("at most"), "{bad:?}: {error}");
+            assert!(
+                error.contains("such as") || error.contains("at most"),
+                "{bad:?}: {error}"
+            );
         }
     }
 

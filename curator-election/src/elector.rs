@@ -272,7 +272,7 @@ impl<V: LeaderValue> Io<V> {
                         }
                         Ok(false) => debug!(?key, "a stale key was already gone"),
                         Err(error) => {
-                            warn!(?key, %error, "a stale key could not be removed, it will run out by itself")
+                            warn!(?key, %error, "a stale key could not be removed, it will run out by itself");
                         }
                     }
                 }

@@ -142,7 +142,7 @@ impl World {
             ..ElectorConfig::default()
         };
         let value = PlainText(format!("node-{node}"));
-        let elector = Elector::new(Arc::new(backend), &value, config).unwrap();
+        let elector = Elector::new(Arc::new(backend), &value, config).expect("a good configuration");
         let gate = Gate::default();
         let cancel = CancellationToken::new();
         let status = elector.handle().status();
@@ -317,7 +317,7 @@ impl World {
         let accepted = self
             .cluster
             .with_model(|model, _| model.txn(&Txn::when(vec![term.guard()]).then(vec![put])));
-        if accepted.unwrap().succeeded {
+        if accepted.expect("a good transaction").succeeded {
             self.writes += 1;
             assert!(
                 term.lock_revision() >= self.last_writer,
@@ -380,7 +380,7 @@ impl World {
         let left = self
             .cluster
             .with_model(|model, _| model.range(&Range::all(Keys::prefix("/leader/"))));
-        let left = left.unwrap().kvs;
+        let left = left.expect("reads").kvs;
         assert!(left.is_empty(), "keys are left behind: {left:?}");
     }
 }
@@ -398,7 +398,7 @@ fn simulate(seed: u64) -> Outcome {
         .enable_time()
         .start_paused(true)
         .build()
-        .unwrap();
+        .expect("a runtime");
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let mut world = World::new(seed);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use crate::args::Args;
 use crate::commands::{ci, integration, setup, test, up};
 use crate::error::{Error, Result};
+use crate::step;
 
 /// One command of `cargo xtask`.
 #[derive(Debug)]
@@ -57,12 +58,12 @@ fn dispatch(words: impl Iterator<Item = OsString>) -> Result<()> {
             Some(name) => command(name)?.help.to_owned(),
             None => overview(),
         };
-        println!("{text}");
+        step::say(format_args!("{text}"));
         return Ok(());
     }
     let command = command(&first)?;
     if words.iter().any(|word| word == "-h" || word == "--help") {
-        println!("{}", command.help);
+        step::say(format_args!("{}", command.help));
         return Ok(());
     }
     (command.run)(Args::new(command.name, words))

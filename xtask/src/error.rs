@@ -49,7 +49,7 @@ impl Error {
         let mut next = self.source();
         while let Some(cause) = next {
             text.push_str("\n  because: ");
-            text.push_str(&cause.to_string());
+            text.push_str(&cause.to_string().trim_end().replace('\n', "\n    "));
             next = cause.source();
         }
         text

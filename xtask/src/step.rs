@@ -1,6 +1,8 @@
 //! One step of a command: a program that runs in front of the reader, named and timed, and stopped when we are.
 
-use std::io::Read;
+use std::fmt::Display;
+use std::io::{self, Read, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +53,11 @@ pub fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     outcome
 }
 
+/// Tells the reader something. That nobody reads it is no reason to fail half-way.
+pub fn say(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
 /// The command as one could type it.
 pub fn typed(command: &Command) -> String {
     let mut words = Vec::new();
@@ -63,7 +70,13 @@ pub fn typed(command: &Command) -> String {
             ));
         }
     }
-    words.extend(unbound(command).into_iter().map(|word| quoted(&word.to_string_lossy())));
+    let mut plain = unbound(command).into_iter();
+    if let Some(program) = plain.next().map(Path::new) {
+        // Cargo names itself to us by its full path.
+        let cargo = program.file_name().filter(|name| *name == "cargo");
+        words.push(quoted(&cargo.unwrap_or(program.as_os_str()).to_string_lossy()));
+    }
+    words.extend(plain.map(|word| quoted(&word.to_string_lossy())));
     words.join(" ")
 }
 

@@ -480,6 +480,7 @@ fn shutting_down_between_rounds_is_done_at_once() {
 #[test]
 fn transition_table() {
     type Make = fn() -> Machine<PlainText>;
+    type Happen = fn() -> Event;
     let opening: Make = || {
         let mut machine = machine();
         machine.handle(at(0), Event::Tick);
@@ -516,7 +517,7 @@ fn transition_table() {
         ("closing", closing),
         ("stopped", stopped),
     ];
-    let events: [(&str, fn() -> Event); 11] = [
+    let events: [(&str, Happen); 11] = [
         ("listed", || Event::Listed(Ok(vec![]))),
         ("removed", || Event::Removed),
         ("granted", granted),

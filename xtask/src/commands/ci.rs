@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::commands::test;
+use crate::commands::{integration, test};
 use crate::error::Result;
 use crate::step;
 use crate::tidy;
@@ -38,6 +38,14 @@ fn run(args: Args) -> Result<()> {
             "warnings",
         ]),
     )?;
+    // `--all-targets` passes over what a plain `cargo test` does.
+    let lint = [
+        &["clippy", "--all-features"],
+        integration::TARGET,
+        &["--", "-D", "warnings"],
+    ]
+    .concat();
+    step::run("lints of the integration tests", cargo(&lint))?;
     let mut docs = cargo(&["doc", "--workspace", "--all-features", "--no-deps"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step::run("documentation", docs)?;

@@ -28,6 +28,9 @@ A test that fails keeps its data and logs, and says where. CURATOR_KEEP_SCRATCH=
     run,
 };
 
+/// The tests' target. A plain `cargo test` passes it over, since it needs what we set up.
+pub const TARGET: &[&str] = &["-p", "curator-service", "--test", "integration"];
+
 fn run(mut args: Args) -> Result<()> {
     let want = Want::read(args.value("--etcd")?.as_deref())?;
     let repeat = args.count("--repeat")?.unwrap_or(1);
@@ -47,8 +50,8 @@ pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
         for Found { binaries, .. } in &found {
             let version = binaries.version();
             let mut command = match nextest {
-                true => cargo(&["nextest", "run", "-p", "curator-service", "--test", "integration"]),
-                false => cargo(&["test", "-p", "curator-service", "--test", "integration"]),
+                true => cargo(&[&["nextest", "run"], TARGET, &["--no-fail-fast"]].concat()),
+                false => cargo(&[&["test"], TARGET].concat()),
             };
             if nextest {
                 command.args(filter);

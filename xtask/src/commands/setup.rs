@@ -4,6 +4,7 @@ use crate::args::Args;
 use crate::cli::Command;
 use crate::error::Result;
 use crate::signals;
+use crate::step;
 use crate::tools::{etcd, optional, protoc};
 
 /// The command.
@@ -24,16 +25,19 @@ brought lies beneath target/tools. The other commands do the needed part of this
 fn run(args: Args) -> Result<()> {
     args.finish(0)?;
     signals::install()?;
-    println!("protoc   {}", protoc::ensure()?);
+    step::say(format_args!("protoc   {}", protoc::ensure()?));
     for (usable, line) in etcd::ensure_all()? {
-        println!("etcd     {line}");
+        step::say(format_args!("etcd     {line}"));
         if !usable {
-            println!("         the other version is enough to go on");
+            step::say("         the other version is enough to go on");
         }
     }
-    println!("optional:");
+    step::say("optional:");
     for (name, here, purpose) in optional::report() {
-        println!("  {name:<23} {:<9} {purpose}", if here { "here" } else { "not here" });
+        step::say(format_args!(
+            "  {name:<23} {:<9} {purpose}",
+            if here { "here" } else { "not here" }
+        ));
     }
     Ok(())
 }

@@ -35,8 +35,14 @@ fn run(mut args: Args) -> Result<()> {
 pub fn run_tests(want: &Want) -> Result<()> {
     protoc::ensure()?;
     let units = match optional::has_nextest() {
-        true => cargo(&["nextest", "run", "--workspace", "--all-features"]),
-        false => cargo(&["test", "--workspace", "--all-features", "--all-targets"]),
+        true => cargo(&["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]),
+        false => cargo(&[
+            "test",
+            "--workspace",
+            "--all-features",
+            "--all-targets",
+            "--no-fail-fast",
+        ]),
     };
     step::run("unit tests", units)?;
     step::run(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, EtcdOptions, Event, Scratch};
 use crate::signals;
 use crate::step;
@@ -35,9 +35,8 @@ started again a quarter of a minute later.
 };
 
 const CURATORS: u32 = 3;
-/// How long a curator may take to resign and end, and how long etcd.
-const CURATOR_GRACE: Duration = Duration::from_secs(8);
-const ETCD_GRACE: Duration = Duration::from_secs(8);
+/// How long a curator may take to resign and end.
+const GRACE: Duration = Duration::from_secs(8);
 /// A killed curator is started again after this long: time enough to see another one take over.
 const AGAIN: Duration = Duration::from_secs(15);
 const TICK: Duration = Duration::from_millis(100);
@@ -82,44 +81,46 @@ fn run(mut args: Args) -> Result<()> {
         let stopped = stop(curators, etcd);
         shown.and(stopped)
     })();
-    if outcome.is_err() {
+    if outcome.is_err() && signals::received().is_none() {
         scratch.keep();
     }
     outcome
 }
 
 fn introduce(etcd: &EtcdCluster, curators: &[CuratorProcess], scratch: &Scratch, ttl: Duration) {
-    println!();
+    step::say("");
     for member in 0..etcd.len() {
-        println!(
+        step::say(format_args!(
             "etcd-{member}     {}  pid {}",
             etcd.client_url(member),
             etcd.pid(member).unwrap_or_default()
-        );
+        ));
     }
     for curator in curators {
-        println!(
+        step::say(format_args!(
             "{}  http://{}  pid {}  {}",
             curator.name(),
             curator.address(),
             curator.pid(),
             curator.node_id()
-        );
+        ));
     }
     let etcdctl = etcd.binaries().directory().join("etcdctl");
-    println!("logs       {}", scratch.logs().display());
-    println!();
-    println!("Leader TTL {ttl:?}. To see a failover, in another terminal:");
-    println!("  kill -9 PID    of the leader: another one leads within the TTL and a second");
-    println!("  kill PID       of the leader: it resigns, and another one leads at once");
-    println!("  kill -STOP PID, later kill -CONT PID: it wakes up and knows that it leads no more");
-    println!(
+    step::say(format_args!("logs       {}", scratch.logs().display()));
+    step::say("");
+    step::say(format_args!(
+        "Leader TTL {ttl:?}. To see a failover, in another terminal:"
+    ));
+    step::say("  kill -9 PID    of the leader: another one leads within the TTL and a second");
+    step::say("  kill PID       of the leader: it resigns, and another one leads at once");
+    step::say("  kill -STOP PID, later kill -CONT PID: it wakes up and knows that it leads no more");
+    step::say(format_args!(
         "  ETCDCTL_API=3 {} --endpoints {} get --prefix namespaced:curator/",
         etcdctl.display(),
         etcd.endpoints().join(",")
-    );
-    println!("Ctrl-c stops everything.");
-    println!();
+    ));
+    step::say("Ctrl-c stops everything.");
+    step::say("");
 }
 
 /// Shows who leads until we are told to stop or the time is over.
@@ -146,6 +147,9 @@ fn show(curators: &mut [CuratorProcess], events: &Receiver<(String, Event)>, lim
             Err(RecvTimeoutError::Timeout) => {}
             // The curators hold the senders, so this cannot be; a pause keeps it from spinning all the same.
             Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+        }
+        for curator in curators.iter() {
+            board.paused(curator.name(), curator.process().is_paused(), Instant::now());
         }
         for (curator, again) in curators.iter_mut().zip(&mut again) {
             match (curator.process().status(), &again) {
@@ -179,7 +183,7 @@ fn stop(curators: Vec<CuratorProcess>, etcd: EtcdCluster) -> Result<()> {
         let _ = curator.resume();
         let _ = curator.terminate();
     }
-    let deadline = Deadline::after(CURATOR_GRACE);
+    let deadline = Deadline::after(GRACE);
     let mut late = Vec::new();
     for curator in &curators {
         while curator.process().is_running() && !deadline.passed() && signals::count() == seen {
@@ -189,20 +193,16 @@ fn stop(curators: Vec<CuratorProcess>, etcd: EtcdCluster) -> Result<()> {
             late.push(curator.name().to_owned());
         }
     }
-    // Dropping kills what is still there.
+    // Dropping kills what is still there. etcd is not asked: members that stop together wait long for each other, and
+    // their data goes now.
     drop(curators);
-    let stopped = if signals::count() == seen {
-        etcd.stop_all(ETCD_GRACE)
-    } else {
-        Ok(())
-    };
     drop(etcd);
     if late.is_empty() {
-        println!("all stopped");
-        return stopped.context(|| "etcd did not stop when asked, and was killed".to_owned());
+        step::say("all stopped");
+        return Ok(());
     }
     Err(crate::Error::new(format!(
-        "killed, for it did not stop within {CURATOR_GRACE:?}: {}",
+        "killed, for it did not stop within {GRACE:?}: {}",
         late.join(", ")
     )))
 }

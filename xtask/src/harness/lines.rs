@@ -43,11 +43,7 @@ impl LineReader {
                 let mut from = from;
                 let mut pending = Vec::new();
                 let mut chunk = [0; 8192];
-                loop {
-                    let (readable, stopping) = match ready(&from, &stopped) {
-                        Ok(ready) => ready,
-                        Err(_) => break,
-                    };
+                while let Ok((readable, stopping)) = ready(&from, &stopped) {
                     if !readable {
                         if stopping {
                             break;

@@ -90,6 +90,11 @@ impl PeerNetwork {
         }
     }
 
+    /// What happens now to what one member sends to another.
+    pub fn flow(&self, from: usize, to: usize) -> Flow {
+        lock(&self.flows)[from][to]
+    }
+
     /// Cuts a member off from all others, in both directions.
     pub fn isolate(&self, member: usize) {
         for other in (0..self.proxies.len()).filter(|other| *other != member) {
@@ -132,5 +137,28 @@ impl Links {
         }
         self.strangers.fetch_add(1, Ordering::SeqCst);
         Arc::clone(&self.unknown[to])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_off_member_neither_hears_nor_is_heard() {
+        let ports = || (0..3).map(|_| Port::reserve()).collect::<Result<Vec<_>>>().unwrap();
+        let targets = ports();
+        let addresses: Vec<_> = targets.iter().map(Port::address).collect();
+        let network = PeerNetwork::start(ports(), &addresses).unwrap();
+        let held = || {
+            let pairs = (0..3).flat_map(|from| (0..3).map(move |to| (from, to)));
+            pairs
+                .filter(|(from, to)| network.flow(*from, *to) == Flow::Hold)
+                .collect::<Vec<_>>()
+        };
+        network.isolate(1);
+        assert_eq!(held(), [(0, 1), (1, 0), (1, 2), (2, 1)]);
+        network.heal();
+        assert_eq!(held(), []);
     }
 }

@@ -210,6 +210,15 @@ impl Process {
         self.status().is_none()
     }
 
+    /// Whether it is stopped in its tracks, by [`Process::pause`] or by someone else.
+    pub fn is_paused(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The state follows the name, which stands in parentheses and may hold anything.
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with(['T', 't']))
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

@@ -241,8 +241,7 @@ impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.refuse();
         let links = std::mem::take(&mut *lock(&self.shared.links));
-        for (link, thread) in links {
-            link.close();
+        for (_, thread) in links {
             let _ = thread.join();
         }
     }
@@ -286,7 +285,6 @@ impl Acceptor {
 
 impl Shared {
     fn take(self: &Arc<Self>, client: TcpStream, from: SocketAddr, here: SocketAddr) {
-        self.accepted.fetch_add(1, Ordering::SeqCst);
         let link = Arc::new(Link::default());
         let prepared = client.set_nonblocking(false).and_then(|()| client.set_nodelay(true));
         if prepared.is_err() || !link.adopt(&client) {
@@ -311,6 +309,9 @@ impl Shared {
         if let Ok(thread) = thread {
             links.push((link, thread));
         }
+        drop(links);
+        // Last, so that one who sees it counted also sees whether it is open.
+        self.accepted.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -457,8 +458,9 @@ impl Lane {
         loop {
             match self.next() {
                 Next::Chunk(chunk) => {
-                    to.write_all(&chunk)?;
+                    // First, so that whoever has got them finds them counted.
                     bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+                    to.write_all(&chunk)?;
                 }
                 Next::End => return to.shutdown(Shutdown::Write),
                 Next::Closed => return Ok(()),

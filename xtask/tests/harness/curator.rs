@@ -12,12 +12,12 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// Logs its arguments, then a role, then another one when it is told to, and ends well on SIGTERM.
 const SCRIPT: &str = r#"#!/bin/sh
-echo '{"message":"started","args":"'"$*"'","target":"curator"}' >&2
-echo '{"message":"role changed","role":"undetermined","reason":"starting","target":"curator::role"}' >&2
-echo '{"message":"role changed","role":"follower","leader":"metropolis-x","leader_address":"127.0.0.1:1","lock_key":"k","lock_revision":4,"target":"curator::role"}' >&2
 trap 'exit 0' TERM
 trap 'echo "{\"message\":\"role changed\",\"role\":\"leader\",\"lock_key\":\"k2\",\"lock_revision\":9,\"target\":\"curator::role\"}" >&2' USR1
 trap 'echo "not json" >&2; exit 3' USR2
+echo '{"message":"started","args":"'"$*"'","target":"curator"}' >&2
+echo '{"message":"role changed","role":"undetermined","reason":"starting","target":"curator::role"}' >&2
+echo '{"message":"role changed","role":"follower","leader":"metropolis-x","leader_address":"127.0.0.1:1","lock_key":"k","lock_revision":4,"target":"curator::role"}' >&2
 while :; do sleep 0.02; done
 "#;
 

@@ -19,7 +19,7 @@ fn no_port_is_handed_out_twice_even_to_two_processes() {
     let mut other = TestChild::start("ports::hold_many_ports");
     let ours = reserve();
     let theirs: BTreeSet<u16> = other
-        .said("ports:")
+        .said("numbers=")
         .split(',')
         .map(|port| port.parse().unwrap())
         .collect();
@@ -34,7 +34,7 @@ fn hold_many_ports() {
     if is_child() {
         let ports = reserve();
         let numbers: Vec<_> = ports.iter().map(|port| port.number().to_string()).collect();
-        println!("ports:{}", numbers.join(","));
+        println!("numbers={}", numbers.join(","));
         std::thread::sleep(Duration::from_secs(60));
     }
 }

@@ -1,6 +1,8 @@
 //! Children obey signals, are waited for within bounds, and do not outlive us.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use xtask::harness::process::{Orphan, bound, run};
@@ -34,11 +36,14 @@ fn state(pid: u32) -> Option<char> {
 #[test]
 fn it_pauses_goes_on_and_ends_when_told() {
     let scratch = Scratch::new("process").unwrap();
-    let process = Process::start(
-        &shell("sleeper", "trap 'exit 7' TERM; while :; do sleep 0.05; done"),
-        &scratch,
+    let spec = shell(
+        "sleeper",
+        "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done",
     )
-    .unwrap();
+    .capture(Capture::Stdout);
+    let sleeper = Recorded::start(&spec, &scratch).unwrap();
+    sleeper.wait_line(Mark::START, SOON, |line| line == "ready").unwrap();
+    let process = &sleeper.process;
     process.pause().unwrap();
     wait_until("the pause", SOON, || (state(process.pid()) == Some('T')).then_some(())).unwrap();
     let missed = process.wait_exit(Duration::from_millis(100)).unwrap_err().to_string();
@@ -92,6 +97,22 @@ fn lines_come_as_they_are_printed_and_all_of_them_are_read_at_the_end() {
 }
 
 #[test]
+fn what_a_process_wrote_last_is_read_before_its_end_is_told() {
+    let scratch = Scratch::new("process").unwrap();
+    let spec = shell("talker", "seq 5000").capture(Capture::Stdout);
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    // A slow reader has read only the beginning when the process ends.
+    let process = Process::start_with(&spec, &scratch, move |_| {
+        if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    });
+    process.unwrap().wait_exit(SOON).unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 5000);
+}
+
+#[test]
 fn a_grandchild_that_holds_the_output_holds_nobody_up() {
     let scratch = Scratch::new("process").unwrap();
     let spec = shell("parent", "sleep 20 & echo $!; exit 0").capture(Capture::Stdout);
@@ -132,8 +153,8 @@ fn nothing_outlives_us_when_we_are_killed() {
         return;
     }
     let mut us = TestChild::start("process::start_a_child_and_wait_to_be_killed");
-    let pid: u32 = us.said("pid:").parse().unwrap();
-    let directory = us.said("scratch:");
+    let pid: u32 = us.said("pid=").parse().unwrap();
+    let directory = us.said("scratch=");
     assert!(exists(pid));
     us.kill();
     wait_until("the orphan's end", SOON, || (!exists(pid)).then_some(())).unwrap();
@@ -152,8 +173,8 @@ fn start_a_child_and_wait_to_be_killed() {
         .unwrap();
         // It answers, so that the signal of its parent's death has been asked for.
         recorded.wait_line(Mark::START, SOON, |line| line == "ready").unwrap();
-        println!("pid:{}", recorded.process.pid());
-        println!("scratch:{}", scratch.path().display());
+        println!("pid={}", recorded.process.pid());
+        println!("scratch={}", scratch.path().display());
         std::thread::sleep(Duration::from_secs(60));
     }
 }

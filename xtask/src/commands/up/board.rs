@@ -32,6 +32,17 @@ struct Row {
     pid: u32,
     state: State,
     since: Instant,
+    paused: bool,
+}
+
+impl Row {
+    /// The revision under which it leads, unless it cannot act on it.
+    fn leads(&self) -> Option<i64> {
+        match &self.state {
+            State::Role(Role::Leader { lock_revision, .. }) if !self.paused => Some(*lock_revision),
+            _ => None,
+        }
+    }
 }
 
 impl Board {
@@ -43,6 +54,7 @@ impl Board {
             pid,
             state: State::Starting,
             since: now,
+            paused: false,
         };
         Self {
             rows: instances.into_iter().map(row).collect(),
@@ -76,11 +88,30 @@ impl Board {
         self.rows[row].state = state;
         self.rows[row].since = now;
         self.news.push(text);
-        let led = self
-            .rows
-            .iter()
-            .any(|row| matches!(&row.state, State::Role(role) if role.is_leader()));
-        self.leaderless = if led { None } else { self.leaderless.or(Some(now)) };
+        self.look_for_a_leader(now);
+    }
+
+    /// An instance was stopped in its tracks, or goes on.
+    pub fn paused(&mut self, name: &str, paused: bool, now: Instant) {
+        let Some(row) = self.rows.iter_mut().find(|row| row.name == name) else {
+            return;
+        };
+        if std::mem::replace(&mut row.paused, paused) != paused {
+            let words = if paused { "paused" } else { "goes on" };
+            self.news.push(format!(
+                "{:>8.3} s  {name}  {words}",
+                (now - self.started).as_secs_f64()
+            ));
+            self.look_for_a_leader(now);
+        }
+    }
+
+    fn look_for_a_leader(&mut self, now: Instant) {
+        self.leaderless = if self.leader().is_some() {
+            None
+        } else {
+            self.leaderless.or(Some(now))
+        };
     }
 
     /// An instance that had ended has been started again.
@@ -106,17 +137,12 @@ impl Board {
         });
         lines.push(format!("  {:<12} {:>8}  {:>8}  role", "instance", "pid", "since"));
         for row in &self.rows {
-            let mark = if matches!(&row.state, State::Role(role) if role.is_leader()) {
-                '>'
-            } else {
-                ' '
-            };
+            let mark = if row.leads().is_some() { '>' } else { ' ' };
+            let paused = if row.paused { "PAUSED, said last: " } else { "" };
+            let (since, words) = (age(row.since), self.words(&row.state));
             lines.push(format!(
-                "{mark} {:<12} {:>8}  {:>8}  {}",
-                row.name,
-                row.pid,
-                age(row.since),
-                self.words(&row.state)
+                "{mark} {:<12} {:>8}  {since:>8}  {paused}{words}",
+                row.name, row.pid
             ));
         }
         lines
@@ -126,9 +152,11 @@ impl Board {
     }
 
     fn leader(&self) -> Option<&Row> {
+        // One that has just woken up may not know yet that it leads no more.
         self.rows
             .iter()
-            .find(|row| matches!(&row.state, State::Role(role) if role.is_leader()))
+            .filter(|row| row.leads().is_some())
+            .max_by_key(|row| row.leads())
     }
 
     fn words(&self, state: &State) -> String {
@@ -217,6 +245,28 @@ mod tests {
                 "   4.000 s  a  ended (signal: 9 (SIGKILL))",
                 "   9.250 s  b  LEADER at revision 9, after 5.25 s without a leader",
                 "  10.000 s  a  starting",
+            ]
+        );
+        board.paused("b", true, at(11_000));
+        let table = board.table(at(12_000), 80);
+        assert_eq!(table[1], "NO LEADER for 1 s");
+        assert_eq!(
+            table[4],
+            "  b                   2       2 s  PAUSED, said last: LEADER at revision 9"
+        );
+        board.change("a", leader(12), at(17_000));
+        board.paused("b", false, at(18_000));
+        assert_eq!(
+            board.table(at(19_000), 80)[1],
+            "LEADER: a for 2 s",
+            "the newer one leads"
+        );
+        assert_eq!(
+            board.take_news(),
+            [
+                "  11.000 s  b  paused",
+                "  17.000 s  a  LEADER at revision 12, after 6.00 s without a leader",
+                "  18.000 s  b  goes on",
             ]
         );
         assert!(board.table(at(11_000), 20).iter().all(|line| line.len() < 20));

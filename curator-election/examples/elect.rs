@@ -1,0 +1,43 @@
+//! Another component elects a leader among its own processes, with its own value.
+//!
+//! `cargo run -p curator-election --example elect -- http://127.0.0.1:2379 my-name`, several times; kill one and watch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use curator_election::etcd::{EtcdConfig, EtcdStore};
+use curator_election::namespace::{Namespace, Namespaced};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, PlainText, StoreElection};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(endpoint), Some(name)) = (args.next(), args.next()) else {
+        return Err("give an etcd endpoint and a name, such as http://127.0.0.1:2379 my-name".into());
+    };
+    let namespace: Namespace = "scheduler".parse()?;
+    let store = Namespaced::new(EtcdStore::new(EtcdConfig::new(vec![endpoint]))?, namespace);
+    let ttl = Duration::from_secs(5);
+    let backend = Arc::new(StoreElection::new(Arc::new(store), "/leader", ttl / 3));
+    let elector = Elector::new(backend, &PlainText(name), ElectorConfig { ttl, ..ElectorConfig::default() })?;
+
+    let mut status = elector.handle().status();
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(elector.run(cancel.clone()));
+    loop {
+        match &*status.borrow_and_update() {
+            ElectionStatus::Undetermined(reason) => println!("who leads is not known: {reason}"),
+            ElectionStatus::Follower(following) => println!("{} leads", following.leader.0),
+            ElectionStatus::Leader(term) => println!("we lead, for {:?} at least", term.remaining()),
+        }
+        tokio::select! {
+            changed = status.changed() => changed?,
+            _ = tokio::signal::ctrl_c() => break,
+        }
+    }
+    // Resigns, so that another leads at once.
+    cancel.cancel();
+    running.await?;
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! The binary as a user meets it.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::Duration;
+
+use xtask::harness::curator::binary_from_env;
+use xtask::harness::process::{Finished, run};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn curator(args: &[&str]) -> Finished {
+    let mut command = Command::new(binary_from_env().unwrap());
+    command.args(args);
+    run(command, SOON).unwrap()
+}
+
+const GOOD: [&str; 5] = ["serve", "--node-id", "node-1", "--etcd-endpoints", "http://127.0.0.1:2379"];
+
+#[test]
+fn bad_values_are_answered_with_what_is_right() {
+    let cases: [(&[&str], &str); 8] = [
+        (&["--leader-ttl", "ten"], "such as 500ms, 10s or 2m"),
+        (&["--leader-ttl", "10"], "the unit is missing"),
+        (&["--listen", "everywhere"], "such as 127.0.0.1:7835"),
+        (&["--listen", "0.0.0.0:7835"], "not a loopback address"),
+        (&["--advertise", "nowhere"], "give host:port"),
+        (&["--etcd-namespace", "a/b"], "namespaced:curator"),
+        (&["--election-prefix", "leader/"], "for example /leader"),
+        (&["--log-format", "xml"], "text, json"),
+    ];
+    for (args, right) in cases {
+        let finished = curator(&[&GOOD[..], args].concat());
+        assert_eq!(finished.status.code(), Some(2), "{args:?}: {}", finished.stderr);
+        assert!(finished.stderr.contains(right), "{args:?}: {}", finished.stderr);
+    }
+    let finished = curator(&["serve", "--node-id", "a/b", "--etcd-endpoints", "http://127.0.0.1:2379"]);
+    assert!(finished.status.code() == Some(2) && finished.stderr.contains("no node id"), "{}", finished.stderr);
+    let finished = curator(&["serve", "--node-id", "a", "--etcd-endpoints", "127.0.0.1:2379"]);
+    assert!(finished.status.code() == Some(2) && finished.stderr.contains("http://"), "{}", finished.stderr);
+}
+
+#[test]
+fn an_address_in_use_is_named_and_ends_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let finished = curator(&[&GOOD[..], &["--listen", &address]].concat());
+    assert_eq!(finished.status.code(), Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains(&address), "{}", finished.stderr);
+}

@@ -1,0 +1,138 @@
+//! What etcd does to the curators that rely on it.
+
+use std::time::Duration;
+
+use xtask::harness::{At, Deadline, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role};
+
+use crate::stage::{Reach, SOON, Stage, TTL, measured};
+
+/// A change of etcd's own leader gives leases their full TTL once more, and an election timeout.
+const ETCD_ELECTION: Duration = Duration::from_secs(6);
+
+/// Watches that a curator's role does not change for a while; fails at the first change.
+fn role_stays(stage: &Stage, curator: usize, mark: Mark, time: Duration) {
+    let deadline = Deadline::after(time);
+    let changed = stage.curators[curator].wait_for_role(mark, deadline.remaining(), "a change", |_| true);
+    assert!(changed.is_err(), "{changed:?}");
+    assert!(deadline.passed(), "the process ended: {changed:?}");
+}
+
+#[test]
+fn a_leader_cut_off_with_its_member_steps_down_before_another_leads() {
+    let (stage, leader) = Stage::elected("cut", Reach::Own, TTL, EtcdOptions::default());
+    let old = stage.candidates()[0].clone();
+    let marks = stage.marks();
+    let cut = std::time::Instant::now();
+    stage.etcd.isolate(leader).unwrap();
+    let down = stage.steps_down(leader, marks[leader], SOON);
+    assert_eq!(down.role, Role::Undetermined);
+    measured("step down when cut off", down.at - cut, TTL);
+    let (next, change) = stage.next_leader(&stage.others(leader), &marks, TTL + ETCD_ELECTION + SOON);
+    measured("failover when cut off", change.at - cut, TTL);
+    assert!(down.at < change.at, "the old leader steps down first");
+    let Role::Leader { lock_key, lock_revision } = change.role else { unreachable!() };
+    assert!(!old.key_text().ends_with(&lock_key) && lock_revision != old.create_revision);
+    let third = stage.others(leader).into_iter().find(|at| *at != next).unwrap();
+    let id = stage.curators[next].node_id();
+    stage.curators[third].wait_for_role(marks[third], SOON, "following", |role| role.follows() == Some(id)).unwrap();
+    assert_eq!(stage.curators[leader].role(), Some(Role::Undetermined));
+    stage.etcd.heal().unwrap();
+    assert_eq!(stage.agreed(SOON + SOON), next);
+    stage.nobody_led_beside_another();
+}
+
+#[test]
+fn a_leader_whose_member_hangs_goes_on_through_another() {
+    let ttl = Duration::from_secs(4);
+    let (stage, leader) = Stage::elected("hang", Reach::All, ttl, EtcdOptions::default());
+    // Not etcd's own leader, whose loss would stop all members for a while.
+    if stage.etcd.leader(SOON).unwrap() == leader {
+        stage.etcd.move_leader((leader + 1) % 3).unwrap();
+        stage.etcd.wait_healthy(SOON).unwrap();
+    }
+    let mark = stage.curators[leader].mark();
+    stage.etcd.pause(leader).unwrap();
+    role_stays(&stage, leader, mark, 3 * ttl);
+    stage.etcd.resume(leader).unwrap();
+    stage.nobody_led_beside_another();
+}
+
+#[test]
+fn a_leader_whose_only_member_hangs_steps_down_before_another_leads() {
+    let (stage, leader) = Stage::elected("hang-alone", Reach::Own, TTL, EtcdOptions::default());
+    let marks = stage.marks();
+    let hung = std::time::Instant::now();
+    stage.etcd.pause(leader).unwrap();
+    let down = stage.steps_down(leader, marks[leader], SOON);
+    measured("step down when its member hangs", down.at - hung, TTL);
+    assert!(down.at - hung < TTL, "by its own clock: {:?}", down.at - hung);
+    let (_, next) = stage.next_leader(&stage.others(leader), &marks, TTL + ETCD_ELECTION + SOON);
+    measured("failover when its member hangs", next.at - hung, TTL);
+    assert!(down.at < next.at);
+    stage.etcd.resume(leader).unwrap();
+    stage.agreed(SOON);
+    stage.nobody_led_beside_another();
+}
+
+#[test]
+fn a_follower_whose_member_hangs_learns_of_the_next_leader() {
+    let ttl = Duration::from_secs(4);
+    let (stage, leader) = Stage::elected("observer", Reach::All, ttl, EtcdOptions::default());
+    let follower = stage.others(leader)[0];
+    let spared = stage.others(leader)[1];
+    if stage.etcd.leader(SOON).unwrap() == follower {
+        stage.etcd.move_leader(spared).unwrap();
+        stage.etcd.wait_healthy(SOON).unwrap();
+    }
+    let marks = stage.marks();
+    stage.etcd.pause(follower).unwrap();
+    stage.curators[leader].terminate().unwrap();
+    let (next, change) = stage.next_leader(&[follower, spared], &marks, SOON);
+    if next == spared {
+        let id = stage.curators[spared].node_id();
+        let told =
+            stage.curators[follower].wait_for_role(marks[follower], SOON, "news", |role| role.follows() == Some(id)).unwrap();
+        let late = told.at.saturating_duration_since(change.at);
+        measured("news through a member that hangs", late, ttl);
+        assert!(late < 2 * ttl, "{late:?}");
+    }
+    stage.etcd.resume(follower).unwrap();
+    stage.agreed(SOON);
+    stage.nobody_led_beside_another();
+}
+
+#[test]
+fn without_etcd_nobody_leads_and_with_it_one_does_again() {
+    let (stage, leader) = Stage::elected("outage", Reach::All, TTL, EtcdOptions::default());
+    let marks = stage.marks();
+    let stopped = std::time::Instant::now();
+    stage.etcd.kill_all().unwrap();
+    for (at, curator) in stage.curators.iter().enumerate() {
+        let down = curator.wait_for_role(marks[at], SOON, "undetermined", |role| *role == Role::Undetermined).unwrap();
+        let what = if at == leader { "step down without etcd" } else { "follower gives up without etcd" };
+        measured(what, down.at.saturating_duration_since(stopped), TTL);
+    }
+    stage.etcd.start_all().unwrap();
+    stage.etcd.wait_healthy(SOON + SOON).unwrap();
+    stage.agreed(SOON + SOON);
+    stage.nobody_led_beside_another();
+}
+
+#[test]
+fn a_service_started_before_etcd_waits_for_it() {
+    let scratch = xtask::harness::Scratch::new("early").unwrap();
+    let binaries = EtcdBinaries::from_env().unwrap();
+    let etcd = EtcdCluster::prepare(&binaries, &scratch, EtcdOptions::default()).unwrap();
+    let options = xtask::harness::CuratorOptions::new(1, etcd.endpoints()).leader_ttl(TTL);
+    let binary = xtask::harness::curator::binary_from_env().unwrap();
+    let curator = xtask::harness::CuratorProcess::start(&binary, &scratch, options).unwrap();
+    curator
+        .wait_for(Mark::START, SOON, "waiting", |event| event.message() == Some("waiting for etcd"))
+        .unwrap();
+    assert_eq!(curator.role(), Some(Role::Undetermined));
+    etcd.start_all().unwrap();
+    curator.wait_for_role(Mark::START, SOON + SOON, "leading", Role::is_leader).unwrap();
+    curator.terminate().unwrap();
+    assert!(curator.wait_exit(SOON).unwrap().success());
+    assert!(etcd.get_prefix(At::Any, "namespaced:curator//leader/").unwrap().is_empty(), "it has resigned");
+}

@@ -1,0 +1,172 @@
+//! Three etcd members, some curators, and what must hold whatever happens to them.
+
+use std::time::{Duration, Instant};
+
+use xtask::harness::curator::binary_from_env;
+use xtask::harness::{
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role, RoleChange, Scratch,
+};
+
+/// The TTL of most scenarios: the smallest that etcd grants with its own timing.
+pub(crate) const TTL: Duration = Duration::from_secs(2);
+/// What takes no time worth speaking of, on a machine that is busy with other tests.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// A killed leader is replaced within the granted TTL and this.
+pub(crate) const SCAN: Duration = Duration::from_secs(1);
+/// How far the arrival of a log line may lag behind the event it tells of.
+const JITTER: Duration = Duration::from_millis(150);
+
+/// Where a curator finds etcd.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reach {
+    /// Its own member first, the others after it.
+    All,
+    /// Its own member alone.
+    Own,
+}
+
+/// A scenario's cast. Dropping it stops everything.
+pub(crate) struct Stage {
+    pub(crate) curators: Vec<CuratorProcess>,
+    pub(crate) etcd: EtcdCluster,
+    pub(crate) scratch: Scratch,
+    /// When a process was stopped or killed: from then on it acts no more, whatever it has logged.
+    silenced: Vec<(usize, Instant)>,
+}
+
+impl Stage {
+    /// Three members of etcd, and no curator yet.
+    pub(crate) fn empty(label: &str, options: EtcdOptions) -> Self {
+        let scratch = Scratch::new(label).unwrap();
+        let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, options).unwrap();
+        Self { curators: Vec::new(), etcd, scratch, silenced: Vec::new() }
+    }
+
+    /// Three members of etcd with a curator each, and a leader that all agree on; returns who it is.
+    pub(crate) fn elected(label: &str, reach: Reach, ttl: Duration, options: EtcdOptions) -> (Self, usize) {
+        let mut stage = Self::empty(label, options);
+        for member in 0..3 {
+            stage.start(member, reach, |options| options.leader_ttl(ttl));
+        }
+        let leader = stage.agreed(SOON);
+        (stage, leader)
+    }
+
+    /// Starts the next curator beside a member.
+    pub(crate) fn start(
+        &mut self,
+        member: usize,
+        reach: Reach,
+        change: impl FnOnce(CuratorOptions) -> CuratorOptions,
+    ) -> usize {
+        let endpoints = match reach {
+            Reach::Own => vec![self.etcd.client_url(member)],
+            Reach::All => (0..3).map(|next| self.etcd.client_url((member + next) % 3)).collect(),
+        };
+        let number = u32::try_from(self.curators.len() + 1).unwrap();
+        let options = change(CuratorOptions::new(number, endpoints).leader_ttl(TTL));
+        let curator = CuratorProcess::start(&binary_from_env().unwrap(), &self.scratch, options).unwrap();
+        self.curators.push(curator);
+        self.curators.len() - 1
+    }
+
+    /// Waits until one leads and all others that run follow it; returns who leads.
+    pub(crate) fn agreed(&self, within: Duration) -> usize {
+        xtask::harness::wait_until("all to agree on one leader", within, || self.leader_of_all()).unwrap_or_else(|error| {
+            let roles: Vec<_> = self.curators.iter().map(CuratorProcess::role).collect();
+            panic!("{}: {roles:?}", error.chain())
+        })
+    }
+
+    fn leader_of_all(&self) -> Option<usize> {
+        let roles: Vec<Option<Role>> = self
+            .curators
+            .iter()
+            .map(|curator| if curator.process().is_running() { Some(curator.role()?) } else { None })
+            .collect();
+        let mut leaders = (0..roles.len()).filter(|at| roles[*at].as_ref().is_some_and(Role::is_leader));
+        let leader = leaders.next()?;
+        let (id, revision) = (self.curators[leader].node_id(), roles[leader].as_ref()?.lock_revision());
+        let others_follow = (0..roles.len()).filter(|at| *at != leader && self.curators[*at].process().is_running()).all(
+            |at| {
+                roles[at].as_ref().is_some_and(|role| role.follows() == Some(id) && role.lock_revision() == revision)
+            },
+        );
+        (leaders.next().is_none() && others_follow).then_some(leader)
+    }
+
+    /// All but one, by number.
+    pub(crate) fn others(&self, than: usize) -> Vec<usize> {
+        (0..self.curators.len()).filter(|at| *at != than).collect()
+    }
+
+    /// The marks of all journals: what is logged after now.
+    pub(crate) fn marks(&self) -> Vec<Mark> {
+        self.curators.iter().map(CuratorProcess::mark).collect()
+    }
+
+    /// The first of `among` to lead after the marks.
+    pub(crate) fn next_leader(&self, among: &[usize], marks: &[Mark], within: Duration) -> (usize, RoleChange) {
+        xtask::harness::wait_until("another one to lead", within, || {
+            among.iter().find_map(|at| {
+                let mut roles = self.curators[*at].roles_since(marks[*at]).into_iter();
+                roles.find(|change| change.role.is_leader()).map(|change| (*at, change))
+            })
+        })
+        .unwrap_or_else(|error| {
+            let roles: Vec<_> = self.curators.iter().map(CuratorProcess::role).collect();
+            panic!("{}: {roles:?}", error.chain())
+        })
+    }
+
+    /// The next role of one after the mark that is not leading.
+    pub(crate) fn steps_down(&self, curator: usize, mark: Mark, within: Duration) -> RoleChange {
+        self.curators[curator].wait_for_role(mark, within, "stepping down", |role| !role.is_leader()).unwrap()
+    }
+
+    /// Notes that a process acts no more from now on.
+    pub(crate) fn silence(&mut self, curator: usize) -> Instant {
+        let now = Instant::now();
+        self.silenced.push((curator, now));
+        now
+    }
+
+    /// The lock revision that one leads or follows under.
+    pub(crate) fn lock_revision(&self, curator: usize) -> i64 {
+        self.curators[curator].role().and_then(|role| role.lock_revision()).unwrap()
+    }
+
+    /// The values of all candidates, the oldest first.
+    pub(crate) fn candidates(&self) -> Vec<xtask::harness::KeyValue> {
+        let mut found = self.etcd.get_prefix(At::Any, "namespaced:curator//leader/").unwrap();
+        found.sort_by_key(|kv| kv.create_revision);
+        found
+    }
+
+    /// What must hold over all that was logged: no two lead at once. A term lasts from the line that tells of it to the next
+    /// line of its process, or to when the process was stopped; lines may arrive a little late.
+    pub(crate) fn nobody_led_beside_another(&self) {
+        let mut terms = Vec::new();
+        for (at, curator) in self.curators.iter().enumerate() {
+            let roles = curator.roles_since(Mark::START);
+            for (index, change) in roles.iter().enumerate().filter(|(_, change)| change.role.is_leader()) {
+                let silenced = self.silenced.iter().filter(|(who, when)| *who == at && *when > change.at).map(|(_, when)| *when);
+                let end = roles.get(index + 1).map(|next| next.at).into_iter().chain(silenced).min();
+                terms.push((change.at, end, curator.name(), change.role.lock_revision()));
+            }
+        }
+        terms.sort_by_key(|(begin, ..)| *begin);
+        for pair in terms.windows(2) {
+            let ((_, end, ..), (begin, ..)) = (&pair[0], &pair[1]);
+            assert!(end.is_some_and(|end| end <= *begin + JITTER), "two lead at once: {pair:?}");
+        }
+        assert!(!terms.is_empty(), "nobody ever led");
+        let revisions: Vec<_> = terms.iter().map(|(.., revision)| *revision).collect();
+        assert!(revisions.is_sorted() , "terms went back: {revisions:?}");
+    }
+}
+
+/// Prints a time as a multiple of the TTL.
+pub(crate) fn measured(what: &str, time: Duration, ttl: Duration) {
+    println!("measured: {what} {:.3} TTL ({time:?} of {ttl:?})", time.as_secs_f64() / ttl.as_secs_f64());
+}

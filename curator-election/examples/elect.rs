@@ -20,7 +20,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Namespaced::new(EtcdStore::new(EtcdConfig::new(vec![endpoint]))?, namespace);
     let ttl = Duration::from_secs(5);
     let backend = Arc::new(StoreElection::new(Arc::new(store), "/leader", ttl / 3));
-    let elector = Elector::new(backend, &PlainText(name), ElectorConfig { ttl, ..ElectorConfig::default() })?;
+    let elector = Elector::new(
+        backend,
+        &PlainText(name),
+        ElectorConfig {
+            ttl,
+            ..ElectorConfig::default()
+        },
+    )?;
 
     let mut status = elector.handle().status();
     let cancel = CancellationToken::new();

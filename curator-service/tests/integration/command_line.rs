@@ -15,7 +15,13 @@ fn curator(args: &[&str]) -> Finished {
     run(command, SOON).unwrap()
 }
 
-const GOOD: [&str; 5] = ["serve", "--node-id", "node-1", "--etcd-endpoints", "http://127.0.0.1:2379"];
+const GOOD: [&str; 5] = [
+    "serve",
+    "--node-id",
+    "node-1",
+    "--etcd-endpoints",
+    "http://127.0.0.1:2379",
+];
 
 #[test]
 fn bad_values_are_answered_with_what_is_right() {
@@ -35,9 +41,17 @@ fn bad_values_are_answered_with_what_is_right() {
         assert!(finished.stderr.contains(right), "{args:?}: {}", finished.stderr);
     }
     let finished = curator(&["serve", "--node-id", "a/b", "--etcd-endpoints", "http://127.0.0.1:2379"]);
-    assert!(finished.status.code() == Some(2) && finished.stderr.contains("no node id"), "{}", finished.stderr);
+    assert!(
+        finished.status.code() == Some(2) && finished.stderr.contains("no node id"),
+        "{}",
+        finished.stderr
+    );
     let finished = curator(&["serve", "--node-id", "a", "--etcd-endpoints", "127.0.0.1:2379"]);
-    assert!(finished.status.code() == Some(2) && finished.stderr.contains("http://"), "{}", finished.stderr);
+    assert!(
+        finished.status.code() == Some(2) && finished.stderr.contains("http://"),
+        "{}",
+        finished.stderr
+    );
 }
 
 #[test]

@@ -30,11 +30,19 @@ fn a_leader_cut_off_with_its_member_steps_down_before_another_leads() {
     let (next, change) = stage.next_leader(&stage.others(leader), &marks, TTL + ETCD_ELECTION + SOON);
     measured("failover when cut off", change.at - cut, TTL);
     assert!(down.at < change.at, "the old leader steps down first");
-    let Role::Leader { lock_key, lock_revision } = change.role else { unreachable!() };
+    let Role::Leader {
+        lock_key,
+        lock_revision,
+    } = change.role
+    else {
+        unreachable!()
+    };
     assert!(!old.key_text().ends_with(&lock_key) && lock_revision != old.create_revision);
     let third = stage.others(leader).into_iter().find(|at| *at != next).unwrap();
     let id = stage.curators[next].node_id();
-    stage.curators[third].wait_for_role(marks[third], SOON, "following", |role| role.follows() == Some(id)).unwrap();
+    stage.curators[third]
+        .wait_for_role(marks[third], SOON, "following", |role| role.follows() == Some(id))
+        .unwrap();
     assert_eq!(stage.curators[leader].role(), Some(Role::Undetermined));
     stage.etcd.heal().unwrap();
     assert_eq!(stage.agreed(SOON + SOON), next);
@@ -90,8 +98,9 @@ fn a_follower_whose_member_hangs_learns_of_the_next_leader() {
     let (next, change) = stage.next_leader(&[follower, spared], &marks, SOON);
     if next == spared {
         let id = stage.curators[spared].node_id();
-        let told =
-            stage.curators[follower].wait_for_role(marks[follower], SOON, "news", |role| role.follows() == Some(id)).unwrap();
+        let told = stage.curators[follower]
+            .wait_for_role(marks[follower], SOON, "news", |role| role.follows() == Some(id))
+            .unwrap();
         let late = told.at.saturating_duration_since(change.at);
         measured("news through a member that hangs", late, ttl);
         assert!(late < 2 * ttl, "{late:?}");
@@ -108,8 +117,14 @@ fn without_etcd_nobody_leads_and_with_it_one_does_again() {
     let stopped = std::time::Instant::now();
     stage.etcd.kill_all().unwrap();
     for (at, curator) in stage.curators.iter().enumerate() {
-        let down = curator.wait_for_role(marks[at], SOON, "undetermined", |role| *role == Role::Undetermined).unwrap();
-        let what = if at == leader { "step down without etcd" } else { "follower gives up without etcd" };
+        let down = curator
+            .wait_for_role(marks[at], SOON, "undetermined", |role| *role == Role::Undetermined)
+            .unwrap();
+        let what = if at == leader {
+            "step down without etcd"
+        } else {
+            "follower gives up without etcd"
+        };
         measured(what, down.at.saturating_duration_since(stopped), TTL);
     }
     stage.etcd.start_all().unwrap();
@@ -127,12 +142,21 @@ fn a_service_started_before_etcd_waits_for_it() {
     let binary = xtask::harness::curator::binary_from_env().unwrap();
     let curator = xtask::harness::CuratorProcess::start(&binary, &scratch, options).unwrap();
     curator
-        .wait_for(Mark::START, SOON, "waiting", |event| event.message() == Some("waiting for etcd"))
+        .wait_for(Mark::START, SOON, "waiting", |event| {
+            event.message() == Some("waiting for etcd")
+        })
         .unwrap();
     assert_eq!(curator.role(), Some(Role::Undetermined));
     etcd.start_all().unwrap();
-    curator.wait_for_role(Mark::START, SOON + SOON, "leading", Role::is_leader).unwrap();
+    curator
+        .wait_for_role(Mark::START, SOON + SOON, "leading", Role::is_leader)
+        .unwrap();
     curator.terminate().unwrap();
     assert!(curator.wait_exit(SOON).unwrap().success());
-    assert!(etcd.get_prefix(At::Any, "namespaced:curator//leader/").unwrap().is_empty(), "it has resigned");
+    assert!(
+        etcd.get_prefix(At::Any, "namespaced:curator//leader/")
+            .unwrap()
+            .is_empty(),
+        "it has resigned"
+    );
 }

@@ -10,7 +10,11 @@ const ELECTION: &str = "namespaced:curator//leader";
 const STRANGER: &str = "metropolis-ffffffffffffffffffffffffffffffff";
 
 fn value() -> String {
-    let value = LeaderElectionValue { node_id: STRANGER.to_owned(), ttl: 60, advertised_addresses: vec![] };
+    let value = LeaderElectionValue {
+        node_id: STRANGER.to_owned(),
+        ttl: 60,
+        advertised_addresses: vec![],
+    };
     String::from_utf8(value.encode()).unwrap()
 }
 
@@ -22,7 +26,9 @@ fn etcdctl_leads_and_ours_follow_and_take_over() {
         stage.start(member, Reach::Own, |options| options);
     }
     for curator in &stage.curators {
-        curator.wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER)).unwrap();
+        curator
+            .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
+            .unwrap();
     }
     let queue = stage.candidates();
     assert_eq!(queue.len(), 3);
@@ -32,7 +38,11 @@ fn etcdctl_leads_and_ours_follow_and_take_over() {
     drop(other);
     stage.etcd.lease_revoke(At::Any, queue[0].lease).unwrap();
     let (leader, change) = stage.next_leader(&[0, 1], &marks, SOON);
-    assert_eq!(change.role.lock_revision(), Some(queue[1].create_revision), "the order of the queue");
+    assert_eq!(
+        change.role.lock_revision(),
+        Some(queue[1].create_revision),
+        "the order of the queue"
+    );
     assert_eq!(stage.agreed(SOON), leader);
     stage.nobody_led_beside_another();
 }
@@ -44,9 +54,14 @@ fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
         stage.start(member, Reach::Own, |options| options);
     }
     let leader = stage.agreed(SOON);
-    let observer = stage.etcd.etcdctl_start("observer", 2, &["elect", "--listen", ELECTION]).unwrap();
+    let observer = stage
+        .etcd
+        .etcdctl_start("observer", 2, &["elect", "--listen", ELECTION])
+        .unwrap();
     let id = stage.curators[leader].node_id().to_owned();
-    observer.wait_line(Mark::START, SOON, |line| line.contains(&id)).unwrap();
+    observer
+        .wait_line(Mark::START, SOON, |line| line.contains(&id))
+        .unwrap();
     let other = stage.etcdctl_candidate_behind(2);
     // The two before it go, one after the other; both resign.
     let marks = stage.marks();
@@ -55,27 +70,43 @@ fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
     let (next, _) = stage.next_leader(&[second], &marks, SOON);
     assert_eq!(next, second);
     let id = stage.curators[second].node_id().to_owned();
-    observer.wait_line(Mark::START, SOON, |line| line.contains(&id)).unwrap();
+    observer
+        .wait_line(Mark::START, SOON, |line| line.contains(&id))
+        .unwrap();
     stage.curators[second].terminate().unwrap();
     // etcdctl prints its key once it has won.
-    other.wait_line(Mark::START, SOON, |line| line.contains(ELECTION)).unwrap();
-    observer.wait_line(Mark::START, SOON, |line| line.contains(STRANGER)).unwrap();
+    other
+        .wait_line(Mark::START, SOON, |line| line.contains(ELECTION))
+        .unwrap();
+    observer
+        .wait_line(Mark::START, SOON, |line| line.contains(STRANGER))
+        .unwrap();
     // One of ours that comes back follows it.
     let back = stage.start(0, Reach::Own, |options| options.leader_ttl(TTL));
-    stage.curators[back].wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER)).unwrap();
+    stage.curators[back]
+        .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
+        .unwrap();
 }
 
 impl Stage {
     /// Starts `etcdctl elect` and waits until it leads.
     fn etcdctl_candidate(&self) -> xtask::harness::Recorded {
-        let other = self.etcd.etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()]).unwrap();
-        other.wait_line(Mark::START, SOON, |line| line.contains(ELECTION)).unwrap();
+        let other = self
+            .etcd
+            .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
+            .unwrap();
+        other
+            .wait_line(Mark::START, SOON, |line| line.contains(ELECTION))
+            .unwrap();
         other
     }
 
     /// Starts `etcdctl elect` and waits until it queues behind so many.
     fn etcdctl_candidate_behind(&self, ahead: usize) -> xtask::harness::Recorded {
-        let other = self.etcd.etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()]).unwrap();
+        let other = self
+            .etcd
+            .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
+            .unwrap();
         xtask::harness::wait_until("etcdctl to queue", SOON, || {
             let queue = self.candidates();
             (queue.len() == ahead + 1 && queue[ahead].value == value().into_bytes()).then_some(())

@@ -15,9 +15,17 @@ fn a_leader_whose_lease_is_revoked_steps_down_at_once() {
     let revoked = Instant::now();
     stage.etcd.lease_revoke(At::Any, old.lease).unwrap();
     let down = stage.steps_down(leader, marks[leader], SOON);
-    measured("step down when its lease is revoked", down.at.saturating_duration_since(revoked), ttl);
+    measured(
+        "step down when its lease is revoked",
+        down.at.saturating_duration_since(revoked),
+        ttl,
+    );
     let (_, next) = stage.next_leader(&stage.others(leader), &marks, SOON);
-    measured("failover when its lease is revoked", next.at.saturating_duration_since(revoked), ttl);
+    measured(
+        "failover when its lease is revoked",
+        next.at.saturating_duration_since(revoked),
+        ttl,
+    );
     assert!(next.at - revoked < ttl / 4);
     assert_ne!(next.role.lock_revision(), Some(old.create_revision));
     stage.agreed(SOON);
@@ -52,7 +60,10 @@ fn compaction_hides_no_leader_from_an_observer() {
     let marks = stage.marks();
     for _ in 0..3 {
         stage.etcd.etcdctl(At::Any, &["put", "unrelated", "x"], SOON).unwrap();
-        stage.etcd.compact(At::Any, stage.etcd.revision(At::Any).unwrap()).unwrap();
+        stage
+            .etcd
+            .compact(At::Any, stage.etcd.revision(At::Any).unwrap())
+            .unwrap();
     }
     stage.curators[leader].terminate().unwrap();
     let (_, next) = stage.next_leader(&stage.others(leader), &marks, SOON);
@@ -62,7 +73,10 @@ fn compaction_hides_no_leader_from_an_observer() {
 }
 
 fn with_client_proxies() -> EtcdOptions {
-    EtcdOptions { client_proxies: true, ..EtcdOptions::default() }
+    EtcdOptions {
+        client_proxies: true,
+        ..EtcdOptions::default()
+    }
 }
 
 #[test]
@@ -73,7 +87,10 @@ fn connections_that_are_closed_are_made_again() {
         let proxy = stage.etcd.client_proxy(leader).unwrap();
         let before = proxy.stats().accepted;
         proxy.close_connections();
-        xtask::harness::wait_until("a new connection", SOON, || (proxy.stats().accepted > before).then_some(())).unwrap();
+        xtask::harness::wait_until("a new connection", SOON, || {
+            (proxy.stats().accepted > before).then_some(())
+        })
+        .unwrap();
     }
     let deadline = Deadline::after(2 * TTL);
     let changed = stage.curators[leader].wait_for_role(mark, deadline.remaining(), "a change", |_| true);
@@ -86,7 +103,11 @@ fn late_replies_do_not_stretch_a_term() {
     let (stage, leader) = Stage::elected("late", Reach::Own, TTL, with_client_proxies());
     let marks = stage.marks();
     let late = TTL.mul_f64(0.9);
-    stage.etcd.client_proxy(leader).unwrap().set(Direction::ToClient, Flow::Delay(late));
+    stage
+        .etcd
+        .client_proxy(leader)
+        .unwrap()
+        .set(Direction::ToClient, Flow::Delay(late));
     let begun = Instant::now();
     // It cannot renew in time: each renewal is known to have worked only when almost all of it is over.
     let down = stage.steps_down(leader, marks[leader], 5 * TTL);

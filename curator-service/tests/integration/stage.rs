@@ -39,7 +39,12 @@ impl Stage {
     pub(crate) fn empty(label: &str, options: EtcdOptions) -> Self {
         let scratch = Scratch::new(label).unwrap();
         let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, options).unwrap();
-        Self { curators: Vec::new(), etcd, scratch, silenced: Vec::new() }
+        Self {
+            curators: Vec::new(),
+            etcd,
+            scratch,
+            silenced: Vec::new(),
+        }
     }
 
     /// Three members of etcd with a curator each, and a leader that all agree on; returns who it is.
@@ -72,26 +77,36 @@ impl Stage {
 
     /// Waits until one leads and all others that run follow it; returns who leads.
     pub(crate) fn agreed(&self, within: Duration) -> usize {
-        xtask::harness::wait_until("all to agree on one leader", within, || self.leader_of_all()).unwrap_or_else(|error| {
-            let roles: Vec<_> = self.curators.iter().map(CuratorProcess::role).collect();
-            panic!("{}: {roles:?}", error.chain())
-        })
+        xtask::harness::wait_until("all to agree on one leader", within, || self.leader_of_all()).unwrap_or_else(
+            |error| {
+                let roles: Vec<_> = self.curators.iter().map(CuratorProcess::role).collect();
+                panic!("{}: {roles:?}", error.chain())
+            },
+        )
     }
 
     fn leader_of_all(&self) -> Option<usize> {
         let roles: Vec<Option<Role>> = self
             .curators
             .iter()
-            .map(|curator| if curator.process().is_running() { Some(curator.role()?) } else { None })
+            .map(|curator| {
+                if curator.process().is_running() {
+                    Some(curator.role()?)
+                } else {
+                    None
+                }
+            })
             .collect();
         let mut leaders = (0..roles.len()).filter(|at| roles[*at].as_ref().is_some_and(Role::is_leader));
         let leader = leaders.next()?;
         let (id, revision) = (self.curators[leader].node_id(), roles[leader].as_ref()?.lock_revision());
-        let others_follow = (0..roles.len()).filter(|at| *at != leader && self.curators[*at].process().is_running()).all(
-            |at| {
-                roles[at].as_ref().is_some_and(|role| role.follows() == Some(id) && role.lock_revision() == revision)
-            },
-        );
+        let others_follow = (0..roles.len())
+            .filter(|at| *at != leader && self.curators[*at].process().is_running())
+            .all(|at| {
+                roles[at]
+                    .as_ref()
+                    .is_some_and(|role| role.follows() == Some(id) && role.lock_revision() == revision)
+            });
         (leaders.next().is_none() && others_follow).then_some(leader)
     }
 
@@ -121,7 +136,9 @@ impl Stage {
 
     /// The next role of one after the mark that is not leading.
     pub(crate) fn steps_down(&self, curator: usize, mark: Mark, within: Duration) -> RoleChange {
-        self.curators[curator].wait_for_role(mark, within, "stepping down", |role| !role.is_leader()).unwrap()
+        self.curators[curator]
+            .wait_for_role(mark, within, "stepping down", |role| !role.is_leader())
+            .unwrap()
     }
 
     /// Notes that a process acts no more from now on.
@@ -133,7 +150,10 @@ impl Stage {
 
     /// The lock revision that one leads or follows under.
     pub(crate) fn lock_revision(&self, curator: usize) -> i64 {
-        self.curators[curator].role().and_then(|role| role.lock_revision()).unwrap()
+        self.curators[curator]
+            .role()
+            .and_then(|role| role.lock_revision())
+            .unwrap()
     }
 
     /// The values of all candidates, the oldest first.
@@ -150,23 +170,38 @@ impl Stage {
         for (at, curator) in self.curators.iter().enumerate() {
             let roles = curator.roles_since(Mark::START);
             for (index, change) in roles.iter().enumerate().filter(|(_, change)| change.role.is_leader()) {
-                let silenced = self.silenced.iter().filter(|(who, when)| *who == at && *when > change.at).map(|(_, when)| *when);
-                let end = roles.get(index + 1).map(|next| next.at).into_iter().chain(silenced).min();
+                let silenced = self
+                    .silenced
+                    .iter()
+                    .filter(|(who, when)| *who == at && *when > change.at)
+                    .map(|(_, when)| *when);
+                let end = roles
+                    .get(index + 1)
+                    .map(|next| next.at)
+                    .into_iter()
+                    .chain(silenced)
+                    .min();
                 terms.push((change.at, end, curator.name(), change.role.lock_revision()));
             }
         }
         terms.sort_by_key(|(begin, ..)| *begin);
         for pair in terms.windows(2) {
             let ((_, end, ..), (begin, ..)) = (&pair[0], &pair[1]);
-            assert!(end.is_some_and(|end| end <= *begin + JITTER), "two lead at once: {pair:?}");
+            assert!(
+                end.is_some_and(|end| end <= *begin + JITTER),
+                "two lead at once: {pair:?}"
+            );
         }
         assert!(!terms.is_empty(), "nobody ever led");
         let revisions: Vec<_> = terms.iter().map(|(.., revision)| *revision).collect();
-        assert!(revisions.is_sorted() , "terms went back: {revisions:?}");
+        assert!(revisions.is_sorted(), "terms went back: {revisions:?}");
     }
 }
 
 /// Prints a time as a multiple of the TTL.
 pub(crate) fn measured(what: &str, time: Duration, ttl: Duration) {
-    println!("measured: {what} {:.3} TTL ({time:?} of {ttl:?})", time.as_secs_f64() / ttl.as_secs_f64());
+    println!(
+        "measured: {what} {:.3} TTL ({time:?} of {ttl:?})",
+        time.as_secs_f64() / ttl.as_secs_f64()
+    );
 }

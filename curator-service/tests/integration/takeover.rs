@@ -16,9 +16,15 @@ fn one_leads_and_the_others_follow_it() {
     let value = LeaderElectionValue::decode(&candidates[0].value).unwrap();
     assert_eq!(value.node_id, stage.curators[leader].node_id());
     assert_eq!(value.ttl, TTL.as_secs());
-    assert_eq!(value.advertised_addresses, [stage.curators[leader].address().to_string()]);
+    assert_eq!(
+        value.advertised_addresses,
+        [stage.curators[leader].address().to_string()]
+    );
     assert_eq!(candidates[0].create_revision, stage.lock_revision(leader));
-    assert_eq!(candidates[0].key_text(), format!("namespaced:curator//leader/{:x}", candidates[0].lease));
+    assert_eq!(
+        candidates[0].key_text(),
+        format!("namespaced:curator//leader/{:x}", candidates[0].lease)
+    );
     stage.nobody_led_beside_another();
 }
 
@@ -90,7 +96,10 @@ fn a_leader_that_wakes_up_after_its_lease_never_claims_its_old_term() {
     assert!(down.at - woken < TTL / 4, "{:?}", down.at - woken);
     stage.agreed(SOON);
     let again = stage.curators[leader].roles_since(mark);
-    assert!(again.iter().all(|change| change.role.lock_revision() != Some(old)), "{again:?}");
+    assert!(
+        again.iter().all(|change| change.role.lock_revision() != Some(old)),
+        "{again:?}"
+    );
     stage.nobody_led_beside_another();
 }
 
@@ -103,7 +112,9 @@ fn two_namespaces_elect_apart() {
         options
     });
     for curator in [one, two] {
-        stage.curators[curator].wait_for_role(Mark::START, SOON, "leading", |role| role.is_leader()).unwrap();
+        stage.curators[curator]
+            .wait_for_role(Mark::START, SOON, "leading", |role| role.is_leader())
+            .unwrap();
     }
     assert_eq!(stage.candidates().len(), 1);
 }

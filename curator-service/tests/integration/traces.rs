@@ -39,11 +39,20 @@ enum Action {
 impl Side {
     async fn new(store: Arc<dyn Store>) -> Self {
         let base = store.range(Range::all(Keys::one("k"))).await.unwrap().revision.0;
-        Self { store, base, leases: Vec::new(), names: HashMap::new() }
+        Self {
+            store,
+            base,
+            leases: Vec::new(),
+            names: HashMap::new(),
+        }
     }
 
     fn absolute(&self, relative: Revision) -> Revision {
-        if relative.0 == 0 { relative } else { Revision(relative.0 + self.base) }
+        if relative.0 == 0 {
+            relative
+        } else {
+            Revision(relative.0 + self.base)
+        }
     }
 
     /// Does it, and says what came of it in words that both sides share.
@@ -76,7 +85,10 @@ impl Side {
                 range.max_create_revision = self.absolute(range.max_create_revision);
                 match self.store.range(range).await {
                     Ok(answer) => {
-                        let told = self.told(OpResult::Range { kvs: answer.kvs, count: answer.count });
+                        let told = self.told(OpResult::Range {
+                            kvs: answer.kvs,
+                            count: answer.count,
+                        });
                         format!("{} {told}", answer.revision.0 - self.base)
                     }
                     Err(error) => failed(&error).into(),
@@ -107,7 +119,10 @@ impl Side {
                     .map(|kv| {
                         let lease = kv.lease.map(|id| self.names.get(&id));
                         let (created, changed) = (kv.create_revision.0 - self.base, kv.mod_revision.0 - self.base);
-                        format!("{:?}={:?} {created} {changed} {} {lease:?}", kv.key, kv.value, kv.version)
+                        format!(
+                            "{:?}={:?} {created} {changed} {} {lease:?}",
+                            kv.key, kv.value, kv.version
+                        )
                     })
                     .collect();
                 format!("{count} {kvs:?}")
@@ -131,7 +146,11 @@ fn key(rng: &mut StdRng) -> String {
 }
 
 fn keys(rng: &mut StdRng) -> Keys {
-    if rng.random_bool(0.3) { Keys::prefix("k/") } else { Keys::one(key(rng)) }
+    if rng.random_bool(0.3) {
+        Keys::prefix("k/")
+    } else {
+        Keys::one(key(rng))
+    }
 }
 
 fn range(rng: &mut StdRng) -> Range {
@@ -148,15 +167,18 @@ fn range(rng: &mut StdRng) -> Range {
 }
 
 fn compare(rng: &mut StdRng) -> Compare {
-    let ordering =
-        [Ordering::Equal, Ordering::NotEqual, Ordering::Greater, Ordering::Less][rng.random_range(0..4)];
+    let ordering = [Ordering::Equal, Ordering::NotEqual, Ordering::Greater, Ordering::Less][rng.random_range(0..4)];
     let target = match rng.random_range(0..4) {
         0 => Target::CreateRevision(Revision(rng.random_range(0..40))),
         1 => Target::ModRevision(Revision(rng.random_range(0..40))),
         2 => Target::Version(rng.random_range(0..4)),
         _ => Target::Value(rng.random_range(0..3).to_string().into()),
     };
-    Compare { keys: keys(rng), ordering, target }
+    Compare {
+        keys: keys(rng),
+        ordering,
+        target,
+    }
 }
 
 /// One branch: at most one put, so that no two keys are created at one revision; now and then one that etcd must refuse.
@@ -205,12 +227,24 @@ fn action(rng: &mut StdRng, leases: usize, written: i64) -> Action {
 
 #[test]
 fn the_model_answers_as_etcd_does() {
-    let stage = Stage::empty("traces", EtcdOptions { members: 1, peer_proxies: false, ..EtcdOptions::default() });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stage = Stage::empty(
+        "traces",
+        EtcdOptions {
+            members: 1,
+            peer_proxies: false,
+            ..EtcdOptions::default()
+        },
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         for seed in 0..SEEDS {
             let etcd: Arc<dyn Store> = Arc::new(EtcdStore::new(EtcdConfig::new(stage.etcd.endpoints())).unwrap());
-            etcd.txn(Txn::default().then(vec![Op::Delete(Keys::prefix("k/"))])).await.unwrap();
+            etcd.txn(Txn::default().then(vec![Op::Delete(Keys::prefix("k/"))]))
+                .await
+                .unwrap();
             let cluster = MemoryCluster::new(seed);
             let mut real = Side::new(etcd).await;
             let mut model = Side::new(Arc::new(cluster.client(0))).await;
@@ -219,7 +253,10 @@ fn the_model_answers_as_etcd_does() {
                 let written = cluster.with_model(|model, _| model.revision().0) - model.base;
                 let action = action(&mut rng, model.leases.len(), written);
                 let (expected, found) = (real.act(&action).await, model.act(&action).await);
-                assert_eq!(found, expected, "the model (left) at operation {number} of seed {seed}: {action:?}");
+                assert_eq!(
+                    found, expected,
+                    "the model (left) at operation {number} of seed {seed}: {action:?}"
+                );
             }
         }
     });

@@ -3,6 +3,12 @@
 //! Run by `cargo xtask integration`, which says where the binaries are. Every wait is for an event and has an upper bound.
 //! What was measured is printed as a multiple of the TTL, in lines that begin with `measured:`.
 
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "times are measured for the reader; nothing is decided by them but a bound"
+)]
+
 mod command_line;
 mod etcd_faults;
 mod interop;

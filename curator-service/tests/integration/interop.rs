@@ -1,8 +1,13 @@
-//! `etcdctl elect`, which is built on Go's own election library, in one election with ours.
+//! `etcdctl elect`, and a program of our own on Go's election library, in one election with ours.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use curator_election::LeaderValue;
 use curator_proto::private::LeaderElectionValue;
-use xtask::harness::{At, EtcdOptions, Mark};
+use xtask::harness::process::run;
+use xtask::harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded, Scratch};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -90,7 +95,7 @@ fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
 
 impl Stage {
     /// Starts `etcdctl elect` and waits until it leads.
-    fn etcdctl_candidate(&self) -> xtask::harness::Recorded {
+    fn etcdctl_candidate(&self) -> Recorded {
         let other = self
             .etcd
             .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
@@ -102,7 +107,7 @@ impl Stage {
     }
 
     /// Starts `etcdctl elect` and waits until it queues behind so many.
-    fn etcdctl_candidate_behind(&self, ahead: usize) -> xtask::harness::Recorded {
+    fn etcdctl_candidate_behind(&self, ahead: usize) -> Recorded {
         let other = self
             .etcd
             .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
@@ -114,4 +119,89 @@ impl Stage {
         .unwrap();
         other
     }
+}
+
+/// Where Debian's `golang-etcd-server-dev` puts Go's sources.
+const GOPATH: &str = "/usr/share/gocode";
+/// It compiles all of etcd's client, on a machine that is busy.
+const COMPILES: Duration = Duration::from_secs(240);
+
+/// Builds the Go candidate; `None`, said aloud, where there is nothing to build it with.
+fn go_candidate(scratch: &Scratch) -> Option<PathBuf> {
+    let library = PathBuf::from(GOPATH).join("src/go.etcd.io/etcd/clientv3/concurrency");
+    if !library.is_dir() || xtask::tools::on_path("go").is_none() {
+        println!(
+            "SKIPPED: no Go candidate, for there is no go, or no {} (golang-etcd-server-dev)",
+            library.display()
+        );
+        return None;
+    }
+    let binary = scratch.dir("go").unwrap().join("go-candidate");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/go-candidate/main.go");
+    let mut build = Command::new("go");
+    build
+        .args(["build", "-o"])
+        .arg(&binary)
+        .arg(source)
+        .env("GOPATH", GOPATH)
+        .env("GO111MODULE", "off");
+    run(build, COMPILES).unwrap().success("go build").unwrap();
+    Some(binary)
+}
+
+#[test]
+fn a_go_candidate_leads_and_queues_among_ours() {
+    let mut stage = Stage::empty("go", EtcdOptions::default());
+    let Some(binary) = go_candidate(&stage.scratch) else {
+        return;
+    };
+    let start = |stage: &Stage, name: &str| {
+        let arguments = [&stage.etcd.client_url(2), ELECTION, &value(), "2"];
+        let spec = ProcessSpec::new(name, &binary).args(arguments).capture(Capture::Stdout);
+        Recorded::start(&spec, &stage.scratch).unwrap()
+    };
+    let first = start(&stage, "go-first");
+    first
+        .wait_line(Mark::START, SOON, |line| line.starts_with("leading at"))
+        .unwrap();
+    for member in 0..2 {
+        stage.start(member, Reach::Own, |options| options);
+    }
+    for curator in &stage.curators {
+        curator
+            .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
+            .unwrap();
+    }
+    let second = start(&stage, "go-second");
+    xtask::harness::wait_until("the second to queue", SOON, || {
+        (stage.candidates().len() == 4).then_some(())
+    })
+    .unwrap();
+    // It resigns; ours take over in their order, and the second one last.
+    let queue = stage.candidates();
+    let marks = stage.marks();
+    let told = std::time::Instant::now();
+    first.process.terminate().unwrap();
+    let (leader, change) = stage.next_leader(&[0, 1], &marks, SOON);
+    crate::stage::measured("ours takes over from a Go leader that resigns", change.at - told, TTL);
+    assert_eq!(
+        change.role.lock_revision(),
+        Some(queue[1].create_revision),
+        "the order of the queue"
+    );
+    let id = stage.curators[leader].node_id().to_owned();
+    second
+        .wait_line(Mark::START, SOON, |line| {
+            line.contains("observed") && line.contains(&id)
+        })
+        .unwrap();
+    for at in [leader, stage.others(leader)[0]] {
+        stage.curators[at].terminate().unwrap();
+        stage.curators[at].wait_exit(SOON).unwrap();
+    }
+    let led = second
+        .wait_line(Mark::START, SOON, |line| line.starts_with("leading at"))
+        .unwrap();
+    assert_eq!(led.text, format!("leading at {}", queue[3].create_revision));
+    stage.nobody_led_beside_another();
 }

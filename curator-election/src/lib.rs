@@ -38,7 +38,7 @@
 //!
 //! # Features
 //! - `etcd` (default): the store that speaks to a real etcd.
-//! - `testing`: the model of etcd with faults from a seed, the conformance suite of stores, a clock that tests can step.
+//! - `testing`: the model of etcd with faults from a seed, and a clock that tests can step.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
 
 pub mod backend;

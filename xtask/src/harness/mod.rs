@@ -16,6 +16,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod scratch;
+mod sock_diag;
 mod source;
 
 pub use clock::{Deadline, wait_until};

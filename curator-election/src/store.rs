@@ -445,6 +445,8 @@ pub trait Store: Send + Sync + 'static {
     /// Watches `keys` from revision `from` (inclusive); 0 is "from now on".
     ///
     /// Returns once the store has confirmed the watch, so that no later change is missed. Cancellation safe.
+    ///
+    /// A `from` that is compacted may be told here or by the stream's first item: etcd confirms such a watch first.
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError>;
 
     /// Asks for a lease of `ttl`, which is sent in whole seconds, rounded up.

@@ -161,3 +161,74 @@ impl CuratorLocal for CuratorLocalService {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use curator_election::clock::{Clock, TokioClock};
+    use curator_election::store::Revision;
+    use curator_election::{Following, Reason, Term};
+    use tonic::Code;
+
+    use super::*;
+
+    const TERM: Duration = Duration::from_secs(5);
+
+    fn service(status: LeaderStatus) -> CuratorLocalService {
+        let reason = "for a test".to_owned();
+        let (_, consensus) = watch::channel(ConsensusStatus::NotRunning { reason });
+        let (_, status) = watch::channel(status);
+        let cancel = CancellationToken::new();
+        CuratorLocalService::new("node-1".into(), "127.0.0.1:7835".into(), consensus, status, cancel)
+    }
+
+    async fn ask(status: &LeaderStatus) -> Result<GetCurrentLeaderResponse, Status> {
+        service(status.clone()).leader(status).await
+    }
+
+    fn following(addresses: &[&str]) -> LeaderStatus {
+        let leader = LeaderElectionValue {
+            node_id: "node-2".into(),
+            ttl: 10,
+            advertised_addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
+        };
+        ElectionStatus::Follower(Following {
+            leader,
+            key: "/leader/a".into(),
+            revision: Revision(9),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_names_itself_until_its_term_ends_and_no_longer() {
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + TERM;
+        let (_keeper, term) = Term::for_test("/leader/a", Revision(9), until, clock);
+        // The status stays as it is, as it would if the election task were stuck.
+        let status = ElectionStatus::Leader(term);
+        let answer = ask(&status).await.expect("it leads");
+        assert_eq!((answer.leader_node_id.as_str(), answer.leader_port), ("node-1", 7835));
+        assert_eq!(answer.this_node_id, "node-1");
+        tokio::time::advance(TERM).await;
+        assert_eq!(ask(&status).await.unwrap_err().code(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_follower_names_the_leader_and_where_it_is() {
+        for (address, host, port) in [("10.0.0.2:1234", "10.0.0.2", 1234), ("[::1]:7835", "::1", 7835)] {
+            let answer = ask(&following(&[address])).await.expect("it follows");
+            assert_eq!(answer.leader_node_id, "node-2");
+            assert_eq!((answer.leader_host.as_str(), answer.leader_port), (host, port));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_is_unavailable() {
+        let undetermined = ElectionStatus::Undetermined(Reason::NoLeader);
+        assert_eq!(ask(&undetermined).await.unwrap_err().code(), Code::Unavailable);
+        // A leader that does not say where it is would be looked up, and there is nothing to look in yet.
+        assert_eq!(ask(&following(&[])).await.unwrap_err().code(), Code::Unavailable);
+    }
+}

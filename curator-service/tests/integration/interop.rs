@@ -91,6 +91,7 @@ fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
     stage.curators[back]
         .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
         .unwrap();
+    stage.nobody_led_beside_another();
 }
 
 impl Stage {

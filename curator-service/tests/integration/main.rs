@@ -10,6 +10,7 @@
 )]
 
 mod command_line;
+mod compaction;
 mod etcd_faults;
 mod interop;
 mod lease_faults;

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use curator_election::LeaderValue;
+use curator_proto::private::LeaderElectionValue;
 use xtask::harness::curator::binary_from_env;
 use xtask::harness::{
-    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role, RoleChange, Scratch,
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, KeyValue, Mark, Recorded, Role,
+    RoleChange, Scratch,
 };
 
 /// The TTL of most scenarios: the smallest that etcd grants with its own timing.
@@ -13,7 +16,8 @@ pub(crate) const TTL: Duration = Duration::from_secs(2);
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A killed leader is replaced within the granted TTL and this.
 pub(crate) const SCAN: Duration = Duration::from_secs(1);
-/// How far the arrival of a log line may lag behind the event it tells of.
+/// How far the arrival of one process's line may lag behind that of another's. A term that runs out by itself ends a margin
+/// of 200 ms and more before anybody else can win, and scenarios of that kind compare without this.
 const JITTER: Duration = Duration::from_millis(150);
 
 /// Where a curator finds etcd.
@@ -156,18 +160,78 @@ impl Stage {
             .unwrap()
     }
 
-    /// The values of all candidates, the oldest first.
-    pub(crate) fn candidates(&self) -> Vec<xtask::harness::KeyValue> {
-        let mut found = self.etcd.get_prefix(At::Any, "namespaced:curator//leader/").unwrap();
+    /// The keys of all candidates, the oldest first.
+    pub(crate) fn candidates(&self) -> Vec<KeyValue> {
+        self.candidates_in("namespaced:curator")
+    }
+
+    /// The keys of all candidates of a namespace, the oldest first.
+    pub(crate) fn candidates_in(&self, namespace: &str) -> Vec<KeyValue> {
+        let mut found = self.etcd.get_prefix(At::Any, &format!("{namespace}//leader/")).unwrap();
         found.sort_by_key(|kv| kv.create_revision);
         found
+    }
+
+    /// Which curator a candidate is.
+    pub(crate) fn curator_of(&self, candidate: &KeyValue) -> usize {
+        let value = LeaderElectionValue::decode(&candidate.value).unwrap();
+        let mut curators = self.curators.iter();
+        curators
+            .position(|curator| curator.node_id() == value.node_id)
+            .unwrap_or_else(|| panic!("a stranger: {value:?}"))
+    }
+
+    /// The curators in the order in which they queue, the leader first.
+    pub(crate) fn queue(&self) -> Vec<usize> {
+        let candidates = self.candidates();
+        candidates.iter().map(|candidate| self.curator_of(candidate)).collect()
+    }
+
+    /// Watches a key through a member, from when the key was made on: what etcd itself says of its end.
+    pub(crate) fn watch_key(&self, key: &KeyValue, member: usize) -> KeyWatch {
+        let revision = format!("--rev={}", key.create_revision);
+        let watch = self
+            .etcd
+            .etcdctl_start("key-watch", member, &["watch", &revision, &key.key_text()])
+            .unwrap();
+        // It is told of the key's creation first, so that from here on it misses nothing.
+        watch.wait_line(Mark::START, SOON, |line| line == "PUT").unwrap();
+        KeyWatch(watch)
+    }
+
+    /// Makes another member than this one etcd's own leader, whose loss would stop all members for a while.
+    pub(crate) fn spare_etcd_leader(&self, member: usize) {
+        let to = (member + 1) % 3;
+        if self.etcd.leader(SOON).unwrap() == member {
+            self.make_etcd_leader(to);
+        }
+    }
+
+    /// Makes a member etcd's own leader, and waits until that is without consequences: etcd's new leader gives each lease an
+    /// election timeout more than its TTL, until it is renewed.
+    pub(crate) fn make_etcd_leader(&self, member: usize) {
+        self.etcd.move_leader(member).unwrap();
+        self.etcd.wait_healthy(SOON).unwrap();
+        self.agreed(SOON);
+        let lease = self.candidates()[0].lease;
+        xtask::harness::wait_until("the lease to have no more than its TTL", SOON, || {
+            // In whole seconds, rounded down: less than the TTL in them is less than it.
+            let left = self.etcd.lease_time_to_live(At::Any, lease).unwrap();
+            (left.remaining? < left.granted).then_some(())
+        })
+        .unwrap();
     }
 
     /// What must hold over all that was logged: no two lead at once. A term lasts from the line that tells of it to the next
     /// line of its process, or to when the process was stopped; lines may arrive a little late.
     pub(crate) fn nobody_led_beside_another(&self) {
+        self.none_led_beside_another(&(0..self.curators.len()).collect::<Vec<_>>());
+    }
+
+    /// The same among some of them.
+    pub(crate) fn none_led_beside_another(&self, among: &[usize]) {
         let mut terms = Vec::new();
-        for (at, curator) in self.curators.iter().enumerate() {
+        for (at, curator) in among.iter().map(|at| (*at, &self.curators[*at])) {
             let roles = curator.roles_since(Mark::START);
             for (index, change) in roles.iter().enumerate().filter(|(_, change)| change.role.is_leader()) {
                 let silenced = self
@@ -195,6 +259,17 @@ impl Stage {
         assert!(!terms.is_empty(), "nobody ever led");
         let revisions: Vec<_> = terms.iter().map(|(.., revision)| *revision).collect();
         assert!(revisions.is_sorted(), "terms went back: {revisions:?}");
+    }
+}
+
+/// The watch of a key.
+pub(crate) struct KeyWatch(Recorded);
+
+impl KeyWatch {
+    /// When etcd told of the key's end.
+    pub(crate) fn deleted(&self, within: Duration) -> Instant {
+        let told = self.0.wait_line(Mark::START, within, |line| line == "DELETE");
+        told.unwrap().at
     }
 }
 

@@ -1,10 +1,16 @@
 //! Leaders that end, and who comes after them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use curator_election::LeaderValue;
+use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
+use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use curator_proto::private::LeaderElectionValue;
-use xtask::harness::{EtcdOptions, Mark};
+use tokio::runtime::Builder;
+use tonic::transport::Channel;
+use xtask::harness::{CuratorOptions, Deadline, EtcdOptions, Mark, Role};
 
 use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
 
@@ -31,6 +37,7 @@ fn one_leads_and_the_others_follow_it() {
 #[test]
 fn a_killed_leader_is_replaced_within_its_lease_and_a_scan() {
     let (mut stage, leader) = Stage::elected("sigkill", Reach::Own, TTL, EtcdOptions::default());
+    let etcd_leader = stage.etcd.leader(SOON).unwrap();
     let marks = stage.marks();
     stage.silence(leader);
     let killed = Instant::now();
@@ -38,7 +45,11 @@ fn a_killed_leader_is_replaced_within_its_lease_and_a_scan() {
     let (_, next) = stage.next_leader(&stage.others(leader), &marks, SOON);
     let took = next.at - killed;
     measured("failover after SIGKILL", took, TTL);
-    assert!(took <= TTL + SCAN + Duration::from_millis(250), "{took:?}");
+    if stage.etcd.leader(SOON).unwrap() == etcd_leader {
+        assert!(took <= TTL + SCAN, "{took:?}");
+    } else {
+        println!("UNBOUNDED: etcd changed its own leader meanwhile, which gives each lease its full TTL once more");
+    }
     stage.agreed(SOON);
     stage.nobody_led_beside_another();
 }
@@ -78,16 +89,60 @@ fn a_leader_killed_and_restarted_does_not_wait_for_its_own_lease() {
     stage.nobody_led_beside_another();
 }
 
+/// Asks an instance who leads, again and again; an answer is the leader's id and the instance's own. Ends at the first answer
+/// after `enough`.
+async fn ask_who_leads(
+    mut client: CuratorLocalClient<Channel>,
+    enough: Arc<AtomicBool>,
+) -> Vec<Result<GetCurrentLeaderResponse, tonic::Status>> {
+    let mut answers = Vec::new();
+    loop {
+        let last = enough.load(Ordering::SeqCst);
+        answers.push(who_leads(&mut client).await);
+        if last {
+            return answers;
+        }
+    }
+}
+
+async fn who_leads(client: &mut CuratorLocalClient<Channel>) -> Result<GetCurrentLeaderResponse, tonic::Status> {
+    let asked = async {
+        let mut answers = client
+            .get_current_leader(GetCurrentLeaderRequest {})
+            .await?
+            .into_inner();
+        answers
+            .message()
+            .await?
+            .ok_or_else(|| tonic::Status::internal("no answer"))
+    };
+    tokio::time::timeout(SOON, asked).await.expect("answers in time")
+}
+
 #[test]
 fn a_leader_that_wakes_up_after_its_lease_never_claims_its_old_term() {
     let (mut stage, leader) = Stage::elected("sigstop", Reach::Own, TTL, EtcdOptions::default());
     let old = stage.lock_revision(leader);
+    // Some ask it who leads before it stops, all the while, and when it wakes up: its log alone would not show a claim.
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let address = format!("http://{}", stage.curators[leader].address());
+    let mut client = runtime.block_on(CuratorLocalClient::connect(address)).unwrap();
+    let answer = runtime.block_on(who_leads(&mut client)).unwrap();
+    assert_eq!(answer.leader_node_id, stage.curators[leader].node_id());
     let marks = stage.marks();
     stage.silence(leader);
     let stopped = Instant::now();
     stage.curators[leader].pause().unwrap();
     let (_, next) = stage.next_leader(&stage.others(leader), &marks, SOON);
     measured("failover after SIGSTOP", next.at - stopped, TTL);
+    let enough = Arc::new(AtomicBool::new(false));
+    let asking: Vec<_> = (0..8)
+        .map(|_| runtime.spawn(ask_who_leads(client.clone(), enough.clone())))
+        .collect();
     let mark = stage.curators[leader].mark();
     let woken = Instant::now();
     stage.curators[leader].resume().unwrap();
@@ -95,6 +150,14 @@ fn a_leader_that_wakes_up_after_its_lease_never_claims_its_old_term() {
     measured("step down after SIGCONT", down.at - woken, TTL);
     assert!(down.at - woken < TTL / 4, "{:?}", down.at - woken);
     stage.agreed(SOON);
+    enough.store(true, Ordering::SeqCst);
+    for asking in asking {
+        let answers = runtime.block_on(asking).unwrap();
+        for answer in answers.iter().flatten() {
+            assert_ne!(answer.leader_node_id, answer.this_node_id, "it claims to lead");
+        }
+        assert!(answers.last().is_some_and(Result::is_ok), "{answers:?}");
+    }
     let again = stage.curators[leader].roles_since(mark);
     assert!(
         again.iter().all(|change| change.role.lock_revision() != Some(old)),
@@ -105,16 +168,53 @@ fn a_leader_that_wakes_up_after_its_lease_never_claims_its_old_term() {
 
 #[test]
 fn two_namespaces_elect_apart() {
+    const ANOTHER: &str = "namespaced:another";
     let mut stage = Stage::empty("namespaces", EtcdOptions::default());
-    let one = stage.start(0, Reach::Own, |options| options);
-    let two = stage.start(1, Reach::Own, |mut options| {
-        options.etcd_namespace = "namespaced:another".to_owned();
+    let elsewhere = |mut options: CuratorOptions| {
+        options.etcd_namespace = ANOTHER.to_owned();
         options
-    });
-    for curator in [one, two] {
+    };
+    let leads = |stage: &Stage, curator: usize| {
         stage.curators[curator]
-            .wait_for_role(Mark::START, SOON, "leading", |role| role.is_leader())
+            .wait_for_role(Mark::START, SOON, "leading", Role::is_leader)
             .unwrap();
+    };
+    let follows = |stage: &Stage, curator: usize, leader: usize, mark: Mark| {
+        let id = stage.curators[leader].node_id();
+        stage.curators[curator]
+            .wait_for_role(mark, SOON, "following", |role| role.follows() == Some(id))
+            .unwrap();
+    };
+    // Two in each, and the first of each leads.
+    let here = stage.start(0, Reach::Own, |options| options);
+    let there = stage.start(1, Reach::Own, elsewhere);
+    leads(&stage, here);
+    leads(&stage, there);
+    let here_next = stage.start(2, Reach::Own, |options| options);
+    let there_next = stage.start(0, Reach::Own, elsewhere);
+    follows(&stage, here_next, here, Mark::START);
+    follows(&stage, there_next, there, Mark::START);
+    let curators_in = |namespace: &str| -> Vec<usize> {
+        let candidates = stage.candidates_in(namespace);
+        candidates.iter().map(|kv| stage.curator_of(kv)).collect()
+    };
+    assert_eq!(curators_in("namespaced:curator"), [here, here_next]);
+    assert_eq!(curators_in(ANOTHER), [there, there_next]);
+    // A change of leader in one is none in the other.
+    let marks = stage.marks();
+    stage.curators[here].terminate().unwrap();
+    let (next, _) = stage.next_leader(&[here_next], &marks, SOON);
+    assert_eq!(next, here_next);
+    let deadline = Deadline::after(TTL);
+    for curator in [there, there_next] {
+        let changed = stage.curators[curator].wait_for_role(marks[curator], deadline.remaining(), "a change", |_| true);
+        assert!(
+            changed.is_err() && stage.curators[curator].process().is_running(),
+            "{changed:?}"
+        );
     }
-    assert_eq!(stage.candidates().len(), 1);
+    assert!(deadline.passed());
+    assert_eq!(curators_in(ANOTHER), [there, there_next]);
+    stage.none_led_beside_another(&[here, here_next]);
+    stage.none_led_beside_another(&[there, there_next]);
 }

@@ -159,6 +159,15 @@ impl<V: LeaderValue> Elector<V> {
         })
     }
 
+    /// Publishes the status here instead of on a channel of the elector's own: for an owner whose status is there before
+    /// the elector and stays after it. Handles taken before are of no use any more.
+    #[must_use]
+    pub fn publish_to(mut self, status: watch::Sender<ElectionStatus<V>>) -> Self {
+        self.handle.status = status.subscribe();
+        self.status = status;
+        self
+    }
+
     /// A handle to watch and steer the elector with.
     #[must_use]
     pub fn handle(&self) -> ElectorHandle<V> {

@@ -290,9 +290,11 @@ impl Store for EtcdStore {
         let mut last = StoreError::Unreachable {
             reason: "there is no member to ask".into(),
         };
-        let mut members = self.members.order(BootClock.now());
+        let now = BootClock.now();
+        let mut members = self.members.order(now);
         // One that hangs costs a whole timeout here, so a member that answers is looked for first.
-        members.sort_by_key(|member| self.members.fresh(BootClock.now(), FRESH) != Some(*member));
+        let fresh = self.members.fresh(now, FRESH);
+        members.sort_by_key(|member| fresh != Some(*member));
         for member in members {
             let (keys, health) = (keys.clone(), self.members.clone());
             let opened = self.call(member, Call::Read, async move |client| {

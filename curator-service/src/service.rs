@@ -146,27 +146,7 @@ async fn elect(
             ..ElectorConfig::default()
         },
     )?;
-    let mut elected = elector.handle().status();
-    let publish = async {
-        // The elector's own end closes its channel, and with the elector this function ends.
-        loop {
-            let newest = elected.borrow_and_update().clone();
-            status.send_if_modified(|known| {
-                let changed = *known != newest;
-                *known = newest;
-                changed
-            });
-            if elected.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    tokio::select! {
-        // The news first: what the elector has just published must go out before its next step.
-        biased;
-        () = publish => {}
-        () = elector.run(cancel) => {}
-    }
+    elector.publish_to(status.clone()).run(cancel).await;
     status.send_replace(ElectionStatus::Undetermined(Reason::ElectorGone));
     Ok(())
 }

@@ -357,3 +357,28 @@ async fn a_margin_that_leaves_nothing_is_refused() {
     let made = Elector::new(Arc::new(MockElectionBackend::new()), &PlainText("n".into()), config);
     assert!(made.is_err_and(|error| error.to_string().contains("less than half")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_owners_status_is_published_to_and_outlives_the_elector() {
+    let mut backend = MockElectionBackend::new();
+    add_what_works(&mut backend);
+    let owned = watch::Sender::new(ElectionStatus::Undetermined(Reason::Starting));
+    let mut seen = owned.subscribe();
+    let config = ElectorConfig {
+        ttl: TTL,
+        clock: Arc::new(TokioClock::new()),
+        ..ElectorConfig::default()
+    };
+    let elector = Elector::new(Arc::new(backend), &PlainText("node-1".into()), config).unwrap();
+    let cancel = CancellationToken::new();
+    let elector = elector.publish_to(owned.clone());
+    let by_handle = elector.handle().status();
+    let task = tokio::spawn(elector.run(cancel.clone()));
+    let leads = seen.wait_for(|status| matches!(status, ElectionStatus::Leader(_)));
+    let status = tokio::time::timeout(TTL, leads).await.expect("leads").unwrap().clone();
+    assert_eq!(*by_handle.borrow(), status);
+    cancel.cancel();
+    task.await.unwrap();
+    assert_eq!(*owned.borrow(), ElectionStatus::Undetermined(Reason::Shutdown));
+    assert_eq!(status.valid_term(), None);
+}

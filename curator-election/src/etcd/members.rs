@@ -49,10 +49,8 @@ impl Members {
         let mut order: Vec<usize> = (0..state.len()).collect();
         order.sort_by_key(|member| {
             let health = state[*member];
-            (
-                health.suspect(now),
-                if health.suspect(now) { health.failed_at } else { None },
-            )
+            // Nothing, which goes first, for one that is no suspect.
+            health.suspect(now).then_some(health.failed_at)
         });
         order
     }

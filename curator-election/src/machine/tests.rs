@@ -70,6 +70,15 @@ fn leading() -> Machine<PlainText> {
     machine
 }
 
+/// Sends the renewal that is due, and nothing else.
+fn renews(machine: &mut Machine<PlainText>, now: Instant) -> Attempt {
+    let commands = machine.handle(now, Event::Tick);
+    let [Command::Renew { attempt, .. }] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    attempt
+}
+
 fn candidate(name: &str, key: &str, created: i64) -> Candidate {
     Candidate {
         key: key.to_owned().into(),
@@ -264,10 +273,7 @@ fn news_that_nobody_confirms_grow_too_old() {
 #[test]
 fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
     let mut machine = leading();
-    let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else {
-        panic!("{commands:?}")
-    };
+    let attempt = renews(&mut machine, at(2_000));
     let commands = machine.handle(
         at(3_900),
         Event::Renewed {
@@ -303,10 +309,7 @@ fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
 #[test]
 fn an_answer_that_arrives_after_the_deadline_extends_nothing() {
     let mut machine = leading();
-    let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else {
-        panic!("{commands:?}")
-    };
+    let attempt = renews(&mut machine, at(2_000));
     // The process was stopped, say: the answer and the deadline are found at the same time.
     assert_eq!(
         machine.handle(
@@ -333,10 +336,7 @@ fn a_victory_that_arrives_after_the_deadline_is_none() {
 #[test]
 fn a_lease_that_is_gone_ends_the_term_at_once() {
     let mut machine = leading();
-    let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else {
-        panic!("{commands:?}")
-    };
+    let attempt = renews(&mut machine, at(2_000));
     let gone = Err(StoreError::LeaseNotFound { id: lease() });
     assert_eq!(
         machine.handle(
@@ -353,10 +353,7 @@ fn a_lease_that_is_gone_ends_the_term_at_once() {
 #[test]
 fn a_failed_renewal_is_tried_elsewhere_and_ends_nothing() {
     let mut machine = leading();
-    let commands = machine.handle(at(2_000), Event::Tick);
-    let [Command::Renew { attempt, .. }] = commands[..] else {
-        panic!("{commands:?}")
-    };
+    let attempt = renews(&mut machine, at(2_000));
     assert_eq!(
         machine.handle(
             at(2_010),
@@ -368,10 +365,7 @@ fn a_failed_renewal_is_tried_elsewhere_and_ends_nothing() {
         []
     );
     let again = machine.next_wakeup().unwrap();
-    let commands = machine.handle(again, Event::Tick);
-    let [Command::Renew { attempt: second, .. }] = commands[..] else {
-        panic!("{commands:?}")
-    };
+    let second = renews(&mut machine, again);
     assert_ne!(second.route, attempt.route);
 }
 

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::faults::{Faults, Link};
+use super::faults::{Fate, Faults, Link};
 use super::model::Model;
 use crate::clock::{Clock, Instant, TokioClock};
 use crate::store::{
@@ -41,6 +41,13 @@ struct State {
     model: Model,
     rng: StdRng,
     clients: Vec<Way>,
+}
+
+impl State {
+    /// What happens to the next call of a client.
+    fn draw(&mut self, number: usize) -> Fate {
+        self.clients[number].faults.draw(&mut self.rng)
+    }
 }
 
 /// A client's way to the store, and how often its watches were closed.
@@ -153,14 +160,12 @@ impl MemoryClient {
     ) -> Result<T, StoreError> {
         let fate = {
             let mut state = self.shared.state();
-            let State { rng, clients, .. } = &mut *state;
-            let faults = &clients[self.number].faults;
-            if faults.link == Link::Refused {
+            if state.clients[self.number].faults.link == Link::Refused {
                 return Err(StoreError::Unreachable {
                     reason: "connection refused".into(),
                 });
             }
-            faults.draw(rng)
+            state.draw(self.number)
         };
         let call = async {
             pause(fate.request_delay).await;
@@ -280,12 +285,8 @@ impl Watch {
                 .shared
                 .with_model(|model, _| model.changes(&self.keys, self.next))?;
             if let Some(batch) = changes.into_iter().next() {
-                let delay = {
-                    let mut state = self.client.shared.state();
-                    let State { rng, clients, .. } = &mut *state;
-                    clients[self.client.number].faults.draw(rng).reply_delay
-                };
-                pause(delay).await;
+                let fate = self.client.shared.state().draw(self.client.number);
+                pause(fate.reply_delay).await;
                 if !self.client.link().0.lets_replies_through() {
                     // It is on its way for as long as the link is down.
                     continue;

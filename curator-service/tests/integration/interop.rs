@@ -30,11 +30,7 @@ fn etcdctl_leads_and_ours_follow_and_take_over() {
     for member in 0..2 {
         stage.start(member, Reach::Own, |options| options);
     }
-    for curator in &stage.curators {
-        curator
-            .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
-            .unwrap();
-    }
+    stage.all_follow_the_stranger();
     let queue = stage.candidates();
     assert_eq!(queue.len(), 3);
     assert_eq!(queue[0].value, value().into_bytes());
@@ -95,12 +91,24 @@ fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
 }
 
 impl Stage {
+    fn all_follow_the_stranger(&self) {
+        for curator in &self.curators {
+            curator
+                .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
+                .unwrap();
+        }
+    }
+
+    /// Starts `etcdctl elect`.
+    fn etcdctl_elect(&self) -> Recorded {
+        self.etcd
+            .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
+            .unwrap()
+    }
+
     /// Starts `etcdctl elect` and waits until it leads.
     fn etcdctl_candidate(&self) -> Recorded {
-        let other = self
-            .etcd
-            .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
-            .unwrap();
+        let other = self.etcdctl_elect();
         other
             .wait_line(Mark::START, SOON, |line| line.contains(ELECTION))
             .unwrap();
@@ -109,10 +117,7 @@ impl Stage {
 
     /// Starts `etcdctl elect` and waits until it queues behind so many.
     fn etcdctl_candidate_behind(&self, ahead: usize) -> Recorded {
-        let other = self
-            .etcd
-            .etcdctl_start("etcdctl-elect", 2, &["elect", ELECTION, &value()])
-            .unwrap();
+        let other = self.etcdctl_elect();
         xtask::harness::wait_until("etcdctl to queue", SOON, || {
             let queue = self.candidates();
             (queue.len() == ahead + 1 && queue[ahead].value == value().into_bytes()).then_some(())
@@ -168,11 +173,7 @@ fn a_go_candidate_leads_and_queues_among_ours() {
     for member in 0..2 {
         stage.start(member, Reach::Own, |options| options);
     }
-    for curator in &stage.curators {
-        curator
-            .wait_for_role(Mark::START, SOON, "following", |role| role.follows() == Some(STRANGER))
-            .unwrap();
-    }
+    stage.all_follow_the_stranger();
     let second = start(&stage, "go-second");
     xtask::harness::wait_until("the second to queue", SOON, || {
         (stage.candidates().len() == 4).then_some(())

@@ -1,0 +1,44 @@
+//! The body of whatever is answered.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::forward::Answer;
+use crate::lead::Led;
+
+/// One type for all of them, so that none needs a box.
+#[derive(Default)]
+pub(crate) enum Body {
+    /// Headers say it all.
+    #[default]
+    Empty,
+    /// Made here.
+    Led(Led),
+    /// Made by the leader.
+    Forwarded(Answer),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Led(body) => Pin::new(body).poll_frame(cx),
+            Self::Forwarded(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Led(body) => body.is_end_stream(),
+            Self::Forwarded(body) => body.is_end_stream(),
+        }
+    }
+}

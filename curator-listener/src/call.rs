@@ -1,0 +1,255 @@
+//! One call from its arrival to its answer: served here, forwarded, held, or refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Code;
+
+use crate::body::Body;
+use crate::config::ListenerConfig;
+use crate::deadline;
+use crate::decide::{Decision, decide};
+use crate::forward::{self, Head, Kind, Outcome, Ready};
+use crate::hold::{self, Hold, Seat};
+use crate::lead;
+use crate::marks::{self, Marks};
+use crate::refusal::Refusal;
+use crate::scope::{Bounds, Scope};
+use crate::services::{Kinds, Local};
+use crate::source::Source;
+use crate::target::{Follow, Target};
+
+/// The first pause before a call that did not run is sent to the same leader again; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all calls share.
+pub(crate) struct Dispatcher {
+    pub(crate) local: Local,
+    /// The lifetime of what the local services do.
+    pub(crate) local_scope: Arc<Scope>,
+    pub(crate) kinds: Kinds,
+    pub(crate) targets: watch::Receiver<Arc<Target>>,
+    pub(crate) hold: Hold,
+    pub(crate) config: Arc<ListenerConfig>,
+    /// Names this process among the instances.
+    pub(crate) me: HeaderValue,
+    /// The listener is about to stop: nobody waits any longer.
+    pub(crate) stopping: CancellationToken,
+    /// Uploads that go on beside their answers.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Dispatcher {
+    /// Answers a call.
+    ///
+    /// Cancellation: dropping the future cancels the call wherever it is.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.dispatch(request).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.response(),
+        }
+    }
+
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let timeout = deadline::timeout(request.headers())
+            .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        if let Some(routes) = self.local.routes(request.uri().path()) {
+            let response =
+                lead::serve_local(routes, request, Bounds::new(deadline, Some(self.local_scope.clone()))).await;
+            return Ok(response.map(Body::Led));
+        }
+        let marks = Marks::read(request.headers());
+        let (mut parts, body) = request.into_parts();
+        marks::strip(&mut parts.headers);
+        let mut call = Call {
+            dispatcher: self,
+            targets: self.targets.clone(),
+            kind: self.kinds.of(parts.uri.path()),
+            parts,
+            deadline,
+            hold: None,
+            pause: FIRST_PAUSE,
+        };
+        let mut source = Source::new(body);
+        loop {
+            let target = call.targets.borrow_and_update().clone();
+            source = match decide(target.seen(), &marks, &self.me) {
+                Decision::Refuse(refusal) => return Err(refusal),
+                Decision::Hold(refusal) => {
+                    call.wait(&refusal, None, None).await?;
+                    source
+                }
+                Decision::Serve => match call.serve(&target, source).await {
+                    Ok(response) => return Ok(response),
+                    // It began to step down a moment ago; the rules say what follows.
+                    Err(source) => source,
+                },
+                Decision::Forward => match &*target {
+                    Target::Follow(follow) => match call.forward(follow, source).await? {
+                        Ok(response) => return Ok(response),
+                        Err(source) => source,
+                    },
+                    Target::Lead(_) | Target::Unknown { .. } => source,
+                },
+            };
+        }
+    }
+}
+
+/// A call for the leader.
+struct Call<'a> {
+    dispatcher: &'a Dispatcher,
+    targets: watch::Receiver<Arc<Target>>,
+    kind: Kind,
+    parts: http::request::Parts,
+    deadline: Option<Instant>,
+    /// Where it waits, and until when, from the first time that it must.
+    hold: Option<(Seat<'a>, Instant)>,
+    pause: Duration,
+}
+
+impl Call<'_> {
+    async fn serve(&self, target: &Target, source: Source<Incoming>) -> Result<Response<Body>, Source<Incoming>> {
+        let Target::Lead(lead) = target else { return Err(source) };
+        let mut request = Request::new(source);
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.version_mut() = self.parts.version;
+        request.headers_mut().clone_from(&self.parts.headers);
+        request.extensions_mut().clone_from(&self.parts.extensions);
+        let bounds = Bounds::new(self.deadline, Some(lead.scope.clone()));
+        match lead::serve(&lead.routes, &lead.running, request, bounds).await {
+            Ok(response) => Ok(response.map(Body::Led)),
+            Err(request) => Err(request.into_body()),
+        }
+    }
+
+    /// Forwards it once; gives the body back if nothing ran and it is worth another try.
+    async fn forward(
+        &mut self,
+        follow: &Follow,
+        source: Source<Incoming>,
+    ) -> Result<Result<Response<Body>, Source<Incoming>>, Refusal> {
+        let place = match follow.pool.place(self.kind) {
+            Ok(place) => place,
+            Err(_) => {
+                // Asked again, now that no change is missed.
+                let mut readiness = follow.pool.readiness();
+                readiness.borrow_and_update();
+                match follow.pool.place(self.kind) {
+                    Ok(place) => place,
+                    Err(why) => {
+                        let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));
+                        self.wait(&refusal, Some(readiness), Some(LONGEST_PAUSE)).await?;
+                        return Ok(Err(source));
+                    }
+                }
+            }
+        };
+        let head = Head {
+            method: self.parts.method.clone(),
+            path: match self.parts.uri.path_and_query() {
+                Some(path) => path.clone(),
+                None => PathAndQuery::from_static("/"),
+            },
+            headers: self.parts.headers.clone(),
+            authority: self
+                .parts
+                .uri
+                .authority()
+                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
+            deadline: self.deadline,
+        };
+        let bounds = Bounds::new(self.deadline, Some(follow.scope.clone()));
+        let dispatcher = self.dispatcher;
+        let outcome = forward::attempt(
+            head,
+            source,
+            &follow.term,
+            &dispatcher.me,
+            place,
+            bounds,
+            &dispatcher.tasks,
+        )
+        .await;
+        match outcome {
+            Outcome::Answered(response) => Ok(Ok(response.map(Body::Forwarded))),
+            Outcome::Ended(refusal) => Err(refusal),
+            Outcome::NotRun { why, source } => {
+                let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));
+                let pause = self.pause;
+                self.pause = (pause * 2).min(LONGEST_PAUSE);
+                self.wait(&refusal, None, Some(pause)).await?;
+                Ok(Err(source))
+            }
+        }
+    }
+
+    /// Waits until it is worth another try, or refuses if the call has waited long enough.
+    async fn wait(
+        &mut self,
+        refusal: &Refusal,
+        readiness: Option<watch::Receiver<Ready>>,
+        pause: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let dispatcher = self.dispatcher;
+        let until = match &self.hold {
+            Some((_, until)) => *until,
+            None => {
+                let limit = dispatcher.hold.limit();
+                let seat = dispatcher.hold.enter().ok_or_else(|| {
+                    Refusal::new(
+                        Code::ResourceExhausted,
+                        format!(
+                            "{}; {limit} calls wait for a leader already, which is as many as may",
+                            refusal.message
+                        ),
+                    )
+                })?;
+                let until = hold::until(Instant::now(), dispatcher.config.hold_cap, self.deadline);
+                self.hold = Some((seat, until));
+                until
+            }
+        };
+        let retry = async {
+            match pause {
+                Some(pause) => sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let connected = async {
+            if let Some(mut readiness) = readiness
+                && readiness.changed().await.is_ok()
+            {
+                return;
+            }
+            // Nobody keeps the connections any more: then there will be another target.
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            () = dispatcher.stopping.cancelled() => {
+                Err(Refusal::unavailable(format!("this instance is stopping; {}, and nothing of the call ran", refusal.message)))
+            }
+            changed = self.targets.changed() => match changed {
+                Ok(()) => Ok(()),
+                Err(_) => Err(refusal.clone()),
+            },
+            () = sleep_until(until) => Err(Refusal {
+                message: format!("{}; nothing of the call ran while it waited", refusal.message).into(),
+                ..refusal.clone()
+            }),
+            () = connected => Ok(()),
+            () = retry => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The listener's limits and times, with the reasons for their defaults.
+
+use std::time::Duration;
+
+/// The limits and times of a [`Listener`](crate::Listener). All memory that a peer can make it use is bounded by them.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenerConfig {
+    /// How long a call may wait for a leader, if its own deadline is not sooner. Two thirds of the leader's TTL is right:
+    /// what outlasts that is no change of leader, but a cluster without one. See [`hold_for_ttl`](Self::hold_for_ttl).
+    pub hold_cap: Duration,
+    /// How many calls may wait at a time; any more are refused with `RESOURCE_EXHAUSTED`.
+    pub hold_limit: usize,
+    /// How long a leader that steps down as planned waits for the calls that it is running.
+    pub drain_limit: Duration,
+    /// How long calls under way may take to end once the listener is told to stop.
+    pub grace: Duration,
+    /// As many connections may be open; any more are closed at once. 10,000 nodes with one each, and as many to spare.
+    pub max_connections: usize,
+    /// As many calls may be under way on one connection. Times [`stream_window`](Self::stream_window) it is the window of
+    /// the connection, so that calls whose reader has stopped cannot take it all and freeze the others on it.
+    pub max_concurrent_calls: u32,
+    /// As much of one call's messages may be under way or buffered, in bytes. At a round trip of 1 ms it lets 250 MB/s
+    /// through for each call.
+    pub stream_window: u32,
+    /// All headers of a call together, in bytes.
+    pub max_header_list_size: u32,
+    /// A client that has not begun to speak HTTP/2 by then is cut off.
+    pub handshake_timeout: Duration,
+    /// A connection without a call for so long is closed.
+    pub idle_timeout: Duration,
+    /// An HTTP/2 ping to a client that has been silent for so long ...
+    pub client_ping_interval: Duration,
+    /// ... must be answered within this.
+    pub client_ping_timeout: Duration,
+    /// How long a connection to the leader may take until it has answered for the first time.
+    pub connect_timeout: Duration,
+    /// An HTTP/2 ping to a leader that has been silent for so long ...
+    pub leader_ping_interval: Duration,
+    /// ... must be answered within this. A leader that hangs is noticed within the sum of the two.
+    pub leader_ping_timeout: Duration,
+    /// How many connections to the leader there may be for unary calls, and as many again for each 200 open streams.
+    pub leader_connections: usize,
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self {
+            hold_cap: Duration::from_secs(6),
+            hold_limit: 4_096,
+            drain_limit: Duration::from_secs(1),
+            grace: Duration::from_secs(5),
+            max_connections: 20_000,
+            max_concurrent_calls: 256,
+            stream_window: 256 << 10,
+            max_header_list_size: 64 << 10,
+            handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(15 * 60),
+            client_ping_interval: Duration::from_secs(20),
+            client_ping_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            leader_ping_interval: Duration::from_secs(1),
+            leader_ping_timeout: Duration::from_secs(2),
+            leader_connections: 2,
+        }
+    }
+}
+
+impl ListenerConfig {
+    /// With the [`hold_cap`](Self::hold_cap) for this TTL of the leader: two thirds of it, and at most ten seconds.
+    #[must_use]
+    pub fn hold_for_ttl(mut self, ttl: Duration) -> Self {
+        self.hold_cap = (ttl * 2 / 3).min(Duration::from_secs(10));
+        self
+    }
+
+    /// The window of a whole connection.
+    pub(crate) const fn connection_window(&self) -> u32 {
+        // The most that HTTP/2 can say is 2^31 - 1.
+        let all = self.stream_window.saturating_mul(self.max_concurrent_calls);
+        if all > 0x7fff_ffff { 0x7fff_ffff } else { all }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hold_follows_the_ttl() {
+        let hold = |ttl| {
+            ListenerConfig::default()
+                .hold_for_ttl(Duration::from_secs(ttl))
+                .hold_cap
+        };
+        assert_eq!(hold(3), Duration::from_secs(2));
+        assert_eq!(hold(60), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn stalled_calls_cannot_take_a_connections_window() {
+        let config = ListenerConfig::default();
+        assert_eq!(
+            u64::from(config.connection_window()),
+            u64::from(config.stream_window) * u64::from(config.max_concurrent_calls)
+        );
+        let huge = ListenerConfig {
+            stream_window: u32::MAX,
+            ..config
+        };
+        assert_eq!(huge.connection_window(), 0x7fff_ffff);
+    }
+}

@@ -1,0 +1,168 @@
+//! Passing a call on to the leader as it is: headers, body and trailers, without a look inside.
+//!
+//! HTTP/2 is spoken through `h2` itself. That costs no task and no queue for a call on the way out, it gives back a request
+//! that was not sent, and it says of a failed one whether the leader can have begun with it.
+
+mod answer;
+mod connection;
+mod outcome;
+mod pool;
+mod upload;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body;
+use tokio::time::Instant;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tonic::Code;
+
+pub(crate) use answer::Answer;
+pub(crate) use connection::Place;
+pub(crate) use pool::{Kind, Pool, Ready};
+
+use crate::deadline::{self, GRPC_TIMEOUT};
+use crate::marks::{self, TermMark};
+use crate::refusal::Refusal;
+use crate::scope::Bounds;
+use crate::source::Source;
+use upload::{Upload, Uploaded};
+
+/// The head of a call.
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) path: PathAndQuery,
+    /// Stripped of what goes no further.
+    pub(crate) headers: HeaderMap,
+    /// What the caller asked for.
+    pub(crate) authority: Option<HeaderValue>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// How an attempt ended.
+pub(crate) enum Outcome<B> {
+    /// The leader answers.
+    Answered(Response<Answer>),
+    /// Nothing of the call ran, for this reason; it can be sent again.
+    NotRun { why: String, source: Source<B> },
+    /// The call is over.
+    Ended(Refusal),
+}
+
+enum Event {
+    Answer(Result<Response<h2::RecvStream>, h2::Error>),
+    Bound(Refusal),
+    Abandoned,
+}
+
+/// Sends the call to the leader.
+///
+/// Cancellation: dropping the future cancels the call at the leader.
+pub(crate) async fn attempt<B>(
+    head: Head,
+    source: Source<B>,
+    term: &TermMark,
+    me: &HeaderValue,
+    place: Place,
+    mut bounds: Bounds,
+    tasks: &TaskTracker,
+) -> Outcome<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let request = match request(head, term, me, &place) {
+        Ok(request) => request,
+        Err(refusal) => return Outcome::Ended(refusal),
+    };
+    let whole = source.is_end_stream();
+    let (mut response, stream) = match place.requests().send_request(request, whole) {
+        Ok(sent) => sent,
+        Err(error) if error.is_io() || error.is_go_away() => {
+            place.give_up();
+            return Outcome::NotRun {
+                why: format!("the connection to the leader is closing: {error}"),
+                source,
+            };
+        }
+        // Not the connection, but the request: it would fail again.
+        Err(error) => {
+            return Outcome::Ended(Refusal::new(
+                Code::Internal,
+                format!("the call cannot be forwarded: {error}"),
+            ));
+        }
+    };
+    let mut upload = Upload::new(source, stream);
+    let mut uploading = !whole;
+    let event = poll_fn(|cx| {
+        if uploading && let Poll::Ready(uploaded) = upload.poll(cx) {
+            uploading = false;
+            if uploaded == Uploaded::Abandoned {
+                return Poll::Ready(Event::Abandoned);
+            }
+        }
+        if let Poll::Ready(answer) = Pin::new(&mut response).poll(cx) {
+            return Poll::Ready(Event::Answer(answer));
+        }
+        bounds.poll(cx).map(Event::Bound)
+    })
+    .await;
+    let not_run = |why: String, upload: Upload<B>| {
+        let mut source = upload.into_source();
+        match source.rewind() {
+            true => Outcome::NotRun { why, source },
+            false => Outcome::Ended(Refusal::unavailable(format!(
+                "{why}; nothing of the call ran, but the request is too long to be sent again from here"
+            ))),
+        }
+    };
+    match event {
+        Event::Answer(Ok(mut answer)) => {
+            if let Some(why) = marks::take_not_run(answer.headers_mut()) {
+                return not_run(format!("the leader refused the call ({why})"), upload);
+            }
+            upload.answered();
+            let upload = uploading.then(|| {
+                // On its own from here: the client may send more before it reads any of the answer.
+                AbortOnDropHandle::new(tasks.spawn(async move {
+                    poll_fn(|cx| upload.poll(cx)).await;
+                }))
+            });
+            let (parts, stream) = answer.into_parts();
+            Outcome::Answered(Response::from_parts(parts, Answer::new(stream, bounds, upload, place)))
+        }
+        Event::Answer(Err(error)) if outcome::never_ran(&error) => {
+            not_run(format!("the leader did not take the call: {error}"), upload)
+        }
+        Event::Answer(Err(error)) => Outcome::Ended(outcome::lost(&error)),
+        Event::Bound(refusal) => Outcome::Ended(refusal),
+        Event::Abandoned => Outcome::Ended(Refusal::new(Code::Cancelled, "the client is gone")),
+    }
+}
+
+/// The request as the leader gets it.
+fn request(head: Head, term: &TermMark, me: &HeaderValue, place: &Place) -> Result<Request<()>, Refusal> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(place.authority());
+    parts.path_and_query = Some(head.path);
+    let uri = Uri::from_parts(parts)
+        .map_err(|error| Refusal::new(Code::Internal, format!("the call cannot be forwarded: {error}")))?;
+    let mut headers = head.headers;
+    marks::mark_forwarded(&mut headers, term, me, head.authority.as_ref());
+    if let Some(deadline) = head.deadline {
+        // What has been spent here is not there any more.
+        let left = deadline.saturating_duration_since(Instant::now());
+        headers.insert(GRPC_TIMEOUT, deadline::write(left));
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = head.method;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Ok(request)
+}

@@ -1,0 +1,236 @@
+//! The connections to one leader: warm before the first call, replaced when they end, more of them when they are full.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, info};
+
+use super::connection::{Closed, Connection, Place, connect};
+use crate::config::ListenerConfig;
+use crate::role::Leader;
+
+/// The first pause after a failed attempt to connect; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// However many calls there are, no more connections of a kind than this.
+const MOST_CONNECTIONS: usize = 64;
+
+/// What a call is, as far as connections care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One message each way.
+    Unary,
+    /// Anything else, and what is not known. Apart from the others, so that bulk does not stand before what is small.
+    Stream,
+}
+
+/// The connections to one leader. The tasks that keep them end with it.
+pub(crate) struct Pool {
+    unary: Arc<Lane>,
+    streams: Arc<Lane>,
+    ready: watch::Receiver<Ready>,
+    _stop: DropGuard,
+}
+
+/// Whether calls can be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Ready {
+    /// A connection for unary calls is open.
+    pub(crate) open: bool,
+    /// Goes up with each connection that opens or ends.
+    changes: u64,
+    /// Why not, if not.
+    why: String,
+}
+
+/// Connections for one kind of calls.
+struct Lane {
+    connections: RwLock<Vec<Arc<Connection>>>,
+    /// More than this on each, and another is opened.
+    full: usize,
+    /// How many there should be at least.
+    least: usize,
+    more: Notify,
+}
+
+impl Lane {
+    fn new(config: &ListenerConfig, least: usize) -> Arc<Self> {
+        let full = usize::try_from(config.max_concurrent_calls / 4 * 3).unwrap_or(1).max(1);
+        Arc::new(Self {
+            connections: RwLock::default(),
+            full,
+            least: least.clamp(1, MOST_CONNECTIONS),
+            more: Notify::new(),
+        })
+    }
+
+    /// A place on the first connection that is not full: the fewer are in use, the more calls share a system call.
+    fn place(&self) -> Option<Place> {
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        let mut emptiest: Option<(usize, &Arc<Connection>)> = None;
+        for connection in connections.iter() {
+            let Some(open) = connection.open() else { continue };
+            if emptiest.is_none_or(|(least, _)| open < least) {
+                emptiest = Some((open, connection));
+            }
+        }
+        let (open, connection) = emptiest?;
+        if open >= self.full {
+            self.more.notify_one();
+        }
+        // The leader takes a third more than what we call full, and then another connection is on its way.
+        (open < self.full / 3 * 4).then(|| connection.place())
+    }
+
+    fn add(&self, connection: Arc<Connection>) {
+        self.connections
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+    }
+
+    /// Forgets those that have ended, and says how many are left.
+    fn prune(&self) -> usize {
+        let mut connections = self.connections.write().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|connection| connection.open().is_some());
+        connections.len()
+    }
+
+    /// How many there should be at this moment.
+    fn wanted(&self) -> usize {
+        let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
+        let all_full = connections
+            .iter()
+            .all(|c| c.open().is_some_and(|open| open >= self.full));
+        let more = usize::from(all_full && !connections.is_empty());
+        (connections.len() + more).clamp(self.least, MOST_CONNECTIONS)
+    }
+}
+
+impl Pool {
+    /// Begins to connect to the leader. `tasks` owns what keeps the connections.
+    pub(crate) fn start(leader: &Leader, config: &Arc<ListenerConfig>, tasks: &mut JoinSet<()>) -> Arc<Self> {
+        let unary = Lane::new(config, config.leader_connections);
+        let streams = Lane::new(config, 1);
+        let why = match leader.addresses.is_empty() {
+            true => format!("{} leads and does not say where it can be reached", leader.node_id),
+            false => "no connection to the leader yet".to_owned(),
+        };
+        let (ready, readiness) = watch::channel(Ready {
+            open: false,
+            changes: 0,
+            why,
+        });
+        let stop = CancellationToken::new();
+        if !leader.addresses.is_empty() {
+            for (lane, reports) in [(&unary, Some(ready)), (&streams, None)] {
+                let keeping = keep(lane.clone(), leader.clone(), config.clone(), reports);
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    let _ = stop.run_until_cancelled_owned(keeping).await;
+                });
+            }
+        }
+        Arc::new(Self {
+            unary,
+            streams,
+            ready: readiness,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// A place for one call, or why there is none at this moment.
+    pub(crate) fn place(&self, kind: Kind) -> Result<Place, String> {
+        let (first, second) = match kind {
+            Kind::Unary => (&self.unary, &self.streams),
+            Kind::Stream => (&self.streams, &self.unary),
+        };
+        // Rather with the others than not at all.
+        if let Some(place) = first.place().or_else(|| second.place()) {
+            return Ok(place);
+        }
+        let ready = self.ready.borrow();
+        Err(match ready.open {
+            true => "all connections to the leader are full".to_owned(),
+            false => ready.why.clone(),
+        })
+    }
+
+    /// Its changes: there may be a place after each.
+    pub(crate) fn readiness(&self) -> watch::Receiver<Ready> {
+        self.ready.clone()
+    }
+}
+
+/// Keeps as many connections open as are wanted, until dropped.
+async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, reports: Option<watch::Sender<Ready>>) {
+    // Owned here, so that they end with the pool.
+    let mut open: JoinSet<Closed> = JoinSet::new();
+    let mut pause = FIRST_PAUSE;
+    let report = |change: &dyn Fn(&mut Ready)| {
+        if let Some(reports) = &reports {
+            reports.send_modify(|ready| {
+                change(ready);
+                ready.changes = ready.changes.wrapping_add(1);
+            });
+        }
+    };
+    loop {
+        if lane.prune() < lane.wanted() {
+            match connect_to_any(&leader, &config).await {
+                Ok((connection, driving)) => {
+                    lane.add(connection);
+                    open.spawn(driving);
+                    pause = FIRST_PAUSE;
+                    report(&|ready| ready.open = true);
+                }
+                Err(why) => {
+                    debug!(leader = leader.node_id, why, "no connection to the leader");
+                    let here = lane.prune() > 0;
+                    report(&|ready| {
+                        ready.open = here;
+                        ready.why.clone_from(&why);
+                    });
+                    // Jitter, so that not all followers knock at the same moment.
+                    let jitter = rand::rng().random_range(0.5..1.0);
+                    sleep(pause.mul_f64(jitter)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+            while open.try_join_next().is_some() {}
+            continue;
+        }
+        tokio::select! {
+            () = lane.more.notified() => {}
+            Some(closed) = open.join_next() => {
+                let here = lane.prune() > 0;
+                let why = closed.map_or_else(|panic| panic.to_string(), |closed| closed.to_string());
+                info!(leader = leader.node_id, why, "connection to the leader ended");
+                report(&|ready| {
+                    ready.open = here;
+                    ready.why = format!("the connection to the leader was {why}");
+                });
+            }
+        }
+    }
+}
+
+/// Tries the leader's addresses in their order.
+async fn connect_to_any(
+    leader: &Leader,
+    config: &ListenerConfig,
+) -> Result<(Arc<Connection>, impl Future<Output = Closed> + Send + use<>), String> {
+    let mut whys = Vec::new();
+    for address in &leader.addresses {
+        match connect(address, config).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => whys.push(format!("{} at {address}: {error}", leader.node_id)),
+        }
+    }
+    Err(whys.join("; "))
+}

@@ -1,0 +1,118 @@
+//! A request's body on its way to the leader, no faster than the leader takes it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Body;
+
+use crate::source::Source;
+
+/// How an upload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Uploaded {
+    /// All of it was sent.
+    Whole,
+    /// The leader wants no more of it, or the connection is gone: its answer says which.
+    Stopped,
+    /// The client is gone, so that there is no whole request: the leader is told so.
+    Abandoned,
+}
+
+/// A request's body and the stream that it goes to.
+pub(crate) struct Upload<B> {
+    source: Source<B>,
+    stream: SendStream<Bytes>,
+    /// What was read and not sent yet.
+    rest: Bytes,
+    /// Nothing comes after the rest.
+    last: bool,
+}
+
+impl<B> Upload<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    pub(crate) const fn new(source: Source<B>, stream: SendStream<Bytes>) -> Self {
+        Self {
+            source,
+            stream,
+            rest: Bytes::new(),
+            last: false,
+        }
+    }
+
+    /// The body again; the stream is let go, which cancels it if it is not at its end.
+    pub(crate) fn into_source(self) -> Source<B> {
+        self.source
+    }
+
+    /// The leader has begun to answer, so that the request will not be sent again.
+    pub(crate) fn answered(&mut self) {
+        self.source.keep_no_more();
+    }
+
+    /// Sends what can be sent. Ready once there is nothing more to do; not to be polled again then.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
+        loop {
+            if !self.rest.is_empty() {
+                self.stream.reserve_capacity(self.rest.len());
+                let mut capacity = self.stream.capacity();
+                if capacity == 0 {
+                    capacity = match self.stream.poll_capacity(cx) {
+                        Poll::Ready(Some(Ok(capacity))) => capacity,
+                        Poll::Ready(_) => return Poll::Ready(Uploaded::Stopped),
+                        Poll::Pending => return Poll::Pending,
+                    };
+                }
+                let piece = self.rest.split_to(capacity.min(self.rest.len()));
+                let end = self.last && self.rest.is_empty();
+                if self.stream.send_data(piece, end).is_err() {
+                    return Poll::Ready(Uploaded::Stopped);
+                }
+                if end {
+                    return Poll::Ready(Uploaded::Whole);
+                }
+                continue;
+            }
+            match Pin::new(&mut self.source).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        self.last = self.source.is_end_stream();
+                        self.rest = data;
+                        if self.rest.is_empty() && self.last {
+                            return Poll::Ready(self.end());
+                        }
+                    }
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else { continue };
+                        return Poll::Ready(match self.stream.send_trailers(trailers) {
+                            Ok(()) => Uploaded::Whole,
+                            Err(_) => Uploaded::Stopped,
+                        });
+                    }
+                },
+                Poll::Ready(None) => return Poll::Ready(self.end()),
+                Poll::Ready(Some(Err(_))) => {
+                    // Not the end of the request, but of the client: the leader must not take one for the other.
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Uploaded::Abandoned);
+                }
+                Poll::Pending => {
+                    return match self.stream.poll_reset(cx) {
+                        Poll::Ready(_) => Poll::Ready(Uploaded::Stopped),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) -> Uploaded {
+        match self.stream.send_data(Bytes::new(), true) {
+            Ok(()) => Uploaded::Whole,
+            Err(_) => Uploaded::Stopped,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `grpc.health.v1` for every instance: serving means that a call to this instance gets to a leader.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use crate::target::Target;
+
+/// The descriptors of the service, encoded, for reflection.
+pub(crate) const FILE_DESCRIPTOR_SET: &[u8] = tonic_health::pb::FILE_DESCRIPTOR_SET;
+
+/// Whether calls get through.
+#[derive(Clone)]
+pub(crate) struct HealthService {
+    serving: watch::Receiver<bool>,
+    /// Answered here, leader or not.
+    local: Arc<HashSet<&'static str>>,
+    /// Answered by the leader.
+    led: Arc<HashSet<String>>,
+    stopping: CancellationToken,
+}
+
+impl HealthService {
+    pub(crate) fn server(
+        serving: watch::Receiver<bool>,
+        local: HashSet<&'static str>,
+        led: HashSet<String>,
+        stopping: CancellationToken,
+    ) -> HealthServer<Self> {
+        HealthServer::new(Self {
+            serving,
+            local: Arc::new(local),
+            led: Arc::new(led),
+            stopping,
+        })
+    }
+
+    /// Whether a service is always answered here; none if it is not known.
+    fn is_local(&self, service: &str) -> Option<bool> {
+        if self.local.contains(service) {
+            return Some(true);
+        }
+        // The empty name asks for the whole.
+        (service.is_empty() || self.led.contains(service)).then_some(false)
+    }
+}
+
+const fn status(serving: bool) -> ServingStatus {
+    if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
+}
+
+fn response(serving: bool) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status(serving).into(),
+    }
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    type WatchStream = Responses;
+
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        let local = self
+            .is_local(&service)
+            .ok_or_else(|| Status::not_found("there is no such service"))?;
+        Ok(Response::new(response(local || *self.serving.borrow())))
+    }
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Responses>, Status> {
+        let service = request.into_inner().service;
+        let known = self.is_local(&service);
+        let state = (self.serving.clone(), None, self.stopping.clone());
+        let stream = stream::unfold(Some(state), move |state| async move {
+            let (mut serving, told, stopping) = state?;
+            loop {
+                let now = match known {
+                    // Not an error: the protocol wants the caller to go on watching.
+                    None => ServingStatus::ServiceUnknown,
+                    Some(local) => status(*serving.borrow_and_update() || local),
+                };
+                if told != Some(now) {
+                    let response = HealthCheckResponse { status: now.into() };
+                    return Some((Ok(response), Some((serving, Some(now), stopping))));
+                }
+                tokio::select! {
+                    biased;
+                    changed = serving.changed() => changed.ok()?,
+                    // An open stream would hold up the stop.
+                    () = stopping.cancelled() => return Some((Err(Status::unavailable("this instance is stopping")), None)),
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// Publishes whether calls get through, until the instance is to be unready.
+pub(crate) async fn report(
+    mut targets: watch::Receiver<Arc<Target>>,
+    serving: watch::Sender<bool>,
+    unready: CancellationToken,
+) {
+    loop {
+        let target = targets.borrow_and_update().clone();
+        let mut readiness = match &*target {
+            Target::Follow(follow) => Some(follow.pool.readiness()),
+            Target::Lead(_) | Target::Unknown { .. } => None,
+        };
+        let can = match (&*target, &mut readiness) {
+            (Target::Lead(lead), _) => !lead.running.is_draining(),
+            (_, Some(readiness)) => readiness.borrow_and_update().open,
+            _ => false,
+        };
+        serving.send_if_modified(|serving| std::mem::replace(serving, can) != can);
+        let drained = async {
+            match &*target {
+                Target::Lead(lead) if can => lead.running.draining().await,
+                _ => std::future::pending().await,
+            }
+        };
+        let connected = async {
+            if let Some(readiness) = &mut readiness
+                && readiness.changed().await.is_ok()
+            {
+                return;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = unready.cancelled() => break,
+            changed = targets.changed() => if changed.is_err() { break },
+            () = connected => {}
+            () = drained => {}
+        }
+    }
+    serving.send_if_modified(|serving| std::mem::replace(serving, false));
+}

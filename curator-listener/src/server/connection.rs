@@ -1,0 +1,217 @@
+//! One client's connection.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Frame;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::body::Body;
+use crate::call::Dispatcher;
+use crate::config::ListenerConfig;
+use crate::heard::Heard;
+
+/// The client connection preface, RFC 9113, section 3.4.
+const PREFACE: usize = 24;
+/// Streams that a client may have reset before they were looked at (CVE-2023-44487), and errors of its own making.
+const PENDING_RESETS: usize = 64;
+const ERROR_RESETS: usize = 1_024;
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) connections: Arc<Seats>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Counts connections.
+pub(crate) struct Seats {
+    taken: AtomicUsize,
+    limit: usize,
+}
+
+/// One connection's seat.
+pub(crate) struct Seat(Arc<Seats>);
+
+impl Seats {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            taken: AtomicUsize::new(0),
+            limit,
+        })
+    }
+
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Seat> {
+        let seat = Seat(self.clone());
+        (self.taken.fetch_add(1, Ordering::Relaxed) < self.limit).then_some(seat)
+    }
+
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a connection is doing.
+#[derive(Default)]
+struct Activity {
+    /// Bytes that came in.
+    read: Arc<AtomicUsize>,
+    /// Calls so far.
+    calls: AtomicU64,
+    /// Calls at this moment.
+    open: AtomicUsize,
+}
+
+/// A call that is open on a connection.
+struct OpenCall(Arc<Activity>);
+
+impl OpenCall {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.calls.fetch_add(1, Ordering::Relaxed);
+        activity.open.fetch_add(1, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection until it ends. Cut when dropped.
+pub(crate) async fn serve(stream: TcpStream, shared: &Arc<Shared>) {
+    // Without it, small messages wait for the acknowledgement of the one before.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "connection gone before it was served");
+        return;
+    }
+    let activity = Arc::new(Activity::default());
+    let io = TokioIo::new(Heard::new(stream, activity.read.clone()));
+    let dispatcher = shared.dispatcher.clone();
+    let calls = activity.clone();
+    let service = service_fn(move |request| {
+        let (dispatcher, call) = (dispatcher.clone(), OpenCall::new(&calls));
+        async move {
+            let response = dispatcher.answer(request).await;
+            Ok::<Response<Counted>, Infallible>(response.map(|body| Counted { body, _call: call }))
+        }
+    });
+    let config = &shared.dispatcher.config;
+    let connection = builder(config, shared.tasks.clone()).serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut idle = pin!(idle(activity.clone(), config.idle_timeout));
+    let mut late = pin!(late(activity, config.handshake_timeout));
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = &mut late => {
+                debug!("connection cut: the client has not begun to speak HTTP/2");
+                return;
+            }
+            () = &mut idle, if !leaving => {}
+            () = shared.stopping.cancelled(), if !leaving => {}
+        }
+        // Takes nothing new, tells the client so, and ends with the last call.
+        connection.as_mut().graceful_shutdown();
+        leaving = true;
+    }
+}
+
+fn builder(config: &ListenerConfig, tasks: TaskTracker) -> http2::Builder<Tracked> {
+    let mut builder = http2::Builder::new(Tracked(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window())
+        .max_concurrent_streams(config.max_concurrent_calls)
+        .max_header_list_size(config.max_header_list_size)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .keep_alive_interval(config.client_ping_interval)
+        .keep_alive_timeout(config.client_ping_timeout)
+        // gRPC has no use for it.
+        .auto_date_header(false);
+    builder
+}
+
+/// Completes when a connection has had no call for so long, or up to twice as long.
+async fn idle(activity: Arc<Activity>, after: Duration) {
+    let mut seen = activity.calls.load(Ordering::Relaxed);
+    loop {
+        sleep(after).await;
+        let calls = activity.calls.load(Ordering::Relaxed);
+        if calls == seen && activity.open.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        seen = calls;
+    }
+}
+
+/// Completes when a client has not said by then that it speaks HTTP/2, and never otherwise.
+async fn late(activity: Arc<Activity>, after: Duration) {
+    sleep(after).await;
+    if activity.read.load(Ordering::Relaxed) >= PREFACE {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Runs hyper's tasks where they can be waited for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// A body that keeps its call open.
+struct Counted {
+    body: Body,
+    _call: OpenCall,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}

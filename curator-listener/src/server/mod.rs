@@ -1,0 +1,295 @@
+//! The listener: sockets that are open from start to exit, and what answers on them.
+
+mod accept;
+mod connection;
+mod sockets;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::call::Dispatcher;
+use crate::config::ListenerConfig;
+use crate::health::{self, HealthService};
+use crate::hold::Hold;
+use crate::lead::Drained;
+use crate::refusal::Refusal;
+use crate::role::StatusStream;
+use crate::scope::Scope;
+use crate::services::Services;
+use crate::target::{Target, Tracker};
+use accept::accept;
+use connection::{Seats, Shared};
+
+/// Where instances listen by default: all addresses of both families, on the Curator's port.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7835);
+
+/// Sockets that are open, and not served yet.
+pub struct Listener {
+    sockets: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    config: Arc<ListenerConfig>,
+    targets: watch::Sender<Arc<Target>>,
+    serving: watch::Sender<bool>,
+    unready: CancellationToken,
+}
+
+/// Asks a listener, while it runs and before.
+#[derive(Clone)]
+pub struct ListenerHandle {
+    config: Arc<ListenerConfig>,
+    targets: watch::Receiver<Arc<Target>>,
+    serving: watch::Receiver<bool>,
+    unready: CancellationToken,
+}
+
+/// Why the listener cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// There is no address to listen on.
+    #[error("there is no address to listen on: give one at least, for example {DEFAULT_ADDRESS}")]
+    Nowhere,
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another address, or stop what holds it")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Server reflection cannot be made from the descriptors.
+    #[error("the descriptors cannot be served by reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// A task of the listener ended by itself.
+    #[error("a task of the listener {0}")]
+    Task(String),
+}
+
+impl Listener {
+    /// Opens the sockets. Connections wait in their queues until [`run`](Self::run). `[::]` listens for IPv4 as well.
+    ///
+    /// # Errors
+    /// There is no address, or one of them cannot be listened on.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O.
+    pub fn bind(addresses: impl IntoIterator<Item = SocketAddr>, config: ListenerConfig) -> Result<Self, ListenError> {
+        let mut opened = Vec::new();
+        let mut bound = Vec::new();
+        for address in addresses {
+            let failed = |source| ListenError::Bind { address, source };
+            let socket = sockets::listen(address).map_err(failed)?;
+            bound.push(socket.local_addr().map_err(failed)?);
+            opened.push(socket);
+        }
+        if opened.is_empty() {
+            return Err(ListenError::Nowhere);
+        }
+        let unknown = Target::Unknown {
+            reason: "this instance is starting".into(),
+        };
+        Ok(Self {
+            sockets: opened,
+            addresses: bound,
+            config: Arc::new(config),
+            targets: watch::Sender::new(Arc::new(unknown)),
+            serving: watch::Sender::new(false),
+            unready: CancellationToken::new(),
+        })
+    }
+
+    /// The addresses that are listened on, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A handle to ask with.
+    #[must_use]
+    pub fn handle(&self) -> ListenerHandle {
+        ListenerHandle {
+            config: self.config.clone(),
+            targets: self.targets.subscribe(),
+            serving: self.serving.subscribe(),
+            unready: self.unready.clone(),
+        }
+    }
+
+    /// Answers calls until cancelled. Then it takes no new connections and tells the open ones so; waits for the calls under
+    /// way; ends those that are still there after [`drain_limit`](ListenerConfig::drain_limit) with `UNAVAILABLE`; and cuts
+    /// what is left after [`grace`](ListenerConfig::grace).
+    ///
+    /// Not cancellation safe: when the future is dropped, so are all connections.
+    ///
+    /// # Errors
+    /// The services cannot be described, or a task ended that should have gone on.
+    pub async fn run(
+        self,
+        status: impl StatusStream,
+        services: Services,
+        cancel: CancellationToken,
+    ) -> Result<(), ListenError> {
+        let Self {
+            sockets,
+            addresses: _,
+            config,
+            targets,
+            serving,
+            unready,
+        } = self;
+        let services = with_own_services(services, serving.subscribe(), &cancel)?;
+        let kinds = services.kinds();
+        let (local, services) = services.split();
+        let tasks = TaskTracker::new();
+        let local_scope = Scope::new(None);
+        let dispatcher = Arc::new(Dispatcher {
+            local,
+            local_scope: local_scope.clone(),
+            kinds,
+            targets: targets.subscribe(),
+            hold: Hold::new(config.hold_limit),
+            config: config.clone(),
+            me: instance_id(),
+            stopping: cancel.clone(),
+            tasks: tasks.clone(),
+        });
+        let shared = Arc::new(Shared {
+            dispatcher,
+            connections: Seats::new(config.max_connections),
+            stopping: cancel.clone(),
+            tasks: tasks.clone(),
+        });
+        // Calls under way go on for a while after the cancellation, and the way to the leader with them.
+        let over = CancellationToken::new();
+        let mut own = JoinSet::new();
+        own.spawn({
+            let readiness = health::report(targets.subscribe(), serving, unready.clone());
+            let cancel = cancel.clone();
+            async move {
+                readiness.await;
+                cancel.cancelled().await;
+                "health"
+            }
+        });
+        own.spawn({
+            let tracker = Tracker::new(services, config.clone(), targets);
+            let (roles, over) = (status.subscribe(), over.clone());
+            async move {
+                tracker.run(roles, over).await;
+                "tracker"
+            }
+        });
+        let mut accepting = JoinSet::new();
+        for socket in sockets {
+            accepting.spawn(accept(socket, shared.clone(), cancel.clone()));
+        }
+        let outcome = tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            Some(ended) = own.join_next() => Err(ended),
+            Some(ended) = accepting.join_next() => Err(ended.map(|()| "accept")),
+        };
+        let outcome = match outcome {
+            // All of them end by themselves when cancelled, which may be noticed first.
+            Err(Ok(_)) if cancel.is_cancelled() => Ok(()),
+            Err(Ok(task)) => Err(ListenError::Task(format!(
+                "({task}) returned although nobody asked it to"
+            ))),
+            Err(Err(panic)) => Err(ListenError::Task(format!("panicked: {panic}"))),
+            Ok(()) => Ok(()),
+        };
+        unready.cancel();
+        cancel.cancel();
+        let limit = config.drain_limit.min(config.grace);
+        if timeout(limit, all(&mut accepting)).await.is_err() {
+            debug!("calls under way are ended");
+            local_scope.end(Refusal::unavailable("this instance is stopping"));
+            over.cancel();
+            if timeout(config.grace - limit, all(&mut accepting)).await.is_err() {
+                debug!("connections are cut");
+            }
+        }
+        over.cancel();
+        accepting.shutdown().await;
+        tasks.close();
+        tasks.wait().await;
+        while own.join_next().await.is_some() {}
+        outcome
+    }
+}
+
+async fn all(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+/// The given services, and those that every instance has: health and reflection.
+fn with_own_services(
+    services: Services,
+    serving: watch::Receiver<bool>,
+    stopping: &CancellationToken,
+) -> Result<Services, ListenError> {
+    let mut services = services;
+    if !services.descriptors().is_empty() {
+        let build = || {
+            let start = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(health::FILE_DESCRIPTOR_SET);
+            services
+                .descriptors()
+                .iter()
+                .fold(start, |builder, set| builder.register_encoded_file_descriptor_set(set))
+        };
+        let (newer, older) = (build().build_v1()?, build().build_v1alpha()?);
+        services = services.local(newer).local(older);
+    }
+    let mut local: HashSet<&'static str> = services.local_names().iter().copied().collect();
+    local.insert("grpc.health.v1.Health");
+    let led = services
+        .names()
+        .into_iter()
+        .filter(|name| !local.contains(name.as_str()))
+        .collect();
+    Ok(services.local(HealthService::server(serving, local, led, stopping.clone())))
+}
+
+/// A name that no other process has.
+fn instance_id() -> HeaderValue {
+    let id = format!("{:032x}", rand::random::<u128>());
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+impl ListenerHandle {
+    /// Whether a call to this instance gets to a leader, and its changes. What `grpc.health.v1` says.
+    #[must_use]
+    pub fn serving(&self) -> watch::Receiver<bool> {
+        self.serving.clone()
+    }
+
+    /// Reports from now on that this instance is not to be called. It still answers.
+    pub fn unready(&self) {
+        self.unready.cancel();
+    }
+
+    /// Prepares for a planned end of this instance's term: no call is begun in it any more. New ones wait for the next leader;
+    /// those that followers forwarded go back to them untouched. Returns once the calls under way have been answered, at most
+    /// after [`drain_limit`](ListenerConfig::drain_limit), and at once if this instance does not lead. Streams are waited for
+    /// only while they are young and moving.
+    ///
+    /// To be followed by the end of the term. Cancellation: the term takes no new calls all the same.
+    pub async fn drain(&self) -> Option<Drained> {
+        let target = self.targets.borrow().clone();
+        match &*target {
+            Target::Lead(lead) => Some(lead.running.drain(self.config.drain_limit).await),
+            Target::Follow(_) | Target::Unknown { .. } => None,
+        }
+    }
+}

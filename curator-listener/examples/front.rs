@@ -103,6 +103,6 @@ impl TermGuard for Forever {
     }
 
     async fn ended(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -233,7 +233,7 @@ impl Call<'_> {
                 return;
             }
             // Nobody keeps the connections any more: then there will be another target.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             biased;

@@ -173,7 +173,7 @@ mod tests {
         let Decision::Refuse(refusal) = decide(Seen::Follow { leader: &leader }, &marks, &ME) else {
             panic!()
         };
-        assert_eq!(refusal.leader.as_ref(), Some(&leader));
+        assert_eq!(refusal.leader.as_deref(), Some(&leader));
         let mark = TermMark::new(&term(7));
         assert!(matches!(decide(lead(&mark, true, false), &marks, &ME), Decision::Serve));
     }

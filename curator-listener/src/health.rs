@@ -139,7 +139,7 @@ pub(crate) async fn report(
             {
                 return;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = unready.cancelled() => break,

@@ -15,7 +15,7 @@ pub(crate) struct Refusal {
     pub(crate) code: Code,
     pub(crate) message: Cow<'static, str>,
     /// Where to turn, if that is known.
-    pub(crate) leader: Option<Leader>,
+    pub(crate) leader: Option<Box<Leader>>,
     /// Nothing of the call ran: said to the instance that forwarded it, with the reason in a word.
     pub(crate) not_run: Option<&'static str>,
 }
@@ -49,7 +49,7 @@ impl Refusal {
     /// Knows who leads.
     #[must_use]
     pub(crate) fn with_leader(mut self, leader: Option<&Leader>) -> Self {
-        self.leader = leader.cloned();
+        self.leader = leader.cloned().map(Box::new);
         self
     }
 

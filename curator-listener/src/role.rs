@@ -14,6 +14,12 @@ pub trait StatusStream: Send + Sync + 'static {
     fn subscribe(&self) -> watch::Receiver<Role>;
 }
 
+impl<S: StatusStream + ?Sized> StatusStream for Arc<S> {
+    fn subscribe(&self) -> watch::Receiver<Role> {
+        (**self).subscribe()
+    }
+}
+
 /// What this instance is in the election at the moment.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Role {

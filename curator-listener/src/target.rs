@@ -186,10 +186,7 @@ impl Tracker {
         }
         match &*old {
             Target::Unknown { .. } => {}
-            Target::Lead(lead) => lead.scope.end(Refusal {
-                leader: leader_of(to).cloned(),
-                ..Refusal::term_ended()
-            }),
+            Target::Lead(lead) => lead.scope.end(Refusal::term_ended().with_leader(leader_of(to))),
             Target::Follow(_) => {
                 let roles = roles.clone();
                 self.tasks.spawn(async move {

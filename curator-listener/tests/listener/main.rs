@@ -1,0 +1,20 @@
+//! The listener on real sockets: instances in one process, with roles that the tests set, and leaders that misbehave.
+//!
+//! Every wait is for an event and has an upper bound.
+
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "times are compared with bounds that the documentation states"
+)]
+
+mod abuse;
+mod deadlines;
+mod fidelity;
+mod handover;
+mod never_twice;
+mod raw;
+mod roles;
+mod services;
+mod stage;
+mod stalls;

@@ -1,0 +1,272 @@
+//! HTTP/2 without gRPC: a client that sees everything, and leaders that do as a test says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::stage::soon;
+
+/// A connection of a client.
+pub(crate) struct RawClient {
+    requests: SendRequest<Bytes>,
+    authority: String,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for RawClient {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl RawClient {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::with_window(address, 65_535).await
+    }
+
+    pub(crate) async fn with_window(address: SocketAddr, window: u32) -> Self {
+        let stream = soon(TcpStream::connect(address)).await.unwrap();
+        let (requests, connection) = soon(
+            h2::client::Builder::new()
+                .initial_window_size(window)
+                .initial_connection_window_size(64 << 20)
+                .handshake::<_, Bytes>(stream),
+        )
+        .await
+        .unwrap();
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self {
+            requests,
+            authority: address.to_string(),
+            driver,
+        }
+    }
+
+    /// Begins a call.
+    pub(crate) async fn begin(&self, path: &str, headers: &[(&str, &str)]) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::post(format!("http://{}{path}", self.authority))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut requests = soon(self.requests.clone().ready()).await.unwrap();
+        requests.send_request(request.body(()).unwrap(), false).unwrap()
+    }
+
+    /// Begins a call at once, if the connection takes it.
+    pub(crate) fn try_begin(&self, path: &str) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+        let request = Request::post(format!("http://{}{path}", self.authority))
+            .body(())
+            .unwrap();
+        self.requests.clone().send_request(request, false).ok()
+    }
+
+    /// Whether the connection is open.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.driver.is_finished()
+    }
+
+    /// A whole call with one message.
+    pub(crate) async fn call(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let (response, mut stream) = self.begin(path, headers).await;
+        stream.send_data(Bytes::copy_from_slice(body), true).unwrap();
+        Answer::read(soon(response).await.unwrap()).await
+    }
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: BytesMut,
+    pub(crate) trailers: HeaderMap,
+}
+
+impl Answer {
+    pub(crate) async fn read(response: Response<RecvStream>) -> Self {
+        let (parts, mut stream) = response.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(data) = soon(stream.data()).await {
+            let data = data.unwrap();
+            stream.flow_control().release_capacity(data.len()).unwrap();
+            body.extend_from_slice(&data);
+        }
+        let trailers = soon(stream.trailers()).await.unwrap().unwrap_or_default();
+        Self {
+            headers: parts.headers,
+            body,
+            trailers,
+        }
+    }
+
+    /// The gRPC code, from the trailers or, if it has none, from the headers.
+    pub(crate) fn code(&self) -> Option<&str> {
+        let status = self
+            .trailers
+            .get("grpc-status")
+            .or_else(|| self.headers.get("grpc-status"))?;
+        status.to_str().ok()
+    }
+
+    pub(crate) fn message(&self) -> String {
+        let message = self
+            .trailers
+            .get("grpc-message")
+            .or_else(|| self.headers.get("grpc-message"));
+        message.map_or_else(String::new, |message| message.to_str().unwrap().to_owned())
+    }
+}
+
+/// A request that has come in at a leader.
+pub(crate) struct Seen {
+    pub(crate) request: Request<RecvStream>,
+    pub(crate) respond: SendResponse<Bytes>,
+    /// On which of the connections, from 0.
+    pub(crate) connection: usize,
+}
+
+impl Seen {
+    /// The whole body.
+    pub(crate) async fn body(&mut self) -> BytesMut {
+        let stream = self.request.body_mut();
+        let mut body = BytesMut::new();
+        while let Some(data) = soon(stream.data()).await {
+            let data = data.unwrap();
+            stream.flow_control().release_capacity(data.len()).unwrap();
+            body.extend_from_slice(&data);
+        }
+        body
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.request.headers().get(name)?.to_str().ok()
+    }
+
+    /// An answer with a body, and OK.
+    pub(crate) fn answer(mut self, body: &'static [u8]) {
+        let mut stream = self.begin();
+        stream.send_data(Bytes::from_static(body), false).unwrap();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        stream.send_trailers(trailers).unwrap();
+    }
+
+    /// The head of an answer.
+    pub(crate) fn begin(&mut self) -> SendStream<Bytes> {
+        let head = Response::builder().header("content-type", "application/grpc");
+        self.respond.send_response(head.body(()).unwrap(), false).unwrap()
+    }
+}
+
+/// What a leader of raw HTTP/2 does with its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    /// Tells all connections that nothing more is taken.
+    GoAway,
+    /// Closes all connections.
+    Close,
+    /// Stops all of it, as a process that hangs.
+    Hang,
+}
+
+/// A leader that hands its requests to the test.
+pub(crate) struct RawLeader {
+    pub(crate) address: SocketAddr,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    orders: tokio::sync::broadcast::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for RawLeader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RawLeader {
+    pub(crate) async fn start() -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    pub(crate) fn on(socket: TcpListener) -> Self {
+        let address = socket.local_addr().unwrap();
+        let (sender, seen) = mpsc::unbounded_channel();
+        let (orders, _) = tokio::sync::broadcast::channel(8);
+        let to_all = orders.clone();
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            let mut number = 0;
+            loop {
+                let (stream, _) = socket.accept().await.unwrap();
+                connections.spawn(serve(stream, number, sender.clone(), to_all.subscribe()));
+                number += 1;
+            }
+        });
+        Self {
+            address,
+            seen,
+            orders,
+            task,
+        }
+    }
+
+    /// The next request.
+    pub(crate) async fn next(&mut self) -> Seen {
+        soon(self.seen.recv()).await.unwrap()
+    }
+
+    /// Whether there has been no further request.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.seen.try_recv().is_err()
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.orders.send(order).unwrap();
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    connection: usize,
+    seen: mpsc::UnboundedSender<Seen>,
+    mut orders: tokio::sync::broadcast::Receiver<Order>,
+) {
+    let Ok(mut http) = h2::server::Builder::new()
+        .initial_window_size(1 << 20)
+        .initial_connection_window_size(16 << 20)
+        .handshake::<_, Bytes>(stream)
+        .await
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            request = http.accept() => match request {
+                Some(Ok((request, respond))) => {
+                    let _ = seen.send(Seen { request, respond, connection });
+                }
+                _ => return,
+            },
+            order = orders.recv() => match order {
+                Ok(Order::GoAway) => http.graceful_shutdown(),
+                Ok(Order::Hang) => {
+                    tokio::time::sleep(Duration::from_secs(3_600)).await;
+                    drop(http);
+                    return;
+                }
+                _ => return,
+            },
+        }
+    }
+}

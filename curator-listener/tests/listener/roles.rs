@@ -1,0 +1,403 @@
+//! Dispatch by role: held, served, forwarded, ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use curator_echo::proto::{CountRequest, SayRequest};
+use curator_listener::{Role, Services};
+use tonic::service::Routes;
+use tonic::{Code, Request, Status};
+
+use crate::raw::{RawClient, RawLeader};
+use crate::stage::{Instance, client, config, local, remote, say, soon, term, unknown};
+
+/// In-flight calls end within this of a change of role; and a bit, for a machine that is busy with other tests.
+const AT_ONCE: Duration = Duration::from_millis(100 + 200);
+
+fn endless() -> CountRequest {
+    CountRequest {
+        messages: 0,
+        size: 1,
+        pause_us: 5_000,
+    }
+}
+
+fn slow() -> SayRequest {
+    SayRequest {
+        delay_ms: 60_000,
+        ..say(1)
+    }
+}
+
+#[tokio::test]
+async fn a_held_call_goes_through_as_soon_as_a_leader_is_known() {
+    let (leader, _) = Instance::leading(1);
+    for here in [true, false] {
+        let instance = Instance::start(unknown());
+        let mut client = instance.client();
+        let calling = tokio::spawn(async move { client.say(say(5)).await });
+        let mut stream_client = instance.client();
+        let streaming = tokio::spawn(async move { stream_client.count(endless()).await });
+        // Both are there before anybody leads.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!calling.is_finished());
+        let name = if here {
+            instance.status.set(local(2).0);
+            instance.name()
+        } else {
+            instance.status.set(remote(leader.address, 1));
+            leader.name()
+        };
+        assert_eq!(soon(calling).await.unwrap().unwrap().into_inner().node, name);
+        let mut stream = soon(streaming).await.unwrap().unwrap().into_inner();
+        assert_eq!(soon(stream.message()).await.unwrap().unwrap().node, name);
+    }
+}
+
+#[tokio::test]
+async fn a_held_call_is_refused_with_the_reason_before_its_deadline() {
+    let instance = Instance::start(unknown());
+    let client = RawClient::connect(instance.address).await;
+    let began = Instant::now();
+    let answer = client.call("/a.B/C", &[("grpc-timeout", "500m")], b"x").await;
+    assert_eq!(answer.code(), Some("14"), "{answer:?}");
+    assert!(
+        answer.message().contains("a%20test") || answer.message().contains("a test"),
+        "{answer:?}"
+    );
+    assert!(began.elapsed() >= Duration::from_millis(400));
+}
+
+#[tokio::test]
+async fn a_held_call_waits_no_longer_than_the_cap() {
+    let mut config = config();
+    config.hold_cap = Duration::from_millis(200);
+    let instance = Instance::with(unknown(), config, |service| service);
+    let status = soon(instance.client().say(say(1))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("nothing of the call ran"), "{status}");
+}
+
+#[tokio::test]
+async fn only_so_many_calls_are_held() {
+    let mut config = config();
+    config.hold_limit = 10;
+    let instance = Instance::with(unknown(), config, |service| service);
+    let mut calls = tokio::task::JoinSet::new();
+    let mut client = instance.client();
+    for id in 0..30 {
+        let mut client = client.clone();
+        calls.spawn(async move { client.say(say(id)).await });
+    }
+    for _ in 0..20 {
+        let status = soon(calls.join_next()).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+    instance.status.set(local(1).0);
+    for _ in 0..10 {
+        soon(calls.join_next()).await.unwrap().unwrap().unwrap();
+    }
+    // The room is free again.
+    instance.status.set(unknown());
+    let held = tokio::spawn(async move { client.say(say(1)).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!held.is_finished());
+    instance.status.set(local(2).0);
+    soon(held).await.unwrap().unwrap();
+}
+
+/// A unary call and a stream that are under way.
+async fn under_way(instance: &Instance) -> (tokio::task::JoinHandle<Status>, tokio::task::JoinHandle<Status>) {
+    let mut streams = instance.client();
+    let mut stream = soon(streams.count(endless())).await.unwrap().into_inner();
+    soon(stream.message()).await.unwrap().unwrap();
+    let mut unary = instance.client();
+    let unary = tokio::spawn(async move { unary.say(slow()).await.unwrap_err() });
+    let stream = tokio::spawn(async move {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("an end without a reason"),
+                Err(status) => return status,
+            }
+        }
+    });
+    (unary, stream)
+}
+
+/// What the leader is running has begun when it says so.
+async fn begun(running: &AtomicUsize) {
+    let waiting = async {
+        while running.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(waiting).await;
+}
+
+fn recording() -> (Arc<AtomicUsize>, curator_echo::Record) {
+    let running = Arc::new(AtomicUsize::new(0));
+    let record = running.clone();
+    (
+        running,
+        Arc::new(move |_| {
+            record.fetch_add(1, Ordering::SeqCst);
+        }),
+    )
+}
+
+#[tokio::test]
+async fn calls_under_way_end_with_the_role() {
+    let (next, _) = Instance::leading(9);
+    // At the leader itself, at a follower when the leader changes, and at a follower that becomes the leader.
+    for (at_leader, becomes) in [
+        (true, remote(next.address, 9)),
+        (false, remote(next.address, 9)),
+        (false, local(9).0),
+    ] {
+        let (role, guard) = local(1);
+        let (running, record) = recording();
+        let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
+        let follower = Instance::following(leader.address, 1);
+        let instance = if at_leader { &leader } else { &follower };
+        let (unary, stream) = under_way(instance).await;
+        begun(&running).await;
+        let began = Instant::now();
+        let hinted = matches!(becomes, Role::Remote(_));
+        instance.status.set(becomes);
+        if at_leader {
+            guard.end();
+        }
+        for status in [soon(unary).await.unwrap(), soon(stream).await.unwrap()] {
+            assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            assert!(status.message().contains("not known"), "it may have run: {status}");
+            if hinted {
+                let address = status.metadata().get("curator-leader-address").expect("where to go");
+                assert_eq!(address, next.address.to_string().as_str());
+            }
+        }
+        drop(guard);
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_lost_its_term_ends_its_calls_though_nobody_says_so() {
+    let (role, guard) = local(1);
+    let (running, record) = recording();
+    let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
+    let (unary, stream) = under_way(&leader).await;
+    begun(&running).await;
+    // The status still says that it leads.
+    guard.end();
+    for status in [soon(unary).await.unwrap(), soon(stream).await.unwrap()] {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    let mut request = Request::new(say(2));
+    request.set_timeout(Duration::from_millis(300));
+    let status = soon(leader.client().say(request)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+}
+
+#[tokio::test]
+async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
+    let (role, guard) = local(1);
+    let (running, record) = recording();
+    let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
+    let mut stream = soon(leader.client().count(endless())).await.unwrap().into_inner();
+    soon(stream.message()).await.unwrap().unwrap();
+    let mut unary = leader.client();
+    let unary = tokio::spawn(async move {
+        let request = SayRequest {
+            delay_ms: 200,
+            ..say(1)
+        };
+        unary.say(request).await
+    });
+    begun(&running).await;
+    // Neither the status nor the guard wakes anybody: only who asks learns that the deadline has passed.
+    guard.end_in_silence();
+    let status = soon(unary).await.unwrap().unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::Unavailable,
+        "an answer that was made in time and came too late: {status}"
+    );
+    let status = loop {
+        match soon(stream.message()).await {
+            // What was on its way.
+            Ok(message) => assert!(message.is_some()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    // And nothing new is begun.
+    let ran = running.load(Ordering::SeqCst);
+    let mut request = Request::new(say(2));
+    request.set_timeout(Duration::from_millis(300));
+    let status = soon(leader.client().say(request)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(running.load(Ordering::SeqCst), ran);
+}
+
+#[tokio::test]
+async fn a_status_that_changes_nothing_ends_nothing() {
+    let (role, _guard) = local(1);
+    let leader = Instance::start(role);
+    let follower = Instance::following(leader.address, 1);
+    let mut streams = Vec::new();
+    for instance in [&leader, &follower] {
+        let mut stream = soon(instance.client().count(endless())).await.unwrap().into_inner();
+        soon(stream.message()).await.unwrap().unwrap();
+        streams.push(stream);
+    }
+    leader.status.set(local(1).0);
+    follower.status.set(remote(leader.address, 1));
+    // The same leader in the same term with one more address: new connections, and the old calls go on.
+    let Role::Remote(mut same) = remote(leader.address, 1) else {
+        unreachable!()
+    };
+    same.addresses.push("127.0.0.1:9".into());
+    follower.status.set(Role::Remote(same));
+    for stream in &mut streams {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(300) {
+            soon(stream.message()).await.expect("goes on").expect("goes on");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_leaders_services_are_made_once_a_term_and_dropped_at_its_end() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let alive = Arc::new(());
+    let services = {
+        let (made, alive) = (made.clone(), alive.clone());
+        move |address: std::net::SocketAddr| {
+            Services::new(move |term| {
+                made.fetch_add(1, Ordering::SeqCst);
+                let alive = alive.clone();
+                let record: curator_echo::Record = Arc::new(move |_| {
+                    let _ = &alive;
+                });
+                let service = curator_echo::EchoService::new(address.port().to_string(), term.term.lock_revision);
+                Routes::new(service.recording(record).into_server())
+            })
+        }
+    };
+    let (role, guard) = local(1);
+    let instance = Instance::serving(role, config(), services);
+    let mut client = instance.client();
+    for _ in 0..3 {
+        soon(client.say(say(1))).await.unwrap();
+    }
+    assert_eq!(made.load(Ordering::SeqCst), 1);
+    guard.end();
+    instance.status.set(unknown());
+    let gone = async {
+        // Ours, and that of the factory.
+        while Arc::strong_count(&alive) > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(gone).await;
+    instance.status.set(local(2).0);
+    assert_eq!(soon(client.say(say(1))).await.unwrap().into_inner().term, 2);
+    assert_eq!(made.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn instances_that_follow_each_other_refuse_rather_than_loop() {
+    let mut config = config();
+    config.hold_cap = Duration::from_millis(500);
+    let first = Instance::with(unknown(), config.clone(), |service| service);
+    let second = Instance::with(remote(first.address, 1), config.clone(), |service| service);
+    first.status.set(remote(second.address, 1));
+    first.serves(true).await;
+    let status = soon(first.client().say(say(1))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("not-leader"), "{status}");
+    assert!(
+        !status.metadata().contains_key("curator-not-run"),
+        "that is between instances"
+    );
+
+    let own = Instance::with(unknown(), config, |service| service);
+    own.status.set(remote(own.address, 1));
+    let status = soon(own.client().say(say(1))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("forwarded-to-itself"), "{status}");
+}
+
+#[tokio::test]
+async fn a_leader_of_another_term_refuses_and_the_call_waits_for_the_right_one() {
+    let (role, guard) = local(7);
+    let (running, record) = recording();
+    let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
+    // It has heard of a newer term of the same instance than that knows itself.
+    let follower = Instance::following(leader.address, 8);
+    follower.serves(true).await;
+    let mut client = follower.client();
+    let calling = tokio::spawn(async move { client.say(say(1)).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!calling.is_finished());
+    assert_eq!(
+        running.load(Ordering::SeqCst),
+        0,
+        "nothing runs in a term that it was not meant for"
+    );
+    guard.end();
+    leader.status.set(local(8).0);
+    assert_eq!(soon(calling).await.unwrap().unwrap().into_inner().term, 8);
+    assert_eq!(running.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_forwarded_call_is_never_forwarded_again() {
+    let mut leader = RawLeader::start().await;
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    let client = RawClient::connect(follower.address).await;
+    let answer = client
+        .call("/a.B/C", &[("curator-forwarded-term", "1//leader/1")], b"x")
+        .await;
+    assert_eq!(answer.code(), Some("14"));
+    assert_eq!(answer.headers["curator-not-run"], "not-leader");
+    assert!(leader.is_quiet());
+}
+
+#[tokio::test]
+async fn a_leader_without_an_address_is_waited_for_and_named() {
+    let mut config = config();
+    config.hold_cap = Duration::from_millis(200);
+    let role = Role::Remote(curator_listener::Leader {
+        node_id: "node-without".into(),
+        addresses: Vec::new(),
+        term: term(1),
+    });
+    let follower = Instance::with(role, config, |service| service);
+    let status = soon(follower.client().say(say(1))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("node-without"), "{status}");
+    assert_eq!(status.metadata().get("curator-leader-id").unwrap(), "node-without");
+}
+
+#[tokio::test]
+async fn an_instance_without_election_says_so() {
+    let mut status = curator_listener::MockStatusStream::new();
+    let (sender, receiver) = tokio::sync::watch::channel(unknown());
+    status.expect_subscribe().return_const(receiver);
+    let mut limits = config();
+    limits.hold_cap = Duration::from_millis(300);
+    let listener = curator_listener::Listener::bind(["127.0.0.1:0".parse().unwrap()], limits).unwrap();
+    let address = listener.addresses()[0];
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(listener.run(status, Services::new(|_| Routes::default()), cancel.clone()));
+    drop(sender);
+    let refused = soon(client(address).say(say(1))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("the election has ended"), "{refused}");
+    cancel.cancel();
+    soon(running).await.unwrap().unwrap();
+}

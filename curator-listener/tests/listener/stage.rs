@@ -1,0 +1,203 @@
+//! Instances, their roles, and clients.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curator_echo::EchoService;
+use curator_echo::proto::SayRequest;
+use curator_echo::proto::echo_client::EchoClient;
+use curator_listener::{
+    Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services, SharedGuard, StaticStatus,
+    TermGuard, TermId,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+/// What takes no time worth speaking of, on a machine that is busy with other tests.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Waits, but not for ever.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, what).await.expect("in time")
+}
+
+/// One listener.
+pub(crate) struct Instance {
+    pub(crate) address: SocketAddr,
+    pub(crate) status: Arc<StaticStatus>,
+    pub(crate) handle: ListenerHandle,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) running: JoinHandle<Result<(), ListenError>>,
+}
+
+/// Limits that do not make a test wait.
+pub(crate) fn config() -> ListenerConfig {
+    let mut config = ListenerConfig::default();
+    config.hold_cap = Duration::from_secs(10);
+    config
+}
+
+pub(crate) fn unknown() -> Role {
+    Role::Undetermined {
+        reason: "a test".into(),
+    }
+}
+
+pub(crate) fn term(revision: i64) -> TermId {
+    TermId {
+        lock_key: "/leader/1".into(),
+        lock_revision: revision,
+    }
+}
+
+/// Another instance leads.
+pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
+    Role::Remote(Leader {
+        node_id: format!("node-{}", address.port()),
+        addresses: vec![address.to_string()],
+        term: term(revision),
+    })
+}
+
+/// This instance leads, until the guard says otherwise.
+pub(crate) fn local(revision: i64) -> (Role, Arc<TestGuard>) {
+    let guard = Arc::new(TestGuard {
+        valid: AtomicBool::new(true),
+        ended: CancellationToken::new(),
+    });
+    let role = Role::Local {
+        term: term(revision),
+        guard: SharedGuard(guard.clone()),
+    };
+    (role, guard)
+}
+
+pub(crate) struct TestGuard {
+    valid: AtomicBool,
+    ended: CancellationToken,
+}
+
+impl TestGuard {
+    /// Ends the term.
+    pub(crate) fn end(&self) {
+        self.end_in_silence();
+        self.ended.cancel();
+    }
+
+    /// Ends the term, and tells nobody who does not ask: the clock has passed the deadline, and nothing has run since.
+    pub(crate) fn end_in_silence(&self) {
+        self.valid.store(false, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl TermGuard for TestGuard {
+    fn is_valid(&self) -> bool {
+        self.valid.load(Ordering::SeqCst)
+    }
+
+    fn remaining(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+/// The echo service, which answers with the port of its instance as the node.
+pub(crate) fn echo(
+    services: impl Fn(EchoService) -> EchoService + Send + Sync + 'static,
+    node: SocketAddr,
+) -> Services {
+    Services::new(move |term| {
+        let service = EchoService::new(node.port().to_string(), term.term.lock_revision);
+        Routes::new(services(service).into_server())
+    })
+    .describe(curator_echo::FILE_DESCRIPTOR_SET)
+    .unwrap()
+}
+
+impl Instance {
+    pub(crate) fn start(role: Role) -> Self {
+        Self::with(role, config(), |service| service)
+    }
+
+    pub(crate) fn with(
+        role: Role,
+        config: ListenerConfig,
+        services: impl Fn(EchoService) -> EchoService + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(role, config, |address| echo(services, address))
+    }
+
+    pub(crate) fn serving(role: Role, config: ListenerConfig, services: impl FnOnce(SocketAddr) -> Services) -> Self {
+        let listener = Listener::bind(["127.0.0.1:0".parse().unwrap()], config).unwrap();
+        let address = listener.addresses()[0];
+        let status = Arc::new(StaticStatus::new(role));
+        let handle = listener.handle();
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(listener.run(status.clone(), services(address), cancel.clone()));
+        Self {
+            address,
+            status,
+            handle,
+            cancel,
+            running,
+        }
+    }
+
+    /// A leader in the term of this revision.
+    pub(crate) fn leading(revision: i64) -> (Self, Arc<TestGuard>) {
+        let (role, guard) = local(revision);
+        (Self::start(role), guard)
+    }
+
+    /// A follower of that one.
+    pub(crate) fn following(leader: SocketAddr, revision: i64) -> Self {
+        Self::start(remote(leader, revision))
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self) -> EchoClient<Channel> {
+        client(self.address)
+    }
+
+    /// The name that it answers with.
+    pub(crate) fn name(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    /// Waits until it says of itself that calls get through, or not.
+    pub(crate) async fn serves(&self, serving: bool) {
+        let mut watch = self.handle.serving();
+        soon(watch.wait_for(|now| *now == serving)).await.unwrap();
+    }
+
+    /// Stops it, which must go well.
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        soon(self.running).await.unwrap().unwrap();
+    }
+}
+
+pub(crate) fn client(address: SocketAddr) -> EchoClient<Channel> {
+    let channel = Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy();
+    EchoClient::new(channel)
+        .max_decoding_message_size(64 << 20)
+        .max_encoding_message_size(64 << 20)
+}
+
+pub(crate) fn say(id: u64) -> SayRequest {
+    SayRequest {
+        id,
+        ..SayRequest::default()
+    }
+}

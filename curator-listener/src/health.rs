@@ -87,6 +87,7 @@ impl Health for HealthService {
         let state = (self.serving.clone(), None, self.stopping.clone());
         let stream = stream::unfold(Some(state), move |state| async move {
             let (mut serving, told, stopping) = state?;
+            let mut alive = true;
             loop {
                 let now = match known {
                     // Not an error: the protocol wants the caller to go on watching.
@@ -99,7 +100,8 @@ impl Health for HealthService {
                 }
                 tokio::select! {
                     biased;
-                    changed = serving.changed() => changed.ok()?,
+                    // The last word stands until the instance stops.
+                    changed = serving.changed(), if alive => alive = changed.is_ok(),
                     // An open stream would hold up the stop.
                     () = stopping.cancelled() => return Some((Err(Status::unavailable("this instance is stopping")), None)),
                 }

@@ -33,6 +33,8 @@ pub(crate) struct Running {
     unanswered: AtomicUsize,
     /// Answers under way.
     answering: AtomicUsize,
+    /// Those of them that have something to send.
+    sending: AtomicUsize,
     /// When a young stream last sent something, in milliseconds since the beginning.
     moved: AtomicU64,
     began: Instant,
@@ -57,6 +59,7 @@ impl Running {
             drains: CancellationToken::new(),
             unanswered: AtomicUsize::new(0),
             answering: AtomicUsize::new(0),
+            sending: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
             began: Instant::now(),
             young,
@@ -81,14 +84,15 @@ impl Running {
         let call = RunningCall {
             running: self.clone(),
             since: Instant::now(),
-            answered: false,
+            stage: Stage::Unanswered,
             frames: 0,
         };
         (!self.is_draining()).then_some(call)
     }
 
-    /// Takes nothing new, and waits until what is running has ended: all calls that have not been answered, and streams that
-    /// are young and moving. Cancellation: nothing new is taken all the same.
+    /// Takes nothing new, and waits until what is running has ended: all calls that have not been answered, answers that have
+    /// something to send, and streams that are young and have just sent something. Cancellation: nothing new is taken all the
+    /// same.
     pub(crate) async fn drain(&self, limit: Duration) -> Drained {
         self.draining.store(true, Ordering::SeqCst);
         self.drains.cancel();
@@ -104,7 +108,7 @@ impl Running {
             let ended = self.ended.notified();
             let mut ended = pin!(ended);
             ended.as_mut().enable();
-            if self.unanswered.load(Ordering::SeqCst) > 0 {
+            if self.unanswered.load(Ordering::SeqCst) > 0 || self.sending.load(Ordering::SeqCst) > 0 {
                 ended.await;
                 continue;
             }
@@ -128,28 +132,68 @@ impl Running {
 struct RunningCall {
     running: Arc<Running>,
     since: Instant,
-    answered: bool,
+    stage: Stage,
     frames: u32,
+}
+
+/// How far a running call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The handler has not answered.
+    Unanswered,
+    /// The answer has something to send, as far as is known.
+    Sending,
+    /// The answer goes on some time.
+    Waiting,
 }
 
 impl RunningCall {
     fn answered(&mut self) {
-        self.answered = true;
         self.running.answering.fetch_add(1, Ordering::SeqCst);
-        self.running.unanswered.fetch_sub(1, Ordering::SeqCst);
-        self.tell();
+        self.enter(Stage::Sending);
     }
 
     /// A frame of the answer was sent.
     fn moved(&mut self) {
         self.frames = self.frames.saturating_add(1);
         // One message and the trailers are what a unary call has, and those are at their end at once.
-        if self.frames > 2 && self.since.elapsed() < self.running.young {
+        if self.frames <= 2 {
+            self.enter(Stage::Sending);
+        } else if self.since.elapsed() < self.running.young {
+            self.enter(Stage::Sending);
             let now = self.running.began.elapsed().as_millis();
             self.running
                 .moved
                 .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+        } else {
+            // Endless, as it seems: nobody waits for it.
+            self.enter(Stage::Waiting);
         }
+    }
+
+    /// There is nothing to send at the moment.
+    fn waits(&mut self) {
+        self.enter(Stage::Waiting);
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        if self.stage == stage {
+            return;
+        }
+        if stage == Stage::Sending {
+            self.running.sending.fetch_add(1, Ordering::SeqCst);
+        }
+        self.leave();
+        self.stage = stage;
+    }
+
+    fn leave(&self) {
+        match self.stage {
+            Stage::Unanswered => self.running.unanswered.fetch_sub(1, Ordering::SeqCst),
+            Stage::Sending => self.running.sending.fetch_sub(1, Ordering::SeqCst),
+            Stage::Waiting => return,
+        };
+        self.tell();
     }
 
     fn tell(&self) {
@@ -161,12 +205,11 @@ impl RunningCall {
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
-        let count = match self.answered {
-            true => &self.running.answering,
-            false => &self.running.unanswered,
-        };
-        count.fetch_sub(1, Ordering::SeqCst);
-        self.tell();
+        self.leave();
+        if self.stage != Stage::Unanswered {
+            self.running.answering.fetch_sub(1, Ordering::SeqCst);
+            self.tell();
+        }
     }
 }
 
@@ -292,10 +335,15 @@ impl Body for Led {
                 this.over = true;
                 Poll::Ready(None)
             }
-            Poll::Pending => match this.bounds.poll(cx) {
-                Poll::Ready(refusal) => this.end(refusal.trailers()),
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => {
+                if let Some(call) = &mut this.call {
+                    call.waits();
+                }
+                match this.bounds.poll(cx) {
+                    Poll::Ready(refusal) => this.end(refusal.trailers()),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
         }
     }
 

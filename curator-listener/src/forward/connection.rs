@@ -12,6 +12,7 @@ use http::uri::Authority;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::pool::Pool;
 use crate::config::ListenerConfig;
 use crate::heard::Heard;
 
@@ -48,28 +49,32 @@ pub(crate) enum Closed {
 }
 
 /// A call's place on a connection. Dropping it frees the place.
-pub(crate) struct Place(Arc<Connection>);
+pub(crate) struct Place {
+    connection: Arc<Connection>,
+    /// Keeps the connection going after the pool is not used for new calls any more.
+    _pool: Arc<Pool>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.connection.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Place {
     /// Whom requests on it are addressed to.
     pub(crate) fn authority(&self) -> Authority {
-        self.0.authority.clone()
+        self.connection.authority.clone()
     }
 
     /// A handle to send one request with.
     pub(crate) fn requests(&self) -> SendRequest<Bytes> {
-        self.0.requests.clone()
+        self.connection.requests.clone()
     }
 
     /// The connection takes no more: nobody needs to try it again.
     pub(crate) fn give_up(&self) {
-        self.0.closed.store(true, Ordering::Relaxed);
+        self.connection.closed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -80,9 +85,12 @@ impl Connection {
     }
 
     /// Takes a place on it.
-    pub(crate) fn place(self: &Arc<Self>) -> Place {
+    pub(crate) fn place(self: &Arc<Self>, pool: &Arc<Pool>) -> Place {
         self.open.fetch_add(1, Ordering::Relaxed);
-        Place(self.clone())
+        Place {
+            connection: self.clone(),
+            _pool: pool.clone(),
+        }
     }
 }
 

@@ -69,8 +69,8 @@ impl Lane {
         })
     }
 
-    /// A place on the first connection that is not full: the fewer are in use, the more calls share a system call.
-    fn place(&self) -> Option<Place> {
+    /// A place on the connection with the fewest calls.
+    fn place(&self, pool: &Arc<Pool>) -> Option<Place> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let mut emptiest: Option<(usize, &Arc<Connection>)> = None;
         for connection in connections.iter() {
@@ -84,7 +84,7 @@ impl Lane {
             self.more.notify_one();
         }
         // The leader takes a third more than what we call full, and then another connection is on its way.
-        (open < self.full / 3 * 4).then(|| connection.place())
+        (open < self.full / 3 * 4).then(|| connection.place(pool))
     }
 
     fn add(&self, connection: Arc<Connection>) {
@@ -145,13 +145,13 @@ impl Pool {
     }
 
     /// A place for one call, or why there is none at this moment.
-    pub(crate) fn place(&self, kind: Kind) -> Result<Place, String> {
+    pub(crate) fn place(self: &Arc<Self>, kind: Kind) -> Result<Place, String> {
         let (first, second) = match kind {
             Kind::Unary => (&self.unary, &self.streams),
             Kind::Stream => (&self.streams, &self.unary),
         };
         // Rather with the others than not at all.
-        if let Some(place) = first.place().or_else(|| second.place()) {
+        if let Some(place) = first.place(self).or_else(|| second.place(self)) {
             return Ok(place);
         }
         let ready = self.ready.borrow();

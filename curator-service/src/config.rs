@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::deadline::effective_ttl;
+use curator_listener::{LeaderTerm, ListenerConfig};
+use tonic::service::Routes;
 
 use crate::consensus::Consensus;
 
@@ -22,11 +24,24 @@ pub struct Config {
     pub election_prefix: String,
     /// The TTL of the leader's lease: whole seconds of it, or ten seconds if that is none.
     pub leader_ttl: Duration,
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// Where other instances and clients reach this one; `None` for the address it listens on.
+    /// Where to listen: one address at least.
+    pub listen: Vec<SocketAddr>,
+    /// Where other instances and clients reach this one; `None` for the first address it listens on.
     pub advertise: Option<String>,
+    /// How long a call may wait for a leader, within its own deadline; `None` for two thirds of the TTL and at most ten seconds.
+    pub hold_cap: Option<Duration>,
+    /// How many calls may wait for a leader at a time.
+    pub hold_limit: usize,
+    /// How long an instance that is told to stop may take to hand over and to end its calls.
+    pub grace: Duration,
+    /// What the leader serves; called once a term, when it begins.
+    pub leader_services: LeaderServices,
+    /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
+    pub leader_descriptors: Vec<&'static [u8]>,
 }
+
+/// Makes what the leader serves in a term. What it returns is dropped when the term ends.
+pub type LeaderServices = Arc<dyn Fn(&LeaderTerm) -> Routes + Send + Sync>;
 
 /// A configuration that cannot work, and what would.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +90,13 @@ impl Config {
             consensus,
             election_prefix: "/leader".into(),
             leader_ttl: Duration::ZERO,
-            listen: SocketAddr::from(([127, 0, 0, 1], CURATOR_PORT)),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], CURATOR_PORT))],
             advertise: None,
+            hold_cap: None,
+            hold_limit: ListenerConfig::default().hold_limit,
+            grace: Duration::from_secs(5),
+            leader_services: Arc::new(|_| Routes::default()),
+            leader_descriptors: Vec::new(),
         }
     }
 
@@ -106,8 +126,8 @@ impl Config {
                 prefix: self.election_prefix.clone(),
             });
         }
-        if !self.listen.ip().is_loopback() {
-            return Err(ConfigError::ListenWithoutTls { listen: self.listen });
+        if let Some(listen) = self.listen.iter().find(|listen| !listen.ip().is_loopback()) {
+            return Err(ConfigError::ListenWithoutTls { listen: *listen });
         }
         if let Some(address) = &self.advertise
             && !is_host_and_port(address)
@@ -189,7 +209,7 @@ mod tests {
     fn only_loopback_without_tls() {
         for listen in ["0.0.0.0:7835", "[::]:7835", "192.0.2.1:7835"] {
             let config = Config {
-                listen: listen.parse().unwrap(),
+                listen: vec!["127.0.0.1:0".parse().unwrap(), listen.parse().unwrap()],
                 ..config()
             };
             assert!(
@@ -198,7 +218,7 @@ mod tests {
             );
         }
         Config {
-            listen: "[::1]:0".parse().unwrap(),
+            listen: vec!["[::1]:0".parse().unwrap()],
             ..config()
         }
         .validate()

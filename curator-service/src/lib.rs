@@ -28,10 +28,11 @@ mod config;
 mod consensus;
 mod local;
 mod service;
+mod shutdown;
 mod supervise;
 mod wiring;
 
-pub use config::{CURATOR_PORT, Config, ConfigError};
+pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};

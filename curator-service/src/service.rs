@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, StoreElection};
-use curator_listener::{ListenError, Listener};
+use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services};
 use curator_proto::private::LeaderElectionValue;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::local::CuratorLocalService;
+use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::wiring::{self, Roles};
 
@@ -34,6 +34,9 @@ pub enum ServiceError {
     /// The listener cannot be opened, or broke.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The descriptors of the leader's services are none.
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorError),
     /// The elector cannot be made.
     #[error(transparent)]
     Elector(#[from] ElectorError),
@@ -61,7 +64,8 @@ impl Service {
         self.status.subscribe()
     }
 
-    /// Runs until cancelled; then resigns, if it leads, and returns.
+    /// Runs until cancelled. Then it reports that it is not to be called; if it leads, answers what it is running, steps down
+    /// and waits for the next leader; ends the calls under way within [`grace`](Config::grace); and leaves the election.
     ///
     /// Not cancellation safe: when the future is dropped, the tasks are dropped with it and the lease runs out by itself.
     ///
@@ -70,12 +74,17 @@ impl Service {
     pub async fn run(self, cancel: CancellationToken) -> Result<(), ServiceError> {
         let Self { config, status } = self;
         let (role_sender, roles) = watch::channel(wiring::role(&status.borrow()));
-        let listener = Listener::bind([config.listen], Roles(roles)).await?;
-        let bound = listener.addresses().first().copied().unwrap_or(config.listen);
-        let advertise = config.advertise.clone().unwrap_or_else(|| bound.to_string());
+        let limits = listener_limits(&config);
+        let hand_over_limit = limits.drain_limit;
+        let listener = Listener::bind(config.listen.iter().copied(), limits)?;
+        let advertise = match (&config.advertise, listener.addresses().first()) {
+            (Some(address), _) => address.clone(),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => String::new(),
+        };
         info!(
             node_id = config.node_id,
-            listen = %bound,
+            listen = ?listener.addresses(),
             advertise,
             election_prefix = config.election_prefix,
             leader_ttl = ?config.effective_ttl(),
@@ -84,28 +93,38 @@ impl Service {
 
         // A child, so that a task that fails ends this instance and not its caller.
         let cancel = cancel.child_token();
+        // The listener goes before the election: until the last call is answered it wants to know who leads.
+        let (listener_cancel, rest_cancel) = (CancellationToken::new(), CancellationToken::new());
+        let elector = ElectorSlot::default();
         let mut tasks = Supervisor::new(cancel.clone());
-        tasks.spawn("role log", log_roles(status.subscribe(), cancel.clone()));
+        tasks.spawn("role log", log_roles(status.subscribe(), rest_cancel.clone()));
         tasks.spawn("consensus", {
-            let (consensus, cancel) = (config.consensus.clone(), cancel.clone());
+            let (consensus, cancel) = (config.consensus.clone(), rest_cancel.clone());
             async move {
                 consensus.run(cancel).await;
                 Ok(())
             }
         });
+        let (listener_done, listener_ended) = oneshot::channel::<()>();
+        let handle = listener.handle();
         tasks.spawn("listener", {
             let local = CuratorLocalService::new(
                 config.node_id.clone(),
                 advertise.clone(),
                 config.consensus.status(),
                 status.subscribe(),
-                cancel.clone(),
+                listener_cancel.clone(),
             );
-            let cancel = cancel.clone();
-            async move { Ok(listener.run(Routes::new(local.into_server()), cancel).await?) }
+            let services = services(&config, local)?;
+            let cancel = listener_cancel.clone();
+            async move {
+                let ended = listener.run(Roles(roles), services, cancel).await;
+                drop(listener_done);
+                Ok(ended?)
+            }
         });
         tasks.spawn("roles", {
-            let (status, cancel) = (status.subscribe(), cancel.clone());
+            let (status, cancel) = (status.subscribe(), rest_cancel.clone());
             async move {
                 wiring::translate(status, role_sender).await;
                 // The status ends with the election task, whose end is noticed there.
@@ -113,7 +132,20 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn("election", elect(config, advertise, status, cancel.clone()));
+        tasks.spawn("shutdown", {
+            let (cancel, elector, rest) = (cancel.clone(), elector.clone(), rest_cancel.clone());
+            async move {
+                cancel.cancelled().await;
+                handle.unready();
+                shutdown::hand_over(&handle, &elector, hand_over_limit).await;
+                listener_cancel.cancel();
+                // Its end, however it comes.
+                let _ = listener_ended.await;
+                rest.cancel();
+                Ok(())
+            }
+        });
+        tasks.spawn("election", elect(config, advertise, status, elector, rest_cancel));
         tasks.join().await.map_err(|ended| match ended {
             Ended::Failed { source, .. } => source,
             other => ServiceError::Task(other.to_string()),
@@ -121,11 +153,37 @@ impl Service {
     }
 }
 
+/// The listener's limits: all of its part of a shutdown within the grace.
+fn listener_limits(config: &Config) -> ListenerConfig {
+    let mut limits = ListenerConfig::default().hold_for_ttl(config.effective_ttl());
+    if let Some(cap) = config.hold_cap {
+        limits.hold_cap = cap;
+    }
+    limits.hold_limit = config.hold_limit;
+    // A quarter to drain, a quarter to find the next leader, the rest to answer what is left.
+    limits.drain_limit = limits.drain_limit.min(config.grace / 4);
+    limits.grace = config.grace - limits.drain_limit * 2;
+    limits
+}
+
+/// What is served: `CuratorLocal` here, and the rest by the leader.
+fn services(config: &Config, local: CuratorLocalService) -> Result<Services, DescriptorError> {
+    let leader = config.leader_services.clone();
+    let services = Services::new(move |term| leader(term))
+        .local(local.into_server())
+        .describe(curator_proto::FILE_DESCRIPTOR_SET)?;
+    config
+        .leader_descriptors
+        .iter()
+        .try_fold(services, |services, descriptors| services.describe(descriptors))
+}
+
 /// Waits for the consensus, then takes part in the election until cancelled.
 async fn elect(
     config: Config,
     advertise: String,
     status: watch::Sender<LeaderStatus>,
+    slot: ElectorSlot,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
     let Some(store) = running_store(config.consensus.status(), &cancel).await else {
@@ -146,7 +204,10 @@ async fn elect(
             ..ElectorConfig::default()
         },
     )?;
-    elector.publish_to(status.clone()).run(cancel).await;
+    let elector = elector.publish_to(status.clone());
+    // The only one who sets it.
+    let _ = slot.set(elector.handle());
+    elector.run(cancel).await;
     status.send_replace(ElectionStatus::Undetermined(Reason::ElectorGone));
     Ok(())
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use curator_election::namespace::Namespace;
 use curator_service::{Config, EtcdConsensus, Service};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// The Curator: the leader-elected service that manages a cluster.
@@ -68,13 +69,32 @@ struct Serve {
     #[arg(long, env = "CURATOR_LEADER_TTL", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     leader_ttl: Duration,
 
-    /// The address to listen on; without TLS, a loopback one.
-    #[arg(long, env = "CURATOR_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7835", value_parser = parse_listen)]
-    listen: SocketAddr,
+    /// The addresses to listen on, with commas between them or the flag repeated; without TLS, loopback ones.
+    #[arg(
+        long,
+        env = "CURATOR_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7835",
+        value_parser = parse_listen
+    )]
+    listen: Vec<SocketAddr>,
 
-    /// The address that others reach this instance at, as host:port [default: the one it listens on].
+    /// The address that others reach this instance at, as host:port [default: the first one it listens on].
     #[arg(long, env = "CURATOR_ADVERTISE", value_name = "ADDRESS")]
     advertise: Option<String>,
+
+    /// How long a call may wait while no leader is known, within its own deadline [default: two thirds of the TTL, at most 10s].
+    #[arg(long, env = "CURATOR_HOLD_CAP", value_name = "DURATION", value_parser = parse_duration)]
+    hold_cap: Option<Duration>,
+
+    /// How many calls may wait for a leader at a time; any more are refused.
+    #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 4_096)]
+    hold_limit: usize,
+
+    /// How long an instance that is told to stop may take to hand over its leadership and to end its calls.
+    #[arg(long, env = "CURATOR_GRACE", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    grace: Duration,
 
     /// How log lines look. They go to standard error; RUST_LOG chooses which.
     #[arg(long, env = "CURATOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -120,6 +140,7 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 fn main() -> ExitCode {
     let Command::Serve(serve) = Cli::parse().command;
     init_logging(serve.log_format);
+    raise_file_limit();
     let service = match prepare(&serve) {
         Ok(service) => service,
         Err(wrong) => {
@@ -141,8 +162,11 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     let mut config = Config::new(&serve.node_id, Arc::new(consensus));
     config.election_prefix.clone_from(&serve.election_prefix);
     config.leader_ttl = serve.leader_ttl;
-    config.listen = serve.listen;
+    config.listen.clone_from(&serve.listen);
     config.advertise.clone_from(&serve.advertise);
+    config.hold_cap = serve.hold_cap;
+    config.hold_limit = serve.hold_limit;
+    config.grace = serve.grace;
     Ok(Service::new(config)?)
 }
 
@@ -158,7 +182,7 @@ fn run(service: Service) -> Result<(), Box<dyn std::error::Error>> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        info!(signal = name, "ending: resigning first; once more to end at once");
+        info!(signal = name, "ending: handing over first; once more to end at once");
         cancel.cancel();
         tokio::select! {
             ended = &mut running => Ok(ended?),
@@ -166,6 +190,21 @@ fn run(service: Service) -> Result<(), Box<dyn std::error::Error>> {
             _ = interrupt.recv() => Err("ended at once by a second signal".into()),
         }
     })
+}
+
+/// A connection takes a file descriptor, and the usual limit of 1,024 is less than a cluster has nodes.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current >= limit.maximum && limit.maximum.is_some() {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "cannot raise the limit of open files; connections beyond it are refused");
+    }
 }
 
 fn init_logging(format: LogFormat) {

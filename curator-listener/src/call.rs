@@ -235,9 +235,11 @@ impl Call<'_> {
             // Nobody keeps the connections any more: then there will be another target.
             std::future::pending::<()>().await;
         };
+        // With a leader to forward to, a call may still get through; without one there is nothing to wait for.
+        let hopeless = !matches!(&**self.targets.borrow(), Target::Follow(_));
         tokio::select! {
             biased;
-            () = dispatcher.stopping.cancelled() => {
+            () = dispatcher.stopping.cancelled(), if hopeless => {
                 Err(Refusal::unavailable(format!("this instance is stopping; {}, and nothing of the call ran", refusal.message)))
             }
             changed = self.targets.changed() => match changed {

@@ -9,8 +9,6 @@ use curator_proto::private::LeaderElectionValue;
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::service::LeaderStatus;
-
 /// The elector's handle, once there is one.
 pub(crate) type ElectorSlot = Arc<OnceLock<ElectorHandle<LeaderElectionValue>>>;
 
@@ -21,10 +19,9 @@ pub(crate) type ElectorSlot = Arc<OnceLock<ElectorHandle<LeaderElectionValue>>>;
 /// Returns at once on a follower.
 pub(crate) async fn hand_over(listener: &ListenerHandle, elector: &ElectorSlot, limit: Duration) {
     let Some(elector) = elector.get() else { return };
-    let mut status = elector.status();
-    let Some(before) = lock_revision(&status.borrow()) else {
+    if !matches!(*elector.status().borrow(), ElectionStatus::Leader(_)) {
         return;
-    };
+    }
     if let Some(drained) = listener.drain().await {
         info!(
             unanswered = drained.unanswered,
@@ -33,29 +30,15 @@ pub(crate) async fn hand_over(listener: &ListenerHandle, elector: &ElectorSlot, 
         );
     }
     let handing_over = async {
-        if elector.step_down().await.is_err() {
-            // Its end is the end of the term as well.
-            return;
+        // An elector that has ended has ended the term as well.
+        if elector.step_down().await.is_ok() {
+            listener.reaches_leader().await;
         }
-        let next = status.wait_for(|status| match status {
-            ElectionStatus::Follower(_) => true,
-            // Nobody else was there.
-            ElectionStatus::Leader(term) => term.lock_revision() != before,
-            ElectionStatus::Undetermined(_) => false,
-        });
-        let _ = next.await;
     };
     if timeout(limit, handing_over).await.is_err() {
         info!(
             ?limit,
             "no next leader is known in time; calls that wait for it are refused"
         );
-    }
-}
-
-fn lock_revision(status: &LeaderStatus) -> Option<curator_election::store::Revision> {
-    match status {
-        ElectionStatus::Leader(term) => Some(term.lock_revision()),
-        ElectionStatus::Follower(_) | ElectionStatus::Undetermined(_) => None,
     }
 }

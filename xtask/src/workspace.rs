@@ -36,20 +36,44 @@ pub fn cargo(words: &[&str]) -> Command {
     command
 }
 
-/// Builds the `curator` binary and says where it is. Cargo's own messages go to stderr.
+/// A program of the workspace that the harness runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    package: &'static str,
+    /// What cargo calls its kind.
+    kind: &'static str,
+    name: &'static str,
+}
+
+/// The service itself.
+pub const CURATOR: Program = Program {
+    package: "curator-service",
+    kind: "--bin",
+    name: "curator",
+};
+
+/// The service with the leader's `Echo`, which can be called through any instance.
+pub const EMBED: Program = Program {
+    package: "curator-service",
+    kind: "--example",
+    name: "embed",
+};
+
+/// Builds a program and says where it is. Cargo's own messages go to stderr.
 ///
 /// # Errors
 /// When the build fails.
-pub fn build_curator() -> Result<PathBuf> {
+pub fn build(program: Program) -> Result<PathBuf> {
+    let Program { package, kind, name } = program;
     crate::tools::protoc::ensure()?;
     let output = crate::step::output(
-        "build the curator binary",
+        &format!("build {name}"),
         cargo(&[
             "build",
             "-p",
-            "curator-service",
-            "--bin",
-            "curator",
+            package,
+            kind,
+            name,
             "--message-format",
             "json-render-diagnostics",
         ]),
@@ -57,9 +81,9 @@ pub fn build_curator() -> Result<PathBuf> {
     output
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == "curator")
+        .filter(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .ok_or_else(|| Error::new("cargo built curator-service but named no binary called `curator`"))
+        .ok_or_else(|| Error::new(format!("cargo built {package} but named no program called `{name}`")))
 }
 
 /// A member of the workspace, as cargo sees it.

@@ -274,6 +274,34 @@ impl ListenerHandle {
         self.serving.clone()
     }
 
+    /// Completes once a call to this instance gets to a leader, whatever it reports of itself. Cancellation safe.
+    pub async fn reaches_leader(&self) {
+        let mut targets = self.targets.clone();
+        loop {
+            let target = targets.borrow_and_update().clone();
+            let there = async {
+                match &*target {
+                    Target::Unknown { .. } => {}
+                    Target::Lead(lead) if lead.running.is_draining() => {}
+                    Target::Lead(_) => return,
+                    Target::Follow(follow) => {
+                        if follow.pool.readiness().wait_for(|ready| ready.open).await.is_ok() {
+                            return;
+                        }
+                    }
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = there => return,
+                changed = targets.changed() => if changed.is_err() {
+                    // The listener has ended.
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+
     /// Reports from now on that this instance is not to be called. It still answers.
     pub fn unready(&self) {
         self.unready.cancel();

@@ -12,8 +12,10 @@
 mod command_line;
 mod compaction;
 mod etcd_faults;
+mod forwarding;
 mod interop;
 mod lease_faults;
+mod load;
 mod stage;
 mod takeover;
 mod traces;

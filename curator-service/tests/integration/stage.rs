@@ -1,5 +1,6 @@
 //! Three etcd members, some curators, and what must hold whatever happens to them.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use curator_election::LeaderValue;
@@ -68,13 +69,23 @@ impl Stage {
         reach: Reach,
         change: impl FnOnce(CuratorOptions) -> CuratorOptions,
     ) -> usize {
-        let endpoints = match reach {
-            Reach::Own => vec![self.etcd.client_url(member)],
-            Reach::All => (0..3).map(|next| self.etcd.client_url((member + next) % 3)).collect(),
-        };
+        let endpoints = self.endpoints(member, reach);
         let number = u32::try_from(self.curators.len() + 1).unwrap();
         let options = change(CuratorOptions::new(number, endpoints).leader_ttl(TTL));
-        let curator = CuratorProcess::start(&binary_from_env().unwrap(), &self.scratch, options).unwrap();
+        self.start_program(&binary_from_env().unwrap(), options)
+    }
+
+    /// Where a curator beside a member finds etcd.
+    pub(crate) fn endpoints(&self, member: usize, reach: Reach) -> Vec<String> {
+        match reach {
+            Reach::Own => vec![self.etcd.client_url(member)],
+            Reach::All => (0..3).map(|next| self.etcd.client_url((member + next) % 3)).collect(),
+        }
+    }
+
+    /// Starts a program that takes the same arguments.
+    pub(crate) fn start_program(&mut self, program: &Path, options: CuratorOptions) -> usize {
+        let curator = CuratorProcess::start(program, &self.scratch, options).unwrap();
         self.curators.push(curator);
         self.curators.len() - 1
     }

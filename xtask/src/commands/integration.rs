@@ -8,7 +8,7 @@ use crate::harness::etcd;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::optional;
-use crate::workspace::{build_curator, cargo};
+use crate::workspace::{CURATOR, EMBED, build, cargo};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -44,7 +44,8 @@ fn run(mut args: Args) -> Result<()> {
 /// With the first failure.
 pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
     let found = select(want)?;
-    let binary = build_curator()?;
+    let binary = build(CURATOR)?;
+    let embedding = build(EMBED)?;
     let nextest = optional::has_nextest();
     for round in 1..=repeat {
         for Found { binaries, .. } in &found {
@@ -60,6 +61,7 @@ pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
                 command.arg("--").args(["--test-threads", "2"]).args(filter);
             }
             command.env(curator::BINARY, &binary);
+            command.env(curator::EMBEDDING, &embedding);
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
             let name = match repeat {

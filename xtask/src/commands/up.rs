@@ -12,7 +12,7 @@ use crate::harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, Etcd
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::build_curator;
+use crate::workspace::{CURATOR, build};
 
 use board::{Board, State};
 
@@ -55,7 +55,7 @@ fn run(mut args: Args) -> Result<()> {
     let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
         return Ok(());
     };
-    let binary = build_curator()?;
+    let binary = build(CURATOR)?;
 
     let scratch = Scratch::new("up")?;
     let outcome = (|| {

@@ -15,11 +15,14 @@ use super::journal::{Journal, Mark};
 use super::lines::Line;
 use super::ports::Port;
 use super::process::{Capture, Process, ProcessSpec};
+use super::proxy::TcpProxy;
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
 
 /// The path of the binary under test, as `cargo xtask integration` passes it to the tests.
 pub const BINARY: &str = "CURATOR_BIN";
+/// The path of the program that embeds the service, with a leader's service that can be called.
+pub const EMBEDDING: &str = "CURATOR_EMBED_BIN";
 
 /// The target of the events that tell of a change of role.
 const ROLE_TARGET: &str = "curator::role";
@@ -31,15 +34,27 @@ const SLICE: Duration = Duration::from_millis(50);
 /// # Errors
 /// When the variable [`BINARY`] is not set, or names no file.
 pub fn binary_from_env() -> Result<PathBuf> {
-    let path = env::var_os(BINARY).map(PathBuf::from).ok_or_else(|| {
+    program_from_env(BINARY)
+}
+
+/// The embedding program that `cargo xtask integration` built.
+///
+/// # Errors
+/// When the variable [`EMBEDDING`] is not set, or names no file.
+pub fn embedding_from_env() -> Result<PathBuf> {
+    program_from_env(EMBEDDING)
+}
+
+fn program_from_env(variable: &str) -> Result<PathBuf> {
+    let path = env::var_os(variable).map(PathBuf::from).ok_or_else(|| {
         Error::new(format!(
-            "{BINARY} is not set: start these tests through `cargo xtask integration`"
+            "{variable} is not set: start these tests through `cargo xtask integration`"
         ))
     })?;
     if path.is_file() {
         Ok(path)
     } else {
-        Err(Error::new(format!("{BINARY} names no file: {}", path.display())))
+        Err(Error::new(format!("{variable} names no file: {}", path.display())))
     }
 }
 
@@ -63,6 +78,8 @@ pub struct CuratorOptions {
     pub election_prefix: String,
     /// `--leader-ttl`.
     pub leader_ttl: Duration,
+    /// Whether others reach it through a proxy, so that they can be cut off from it: `--advertise`.
+    pub behind_proxy: bool,
     /// More arguments.
     pub extra_args: Vec<String>,
     /// More environment.
@@ -81,6 +98,7 @@ impl CuratorOptions {
             etcd_namespace: "namespaced:curator".to_owned(),
             election_prefix: "/leader".to_owned(),
             leader_ttl: Duration::from_secs(5),
+            behind_proxy: false,
             extra_args: Vec::new(),
             env: Vec::new(),
             notify: None,
@@ -243,6 +261,7 @@ pub struct CuratorProcess {
     run: u32,
     events: Arc<Journal<Event>>,
     port: Port,
+    proxy: Option<TcpProxy>,
     scratch: Scratch,
 }
 
@@ -254,6 +273,13 @@ impl CuratorProcess {
     pub fn start(binary: &Path, scratch: &Scratch, options: CuratorOptions) -> Result<Self> {
         let port = Port::reserve()?;
         let address = port.address().to_string();
+        let proxy = match options.behind_proxy {
+            true => Some(TcpProxy::start(port.address())?),
+            false => None,
+        };
+        let advertise = proxy
+            .as_ref()
+            .map_or_else(|| address.clone(), |proxy| proxy.address().to_string());
         let spec = ProcessSpec::new(&options.name, binary)
             .args([
                 "serve",
@@ -274,7 +300,7 @@ impl CuratorProcess {
                 "--listen",
                 &address,
                 "--advertise",
-                &address,
+                &advertise,
             ])
             .args(["--log-format", "json"])
             .args(&options.extra_args)
@@ -292,6 +318,7 @@ impl CuratorProcess {
             run: 1,
             events,
             port,
+            proxy,
             scratch: scratch.clone(),
         })
     }
@@ -317,7 +344,17 @@ impl CuratorProcess {
         &self.options.node_id
     }
 
-    /// Where it listens, and what it advertises.
+    /// The proxy that others reach it through.
+    ///
+    /// # Errors
+    /// When it was started without one.
+    pub fn proxy(&self) -> Result<&TcpProxy> {
+        self.proxy
+            .as_ref()
+            .ok_or_else(|| Error::new(format!("{} was started without a proxy before it", self.name())))
+    }
+
+    /// Where it listens, and what it advertises unless it is behind a proxy.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }

@@ -1,0 +1,120 @@
+//! The whole service embedded in another process, with a leader's service of its own.
+//!
+//! ```console
+//! $ cargo run -p curator-service --example embed -- --node-id node-1 --etcd-endpoints http://127.0.0.1:2379
+//! ```
+//!
+//! Start several, each with its own `--node-id` and `--listen`: any of them answers `Echo` calls in the name of the leader.
+//! With `--record FILE`, what the leader runs is written there: a line for each call, with its id and the term's revision.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use curator_echo::EchoService;
+use curator_election::namespace::Namespace;
+use curator_service::{Config, EtcdConsensus, Service};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+#[derive(Parser)]
+struct Arguments {
+    /// For the sake of the `curator` binary's command line.
+    #[arg(value_parser = ["serve"])]
+    command: Option<String>,
+    #[arg(long)]
+    node_id: String,
+    #[arg(long, value_delimiter = ',', required = true)]
+    etcd_endpoints: Vec<String>,
+    #[arg(long, default_value = "namespaced:curator")]
+    etcd_namespace: Namespace,
+    #[arg(long, default_value = "/leader")]
+    election_prefix: String,
+    /// In milliseconds, or seconds with an s at the end.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    leader_ttl: Duration,
+    #[arg(long, default_value = "127.0.0.1:7835")]
+    listen: Vec<SocketAddr>,
+    #[arg(long)]
+    advertise: Option<String>,
+    #[arg(long, value_parser = ["text", "json"], default_value = "text")]
+    log_format: String,
+    /// Where to write what the leader runs.
+    #[arg(long)]
+    record: Option<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.strip_suffix('s').filter(|rest| !rest.ends_with('m'));
+    let (number, unit) = match seconds {
+        Some(seconds) => (seconds, 1_000),
+        None => (text.trim_end_matches("ms"), 1),
+    };
+    let number: u64 = number.parse().map_err(|_| "give 500ms or 10s")?;
+    Ok(Duration::from_millis(number.saturating_mul(unit)))
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    match arguments.log_format.as_str() {
+        "json" => logs.json().flatten_event(true).init(),
+        _ => logs.init(),
+    }
+    match run(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let consensus = EtcdConsensus::new(&arguments.etcd_endpoints, arguments.etcd_namespace)?;
+    let mut config = Config::new(&arguments.node_id, Arc::new(consensus));
+    config.election_prefix = arguments.election_prefix;
+    config.leader_ttl = arguments.leader_ttl;
+    config.listen = arguments.listen;
+    config.advertise = arguments.advertise;
+
+    // Made anew in each term that this process leads in.
+    let record = arguments.record.map(open).transpose()?;
+    let node_id = arguments.node_id;
+    config.leader_services = Arc::new(move |term| {
+        let revision = term.term.lock_revision;
+        let mut service = EchoService::new(node_id.clone(), revision);
+        if let Some(file) = record.clone() {
+            service = service.recording(Arc::new(move |id| {
+                // One write for one line: lines of several processes and threads do not mix.
+                if let Err(error) = (&*file).write_all(format!("{id} {revision}\n").as_bytes()) {
+                    tracing::error!(%error, id, "a call is missing in the record");
+                }
+            }));
+        }
+        Routes::new(service.into_server())
+    });
+    config.leader_descriptors = vec![curator_echo::FILE_DESCRIPTOR_SET];
+
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(Service::new(config)?.run(cancel.clone()));
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    cancel.cancel();
+    running.await??;
+    Ok(())
+}
+
+fn open(path: PathBuf) -> std::io::Result<Arc<File>> {
+    Ok(Arc::new(OpenOptions::new().create(true).append(true).open(path)?))
+}

@@ -28,7 +28,13 @@ pub(crate) struct Upload<B> {
     rest: Bytes,
     /// Nothing comes after the rest.
     last: bool,
+    /// Nothing has been sent.
+    first: bool,
 }
+
+/// The first so many bytes are handed on without asking whether the leader takes them: it has said of no stream yet that it
+/// does not, and h2 can put them into one packet with the headers.
+const FIRST: usize = 16 << 10;
 
 impl<B> Upload<B>
 where
@@ -40,6 +46,7 @@ where
             stream,
             rest: Bytes::new(),
             last: false,
+            first: true,
         }
     }
 
@@ -56,6 +63,17 @@ where
     /// Sends what can be sent. Ready once there is nothing more to do; not to be polled again then.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         loop {
+            if self.first && !self.rest.is_empty() && self.rest.len() <= FIRST {
+                self.first = false;
+                let rest = std::mem::take(&mut self.rest);
+                if self.stream.send_data(rest, self.last).is_err() {
+                    return Poll::Ready(Uploaded::Stopped);
+                }
+                if self.last {
+                    return Poll::Ready(Uploaded::Whole);
+                }
+                continue;
+            }
             if !self.rest.is_empty() {
                 self.stream.reserve_capacity(self.rest.len());
                 let mut capacity = self.stream.capacity();
@@ -66,6 +84,7 @@ where
                         Poll::Pending => return Poll::Pending,
                     };
                 }
+                self.first = false;
                 let piece = self.rest.split_to(capacity.min(self.rest.len()));
                 let end = self.last && self.rest.is_empty();
                 if self.stream.send_data(piece, end).is_err() {

@@ -113,10 +113,11 @@ pub(crate) async fn serve(stream: TcpStream, shared: &Arc<Shared>) {
     let calls = activity.clone();
     let service = service_fn(move |request| {
         let (dispatcher, call) = (dispatcher.clone(), OpenCall::new(&calls));
-        async move {
+        // Boxed at once: hyper moves the future several times before it first polls it.
+        Box::pin(async move {
             let response = dispatcher.answer(request).await;
             Ok::<Response<Counted>, Infallible>(response.map(|body| Counted { body, _call: call }))
-        }
+        })
     });
     let config = &shared.dispatcher.config;
     let connection = builder(config, shared.tasks.clone()).serve_connection(io, service);

@@ -35,7 +35,9 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let (addresses, role) = arguments()?;
-    let listener = Listener::bind(addresses, ListenerConfig::default())?;
+    let mut config = ListenerConfig::default();
+    config.threads = std::thread::available_parallelism()?.get();
+    let listener = Listener::bind(addresses, config)?;
     let name = listener
         .addresses()
         .first()

@@ -51,14 +51,14 @@ impl Dispatcher {
     /// Answers a call.
     ///
     /// Cancellation: dropping the future cancels the call wherever it is.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.dispatch(request).await {
+    pub(crate) async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Body> {
+        match self.dispatch(request, shard).await {
             Ok(response) => response,
             Err(refusal) => refusal.response(),
         }
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn dispatch(&self, request: Request<Incoming>, shard: usize) -> Result<Response<Body>, Refusal> {
         let timeout = deadline::timeout(request.headers())
             .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
@@ -72,6 +72,7 @@ impl Dispatcher {
         marks::strip(&mut parts.headers);
         let mut call = Call {
             dispatcher: self,
+            shard,
             targets: self.targets.clone(),
             kind: self.kinds.of(parts.uri.path()),
             parts,
@@ -108,6 +109,8 @@ impl Dispatcher {
 /// A call for the leader.
 struct Call<'a> {
     dispatcher: &'a Dispatcher,
+    /// Where the caller's connection is served.
+    shard: usize,
     targets: watch::Receiver<Arc<Target>>,
     kind: Kind,
     parts: http::request::Parts,
@@ -139,13 +142,16 @@ impl Call<'_> {
         follow: &Follow,
         source: Source<Incoming>,
     ) -> Result<Result<Response<Body>, Source<Incoming>>, Refusal> {
-        let place = match follow.pool.place(self.kind) {
+        let pool = follow
+            .pool(self.shard)
+            .ok_or_else(|| Refusal::new(Code::Internal, "this thread has no connections to the leader"))?;
+        let place = match pool.place(self.kind) {
             Ok(place) => place,
             Err(_) => {
                 // Asked again, now that no change is missed.
-                let mut readiness = follow.pool.readiness();
+                let mut readiness = pool.readiness();
                 readiness.borrow_and_update();
-                match follow.pool.place(self.kind) {
+                match pool.place(self.kind) {
                     Ok(place) => place,
                     Err(why) => {
                         let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));

@@ -120,7 +120,7 @@ pub(crate) async fn report(
     loop {
         let target = targets.borrow_and_update().clone();
         let mut readiness = match &*target {
-            Target::Follow(follow) => Some(follow.pool.readiness()),
+            Target::Follow(follow) => follow.readiness(),
             Target::Lead(_) | Target::Unknown { .. } => None,
         };
         let can = match (&*target, &mut readiness) {

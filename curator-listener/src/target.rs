@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::config::ListenerConfig;
 use crate::decide::{Seen, named};
-use crate::forward::Pool;
+use crate::forward::{Pool, Ready};
 use crate::lead::Running;
 use crate::marks::TermMark;
 use crate::refusal::Refusal;
@@ -47,8 +48,31 @@ pub(crate) struct Lead {
 pub(crate) struct Follow {
     pub(crate) leader: Leader,
     pub(crate) term: TermMark,
-    pub(crate) pool: Arc<Pool>,
+    /// One for each shard.
+    pools: Vec<Arc<Pool>>,
     pub(crate) scope: Arc<Scope>,
+}
+
+impl Follow {
+    /// The connections of a shard.
+    pub(crate) fn pool(&self, shard: usize) -> Option<&Arc<Pool>> {
+        self.pools.get(shard)
+    }
+
+    /// Whether there are connections. All shards dial the same address: one speaks for all.
+    pub(crate) fn readiness(&self) -> Option<watch::Receiver<Ready>> {
+        self.pools.first().map(|pool| pool.readiness())
+    }
+
+    /// Waits until all shards are connected; false if that will not come.
+    pub(crate) async fn connected(&self) -> bool {
+        for pool in &self.pools {
+            if pool.readiness().wait_for(|ready| ready.open).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 impl Target {
@@ -70,6 +94,8 @@ impl Target {
 pub(crate) struct Tracker {
     services: Arc<Services>,
     config: Arc<ListenerConfig>,
+    /// Of the shards.
+    runtimes: Vec<Handle>,
     targets: watch::Sender<Arc<Target>>,
     /// The terms' ends, and the connections to leaders.
     tasks: JoinSet<()>,
@@ -79,11 +105,13 @@ impl Tracker {
     pub(crate) fn new(
         services: Arc<Services>,
         config: Arc<ListenerConfig>,
+        runtimes: Vec<Handle>,
         targets: watch::Sender<Arc<Target>>,
     ) -> Self {
         Self {
             services,
             config,
+            runtimes,
             targets,
             tasks: JoinSet::new(),
         }
@@ -173,7 +201,11 @@ impl Tracker {
                 Target::Follow(Follow {
                     leader: leader.clone(),
                     term: TermMark::new(&leader.term),
-                    pool: Pool::start(leader, &self.config, &mut self.tasks),
+                    pools: self
+                        .runtimes
+                        .iter()
+                        .map(|runtime| Pool::start(leader, &self.config, runtime, &mut self.tasks))
+                        .collect(),
                     scope,
                 })
             }

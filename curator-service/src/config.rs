@@ -34,6 +34,8 @@ pub struct Config {
     pub hold_limit: usize,
     /// How long an instance that is told to stop may take to hand over and to end its calls.
     pub grace: Duration,
+    /// Threads that serve connections; 0 for the caller's runtime.
+    pub threads: usize,
     /// What the leader serves; called once a term, when it begins.
     pub leader_services: LeaderServices,
     /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
@@ -83,7 +85,7 @@ pub enum ConfigError {
 
 impl Config {
     /// The configuration of the instance on `node_id`, with defaults for all the rest: prefix `/leader`, a TTL of ten
-    /// seconds, listening on port 7835 of the IPv4 loopback.
+    /// seconds, listening on port 7835 of the IPv4 loopback, with a thread for each core.
     pub fn new(node_id: impl Into<String>, consensus: Arc<dyn Consensus>) -> Self {
         Self {
             node_id: node_id.into(),
@@ -95,6 +97,7 @@ impl Config {
             hold_cap: None,
             hold_limit: ListenerConfig::default().hold_limit,
             grace: Duration::from_secs(5),
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             leader_services: Arc::new(|_| Routes::default()),
             leader_descriptors: Vec::new(),
         }

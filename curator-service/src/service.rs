@@ -160,6 +160,7 @@ fn listener_limits(config: &Config) -> ListenerConfig {
         limits.hold_cap = cap;
     }
     limits.hold_limit = config.hold_limit;
+    limits.threads = config.threads;
     // A quarter to drain, a quarter to find the next leader, the rest to answer what is left.
     limits.drain_limit = limits.drain_limit.min(config.grace / 4);
     limits.grace = config.grace - limits.drain_limit * 2;

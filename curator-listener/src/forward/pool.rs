@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -113,8 +114,13 @@ impl Lane {
 }
 
 impl Pool {
-    /// Begins to connect to the leader. `tasks` owns what keeps the connections.
-    pub(crate) fn start(leader: &Leader, config: &Arc<ListenerConfig>, tasks: &mut JoinSet<()>) -> Arc<Self> {
+    /// Begins to connect to the leader. `tasks` owns what keeps the connections, which are on that runtime.
+    pub(crate) fn start(
+        leader: &Leader,
+        config: &Arc<ListenerConfig>,
+        runtime: &Handle,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Self> {
         let unary = Lane::new(config, config.leader_connections);
         let streams = Lane::new(config, 1);
         let why = match leader.addresses.is_empty() {
@@ -131,9 +137,10 @@ impl Pool {
             for (lane, reports) in [(&unary, Some(ready)), (&streams, None)] {
                 let keeping = keep(lane.clone(), leader.clone(), config.clone(), reports);
                 let stop = stop.clone();
-                tasks.spawn(async move {
+                let keeping = async move {
                     let _ = stop.run_until_cancelled_owned(keeping).await;
-                });
+                };
+                tasks.spawn_on(keeping, runtime);
             }
         }
         Arc::new(Self {

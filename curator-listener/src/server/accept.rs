@@ -5,40 +5,47 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::connection::{Shared, serve};
+use super::connection::Seats;
+use super::shard::Accepted;
 
 /// How long to wait when the system has nothing left to accept a connection with.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Between two log lines on the same trouble.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Accepts and serves connections until cancelled; then waits for those that are open. They are cut when this is dropped.
-pub(crate) async fn accept(socket: TcpListener, shared: Arc<Shared>, stopping: CancellationToken) {
-    let mut connections = JoinSet::new();
+/// Accepts connections and gives them to the shards in turn, until cancelled or a shard is gone.
+pub(crate) async fn accept(
+    socket: TcpListener,
+    seats: Arc<Seats>,
+    shards: Vec<mpsc::Sender<Accepted>>,
+    stopping: CancellationToken,
+) {
     let mut complaint = Complaint::default();
+    let mut turn = shards.iter().cycle();
     loop {
         let accepted = tokio::select! {
-            () = stopping.cancelled() => break,
+            () = stopping.cancelled() => return,
             accepted = socket.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = shared.connections.enter() else {
-                    let limit = shared.connections.limit();
+                let Some(seat) = seats.enter() else {
+                    let limit = seats.limit();
                     complaint.say(|| warn!(%peer, limit, "connection refused: as many as may are open"));
                     continue;
                 };
-                let shared = shared.clone();
-                connections.spawn(async move {
-                    serve(stream, &shared).await;
-                    drop(seat);
-                });
+                let (Ok(stream), Some(shard)) = (stream.into_std(), turn.next()) else {
+                    continue;
+                };
+                if shard.send((stream, seat)).await.is_err() {
+                    warn!("a thread that serves connections is gone");
+                    return;
+                }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -47,8 +54,6 @@ pub(crate) async fn accept(socket: TcpListener, shared: Arc<Shared>, stopping: C
             }
         }
     }
-    drop(socket);
-    while connections.join_next().await.is_some() {}
 }
 
 /// The connection was gone before it was accepted.

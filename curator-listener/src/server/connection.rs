@@ -34,7 +34,6 @@ const ERROR_RESETS: usize = 1_024;
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
-    pub(crate) connections: Arc<Seats>,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -101,12 +100,15 @@ impl Drop for OpenCall {
 }
 
 /// Serves a connection until it ends. Cut when dropped.
-pub(crate) async fn serve(stream: TcpStream, shared: &Arc<Shared>) {
+pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, shard: usize) {
     // Without it, small messages wait for the acknowledgement of the one before.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "connection gone before it was served");
-        return;
-    }
+    let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            debug!(%error, "connection gone before it was served");
+            return;
+        }
+    };
     let activity = Arc::new(Activity::default());
     let io = TokioIo::new(Heard::new(stream, activity.read.clone()));
     let dispatcher = shared.dispatcher.clone();
@@ -115,7 +117,7 @@ pub(crate) async fn serve(stream: TcpStream, shared: &Arc<Shared>) {
         let (dispatcher, call) = (dispatcher.clone(), OpenCall::new(&calls));
         // Boxed at once: hyper moves the future several times before it first polls it.
         Box::pin(async move {
-            let response = dispatcher.answer(request).await;
+            let response = dispatcher.answer(request, shard).await;
             Ok::<Response<Counted>, Infallible>(response.map(|body| Counted { body, _call: call }))
         })
     });

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod shard;
 mod sockets;
 
 use std::collections::HashSet;
@@ -30,6 +31,7 @@ use crate::services::Services;
 use crate::target::{Target, Tracker};
 use accept::accept;
 use connection::{Seats, Shared};
+use shard::Shard;
 
 /// Where instances listen by default: all addresses of both families, on the Curator's port.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7835);
@@ -68,6 +70,9 @@ pub enum ListenError {
         /// What the system says.
         source: io::Error,
     },
+    /// There can be no thread to serve connections on.
+    #[error("cannot start a thread for connections: {0}")]
+    Thread(io::Error),
     /// Server reflection cannot be made from the descriptors.
     #[error("the descriptors cannot be served by reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -151,6 +156,13 @@ impl Listener {
         let services = with_own_services(services, serving.subscribe(), &cancel)?;
         let kinds = services.kinds();
         let (local, services) = services.split();
+        let mut shards = Vec::new();
+        for number in 0..config.threads {
+            shards.push(Shard::on_thread(number).await.map_err(ListenError::Thread)?);
+        }
+        if shards.is_empty() {
+            shards.push(Shard::here());
+        }
         let tasks = TaskTracker::new();
         let local_scope = Scope::new(None);
         let dispatcher = Arc::new(Dispatcher {
@@ -166,7 +178,6 @@ impl Listener {
         });
         let shared = Arc::new(Shared {
             dispatcher,
-            connections: Seats::new(config.max_connections),
             stopping: cancel.clone(),
             tasks: tasks.clone(),
         });
@@ -183,21 +194,32 @@ impl Listener {
             }
         });
         own.spawn({
-            let tracker = Tracker::new(services, config.clone(), targets);
+            let runtimes = shards.iter().map(|shard| shard.runtime.clone()).collect();
+            let tracker = Tracker::new(services, config.clone(), runtimes, targets);
             let (roles, over) = (status.subscribe(), over.clone());
             async move {
                 tracker.run(roles, over).await;
                 "tracker"
             }
         });
+        let (cut, mut serving) = (CancellationToken::new(), JoinSet::new());
+        let ways: Vec<_> = shards
+            .into_iter()
+            .enumerate()
+            .map(|(number, shard)| shard.start(shared.clone(), number, cut.clone(), &mut serving))
+            .collect();
+        let seats = Seats::new(config.max_connections);
         let mut accepting = JoinSet::new();
         for socket in sockets {
-            accepting.spawn(accept(socket, shared.clone(), cancel.clone()));
+            accepting.spawn(accept(socket, seats.clone(), ways.clone(), cancel.clone()));
         }
+        // Theirs are the last: the shards end when those have ended.
+        drop(ways);
         let outcome = tokio::select! {
             () = cancel.cancelled() => Ok(()),
             Some(ended) = own.join_next() => Err(ended),
             Some(ended) = accepting.join_next() => Err(ended.map(|()| "accept")),
+            Some(ended) = serving.join_next() => Err(ended.map(|()| "serve")),
         };
         let outcome = match outcome {
             // All of them end by themselves when cancelled, which may be noticed first.
@@ -210,17 +232,19 @@ impl Listener {
         };
         unready.cancel();
         cancel.cancel();
+        all(&mut accepting).await;
         let limit = config.drain_limit.min(config.grace);
-        if timeout(limit, all(&mut accepting)).await.is_err() {
+        if timeout(limit, all(&mut serving)).await.is_err() {
             debug!("calls under way are ended");
             local_scope.end(Refusal::unavailable("this instance is stopping"));
             over.cancel();
-            if timeout(config.grace - limit, all(&mut accepting)).await.is_err() {
+            if timeout(config.grace - limit, all(&mut serving)).await.is_err() {
                 debug!("connections are cut");
             }
         }
         over.cancel();
-        accepting.shutdown().await;
+        cut.cancel();
+        all(&mut serving).await;
         tasks.close();
         tasks.wait().await;
         while own.join_next().await.is_some() {}
@@ -285,7 +309,7 @@ impl ListenerHandle {
                     Target::Lead(lead) if lead.running.is_draining() => {}
                     Target::Lead(_) => return,
                     Target::Follow(follow) => {
-                        if follow.pool.readiness().wait_for(|ready| ready.open).await.is_ok() {
+                        if follow.connected().await {
                             return;
                         }
                     }

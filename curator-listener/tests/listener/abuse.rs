@@ -127,7 +127,9 @@ async fn more_calls_than_a_connection_may_have_wait_at_the_client() {
     let mut config = config();
     config.max_concurrent_calls = 8;
     let instance = Instance::with(local(1).0, config, |service| service);
-    let caller = instance.client();
+    let mut caller = instance.client();
+    // Then it knows the limit: before, it may send more, which are refused, and not begun.
+    soon(caller.say(say(0))).await.unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for id in 0..100 {
         let mut caller = caller.clone();

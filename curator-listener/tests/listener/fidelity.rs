@@ -9,7 +9,7 @@ use http::HeaderMap;
 use tonic::{Code, Request};
 
 use crate::raw::{Answer, RawClient, RawLeader};
-use crate::stage::{Instance, remote, say, soon};
+use crate::stage::{Instance, config, local, remote, say, soon};
 
 /// A leader, and who forwards to it: called directly and through the follower.
 async fn pair() -> (Instance, Instance) {
@@ -22,6 +22,24 @@ async fn pair() -> (Instance, Instance) {
 #[tokio::test]
 async fn all_four_kinds_are_forwarded() {
     let (leader, follower) = pair().await;
+    all_kinds(leader, follower).await;
+}
+
+#[tokio::test]
+async fn all_four_kinds_are_forwarded_on_threads_of_their_own() {
+    let mut config = config();
+    config.threads = 3;
+    let leader = Instance::with(local(1).0, config.clone(), |service| service);
+    let follower = Instance::with(remote(leader.address, 1), config, |service| service);
+    follower.handle.reaches_leader().await;
+    // Each connection is another thread's.
+    for id in 0..10 {
+        assert_eq!(soon(follower.client().say(say(id))).await.unwrap().into_inner().id, id);
+    }
+    all_kinds(leader, follower).await;
+}
+
+async fn all_kinds(leader: Instance, follower: Instance) {
     for instance in [&leader, &follower] {
         let mut client = instance.client();
         let answer = soon(client.say(say(7))).await.unwrap().into_inner();

@@ -92,6 +92,10 @@ struct Serve {
     #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 4_096)]
     hold_limit: usize,
 
+    /// How many threads serve connections [default: one for each core].
+    #[arg(long, env = "CURATOR_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    threads: Option<u16>,
+
     /// How long an instance that is told to stop may take to hand over its leadership and to end its calls.
     #[arg(long, env = "CURATOR_GRACE", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     grace: Duration,
@@ -167,6 +171,9 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     config.hold_cap = serve.hold_cap;
     config.hold_limit = serve.hold_limit;
     config.grace = serve.grace;
+    if let Some(threads) = serve.threads {
+        config.threads = threads.into();
+    }
     Ok(Service::new(config)?)
 }
 

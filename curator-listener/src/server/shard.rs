@@ -1,0 +1,142 @@
+//! Threads that serve connections, each with a runtime and connections to the leader of its own.
+//!
+//! A forwarded call wakes two connections. On one thread the second wakeup is a push onto a queue; between threads it is a
+//! system call, and costs as much as all the rest of the call.
+
+use std::io;
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Seat, Shared, serve};
+
+/// Connections that may wait for a thread to take them.
+const QUEUE: usize = 64;
+
+/// A connection on its way to a shard.
+pub(crate) type Accepted = (TcpStream, Seat);
+
+/// Where the connections of one shard are served.
+pub(crate) struct Shard {
+    /// The way to it. Once all of them are gone, the shard ends with its last connection.
+    connections: mpsc::Sender<Accepted>,
+    /// Where its tasks run.
+    pub(crate) runtime: Handle,
+    start: oneshot::Sender<Start>,
+    ended: Ended,
+}
+
+/// Completes with the shard, and panics if it did.
+type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a shard begins with.
+struct Start {
+    shared: Arc<Shared>,
+    /// Its number.
+    shard: usize,
+    /// Cuts what is left.
+    cut: CancellationToken,
+}
+
+impl Shard {
+    /// One that runs where its maker does.
+    pub(crate) fn here() -> Self {
+        let (connections, queue) = mpsc::channel(QUEUE);
+        let (start, started) = oneshot::channel();
+        Self {
+            connections,
+            runtime: Handle::current(),
+            start,
+            ended: Box::pin(run(queue, started)),
+        }
+    }
+
+    /// One with a thread of its own, which waits for [`start`](Self::start).
+    pub(crate) async fn on_thread(number: usize) -> io::Result<Self> {
+        let (connections, queue) = mpsc::channel(QUEUE);
+        let (start, started) = oneshot::channel();
+        let (made, runtime) = oneshot::channel();
+        let (done, ended) = oneshot::channel::<()>();
+        let name = format!("listener-{number}");
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            // Made and dropped there: a runtime must not be dropped within another one.
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = made.send(Err(error));
+                    return;
+                }
+            };
+            let _ = made.send(Ok(runtime.handle().clone()));
+            runtime.block_on(run(queue, started));
+            drop(done);
+        })?;
+        let runtime = runtime
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it began")))?;
+        let ended = Box::pin(async move {
+            let _ = ended.await;
+            // It has nothing left to do; a panic goes on here, where it is noticed.
+            if let Ok(Err(panic)) = spawn_blocking(|| thread.join()).await {
+                std::panic::resume_unwind(panic);
+            }
+        });
+        Ok(Self {
+            connections,
+            runtime,
+            start,
+            ended,
+        })
+    }
+
+    /// Begins to serve; `tasks` ends with it. Returns the way to it.
+    pub(crate) fn start(
+        self,
+        shared: Arc<Shared>,
+        shard: usize,
+        cut: CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> mpsc::Sender<Accepted> {
+        // If it is gone already, `ended` says so.
+        let _ = self.start.send(Start { shared, shard, cut });
+        tasks.spawn(self.ended);
+        self.connections
+    }
+}
+
+/// Waits for its start, then serves connections until no more can come and the last one has ended, or all are cut.
+async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Start>) {
+    let Ok(Start { shared, shard, cut }) = started.await else {
+        return;
+    };
+    let mut connections = JoinSet::new();
+    let serving = async {
+        let mut open = true;
+        while open || !connections.is_empty() {
+            tokio::select! {
+                accepted = queue.recv(), if open => match accepted {
+                    Some((stream, seat)) => {
+                        let shared = shared.clone();
+                        connections.spawn(async move {
+                            serve(stream, &shared, shard).await;
+                            drop(seat);
+                        });
+                    }
+                    None => open = false,
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = cut.cancelled() => {}
+    }
+    connections.shutdown().await;
+}

@@ -19,7 +19,7 @@ use crate::decide::{Decision, decide};
 use crate::forward::{self, Head, Kind, Outcome, Ready};
 use crate::hold::{self, Hold, Seat};
 use crate::lead;
-use crate::marks::{self, Marks};
+use crate::marks::Marks;
 use crate::refusal::Refusal;
 use crate::scope::{Bounds, Scope};
 use crate::services::{Kinds, Local};
@@ -67,9 +67,8 @@ impl Dispatcher {
                 lead::serve_local(routes, request, Bounds::new(deadline, Some(self.local_scope.clone()))).await;
             return Ok(response.map(Body::Led));
         }
-        let marks = Marks::read(request.headers());
         let (mut parts, body) = request.into_parts();
-        marks::strip(&mut parts.headers);
+        let marks = Marks::take(&mut parts.headers);
         let mut call = Call {
             dispatcher: self,
             shard,

@@ -130,7 +130,7 @@ mod tests {
             &HeaderValue::from_static(by),
             None,
         );
-        Marks::read(&headers)
+        Marks::take(&mut headers)
     }
 
     fn lead(mark: &TermMark, valid: bool, draining: bool) -> Seen<'_> {

@@ -69,28 +69,29 @@ impl TermMark {
 }
 
 impl Marks {
-    /// Reads what a call says.
-    pub(crate) fn read(headers: &HeaderMap) -> Self {
-        Self {
+    /// Reads what a call says, and takes everything of ours off it before it goes further. Of what belongs to one hop HTTP/2
+    /// has let nothing in.
+    pub(crate) fn take(headers: &mut HeaderMap) -> Self {
+        // Most calls say nothing, which costs a look at each name and no more.
+        let ours: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with(PREFIX))
+            .cloned()
+            .collect();
+        if ours.is_empty() {
+            return Self::default();
+        }
+        let marks = Self {
             hop: headers.get(FORWARDED_TERM).map(|term| Hop {
                 term: term.clone(),
                 by: headers.get(FORWARDED_BY).cloned(),
             }),
             stay: headers.contains_key(NO_FORWARD),
+        };
+        for name in ours {
+            headers.remove(name);
         }
-    }
-}
-
-/// Removes everything of ours before a call goes further. Of what belongs to one hop HTTP/2 has let nothing in.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    // What there is nothing of costs a look at each name and no more.
-    let ours: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(PREFIX))
-        .cloned()
-        .collect();
-    for name in ours {
-        headers.remove(name);
+        marks
     }
 }
 
@@ -146,7 +147,7 @@ mod tests {
         let by = HeaderValue::from_static("me");
         let mut headers = HeaderMap::new();
         mark_forwarded(&mut headers, &TermMark::new(&term("/leader/a b", 7)), &by, Some(&by));
-        let hop = Marks::read(&headers).hop.expect("marked");
+        let hop = Marks::take(&mut headers).hop.expect("marked");
         assert!(hop.is_for(&TermMark::new(&term("/leader/a b", 7))));
         assert!(!hop.is_for(&TermMark::new(&term("/leader/a b", 8))));
         assert!(!hop.is_for(&TermMark::new(&term("/leader/a%20b", 7))));
@@ -165,7 +166,7 @@ mod tests {
             headers.append(name, HeaderValue::from_static("x"));
             headers.append(name, HeaderValue::from_static("y"));
         }
-        strip(&mut headers);
+        Marks::take(&mut headers);
         assert_eq!(headers.keys_len(), 4, "{headers:?}");
         assert_eq!(headers.len(), 8, "{headers:?}");
     }
@@ -174,7 +175,7 @@ mod tests {
     fn a_term_that_is_garbage_matches_none() {
         let mut headers = HeaderMap::new();
         headers.insert(FORWARDED_TERM, HeaderValue::from_bytes(b"\xff\xfe").unwrap());
-        let hop = Marks::read(&headers).hop.expect("marked");
+        let hop = Marks::take(&mut headers).hop.expect("marked");
         assert!(!hop.is_for(&TermMark::new(&term("\u{ff}\u{fe}", 0))));
     }
 }

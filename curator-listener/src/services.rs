@@ -1,6 +1,6 @@
 //! What is served: by every instance, and by the leader.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -110,25 +110,23 @@ impl Services {
     pub(crate) fn split(self) -> (Local, Arc<Self>) {
         let local = Local {
             routes: self.local.clone().prepare(),
-            names: self.local_names.iter().copied().collect(),
+            names: self.local_names.clone(),
         };
         (local, Arc::new(self))
     }
 
     /// Which calls are known to be unary.
     pub(crate) fn kinds(&self) -> Kinds {
-        let mut unary: HashMap<String, HashSet<String>> = HashMap::new();
+        let mut unary = HashSet::new();
         for file in &self.set.file {
             for service in &file.service {
-                let methods = service
-                    .method
-                    .iter()
-                    .filter(|method| !method.client_streaming() && !method.server_streaming())
-                    .map(|method| method.name().to_owned());
-                unary
-                    .entry(full_name(file.package(), service.name()))
-                    .or_default()
-                    .extend(methods);
+                let name = full_name(file.package(), service.name());
+                let methods = service.method.iter();
+                unary.extend(
+                    methods
+                        .filter(|method| !method.client_streaming() && !method.server_streaming())
+                        .map(|method| format!("/{name}/{}", method.name())),
+                );
             }
         }
         Kinds(unary)
@@ -146,31 +144,30 @@ fn full_name(package: &str, service: &str) -> String {
 #[derive(Clone)]
 pub(crate) struct Local {
     routes: Routes,
-    names: HashSet<&'static str>,
+    names: Vec<&'static str>,
 }
 
 impl Local {
     /// The routes, if the path is that of a local service.
     pub(crate) fn routes(&self, path: &str) -> Option<&Routes> {
-        let (service, _) = split_path(path)?;
-        self.names.contains(service).then_some(&self.routes)
+        let (service, _) = path.strip_prefix('/')?.rsplit_once('/')?;
+        // A handful: looking at each is faster than a hash.
+        self.names.contains(&service).then_some(&self.routes)
     }
 }
 
-/// Which calls are unary, by service and method.
-pub(crate) struct Kinds(HashMap<String, HashSet<String>>);
+/// The paths of the calls that are unary.
+pub(crate) struct Kinds(HashSet<String>);
 
 impl Kinds {
     /// The kind of the call at this path; what is not known may be a stream.
     pub(crate) fn of(&self, path: &str) -> Kind {
-        let unary = split_path(path)
-            .is_some_and(|(service, method)| self.0.get(service).is_some_and(|unary| unary.contains(method)));
-        if unary { Kind::Unary } else { Kind::Stream }
+        if self.0.contains(path) {
+            Kind::Unary
+        } else {
+            Kind::Stream
+        }
     }
-}
-
-fn split_path(path: &str) -> Option<(&str, &str)> {
-    path.strip_prefix('/')?.rsplit_once('/')
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::args::Args;
-use crate::commands::{ci, integration, setup, test, up};
+use crate::commands::{bench, ci, integration, setup, test, up};
 use crate::error::{Error, Result};
 use crate::step;
 
@@ -28,6 +28,7 @@ pub const COMMANDS: &[Command] = &[
     up::COMMAND,
     test::COMMAND,
     integration::COMMAND,
+    bench::COMMAND,
     ci::COMMAND,
 ];
 

@@ -43,6 +43,8 @@ pub struct Program {
     /// What cargo calls its kind.
     kind: &'static str,
     name: &'static str,
+    /// Whether speed is what it is for.
+    release: bool,
 }
 
 /// The service itself.
@@ -50,6 +52,7 @@ pub const CURATOR: Program = Program {
     package: "curator-service",
     kind: "--bin",
     name: "curator",
+    release: false,
 };
 
 /// The service with the leader's `Echo`, which can be called through any instance.
@@ -57,6 +60,23 @@ pub const EMBED: Program = Program {
     package: "curator-service",
     kind: "--example",
     name: "embed",
+    release: false,
+};
+
+/// The listener in front of `Echo`, to be measured.
+pub const FRONT: Program = Program {
+    package: "curator-listener",
+    kind: "--example",
+    name: "front",
+    release: true,
+};
+
+/// The load on `Echo`, to measure with.
+pub const ECHO_LOAD: Program = Program {
+    package: "curator-echo",
+    kind: "--bin",
+    name: "echo-load",
+    release: true,
 };
 
 /// Builds a program and says where it is. Cargo's own messages go to stderr.
@@ -64,20 +84,17 @@ pub const EMBED: Program = Program {
 /// # Errors
 /// When the build fails.
 pub fn build(program: Program) -> Result<PathBuf> {
-    let Program { package, kind, name } = program;
+    let Program {
+        package,
+        kind,
+        name,
+        release,
+    } = program;
     crate::tools::protoc::ensure()?;
-    let output = crate::step::output(
-        &format!("build {name}"),
-        cargo(&[
-            "build",
-            "-p",
-            package,
-            kind,
-            name,
-            "--message-format",
-            "json-render-diagnostics",
-        ]),
-    )?;
+    let mut command = cargo(&["build", "-p", package, kind, name]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    command.args(release.then_some("--release"));
+    let output = crate::step::output(&format!("build {name}"), command)?;
     output
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

@@ -1,5 +1,6 @@
 //! The commands of `cargo xtask`, one in each file.
 
+pub mod bench;
 pub mod ci;
 pub mod integration;
 pub mod setup;

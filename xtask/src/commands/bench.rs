@@ -1,0 +1,102 @@
+//! `cargo xtask bench`: what the workspace is measured at, beside its peers.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::error::{Context, Error, Result};
+use crate::harness::Scratch;
+use crate::signals;
+use crate::step;
+use crate::workspace::{ECHO_LOAD, FRONT, build, root, shown};
+
+use report::Report;
+use ways::{Way, Ways};
+use workload::WORKLOADS;
+
+mod cpu;
+mod report;
+mod ways;
+mod workload;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "bench",
+    summary: "measures forwarding beside nginx and haproxy",
+    help: "Usage: cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD]
+
+Starts one server, and calls it directly, through a follower, through nginx's grpc_pass and through haproxy, in turn in
+each round; messages have 100 bytes. Prints the medians of all rounds, their ratio to the direct calls of the same round,
+and the processor time that the one in between takes for each call or message. nginx and haproxy have one thread each, and
+the follower one for each core. Either is left out, aloud, where it is not installed.
+
+  --rounds N       how often everything is measured (default 5)
+  --time DURATION  how long each measurement takes (default 2s)
+  --only WORKLOAD  one of unary-1, unary-64, unary-64x8, stream, paced",
+    run,
+};
+
+fn run(mut args: Args) -> Result<()> {
+    let rounds = args.count("--rounds")?.unwrap_or(5);
+    let time = args.duration("--time")?.unwrap_or(Duration::from_secs(2));
+    let only = args.value("--only")?;
+    let what = args.finish(1)?;
+    if what != ["forward"] {
+        return Err(Error::usage("say what to measure: `cargo xtask bench forward`"));
+    }
+    let workloads: Vec<_> = WORKLOADS
+        .iter()
+        .filter(|workload| only.as_deref().is_none_or(|only| only == workload.name))
+        .collect();
+    if workloads.is_empty() {
+        return Err(Error::usage(
+            "there is no such workload; see `cargo xtask bench --help`",
+        ));
+    }
+    signals::install()?;
+    let front = build(FRONT)?;
+    let load = build(ECHO_LOAD)?;
+    let scratch = Scratch::new("bench")?;
+    let ways = Ways::start(&front, &scratch)?;
+
+    let mut report = Report::default();
+    for workload in workloads {
+        for round in 1..=rounds {
+            step::timed(&format!("{}, round {round} of {rounds}", workload.name), || {
+                let mut measured = Vec::new();
+                for way in &ways.all {
+                    measured.push((way.name, measure(way, workload, &load, time)?));
+                }
+                report.add(workload, measured);
+                Ok(())
+            })?;
+        }
+        step::say(report.table(workload));
+    }
+    step::say(report.verdicts());
+    let directory = root().join("target").join("bench");
+    fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;
+    let file = directory.join("forward.md");
+    fs::write(&file, report.markdown()).context(|| format!("cannot write {}", file.display()))?;
+    step::say(format_args!("written to {}", shown(&file)));
+    Ok(())
+}
+
+fn measure(
+    way: &Way,
+    workload: &workload::Workload,
+    load: &std::path::Path,
+    time: Duration,
+) -> Result<report::Measured> {
+    let before = way.cpu()?;
+    let loaded = workload.run(load, way.address(), time)?;
+    let spent = way.cpu()?.saturating_sub(before);
+    // The load counts four fifths of its time; the first fifth costs as much.
+    Ok(report::Measured {
+        per_second: loaded.count as f64 / loaded.seconds,
+        median: loaded.median,
+        p99: loaded.p99,
+        cpu: spent.mul_f64(0.8).as_secs_f64() / loaded.count.max(1) as f64,
+    })
+}

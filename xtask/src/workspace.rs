@@ -71,6 +71,14 @@ pub const FRONT: Program = Program {
     release: true,
 };
 
+/// Calls of `Echo` at several instances, to be looked at.
+pub const ECHO_CALLS: Program = Program {
+    package: "curator-echo",
+    kind: "--bin",
+    name: "echo-calls",
+    release: false,
+};
+
 /// The load on `Echo`, to measure with.
 pub const ECHO_LOAD: Program = Program {
     package: "curator-echo",

@@ -15,6 +15,7 @@ mod etcd_faults;
 mod forwarding;
 mod interop;
 mod lease_faults;
+mod limits;
 mod load;
 mod stage;
 mod takeover;

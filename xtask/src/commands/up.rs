@@ -5,28 +5,32 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::args::Args;
 use crate::cli::Command;
 use crate::error::Result;
+use crate::harness::process::{Capture, Process, ProcessSpec};
 use crate::harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, EtcdOptions, Event, Scratch};
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{CURATOR, build};
+use crate::workspace::{ECHO_CALLS, EMBED, build};
 
-use board::{Board, State};
+use board::{Board, Calls, State};
 
 pub mod board;
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "up",
-    summary: "starts three etcd members and three curators, and shows who leads",
+    summary: "starts three etcd members and three curators, calls them, and shows who leads and answers",
     help: "Usage: cargo xtask up [--ttl 5s] [--etcd 3.4|3.5] [--for 20s]
 
-Builds the curator binary, starts three etcd members and three curators on free ports of 127.0.0.1, and shows who
-leads until ctrl-c stops all of it. What is missing is brought as by `cargo xtask setup`. A curator that you kill is
-started again a quarter of a minute later.
+Builds the service, starts three etcd members and three curators on free ports of 127.0.0.1, calls each of them all the
+time, and shows who leads and who answers until ctrl-c stops all of it: a call through a follower is answered by the
+leader. The curators are the example `embed`, whose leader serves `Echo`. What is missing is brought as by
+`cargo xtask setup`. A curator that you kill is started again a quarter of a minute later.
 
   --ttl DURATION  how long the election waits for a leader that died (default 5s)
   --etcd WHICH    the version of etcd; by default the first at hand
@@ -55,7 +59,8 @@ fn run(mut args: Args) -> Result<()> {
     let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
         return Ok(());
     };
-    let binary = build(CURATOR)?;
+    let binary = build(EMBED)?;
+    let caller = build(ECHO_CALLS)?;
 
     let scratch = Scratch::new("up")?;
     let outcome = (|| {
@@ -77,7 +82,19 @@ fn run(mut args: Args) -> Result<()> {
             curators.push(CuratorProcess::start(&binary, &scratch, options)?);
         }
         introduce(&etcd, &curators, &scratch, ttl);
-        let shown = show(&mut curators, &events, limit);
+        let (told, calls) = channel();
+        let addresses: Vec<_> = curators.iter().map(|curator| curator.address().to_string()).collect();
+        let spec = ProcessSpec::new("calls", &caller)
+            .args(&addresses)
+            .capture(Capture::Stdout);
+        let calling = Process::start_with(&spec, &scratch, move |line| {
+            if let Some(second) = read_calls(&line.text) {
+                // Nobody listens any more: then nobody needs to know.
+                let _ = told.send(second);
+            }
+        })?;
+        let shown = show(&mut curators, &events, &calls, limit);
+        drop(calling);
         let stopped = stop(curators, etcd);
         shown.and(stopped)
     })();
@@ -123,8 +140,29 @@ fn introduce(etcd: &EtcdCluster, curators: &[CuratorProcess], scratch: &Scratch,
     step::say("");
 }
 
+/// A line of the caller: whom it called, and how that went.
+fn read_calls(line: &str) -> Option<(String, Calls)> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let text = |name: &str| value[name].as_str().map(str::to_owned);
+    Some((
+        text("to")?,
+        Calls {
+            answered: value["answered"].as_u64()?,
+            failed: value["failed"].as_u64()?,
+            by: text("by")?,
+            slowest_ms: value["slowest_ms"].as_u64()?,
+            why: text("why")?,
+        },
+    ))
+}
+
 /// Shows who leads until we are told to stop or the time is over.
-fn show(curators: &mut [CuratorProcess], events: &Receiver<(String, Event)>, limit: Option<Duration>) -> Result<()> {
+fn show(
+    curators: &mut [CuratorProcess],
+    events: &Receiver<(String, Event)>,
+    calls: &Receiver<(String, Calls)>,
+    limit: Option<Duration>,
+) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let started = Instant::now();
     let end = limit.map(Deadline::after);
@@ -147,6 +185,12 @@ fn show(curators: &mut [CuratorProcess], events: &Receiver<(String, Event)>, lim
             Err(RecvTimeoutError::Timeout) => {}
             // The curators hold the senders, so this cannot be; a pause keeps it from spinning all the same.
             Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
+        }
+        for (to, second) in calls.try_iter() {
+            let called = curators.iter().find(|curator| curator.address().to_string() == to);
+            if let Some(curator) = called {
+                board.calls(curator.name(), second, Instant::now());
+            }
         }
         for curator in curators.iter() {
             board.paused(curator.name(), curator.process().is_paused(), Instant::now());

@@ -33,6 +33,23 @@ struct Row {
     state: State,
     since: Instant,
     paused: bool,
+    /// How calls through it go.
+    calls: Option<Calls>,
+}
+
+/// The calls through one instance in a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Answered.
+    pub answered: u64,
+    /// Failed.
+    pub failed: u64,
+    /// The node that answered the last one.
+    pub by: String,
+    /// The slowest, in milliseconds.
+    pub slowest_ms: u64,
+    /// Why the last one failed.
+    pub why: String,
 }
 
 impl Row {
@@ -55,6 +72,7 @@ impl Board {
             state: State::Starting,
             since: now,
             paused: false,
+            calls: None,
         };
         Self {
             rows: instances.into_iter().map(row).collect(),
@@ -114,6 +132,34 @@ impl Board {
         };
     }
 
+    /// A second of calls through an instance. It is news when another one answers, or when calls fail.
+    pub fn calls(&mut self, name: &str, calls: Calls, now: Instant) {
+        let Some(row) = self.rows.iter().position(|row| row.name == name) else {
+            return;
+        };
+        let before = self.rows[row].calls.replace(calls.clone()).unwrap_or_default();
+        let words = if calls.failed > 0 {
+            (before.why != calls.why).then(|| format!("{} failed: {}", calls.failed, calls.why))
+        } else if calls.answered > 0 && (before.by != calls.by || before.failed > 0) {
+            Some(format!(
+                "answered by {}, the slowest after {} ms",
+                self.name_of(&calls.by),
+                calls.slowest_ms
+            ))
+        } else {
+            None
+        };
+        if let Some(words) = words {
+            let at = (now - self.started).as_secs_f64();
+            self.news.push(format!("{at:>8.3} s  calls through {name}  {words}"));
+        }
+    }
+
+    fn name_of<'a>(&'a self, node_id: &'a str) -> &'a str {
+        let row = self.rows.iter().find(|row| row.node_id == node_id);
+        row.map_or(node_id, |row| &row.name)
+    }
+
     /// An instance that had ended has been started again.
     pub fn restarted(&mut self, name: &str, pid: u32, now: Instant) {
         self.change(name, State::Starting, now);
@@ -135,20 +181,34 @@ impl Board {
             (Some(row), _) => format!("LEADER: {} for {}", row.name, age(row.since)),
             (None, since) => format!("NO LEADER for {}", age(since.unwrap_or(now))),
         });
-        lines.push(format!("  {:<12} {:>8}  {:>8}  role", "instance", "pid", "since"));
+        lines.push(format!(
+            "  {:<12} {:>8}  {:>8}  {:<18}  role",
+            "instance", "pid", "since", "calls a second"
+        ));
         for row in &self.rows {
             let mark = if row.leads().is_some() { '>' } else { ' ' };
             let paused = if row.paused { "PAUSED, said last: " } else { "" };
             let (since, words) = (age(row.since), self.words(&row.state));
             lines.push(format!(
-                "{mark} {:<12} {:>8}  {since:>8}  {paused}{words}",
-                row.name, row.pid
+                "{mark} {:<12} {:>8}  {since:>8}  {:<18}  {paused}{words}",
+                row.name,
+                row.pid,
+                self.calls_of(row)
             ));
         }
         lines
             .iter()
             .map(|line| line.chars().take(columns.saturating_sub(1)).collect())
             .collect()
+    }
+
+    fn calls_of(&self, row: &Row) -> String {
+        match &row.calls {
+            None => "-".to_owned(),
+            Some(calls) if calls.failed > 0 => format!("{} ok, {} FAILED", calls.answered, calls.failed),
+            Some(calls) if calls.answered > 0 => format!("{} by {}", calls.answered, self.name_of(&calls.by)),
+            Some(_) => "waiting".to_owned(),
+        }
     }
 
     fn leader(&self) -> Option<&Row> {
@@ -232,8 +292,14 @@ mod tests {
         );
         let table = board.table(at(3_000), 80);
         assert_eq!(table[1], "LEADER: a for 2 s");
-        assert_eq!(table[3], "> a                   1       2 s  LEADER at revision 4");
-        assert_eq!(table[4], "  b                   2       2 s  follows a at revision 4");
+        assert_eq!(
+            table[3],
+            "> a                   1       2 s  -                   LEADER at revision 4"
+        );
+        assert_eq!(
+            table[4],
+            "  b                   2       2 s  -                   follows a at revision 4"
+        );
 
         board.change("a", State::Ended("signal: 9 (SIGKILL)".to_owned()), at(4_000));
         assert_eq!(board.table(at(6_000), 80)[1], "NO LEADER for 2 s");
@@ -252,7 +318,7 @@ mod tests {
         assert_eq!(table[1], "NO LEADER for 1 s");
         assert_eq!(
             table[4],
-            "  b                   2       2 s  PAUSED, said last: LEADER at revision 9"
+            "  b                   2       2 s  -                   PAUSED, said last: LEADE"
         );
         board.change("a", leader(12), at(17_000));
         board.paused("b", false, at(18_000));
@@ -269,6 +335,31 @@ mod tests {
                 "  18.000 s  b  goes on",
             ]
         );
+        let through = |answered, failed, why: &str| Calls {
+            answered,
+            failed,
+            by: "id-a".to_owned(),
+            slowest_ms: 7,
+            why: why.to_owned(),
+        };
+        for calls in [
+            through(40, 0, ""),
+            through(41, 0, ""),
+            through(3, 2, "no"),
+            through(0, 2, "no"),
+            through(40, 0, ""),
+        ] {
+            board.calls("b", calls, at(19_000));
+        }
+        assert_eq!(
+            board.take_news(),
+            [
+                "  19.000 s  calls through b  answered by a, the slowest after 7 ms",
+                "  19.000 s  calls through b  2 failed: no",
+                "  19.000 s  calls through b  answered by a, the slowest after 7 ms",
+            ]
+        );
+        assert!(board.table(at(19_000), 80)[4].contains(" 40 by a  "));
         assert!(board.table(at(11_000), 20).iter().all(|line| line.len() < 20));
     }
 }

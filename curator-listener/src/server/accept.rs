@@ -42,9 +42,12 @@ pub(crate) async fn accept(
                 let (Ok(stream), Some(shard)) = (stream.into_std(), turn.next()) else {
                     continue;
                 };
-                if shard.send((stream, seat)).await.is_err() {
-                    warn!("a thread that serves connections is gone");
-                    return;
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    sent = shard.send((stream, seat)) => if sent.is_err() {
+                        warn!("a thread that serves connections is gone");
+                        return;
+                    },
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::call::Dispatcher;
 use crate::config::ListenerConfig;
@@ -32,6 +33,9 @@ use crate::target::{Target, Tracker};
 use accept::accept;
 use connection::{Seats, Shared};
 use shard::Shard;
+
+/// What has been cut is gone within this, unless a service blocks its thread.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Where instances listen by default: all addresses of both families, on the Curator's port.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7835);
@@ -244,9 +248,14 @@ impl Listener {
         }
         over.cancel();
         cut.cancel();
-        all(&mut serving).await;
         tasks.close();
-        tasks.wait().await;
+        let last = async {
+            all(&mut serving).await;
+            tasks.wait().await;
+        };
+        if timeout(LAST, last).await.is_err() {
+            warn!("a service does not let go of its thread: the listener ends without it");
+        }
         while own.join_next().await.is_some() {}
         outcome
     }

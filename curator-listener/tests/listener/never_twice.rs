@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use crate::raw::{Order, RawClient, RawLeader, Seen};
+use crate::raw::{Order, RawClient, RawLeader, Seen, goes_away_naming};
 use crate::stage::{Instance, config, remote, soon};
 
 async fn pair() -> (RawLeader, Instance, RawClient) {
@@ -75,6 +75,37 @@ async fn a_leader_that_is_going_away_keeps_what_it_has_and_gets_nothing_new() {
         b"one",
         "what was running is answered"
     );
+    assert!(leader.is_quiet());
+}
+
+/// What a leader says in GOAWAY decides: streams above the one that it names never ran.
+async fn after_goaway(last_stream: u32) -> (tokio::task::JoinHandle<crate::raw::Answer>, RawLeader) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let follower = Instance::following(address, 1);
+    let client = RawClient::connect(follower.address).await;
+    let calling = begin(client, b"all of it");
+    assert_eq!(goes_away_naming(last_stream, &socket).await, 1);
+    // The follower goes on for as long as the test does.
+    std::mem::forget(follower);
+    (calling, RawLeader::on(socket))
+}
+
+#[tokio::test]
+async fn a_call_above_the_last_stream_of_a_goaway_is_sent_again() {
+    let (calling, mut leader) = after_goaway(0).await;
+    let mut seen = leader.next().await;
+    assert_eq!(seen.body().await.as_ref(), b"all of it");
+    seen.answer(b"done");
+    assert_eq!(soon(calling).await.unwrap().body.as_ref(), b"done");
+}
+
+#[tokio::test]
+async fn a_call_that_a_goaway_names_as_processed_is_not_sent_again() {
+    let (calling, mut leader) = after_goaway(1).await;
+    let answer = soon(calling).await.unwrap();
+    assert_eq!(answer.code(), Some("14"), "{answer:?}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(leader.is_quiet());
 }
 

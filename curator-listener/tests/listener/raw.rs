@@ -270,3 +270,57 @@ async fn serve(
         }
     }
 }
+
+/// A leader that speaks HTTP/2 byte by byte: it answers the first request of its first connection with GOAWAY, naming the last
+/// stream that it says it has processed, and closes. Returns how many requests it got on that connection; a further one is
+/// handed to the caller.
+pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> usize {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    const ACK: u8 = 1;
+    let frame = |kind: u8, flags: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 0];
+        frame.extend_from_slice(payload);
+        frame
+    };
+    // Whoever connects second, for streams, is left waiting.
+    let mut others = Vec::new();
+    loop {
+        let (mut stream, _) = soon(socket.accept()).await.unwrap();
+        let mut preface = [0; 24];
+        soon(stream.read_exact(&mut preface)).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, &[])).await.unwrap();
+        let mut requests = 0;
+        loop {
+            let mut head = [0; 9];
+            match tokio::time::timeout(Duration::from_millis(300), stream.read_exact(&mut head)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => break,
+                Err(_) => {
+                    others.push(stream);
+                    break;
+                }
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let mut payload = vec![0; length];
+            soon(stream.read_exact(&mut payload)).await.unwrap();
+            match (head[3], head[4] & ACK) {
+                (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, ACK, &[])).await.unwrap(),
+                (PING, 0) => stream.write_all(&frame(PING, ACK, &payload)).await.unwrap(),
+                (HEADERS, _) => {
+                    requests += 1;
+                    let mut told = last_stream.to_be_bytes().to_vec();
+                    told.extend_from_slice(&0_u32.to_be_bytes());
+                    stream.write_all(&frame(GOAWAY, 0, &told)).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    return requests;
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -351,3 +351,27 @@ impl Body for Led {
         self.over || self.body.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_comes_just_after_the_drain_began_is_given_back() {
+        let running = Running::new(Duration::from_secs(1));
+        let before = running.enter().expect("open");
+        // The rules were asked before, and said to serve it.
+        assert_eq!(
+            running.drain(Duration::ZERO).await,
+            Drained {
+                unanswered: 1,
+                streams: 0
+            }
+        );
+        let request = Request::new(http_body_util::Empty::<Bytes>::new());
+        let served = serve(&Routes::default(), &running, request, Bounds::new(None, None)).await;
+        assert!(served.is_err(), "it can be dispatched again");
+        drop(before);
+        assert_eq!(running.drain(Duration::from_secs(1)).await.unanswered, 0);
+    }
+}

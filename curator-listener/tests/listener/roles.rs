@@ -127,9 +127,9 @@ async fn under_way(instance: &Instance) -> (tokio::task::JoinHandle<Status>, tok
 }
 
 /// What the leader is running has begun when it says so.
-async fn begun(running: &AtomicUsize) {
+async fn begun(running: &AtomicUsize, calls: usize) {
     let waiting = async {
-        while running.load(Ordering::SeqCst) == 0 {
+        while running.load(Ordering::SeqCst) < calls {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -162,7 +162,7 @@ async fn calls_under_way_end_with_the_role() {
         let follower = Instance::following(leader.address, 1);
         let instance = if at_leader { &leader } else { &follower };
         let (unary, stream) = under_way(instance).await;
-        begun(&running).await;
+        begun(&running, 1).await;
         let began = Instant::now();
         let hinted = matches!(becomes, Role::Remote(_));
         instance.status.set(becomes);
@@ -188,7 +188,7 @@ async fn a_leader_that_lost_its_term_ends_its_calls_though_nobody_says_so() {
     let (running, record) = recording();
     let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
     let (unary, stream) = under_way(&leader).await;
-    begun(&running).await;
+    begun(&running, 1).await;
     // The status still says that it leads.
     guard.end();
     for status in [soon(unary).await.unwrap(), soon(stream).await.unwrap()] {
@@ -215,7 +215,17 @@ async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
         };
         unary.say(request).await
     });
-    begun(&running).await;
+    // An answer of headers alone: "there is no such node", say, from a leader that cannot know any more.
+    let mut failing = leader.client();
+    let failing = tokio::spawn(async move {
+        let request = SayRequest {
+            delay_ms: 200,
+            fail_with: 5,
+            ..say(2)
+        };
+        failing.say(request).await
+    });
+    begun(&running, 2).await;
     // Neither the status nor the guard wakes anybody: only who asks learns that the deadline has passed.
     guard.end_in_silence();
     let status = soon(unary).await.unwrap().unwrap_err();
@@ -224,6 +234,8 @@ async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
         Code::Unavailable,
         "an answer that was made in time and came too late: {status}"
     );
+    let status = soon(failing).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
     let status = loop {
         match soon(stream.message()).await {
             // What was on its way.

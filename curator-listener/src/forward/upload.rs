@@ -135,3 +135,61 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http::Request;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// Uploads these frames, and returns how that ended and what the other side saw last.
+    async fn upload(frames: Vec<Result<&'static str, &'static str>>) -> (Uploaded, Vec<Bytes>, Option<h2::Error>) {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
+        let ((mut requests, driver), mut server) = (client.unwrap(), server.unwrap());
+        let driving = tokio::spawn(driver);
+        let (_response, stream) = requests
+            .send_request(Request::post("http://host/a.B/C").body(()).unwrap(), false)
+            .unwrap();
+        let frames = frames
+            .into_iter()
+            .map(|frame| frame.map(|text| Frame::data(Bytes::from(text))));
+        let source = Source::new(StreamBody::new(futures::stream::iter(frames)));
+        let mut upload = Upload::new(source, stream);
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        let serving = tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let uploaded = poll_fn(|cx| upload.poll(cx)).await;
+        let (mut body, mut seen, mut error) = (request.into_body(), Vec::new(), None);
+        while let Some(data) = body.data().await {
+            match data {
+                Ok(data) => seen.push(data),
+                Err(wrong) => {
+                    error = Some(wrong);
+                    break;
+                }
+            }
+        }
+        serving.abort();
+        driving.abort();
+        (uploaded, seen, error)
+    }
+
+    #[tokio::test]
+    async fn a_body_arrives_with_its_end() {
+        let (uploaded, seen, error) = upload(vec![Ok("one"), Ok("two")]).await;
+        assert_eq!(uploaded, Uploaded::Whole);
+        assert_eq!(seen.concat(), b"onetwo");
+        assert!(error.is_none(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_does_not_look_like_one_that_ends() {
+        let (uploaded, _, error) = upload(vec![Ok("one"), Err("the client is gone")]).await;
+        assert_eq!(uploaded, Uploaded::Abandoned);
+        assert_eq!(error.and_then(|error| error.reason()), Some(Reason::CANCEL));
+    }
+}

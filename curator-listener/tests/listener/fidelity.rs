@@ -272,15 +272,15 @@ async fn the_time_that_was_spent_is_taken_off_the_timeout() {
     let follower = Instance::start(crate::stage::unknown());
     let client = RawClient::connect(follower.address).await;
     let calling = tokio::spawn(async move { client.call("/a.B/C", &[("grpc-timeout", "8S")], b"x").await });
-    // Held for a while.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Held for a while, most of which is after its arrival even on a machine that is busy.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     follower.status.set(remote(leader.address, 1));
     let seen = leader.next().await;
     let left = seen.header("grpc-timeout").unwrap();
     let (number, unit) = left.split_at(left.len() - 1);
     assert_eq!(unit, "u", "{left}");
     let left: u64 = number.parse().unwrap();
-    assert!(left <= 7_700_000, "{left} us are left of 8 s after 300 ms");
+    assert!(left <= 7_800_000, "{left} us are left of 8 s after 500 ms");
     seen.answer(b"");
     assert_eq!(soon(calling).await.unwrap().code(), Some("0"));
 }

@@ -26,6 +26,7 @@
 
 mod config;
 mod consensus;
+mod leader_address;
 mod local;
 mod service;
 mod shutdown;

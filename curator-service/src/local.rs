@@ -3,20 +3,19 @@
 use std::pin::Pin;
 
 use curator_election::ElectionStatus;
-use curator_election::store::{Keys, Range};
 use curator_proto::curator_api::curator_local_server::{CuratorLocal, CuratorLocalServer};
 use curator_proto::curator_api::{
     GetCaCertificateRequest, GetCaCertificateResponse, GetCurrentLeaderRequest, GetCurrentLeaderResponse,
 };
 use curator_proto::private::LeaderElectionValue;
 use futures::Stream;
-use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::config::CURATOR_PORT;
 use crate::consensus::ConsensusStatus;
+use crate::leader_address::{NoAddress, recorded_host};
 use crate::service::LeaderStatus;
 
 /// The `CuratorLocal` service of one instance.
@@ -83,26 +82,19 @@ impl CuratorLocalService {
 
     /// The address in the leader's node record, for a leader that does not say it in the election.
     async fn recorded_address(&self, leader: &LeaderElectionValue) -> Result<String, Status> {
-        if leader.node_id.contains('/') {
-            return Err(Status::internal("the leader's node id is not one"));
-        }
         let store = match &*self.consensus.borrow() {
             ConsensusStatus::Running(store) => store.clone(),
             ConsensusStatus::NotRunning { reason } => return Err(Status::unavailable(reason.clone())),
         };
-        let key = format!("/nodes/{}", leader.node_id);
-        let read = store.range(Range::all(Keys::one(key))).await;
-        let read = read.map_err(|_| Status::internal("the leader's node record could not be read"))?;
-        let record = read
-            .kvs
-            .first()
-            .ok_or_else(|| Status::internal("the leader has no node record"))?;
-        let node = curator_proto::private::Node::decode(record.value.as_ref())
-            .map_err(|_| Status::unavailable("the leader's node record cannot be read"))?;
-        match node.status.map(|status| status.external_address) {
-            Some(address) if !address.is_empty() => Ok(address),
-            _ => Err(Status::unavailable("the leader has not reported its address yet")),
-        }
+        recorded_host(&*store, &leader.node_id).await.map_err(|error| {
+            // What the store says of itself is not for strangers.
+            let code = match error {
+                NoAddress::NodeId | NoAddress::NoRecord => Code::Internal,
+                NoAddress::Read(_) => return Status::internal("the leader's node record could not be read"),
+                NoAddress::Corrupt(_) | NoAddress::NotReported => Code::Unavailable,
+            };
+            Status::new(code, error.to_string())
+        })
     }
 }
 
@@ -170,7 +162,6 @@ mod tests {
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::store::Revision;
     use curator_election::{Following, Reason, Term};
-    use tonic::Code;
 
     use super::*;
 

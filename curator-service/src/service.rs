@@ -125,8 +125,9 @@ impl Service {
         });
         tasks.spawn("roles", {
             let (status, cancel) = (status.subscribe(), rest_cancel.clone());
+            let consensus = config.consensus.status();
             async move {
-                wiring::translate(status, role_sender).await;
+                wiring::translate(status, consensus, role_sender).await;
                 // The status ends with the election task, whose end is noticed there.
                 cancel.cancelled().await;
                 Ok(())

@@ -7,7 +7,11 @@ use async_trait::async_trait;
 use curator_election::{ElectionStatus, Term};
 use curator_listener::{Leader, Role, SharedGuard, StatusStream, TermGuard, TermId};
 use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::debug;
 
+use crate::consensus::ConsensusStatus;
+use crate::leader_address::{recorded_host, with_port};
 use crate::service::LeaderStatus;
 
 /// The role by an election status.
@@ -60,28 +64,72 @@ impl StatusStream for Roles {
     }
 }
 
-/// Publishes the role for each status, until the status ends.
-pub(crate) async fn translate(mut status: watch::Receiver<LeaderStatus>, roles: watch::Sender<Role>) {
+/// How often to look for the address of a leader that does not say it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Publishes the role for each status, until the status ends. A leader that does not say its address is looked up.
+pub(crate) async fn translate(
+    mut status: watch::Receiver<LeaderStatus>,
+    consensus: watch::Receiver<ConsensusStatus>,
+    roles: watch::Sender<Role>,
+) {
+    // The address of the leader of this term, once it is found.
+    let mut found: Option<(TermId, String)> = None;
     loop {
-        let newest = role(&status.borrow_and_update());
+        let mut newest = role(&status.borrow_and_update());
+        let mut missing = None;
+        if let Role::Remote(leader) = &mut newest
+            && leader.addresses.is_empty()
+        {
+            match &found {
+                Some((term, address)) if *term == leader.term => leader.addresses.push(address.clone()),
+                _ => missing = Some(leader.clone()),
+            }
+        }
         // What changes nothing that matters must not disturb anybody.
         roles.send_if_modified(|known| {
             let changed = *known != newest;
             *known = newest;
             changed
         });
-        if status.changed().await.is_err() {
-            return;
+        let look = async {
+            match &missing {
+                Some(leader) => look_up(&leader.node_id, &consensus).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            address = look => found = missing.map(|leader| (leader.term, address)),
         }
+    }
+}
+
+/// The address of a node, as soon as it can be found. Cancellation safe.
+async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) -> String {
+    loop {
+        let store = match &*consensus.borrow() {
+            ConsensusStatus::Running(store) => Some(store.clone()),
+            ConsensusStatus::NotRunning { .. } => None,
+        };
+        if let Some(store) = store {
+            match recorded_host(&*store, node_id).await {
+                Ok(host) => return with_port(&host),
+                Err(error) => debug!(node_id, %error, "the leader does not say where it is, and it is not recorded"),
+            }
+        }
+        sleep(LOOK).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use curator_election::clock::{Clock, TokioClock};
-    use curator_election::store::Revision;
+    use curator_election::memory::MemoryCluster;
+    use curator_election::store::{Op, Revision, Store, Txn};
     use curator_election::{Following, Reason};
     use curator_proto::private::LeaderElectionValue;
+    use prost::Message;
 
     use super::*;
 
@@ -133,7 +181,10 @@ mod tests {
     async fn a_status_that_changes_nothing_disturbs_nobody() {
         let (statuses, status) = watch::channel(following(9));
         let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
-        let translating = tokio::spawn(translate(status, sender));
+        let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
+            reason: "a test".into(),
+        });
+        let translating = tokio::spawn(translate(status, consensus, sender));
         roles.changed().await.unwrap();
         assert!(matches!(*roles.borrow_and_update(), Role::Remote(_)));
         statuses.send_replace(following(9));
@@ -149,5 +200,49 @@ mod tests {
             roles.changed().await.is_err(),
             "one change for two statuses of which one was new"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_does_not_say_where_it_is_is_looked_up() {
+        let LeaderStatus::Follower(mut silent) = following(9) else {
+            panic!()
+        };
+        silent.leader.advertised_addresses.clear();
+        let (statuses, status) = watch::channel(ElectionStatus::Follower(silent.clone()));
+        let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
+        let store = Arc::new(MemoryCluster::new(1).client(0));
+        let (_running, consensus) = watch::channel(ConsensusStatus::Running(store.clone()));
+        let translating = tokio::spawn(translate(status, consensus, sender));
+        let addresses = |role: &Role| match role {
+            Role::Remote(leader) => Some(leader.addresses.clone()),
+            _ => None,
+        };
+        // Calls wait for it; it is not unknown who leads.
+        roles
+            .wait_for(|role| addresses(role) == Some(Vec::new()))
+            .await
+            .unwrap();
+        let node = curator_proto::private::Node {
+            status: Some(curator_proto::common::NodeStatus {
+                external_address: "10.0.0.2".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let put = Txn {
+            success: vec![Op::put("/nodes/node-2", node.encode_to_vec())],
+            ..Txn::default()
+        };
+        store.txn(put).await.expect("no faults");
+        let known = Some(vec!["10.0.0.2:7835".to_owned()]);
+        roles.wait_for(|role| addresses(role) == known).await.unwrap();
+        // News that say the same do not send anybody looking again.
+        roles.mark_unchanged();
+        statuses.send_replace(ElectionStatus::Follower(silent));
+        statuses.send_replace(ElectionStatus::Undetermined(Reason::NoLeader));
+        roles.changed().await.unwrap();
+        assert!(matches!(*roles.borrow_and_update(), Role::Undetermined { .. }));
+        drop(statuses);
+        translating.await.unwrap();
     }
 }

@@ -26,6 +26,7 @@
 
 mod config;
 mod consensus;
+mod fenced;
 mod leader_address;
 mod local;
 mod service;
@@ -35,5 +36,6 @@ mod wiring;
 
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus};
+pub use fenced::{Fenced, FencedError, Read, Written};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};

@@ -157,6 +157,8 @@ impl Listener {
             serving,
             unready,
         } = self;
+        // A failure here is not the caller's end.
+        let cancel = cancel.child_token();
         let services = with_own_services(services, serving.subscribe(), &cancel)?;
         let kinds = services.kinds();
         let (local, services) = services.split();
@@ -207,6 +209,8 @@ impl Listener {
             }
         });
         let (cut, mut serving) = (CancellationToken::new(), JoinSet::new());
+        // Threads do not end because nobody waits for them any more.
+        let _cut_when_dropped = cut.clone().drop_guard();
         let ways: Vec<_> = shards
             .into_iter()
             .enumerate()

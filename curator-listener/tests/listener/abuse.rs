@@ -39,6 +39,24 @@ async fn a_client_that_says_nothing_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_listener_that_is_dropped_drops_its_connections() {
+    for threads in [0, 2] {
+        let mut config = config();
+        config.threads = threads;
+        let instance = Instance::with(local(1).0, config, |service| service);
+        let open = RawClient::connect(instance.address).await;
+        assert_eq!(open.call("/a.B/C", &[], b"").await.code(), Some("12"));
+        instance.running.abort();
+        let gone = async {
+            while open.is_open() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(gone).await;
+    }
+}
+
+#[tokio::test]
 async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
     let mut config = config();
     config.idle_timeout = Duration::from_millis(200);

@@ -429,14 +429,14 @@ impl History {
             .collect()
     }
 
-    /// The longest time in which no call through one of these instances was answered, from then on.
-    pub(crate) fn longest_gap(&self, via: &[usize], from: Instant) -> Duration {
+    /// The longest time between then and then in which no call through one of these instances was answered.
+    pub(crate) fn longest_gap(&self, via: &[usize], from: Instant, to: Instant) -> Duration {
         let mut longest = Duration::ZERO;
         for via in via {
             let mut answers: Vec<Instant> = self
                 .calls
                 .iter()
-                .filter(|call| call.via == *via && call.is_answered() && call.ended > from)
+                .filter(|call| call.via == *via && call.is_answered() && call.ended > from && call.ended < to)
                 .map(|call| call.ended)
                 .collect();
             answers.sort();

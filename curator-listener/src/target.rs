@@ -136,7 +136,7 @@ impl Tracker {
                 role => role,
             };
             if known.as_ref() != Some(&newest) {
-                self.switch(known.as_ref(), &newest, &roles);
+                self.switch(&newest, &roles);
                 known = Some(newest);
             }
             let term = match &known {
@@ -169,7 +169,7 @@ impl Tracker {
         self.tasks.shutdown().await;
     }
 
-    fn switch(&mut self, from: Option<&Role>, to: &Role, roles: &watch::Receiver<Role>) {
+    fn switch(&mut self, to: &Role, roles: &watch::Receiver<Role>) {
         let old = self.targets.borrow().clone();
         let target = match (to, &*old) {
             (Role::Undetermined { reason }, _) => Target::Unknown { reason: reason.clone() },
@@ -213,9 +213,6 @@ impl Tracker {
         let target = Arc::new(target);
         let same_scope = matches!((&*target, &*old), (Target::Follow(new), Target::Follow(old)) if Arc::ptr_eq(&new.scope, &old.scope));
         self.targets.send_replace(target);
-        if from.is_none() {
-            return;
-        }
         match &*old {
             Target::Unknown { .. } => {}
             Target::Lead(lead) => lead.scope.end(Refusal::term_ended().with_leader(leader_of(to))),

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::connection::Seats;
 use super::shard::Accepted;
 
 /// How long to wait when the system has nothing left to accept a connection with.
@@ -21,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Accepts connections and gives them to the shards in turn, until cancelled or a shard is gone.
 pub(crate) async fn accept(
     socket: TcpListener,
-    seats: Arc<Seats>,
+    seats: Arc<Semaphore>,
     shards: Vec<mpsc::Sender<Accepted>>,
     stopping: CancellationToken,
 ) {
@@ -34,9 +33,8 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(seat) = seats.enter() else {
-                    let limit = seats.limit();
-                    complaint.say(|| warn!(%peer, limit, "connection refused: as many as may are open"));
+                let Ok(seat) = seats.clone().try_acquire_owned() else {
+                    complaint.say(|| warn!(%peer, "connection refused: as many as may are open"));
                     continue;
                 };
                 let (Ok(stream), Some(shard)) = (stream.into_std(), turn.next()) else {

@@ -38,39 +38,6 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
 }
 
-/// Counts connections.
-pub(crate) struct Seats {
-    taken: AtomicUsize,
-    limit: usize,
-}
-
-/// One connection's seat.
-pub(crate) struct Seat(Arc<Seats>);
-
-impl Seats {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            taken: AtomicUsize::new(0),
-            limit,
-        })
-    }
-
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Seat> {
-        let seat = Seat(self.clone());
-        (self.taken.fetch_add(1, Ordering::Relaxed) < self.limit).then_some(seat)
-    }
-
-    pub(crate) const fn limit(&self) -> usize {
-        self.limit
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// What a connection is doing.
 #[derive(Default)]
 struct Activity {

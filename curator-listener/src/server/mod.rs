@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::scope::Scope;
 use crate::services::Services;
 use crate::target::{Target, Tracker};
 use accept::accept;
-use connection::{Seats, Shared};
+use connection::Shared;
 use shard::Shard;
 
 /// What has been cut is gone within this, unless a service blocks its thread.
@@ -216,7 +216,7 @@ impl Listener {
             .enumerate()
             .map(|(number, shard)| shard.start(shared.clone(), number, cut.clone(), &mut serving))
             .collect();
-        let seats = Seats::new(config.max_connections);
+        let seats = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
         let mut accepting = JoinSet::new();
         for socket in sockets {
             accepting.spawn(accept(socket, seats.clone(), ways.clone(), cancel.clone()));

@@ -10,17 +10,17 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Seat, Shared, serve};
+use super::connection::{Shared, serve};
 
 /// Connections that may wait for a thread to take them.
 const QUEUE: usize = 64;
 
-/// A connection on its way to a shard.
-pub(crate) type Accepted = (TcpStream, Seat);
+/// A connection on its way to a shard, and its place among those that may be open.
+pub(crate) type Accepted = (TcpStream, OwnedSemaphorePermit);
 
 /// Where the connections of one shard are served.
 pub(crate) struct Shard {

@@ -24,6 +24,9 @@ use crate::store::{
 /// assert_eq!(namespace.prefix(), "namespaced:curator/");
 /// # Ok::<(), curator_election::namespace::NamespaceError>(())
 /// ```
+///
+/// A transaction may reach into a sibling, a namespace that differs in the last part alone: `@etcd-pki/` before a key names
+/// it, so that `@etcd-pki//pki/CA-crl.der` here is `namespaced:etcd-pki//pki/CA-crl.der` in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     prefix: String,
@@ -53,7 +56,15 @@ impl Namespace {
     }
 
     fn add(&self, key: &[u8]) -> Bytes {
-        [self.prefix.as_bytes(), key].concat().into()
+        match sibling(key) {
+            Some((name, key)) => [self.parent().as_bytes(), name, b"/", key].concat().into(),
+            None => [self.prefix.as_bytes(), key].concat().into(),
+        }
+    }
+
+    /// All parts but the last, with the colon after them.
+    fn parent(&self) -> &str {
+        self.prefix.rfind(':').map_or("", |colon| &self.prefix[..=colon])
     }
 
     fn add_to(&self, keys: Keys) -> Keys {
@@ -71,7 +82,10 @@ impl Namespace {
         if key.starts_with(self.prefix.as_bytes()) {
             key.slice(self.prefix.len()..)
         } else {
-            key.clone()
+            // One of a sibling.
+            [b"@", key.strip_prefix(self.parent().as_bytes()).unwrap_or(key)]
+                .concat()
+                .into()
         }
     }
 
@@ -89,6 +103,7 @@ impl Namespace {
                 lease,
             },
             Op::Delete(keys) => Op::Delete(self.add_to(keys)),
+            Op::Txn(nested) => Op::Txn(self.add_to_txn(nested)),
         }
     }
 
@@ -115,7 +130,11 @@ impl Namespace {
                 kvs: kvs.into_iter().map(|kv| self.strip_kv(kv)).collect(),
                 count,
             },
-            other => other,
+            OpResult::Txn { succeeded, results } => OpResult::Txn {
+                succeeded,
+                results: results.into_iter().map(|result| self.strip_result(result)).collect(),
+            },
+            OpResult::Put | OpResult::Deleted(_) => result,
         }
     }
 
@@ -132,6 +151,13 @@ impl Namespace {
             events: batch.events.into_iter().map(strip).collect(),
         }
     }
+}
+
+/// The sibling's name and the key in it, if a key is that of a sibling.
+fn sibling(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = key.strip_prefix(b"@")?;
+    let slash = rest.iter().position(|byte| *byte == b'/')?;
+    Some((&rest[..slash], &rest[slash + 1..]))
 }
 
 impl FromStr for Namespace {
@@ -253,14 +279,30 @@ mod tests {
                 Op::put("/b", "1"),
                 Op::Delete(Keys::prefix("/c/")),
                 Op::Range(Range::oldest(Keys::prefix("/leader/"))),
+                Op::Txn(Txn::when(vec![Compare::absent("/d")]).then(vec![Op::get("/e")])),
             ]
         };
         let txn = Txn::when(vec![Compare::absent("/k")]).then(ops()).or_else(ops());
         let text = format!("{:?}", namespace().add_to_txn(txn));
-        // One key in the compare; on each side two single keys and two ranges, which have two ends.
-        assert_eq!(text.matches("b\"namespaced:curator//").count(), 1 + 2 * 6, "{text}");
+        // One key in the compare; on each side two single keys, two ranges, which have two ends, and two nested keys.
+        assert_eq!(text.matches("b\"namespaced:curator//").count(), 1 + 2 * 8, "{text}");
         assert!(!text.contains("b\"/"), "{text}");
         assert!(text.contains("namespaced:curator//leader0"), "{text}");
+    }
+
+    #[test]
+    fn a_sibling_is_reached_and_its_keys_come_back_as_they_were_asked_for() {
+        for (namespace, stored) in [
+            ("namespaced:curator", "namespaced:etcd-pki//pki/CA-crl.der"),
+            ("curator", "etcd-pki//pki/CA-crl.der"),
+        ] {
+            let namespace: Namespace = namespace.parse().unwrap();
+            let key = Bytes::from("@etcd-pki//pki/CA-crl.der");
+            assert_eq!(namespace.add(&key), stored);
+            assert_eq!(namespace.strip(&namespace.add(&key)), key);
+        }
+        // An @ alone names nobody.
+        assert_eq!(namespace().add(b"@a"), "namespaced:curator/@a");
     }
 
     #[test]

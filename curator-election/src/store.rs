@@ -257,6 +257,11 @@ pub enum Op {
     },
     /// Deletes.
     Delete(Keys),
+    /// A transaction within the transaction, with conditions, branches and an answer of its own.
+    ///
+    /// All conditions, the outer one's and those of every nested one, are looked at before the first operation is carried
+    /// out: none sees what another has done. No key may be put by two of them.
+    Txn(Txn),
 }
 
 impl Op {
@@ -331,6 +336,13 @@ pub enum OpResult {
     Put,
     /// So many keys were deleted.
     Deleted(i64),
+    /// What became of a nested transaction.
+    Txn {
+        /// Whether its compares held.
+        succeeded: bool,
+        /// One answer for each of its operations carried out.
+        results: Vec<Self>,
+    },
 }
 
 /// The answer to a [`Txn`].

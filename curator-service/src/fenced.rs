@@ -83,7 +83,7 @@ impl Fenced {
             .into_iter()
             .filter_map(|result| match result {
                 OpResult::Range { kvs, .. } => Some(kvs),
-                OpResult::Put | OpResult::Deleted(_) => None,
+                OpResult::Put | OpResult::Deleted(_) | OpResult::Txn { .. } => None,
             })
             .collect();
         match ranges.len() == asked {

@@ -50,24 +50,31 @@ pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
 pub(super) fn lease_of(txn: &Txn) -> Option<LeaseId> {
     txn.success.iter().chain(&txn.failure).find_map(|op| match op {
         Op::Put { lease, .. } => *lease,
-        _ => None,
+        Op::Txn(nested) => lease_of(nested),
+        Op::Range(_) | Op::Delete(_) => None,
     })
 }
 
 pub(super) fn txn_result(answer: etcd_client::TxnResponse) -> TxnResult {
-    let result = |response| match response {
+    TxnResult {
+        revision: revision(answer.header()),
+        succeeded: answer.succeeded(),
+        results: answer.op_responses().into_iter().map(op_result).collect(),
+    }
+}
+
+fn op_result(response: TxnOpResponse) -> OpResult {
+    match response {
         TxnOpResponse::Get(get) => {
             let RangeResult { kvs, count, .. } = range_result(get);
             OpResult::Range { kvs, count }
         }
         TxnOpResponse::Delete(delete) => OpResult::Deleted(delete.deleted()),
-        // We send no nested transactions.
-        TxnOpResponse::Put(_) | TxnOpResponse::Txn(_) => OpResult::Put,
-    };
-    TxnResult {
-        revision: revision(answer.header()),
-        succeeded: answer.succeeded(),
-        results: answer.op_responses().into_iter().map(result).collect(),
+        TxnOpResponse::Put(_) => OpResult::Put,
+        TxnOpResponse::Txn(nested) => OpResult::Txn {
+            succeeded: nested.succeeded(),
+            results: nested.op_responses().into_iter().map(op_result).collect(),
+        },
     }
 }
 
@@ -134,6 +141,7 @@ fn op(op: Op) -> TxnOp {
         Op::Delete(Keys::Range { start, end }) => {
             TxnOp::delete(start.to_vec(), Some(DeleteOptions::new().with_range(end.to_vec())))
         }
+        Op::Txn(nested) => TxnOp::txn(txn(nested)),
     }
 }
 

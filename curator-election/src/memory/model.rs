@@ -94,11 +94,38 @@ impl Model {
     /// # Errors
     /// It cannot be carried out, and nothing was changed.
     pub fn txn(&mut self, txn: &Txn) -> Result<TxnResult, StoreError> {
-        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
-        let ops = if succeeded { &txn.success } else { &txn.failure };
         check_puts(&txn.success)?;
         check_puts(&txn.failure)?;
-        for op in ops {
+        let path = self.path(txn);
+        self.check_ops(&path)?;
+        let at = self.revision.next();
+        let mut events = Vec::new();
+        let results = self.apply(at, &path, &mut events)?;
+        self.commit(at, events);
+        Ok(TxnResult {
+            revision: self.revision,
+            succeeded: path.succeeded,
+            results,
+        })
+    }
+
+    /// Which branch is taken, here and in all nested transactions: decided before anything is done.
+    fn path<'a>(&self, txn: &'a Txn) -> Path<'a> {
+        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        let nested = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Txn(nested) => Some(self.path(nested)),
+                _ => None,
+            })
+            .collect();
+        Path { succeeded, ops, nested }
+    }
+
+    /// Whether all that the path does can be done.
+    fn check_ops(&self, path: &Path<'_>) -> Result<(), StoreError> {
+        for op in path.ops {
             match op {
                 Op::Put { lease: Some(lease), .. } if !self.leases.contains_key(lease) => {
                     return Err(StoreError::LeaseNotFound { id: *lease });
@@ -107,16 +134,27 @@ impl Model {
                 _ => {}
             }
         }
-        let at = self.revision.next();
-        let mut events = Vec::new();
-        let mut results = Vec::with_capacity(ops.len());
-        for op in ops {
+        path.nested.iter().try_for_each(|nested| self.check_ops(nested))
+    }
+
+    fn apply(&mut self, at: Revision, path: &Path<'_>, events: &mut Vec<Event>) -> Result<Vec<OpResult>, StoreError> {
+        let mut results = Vec::with_capacity(path.ops.len());
+        let mut nested = path.nested.iter();
+        for op in path.ops {
             results.push(match op {
                 Op::Range(range) => {
                     // Later operations see what earlier ones of the same transaction have done.
                     let (kvs, count) = self.read(range, at)?;
                     OpResult::Range { kvs, count }
                 }
+                Op::Txn(_) => match nested.next() {
+                    Some(path) => OpResult::Txn {
+                        succeeded: path.succeeded,
+                        results: self.apply(at, path, events)?,
+                    },
+                    // A path has as many as its operations have.
+                    None => continue,
+                },
                 Op::Put { key, value, lease } => {
                     events.push(self.put(at, key.clone(), value.clone(), *lease));
                     OpResult::Put
@@ -129,12 +167,7 @@ impl Model {
                 }
             });
         }
-        self.commit(at, events);
-        Ok(TxnResult {
-            revision: self.revision,
-            succeeded,
-            results,
-        })
+        Ok(results)
     }
 
     /// Grants a lease of `ttl` in whole seconds, rounded up, at least [`MIN_TTL`].
@@ -393,26 +426,54 @@ impl Model {
     }
 }
 
+/// The branches that a transaction takes.
+struct Path<'a> {
+    succeeded: bool,
+    ops: &'a [Op],
+    nested: Vec<Self>,
+}
+
 /// etcd refuses a transaction that puts one key twice on a branch, or puts one that the branch also deletes.
 fn check_puts(ops: &[Op]) -> Result<(), StoreError> {
+    writes(ops).map(drop)
+}
+
+/// What a branch may put and delete, whichever ways the transactions nested in it go. etcd looks at its deletions first, then
+/// at the nested ones in their order, then at its puts; so a nested deletion may follow a nested put of the same key.
+fn writes(ops: &[Op]) -> Result<(BTreeSet<&Bytes>, Vec<&Keys>), StoreError> {
     let mut put = BTreeSet::new();
+    let mut deleted: Vec<&Keys> = ops
+        .iter()
+        .filter_map(|op| match op {
+            Op::Delete(keys) => Some(keys),
+            _ => None,
+        })
+        .collect();
     for op in ops {
-        if let Op::Put { key, .. } = op
-            && !put.insert(key)
-        {
-            return Err(StoreError::Refused {
-                reason: "a transaction puts one key twice".into(),
-            });
+        let Op::Txn(nested) = op else { continue };
+        let (mut puts, deletes) = writes(&nested.success)?;
+        let (more_puts, more_deletes) = writes(&nested.failure)?;
+        // Only one of its branches is taken, so both may put the same key.
+        puts.extend(more_puts);
+        add_puts(&mut put, puts, &deleted)?;
+        deleted.extend(deletes);
+        deleted.extend(more_deletes);
+    }
+    for op in ops {
+        if let Op::Put { key, .. } = op {
+            add_puts(&mut put, BTreeSet::from([key]), &deleted)?;
         }
     }
-    let deleted = |key: &Bytes| {
-        ops.iter()
-            .any(|op| matches!(op, Op::Delete(keys) if keys.contains(key)))
-    };
-    if put.into_iter().any(deleted) {
-        return Err(StoreError::Refused {
-            reason: "a transaction puts and deletes one key".into(),
-        });
+    Ok((put, deleted))
+}
+
+fn add_puts<'a>(put: &mut BTreeSet<&'a Bytes>, more: BTreeSet<&'a Bytes>, deleted: &[&Keys]) -> Result<(), StoreError> {
+    for key in more {
+        if deleted.iter().any(|keys| keys.contains(key)) || !put.insert(key) {
+            return Err(StoreError::Refused {
+                reason: "a transaction puts one key twice, or puts and deletes it".into(),
+            });
+        }
     }
     Ok(())
 }
@@ -588,5 +649,30 @@ mod tests {
         );
         let twice = Txn::default().then(vec![Op::put("a", "1"), Op::put("a", "2")]);
         assert!(matches!(model.txn(&twice), Err(StoreError::Refused { .. })));
+    }
+
+    #[test]
+    fn nested_transactions_have_conditions_and_answers_of_their_own() {
+        let mut model = Model::new(0);
+        let once = |key: &'static str| Op::Txn(Txn::when(vec![Compare::absent(key)]).then(vec![Op::put(key, "1")]));
+        put(&mut model, "b", "0", None);
+        // The last one looks at what the first one puts, before it is put.
+        let last = Op::Txn(Txn::when(vec![Compare::absent("a")]).then(vec![Op::put("c", "1"), Op::get("a")]));
+        let failing = Op::Txn(Txn::when(vec![Compare::absent("b")]).or_else(vec![Op::get("b")]));
+        let answer = model.txn(&Txn::default().then(vec![once("a"), failing, last])).unwrap();
+        assert_eq!(answer.revision, Revision(3));
+        let told: Vec<_> = answer
+            .results
+            .iter()
+            .map(|result| match result {
+                OpResult::Txn { succeeded, results } => (*succeeded, results.len()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(true, 1), (false, 1), (true, 2)]);
+        assert_eq!(model.changes(&Keys::prefix("a"), Revision(3)).unwrap().len(), 1);
+        let twice = Txn::default().then(vec![once("d"), Op::put("d", "2")]);
+        assert!(matches!(model.txn(&twice), Err(StoreError::Refused { .. })));
+        assert!(model.get(b"d").is_none());
     }
 }

@@ -28,6 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
     // The well-known types come from `prost-types`.
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    let mut config = prost_build::Config::new();
+    // By its name a message finds its descriptor.
+    config.enable_type_names();
+    tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -8,6 +8,7 @@
 //! for finding a member that answers; a watch ends within two [`PROGRESS_INTERVAL`]s of silence.
 
 mod classify;
+mod cluster;
 mod convert;
 mod members;
 mod watch;
@@ -24,6 +25,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 use self::classify::{Call, store_error};
+pub use self::cluster::EtcdMember;
 use self::members::Members;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};

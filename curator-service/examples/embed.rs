@@ -21,7 +21,6 @@ use curator_election::namespace::Namespace;
 use curator_service::{Config, EtcdConsensus, Service};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 #[derive(Parser)]
 struct Arguments {
@@ -88,7 +87,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     // Made anew in each term that this process leads in.
     let record = arguments.record.map(open).transpose()?;
     let node_id = arguments.node_id;
-    config.leader_services = Arc::new(move |term| {
+    config.leader_services = Arc::new(move |term, routes| {
         let revision = term.term.lock_revision;
         let mut service = EchoService::new(node_id.clone(), revision);
         if let Some(file) = record.clone() {
@@ -99,7 +98,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
                 }
             }));
         }
-        Routes::new(service.into_server())
+        routes.add_service(service.into_server())
     });
     config.leader_descriptors = vec![curator_echo::FILE_DESCRIPTOR_SET];
 

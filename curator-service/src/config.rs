@@ -8,6 +8,7 @@ use curator_election::deadline::effective_ttl;
 use curator_listener::{LeaderTerm, ListenerConfig};
 use tonic::service::Routes;
 
+use crate::authorize::{Authenticator, Nobody};
 use crate::consensus::Consensus;
 
 /// The port of the Curator, the same on every node.
@@ -36,14 +37,16 @@ pub struct Config {
     pub grace: Duration,
     /// Threads that serve connections; 0 for the caller's runtime.
     pub threads: usize,
-    /// What the leader serves; called once a term, when it begins.
+    /// How callers are recognized.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// What the leader serves beside the Curator's own services; called once a term, when it begins.
     pub leader_services: LeaderServices,
     /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
     pub leader_descriptors: Vec<&'static [u8]>,
 }
 
-/// Makes what the leader serves in a term. What it returns is dropped when the term ends.
-pub type LeaderServices = Arc<dyn Fn(&LeaderTerm) -> Routes + Send + Sync>;
+/// Adds to what the leader serves in a term. What it returns is dropped when the term ends.
+pub type LeaderServices = Arc<dyn Fn(&LeaderTerm, Routes) -> Routes + Send + Sync>;
 
 /// A configuration that cannot work, and what would.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +101,8 @@ impl Config {
             hold_limit: ListenerConfig::default().hold_limit,
             grace: Duration::from_secs(5),
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            leader_services: Arc::new(|_| Routes::default()),
+            authenticator: Arc::new(Nobody),
+            leader_services: Arc::new(|_, routes| routes),
             leader_descriptors: Vec::new(),
         }
     }

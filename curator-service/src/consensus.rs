@@ -1,5 +1,7 @@
 //! The consensus: where the state is kept, and whether it is there yet.
 
+mod membership;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use async_trait::async_trait;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::{Keys, Range, Store};
+use membership::EtcdMembership;
+pub use membership::{FixedMembership, Member, Membership, MembershipError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -39,6 +43,9 @@ pub trait Consensus: Send + Sync + 'static {
     /// The status and its changes.
     fn status(&self) -> watch::Receiver<ConsensusStatus>;
 
+    /// The members of the consensus itself.
+    fn membership(&self) -> Arc<dyn Membership>;
+
     /// Does whatever the consensus needs done to report its status, until cancelled. Called once.
     async fn run(&self, cancel: CancellationToken);
 }
@@ -46,6 +53,7 @@ pub trait Consensus: Send + Sync + 'static {
 /// An etcd that somebody else runs.
 pub struct EtcdConsensus {
     store: Arc<dyn Store>,
+    membership: Arc<EtcdMembership>,
     status: watch::Sender<ConsensusStatus>,
     endpoints: Vec<String>,
 }
@@ -67,11 +75,13 @@ impl EtcdConsensus {
     /// An endpoint is none.
     pub fn new<S: AsRef<str>>(endpoints: &[S], namespace: Namespace) -> Result<Self, ConsensusError> {
         let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
-        let etcd = EtcdStore::new(EtcdConfig::new(endpoints.clone()))?;
-        let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd, namespace));
+        let etcd = || EtcdStore::new(EtcdConfig::new(endpoints.clone()));
+        let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd()?, namespace));
+        let membership = Arc::new(EtcdMembership(etcd()?));
         let reason = format!("etcd at {} has not answered yet", endpoints.join(", "));
         Ok(Self {
             store,
+            membership,
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
             endpoints,
         })
@@ -82,6 +92,10 @@ impl EtcdConsensus {
 impl Consensus for EtcdConsensus {
     fn status(&self) -> watch::Receiver<ConsensusStatus> {
         self.status.subscribe()
+    }
+
+    fn membership(&self) -> Arc<dyn Membership> {
+        self.membership.clone()
     }
 
     async fn run(&self, cancel: CancellationToken) {
@@ -109,6 +123,7 @@ impl Consensus for EtcdConsensus {
 /// A consensus whose status is set by hand: for a store that is simply there, and for tests.
 pub struct FixedConsensus {
     status: watch::Sender<ConsensusStatus>,
+    membership: Arc<dyn Membership>,
 }
 
 impl FixedConsensus {
@@ -117,6 +132,7 @@ impl FixedConsensus {
     pub fn running(store: Arc<dyn Store>) -> Self {
         Self {
             status: watch::Sender::new(ConsensusStatus::Running(store)),
+            membership: Arc::new(FixedMembership::default()),
         }
     }
 
@@ -124,7 +140,14 @@ impl FixedConsensus {
     pub fn not_running(reason: impl Into<String>) -> Self {
         Self {
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason: reason.into() }),
+            membership: Arc::new(FixedMembership::default()),
         }
+    }
+
+    /// With these members.
+    #[must_use]
+    pub fn with_members(self, membership: Arc<dyn Membership>) -> Self {
+        Self { membership, ..self }
     }
 
     /// Reports another status.
@@ -137,6 +160,10 @@ impl FixedConsensus {
 impl Consensus for FixedConsensus {
     fn status(&self) -> watch::Receiver<ConsensusStatus> {
         self.status.subscribe()
+    }
+
+    fn membership(&self) -> Arc<dyn Membership> {
+        self.membership.clone()
     }
 
     async fn run(&self, cancel: CancellationToken) {

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use curator_election::Term;
-use curator_election::store::{Compare, KeyValue, Op, OpResult, Range, Revision, Store, StoreError, Txn};
+use curator_election::store::{
+    Compare, Event, KeyValue, Keys, Op, OpResult, Range, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+};
+use futures::StreamExt;
 
 /// The state, as one term of leadership may use it. Everything that goes through it is one transaction under the guard that
 /// the lock key is still the one that the term began with.
@@ -14,7 +18,7 @@ pub struct Fenced {
 }
 
 /// Why an access was not made, or is not known to have been.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum FencedError {
     /// The term has ended: nothing was done.
     #[error("this instance does not lead any more")]
@@ -49,6 +53,61 @@ pub enum Written {
     Done(Revision),
     /// A condition did not hold, and nothing was done: somebody else was there first.
     Conflict,
+}
+
+/// One write among those that share a transaction: all of it is done if its conditions hold, else nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// What must hold.
+    pub conditions: Vec<Compare>,
+    /// What is done then.
+    pub ops: Vec<Op>,
+}
+
+/// What became of one [`Change`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// It was done, at this revision.
+    Done(Revision),
+    /// A condition did not hold, and nothing was done. These are the keys that the conditions are about, at this revision.
+    Conflict {
+        /// The state's revision at that moment.
+        revision: Revision,
+        /// What each of the keys was then; `None` for one that did not exist.
+        found: Vec<(Bytes, Option<KeyValue>)>,
+    },
+}
+
+impl Change {
+    /// The single keys that the conditions are about.
+    fn conditional_keys(&self) -> impl Iterator<Item = &Bytes> {
+        self.conditions.iter().filter_map(|condition| match &condition.keys {
+            Keys::One(key) => Some(key),
+            Keys::Range { .. } => None,
+        })
+    }
+
+    fn look(&self) -> impl Iterator<Item = Op> {
+        self.conditional_keys().cloned().map(Op::get)
+    }
+
+    fn conflict(&self, revision: Revision, results: &[OpResult]) -> Outcome {
+        let found = self
+            .conditional_keys()
+            .cloned()
+            .zip(results)
+            .map(|(key, result)| (key, first(result)))
+            .collect();
+        Outcome::Conflict { revision, found }
+    }
+}
+
+fn first(result: &OpResult) -> Option<KeyValue> {
+    match result {
+        OpResult::Range { kvs, .. } => kvs.first().cloned(),
+        OpResult::Put | OpResult::Deleted(_) | OpResult::Txn { .. } => None,
+    }
 }
 
 impl Fenced {
@@ -92,6 +151,39 @@ impl Fenced {
         }
     }
 
+    /// Proves that the term still holds: nobody else can have written before the call began. Returns the store's revision.
+    ///
+    /// Cancellation safe.
+    ///
+    /// # Errors
+    /// The term has ended, or the store does not answer.
+    pub async fn fence(&self) -> Result<Revision, FencedError> {
+        // With a linearizable read in it: etcd answers an empty transaction from what the member happens to have.
+        Ok(self
+            .read(vec![Range::all(Keys::one(self.term.lock_key().clone()))])
+            .await?
+            .revision)
+    }
+
+    /// The changes of these keys from a revision on, until the term ends: the one access that is no transaction. What it
+    /// brings is true, but says nothing of whether the term still holds.
+    ///
+    /// # Errors
+    /// The term has ended, or the store does not answer.
+    pub async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, FencedError> {
+        self.term.check().map_err(|_| FencedError::LostLeadership)?;
+        let term = self.term.clone();
+        let changes = self.store.watch(keys, from).await?;
+        let lock = self.term.clone();
+        let changes = changes.inspect(move |batch| {
+            let gone = |event: &Event| matches!(event, Event::Delete { key, .. } if key == lock.lock_key());
+            if batch.as_ref().is_ok_and(|batch| batch.events.iter().any(gone)) {
+                lock.report_fenced_out();
+            }
+        });
+        Ok(changes.take_until(async move { term.ended().await }).boxed())
+    }
+
     /// Does all of this, if all conditions hold; else nothing.
     ///
     /// Cancellation: whether it was done is not known then.
@@ -105,29 +197,94 @@ impl Fenced {
         })
     }
 
+    /// Carries out all changes in one transaction, each under its own conditions, and says of each what became of it.
+    ///
+    /// The store looks at all conditions before it does anything. So no change may have a condition on a key that another one
+    /// writes, and no two may write one key: then the outcome is that of any order of them.
+    ///
+    /// Cancellation: what was done is not known then.
+    ///
+    /// # Errors
+    /// The term has ended, or the store does not answer; after [`StoreError::Unknown`] any of it may have been done.
+    pub async fn write_all(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, FencedError> {
+        // One alone is not nested, which costs the store less.
+        if let [change] = &changes[..] {
+            return Ok(vec![self.write_one(change).await?]);
+        }
+        let asked = changes.len();
+        let nested = changes
+            .iter()
+            .map(|change| {
+                Op::Txn(
+                    Txn::when(change.conditions.clone())
+                        .then(change.ops.clone())
+                        .or_else(change.look().collect()),
+                )
+            })
+            .collect();
+        // Without conditions beside the guard there is no conflict.
+        let Some((revision, results)) = self.run(Vec::new(), nested).await? else {
+            return Err(FencedError::LostLeadership);
+        };
+        let outcomes: Vec<_> = changes
+            .iter()
+            .zip(&results)
+            .filter_map(|(change, result)| match result {
+                OpResult::Txn { succeeded: true, .. } => Some(Outcome::Done(revision)),
+                OpResult::Txn { results, .. } => Some(change.conflict(revision, results)),
+                OpResult::Range { .. } | OpResult::Put | OpResult::Deleted(_) => None,
+            })
+            .collect();
+        match outcomes.len() == asked {
+            true => Ok(outcomes),
+            false => Err(FencedError::Answer {
+                asked,
+                got: outcomes.len(),
+            }),
+        }
+    }
+
+    async fn write_one(&self, change: &Change) -> Result<Outcome, FencedError> {
+        let done = self
+            .guarded(change.conditions.clone(), change.ops.clone(), change.look())
+            .await?;
+        Ok(match done.succeeded {
+            true => Outcome::Done(done.revision),
+            false => change.conflict(done.revision, done.results.get(1..).unwrap_or_default()),
+        })
+    }
+
     /// `None` if a condition other than the guard did not hold.
     async fn run(
         &self,
-        mut conditions: Vec<Compare>,
+        conditions: Vec<Compare>,
         ops: Vec<Op>,
     ) -> Result<Option<(Revision, Vec<OpResult>)>, FencedError> {
+        let done = self.guarded(conditions, ops, std::iter::empty()).await?;
+        Ok(done.succeeded.then_some((done.revision, done.results)))
+    }
+
+    /// The one place where the state is reached. A transaction that did not succeed has looked at the lock key first, and
+    /// then at what it was told to.
+    async fn guarded(
+        &self,
+        mut conditions: Vec<Compare>,
+        ops: Vec<Op>,
+        look: impl Iterator<Item = Op>,
+    ) -> Result<TxnResult, FencedError> {
         // No need to ask the store what the clock says already.
         self.term.check().map_err(|_| FencedError::LostLeadership)?;
         conditions.push(self.term.guard());
         // Which of the conditions failed the store does not say; the lock key, read at the same moment, does.
-        let look = vec![Op::get(self.term.lock_key().clone())];
-        let done = self.store.txn(Txn::when(conditions).then(ops).or_else(look)).await?;
+        let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
+        let txn = Txn::when(conditions).then(ops).or_else(look.collect());
+        let done = self.store.txn(txn).await?;
         if done.succeeded {
-            return Ok(Some((done.revision, done.results)));
+            return Ok(done);
         }
-        let holds = match done.results.first() {
-            Some(OpResult::Range { kvs, .. }) => kvs
-                .first()
-                .is_some_and(|lock| lock.create_revision == self.term.lock_revision()),
-            _ => false,
-        };
-        if holds {
-            return Ok(None);
+        let lock = done.results.first().and_then(first);
+        if lock.is_some_and(|lock| lock.create_revision == self.term.lock_revision()) {
+            return Ok(done);
         }
         self.term.report_fenced_out();
         Err(FencedError::LostLeadership)
@@ -223,6 +380,65 @@ mod tests {
             .await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
         assert_eq!(value(&store, "/a").await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_share_a_transaction_and_each_has_its_own_outcome() {
+        let (store, fenced, _keeper) = leading().await;
+        let at = put(&store, "/b", "0").await;
+        let once = |key: &'static str| Change {
+            conditions: vec![Compare::absent(key)],
+            ops: vec![Op::put(key, "1")],
+        };
+        let outcomes = fenced
+            .write_all(vec![once("/a"), once("/b"), once("/c")])
+            .await
+            .expect("leads");
+        let [
+            Outcome::Done(a),
+            Outcome::Conflict { revision, found },
+            Outcome::Done(c),
+        ] = &outcomes[..]
+        else {
+            panic!("{outcomes:?}")
+        };
+        assert!(a == c && a == revision, "one transaction: {outcomes:?}");
+        let (key, Some(kv)) = &found[0] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(
+            (key.as_ref(), kv.value.as_ref(), kv.mod_revision),
+            (&b"/b"[..], &b"0"[..], at)
+        );
+        assert_eq!(value(&store, "/c").await.as_deref(), Some(b"1".as_slice()));
+        // And one alone tells the same.
+        let outcomes = fenced.write_all(vec![once("/a")]).await.expect("leads");
+        assert!(
+            matches!(&outcomes[..], [Outcome::Conflict { found, .. }] if found[0].1.as_ref().is_some_and(|kv| kv.value == "1")),
+            "{outcomes:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_of_the_changes_is_made_without_the_lock_key() {
+        for count in [1, 3] {
+            let (store, fenced, _keeper) = leading().await;
+            store
+                .txn(Txn::default().then(vec![Op::delete(LOCK)]))
+                .await
+                .expect("no faults");
+            let keys = ["/a", "/b", "/c"];
+            let change = |key: &'static str| Change {
+                conditions: Vec::new(),
+                ops: vec![Op::put(key, "1")],
+            };
+            let error = fenced
+                .write_all(keys[..count].iter().map(|key| change(key)).collect())
+                .await;
+            assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
+            assert!(matches!(fenced.fence().await, Err(FencedError::LostLeadership)));
+            assert_eq!(value(&store, "/a").await, None);
+        }
     }
 
     #[tokio::test(start_paused = true)]

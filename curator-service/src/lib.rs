@@ -24,18 +24,31 @@
 //! # }
 //! ```
 
+mod authorize;
+mod bootstrap;
 mod config;
 mod consensus;
 mod fenced;
+mod identity;
+mod leader;
 mod leader_address;
 mod local;
 mod service;
 mod shutdown;
+mod state;
 mod supervise;
+mod validate;
 mod wiring;
 
+pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
+#[cfg(any(test, feature = "test-identity"))]
+pub use authorize::{TEST_CALLER, TestIdentity};
+pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
-pub use consensus::{Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus};
-pub use fenced::{Fenced, FencedError, Read, Written};
+pub use consensus::{
+    Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus, FixedMembership, Member, Membership,
+    MembershipError,
+};
+pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};

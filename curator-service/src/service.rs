@@ -1,9 +1,11 @@
 //! The service: it wires election and listener together and watches over their tasks.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use curator_election::store::Store;
-use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, StoreElection};
+use curator_election::clock::BootClock;
+use curator_election::store::{Revision, Store};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, StoreElection, Term};
 use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::{oneshot, watch};
@@ -12,6 +14,8 @@ use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
+use crate::fenced::Fenced;
+use crate::leader::{Leader, Seat, Surroundings};
 use crate::local::CuratorLocalService;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
@@ -107,6 +111,17 @@ impl Service {
         });
         let (listener_done, listener_ended) = oneshot::channel::<()>();
         let handle = listener.handle();
+        let (seat, leader) = watch::channel(None);
+        tasks.spawn("leader", {
+            let around = Surroundings {
+                node_id: config.node_id.clone(),
+                membership: config.consensus.membership(),
+                clock: Arc::new(BootClock),
+                wall: wall_clock,
+            };
+            let (status, consensus) = (status.subscribe(), config.consensus.status());
+            lead(status, consensus, around, seat, rest_cancel.clone())
+        });
         tasks.spawn("listener", {
             let local = CuratorLocalService::new(
                 config.node_id.clone(),
@@ -115,7 +130,7 @@ impl Service {
                 status.subscribe(),
                 listener_cancel.clone(),
             );
-            let services = services(&config, local)?;
+            let services = services(&config, local, leader)?;
             let cancel = listener_cancel.clone();
             async move {
                 let ended = listener.run(Roles(roles), services, cancel).await;
@@ -169,15 +184,72 @@ fn listener_limits(config: &Config) -> ListenerConfig {
 }
 
 /// What is served: `CuratorLocal` here, and the rest by the leader.
-fn services(config: &Config, local: CuratorLocalService) -> Result<Services, DescriptorError> {
-    let leader = config.leader_services.clone();
-    let services = Services::new(move |term| leader(term))
-        .local(local.into_server())
-        .describe(curator_proto::FILE_DESCRIPTOR_SET)?;
+fn services(
+    config: &Config,
+    local: CuratorLocalService,
+    leader: watch::Receiver<Option<Arc<Leader>>>,
+) -> Result<Services, DescriptorError> {
+    let (added, authenticator) = (config.leader_services.clone(), config.authenticator.clone());
+    let services = Services::new(move |term| {
+        let own = Seat::new(leader.clone(), term.term.clone()).routes(&authenticator);
+        added(term, own)
+    })
+    .local(local.into_server())
+    .describe(curator_proto::FILE_DESCRIPTOR_SET)?;
     config
         .leader_descriptors
         .iter()
         .try_fold(services, |services, descriptors| services.describe(descriptors))
+}
+
+/// Does the leader's work in each term that this instance leads in, until cancelled.
+async fn lead(
+    mut status: watch::Receiver<LeaderStatus>,
+    consensus: watch::Receiver<ConsensusStatus>,
+    around: Surroundings,
+    seat: watch::Sender<Option<Arc<Leader>>>,
+    cancel: CancellationToken,
+) -> Result<(), ServiceError> {
+    let mut last = None;
+    loop {
+        let term = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            term = next_term(&mut status, last) => term,
+        };
+        let store = match &*consensus.borrow() {
+            ConsensusStatus::Running(store) => Some(store.clone()),
+            ConsensusStatus::NotRunning { .. } => None,
+        };
+        // The status ends with the election task, whose end is noticed there; and nobody leads without a store.
+        let (Some(term), Some(store)) = (term, store) else {
+            cancel.cancelled().await;
+            return Ok(());
+        };
+        last = Some(term.lock_revision());
+        let leader = Leader::new(Fenced::new(store, term.clone()), around.clone());
+        seat.send_replace(Some(leader.clone()));
+        tokio::select! {
+            () = leader.run() => {}
+            () = cancel.cancelled() => {}
+        }
+        seat.send_replace(None);
+    }
+}
+
+/// The next term that this instance leads in, other than the last one; `None` if there will be none.
+async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<Revision>) -> Option<Term> {
+    let is_next =
+        |status: &LeaderStatus| matches!(status, ElectionStatus::Leader(term) if Some(term.lock_revision()) != last);
+    match &*status.wait_for(is_next).await.ok()? {
+        ElectionStatus::Leader(term) => Some(term.clone()),
+        ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => None,
+    }
+}
+
+/// The time of day, for what people read and for certificates: nothing is decided by it.
+#[allow(clippy::disallowed_methods, reason = "nothing is decided by it")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Waits for the consensus, then takes part in the election until cancelled.

@@ -1,0 +1,82 @@
+//! The members of etcd itself.
+
+use super::classify::Call;
+use super::{EtcdStore, StoreError};
+
+/// A member of an etcd cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdMember {
+    /// etcd's number for it.
+    pub id: u64,
+    /// What it calls itself; empty until it has started for the first time.
+    pub name: String,
+    /// Where its peers reach it.
+    pub peer_urls: Vec<String>,
+    /// Whether it has no vote (yet).
+    pub learner: bool,
+}
+
+impl EtcdStore {
+    /// The members of the cluster. Cancellation safe.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn members(&self) -> Result<Vec<EtcdMember>, StoreError> {
+        // A write goes to a member that has just answered, and through the consensus: what it has learnt is not old.
+        let member = self.writable().await?;
+        let list = self
+            .call(member, Call::Read, async move |mut client| client.member_list().await)
+            .await?;
+        let members = list.members().iter().map(|member| EtcdMember {
+            id: member.id(),
+            name: member.name().to_owned(),
+            peer_urls: member.peer_urls().to_vec(),
+            learner: member.is_learner(),
+        });
+        Ok(members.collect())
+    }
+
+    /// Adds a member that has no vote before it is [promoted](Self::promote_member).
+    ///
+    /// Cancellation: it may have been added or not.
+    ///
+    /// # Errors
+    /// etcd refuses, as it does when another learner is being added, or does not answer.
+    pub async fn add_learner(&self, peer_url: &str) -> Result<(), StoreError> {
+        let urls = [peer_url.to_owned()];
+        let member = self.writable().await?;
+        self.call(member, Call::Write(None), async move |mut client| {
+            let options = etcd_client::MemberAddOptions::new().with_is_learner();
+            client.member_add(urls, Some(options)).await.map(drop)
+        })
+        .await
+    }
+
+    /// Gives a learner its vote.
+    ///
+    /// Cancellation: it may have been promoted or not.
+    ///
+    /// # Errors
+    /// etcd refuses, as it does while the learner has not caught up, or does not answer.
+    pub async fn promote_member(&self, id: u64) -> Result<(), StoreError> {
+        let member = self.writable().await?;
+        self.call(member, Call::Write(None), async move |mut client| {
+            client.member_promote(id).await.map(drop)
+        })
+        .await
+    }
+
+    /// Removes a member.
+    ///
+    /// Cancellation: it may have been removed or not.
+    ///
+    /// # Errors
+    /// etcd refuses, as it does if what is left would have no quorum, or does not answer.
+    pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
+        let member = self.writable().await?;
+        self.call(member, Call::Write(None), async move |mut client| {
+            client.member_remove(id).await.map(drop)
+        })
+        .await
+    }
+}

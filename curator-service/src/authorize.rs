@@ -1,0 +1,225 @@
+//! Who calls, and whether they may: asked of each call before the service that it is for.
+//!
+//! Who may is what the annotations in the `.proto` files say, read from the descriptors. A method without one cannot be called.
+
+#[cfg(any(test, feature = "test-identity"))]
+mod test_identity;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use curator_proto::ext::Permission;
+use curator_proto::permission::{Authorization, Methods, Unauthorized};
+use futures::future::{Either, Ready, ready};
+use http::request::Parts;
+use http::{Request, Response};
+#[cfg(any(test, feature = "test-identity"))]
+pub use test_identity::{TEST_CALLER, TestIdentity};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower_service::Service;
+
+/// Who is calling, as far as the called method asks. Found in the extensions of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A node of the cluster, by its certificate.
+    Node {
+        /// Its id.
+        id: String,
+    },
+    /// A user of the cluster, by their certificate.
+    User {
+        /// What the certificate calls them.
+        identity: String,
+    },
+    /// Anybody: the method does not ask who calls.
+    Anybody {
+        /// The Ed25519 key that the caller has shown to have, by a certificate signed by itself.
+        key: Option<[u8; 32]>,
+    },
+}
+
+/// How callers are recognized.
+pub trait Authenticator: Send + Sync + 'static {
+    /// The node or user that makes a call.
+    ///
+    /// # Errors
+    /// The caller is neither; the text says why, and is for the caller to read.
+    fn authenticate(&self, request: &Parts) -> Result<Member, String>;
+
+    /// The key that the caller has shown to have, whoever it is.
+    fn self_signed_key(&self, request: &Parts) -> Option<[u8; 32]>;
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// A node.
+    Node {
+        /// Its id.
+        id: String,
+    },
+    /// A user.
+    User {
+        /// What their certificate calls them.
+        identity: String,
+    },
+}
+
+/// Without TLS nobody can be recognized: what needs that is refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nobody;
+
+impl Authenticator for Nobody {
+    fn authenticate(&self, _: &Parts) -> Result<Member, String> {
+        Err("the connection is not TLS, so that the caller cannot be recognized".into())
+    }
+
+    fn self_signed_key(&self, _: &Parts) -> Option<[u8; 32]> {
+        None
+    }
+}
+
+/// What a node may, whichever it is. A user may everything.
+const OF_NODES: [Permission; 2] = [Permission::ReadClusterStatus, Permission::UpdateNodeSelf];
+
+/// Who calls, if they may.
+fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, Status> {
+    let need = match Methods::of_curator().authorization(request.uri.path()) {
+        Ok(Authorization::Unauthenticated) => {
+            let key = authenticator.self_signed_key(request);
+            return Ok(Caller::Anybody { key });
+        }
+        Ok(Authorization::Authenticated { need }) => need,
+        Err(unknown @ Unauthorized::UnknownMethod) => return Err(Status::unimplemented(unknown.to_string())),
+        Err(error @ Unauthorized::NoAnnotation) => return Err(Status::internal(error.to_string())),
+    };
+    match authenticator.authenticate(request).map_err(Status::unauthenticated)? {
+        Member::Node { id } => match need.iter().find(|permission| !OF_NODES.contains(permission)) {
+            Some(missing) => Err(Status::permission_denied(format!(
+                "node missing {} permission",
+                missing.as_str_name()
+            ))),
+            None => Ok(Caller::Node { id }),
+        },
+        Member::User { identity } => Ok(Caller::User { identity }),
+    }
+}
+
+/// A service that only those reach who may.
+#[derive(Clone)]
+pub(crate) struct Authorized<S> {
+    inner: S,
+    authenticator: Arc<dyn Authenticator>,
+}
+
+impl<S> Authorized<S> {
+    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>) -> Self {
+        Self { inner, authenticator }
+    }
+}
+
+impl<S: NamedService> NamedService for Authorized<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Authorized<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        match admit(&*self.authenticator, &parts) {
+            Ok(caller) => {
+                parts.extensions.insert(caller);
+                Either::Left(self.inner.call(Request::from_parts(parts, body)))
+            }
+            Err(refused) => Either::Right(ready(Ok(refused.into_http()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn parts(path: &str, caller: Option<&str>) -> Parts {
+        let mut request = Request::builder().uri(path);
+        if let Some(caller) = caller {
+            request = request.header(TEST_CALLER, caller);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn admitted(path: &str, caller: Option<&str>) -> Result<Caller, Code> {
+        admit(&TestIdentity, &parts(path, caller)).map_err(|status| status.code())
+    }
+
+    const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
+    const REGISTER: &str = "/metropolis.node.core.curator.proto.api.Curator/RegisterNode";
+    const APPROVE: &str = "/metropolis.proto.api.Management/ApproveNode";
+
+    #[test]
+    fn nodes_and_users_are_let_in_by_what_the_method_needs() {
+        let node = Caller::Node { id: "n".into() };
+        let user = Caller::User {
+            identity: "owner".into(),
+        };
+        assert_eq!(admitted(WATCH, Some("node n")), Ok(node));
+        assert_eq!(admitted(WATCH, Some("user owner")), Ok(user.clone()));
+        assert_eq!(admitted(APPROVE, Some("user owner")), Ok(user));
+        assert_eq!(admitted(APPROVE, Some("node n")), Err(Code::PermissionDenied));
+        assert_eq!(admitted(WATCH, None), Err(Code::Unauthenticated));
+        assert_eq!(admitted(WATCH, Some("key 00")), Err(Code::Unauthenticated));
+    }
+
+    #[test]
+    fn who_calls_is_not_asked_where_anybody_may() {
+        assert_eq!(admitted(REGISTER, None), Ok(Caller::Anybody { key: None }));
+        assert_eq!(
+            admitted(REGISTER, Some("user owner")),
+            Ok(Caller::Anybody { key: None })
+        );
+        let key = format!("key {}", "07".repeat(32));
+        assert_eq!(
+            admitted(REGISTER, Some(&key)),
+            Ok(Caller::Anybody { key: Some([7; 32]) })
+        );
+    }
+
+    #[test]
+    fn without_tls_nobody_is_recognized() {
+        let refused = admit(&Nobody, &parts(WATCH, Some("user owner"))).unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+
+    #[test]
+    fn an_unknown_method_is_nobodys() {
+        let unknown = "/metropolis.proto.api.Management/Nothing";
+        assert_eq!(admitted(unknown, Some("user owner")), Err(Code::Unimplemented));
+    }
+
+    /// All methods that the leader serves have an annotation, or nobody could call them.
+    #[test]
+    fn every_method_says_who_may() {
+        for path in Methods::of_curator().paths() {
+            let refused = admitted(path, None).err();
+            assert!(
+                matches!(refused, None | Some(Code::Unauthenticated)),
+                "{path}: {refused:?}"
+            );
+        }
+    }
+}

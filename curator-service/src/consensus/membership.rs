@@ -1,0 +1,188 @@
+//! Who the members of the consensus are, and changes of that.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use curator_election::etcd::EtcdStore;
+use curator_election::store::StoreError;
+
+/// A member of the consensus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The consensus' number for it.
+    pub id: u64,
+    /// What it calls itself, the id of its node; empty until it has started for the first time.
+    pub name: String,
+    /// Where its peers reach it.
+    pub peer_urls: Vec<String>,
+    /// Whether it has no vote (yet).
+    pub learner: bool,
+}
+
+impl Member {
+    /// The node that it is on: its name, or before it has one the host that its peers reach it at.
+    #[must_use]
+    pub fn node_id(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        let url = self.peer_urls.first().and_then(|url| url.parse::<http::Uri>().ok());
+        url.and_then(|url| url.host().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+/// Why the members could not be read or changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembershipError {
+    /// The consensus refuses, or does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This consensus has the members that it has.
+    #[error("the members of this store cannot be changed: it is not highly available")]
+    Fixed,
+    /// There is no such member.
+    #[error("there is no member {id:x}")]
+    NoMember {
+        /// Its number.
+        id: u64,
+    },
+}
+
+/// The members of the consensus. A change is not a transaction of the state: whoever makes one must be sure by other means
+/// that they lead.
+#[async_trait]
+pub trait Membership: Send + Sync + 'static {
+    /// All of them. Cancellation safe.
+    async fn members(&self) -> Result<Vec<Member>, MembershipError>;
+
+    /// Adds one without a vote. Cancellation: it may have been added or not.
+    async fn add_learner(&self, peer_url: &str) -> Result<(), MembershipError>;
+
+    /// Gives a learner its vote; refused until it has caught up. Cancellation: it may have been promoted or not.
+    async fn promote(&self, id: u64) -> Result<(), MembershipError>;
+
+    /// Removes one; refused if what is left would have no quorum. Cancellation: it may have been removed or not.
+    async fn remove(&self, id: u64) -> Result<(), MembershipError>;
+}
+
+/// The members of a real etcd.
+pub(super) struct EtcdMembership(pub(super) EtcdStore);
+
+#[async_trait]
+impl Membership for EtcdMembership {
+    async fn members(&self) -> Result<Vec<Member>, MembershipError> {
+        let members = self.0.members().await?.into_iter().map(|member| Member {
+            id: member.id,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            learner: member.learner,
+        });
+        Ok(members.collect())
+    }
+
+    async fn add_learner(&self, peer_url: &str) -> Result<(), MembershipError> {
+        Ok(self.0.add_learner(peer_url).await?)
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), MembershipError> {
+        Ok(self.0.promote_member(id).await?)
+    }
+
+    async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        Ok(self.0.remove_member(id).await?)
+    }
+}
+
+/// Members in memory: of a store that has none of its own, and for tests.
+#[derive(Debug, Default)]
+pub struct FixedMembership {
+    members: Mutex<Vec<Member>>,
+    changeable: bool,
+}
+
+impl FixedMembership {
+    /// These members, which cannot be changed.
+    #[must_use]
+    pub fn new(members: Vec<Member>) -> Self {
+        Self {
+            members: Mutex::new(members),
+            changeable: false,
+        }
+    }
+
+    /// These members, which can be changed as those of a real consensus.
+    #[must_use]
+    pub fn changeable(members: Vec<Member>) -> Self {
+        Self {
+            members: Mutex::new(members),
+            changeable: true,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
+        // Nothing that holds the lock can panic half-way.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to_change(&self) -> Result<MutexGuard<'_, Vec<Member>>, MembershipError> {
+        match self.changeable {
+            true => Ok(self.lock()),
+            false => Err(MembershipError::Fixed),
+        }
+    }
+}
+
+#[async_trait]
+impl Membership for FixedMembership {
+    async fn members(&self) -> Result<Vec<Member>, MembershipError> {
+        Ok(self.lock().clone())
+    }
+
+    async fn add_learner(&self, peer_url: &str) -> Result<(), MembershipError> {
+        let mut members = self.to_change()?;
+        let id = members.iter().map(|member| member.id).max().unwrap_or(0) + 1;
+        members.push(Member {
+            id,
+            name: String::new(),
+            peer_urls: vec![peer_url.to_owned()],
+            learner: true,
+        });
+        Ok(())
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), MembershipError> {
+        let mut members = self.to_change()?;
+        let member = members.iter_mut().find(|member| member.id == id);
+        member.ok_or(MembershipError::NoMember { id })?.learner = false;
+        Ok(())
+    }
+
+    async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        let mut members = self.to_change()?;
+        let before = members.len();
+        members.retain(|member| member.id != id);
+        match members.len() < before {
+            true => Ok(()),
+            false => Err(MembershipError::NoMember { id }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_its_name_or_else_where_its_peers_reach_it() {
+        let member = |name: &str, url: &str| Member {
+            id: 1,
+            name: name.into(),
+            peer_urls: vec![url.into()],
+            learner: false,
+        };
+        assert_eq!(member("a", "https://b:7834").node_id(), "a");
+        assert_eq!(member("", "https://b:7834").node_id(), "b");
+        assert_eq!(member("", "").node_id(), "");
+    }
+}

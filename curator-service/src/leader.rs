@@ -1,0 +1,160 @@
+//! What the leader does and serves, in one term.
+
+mod aaa;
+mod background;
+mod certificates;
+mod clusternet;
+mod configure;
+mod curator;
+mod decommission;
+mod deletion;
+mod filter;
+mod health;
+mod info;
+mod labels;
+mod load;
+mod management;
+pub(crate) mod pki;
+mod registration;
+mod roles;
+mod status;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod watch;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use clusternet::Claims;
+use curator_election::clock::SharedClock;
+use curator_proto::curator_api::curator_server::CuratorServer;
+use curator_proto::management_api::aaa_server::AaaServer;
+use curator_proto::management_api::management_server::ManagementServer;
+use health::Heartbeats;
+use pki::Pki;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::authorize::{Authenticator, Authorized, Caller};
+use crate::consensus::Membership;
+use crate::fenced::Fenced;
+use crate::state::State;
+
+/// How many calls with a filter are worked on at a time; any more wait.
+const MOST_FILTERS: usize = 4;
+
+/// What a leader needs beside the state.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    /// The node that it runs on.
+    pub(crate) node_id: String,
+    /// Who the members of the consensus are.
+    pub(crate) membership: Arc<dyn Membership>,
+    pub(crate) clock: SharedClock,
+    /// The time of day: for what people read, and for certificates.
+    pub(crate) wall: fn() -> SystemTime,
+}
+
+/// The leader, in one term.
+pub(crate) struct Leader {
+    state: Arc<State>,
+    around: Surroundings,
+    heartbeats: Heartbeats,
+    claims: Claims,
+    /// Who may look through the nodes with a filter: each takes a thread.
+    filters: Semaphore,
+    cluster_pki: Pki,
+    etcd_pki: Pki,
+    kubernetes_pki: Pki,
+}
+
+impl Leader {
+    pub(crate) fn new(fenced: Fenced, around: Surroundings) -> Arc<Self> {
+        Arc::new(Self {
+            state: State::new(fenced),
+            heartbeats: Heartbeats::new(around.clock.clone()),
+            claims: Claims::default(),
+            filters: Semaphore::new(MOST_FILTERS),
+            cluster_pki: Pki::cluster(),
+            etcd_pki: Pki::etcd(),
+            kubernetes_pki: Pki::kubernetes(),
+            around,
+        })
+    }
+
+    /// Does what a leader does without being called, until the term ends.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::join!(self.state.clone().run(), background::run(&self));
+    }
+
+    fn now(&self) -> SystemTime {
+        (self.around.wall)()
+    }
+}
+
+/// What finds the leader of one term: it may begin a moment after its first call has come.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
+    term: curator_listener::TermId,
+}
+
+impl Seat {
+    pub(crate) const fn new(
+        leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
+        term: curator_listener::TermId,
+    ) -> Self {
+        Self { leader, term }
+    }
+
+    /// The leader of the term. Whoever asks is called off when the term ends.
+    pub(crate) async fn leader(&self) -> Result<Arc<Leader>, Status> {
+        let own = |leader: &Option<Arc<Leader>>| leader.as_ref().is_some_and(|leader| self.is_of(leader));
+        let mut changes = self.leader.clone();
+        let found = changes.wait_for(own).await;
+        match found.as_deref() {
+            Ok(Some(leader)) => Ok(leader.clone()),
+            _ => Err(Status::unavailable("this instance is shutting down")),
+        }
+    }
+
+    fn is_of(&self, leader: &Leader) -> bool {
+        let term = leader.state.fenced().term();
+        term.lock_revision().0 == self.term.lock_revision && term.lock_key() == self.term.lock_key.as_bytes()
+    }
+
+    /// The services, behind the check of who may call them.
+    pub(crate) fn routes(self, authenticator: &Arc<dyn Authenticator>) -> Routes {
+        let curator = CuratorServer::new(self.clone());
+        let management = ManagementServer::new(self.clone());
+        let aaa = AaaServer::new(self);
+        Routes::new(Authorized::new(curator, authenticator.clone()))
+            .add_service(Authorized::new(management, authenticator.clone()))
+            .add_service(Authorized::new(aaa, authenticator.clone()))
+    }
+}
+
+/// Who makes a call.
+fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
+    // Without it the service stands in no `Authorized`.
+    let missing = || Status::internal("who calls was not asked");
+    request.extensions().get().ok_or_else(missing)
+}
+
+/// The node that makes a call, if it is one.
+fn calling_node<T>(request: &tonic::Request<T>) -> Result<String, Status> {
+    match caller(request)? {
+        Caller::Node { id } => Ok(id.clone()),
+        Caller::User { .. } | Caller::Anybody { .. } => Err(Status::permission_denied("only nodes may call this")),
+    }
+}
+
+/// The key that the caller has shown to have.
+fn calling_key<T>(request: &tonic::Request<T>) -> Result<Option<[u8; 32]>, Status> {
+    match caller(request)? {
+        Caller::Anybody { key } => Ok(*key),
+        Caller::Node { .. } | Caller::User { .. } => Ok(None),
+    }
+}

@@ -1,0 +1,106 @@
+//! The `Curator` service: for the nodes.
+
+use std::pin::Pin;
+
+use curator_proto::curator_api::curator_server::Curator;
+use curator_proto::curator_api::{
+    CommitNodeRequest, CommitNodeResponse, GetConsensusStatusRequest, GetConsensusStatusResponse, HeartbeatRequest,
+    HeartbeatResponse, IssueCertificateRequest, IssueCertificateResponse, JoinNodeRequest, JoinNodeResponse,
+    RegisterNodeRequest, RegisterNodeResponse, UpdateNodeClusterNetworkingRequest, UpdateNodeClusterNetworkingResponse,
+    UpdateNodeStatusRequest, UpdateNodeStatusResponse, WatchRequest,
+};
+use futures::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::watch::Events;
+use super::{Seat, calling_key, calling_node};
+
+type Heartbeats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Curator for Seat {
+    type WatchStream = Events;
+    type HeartbeatStream = Heartbeats;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Events>, Status> {
+        let events = self.leader().await?.watch(request.into_inner()).await?;
+        Ok(Response::new(events))
+    }
+
+    async fn update_node_status(
+        &self,
+        request: Request<UpdateNodeStatusRequest>,
+    ) -> Result<Response<UpdateNodeStatusResponse>, Status> {
+        let node = calling_node(&request)?;
+        let done = self
+            .leader()
+            .await?
+            .update_node_status(&node, request.into_inner())
+            .await;
+        done.map(Response::new)
+    }
+
+    async fn heartbeat(&self, request: Request<Streaming<HeartbeatRequest>>) -> Result<Response<Heartbeats>, Status> {
+        let node = calling_node(&request)?;
+        let leader = self.leader().await?;
+        let heartbeats = request.into_inner().map(move |heartbeat| {
+            heartbeat.map(|HeartbeatRequest {}| {
+                leader.heartbeats.heard(&node);
+                HeartbeatResponse {}
+            })
+        });
+        Ok(Response::new(Box::pin(heartbeats)))
+    }
+
+    async fn register_node(
+        &self,
+        request: Request<RegisterNodeRequest>,
+    ) -> Result<Response<RegisterNodeResponse>, Status> {
+        let key = calling_key(&request)?;
+        let done = self.leader().await?.register_node(key, request.into_inner()).await;
+        done.map(Response::new)
+    }
+
+    async fn commit_node(&self, request: Request<CommitNodeRequest>) -> Result<Response<CommitNodeResponse>, Status> {
+        let key = calling_key(&request)?;
+        let done = self.leader().await?.commit_node(key, request.into_inner()).await;
+        done.map(Response::new)
+    }
+
+    async fn join_node(&self, request: Request<JoinNodeRequest>) -> Result<Response<JoinNodeResponse>, Status> {
+        let key = calling_key(&request)?;
+        let done = self.leader().await?.join_node(key, request.into_inner()).await;
+        done.map(Response::new)
+    }
+
+    async fn issue_certificate(
+        &self,
+        request: Request<IssueCertificateRequest>,
+    ) -> Result<Response<IssueCertificateResponse>, Status> {
+        let node = calling_node(&request)?;
+        let done = self
+            .leader()
+            .await?
+            .issue_certificate(&node, request.into_inner())
+            .await;
+        done.map(Response::new)
+    }
+
+    async fn update_node_cluster_networking(
+        &self,
+        request: Request<UpdateNodeClusterNetworkingRequest>,
+    ) -> Result<Response<UpdateNodeClusterNetworkingResponse>, Status> {
+        let node = calling_node(&request)?;
+        let leader = self.leader().await?;
+        let done = leader.update_node_cluster_networking(&node, request.into_inner()).await;
+        done.map(Response::new)
+    }
+
+    async fn get_consensus_status(
+        &self,
+        request: Request<GetConsensusStatusRequest>,
+    ) -> Result<Response<GetConsensusStatusResponse>, Status> {
+        let done = self.leader().await?.get_consensus_status(request.into_inner()).await;
+        done.map(Response::new)
+    }
+}

@@ -1,0 +1,423 @@
+//! The filter of `GetNodes`: an expression in CEL over one node.
+//!
+//! A node is given to the expression as a map with all of its fields, those that are not set with their defaults, as CEL has
+//! it for messages. Whether a field is set is what `has()` asks; for that the map has a second key for each field, to which the
+//! test is rewritten.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::{EntryExpr, Expr};
+use cel::objects::Key;
+use cel::{Context, Env, IdedExpr, Value};
+use curator_proto::common::NodeState;
+use curator_proto::management_api::Node;
+use curator_proto::management_api::node::Health;
+use prost::Name;
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, ReflectMessage};
+use tonic::Status;
+
+/// The longest filter, in bytes.
+const LONGEST: usize = 4_096;
+/// How deep `all`, `exists` and their like may be nested: each level goes through a whole list.
+const MOST_NESTED: usize = 2;
+
+/// What an expression is nested in, its parser and its evaluation are, and with them the stack. This is enough for the longest.
+const STACK: usize = 64 << 20;
+
+/// The nodes that a filter keeps, in their order, and the error that ended the search, if one did.
+///
+/// It is a thread of its own that looks, for the sake of the stack and of whoever else the caller's thread serves. It ends early
+/// when nobody waits for it any more.
+pub(super) async fn kept(text: String, nodes: Vec<Node>) -> Result<(Vec<Node>, Option<Status>), Status> {
+    let (done, kept) = tokio::sync::oneshot::channel();
+    let look = move || {
+        let mut kept = Vec::new();
+        let mut ended = None;
+        match Filter::compile(&text) {
+            Err(status) => {
+                let _ = done.send(Err(status));
+                return;
+            }
+            Ok(filter) => {
+                for node in nodes {
+                    match filter.keeps(&node) {
+                        Ok(true) => kept.push(node),
+                        Ok(false) => {}
+                        Err(status) => {
+                            ended = Some(status);
+                            break;
+                        }
+                    }
+                    if done.is_closed() {
+                        return;
+                    }
+                }
+            }
+        }
+        // Whoever has gone does not want to know.
+        let _ = done.send(Ok((kept, ended)));
+    };
+    let failed = || Status::resource_exhausted("filter: there is no thread for it");
+    std::thread::Builder::new()
+        .name("filter".into())
+        .stack_size(STACK)
+        .spawn(look)
+        .map_err(|_| failed())?;
+    kept.await
+        .map_err(|_| Status::internal("filter: it could not be evaluated"))?
+}
+
+/// A filter, ready to be asked.
+struct Filter {
+    /// `None` keeps all.
+    expression: Option<IdedExpr>,
+    root: Context<'static, 'static>,
+}
+
+impl Filter {
+    /// Compiles a filter; an empty one keeps all.
+    fn compile(text: &str) -> Result<Self, Status> {
+        let env = Arc::new(Env::stdlib());
+        let mut root = Context::with_env(env.clone());
+        for state in [
+            NodeState::Invalid,
+            NodeState::New,
+            NodeState::Standby,
+            NodeState::Up,
+            NodeState::Decommissioned,
+        ] {
+            root.add_variable_from_value(state.as_str_name(), i64::from(i32::from(state)));
+        }
+        for health in [
+            Health::Invalid,
+            Health::Unknown,
+            Health::Healthy,
+            Health::HeartbeatTimeout,
+        ] {
+            root.add_variable_from_value(health.as_str_name(), i64::from(i32::from(health)));
+        }
+        if text.is_empty() {
+            return Ok(Self { expression: None, root });
+        }
+        if text.len() > LONGEST {
+            return Err(Status::invalid_argument("filter: it is longer than 4,096 bytes"));
+        }
+        let program = env
+            .compile(text)
+            .map_err(|errors| Status::invalid_argument(format!("filter: {errors}")))?;
+        let mut expression = program.expression().clone();
+        let mut known = Known {
+            constants: &root,
+            bound: Vec::new(),
+        };
+        known.prepare(&mut expression, 0)?;
+        Ok(Self {
+            expression: Some(expression),
+            root,
+        })
+    }
+
+    /// Whether a node passes.
+    fn keeps(&self, node: &Node) -> Result<bool, Status> {
+        let Some(expression) = &self.expression else {
+            return Ok(true);
+        };
+        let mut context = self.root.new_inner_scope();
+        context.add_variable_from_value("node", value(node)?);
+        match Value::resolve(expression, &context) {
+            Ok(Value::Bool(keeps)) => Ok(keeps),
+            Ok(other) => Err(Status::invalid_argument(format!(
+                "filter: it must say true or false, and says a {}",
+                other.type_of()
+            ))),
+            Err(error) => Err(Status::unavailable(format!("filter: {error}"))),
+        }
+    }
+}
+
+/// The names that an expression may use.
+struct Known<'a> {
+    constants: &'a Context<'static, 'static>,
+    /// Those of the loops that it is within.
+    bound: Vec<String>,
+}
+
+/// What CEL calls its own types.
+const TYPES: [&str; 11] = [
+    "bool",
+    "bytes",
+    "double",
+    "duration",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "string",
+    "timestamp",
+    "uint",
+];
+
+impl Known<'_> {
+    /// Rewrites the tests whether a field is set, and refuses what would take too long and names that there are not.
+    fn prepare(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
+        match &mut expression.expr {
+            Expr::Ident(name) => self.check_name(name),
+            Expr::Select(select) => {
+                if select.test && is_path(&select.operand.expr) {
+                    select.field = has(&select.field);
+                    select.test = false;
+                }
+                self.prepare(&mut select.operand, nested)
+            }
+            Expr::Call(call) => {
+                if let Some(target) = &mut call.target {
+                    self.prepare(target, nested)?;
+                }
+                call.args.iter_mut().try_for_each(|arg| self.prepare(arg, nested))
+            }
+            Expr::Comprehension(loops) => {
+                if nested == MOST_NESTED {
+                    return Err(Status::invalid_argument(
+                        "filter: loops are nested too deep, at most two may be",
+                    ));
+                }
+                self.prepare(&mut loops.iter_range, nested)?;
+                self.prepare(&mut loops.accu_init, nested)?;
+                let outside = self.bound.len();
+                self.bound.extend([loops.iter_var.clone(), loops.accu_var.clone()]);
+                self.bound.extend(loops.iter_var2.clone());
+                for inner in [&mut loops.loop_cond, &mut loops.loop_step, &mut loops.result] {
+                    self.prepare(inner, nested + 1)?;
+                }
+                self.bound.truncate(outside);
+                Ok(())
+            }
+            Expr::List(list) => list
+                .elements
+                .iter_mut()
+                .try_for_each(|element| self.prepare(element, nested)),
+            Expr::Map(map) => map
+                .entries
+                .iter_mut()
+                .try_for_each(|entry| self.prepare_entry(&mut entry.expr, nested)),
+            Expr::Struct(fields) => fields
+                .entries
+                .iter_mut()
+                .try_for_each(|entry| self.prepare_entry(&mut entry.expr, nested)),
+            Expr::Literal(_) | Expr::Unspecified => Ok(()),
+        }
+    }
+
+    fn prepare_entry(&mut self, entry: &mut EntryExpr, nested: usize) -> Result<(), Status> {
+        match entry {
+            EntryExpr::StructField(field) => self.prepare(&mut field.value, nested),
+            EntryExpr::MapEntry(entry) => {
+                self.prepare(&mut entry.key, nested)?;
+                self.prepare(&mut entry.value, nested)
+            }
+        }
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), Status> {
+        let known = name == "node"
+            || TYPES.contains(&name)
+            || self.bound.iter().any(|bound| bound == name)
+            || self.constants.get_variable(name).is_some();
+        match known {
+            true => Ok(()),
+            false => Err(Status::invalid_argument(format!(
+                "filter: there is no {name:?}, only node and the names of states and healths, such as NODE_STATE_UP"
+            ))),
+        }
+    }
+}
+
+/// Whether it is a variable or a field of one, and not a map that the expression has made itself.
+fn is_path(expression: &Expr) -> bool {
+    match expression {
+        Expr::Ident(_) => true,
+        Expr::Select(select) => is_path(&select.operand.expr),
+        _ => false,
+    }
+}
+
+/// The key that says whether a field is set. No field has a space in its name.
+fn has(field: &str) -> String {
+    format!("has {field}")
+}
+
+fn value(node: &Node) -> Result<Value, Status> {
+    static NODE: LazyLock<Option<MessageDescriptor>> = LazyLock::new(|| {
+        let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok()?;
+        pool.get_message_by_name(&Node::full_name())
+    });
+    let descriptor = NODE
+        .clone()
+        .ok_or_else(|| Status::unavailable("filter: nodes are not described"))?;
+    let mut message = DynamicMessage::new(descriptor);
+    message
+        .transcode_from(node)
+        .map_err(|error| Status::unavailable(format!("filter: {error}")))?;
+    Ok(of_message(&message))
+}
+
+fn of_message(message: &DynamicMessage) -> Value {
+    let descriptor = message.descriptor();
+    match descriptor.full_name() {
+        "google.protobuf.Duration" => {
+            let (seconds, nanos) = seconds_and_nanos(message);
+            return chrono::Duration::new(seconds, nanos).map_or(Value::Null, Value::Duration);
+        }
+        "google.protobuf.Timestamp" => {
+            let (seconds, nanos) = seconds_and_nanos(message);
+            let time = chrono::DateTime::from_timestamp(seconds, nanos);
+            return time.map_or(Value::Null, |time| Value::Timestamp(time.fixed_offset()));
+        }
+        _ => {}
+    }
+    let mut map: HashMap<Key, Value> = HashMap::new();
+    for field in descriptor.fields() {
+        let set = message.has_field(&field);
+        map.insert(has(field.name()).into(), Value::Bool(set));
+        let value = match (field.kind(), set) {
+            // A message that is not set reads as one with nothing set, and ours do not nest in themselves.
+            (Kind::Message(nested), false) if !field.is_list() => of_message(&DynamicMessage::new(nested)),
+            _ => of_value(&message.get_field(&field)),
+        };
+        map.insert(field.name().into(), value);
+    }
+    Value::Map(cel::objects::Map { map: Arc::new(map) })
+}
+
+fn seconds_and_nanos(message: &DynamicMessage) -> (i64, u32) {
+    let number = |name| message.get_field_by_name(name).map(std::borrow::Cow::into_owned);
+    let seconds = number("seconds").and_then(|seconds| seconds.as_i64()).unwrap_or(0);
+    let nanos = number("nanos").and_then(|nanos| nanos.as_i32()).unwrap_or(0);
+    (seconds, u32::try_from(nanos).unwrap_or(0))
+}
+
+fn of_value(value: &prost_reflect::Value) -> Value {
+    use prost_reflect::Value as Field;
+    match value {
+        Field::Bool(value) => Value::Bool(*value),
+        Field::I32(value) => Value::Int((*value).into()),
+        Field::I64(value) => Value::Int(*value),
+        Field::EnumNumber(value) => Value::Int((*value).into()),
+        Field::U32(value) => Value::UInt((*value).into()),
+        Field::U64(value) => Value::UInt(*value),
+        Field::F32(value) => Value::Float((*value).into()),
+        Field::F64(value) => Value::Float(*value),
+        Field::String(value) => Value::String(Arc::new(value.clone())),
+        Field::Bytes(value) => Value::Bytes(Arc::new(value.to_vec())),
+        Field::Message(value) => of_message(value),
+        Field::List(values) => Value::List(Arc::new(values.iter().map(of_value).collect())),
+        // There are no maps in the contract.
+        Field::Map(_) => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_proto::common::node_roles::KubernetesWorker;
+    use curator_proto::common::{NodeLabels, NodeRoles, NodeStatus, node_labels};
+    use prost_types::Duration;
+    use tonic::Code;
+
+    use super::*;
+
+    fn node() -> Node {
+        Node {
+            id: "metropolis-1".into(),
+            pubkey: vec![1, 2],
+            state: NodeState::Up.into(),
+            health: Health::Healthy.into(),
+            roles: Some(NodeRoles {
+                kubernetes_worker: Some(KubernetesWorker {}),
+                ..NodeRoles::default()
+            }),
+            labels: Some(NodeLabels {
+                pairs: vec![node_labels::Pair {
+                    key: "rack".into(),
+                    value: "r1".into(),
+                }],
+            }),
+            time_since_heartbeat: Some(Duration { seconds: 5, nanos: 0 }),
+            ..Node::default()
+        }
+    }
+
+    async fn keeps(filter: &str) -> Result<bool, Code> {
+        keeps_of(filter, node()).await
+    }
+
+    async fn keeps_of(filter: &str, node: Node) -> Result<bool, Code> {
+        match kept(filter.into(), vec![node]).await {
+            Ok((_, Some(status))) | Err(status) => Err(status.code()),
+            Ok((kept, None)) => Ok(!kept.is_empty()),
+        }
+    }
+
+    #[tokio::test]
+    async fn fields_states_roles_and_times() {
+        for yes in [
+            "",
+            "node.state == NODE_STATE_UP",
+            "node.health == HEALTH_HEALTHY && node.state != NODE_STATE_NEW",
+            "has(node.roles.kubernetes_worker)",
+            "!has(node.roles.consensus_member)",
+            "node.time_since_heartbeat < duration('6s') && node.time_since_heartbeat > duration('4s')",
+            "node.labels.pairs.exists(pair, pair.key == 'rack' && pair.value == 'r1')",
+            "node.id.startsWith('metropolis-')",
+            "node.id in ['a', 'metropolis-1']",
+            "node.pubkey == b'\\x01\\x02'",
+            "has({'a': 1}.a)",
+        ] {
+            assert_eq!(keeps(yes).await, Ok(true), "{yes}");
+        }
+        assert_eq!(keeps("node.time_since_heartbeat > duration('5s')").await, Ok(false));
+        assert_eq!(keeps("node.state == NODE_STATE_NEW").await, Ok(false));
+    }
+
+    /// A node that has not reported its status is like one that has reported nothing.
+    #[tokio::test]
+    async fn what_is_not_set_has_its_default() {
+        assert_eq!(keeps("node.status.external_address == ''").await, Ok(true));
+        assert_eq!(keeps("has(node.status) || has(node.status.version)").await, Ok(false));
+        assert_eq!(keeps("node.status.running_curator.port == 0").await, Ok(true));
+        let with_status = Node {
+            status: Some(NodeStatus::default()),
+            ..node()
+        };
+        let filter = "has(node.status) && !has(node.status.external_address)";
+        assert_eq!(keeps_of(filter, with_status).await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_filter_is_refused_with_the_right_code() {
+        let deep = format!("{}true{}", "(".repeat(1_000), ")".repeat(1_000));
+        let wide = format!("{}true", "true && ".repeat(500));
+        assert_eq!(keeps(&wide).await, Ok(true), "wide, and so deep");
+        let long = format!("node.id == '{}'", "x".repeat(5_000));
+        let loops = "node.labels.pairs.all(a, node.labels.pairs.all(b, node.labels.pairs.all(c, a == b && b == c)))";
+        for bad in [
+            "node.",
+            "(",
+            "NODE_STATE_NOWHERE == 1",
+            "nod.id == ''",
+            "1 +",
+            &deep,
+            &long,
+            loops,
+            "'\u{0}",
+        ] {
+            assert_eq!(keeps(bad).await, Err(Code::InvalidArgument), "{bad:.100}");
+        }
+        for no_answer in ["node.nothing == 1", "1 / 0 == 1", "node.id > 5"] {
+            assert_eq!(keeps(no_answer).await, Err(Code::Unavailable), "{no_answer}");
+        }
+        for no_bool in ["node.id", "1", "node", "null"] {
+            assert_eq!(keeps(no_bool).await, Err(Code::InvalidArgument), "{no_bool}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The `Management` service: for those who run the cluster.
+
+use curator_proto::management_api::management_server::Management;
+use curator_proto::management_api::{
+    ApproveNodeRequest, ApproveNodeResponse, ConfigureClusterRequest, ConfigureClusterResponse,
+    DecommissionNodeRequest, DecommissionNodeResponse, DeleteNodeRequest, DeleteNodeResponse, GetClusterInfoRequest,
+    GetClusterInfoResponse, GetNodesRequest, GetRegisterTicketRequest, GetRegisterTicketResponse,
+    UpdateNodeLabelsRequest, UpdateNodeLabelsResponse, UpdateNodeRolesRequest, UpdateNodeRolesResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::Seat;
+use super::info::Nodes;
+
+/// A unary method, which the leader has under the same name.
+macro_rules! unary {
+    ($($method:ident($request:ident) -> $response:ident;)*) => {
+        #[tonic::async_trait]
+        impl Management for Seat {
+            type GetNodesStream = Nodes;
+
+            async fn get_nodes(&self, request: Request<GetNodesRequest>) -> Result<Response<Nodes>, Status> {
+                let nodes = self.leader().await?.get_nodes(request.into_inner()).await;
+                nodes.map(Response::new)
+            }
+
+            $(async fn $method(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
+                let done = self.leader().await?.$method(request.into_inner()).await;
+                done.map(Response::new)
+            })*
+        }
+    };
+}
+
+unary! {
+    get_register_ticket(GetRegisterTicketRequest) -> GetRegisterTicketResponse;
+    get_cluster_info(GetClusterInfoRequest) -> GetClusterInfoResponse;
+    approve_node(ApproveNodeRequest) -> ApproveNodeResponse;
+    update_node_roles(UpdateNodeRolesRequest) -> UpdateNodeRolesResponse;
+    decommission_node(DecommissionNodeRequest) -> DecommissionNodeResponse;
+    delete_node(DeleteNodeRequest) -> DeleteNodeResponse;
+    update_node_labels(UpdateNodeLabelsRequest) -> UpdateNodeLabelsResponse;
+    configure_cluster(ConfigureClusterRequest) -> ConfigureClusterResponse;
+}

@@ -1,0 +1,220 @@
+//! The authorities whose keys the state has, and the certificates that they have issued: in the original's layout, and each
+//! access under the term's guard.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use curator_election::store::{Compare, KeyValue, Keys, Op, Range, Revision};
+use tokio::sync::OnceCell;
+use tonic::Status;
+use tracing::{error, info};
+
+use crate::fenced::{FencedError, Written};
+use crate::identity::{Authority, AuthorityError, PrivateKey, Subject, is_crl, public_key_of};
+use crate::state::tx::Tx;
+use crate::state::{State, StateError};
+
+/// How often an authority is made anew because somebody else has just made one.
+const ATTEMPTS: usize = 4;
+
+/// One authority's place in the store.
+pub(super) struct Pki {
+    layout: Layout,
+    /// Once it has been read it stays as it is.
+    authority: OnceCell<Arc<Authority>>,
+}
+
+/// Where an authority is kept, and what it is called.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// With a slash at its end.
+    prefix: &'static str,
+    name: &'static str,
+    common_name: &'static str,
+}
+
+impl Layout {
+    /// The cluster's own.
+    pub(crate) const CLUSTER: Self = Self {
+        prefix: "/cluster-pki/",
+        name: "cluster-ca",
+        common_name: "Metropolis Cluster CA",
+    };
+    /// That of etcd's peers.
+    pub(crate) const ETCD: Self = Self {
+        prefix: "@etcd-pki//pki/",
+        name: "CA",
+        common_name: "Metropolis etcd CA Certificate",
+    };
+    /// That of Kubernetes' components.
+    pub(crate) const KUBERNETES: Self = Self {
+        prefix: "@kubernetes//kube-pki/",
+        name: "id-ca",
+        common_name: "Metropolis Kubernetes ID CA",
+    };
+
+    pub(crate) fn key(self) -> Bytes {
+        format!("{}keys/{}-privkey.bin", self.prefix, self.name).into()
+    }
+
+    pub(crate) fn certificate(self) -> Bytes {
+        self.issued(self.name)
+    }
+
+    pub(crate) fn crl(self) -> Bytes {
+        format!("{}{}-crl.der", self.prefix, self.name).into()
+    }
+
+    /// The key of an issued certificate.
+    pub(crate) fn issued(self, name: &str) -> Bytes {
+        format!("{}issued/{name}-cert.der", self.prefix).into()
+    }
+
+    /// The keys that an authority is kept under.
+    pub(crate) fn keys(self) -> [Bytes; 3] {
+        [self.key(), self.certificate(), self.crl()]
+    }
+
+    /// The authority of which some parts are stored, with what is to be written for the rest.
+    pub(crate) fn complete(
+        self,
+        key: Option<&KeyValue>,
+        certificate: Option<&KeyValue>,
+        crl: Option<&KeyValue>,
+        now: SystemTime,
+    ) -> Result<(Authority, Vec<Op>), AuthorityError> {
+        let private = match key {
+            Some(stored) => PrivateKey::from_bytes(&stored.value)?,
+            None => PrivateKey::generate()?,
+        };
+        let authority = match certificate {
+            Some(stored) => Authority::load(private, stored.value.to_vec())?,
+            None => Authority::create(self.common_name, private, now)?,
+        };
+        let mut ops = Vec::new();
+        if key.is_none() {
+            ops.push(Op::put(self.key(), authority.key().to_bytes().to_vec()));
+        }
+        if certificate.is_none() {
+            ops.push(Op::put(self.certificate(), authority.certificate().to_vec()));
+        }
+        if crl.is_none() {
+            ops.push(Op::put(self.crl(), authority.empty_crl(now)?));
+        }
+        Ok((authority, ops))
+    }
+}
+
+impl Pki {
+    const fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            authority: OnceCell::const_new(),
+        }
+    }
+
+    pub(super) const fn cluster() -> Self {
+        Self::new(Layout::CLUSTER)
+    }
+
+    pub(super) const fn etcd() -> Self {
+        Self::new(Layout::ETCD)
+    }
+
+    pub(super) const fn kubernetes() -> Self {
+        Self::new(Layout::KUBERNETES)
+    }
+
+    pub(super) const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The authority. What of it is not stored is made, all of it at once; so a crash leaves no half of one, and the half that
+    /// somebody else has left is completed. Cancellation safe.
+    pub(super) async fn authority(&self, state: &State, now: SystemTime) -> Result<Arc<Authority>, Status> {
+        let authority = self.authority.get_or_try_init(|| self.read_or_create(state, now));
+        authority.await.cloned()
+    }
+
+    async fn read_or_create(&self, state: &State, now: SystemTime) -> Result<Arc<Authority>, Status> {
+        let layout = self.layout;
+        let keys = layout.keys();
+        for _ in 0..ATTEMPTS {
+            let ranges = keys.iter().cloned().map(|key| Range::all(Keys::One(key))).collect();
+            let read = state.fenced().read(ranges).await.map_err(unreachable)?;
+            let mut stored = read.ranges.iter().map(|found| found.first());
+            let (key, certificate, crl) = (
+                stored.next().flatten(),
+                stored.next().flatten(),
+                stored.next().flatten(),
+            );
+            let (authority, ops) = layout.complete(key, certificate, crl, now).map_err(|error| {
+                error!(%error, authority = layout.common_name, "the stored authority cannot be used");
+                Status::unavailable(format!("{} cannot be used: {error}", layout.common_name))
+            })?;
+            if ops.is_empty() {
+                return Ok(Arc::new(authority));
+            }
+            let conditions = keys
+                .iter()
+                .zip(&read.ranges)
+                .map(|(key, found)| {
+                    let changed = found.first().map_or(Revision(0), |kv| kv.mod_revision);
+                    Compare::changed_at(key.clone(), changed)
+                })
+                .collect();
+            if let Written::Done(_) = state.fenced().write(conditions, ops).await.map_err(unreachable)? {
+                info!(authority = layout.common_name, "made what was missing of the authority");
+                return Ok(Arc::new(authority));
+            }
+        }
+        Err(StateError::Contended.into())
+    }
+
+    /// The certificate of this name: the stored one if it is for the same key, a new one if there is none. One that is for
+    /// another key stays, and is an error.
+    pub(super) fn ensure(
+        &self,
+        tx: &mut Tx<'_>,
+        authority: &Authority,
+        name: &str,
+        subject: &Subject,
+        public_key: &[u8; 32],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, Status> {
+        let key = self.layout.issued(name);
+        if let Some(stored) = tx.get(key.clone()) {
+            return match public_key_of(&stored.value) {
+                Some(known) if known == *public_key => Ok(stored.value.to_vec()),
+                _ => Err(Status::unavailable(format!(
+                    "the certificate {name} has been issued for another key"
+                ))),
+            };
+        }
+        let certificate = authority.issue(subject, public_key, now).map_err(|error| {
+            error!(%error, name, "a certificate cannot be made");
+            Status::unavailable("the certificate cannot be made")
+        })?;
+        tx.put(key, certificate.clone());
+        Ok(certificate)
+    }
+
+    /// The list of what is revoked. The authority has made one.
+    pub(super) async fn crl(&self, state: &State) -> Result<Vec<u8>, Status> {
+        let key = self.layout.crl();
+        let read = state
+            .fenced()
+            .read(vec![Range::all(Keys::One(key))])
+            .await
+            .map_err(unreachable)?;
+        let stored = read.ranges.into_iter().flatten().next().map(|kv| kv.value.to_vec());
+        stored
+            .filter(|crl| is_crl(crl))
+            .ok_or_else(|| Status::unavailable(format!("{} has no valid CRL", self.layout.common_name)))
+    }
+}
+
+fn unreachable(error: FencedError) -> Status {
+    StateError::from(error).into()
+}

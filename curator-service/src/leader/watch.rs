@@ -1,0 +1,241 @@
+//! Watches of nodes. Each remembers which changes it has told, and nothing else: what a slow one has missed comes together in
+//! the newest state of each node.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use curator_proto::curator_api::watch_event::{NodeTombstone, Progress};
+use curator_proto::curator_api::watch_request::Kind;
+use curator_proto::curator_api::{Node, WatchEvent, WatchRequest};
+use futures::Stream;
+use prost::Message;
+use tokio::sync::watch;
+use tonic::Status;
+use tracing::warn;
+
+use super::{Leader, load};
+use crate::state::State;
+use crate::state::keys::NODES;
+use crate::state::record::NodeRecord;
+use crate::state::view::{Changed, TooFarBehind};
+
+/// An event of the backlog is sent once it is larger.
+const CHUNK: usize = 2 << 20;
+/// How many nodes are taken out of the view at a time, and how many changes.
+const NODES_AT_ONCE: usize = 1_024;
+const CHANGES_AT_ONCE: usize = 16;
+
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+
+impl Leader {
+    /// Watches one node or all.
+    pub(super) async fn watch(&self, request: WatchRequest) -> Result<Events, Status> {
+        let what = match request.kind {
+            Some(Kind::NodeInCluster(one)) => {
+                NODES.key(&one.node_id).map_err(load::invalid_id)?;
+                What::One(one.node_id)
+            }
+            Some(Kind::NodesInCluster(_)) => What::All,
+            None => return Err(Status::unimplemented("kind: it is none that is known")),
+        };
+        self.state.pass().await?;
+        let news = self.state.news();
+        let watcher = Watcher {
+            what,
+            told: 0,
+            backlog: Backlog::Begins,
+            ready: VecDeque::new(),
+            news,
+            state: self.state.clone(),
+        };
+        Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
+            let mut watcher = watcher?;
+            match watcher.next().await {
+                Ok(event) => Some((Ok(event), Some(watcher))),
+                Err(status) => Some((Err(status), None)),
+            }
+        })))
+    }
+}
+
+enum What {
+    One(String),
+    All,
+}
+
+enum Backlog {
+    Begins,
+    /// All nodes up to this one are told.
+    Upto(Arc<str>),
+    Told,
+}
+
+struct Watcher {
+    what: What,
+    /// The number of the newest change that is told.
+    told: u64,
+    backlog: Backlog,
+    ready: VecDeque<WatchEvent>,
+    news: watch::Receiver<u64>,
+    state: Arc<State>,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Result<WatchEvent, Status> {
+        loop {
+            self.state
+                .fenced()
+                .term()
+                .check()
+                .map_err(|_| Status::unavailable("lost leadership"))?;
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            // Before looking, so that what comes meanwhile wakes.
+            self.news.mark_unchanged();
+            self.look()?;
+            if self.ready.is_empty() {
+                tokio::select! {
+                    // The sender is in the state.
+                    _ = self.news.changed() => {}
+                    () = self.state.fenced().term().ended() => {}
+                }
+            }
+        }
+    }
+
+    /// Takes what is new out of the view.
+    fn look(&mut self) -> Result<(), Status> {
+        match &self.what {
+            What::All => match &self.backlog {
+                Backlog::Begins => {
+                    self.told = self.state.view().newest();
+                    self.tell_backlog(None);
+                }
+                Backlog::Upto(id) => {
+                    let id = id.clone();
+                    self.tell_backlog(Some(&id));
+                }
+                Backlog::Told => {
+                    let changes = self.state.view().changes_after(self.told, CHANGES_AT_ONCE);
+                    for change in changes.map_err(too_far)? {
+                        self.told = change.number;
+                        self.ready.extend(event_for_all(change));
+                    }
+                }
+            },
+            What::One(id) => {
+                let (newest, change) = {
+                    let view = self.state.view();
+                    let after = match self.backlog {
+                        Backlog::Begins => 0,
+                        _ => self.told,
+                    };
+                    let change = match self.backlog {
+                        // What was deleted before is no news.
+                        Backlog::Begins if view.node(id).is_none() => Ok(None),
+                        _ => view.change_of(id, after),
+                    };
+                    (view.newest(), change)
+                };
+                self.backlog = Backlog::Told;
+                self.told = newest;
+                self.ready.extend(change.map_err(too_far)?.map(event).transpose()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the next events of the backlog; what changes meanwhile is told after it.
+    fn tell_backlog(&mut self, after: Option<&str>) {
+        let (nodes, last) = {
+            let view = self.state.view();
+            let taken: Vec<_> = view
+                .nodes_after(after)
+                .take(NODES_AT_ONCE)
+                .map(|(id, node)| (id.clone(), node.clone()))
+                .collect();
+            let more = taken.len() == NODES_AT_ONCE;
+            (taken, !more)
+        };
+        let mut event = WatchEvent::default();
+        let mut size = 0;
+        let mut told = None;
+        let mut full = false;
+        for (id, node) in nodes {
+            match node {
+                Ok(node) => {
+                    let node = to_api(&node);
+                    size += node.encoded_len();
+                    event.nodes.push(node);
+                }
+                Err(corrupt) => warn!(%corrupt, "a node is left out of a watch"),
+            }
+            told = Some(id);
+            full = size > CHUNK;
+            if full {
+                break;
+            }
+        }
+        match (told, last && !full) {
+            (_, true) => {
+                event.progress = Progress::LastBacklogged.into();
+                self.backlog = Backlog::Told;
+                self.ready.push_back(event);
+            }
+            (Some(id), false) => {
+                self.backlog = Backlog::Upto(id);
+                if !event.nodes.is_empty() {
+                    self.ready.push_back(event);
+                }
+            }
+            // Full without a node cannot be.
+            (None, false) => self.backlog = Backlog::Told,
+        }
+    }
+}
+
+fn too_far(error: TooFarBehind) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+/// What a watch of all nodes is told. A record that cannot be used is no reason to end it.
+fn event_for_all(change: Changed) -> Option<WatchEvent> {
+    match event(change) {
+        Ok(event) => Some(event),
+        Err(status) => {
+            warn!(reason = status.message(), "a node is left out of a watch");
+            None
+        }
+    }
+}
+
+fn event(change: Changed) -> Result<WatchEvent, Status> {
+    match change.node {
+        Some(Ok(node)) => Ok(WatchEvent {
+            nodes: vec![to_api(&node)],
+            ..WatchEvent::default()
+        }),
+        Some(Err(corrupt)) => Err(load::unusable(&corrupt)),
+        None => Ok(WatchEvent {
+            node_tombstones: vec![NodeTombstone {
+                node_id: change.id.to_string(),
+            }],
+            ..WatchEvent::default()
+        }),
+    }
+}
+
+/// What a watch shows of a node: no keys.
+fn to_api(node: &NodeRecord) -> Node {
+    let record = node.message();
+    Node {
+        id: node.id().to_owned(),
+        roles: record.roles.clone(),
+        status: record.status.clone(),
+        clusternet: record.clusternet.clone(),
+        state: record.fsm_state,
+        labels: record.labels.clone(),
+    }
+}

@@ -1,0 +1,270 @@
+//! The leader's state: a view in memory, reads behind a shared fence, writes that share transactions.
+//!
+//! All of it is in the store, and reached through [`Fenced`] alone, for one term. For S3, that a read sees every write that was
+//! acknowledged before it began, this holds:
+//!
+//! 1. Within the term nobody but this leader writes the state: all others' writes are under guards that do not hold any more.
+//!    So the view begins with one fenced read, and what it lacks from then on is what this leader writes.
+//! 2. A write is taken into the view before it is acknowledged, by [`Writer`].
+//! 3. A read waits for a fence that was sent after it began ([`barrier`]). If the fence holds, the store carried it out within
+//!    the term, so no other leader can have acknowledged anything before that, and 2 covers the rest.
+//!
+//! A write whose answer was lost may be in the store and not in the view. It is not acknowledged, so it may take its place among
+//! the others when it shows: when the watch brings it, or when a condition does not hold because of it. Then it stays, because
+//! no key in the view ever goes back to an older revision. What is written without a term (by `curator bootstrap`, or behind the
+//! leader's back) the watch brings, too; a view that has no cluster in it is read afresh before anything is said of it.
+
+mod barrier;
+mod batch;
+pub(crate) mod keys;
+pub(crate) mod record;
+pub(crate) mod tx;
+pub(crate) mod view;
+mod writer;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use barrier::Barrier;
+use bytes::Bytes;
+use curator_election::store::{Keys, Op, Range, Revision};
+use futures::StreamExt;
+use tokio::sync::watch;
+use tonic::Status;
+use tracing::{debug, info, warn};
+use tx::Tx;
+use view::View;
+use writer::Writer;
+
+use crate::fenced::{Fenced, FencedError, Outcome};
+
+/// How often a decision is made again because somebody else was faster.
+const ATTEMPTS: usize = 16;
+/// Between attempts to read the state, or to watch it.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The state in one term.
+pub(crate) struct State {
+    fenced: Fenced,
+    view: RwLock<View>,
+    /// The number of the newest change of a node.
+    news: watch::Sender<u64>,
+    ready: watch::Sender<bool>,
+    barrier: Arc<Barrier>,
+    writer: Writer,
+}
+
+/// Why the state could not be reached.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error(transparent)]
+    Fenced(#[from] FencedError),
+    #[error("others have changed the same again and again: try once more")]
+    Contended,
+    #[error("the leader's term is over")]
+    Over,
+}
+
+impl From<StateError> for Status {
+    fn from(error: StateError) -> Self {
+        match &error {
+            StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
+            // What the store says of itself is for the log.
+            StateError::Fenced(FencedError::Store(store)) if !store.never_ran() => {
+                warn!(%error, "no answer from the store");
+                Self::unavailable("no answer from the cluster's store: a change may have been made or not")
+            }
+            StateError::Fenced(_) => {
+                warn!(%error, "the store cannot be used");
+                Self::unavailable("the cluster's store cannot be reached: nothing was done")
+            }
+            StateError::Contended => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl State {
+    /// The state, for the term of `fenced`. Nothing is read before [`State::run`].
+    pub(crate) fn new(fenced: Fenced) -> Arc<Self> {
+        Arc::new(Self {
+            barrier: Arc::new(Barrier::new(fenced.clone())),
+            fenced,
+            view: RwLock::default(),
+            news: watch::Sender::new(0),
+            ready: watch::Sender::new(false),
+            writer: Writer::default(),
+        })
+    }
+
+    /// Keeps the view, and writes what is waiting, until the term ends.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::select! {
+            () = self.fenced.term().ended() => {}
+            () = self.follow() => {}
+            () = self.writer.run(&self) => {}
+        }
+        self.writer.close();
+    }
+
+    /// Reads the state as it is now: what was acknowledged before the call is in it. Cancellation safe.
+    pub(crate) async fn read<T>(&self, read: impl FnOnce(&View) -> T) -> Result<T, StateError> {
+        self.pass().await?;
+        Ok(read(&self.view()))
+    }
+
+    /// Waits until the view has all that was acknowledged before the call. Cancellation safe.
+    pub(crate) async fn pass(&self) -> Result<(), StateError> {
+        self.ready().await?;
+        self.barrier.pass().await?;
+        if self.view().get(keys::CLUSTER_CONFIGURATION.as_bytes()).is_none() {
+            self.refresh().await?;
+        }
+        Ok(())
+    }
+
+    /// The view without a fence: what it shows may be of a moment ago, and is never taken back.
+    pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
+        // Nothing that holds the lock can panic half-way.
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The numbers of the newest changes of nodes.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    pub(crate) const fn fenced(&self) -> &Fenced {
+        &self.fenced
+    }
+
+    /// Reads, decides and writes, as one transaction: what `decide` has read is still so when it is written, or it decides
+    /// anew. If it writes nothing, or refuses, that is because of what is so now.
+    ///
+    /// Cancellation: whether it was written is not known then.
+    pub(crate) async fn transact<T>(
+        &self,
+        mut decide: impl FnMut(&mut Tx<'_>) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        self.ready().await?;
+        // A write needs no fence of its own: it takes place only if what it was decided on is still so.
+        let mut fenced = false;
+        for _ in 0..ATTEMPTS {
+            let (decided, change) = {
+                let view = self.view();
+                let mut tx = Tx::new(&view);
+                let decided = decide(&mut tx);
+                (decided, tx.into_change())
+            };
+            match (decided, change) {
+                (Ok(value), Some(change)) => match self.writer.write(change).await? {
+                    Outcome::Done(_) => return Ok(value),
+                    Outcome::Conflict { .. } => debug!("decided on what is not so any more: once more"),
+                },
+                (decided, _) if fenced => return decided,
+                _ => {
+                    self.pass().await?;
+                    fenced = true;
+                }
+            }
+        }
+        Err(StateError::Contended.into())
+    }
+
+    /// Reads these keys into the view: those that it does not keep by itself. Cancellation safe.
+    pub(crate) async fn load(&self, keys: &[Bytes]) -> Result<(), StateError> {
+        let ranges = keys.iter().cloned().map(|key| Range::all(Keys::One(key))).collect();
+        let read = self.fenced.read(ranges).await?;
+        let mut view = self.view_mut();
+        for (key, found) in keys.iter().zip(read.ranges) {
+            match found.into_iter().next() {
+                Some(kv) => view.put(kv.key, kv.value, kv.mod_revision),
+                None => view.delete(key, read.revision),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything afresh into the view. Cancellation safe.
+    async fn refresh(&self) -> Result<Revision, StateError> {
+        let ranges = keys::VIEWED.map(|prefix| Range::all(Keys::prefix(prefix)));
+        let read = self.fenced.read(ranges.into()).await?;
+        self.view_mut()
+            .reset(read.ranges.into_iter().flatten().collect(), read.revision);
+        self.tell();
+        Ok(read.revision)
+    }
+
+    async fn ready(&self) -> Result<(), StateError> {
+        if *self.ready.borrow() {
+            return Ok(());
+        }
+        let mut ready = self.ready.subscribe();
+        tokio::select! {
+            // The sender is here.
+            _ = ready.wait_for(|ready| *ready) => Ok(()),
+            () = self.fenced.term().ended() => Err(StateError::Over),
+        }
+    }
+
+    /// Keeps the view like the store, by one watch, from one read to the next if the watch breaks. Never returns.
+    async fn follow(&self) {
+        loop {
+            match self.follow_once().await {
+                Ok(()) => debug!("the watch of the state ended: reading afresh"),
+                Err(error) => info!(%error, "the state cannot be followed: reading afresh"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn follow_once(&self) -> Result<(), StateError> {
+        let read_at = self.refresh().await?;
+        self.ready.send_replace(true);
+        let mut changes = self.fenced.watch(view::watched(), read_at.next()).await?;
+        while let Some(batch) = changes.next().await {
+            self.view_mut().follow(batch.map_err(FencedError::from)?.events);
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// Takes in what this leader has written.
+    fn written(&self, ops: Vec<Op>, at: Revision) {
+        let mut view = self.view_mut();
+        for op in ops {
+            match op {
+                Op::Put { key, value, .. } => view.put(key, value, at),
+                Op::Delete(Keys::One(key)) => view.delete(&key, at),
+                Op::Delete(Keys::Range { .. }) | Op::Range(_) | Op::Txn(_) => {}
+            }
+        }
+    }
+
+    /// Takes in what a conflict has shown.
+    fn found(&self, found: Vec<(Bytes, Option<curator_election::store::KeyValue>)>, at: Revision) {
+        let mut view = self.view_mut();
+        for (key, kv) in found {
+            match kv {
+                Some(kv) => view.put(kv.key, kv.value, kv.mod_revision),
+                None => view.delete(&key, at),
+            }
+        }
+    }
+
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the watchers if there is something new for them.
+    fn tell(&self) {
+        let newest = self.view().newest();
+        self.news.send_if_modified(|known| {
+            let newer = newest > *known;
+            *known = newest.max(*known);
+            newer
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Which waiting changes go together in one transaction. Pure; no I/O.
+//!
+//! Changes that share a transaction must not touch each other: the store looks at all conditions before it does anything, so
+//! that with a condition on a key that another one writes, the outcome might be that of no order at all. Changes that touch
+//! a key go one after the other, in the order in which they came.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use curator_election::store::{Keys, Op};
+
+use crate::fenced::Change;
+
+/// etcd takes up to 128 operations a transaction by default, and counts a nested one as one of the outer, and what is in it
+/// against what is left.
+const MOST_CHANGES: usize = 64;
+const MOST_OPS: usize = 128 - MOST_CHANGES;
+/// etcd takes requests of up to 1.5 MiB by default.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Takes the changes that may go together out of those that wait; the first is always among them.
+pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> Vec<T> {
+    let mut touched = HashSet::new();
+    let mut taken = 0;
+    let mut bytes = 0;
+    let mut alone = false;
+    waiting
+        .extract_if(.., |each| {
+            let change = change(each);
+            let keys: Vec<Bytes> = keys(change).collect();
+            let free = !keys.iter().any(|key| touched.contains(key));
+            let with = bytes + size(change);
+            let first = taken == 0;
+            let small = change.conditions.len().max(change.ops.len()) <= MOST_OPS;
+            let fits = first || (!alone && small && taken < MOST_CHANGES && with <= MOST_BYTES);
+            // What stays holds back those behind it that touch the same keys.
+            touched.extend(keys);
+            let take = free && fits;
+            if take {
+                taken += 1;
+                bytes = with;
+                alone |= !small;
+            }
+            take
+        })
+        .collect()
+}
+
+fn keys(change: &Change) -> impl Iterator<Item = Bytes> {
+    let conditions = change.conditions.iter().map(|condition| &condition.keys);
+    let ops = change.ops.iter().filter_map(|op| match op {
+        Op::Delete(keys) => Some(keys),
+        Op::Range(_) | Op::Put { .. } | Op::Txn(_) => None,
+    });
+    let puts = change.ops.iter().filter_map(|op| match op {
+        Op::Put { key, .. } => Some(key),
+        Op::Range(_) | Op::Delete(_) | Op::Txn(_) => None,
+    });
+    // Only single keys are written and compared by a `Tx`.
+    let single = conditions.chain(ops).map(|keys| match keys {
+        Keys::One(key) => key,
+        Keys::Range { start, .. } => start,
+    });
+    single.chain(puts).cloned()
+}
+
+fn size(change: &Change) -> usize {
+    let values = change.ops.iter().map(|op| match op {
+        Op::Put { value, .. } => value.len(),
+        Op::Range(_) | Op::Delete(_) | Op::Txn(_) => 0,
+    });
+    values.sum::<usize>() + keys(change).map(|key| key.len() + 16).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::store::Compare;
+
+    use super::*;
+
+    fn change(reads: &[&'static str], writes: &[&'static str]) -> Change {
+        Change {
+            conditions: reads.iter().map(|key| Compare::absent(*key)).collect(),
+            ops: writes.iter().map(|key| Op::put(*key, "v")).collect(),
+        }
+    }
+
+    fn taken(changes: Vec<Change>) -> Vec<Vec<usize>> {
+        let mut waiting: Vec<_> = changes.into_iter().enumerate().collect();
+        let mut batches = Vec::new();
+        while !waiting.is_empty() {
+            let batch = take(&mut waiting, |(_, change)| change);
+            batches.push(batch.into_iter().map(|(number, _)| number).collect());
+        }
+        batches
+    }
+
+    #[test]
+    fn what_does_not_touch_goes_together() {
+        let changes = vec![change(&["a"], &["a"]), change(&["b"], &["b", "c"]), change(&[], &["d"])];
+        assert_eq!(taken(changes), [[0, 1, 2]]);
+    }
+
+    #[test]
+    fn one_key_is_written_in_order() {
+        let changes = vec![change(&["a"], &["a"]), change(&["a"], &["a"]), change(&["b"], &["b"])];
+        assert_eq!(taken(changes), [vec![0, 2], vec![1]]);
+    }
+
+    /// Both may hold before anything is done, and yet there is no order in which both hold.
+    #[test]
+    fn what_reads_what_another_writes_waits() {
+        let changes = vec![change(&["a"], &["b"]), change(&["b"], &["a"])];
+        assert_eq!(taken(changes), [[0], [1]]);
+    }
+
+    #[test]
+    fn who_waits_is_not_overtaken_on_its_keys() {
+        let changes = vec![change(&["a"], &["a"]), change(&["a"], &["b"]), change(&["b"], &["b"])];
+        assert_eq!(taken(changes), [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn etcds_limits_are_kept() {
+        let names: Vec<&'static str> = (0..200).map(|n| &*format!("k{n}").leak()).collect();
+        let many: Vec<_> = names.iter().map(|name| change(&[name], &[name])).collect();
+        let sizes: Vec<_> = taken(many).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [64, 64, 64, 8]);
+        // One with many operations goes alone.
+        let large = change(&names[..100], &[]);
+        assert_eq!(taken(vec![large.clone(), change(&[], &["x"])]), [[0], [1]]);
+        assert_eq!(taken(vec![change(&[], &["x"]), large]), [[0], [1]]);
+        // And so does one with many bytes.
+        let huge = Change {
+            conditions: Vec::new(),
+            ops: vec![Op::put("huge", vec![0; MOST_BYTES])],
+        };
+        assert_eq!(taken(vec![change(&[], &["x"]), huge]), [[0], [1]]);
+    }
+}

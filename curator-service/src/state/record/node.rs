@@ -1,0 +1,217 @@
+//! A node's record.
+
+use bytes::Bytes;
+use curator_proto::common::{NodeLabels, NodeRoles, NodeState, NodeTpmUsage, node_labels};
+use curator_proto::private;
+
+use super::{Corrupt, decode, encode};
+use crate::state::keys::{InvalidId, NODES, join_key};
+use crate::state::tx::Tx;
+use crate::validate::{cidr, label_key, label_value};
+
+/// A node as it is stored, made good: `roles` and `labels` are always there, and what is invalid in labels and prefixes is not.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeRecord {
+    id: String,
+    message: private::Node,
+    /// What it was decoded from.
+    stored: Option<Bytes>,
+}
+
+/// A role that a node may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeRoleKind {
+    ConsensusMember,
+    KubernetesController,
+    KubernetesWorker,
+}
+
+/// Why a record was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SaveError {
+    #[error(transparent)]
+    Id(#[from] InvalidId),
+    #[error("node {id} has no join key, without which its record cannot be written")]
+    NoJoinKey { id: String },
+    #[error("the join key of node {id} belongs to another node")]
+    JoinKeyTaken { id: String },
+}
+
+impl NodeRecord {
+    /// A node that is not stored yet.
+    pub(crate) fn new(id: String, message: private::Node) -> Self {
+        let message = private::Node {
+            id: id.clone(),
+            ..message
+        };
+        Self {
+            id,
+            message: made_good(message),
+            stored: None,
+        }
+    }
+
+    /// Decodes the value at the key of node `id`.
+    pub(crate) fn decode(id: &str, value: &Bytes) -> Result<Self, Corrupt> {
+        let key = NODES.key(id).map_err(|error| Corrupt::new(id.as_bytes(), error))?;
+        let mut message: private::Node = decode(&key, value)?;
+        if message.id.is_empty() {
+            // As records were once.
+            message.id = crate::identity::node_id(&message.public_key)
+                .ok_or_else(|| Corrupt::new(&key, "it has neither an id nor a public key to derive it from"))?;
+        }
+        if message.id != id {
+            return Err(Corrupt::new(&key, format!("it is that of node {:?}", message.id)));
+        }
+        if let Some(member) = message.roles.as_ref().and_then(|roles| roles.consensus_member.as_ref()) {
+            for (name, der) in [
+                ("ca_certificate", &member.ca_certificate),
+                ("peer_certificate", &member.peer_certificate),
+            ] {
+                if !crate::identity::is_certificate(der) {
+                    return Err(Corrupt::new(
+                        &key,
+                        format!("its role of consensus member has no valid {name}"),
+                    ));
+                }
+            }
+            if !crate::identity::is_crl(&member.initial_crl) {
+                return Err(Corrupt::new(
+                    &key,
+                    "its role of consensus member has no valid initial_crl",
+                ));
+            }
+        }
+        Ok(Self {
+            id: id.to_owned(),
+            message: made_good(message),
+            stored: Some(value.clone()),
+        })
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// All that is stored of it.
+    pub(crate) const fn message(&self) -> &private::Node {
+        &self.message
+    }
+
+    /// To be changed, all but the id.
+    pub(crate) const fn message_mut(&mut self) -> &mut private::Node {
+        &mut self.message
+    }
+
+    /// The state, also when it is a number that is not known.
+    pub(crate) fn state(&self) -> NodeState {
+        NodeState::try_from(self.message.fsm_state).unwrap_or(NodeState::Invalid)
+    }
+
+    pub(crate) fn tpm_usage(&self) -> NodeTpmUsage {
+        NodeTpmUsage::try_from(self.message.tpm_usage).unwrap_or(NodeTpmUsage::Invalid)
+    }
+
+    pub(crate) fn roles(&self) -> &NodeRoles {
+        static NONE: NodeRoles = NodeRoles {
+            kubernetes_worker: None,
+            consensus_member: None,
+            kubernetes_controller: None,
+        };
+        self.message.roles.as_ref().unwrap_or(&NONE)
+    }
+
+    pub(crate) fn roles_mut(&mut self) -> &mut NodeRoles {
+        self.message.roles.get_or_insert_default()
+    }
+
+    /// The first role that the node has.
+    pub(crate) fn any_role(&self) -> Option<NodeRoleKind> {
+        let roles = self.roles();
+        [
+            (roles.consensus_member.is_some(), NodeRoleKind::ConsensusMember),
+            (
+                roles.kubernetes_controller.is_some(),
+                NodeRoleKind::KubernetesController,
+            ),
+            (roles.kubernetes_worker.is_some(), NodeRoleKind::KubernetesWorker),
+        ]
+        .into_iter()
+        .find_map(|(has, role)| has.then_some(role))
+    }
+
+    pub(crate) fn labels(&self) -> &[node_labels::Pair] {
+        self.message.labels.as_ref().map_or(&[], |labels| &labels.pairs)
+    }
+
+    /// The address that it has reported; empty if none.
+    pub(crate) fn external_address(&self) -> &str {
+        self.message
+            .status
+            .as_ref()
+            .map_or("", |status| &status.external_address)
+    }
+
+    /// Writes the record and its entry in the index of join keys, which is checked: a join key belongs to one node.
+    pub(crate) fn save(self, tx: &mut Tx<'_>) -> Result<(), SaveError> {
+        let key = NODES.key(&self.id)?;
+        if self.message.join_key.is_empty() {
+            return Err(SaveError::NoJoinKey { id: self.id });
+        }
+        let index = join_key(&self.message.join_key);
+        match tx.get(index.clone()) {
+            Some(entry) if entry.value == self.id => {}
+            Some(_) => return Err(SaveError::JoinKeyTaken { id: self.id }),
+            None => tx.put(index, self.id.clone()),
+        }
+        let value = encode(&made_good(self.message), self.stored.as_ref());
+        tx.put(key, value);
+        Ok(())
+    }
+
+    /// Removes the record, and its entry in the index if it is its own.
+    pub(crate) fn delete(&self, tx: &mut Tx<'_>) -> Result<(), SaveError> {
+        tx.delete(NODES.key(&self.id)?);
+        let index = join_key(&self.message.join_key);
+        if tx.get(index.clone()).is_some_and(|entry| entry.value == self.id) {
+            tx.delete(index);
+        }
+        Ok(())
+    }
+}
+
+impl NodeRoleKind {
+    /// Its name in the contract.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::ConsensusMember => "ConsensusMember",
+            Self::KubernetesController => "KubernetesController",
+            Self::KubernetesWorker => "KubernetesWorker",
+        }
+    }
+}
+
+fn made_good(mut node: private::Node) -> private::Node {
+    node.roles.get_or_insert_default();
+    let labels = node.labels.get_or_insert_default();
+    *labels = NodeLabels {
+        pairs: good_labels(std::mem::take(&mut labels.pairs)),
+    };
+    node.clusternet = node.clusternet.filter(|net| !net.wireguard_pubkey.is_empty());
+    if let Some(net) = &mut node.clusternet {
+        net.prefixes.retain(|prefix| cidr(&prefix.cidr).is_ok());
+    }
+    node
+}
+
+/// The valid ones, by key; of those with one key the last.
+fn good_labels(pairs: Vec<node_labels::Pair>) -> Vec<node_labels::Pair> {
+    let valid = pairs
+        .into_iter()
+        .filter(|pair| label_key(&pair.key).is_ok() && label_value(&pair.value).is_ok());
+    let by_key: std::collections::BTreeMap<_, _> = valid.map(|pair| (pair.key, pair.value)).collect();
+    by_key
+        .into_iter()
+        .map(|(key, value)| node_labels::Pair { key, value })
+        .collect()
+}

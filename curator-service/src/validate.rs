@@ -1,0 +1,39 @@
+//! What is valid: labels, domain names, networks and keys, as callers give them and as they are stored. Pure.
+
+mod labels;
+mod names;
+mod network;
+
+pub(crate) use labels::{MOST_LABELS, label_key, label_value};
+pub(crate) use names::cluster_domain;
+pub(crate) use network::{cidr, cluster_network_prefix, wireguard_key};
+
+/// What is wrong with a value, and what it is the value of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub(crate) struct Invalid {
+    field: String,
+    reason: String,
+}
+
+impl Invalid {
+    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<Invalid> for tonic::Status {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid_argument(invalid.to_string())
+    }
+}
+
+/// An Ed25519 public key, or any other of 32 bytes.
+pub(crate) fn key32(field: &str, bytes: &[u8]) -> Result<[u8; 32], Invalid> {
+    bytes
+        .try_into()
+        .map_err(|_| Invalid::new(field, format!("it must be 32 bytes long, and is {}", bytes.len())))
+}

@@ -1,0 +1,89 @@
+//! Domain names.
+
+use super::Invalid;
+
+const LONGEST_DOMAIN: usize = 253;
+const LONGEST_CLUSTER_DOMAIN: usize = 80;
+const LONGEST_PART: usize = 63;
+
+/// Lower-case, without a dot at the end, and not to be taken for an address. The error says why it is none.
+pub(crate) fn domain(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        return Err("it is empty");
+    }
+    if name.len() > LONGEST_DOMAIN {
+        return Err("it is longer than 253 bytes");
+    }
+    for part in name.split('.') {
+        if part.is_empty() || part.len() > LONGEST_PART {
+            return Err("each part between dots must be 1 to 63 bytes long");
+        }
+        if !part
+            .bytes()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        {
+            return Err("it may only have lower-case letters, digits, dashes and dots");
+        }
+        if part.starts_with('-') || part.ends_with('-') {
+            return Err("no part may begin or end with a dash");
+        }
+    }
+    match name.rsplit('.').next() {
+        Some(last) if is_number(last) => Err("the last part must not be a number"),
+        _ => Ok(()),
+    }
+}
+
+fn is_number(part: &str) -> bool {
+    match part.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|c| c.is_ascii_hexdigit()),
+        None => part.bytes().all(|c| c.is_ascii_digit()),
+    }
+}
+
+/// The domain of a cluster: shorter, to leave room for names within it.
+pub(crate) fn cluster_domain(name: &str) -> Result<(), Invalid> {
+    let invalid = |reason: &str| Invalid::new("cluster_domain", reason);
+    if name.len() > LONGEST_CLUSTER_DOMAIN {
+        return Err(invalid("it is longer than 80 bytes"));
+    }
+    domain(name).map_err(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains() {
+        for good in ["cluster.internal", "a", "a-b.c", "1.a", "0xg", "a.0y", &"x".repeat(63)] {
+            domain(good).expect(good);
+        }
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "A",
+            "-a",
+            "a-",
+            "a.1",
+            "1",
+            "0x",
+            "a.0xff",
+            "a_b",
+            &"x".repeat(64),
+            "ä",
+        ] {
+            domain(bad).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn a_clusters_domain_is_at_most_80_bytes() {
+        let long = format!("{}.{}", "x".repeat(40), "y".repeat(39));
+        cluster_domain(&long).expect("80 bytes");
+        cluster_domain(&format!("{long}y")).expect_err("81 bytes");
+    }
+}

@@ -1,0 +1,152 @@
+//! The cluster's own network: WireGuard keys, and the prefixes that nodes ask for.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::Invalid;
+
+/// The network that nodes' prefixes are taken from.
+const CLUSTER_NETWORK: Cidr = Cidr {
+    address: IpAddr::V4(Ipv4Addr::new(10, 192, 0, 0)),
+    length: 11,
+};
+
+/// An address and the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr {
+    pub(crate) address: IpAddr,
+    pub(crate) length: u8,
+}
+
+impl Cidr {
+    fn bits(self) -> u8 {
+        if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The address, as the leading ones of 128 bits.
+    fn number(self) -> u128 {
+        match self.address {
+            IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+            IpAddr::V6(address) => address.into(),
+        }
+    }
+
+    fn mask(self) -> u128 {
+        match self.length {
+            0 => 0,
+            length => u128::MAX << (128 - u32::from(length)),
+        }
+    }
+
+    /// Whether the address has bits beyond the prefix.
+    fn has_host_bits(self) -> bool {
+        self.number() & !self.mask() != 0
+    }
+
+    fn contains(self, other: Self) -> bool {
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && other.length >= self.length
+            && other.number() & self.mask() == self.number() & self.mask()
+    }
+}
+
+/// `address/length`.
+pub(crate) fn cidr(text: &str) -> Result<Cidr, &'static str> {
+    let (address, length) = text
+        .split_once('/')
+        .ok_or("it must be an address, a slash and a length")?;
+    let address: IpAddr = address.parse().map_err(|_| "what is before the slash is no address")?;
+    let digits =
+        !length.is_empty() && length.bytes().all(|c| c.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+    let length = digits
+        .then(|| length.parse().ok())
+        .flatten()
+        .ok_or("what is after the slash is no length")?;
+    let cidr = Cidr { address, length };
+    if length > cidr.bits() {
+        return Err("the length exceeds that of the address");
+    }
+    Ok(cidr)
+}
+
+/// A prefix that a node may have: one within the cluster's network, or exactly the node's own external address.
+pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Result<(), Invalid> {
+    let invalid = |reason: &str| {
+        let shown: String = text.chars().take(100).collect();
+        Invalid::new(format!("clusternet.prefixes.cidr {shown:?}"), reason)
+    };
+    let prefix = cidr(text).map_err(invalid)?;
+    if prefix.has_host_bits() {
+        return Err(invalid("the address has bits beyond the prefix"));
+    }
+    let own = prefix.length == prefix.bits() && prefix.address.to_string() == external_address;
+    if own || CLUSTER_NETWORK.contains(prefix) {
+        return Ok(());
+    }
+    Err(invalid(
+        "it is neither within 10.192.0.0/11 nor the node's external address alone",
+    ))
+}
+
+/// A WireGuard public key in base64; returned as everybody writes it.
+pub(crate) fn wireguard_key(text: &str) -> Result<String, Invalid> {
+    let invalid = |reason: &str| Invalid::new("clusternet.wireguard_pubkey", reason);
+    if text.is_empty() {
+        return Err(invalid("it is empty"));
+    }
+    let key = STANDARD.decode(text).map_err(|_| invalid("it is no base64"))?;
+    if key.len() != 32 {
+        return Err(invalid("it is not that of 32 bytes"));
+    }
+    Ok(STANDARD.encode(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_of_nodes() {
+        let own = "203.0.113.42";
+        for good in [
+            "10.192.0.0/24",
+            "10.192.0.0/11",
+            "10.195.12.23/32",
+            "203.0.113.42/32",
+            "10.223.255.255/32",
+        ] {
+            cluster_network_prefix(good, own).expect(good);
+        }
+        cluster_network_prefix("2001:db8::1/128", "2001:db8::1").expect("its own");
+        for bad in [
+            "",
+            "10.192.0.128/16",
+            "10.192.0.0/10",
+            "8.8.8.8/32",
+            "10.224.0.0/24",
+            "203.0.113.42/31",
+            "10.192.0.0",
+            "10.192.0.0/",
+            "10.192.0.0/024",
+            "10.192.0.0/+24",
+            "10.192.0.0/33",
+            "::ffff:10.192.0.0/128",
+            "0.0.0.0/0",
+            "::/0",
+            "x/24",
+        ] {
+            cluster_network_prefix(bad, own).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn wireguard_keys() {
+        let good = STANDARD.encode([7; 32]);
+        assert_eq!(wireguard_key(&good).as_ref(), Ok(&good));
+        for bad in ["", "!", &STANDARD.encode([7; 31]), &good[..43]] {
+            wireguard_key(bad).expect_err(bad);
+        }
+    }
+}

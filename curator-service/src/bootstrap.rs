@@ -375,7 +375,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_by_name() {
-        let broken: [(&str, fn(&mut Bootstrap)); 6] = [
+        type Breaking = fn(&mut Bootstrap);
+        let broken: [(&str, Breaking); 6] = [
             ("node_public_key", |cluster| cluster.node_public_key.truncate(31)),
             ("join_public_key", |cluster| cluster.join_public_key.clear()),
             ("owner_public_key", |cluster| cluster.owner_public_key.push(0)),

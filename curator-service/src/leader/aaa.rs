@@ -78,7 +78,7 @@ fn certificate() -> ProofRequest {
 
 impl Leader {
     /// The owner's certificate, for the key that the cluster was bootstrapped with. There is one, ever.
-    async fn owner_certificate(&self, key: &[u8; 32]) -> Result<Vec<u8>, Status> {
+    pub(super) async fn owner_certificate(&self, key: &[u8; 32]) -> Result<Vec<u8>, Status> {
         let authority = self.cluster_pki.authority(&self.state, self.now()).await;
         let now = self.now();
         self.state

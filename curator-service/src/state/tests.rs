@@ -1,1 +1,399 @@
-//! tests
+//! The state under a leader: what is shared, what is proven, and what happens when it cannot be.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curator_election::clock::{Clock, TokioClock};
+use curator_election::memory::{Faults, Link, MemoryClient, MemoryCluster};
+use curator_election::store::{Lease, LeaseId, RangeResult, Store, StoreError, Txn, TxnResult, WatchStream};
+use curator_election::{Term, TermKeeper};
+use tokio::task::JoinHandle;
+use tonic::Code;
+
+use super::*;
+
+/// A store that counts the transactions that it has carried out, and whose answers can be held back.
+#[derive(Clone)]
+struct Counting {
+    store: MemoryClient,
+    txns: Arc<AtomicUsize>,
+    answers: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Store for Counting {
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        let answer = self.store.txn(txn).await;
+        self.txns.fetch_add(1, Ordering::Relaxed);
+        let _ = self.answers.clone().wait_for(|answers| *answers).await;
+        answer
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
+        self.store.range(range).await
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
+        self.store.watch(keys, from).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
+        self.store.keep_alive(lease, attempt).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+}
+
+const LOCK: &str = "/leader/1";
+
+struct Stage {
+    cluster: MemoryCluster,
+    /// A way to the store that nothing happens to.
+    other: MemoryClient,
+    state: Arc<State>,
+    txns: Arc<AtomicUsize>,
+    answers: watch::Sender<bool>,
+    running: JoinHandle<()>,
+    _keeper: TermKeeper,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let cluster = MemoryCluster::new(1);
+        let other = cluster.client(1);
+        let configuration = Txn::default().then(vec![Op::put(keys::CLUSTER_CONFIGURATION, "some")]);
+        other.txn(configuration).await.unwrap();
+        let lock = Txn::default().then(vec![Op::put(LOCK, "me")]);
+        let revision = other.txn(lock).await.unwrap().revision;
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + Duration::from_secs(1_000_000);
+        let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
+        let txns = Arc::new(AtomicUsize::new(0));
+        let (answers, answered) = watch::channel(true);
+        let store = Counting {
+            answers: answered,
+            store: cluster.client(0),
+            txns: txns.clone(),
+        };
+        let state = State::new(Fenced::new(Arc::new(store), term));
+        let running = tokio::spawn(state.clone().run());
+        state.pass().await.unwrap();
+        txns.store(0, Ordering::Relaxed);
+        Self {
+            cluster,
+            other,
+            state,
+            txns,
+            answers,
+            running,
+            _keeper: keeper,
+        }
+    }
+
+    fn faults(&self, faults: Faults) {
+        self.cluster.set_faults(0, faults);
+    }
+
+    fn slow(&self) {
+        self.faults(Faults {
+            delay: Duration::from_millis(100),
+            ..Faults::default()
+        });
+    }
+
+    async fn behind(&self, op: Op) -> Revision {
+        self.other.txn(Txn::default().then(vec![op])).await.unwrap().revision
+    }
+
+    fn txns(&self) -> usize {
+        self.txns.load(Ordering::Relaxed)
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("/nodes/n{number}")
+}
+
+/// Adds one to the number at a key; says what it was.
+async fn count(state: &State, key: String) -> Result<u64, Status> {
+    state
+        .transact(|tx| {
+            let before = tx.get(key.clone()).map_or(0, |entry| {
+                std::str::from_utf8(&entry.value).unwrap().parse::<u64>().unwrap()
+            });
+            tx.put(key.clone(), (before + 1).to_string());
+            Ok(before)
+        })
+        .await
+}
+
+fn number(view: &View, key: &str) -> u64 {
+    let entry = view.get(key.as_bytes());
+    entry.map_or(0, |entry| std::str::from_utf8(&entry.value).unwrap().parse().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_that_wait_share_a_transaction_and_each_has_its_answer() {
+    let stage = Stage::new().await;
+    stage.slow();
+    let writes = (0..200).map(|number| {
+        let state = stage.state.clone();
+        async move { count(&state, key(number)).await }
+    });
+    for before in futures::future::join_all(writes).await {
+        assert_eq!(before.unwrap(), 0);
+    }
+    // The first goes alone or in whatever company there is by then, and 64 fit in one.
+    assert!(stage.txns() <= 6, "{}", stage.txns());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_many_write_at_once_is_counted_once_each() {
+    let stage = Stage::new().await;
+    let writes = (0..12).map(|_| count(&stage.state, key(1)));
+    let mut seen: Vec<_> = futures::future::join_all(writes)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..12).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_share_a_fence() {
+    let stage = Stage::new().await;
+    stage.slow();
+    let reads = (0..500).map(|_| stage.state.read(|_| ()));
+    for read in futures::future::join_all(reads).await {
+        read.unwrap();
+    }
+    assert_eq!(
+        stage.txns(),
+        2,
+        "one for the first, and one for all that came before the next was sent"
+    );
+}
+
+/// A fence that was sent before a read began proves nothing for it: the store may have carried it out before another leader
+/// was elected, and that one may have acknowledged a write before the read began.
+#[tokio::test(start_paused = true)]
+async fn a_read_does_not_use_a_fence_that_was_under_way() {
+    let stage = Stage::new().await;
+    stage.answers.send_replace(false);
+    let first = tokio::spawn({
+        let state = stage.state.clone();
+        async move { state.read(|_| ()).await }
+    });
+    // The store has carried out the first one's fence, and its answer is on its way.
+    while stage.txns() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Another leader is elected, and acknowledges a write.
+    stage.behind(Op::delete(LOCK)).await;
+    stage.behind(Op::put("/leader/2", "other")).await;
+    stage.behind(Op::put(key(1), "1")).await;
+    // A read that begins after that must not tell what was before.
+    let late = tokio::spawn({
+        let state = stage.state.clone();
+        async move { state.read(|view| number(view, &key(1))).await }
+    });
+    tokio::task::yield_now().await;
+    stage.answers.send_replace(true);
+    first.await.unwrap().unwrap();
+    let late = late.await.unwrap();
+    assert!(
+        matches!(late, Err(StateError::Fenced(FencedError::LostLeadership))),
+        "{late:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_sees_what_was_acknowledged_before_it_though_the_watch_is_behind() {
+    let stage = Stage::new().await;
+    // What the store has to say of its own accord does not arrive; its answers do.
+    stage.cluster.close_watches(0);
+    for round in 0..20 {
+        assert_eq!(count(&stage.state, key(1)).await.unwrap(), round);
+        assert_eq!(stage.state.read(|view| number(view, &key(1))).await.unwrap(), round + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_does_not_hold_up_the_others() {
+    let stage = Stage::new().await;
+    stage.slow();
+    let first = tokio::time::timeout(Duration::from_millis(1), stage.state.read(|_| ())).await;
+    assert!(first.is_err(), "it went while its fence was under way");
+    stage.state.read(|_| ()).await.unwrap();
+    let write = tokio::time::timeout(Duration::from_millis(1), count(&stage.state, key(1))).await;
+    assert!(write.is_err());
+    count(&stage.state, key(2)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_changed_behind_the_leaders_back_is_decided_on_anew() {
+    let stage = Stage::new().await;
+    count(&stage.state, key(1)).await.unwrap();
+    // The leader hears nothing of it before it writes.
+    stage.cluster.close_watches(0);
+    stage.behind(Op::put(key(1), "41")).await;
+    assert_eq!(count(&stage.state, key(1)).await.unwrap(), 41);
+    stage.behind(Op::delete(key(1))).await;
+    assert_eq!(count(&stage.state, key(1)).await.unwrap(), 0);
+}
+
+/// A write whose answer is lost is not said to have been made, and shows when it has been.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_told_as_such() {
+    let stage = Stage::new().await;
+    stage.faults(Faults {
+        link: Link::RepliesLost,
+        ..Faults::default()
+    });
+    let refused = count(&stage.state, key(1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("may have been made or not"), "{refused}");
+    stage.faults(Faults::default());
+    assert_eq!(count(&stage.state, key(1)).await.unwrap(), 1, "it had been made");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_by_what_is_so_now() {
+    let stage = Stage::new().await;
+    stage.cluster.close_watches(0);
+    let refuse = || {
+        stage.state.transact(|tx| match tx.get(key(1)) {
+            Some(_) => Ok(()),
+            None => Err(Status::not_found("nothing")),
+        })
+    };
+    assert_eq!(refuse().await.unwrap_err().code(), Code::NotFound);
+    // Refused by a leader that is none, it might be by what was so long ago.
+    stage.behind(Op::delete(LOCK)).await;
+    assert_eq!(refuse().await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// `curator bootstrap` writes without a term: a leader of nothing looks again before it says that there is nothing.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_has_just_been_made_is_seen_at_once() {
+    let stage = Stage::new().await;
+    stage.behind(Op::delete(keys::CLUSTER_CONFIGURATION)).await;
+    while stage.state.view().get(keys::CLUSTER_CONFIGURATION.as_bytes()).is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stage.faults(Faults::default());
+    stage.behind(Op::put(keys::CLUSTER_CONFIGURATION, "new")).await;
+    let there = stage
+        .state
+        .read(|view| view.get(keys::CLUSTER_CONFIGURATION.as_bytes()).is_some())
+        .await;
+    assert!(there.unwrap());
+}
+
+mod view {
+    use super::*;
+
+    fn record(id: &str) -> Bytes {
+        use prost::Message;
+        let node = curator_proto::private::Node {
+            id: id.into(),
+            ..Default::default()
+        };
+        node.encode_to_vec().into()
+    }
+
+    fn put(view: &mut View, id: &str, revision: i64) {
+        view.put(format!("/nodes/{id}").into(), record(id), Revision(revision));
+    }
+
+    #[test]
+    fn nothing_goes_back_to_an_older_revision() {
+        let mut view = View::default();
+        let key = Bytes::from("/global/register_ticket");
+        view.put(key.clone(), "new".into(), Revision(5));
+        view.put(key.clone(), "old".into(), Revision(4));
+        view.delete(&key, Revision(3));
+        assert_eq!(view.get(&key).unwrap().value, "new");
+        view.delete(&key, Revision(6));
+        view.put(key.clone(), "old".into(), Revision(5));
+        assert_eq!(view.get(&key), None);
+        view.put(key.clone(), "newer".into(), Revision(7));
+        assert_eq!(view.get(&key).unwrap().value, "newer");
+    }
+
+    #[test]
+    fn each_node_has_its_newest_change_alone() {
+        let mut view = View::default();
+        for revision in 2..100 {
+            put(&mut view, "a", revision);
+            put(&mut view, "b", revision);
+        }
+        view.delete(&"/nodes/a".into(), Revision(100));
+        let changes = view.changes_after(0, 10).unwrap();
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| (&*change.id, change.node.is_some()))
+            .collect();
+        assert_eq!(told, [("b", true), ("a", false)]);
+        assert!(view.changes_after(view.newest(), 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_after_a_break_was_deleted() {
+        let mut view = View::default();
+        put(&mut view, "a", 2);
+        put(&mut view, "b", 3);
+        let before = view.newest();
+        // Written by the leader itself after the read that follows was made.
+        put(&mut view, "c", 9);
+        let kv = KeyValue {
+            key: "/nodes/b".into(),
+            value: record("b"),
+            create_revision: Revision(3),
+            mod_revision: Revision(3),
+            version: 1,
+            lease: None,
+        };
+        view.reset(vec![kv], Revision(8));
+        let changes = view.changes_after(before, 10).unwrap();
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| (&*change.id, change.node.is_some()))
+            .collect();
+        assert_eq!(told, [("c", true), ("a", false)]);
+    }
+
+    #[test]
+    fn deletions_are_remembered_up_to_a_bound_and_never_lost_in_silence() {
+        let mut view = View::default();
+        for number in 0..10_050_i64 {
+            put(&mut view, &format!("n{number}"), number * 2 + 2);
+            view.delete(&format!("/nodes/n{number}").into(), Revision(number * 2 + 3));
+        }
+        assert!(view.changes_after(0, 1).is_err());
+        let half = view.newest() / 2;
+        assert!(
+            view.changes_after(half, usize::MAX)
+                .unwrap()
+                .iter()
+                .all(|change| change.node.is_none())
+        );
+        assert_eq!(view.nodes().count(), 0);
+    }
+
+    use curator_election::store::KeyValue;
+}

@@ -17,7 +17,7 @@ pub(crate) fn label_key(key: &str) -> Result<(), Invalid> {
     if let Some(prefix) = prefix {
         domain(prefix).map_err(|reason| invalid(&format!("its prefix is no domain name: {reason}")))?;
     }
-    name_of_label(name).map_err(|reason| invalid(reason))
+    name_of_label(name).map_err(invalid)
 }
 
 /// Empty, or a name.

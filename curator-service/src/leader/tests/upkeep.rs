@@ -1,0 +1,63 @@
+//! The background pass on a store: roles follow members, one change a pass.
+
+use curator_proto::common::NodeRoles;
+use curator_proto::common::node_roles::KubernetesController;
+
+use super::stage::{FIRST, Stage, consensus_member, id};
+use crate::consensus::Membership;
+
+#[tokio::test(start_paused = true)]
+async fn roles_follow_members() {
+    let stage = Stage::new().await;
+    let roles = async |number: u8| stage.record(&id(number)).await.roles.unwrap();
+    let members = async || stage.members.members().await.unwrap().len();
+    // The leader's own node is a member without the role.
+    stage.leader.pass().await.unwrap();
+    assert!(roles(FIRST).await.consensus_member.is_some());
+
+    stage.up(2).await;
+    stage
+        .rewrite(&id(2), |node| {
+            node.roles = Some(NodeRoles {
+                consensus_member: Some(consensus_member()),
+                kubernetes_controller: Some(KubernetesController {}),
+                kubernetes_worker: None,
+            });
+        })
+        .await;
+    stage.members.add_learner("https://stray:7834").await.unwrap();
+    stage.leader.pass().await.unwrap();
+    assert_eq!(members().await, 1, "first the stray goes");
+    assert!(roles(2).await.consensus_member.is_some());
+    stage.leader.pass().await.unwrap();
+    assert_eq!(roles(2).await, NodeRoles::default(), "then both roles, at once");
+    let before = stage.all().await;
+    stage.leader.pass().await.unwrap();
+    assert_eq!(stage.all().await, before);
+}
+
+/// The member was added, and the leader died before it wrote the role.
+#[tokio::test(start_paused = true)]
+async fn what_a_leader_left_half_done_is_finished_by_the_next() {
+    let stage = Stage::new().await;
+    stage.leader.pass().await.unwrap();
+    stage.up(2).await;
+    let url = format!("https://{}:7834", id(2));
+    stage.members.add_learner(&url).await.unwrap();
+    let (stage, _) = stage.succeed("/leader/2").await;
+    stage.leader.pass().await.unwrap();
+    let role = stage.record(&id(2)).await.roles.unwrap().consensus_member.unwrap();
+    assert_eq!(role.peers.len(), 1);
+    assert_eq!(stage.members.members().await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undecodable_node_stops_the_pass() {
+    let stage = Stage::new().await;
+    let broken = format!("/nodes/{}", id(3));
+    let revision = stage.put(&broken, &b"\xff\xff"[..]).await;
+    stage.followed(&broken, revision).await;
+    stage.members.add_learner("https://stray:7834").await.unwrap();
+    stage.leader.pass().await.unwrap_err();
+    assert_eq!(stage.members.members().await.unwrap().len(), 2);
+}

@@ -9,6 +9,7 @@
     reason = "times are measured for the reader; nothing is decided by them but a bound"
 )]
 
+mod cluster;
 mod command_line;
 mod compaction;
 mod etcd_faults;
@@ -17,6 +18,7 @@ mod interop;
 mod lease_faults;
 mod limits;
 mod load;
+mod membership;
 mod stage;
 mod takeover;
 mod traces;

@@ -1,60 +1,28 @@
-//! The `curator` binary: arguments, logging, signals and exit codes; nothing else.
+//! `curator serve`: runs an instance.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use curator_election::namespace::Namespace;
-use curator_service::{Config, EtcdConsensus, Service};
+use clap::Args;
+use curator_service::{Config, Service};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
-/// The Curator: the leader-elected service that manages a cluster.
-///
-/// Exit codes: 0 ended as asked, 1 failed while running, 2 wrong arguments.
-#[derive(Parser)]
-#[command(name = "curator", version, about, long_about, disable_help_subcommand = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+use crate::LogFormat;
+use crate::options::{StoreArgs, parse_duration, parse_listen};
 
-#[derive(Subcommand)]
-enum Command {
-    /// Runs an instance until SIGTERM or ctrl-c, on which it resigns first.
-    Serve(Serve),
-}
-
+/// How an instance runs.
 #[derive(Args)]
-struct Serve {
+pub(crate) struct Serve {
     /// The id of the node that this instance runs on, such as metropolis-<32 hex digits>; one instance per id.
     #[arg(long, env = "CURATOR_NODE_ID", value_name = "ID")]
     node_id: String,
 
-    /// The client URLs of etcd's members, with commas between them.
-    #[arg(
-        long,
-        env = "CURATOR_ETCD_ENDPOINTS",
-        value_name = "URL",
-        value_delimiter = ',',
-        required = true
-    )]
-    etcd_endpoints: Vec<String>,
-
-    /// The namespace of all keys: parts with colons between them.
-    #[arg(
-        long,
-        env = "CURATOR_ETCD_NAMESPACE",
-        value_name = "PARTS",
-        default_value = "namespaced:curator"
-    )]
-    etcd_namespace: Namespace,
+    #[command(flatten)]
+    store: StoreArgs,
 
     /// The prefix of the election's keys within the namespace.
     #[arg(
@@ -102,68 +70,30 @@ struct Serve {
 
     /// How log lines look. They go to standard error; RUST_LOG chooses which.
     #[arg(long, env = "CURATOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The longest TTL that etcd takes, in seconds.
-const LONGEST_TTL: u64 = 9_000_000_000;
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let right = "give a number and a unit out of ms, s, m and h, such as 500ms, 10s or 2m";
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or_else(|| format!("the unit is missing: {right}"))?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| right.to_owned())?;
-    let milliseconds: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(format!("there is no unit {unit:?}: {right}")),
-    };
-    match number.checked_mul(milliseconds) {
-        Some(total) if total / 1_000 <= LONGEST_TTL => Ok(Duration::from_millis(total)),
-        _ => Err(format!("that is too long: at most {LONGEST_TTL}s")),
-    }
-}
-
-fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
-}
-
-fn main() -> ExitCode {
-    let Command::Serve(serve) = Cli::parse().command;
-    init_logging(serve.log_format);
-    raise_file_limit();
-    let service = match prepare(&serve) {
-        Ok(service) => service,
-        Err(wrong) => {
-            eprintln!("error: {wrong}\n\nFor more information, try 'curator serve --help'.");
-            return ExitCode::from(2);
-        }
-    };
-    match run(service) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            error!(error = %failure, "ended by a failure");
-            ExitCode::FAILURE
+impl Serve {
+    /// Runs until told to end; the exit code says how it ended.
+    pub(crate) fn run(&self) -> ExitCode {
+        raise_file_limit();
+        let service = match prepare(self) {
+            Ok(service) => service,
+            Err(wrong) => return crate::wrong_arguments(&*wrong, "serve"),
+        };
+        match run(service) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                error!(error = %failure, "ended by a failure");
+                ExitCode::FAILURE
+            }
         }
     }
 }
 
 fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
-    let consensus = EtcdConsensus::new(&serve.etcd_endpoints, serve.etcd_namespace.clone())?;
-    let mut config = Config::new(&serve.node_id, Arc::new(consensus));
+    let consensus = serve.store.consensus()?;
+    let mut config = Config::new(&serve.node_id, consensus);
     config.election_prefix.clone_from(&serve.election_prefix);
     config.leader_ttl = serve.leader_ttl;
     config.listen.clone_from(&serve.listen);
@@ -211,51 +141,5 @@ fn raise_file_limit() {
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         warn!(%error, "cannot raise the limit of open files; connections beyond it are refused");
-    }
-}
-
-fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1_500)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in [
-            "",
-            "10",
-            "s",
-            "-1s",
-            "1.5s",
-            "10 s",
-            "10d",
-            "99999999999999999999s",
-            "9999999999999999h",
-        ] {
-            let error = parse_duration(bad).unwrap_err();
-            assert!(
-                error.contains("such as") || error.contains("at most"),
-                "{bad:?}: {error}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
     }
 }

@@ -1,0 +1,82 @@
+//! The `curator` binary: arguments, logging, signals and exit codes; nothing else.
+
+mod bootstrap;
+mod options;
+mod serve;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use bootstrap::Bootstrap;
+use clap::{Parser, Subcommand, ValueEnum};
+use serve::Serve;
+use tracing_subscriber::EnvFilter;
+
+/// The Curator: the leader-elected service that manages a cluster.
+///
+/// Exit codes: 0 ended as asked, 1 failed while running, 2 wrong arguments.
+#[derive(Parser)]
+#[command(name = "curator", version, about, long_about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs an instance until SIGTERM or ctrl-c, on which it resigns first.
+    Serve(Box<Serve>),
+    /// Makes a cluster where there is none: its first node, owner, configuration and certificate authorities.
+    ///
+    /// All at once or nothing; where there is a cluster, nothing is changed. Nobody needs to lead meanwhile.
+    Bootstrap(Box<Bootstrap>),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(serve) => {
+            init_logging(serve.log_format);
+            serve.run()
+        }
+        Command::Bootstrap(bootstrap) => {
+            init_logging(LogFormat::Text);
+            bootstrap.run()
+        }
+    }
+}
+
+/// Says what is wrong with the arguments of a command.
+fn wrong_arguments(wrong: &dyn std::error::Error, command: &str) -> ExitCode {
+    eprintln!("error: {wrong}\n\nFor more information, try 'curator {command} --help'.");
+    ExitCode::from(2)
+}
+
+fn init_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,140 @@
+//! What several commands are told, and how it is read.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use curator_election::etcd::{EtcdConfig, EtcdStore};
+use curator_election::namespace::{Namespace, Namespaced};
+use curator_election::store::Store;
+use curator_service::{Consensus, EtcdConsensus};
+
+/// Where the state is.
+#[derive(Args)]
+pub(crate) struct StoreArgs {
+    /// The client URLs of etcd's members, with commas between them.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_ENDPOINTS",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    etcd_endpoints: Vec<String>,
+
+    /// The namespace of all keys: parts with colons between them.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_NAMESPACE",
+        value_name = "PARTS",
+        default_value = "namespaced:curator"
+    )]
+    etcd_namespace: Namespace,
+}
+
+impl StoreArgs {
+    /// The consensus, for an instance.
+    pub(crate) fn consensus(&self) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
+        let consensus = EtcdConsensus::new(&self.etcd_endpoints, self.etcd_namespace.clone())?;
+        Ok(Arc::new(consensus))
+    }
+
+    /// The store itself, within the namespace.
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
+        let etcd = EtcdStore::new(EtcdConfig::new(self.etcd_endpoints.clone()))?;
+        Ok(Arc::new(Namespaced::new(etcd, self.etcd_namespace.clone())))
+    }
+}
+
+/// The longest TTL that etcd takes, in seconds.
+const LONGEST_TTL: u64 = 9_000_000_000;
+
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let right = "give a number and a unit out of ms, s, m and h, such as 500ms, 10s or 2m";
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(|| format!("the unit is missing: {right}"))?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| right.to_owned())?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("there is no unit {unit:?}: {right}")),
+    };
+    match number.checked_mul(milliseconds) {
+        Some(total) if total / 1_000 <= LONGEST_TTL => Ok(Duration::from_millis(total)),
+        _ => Err(format!("that is too long: at most {LONGEST_TTL}s")),
+    }
+}
+
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
+}
+
+/// A key: 64 hex digits.
+pub(crate) fn parse_key(text: &str) -> Result<[u8; 32], String> {
+    let right = "give 64 hex digits, the 32 bytes of an Ed25519 public key";
+    if text.len() != 64 || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return Err(right.to_owned());
+    }
+    let mut key = [0; 32];
+    for (byte, at) in key.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| right.to_owned())?;
+    }
+    Ok(key)
+}
+
+/// `key=value`.
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("give key=value, such as rack=r1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "10d",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
+            let error = parse_duration(bad).unwrap_err();
+            assert!(
+                error.contains("such as") || error.contains("at most"),
+                "{bad:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_are_64_hex_digits() {
+        assert_eq!(parse_key(&"0f".repeat(32)), Ok([0x0f; 32]));
+        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33), &"ä".repeat(32)] {
+            assert!(parse_key(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key() {
+        assert_eq!(parse_label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(parse_label("a").is_err() && parse_label("=b").is_err());
+    }
+}

@@ -8,7 +8,7 @@ use curator_election::conformance;
 use curator_election::memory::MemoryCluster;
 
 #[tokio::test(start_paused = true)]
-async fn the_model_conforms() {
+async fn conformance_of_the_model() {
     let cluster = MemoryCluster::new(1);
     conformance::check_all(Arc::new(cluster.client(0)), "/conformance").await;
 }
@@ -20,7 +20,7 @@ mod embedded {
     use super::*;
 
     #[tokio::test]
-    async fn the_embedded_store_conforms() {
+    async fn conformance_of_the_embedded_store() {
         let dir = std::env::temp_dir().join(format!("curator-conformance-{}", std::process::id()));
         let store = Arc::new(EmbeddedStore::open(&dir).unwrap());
         conformance::check_all(store.clone(), "/conformance").await;

@@ -7,11 +7,12 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::handle::Handle;
+use super::worker::BATCH;
 use crate::memory::model::Page;
 use crate::store::{Keys, Revision, StoreError, WatchBatch, WatchStream};
 
-/// How many revisions a watch looks through at once.
-const PAGE: usize = 128;
+/// How many revisions with changes a watch takes at once: more than go into a commit, or it would fall behind for good.
+const PAGE: usize = 2 * BATCH;
 /// How often a watch asks when it hears nothing, so that it notices a store that hangs.
 const LOOK: Duration = Duration::from_secs(1);
 

@@ -16,7 +16,7 @@ use crate::clock::{BootClock, Clock, Instant};
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// The most that goes into one commit.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// How often leases are looked through, as in etcd.
 const LEASE_SCAN: Duration = Duration::from_millis(500);
 /// How many revisions of history are kept.

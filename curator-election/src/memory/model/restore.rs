@@ -55,7 +55,7 @@ pub struct Page {
     pub batches: Vec<WatchBatch>,
     /// The revision from which the next page goes on.
     pub next: Revision,
-    /// Whether there are revisions that this page did not come to.
+    /// Whether there are changes already that this page had no place for.
     pub more: bool,
 }
 
@@ -143,7 +143,7 @@ impl Model {
             .collect()
     }
 
-    /// The changes to `keys` in at most `limit` revisions, from `from` (inclusive) on; those of other keys count too.
+    /// The changes to `keys` from revision `from` (inclusive) on, at most `limit` batches of them.
     ///
     /// # Errors
     /// The history is not kept that far.
@@ -158,23 +158,20 @@ impl Model {
             next: from.max(self.revision.next()),
             more: false,
         };
-        for (seen, (revision, events)) in self.history.range(from..).enumerate() {
-            if seen == limit {
+        for (revision, events) in self.history.range(from..) {
+            let of_keys = |event: &&Event| keys.contains(key_of(event));
+            if !events.iter().any(|event| of_keys(&event)) {
+                continue;
+            }
+            if page.batches.len() == limit {
                 page.next = *revision;
                 page.more = true;
                 break;
             }
-            let events: Vec<Event> = events
-                .iter()
-                .filter(|event| keys.contains(key_of(event)))
-                .cloned()
-                .collect();
-            if !events.is_empty() {
-                page.batches.push(WatchBatch {
-                    revision: *revision,
-                    events,
-                });
-            }
+            page.batches.push(WatchBatch {
+                revision: *revision,
+                events: events.iter().filter(of_keys).cloned().collect(),
+            });
         }
         Ok(page)
     }
@@ -261,7 +258,7 @@ mod tests {
         }
         let (mut from, mut seen) = (Revision(2), Vec::new());
         loop {
-            let page = model.page(&Keys::one("a"), from, 3).unwrap();
+            let page = model.page(&Keys::one("a"), from, 2).unwrap();
             seen.extend(page.batches.into_iter().map(|batch| batch.revision.0));
             from = page.next;
             if !page.more {

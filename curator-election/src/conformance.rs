@@ -1,7 +1,7 @@
 //! What every [`Store`] must do, as cases that run on any of them.
 //!
-//! A case panics where the store differs. The cases work below a prefix of their own, and count revisions: nobody else may
-//! write to the store or compact it meanwhile. Compaction is left out, as [`Store`] does not offer it.
+//! A case panics where the store differs. The cases work below a prefix of their own, and count revisions: nobody else
+//! may write to the store or compact it meanwhile. Compaction is left out, as [`Store`] does not offer it.
 
 #![allow(clippy::unwrap_used, reason = "a store that fails a call has failed the case")]
 

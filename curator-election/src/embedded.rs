@@ -1,8 +1,9 @@
 //! A durable store for a service that is a single process: the model of etcd over one file.
 //!
-//! [`EmbeddedStore`] answers as etcd does, so elections and fenced state run on it unchanged; only there is nobody to take
-//! over when the host fails. One thread owns the state. It takes all calls that are waiting, carries them out, commits
-//! what they changed as one, and only then answers any of them, reads too: nobody sees what a crash could take back.
+//! [`EmbeddedStore`] answers as etcd does, so elections and fenced state run on it unchanged; only there is nobody to
+//! take over when the host fails. One thread owns the state. It takes all calls that are waiting, carries them out,
+//! commits what they changed as one, and only then answers any of them, reads too: nobody sees what a crash could take
+//! back.
 //!
 //! On disk are the live keys, the leases and the revision. After a restart each lease has its full TTL again, as after
 //! a change of etcd's leader, and the history of before counts as compacted.
@@ -69,7 +70,6 @@ impl EmbeddedStore {
     }
 
     fn start(path: PathBuf, journal: Journal, stored: Stored) -> Result<Self, EmbeddedError> {
-        let no_thread = |source| EmbeddedError::Thread { source };
         let now = BootClock.now();
         // Ids of leases must not come again, so the seed must not either.
         let model = Model::restore(rand::random(), now, stored);
@@ -93,16 +93,12 @@ impl EmbeddedStore {
             committed,
             shared,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(no_thread)?;
         let thread = {
             let path = path.clone();
             std::thread::Builder::new()
                 .name("embedded-store".into())
-                .spawn(move || worker.run(&runtime, &path))
-                .map_err(no_thread)?
+                .spawn(move || worker.run(&path))
+                .map_err(|source| EmbeddedError::Thread { source })?
         };
         Ok(Self {
             handle,

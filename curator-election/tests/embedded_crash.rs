@@ -55,6 +55,15 @@ fn say(line: &str) {
         .unwrap();
 }
 
+/// A directory that is gone in the end, also of a test that fails: its name may come again.
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// The process that writes; never outlives the test.
 struct Writer {
     child: Child,
@@ -147,23 +156,22 @@ async fn what_an_embedded_store_acknowledged_outlives_a_kill() {
         write(&PathBuf::from(dir), &std::env::var(CHILD_ROUND).unwrap()).await;
         return;
     }
-    let dir = std::env::temp_dir().join(format!("curator-crash-{}", std::process::id()));
+    let dir = Dir(std::env::temp_dir().join(format!("curator-crash-{}", std::process::id())));
     let mut acknowledged = Acknowledged::default();
     for round in 0..ROUNDS {
-        let mut writer = Writer::start(&dir, round);
+        let mut writer = Writer::start(&dir.0, round);
         for _ in 0..40 + 37 * round {
             acknowledged.note(&writer.heard().expect("it writes until it is killed"));
         }
-        let refusal = EmbeddedStore::open(&dir).unwrap_err();
+        let refusal = EmbeddedStore::open(&dir.0).unwrap_err();
         assert!(matches!(refusal, EmbeddedError::InUse { .. }), "{refusal}");
         writer.kill();
         while let Some(said) = writer.heard() {
             acknowledged.note(&said);
         }
         drop(writer);
-        let store = EmbeddedStore::open(&dir).unwrap();
+        let store = EmbeddedStore::open(&dir.0).unwrap();
         acknowledged.check(&store).await;
         store.close().unwrap();
     }
-    std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -87,10 +87,7 @@ impl EmbeddedError {
             },
             // A file that is no database, or ends too early, is told as these.
             redb::Error::Io(source)
-                if !matches!(
-                    source.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput
-                ) =>
+                if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
             {
                 Self::Io { path, source }
             }

@@ -69,7 +69,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an empty store under another name and renames it, so that a crash on the way leaves no file that cannot be read.
+/// Makes an empty store under another name and renames it: a crash on the way leaves no file that cannot be read.
 fn create(dir: &Path, path: &Path) -> Result<(), EmbeddedError> {
     let in_dir = |source| EmbeddedError::io(dir, source);
     let handle = File::open(dir).map_err(in_dir)?;

@@ -198,6 +198,22 @@ async fn an_expiry_is_as_durable_as_a_write() {
 }
 
 #[tokio::test]
+async fn a_renewal_that_waited_came_in_time() {
+    let dir = Dir::new();
+    let store = Arc::new(dir.open());
+    let lease = store.grant(Duration::from_secs(2)).await.unwrap();
+    let over = BootClock.now() + lease.ttl;
+    let release = occupy(&store).await;
+    let renewing = store.clone();
+    let renewed = tokio::spawn(async move { renewing.keep_alive(lease.id, 0).await });
+    queued(&store, 1).await;
+    BootClock.sleep_until(over).await;
+    drop(release);
+    assert_eq!(renewed.await.unwrap().unwrap(), lease.ttl);
+    store.revoke(lease.id).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_files_are_for_this_user_alone() {
     let dir = Dir::new();
     let nested = dir.0.join("a").join("b");

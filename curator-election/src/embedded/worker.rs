@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -45,15 +45,21 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Works until asked to stop or until a commit fails.
-    pub(super) fn run(mut self, runtime: &Runtime, path: &Path) -> Result<(), EmbeddedError> {
-        let failed = runtime.block_on(self.work()).err();
+    pub(super) fn run(mut self, path: &Path) -> Result<(), EmbeddedError> {
+        // Made here, as a runtime must not be dropped within another one. It is for the timer alone.
+        let runtime = Builder::new_current_thread().enable_time().build();
+        let worked = match runtime {
+            Ok(runtime) => runtime.block_on(self.work()),
+            Err(error) => Err(error.into()),
+        };
+        let failed = worked.err();
         let reason = failed.as_ref().map_or("it was closed".into(), ToString::to_string);
         // Callers that find the channels closed look here.
         let _ = self.shared.ended.set(reason);
         drop(self.jobs);
         drop(self.committed);
         if let Some(error) = failed {
-            tracing::error!(path = %path.display(), %error, "the store has stopped: it could not be written");
+            tracing::error!(path = %path.display(), %error, "the store has stopped: see to the disk and open it again");
             return Err(EmbeddedError::Stopped {
                 reason: error.to_string(),
             });
@@ -75,11 +81,12 @@ impl Worker {
                 _ = tokio::time::timeout(wait, self.jobs.recv_many(&mut jobs, BATCH)) => {}
             }
             self.ledger.now = BootClock.now();
+            let answers: Vec<Answer> = jobs.drain(..).map(|job| job(&mut self.ledger)).collect();
+            // After the jobs: a renewal that waited for a slow commit came in time.
             if next_scan <= self.ledger.now {
                 self.ledger.expire();
                 next_scan = self.ledger.now + LEASE_SCAN;
             }
-            let answers: Vec<Answer> = jobs.drain(..).map(|job| job(&mut self.ledger)).collect();
             let committed = self.commit();
             let told = match &committed {
                 Ok(()) => Ok(()),

@@ -60,8 +60,8 @@ pub struct Page {
 }
 
 impl Model {
-    /// A store in this state, without history: all of it counts as compacted. Each lease gets its full TTL from `now` on,
-    /// as at a change of etcd's leader.
+    /// A store in this state, without history: all of it counts as compacted. Each lease gets its full TTL from `now`
+    /// on, as at a change of etcd's leader.
     ///
     /// # Errors
     /// The state contradicts itself.

@@ -38,18 +38,23 @@
 //!
 //! # Features
 //! - `etcd` (default): the store that speaks to a real etcd.
-//! - `testing`: the model of etcd with faults from a seed, and a clock that tests can step.
+//! - `embedded`: a durable store in one file, for a service that is a single process.
+//! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
 
 pub mod backend;
 pub mod backoff;
 pub mod clock;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod deadline;
 mod elector;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod machine;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "embedded"))]
 pub mod memory;
 pub mod namespace;
 mod renewal;

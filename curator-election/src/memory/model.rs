@@ -2,6 +2,8 @@
 //!
 //! The facts are those of etcd 3.4 and 3.5; random traces run side by side on this and on a real etcd keep them honest.
 
+mod restore;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::store::{
     Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RangeResult, Revision, Sort,
     StoreError, Target, Txn, TxnResult, WatchBatch,
 };
+
+pub use restore::{Page, RestoreError, Stored};
 
 /// The smallest TTL that a lease gets: one and a half of etcd's default election timeout, rounded up.
 pub const MIN_TTL: Duration = Duration::from_secs(2);

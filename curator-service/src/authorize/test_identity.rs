@@ -5,7 +5,7 @@ use http::request::Parts;
 use super::{Authenticator, Member};
 
 /// The header that says who calls: `node <id>`, `user <identity>` or `key <64 hex digits>`.
-pub const TEST_CALLER: &str = "curator-test-caller";
+pub const TEST_CALLER: &str = "test-caller";
 
 /// Believes what [`TEST_CALLER`] says.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,8 +1,10 @@
 //! `CuratorLocal`: what every instance answers by itself, whatever its role.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use curator_election::ElectionStatus;
+use curator_election::store::{Keys, Range, Store};
 use curator_proto::curator_api::curator_local_server::{CuratorLocal, CuratorLocalServer};
 use curator_proto::curator_api::{
     GetCaCertificateRequest, GetCaCertificateResponse, GetCurrentLeaderRequest, GetCurrentLeaderResponse,
@@ -12,9 +14,11 @@ use futures::Stream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
+use tracing::warn;
 
 use crate::config::CURATOR_PORT;
 use crate::consensus::ConsensusStatus;
+use crate::leader::pki::Layout;
 use crate::leader_address::{NoAddress, recorded_host};
 use crate::service::LeaderStatus;
 
@@ -80,12 +84,16 @@ impl CuratorLocalService {
         }
     }
 
+    fn store(&self) -> Result<Arc<dyn Store>, Status> {
+        match &*self.consensus.borrow() {
+            ConsensusStatus::Running(store) => Ok(store.clone()),
+            ConsensusStatus::NotRunning { reason } => Err(Status::unavailable(reason.clone())),
+        }
+    }
+
     /// The address in the leader's node record, for a leader that does not say it in the election.
     async fn recorded_address(&self, leader: &LeaderElectionValue) -> Result<String, Status> {
-        let store = match &*self.consensus.borrow() {
-            ConsensusStatus::Running(store) => store.clone(),
-            ConsensusStatus::NotRunning { reason } => return Err(Status::unavailable(reason.clone())),
-        };
+        let store = self.store()?;
         recorded_host(&*store, &leader.node_id).await.map_err(|error| {
             // What the store says of itself is not for strangers.
             let code = match error {
@@ -143,20 +151,29 @@ impl CuratorLocal for CuratorLocalService {
         Ok(Response::new(Box::pin(stream)))
     }
 
-    /// The certificate of the cluster's CA.
+    /// The certificate of the cluster's CA, as the store has it: it never changes, so anybody may say it.
     async fn get_ca_certificate(
         &self,
         _request: Request<GetCaCertificateRequest>,
     ) -> Result<Response<GetCaCertificateResponse>, Status> {
-        Err(Status::unimplemented(
-            "this instance has no credentials: it serves without TLS",
-        ))
+        let store = self.store()?;
+        let read = store
+            .range(Range::all(Keys::One(Layout::CLUSTER.certificate())))
+            .await
+            .map_err(|error| {
+                warn!(%error, "the cluster's certificate could not be read");
+                Status::unavailable("the cluster's certificate could not be read")
+            })?;
+        let stored = read.kvs.into_iter().next();
+        let stored = stored.ok_or_else(|| Status::failed_precondition("the cluster is not bootstrapped"))?;
+        Ok(Response::new(GetCaCertificateResponse {
+            identity_ca_certificate: stored.value.to_vec(),
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use curator_election::clock::{Clock, TokioClock};
@@ -204,6 +221,30 @@ mod tests {
         assert_eq!(answer.this_node_id, "node-1");
         tokio::time::advance(TERM).await;
         assert_eq!(ask(&status).await.unwrap_err().code(), Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn the_cas_certificate_is_told_once_there_is_one() {
+        use curator_election::memory::MemoryCluster;
+        use curator_election::store::{Op, Txn};
+        let store = MemoryCluster::new(1);
+        let service = |store| {
+            let (_, consensus) = watch::channel(ConsensusStatus::Running(store));
+            CuratorLocalService {
+                consensus,
+                ..service(ElectionStatus::Undetermined(Reason::NoLeader))
+            }
+        };
+        let ask = async || {
+            let service = service(Arc::new(store.client(0)));
+            service
+                .get_ca_certificate(Request::new(GetCaCertificateRequest {}))
+                .await
+        };
+        assert_eq!(ask().await.unwrap_err().code(), Code::FailedPrecondition);
+        let put = Txn::default().then(vec![Op::put(Layout::CLUSTER.certificate(), "der")]);
+        store.client(0).txn(put).await.expect("no faults");
+        assert_eq!(ask().await.unwrap().into_inner().identity_ca_certificate, b"der");
     }
 
     #[tokio::test]

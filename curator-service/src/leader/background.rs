@@ -52,6 +52,10 @@ fn next(
     nodes: &[&NodeRecord],
     decommissions: &[(String, Phase)],
 ) -> Result<Option<Task>, Doubt> {
+    if nodes.is_empty() {
+        // There is no cluster yet.
+        return Ok(None);
+    }
     let is_member = |id: &str| members.iter().any(|member| member.node_id() == id);
     if !is_member(own) {
         return Err(Doubt::NoMember(own.into()));
@@ -95,15 +99,15 @@ fn next(
 /// Makes passes until the term ends.
 pub(super) async fn run(leader: &Leader) {
     let passes = async {
+        // What keeps passes from doing anything is said once.
+        let mut said = None;
         loop {
             tokio::time::sleep(PERIOD).await;
-            match leader.pass().await {
-                Ok(()) => {}
-                Err(status) => warn!(
-                    reason = status.message(),
-                    "a pass over nodes and members changed nothing"
-                ),
+            let reason = leader.pass().await.err().map(|status| status.message().to_owned());
+            if let Some(reason) = reason.as_ref().filter(|_| reason != said) {
+                warn!(reason, "passes over nodes and members change nothing");
             }
+            said = reason;
         }
     };
     tokio::select! {
@@ -250,6 +254,11 @@ mod tests {
             task(&[member(1, "a")], &[node("b", true)], &[]),
             Err(Doubt::NoNode("a".into()))
         );
+    }
+
+    #[test]
+    fn without_a_cluster_there_is_nothing_to_do() {
+        assert_eq!(task(&[member(1, "a"), member(2, "b")], &[], &[]), Ok(None));
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod curator;
 mod decommission;
 mod deletion;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod health;
 mod info;
 mod labels;

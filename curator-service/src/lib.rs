@@ -29,6 +29,8 @@ mod bootstrap;
 mod config;
 mod consensus;
 mod fenced;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod identity;
 mod leader;
 mod leader_address;

@@ -121,6 +121,15 @@ impl<'a> Merge<'a> {
     }
 }
 
+/// All that is checked of a request, and its merge into a configuration.
+#[cfg(any(test, fuzzing))]
+pub(super) fn merge_into(
+    request: &ConfigureClusterRequest,
+    current: &ClusterConfiguration,
+) -> Option<ClusterConfiguration> {
+    Merge::new(request).ok()?.apply(current).ok()
+}
+
 /// Sorted, each once, and none whose parent is there.
 fn normalized(paths: &[String]) -> Vec<&str> {
     let mut sorted: Vec<&str> = paths.iter().map(String::as_str).collect();

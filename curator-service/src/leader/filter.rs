@@ -68,6 +68,19 @@ pub(super) async fn kept(text: String, nodes: Vec<Node>) -> Result<(Vec<Node>, O
         .map_err(|_| Status::internal("filter: it could not be evaluated"))?
 }
 
+/// Compiles a filter and asks it of a node, on a thread as [`kept`] does.
+#[cfg(any(test, fuzzing))]
+pub(super) fn ask(text: &str, node: &Node) -> Option<bool> {
+    std::thread::scope(|scope| {
+        let look = || Filter::compile(text).ok()?.keeps(node).ok();
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, look);
+        thread
+            .ok()?
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// A filter, ready to be asked.
 struct Filter {
     /// `None` keeps all.

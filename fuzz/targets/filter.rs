@@ -1,0 +1,8 @@
+//! Filters of nodes, compiled and asked.
+#![no_main]
+
+use curator_service::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    fuzzing::filter(text);
+});

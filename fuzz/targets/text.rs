@@ -1,0 +1,8 @@
+//! Labels, domain names, networks, keys.
+#![no_main]
+
+use curator_service::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    fuzzing::text(text);
+});

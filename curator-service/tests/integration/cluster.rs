@@ -34,10 +34,10 @@ use crate::stage::{Reach, SOON, Stage, TTL};
 /// How long each call is given: a change of leader fits in.
 const DEADLINE: Duration = Duration::from_secs(8);
 
-const OWNER: &str = "user owner";
+pub(crate) const OWNER: &str = "user owner";
 
 /// Runs `curator bootstrap` for the cluster.
-fn bootstrap(stage: &Stage, number: u8) -> Output {
+pub(crate) fn bootstrap(stage: &Stage, number: u8) -> Output {
     let hex = |byte: u8| format!("{byte:02x}").repeat(32);
     Command::new(binary_from_env().unwrap())
         .arg("bootstrap")
@@ -48,6 +48,16 @@ fn bootstrap(stage: &Stage, number: u8) -> Output {
         .args(["--tpm-mode", "best-effort"])
         .output()
         .unwrap()
+}
+
+/// Starts three instances that believe who callers say they are.
+pub(crate) fn embedding(stage: &mut Stage) {
+    let program = embedding_from_env().unwrap();
+    for member in 0..3 {
+        let number = u32::try_from(member + 1).unwrap();
+        let options = CuratorOptions::new(number, stage.endpoints(member, Reach::All)).leader_ttl(TTL);
+        stage.start_program(&program, options);
+    }
 }
 
 /// Clients of all instances.
@@ -298,12 +308,7 @@ fn nodes_live_through_every_instance_while_leaders_are_killed() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(text.contains("there is a cluster already"), "{text}");
 
-    let program = embedding_from_env().unwrap();
-    for member in 0..3 {
-        let number = u32::try_from(member + 1).unwrap();
-        let options = CuratorOptions::new(number, stage.endpoints(member, Reach::All)).leader_ttl(TTL);
-        stage.start_program(&program, options);
-    }
+    embedding(&mut stage);
     stage.agreed(SOON);
     let addresses: Vec<_> = stage.curators.iter().map(|curator| curator.address()).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()

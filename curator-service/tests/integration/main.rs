@@ -9,6 +9,7 @@
     reason = "times are measured for the reader; nothing is decided by them but a bound"
 )]
 
+mod calls;
 mod cluster;
 mod command_line;
 mod compaction;
@@ -20,5 +21,6 @@ mod limits;
 mod load;
 mod membership;
 mod stage;
+mod stores;
 mod takeover;
 mod traces;

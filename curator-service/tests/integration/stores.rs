@@ -1,0 +1,30 @@
+//! The suite that every store must pass, on a real etcd.
+
+use std::sync::Arc;
+
+use curator_election::conformance;
+use curator_election::etcd::{EtcdConfig, EtcdStore};
+use curator_election::namespace::Namespaced;
+use xtask::harness::EtcdOptions;
+
+use crate::stage::Stage;
+
+#[test]
+fn etcd_is_what_the_other_stores_are_held_against() {
+    let options = EtcdOptions {
+        members: 1,
+        peer_proxies: false,
+        ..EtcdOptions::default()
+    };
+    let stage = Stage::empty("stores", options);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let etcd = || EtcdStore::new(EtcdConfig::new(stage.etcd.endpoints())).unwrap();
+        conformance::check_all(Arc::new(etcd()), "plain/").await;
+        let namespaced = Namespaced::new(etcd(), "namespaced:curator".parse().unwrap());
+        conformance::check_all(Arc::new(namespaced), "/within/").await;
+    });
+}

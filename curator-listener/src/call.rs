@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
@@ -25,6 +25,7 @@ use crate::scope::{Bounds, Scope};
 use crate::services::{Kinds, Local};
 use crate::source::Source;
 use crate::target::{Follow, Target};
+use crate::tls::CallerCertificates;
 
 /// The first pause before a call that did not run is sent to the same leader again; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -88,11 +89,14 @@ impl Dispatcher {
                     call.wait(&refusal, None, None).await?;
                     source
                 }
-                Decision::Serve => match call.serve(&target, source).await {
-                    Ok(response) => return Ok(response),
-                    // It began to step down a moment ago; the rules say what follows.
-                    Err(source) => source,
-                },
+                Decision::Serve => {
+                    let caller = call.caller(&marks).await?;
+                    match call.serve(&target, caller, source).await {
+                        Ok(response) => return Ok(response),
+                        // It began to step down a moment ago; the rules say what follows.
+                        Err(source) => source,
+                    }
+                }
                 Decision::Forward => match &*target {
                     Target::Follow(follow) => match call.forward(follow, source).await? {
                         Ok(response) => return Ok(response),
@@ -120,7 +124,41 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn serve(&self, target: &Target, source: Source<Incoming>) -> Result<Response<Body>, Source<Incoming>> {
+    /// What the caller has shown, if this listener encrypts: to this instance, or to the one that forwards the call.
+    ///
+    /// Whoever forwards says who calls, so that is taken only from those who may; of others even the call is not taken, lest
+    /// it is made in the name of the one that has forwarded it.
+    async fn caller(&self, marks: &Marks) -> Result<Option<CallerCertificates>, Refusal> {
+        let Some(tls) = &self.dispatcher.config.tls else {
+            return Ok(None);
+        };
+        let shown = self
+            .parts
+            .extensions
+            .get::<CallerCertificates>()
+            .cloned()
+            .unwrap_or_default();
+        let Some(hop) = &marks.hop else { return Ok(Some(shown)) };
+        let until = hold::until(Instant::now(), self.dispatcher.config.hold_cap, self.deadline);
+        let may_forward = timeout_at(until, tls.forwarders.may_forward(&shown)).await;
+        if !may_forward.map_err(|_| Refusal::unavailable("the leader cannot say yet whose calls it takes"))? {
+            let message = "only members of the consensus may forward calls";
+            return Err(Refusal::new(Code::PermissionDenied, message));
+        }
+        let Some(header) = hop.certificate() else {
+            return Ok(Some(CallerCertificates::default()));
+        };
+        let forwarded = CallerCertificates::from_header(header);
+        let unreadable = || Refusal::new(Code::InvalidArgument, "the forwarded certificate cannot be read");
+        Ok(Some(forwarded.ok_or_else(unreadable)?))
+    }
+
+    async fn serve(
+        &self,
+        target: &Target,
+        caller: Option<CallerCertificates>,
+        source: Source<Incoming>,
+    ) -> Result<Response<Body>, Source<Incoming>> {
         let Target::Lead(lead) = target else { return Err(source) };
         let mut request = Request::new(source);
         *request.method_mut() = self.parts.method.clone();
@@ -128,6 +166,9 @@ impl Call<'_> {
         *request.version_mut() = self.parts.version;
         request.headers_mut().clone_from(&self.parts.headers);
         request.extensions_mut().clone_from(&self.parts.extensions);
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
         let bounds = Bounds::new(self.deadline, Some(lead.scope.clone()));
         match lead::serve(&lead.routes, &lead.running, request, bounds).await {
             Ok(response) => Ok(response.map(Body::Led)),
@@ -173,6 +214,7 @@ impl Call<'_> {
                 .authority()
                 .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
             deadline: self.deadline,
+            certificate: self.parts.extensions.get().and_then(CallerCertificates::to_header),
         };
         let bounds = Bounds::new(self.deadline, Some(follow.scope.clone()));
         let dispatcher = self.dispatcher;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::tls::Tls;
+
 /// The limits and times of a [`Listener`](crate::Listener). All memory that a peer can make it use is bounded by them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -46,6 +48,8 @@ pub struct ListenerConfig {
     /// How many connections to the leader each thread keeps open for unary calls, beside one for streams. More are opened
     /// while all of them are three quarters full.
     pub leader_connections: usize,
+    /// Encrypts all connections, to clients and to the leader; `None` for none, which only loopback is good for.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ListenerConfig {
@@ -68,6 +72,7 @@ impl Default for ListenerConfig {
             leader_ping_interval: Duration::from_secs(1),
             leader_ping_timeout: Duration::from_secs(2),
             leader_connections: 1,
+            tls: None,
         }
     }
 }

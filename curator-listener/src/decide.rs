@@ -129,6 +129,7 @@ mod tests {
             &TermMark::new(&term(revision)),
             &HeaderValue::from_static(by),
             None,
+            None,
         );
         Marks::take(&mut headers)
     }

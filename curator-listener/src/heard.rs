@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::tls::Io;
 
 /// A socket that counts what comes in.
 pub(crate) struct Heard {
-    stream: TcpStream,
+    stream: Io,
     bytes: Arc<AtomicUsize>,
 }
 
 impl Heard {
     /// Adds what is read to `bytes`, which wraps around.
-    pub(crate) const fn new(stream: TcpStream, bytes: Arc<AtomicUsize>) -> Self {
+    pub(crate) const fn new(stream: Io, bytes: Arc<AtomicUsize>) -> Self {
         Self { stream, bytes }
     }
 }

@@ -59,6 +59,7 @@ mod server;
 mod services;
 mod source;
 mod target;
+mod tls;
 
 pub use config::ListenerConfig;
 pub use lead::Drained;
@@ -67,3 +68,4 @@ pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard,
 pub use role::{MockStatusStream, MockTermGuard};
 pub use server::{DEFAULT_ADDRESS, ListenError, Listener, ListenerHandle};
 pub use services::{DescriptorError, LeaderTerm, Services};
+pub use tls::{CallerCertificates, Forwarders, Tls, ToLeader};

@@ -13,6 +13,7 @@ const FORWARDED_BY: HeaderName = HeaderName::from_static("curator-forwarded-by")
 /// On a forwarded call: the authority that the caller asked for.
 const FORWARDED_AUTHORITY: HeaderName = HeaderName::from_static("curator-forwarded-authority");
 /// On an answer to a forwarded call: nothing of it ran, and it may be dispatched again. The value says why.
+const FORWARDED_CERTIFICATE: HeaderName = HeaderName::from_static("curator-forwarded-certificate");
 const NOT_RUN: HeaderName = HeaderName::from_static("curator-not-run");
 /// On a client's call: rather refuse it, and say where the leader is, than forward it.
 const NO_FORWARD: HeaderName = HeaderName::from_static("curator-no-forward");
@@ -36,6 +37,7 @@ pub(crate) struct Hop {
     /// The term as it was sent.
     term: HeaderValue,
     by: Option<HeaderValue>,
+    certificate: Option<HeaderValue>,
 }
 
 impl Hop {
@@ -45,6 +47,11 @@ impl Hop {
     }
 
     /// Whether the process with this id sent it.
+    /// What the caller has shown to the instance that forwards, by the word of that instance.
+    pub(crate) const fn certificate(&self) -> Option<&HeaderValue> {
+        self.certificate.as_ref()
+    }
+
     pub(crate) fn is_from(&self, instance: &HeaderValue) -> bool {
         self.by.as_ref() == Some(instance)
     }
@@ -85,6 +92,7 @@ impl Marks {
             hop: headers.get(FORWARDED_TERM).map(|term| Hop {
                 term: term.clone(),
                 by: headers.get(FORWARDED_BY).cloned(),
+                certificate: headers.get(FORWARDED_CERTIFICATE).cloned(),
             }),
             stay: headers.contains_key(NO_FORWARD),
         };
@@ -101,11 +109,15 @@ pub(crate) fn mark_forwarded(
     term: &TermMark,
     by: &HeaderValue,
     authority: Option<&HeaderValue>,
+    certificate: Option<&HeaderValue>,
 ) {
     headers.insert(FORWARDED_TERM, term.0.clone());
     headers.insert(FORWARDED_BY, by.clone());
     if let Some(authority) = authority {
         headers.insert(FORWARDED_AUTHORITY, authority.clone());
+    }
+    if let Some(certificate) = certificate {
+        headers.insert(FORWARDED_CERTIFICATE, certificate.clone());
     }
 }
 
@@ -146,12 +158,19 @@ mod tests {
     fn a_forwarded_call_names_its_term_and_sender() {
         let by = HeaderValue::from_static("me");
         let mut headers = HeaderMap::new();
-        mark_forwarded(&mut headers, &TermMark::new(&term("/leader/a b", 7)), &by, Some(&by));
+        mark_forwarded(
+            &mut headers,
+            &TermMark::new(&term("/leader/a b", 7)),
+            &by,
+            Some(&by),
+            Some(&by),
+        );
         let hop = Marks::take(&mut headers).hop.expect("marked");
         assert!(hop.is_for(&TermMark::new(&term("/leader/a b", 7))));
         assert!(!hop.is_for(&TermMark::new(&term("/leader/a b", 8))));
         assert!(!hop.is_for(&TermMark::new(&term("/leader/a%20b", 7))));
         assert!(hop.is_from(&by));
+        assert_eq!(hop.certificate(), Some(&by));
         assert!(!hop.is_from(&HeaderValue::from_static("you")));
     }
 

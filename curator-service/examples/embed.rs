@@ -29,6 +29,9 @@ struct Arguments {
     command: Option<String>,
     #[arg(long)]
     node_id: String,
+    /// There is nothing else here.
+    #[arg(long)]
+    insecure_loopback_only: bool,
     #[arg(long, value_delimiter = ',', required = true)]
     etcd_endpoints: Vec<String>,
     #[arg(long, default_value = "namespaced:curator")]
@@ -85,7 +88,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     config.advertise = arguments.advertise;
 
     // For tests: callers are believed whatever they say they are.
-    config.authenticator = Arc::new(TestIdentity);
+    config.authenticator = Some(Arc::new(TestIdentity));
     // Made anew in each term that this process leads in.
     let record = arguments.record.map(open).transpose()?;
     let node_id = arguments.node_id;

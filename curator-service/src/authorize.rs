@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 
 use curator_proto::ext::Permission;
 use curator_proto::permission::{Authorization, Methods, Unauthorized};
-use futures::future::{Either, Ready, ready};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, ready};
 use http::request::Parts;
 use http::{Request, Response};
 #[cfg(any(test, feature = "test-identity"))]
@@ -28,6 +29,8 @@ pub enum Caller {
     Node {
         /// Its id.
         id: String,
+        /// The key that it has shown to have, which its record must have as well; `None` if nothing was shown.
+        public_key: Option<[u8; 32]>,
     },
     /// A user of the cluster, by their certificate.
     User {
@@ -60,6 +63,8 @@ pub enum Member {
     Node {
         /// Its id.
         id: String,
+        /// The key that it has shown to have, if it has shown one.
+        public_key: Option<[u8; 32]>,
     },
     /// A user.
     User {
@@ -97,41 +102,54 @@ fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, S
         Err(error @ Unauthorized::NoAnnotation) => return Err(Status::internal(error.to_string())),
     };
     match authenticator.authenticate(request).map_err(Status::unauthenticated)? {
-        Member::Node { id } => match need.iter().find(|permission| !OF_NODES.contains(permission)) {
+        Member::Node { id, public_key } => match need.iter().find(|permission| !OF_NODES.contains(permission)) {
             Some(missing) => Err(Status::permission_denied(format!(
                 "node missing {} permission",
                 missing.as_str_name()
             ))),
-            None => Ok(Caller::Node { id }),
+            None => Ok(Caller::Node { id, public_key }),
         },
         Member::User { identity } => Ok(Caller::User { identity }),
     }
 }
 
-/// A service that only those reach who may.
-#[derive(Clone)]
-pub(crate) struct Authorized<S> {
-    inner: S,
-    authenticator: Arc<dyn Authenticator>,
+/// Knows whether a node is still one of the cluster.
+pub(crate) trait Register: Clone + Send + Sync + 'static {
+    /// Whether the cluster has a node with this id and key at this moment; the error is for the caller.
+    fn check(&self, id: &str, public_key: &[u8; 32]) -> impl Future<Output = Result<(), Status>> + Send;
 }
 
-impl<S> Authorized<S> {
-    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>) -> Self {
-        Self { inner, authenticator }
+/// A service that only those reach who may.
+#[derive(Clone)]
+pub(crate) struct Authorized<S, R> {
+    inner: S,
+    authenticator: Arc<dyn Authenticator>,
+    register: R,
+}
+
+impl<S, R> Authorized<S, R> {
+    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>, register: R) -> Self {
+        Self {
+            inner,
+            authenticator,
+            register,
+        }
     }
 }
 
-impl<S: NamedService> NamedService for Authorized<S> {
+impl<S: NamedService, R> NamedService for Authorized<S, R> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Authorized<S>
+impl<S, R> Service<Request<Body>> for Authorized<S, R>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    R: Register,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -139,13 +157,34 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        match admit(&*self.authenticator, &parts) {
-            Ok(caller) => {
-                parts.extensions.insert(caller);
-                Either::Left(self.inner.call(Request::from_parts(parts, body)))
+        let caller = match admit(&*self.authenticator, &parts) {
+            Ok(caller) => caller,
+            Err(refused) => return Either::Right(ready(Ok(refused.into_http())).boxed()),
+        };
+        let shown = match &caller {
+            Caller::Node {
+                id,
+                public_key: Some(key),
+            } => Some((id.clone(), *key)),
+            _ => None,
+        };
+        parts.extensions.insert(caller);
+        let request = Request::from_parts(parts, body);
+        let Some((id, key)) = shown else {
+            return Either::Left(self.inner.call(request));
+        };
+        // A certificate does not say that its node has been deleted since.
+        let register = self.register.clone();
+        // The one that is ready is called, and a clone of it stays.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let checked = async move {
+            match register.check(&id, &key).await {
+                Ok(()) => inner.call(request).await,
+                Err(refused) => Ok(refused.into_http()),
             }
-            Err(refused) => Either::Right(ready(Ok(refused.into_http()))),
-        }
+        };
+        Either::Right(checked.boxed())
     }
 }
 
@@ -173,7 +212,10 @@ mod tests {
 
     #[test]
     fn nodes_and_users_are_let_in_by_what_the_method_needs() {
-        let node = Caller::Node { id: "n".into() };
+        let node = Caller::Node {
+            id: "n".into(),
+            public_key: None,
+        };
         let user = Caller::User {
             identity: "owner".into(),
         };

@@ -278,8 +278,9 @@ impl First {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
-    use curator_election::memory::MemoryCluster;
+    use curator_election::memory::{Faults, MemoryCluster};
 
     use super::*;
 
@@ -338,12 +339,20 @@ mod tests {
         assert_eq!(all(&store).await, before);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn of_many_at_once_one_makes_the_cluster() {
         let cluster = MemoryCluster::new(1);
         let store = Arc::new(cluster.client(0));
         let attempts = (1..9).map(|number| {
             let store = store.clone();
+            // All look before the first one writes.
+            cluster.set_faults(
+                0,
+                Faults {
+                    delay: Duration::from_millis(100),
+                    ..Faults::default()
+                },
+            );
             tokio::spawn(async move { bootstrap(&*store, &first(number), SystemTime::UNIX_EPOCH).await })
         });
         let mut made = Vec::new();

@@ -8,8 +8,9 @@ use curator_election::deadline::effective_ttl;
 use curator_listener::{LeaderTerm, ListenerConfig};
 use tonic::service::Routes;
 
-use crate::authorize::{Authenticator, Nobody};
+use crate::authorize::Authenticator;
 use crate::consensus::Consensus;
+use crate::credentials::CredentialsWatch;
 
 /// The port of the Curator, the same on every node.
 pub const CURATOR_PORT: u16 = 7835;
@@ -37,8 +38,10 @@ pub struct Config {
     pub grace: Duration,
     /// Threads that serve connections; 0 for the caller's runtime.
     pub threads: usize,
-    /// How callers are recognized.
-    pub authenticator: Arc<dyn Authenticator>,
+    /// The node's certificate and key: with them all connections are TLS; `None` for none, and then only on loopback.
+    pub credentials: Option<CredentialsWatch>,
+    /// How callers are recognized; `None` for by their certificates, if there are credentials, and else not at all.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
     /// What the leader serves beside the Curator's own services; called once a term, when it begins.
     pub leader_services: LeaderServices,
     /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
@@ -75,6 +78,16 @@ pub enum ConfigError {
         /// What was given.
         listen: SocketAddr,
     },
+    /// The certificate is another node's.
+    #[error(
+        "this instance is to be {id}, and its certificate is that of {certified}: leave the node id out, or bring the right one"
+    )]
+    OtherNode {
+        /// The node id that was given.
+        id: String,
+        /// That of the certificate.
+        certified: String,
+    },
     /// Other instances are to reach this address.
     #[error("{address:?} is no address to reach this instance at: give host:port, for example 127.0.0.1:7835")]
     Advertise {
@@ -101,7 +114,8 @@ impl Config {
             hold_limit: ListenerConfig::default().hold_limit,
             grace: Duration::from_secs(5),
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            authenticator: Arc::new(Nobody),
+            credentials: None,
+            authenticator: None,
             leader_services: Arc::new(|_, routes| routes),
             leader_descriptors: Vec::new(),
         }
@@ -133,8 +147,18 @@ impl Config {
                 prefix: self.election_prefix.clone(),
             });
         }
-        if let Some(listen) = self.listen.iter().find(|listen| !listen.ip().is_loopback()) {
+        if self.credentials.is_none()
+            && let Some(listen) = self.listen.iter().find(|listen| !listen.ip().is_loopback())
+        {
             return Err(ConfigError::ListenWithoutTls { listen: *listen });
+        }
+        if let Some(credentials) = &self.credentials
+            && credentials.newest().node_id() != self.node_id
+        {
+            return Err(ConfigError::OtherNode {
+                id: self.node_id.clone(),
+                certified: credentials.newest().node_id().to_owned(),
+            });
         }
         if let Some(address) = &self.advertise
             && !is_host_and_port(address)

@@ -6,7 +6,7 @@ mod verify;
 
 pub(crate) use authority::{Authority, AuthorityError, Subject};
 pub(crate) use key::PrivateKey;
-pub(crate) use verify::{is_certificate, is_crl, public_key_of};
+pub(crate) use verify::{Identity, VerifyError, is_certificate, is_crl, public_key_of, self_signed_key, verify};
 
 use crate::state::keys::hex;
 

@@ -11,7 +11,7 @@ mod deletion;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod health;
+pub(crate) mod health;
 mod info;
 mod labels;
 mod load;
@@ -28,8 +28,10 @@ mod watch;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use async_trait::async_trait;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
+use curator_listener::{CallerCertificates, Forwarders};
 use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
@@ -39,10 +41,14 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::service::Routes;
 
-use crate::authorize::{Authenticator, Authorized, Caller};
+use crate::authorize::{Authenticator, Authorized, Caller, Register};
 use crate::consensus::Membership;
+use crate::credentials::{CredentialsWatch, recognized};
 use crate::fenced::Fenced;
+use crate::identity::Identity;
 use crate::state::State;
+use crate::state::record::NodeRecord;
+use crate::state::view::View;
 
 /// How many calls with a filter are worked on at a time; any more wait.
 const MOST_FILTERS: usize = 4;
@@ -91,6 +97,38 @@ impl Leader {
         tokio::join!(self.state.clone().run(), background::run(&self));
     }
 
+    #[cfg(feature = "measure")]
+    pub(crate) fn measured_state(&self) -> &State {
+        &self.state
+    }
+
+    #[cfg(feature = "measure")]
+    pub(crate) const fn measured_heartbeats(&self) -> &Heartbeats {
+        &self.heartbeats
+    }
+
+    /// Whether a certificate for this id and key is that of a node of the cluster: one that was deleted has a certificate that
+    /// is as good as ever.
+    async fn check_node(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
+        match self.knows(id, |node| node.message().public_key == public_key).await? {
+            true => Ok(()),
+            false => Err(Status::unauthenticated(format!(
+                "{id} is no node of the cluster, or not any more"
+            ))),
+        }
+    }
+
+    /// Whether there is such a node. If the view has none it is asked again behind a fence, so that nobody is turned away for
+    /// what is not known yet.
+    async fn knows(&self, id: &str, such: impl Fn(&NodeRecord) -> bool) -> Result<bool, Status> {
+        let found = |view: &View| matches!(view.node(id), Some(Ok(node)) if such(node));
+        self.state.ready().await?;
+        if found(&self.state.view()) {
+            return Ok(true);
+        }
+        Ok(self.state.read(found).await?)
+    }
+
     fn now(&self) -> SystemTime {
         (self.around.wall)()
     }
@@ -131,10 +169,53 @@ impl Seat {
     pub(crate) fn routes(self, authenticator: &Arc<dyn Authenticator>) -> Routes {
         let curator = CuratorServer::new(self.clone());
         let management = ManagementServer::new(self.clone());
-        let aaa = AaaServer::new(self);
-        Routes::new(Authorized::new(curator, authenticator.clone()))
-            .add_service(Authorized::new(management, authenticator.clone()))
-            .add_service(Authorized::new(aaa, authenticator.clone()))
+        let aaa = AaaServer::new(self.clone());
+        Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(aaa, authenticator.clone(), self))
+    }
+}
+
+impl Register for Seat {
+    async fn check(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
+        self.leader().await?.check_node(id, public_key).await
+    }
+}
+
+/// Whose word is taken for who makes forwarded calls: that of the nodes that are members of the consensus now.
+pub(crate) struct Members {
+    leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
+    credentials: CredentialsWatch,
+}
+
+impl Members {
+    pub(crate) const fn new(
+        leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
+        credentials: CredentialsWatch,
+    ) -> Self {
+        Self { leader, credentials }
+    }
+}
+
+#[async_trait]
+impl Forwarders for Members {
+    async fn may_forward(&self, shown: &CallerCertificates) -> bool {
+        let mut leaders = self.leader.clone();
+        let Some(leader) = leaders
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|leader| leader.clone())
+        else {
+            return false;
+        };
+        let recognized = recognized(&shown.0, self.credentials.newest().ca(), leader.now());
+        let Ok(Identity::Node { id, public_key }) = recognized else {
+            return false;
+        };
+        let is_member =
+            |node: &NodeRecord| node.roles().consensus_member.is_some() && node.message().public_key == public_key;
+        leader.knows(&id, is_member).await.unwrap_or(false)
     }
 }
 
@@ -148,7 +229,7 @@ fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
 /// The node that makes a call, if it is one.
 fn calling_node<T>(request: &tonic::Request<T>) -> Result<String, Status> {
     match caller(request)? {
-        Caller::Node { id } => Ok(id.clone()),
+        Caller::Node { id, .. } => Ok(id.clone()),
         Caller::User { .. } | Caller::Anybody { .. } => Err(Status::permission_denied("only nodes may call this")),
     }
 }

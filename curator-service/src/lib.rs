@@ -28,6 +28,7 @@ mod authorize;
 mod bootstrap;
 mod config;
 mod consensus;
+mod credentials;
 mod fenced;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -35,6 +36,8 @@ mod identity;
 mod leader;
 mod leader_address;
 mod local;
+#[cfg(feature = "measure")]
+pub mod measure;
 mod service;
 mod shutdown;
 mod state;
@@ -51,6 +54,14 @@ pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus, FixedMembership, Member, Membership,
     MembershipError,
 };
+pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};
+
+/// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.
+#[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]
+#[must_use]
+pub fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}

@@ -1,21 +1,21 @@
 //! The service: it wires election and listener together and watches over their tasks.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use curator_election::clock::BootClock;
 use curator_election::store::{Revision, Store};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, StoreElection, Term};
-use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services};
+use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services, Tls};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::authorize::{Authenticator, Nobody};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::fenced::Fenced;
-use crate::leader::{Leader, Seat, Surroundings};
+use crate::leader::{Leader, Members, Seat, Surroundings};
 use crate::local::CuratorLocalService;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
@@ -78,7 +78,13 @@ impl Service {
     pub async fn run(self, cancel: CancellationToken) -> Result<(), ServiceError> {
         let Self { config, status } = self;
         let (role_sender, roles) = watch::channel(wiring::role(&status.borrow()));
-        let limits = listener_limits(&config);
+        let (seat, leader) = watch::channel(None);
+        let mut limits = listener_limits(&config);
+        limits.tls = config.credentials.as_ref().map(|credentials| Tls {
+            server: credentials.server(),
+            to_leader: Arc::new(credentials.clone()),
+            forwarders: Arc::new(Members::new(leader.clone(), credentials.clone())),
+        });
         let hand_over_limit = limits.drain_limit;
         let listener = Listener::bind(config.listen.iter().copied(), limits)?;
         let advertise = match (&config.advertise, listener.addresses().first()) {
@@ -111,13 +117,19 @@ impl Service {
         });
         let (listener_done, listener_ended) = oneshot::channel::<()>();
         let handle = listener.handle();
-        let (seat, leader) = watch::channel(None);
+        if let Some(credentials) = config.credentials.clone() {
+            let cancel = rest_cancel.clone();
+            tasks.spawn("credentials", async move {
+                credentials.run(cancel).await;
+                Ok(())
+            });
+        }
         tasks.spawn("leader", {
             let around = Surroundings {
                 node_id: config.node_id.clone(),
                 membership: config.consensus.membership(),
                 clock: Arc::new(BootClock),
-                wall: wall_clock,
+                wall: crate::wall_clock,
             };
             let (status, consensus) = (status.subscribe(), config.consensus.status());
             lead(status, consensus, around, seat, rest_cancel.clone())
@@ -189,7 +201,12 @@ fn services(
     local: CuratorLocalService,
     leader: watch::Receiver<Option<Arc<Leader>>>,
 ) -> Result<Services, DescriptorError> {
-    let (added, authenticator) = (config.leader_services.clone(), config.authenticator.clone());
+    let added = config.leader_services.clone();
+    let authenticator: Arc<dyn Authenticator> = match (&config.authenticator, &config.credentials) {
+        (Some(authenticator), _) => authenticator.clone(),
+        (None, Some(credentials)) => Arc::new(credentials.clone()),
+        (None, None) => Arc::new(Nobody),
+    };
     let services = Services::new(move |term| {
         let own = Seat::new(leader.clone(), term.term.clone()).routes(&authenticator);
         added(term, own)
@@ -244,12 +261,6 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<Revi
         ElectionStatus::Leader(term) => Some(term.clone()),
         ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => None,
     }
-}
-
-/// The time of day, for what people read and for certificates: nothing is decided by it.
-#[allow(clippy::disallowed_methods, reason = "nothing is decided by it")]
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
 }
 
 /// Waits for the consensus, then takes part in the election until cancelled.

@@ -194,7 +194,8 @@ impl State {
         Ok(read.revision)
     }
 
-    async fn ready(&self) -> Result<(), StateError> {
+    /// Waits until the view has been read for the first time. Cancellation safe.
+    pub(crate) async fn ready(&self) -> Result<(), StateError> {
         if *self.ready.borrow() {
             return Ok(());
         }

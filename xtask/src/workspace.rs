@@ -45,6 +45,8 @@ pub struct Program {
     name: &'static str,
     /// Whether speed is what it is for.
     release: bool,
+    /// With this feature of its package, if any.
+    feature: Option<&'static str>,
 }
 
 /// The service itself.
@@ -53,6 +55,7 @@ pub const CURATOR: Program = Program {
     kind: "--bin",
     name: "curator",
     release: false,
+    feature: None,
 };
 
 /// The service with the leader's `Echo`, which can be called through any instance.
@@ -61,6 +64,7 @@ pub const EMBED: Program = Program {
     kind: "--example",
     name: "embed",
     release: false,
+    feature: None,
 };
 
 /// The listener in front of `Echo`, to be measured.
@@ -69,6 +73,7 @@ pub const FRONT: Program = Program {
     kind: "--example",
     name: "front",
     release: true,
+    feature: None,
 };
 
 /// Calls of `Echo` at several instances, to be looked at.
@@ -77,6 +82,7 @@ pub const ECHO_CALLS: Program = Program {
     kind: "--bin",
     name: "echo-calls",
     release: false,
+    feature: None,
 };
 
 /// The load on `Echo`, to measure with.
@@ -85,6 +91,16 @@ pub const ECHO_LOAD: Program = Program {
     kind: "--bin",
     name: "echo-load",
     release: true,
+    feature: None,
+};
+
+/// The measuring of the leader's state.
+pub const STATE_LOAD: Program = Program {
+    package: "curator-service",
+    kind: "--example",
+    name: "state-load",
+    release: true,
+    feature: Some("measure"),
 };
 
 /// Builds a program and says where it is. Cargo's own messages go to stderr.
@@ -97,11 +113,15 @@ pub fn build(program: Program) -> Result<PathBuf> {
         kind,
         name,
         release,
+        feature,
     } = program;
     crate::tools::protoc::ensure()?;
     let mut command = cargo(&["build", "-p", package, kind, name]);
     command.args(["--message-format", "json-render-diagnostics"]);
     command.args(release.then_some("--release"));
+    if let Some(feature) = feature {
+        command.args(["--features", feature]);
+    }
     let output = crate::step::output(&format!("build {name}"), command)?;
     output
         .lines()

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::pool::Pool;
 use crate::config::ListenerConfig;
 use crate::heard::Heard;
+use crate::tls::{self, Io};
 
 /// A connection that calls can be sent on.
 pub(crate) struct Connection {
@@ -98,6 +99,7 @@ impl Connection {
 /// keeps it going: it must be polled for as long as the connection is to live, and ends with it.
 pub(crate) async fn connect(
     address: &str,
+    node_id: &str,
     config: &ListenerConfig,
 ) -> Result<(Arc<Connection>, impl Future<Output = Closed> + Send + use<>), ConnectError> {
     let limit = config.connect_timeout;
@@ -107,7 +109,11 @@ pub(crate) async fn connect(
         // Without it, small messages wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
         let heard = Arc::new(AtomicUsize::new(0));
-        let io = Heard::new(stream, heard.clone());
+        let io = match &config.tls {
+            Some(tls) => tls::connect(stream, tls, node_id).await?,
+            None => Io::Plain(stream),
+        };
+        let io = Heard::new(io, heard.clone());
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.connection_window())

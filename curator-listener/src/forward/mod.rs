@@ -41,6 +41,8 @@ pub(crate) struct Head {
     /// What the caller asked for.
     pub(crate) authority: Option<HeaderValue>,
     pub(crate) deadline: Option<Instant>,
+    /// What the caller has shown, if this instance looks at that.
+    pub(crate) certificate: Option<HeaderValue>,
 }
 
 /// How an attempt ended.
@@ -153,7 +155,13 @@ fn request(head: Head, term: &TermMark, me: &HeaderValue, place: &Place) -> Resu
     let uri = Uri::from_parts(parts)
         .map_err(|error| Refusal::new(Code::Internal, format!("the call cannot be forwarded: {error}")))?;
     let mut headers = head.headers;
-    marks::mark_forwarded(&mut headers, term, me, head.authority.as_ref());
+    marks::mark_forwarded(
+        &mut headers,
+        term,
+        me,
+        head.authority.as_ref(),
+        head.certificate.as_ref(),
+    );
     if let Some(deadline) = head.deadline {
         // What has been spent here is not there any more.
         let left = deadline.saturating_duration_since(Instant::now());

@@ -234,7 +234,7 @@ async fn connect_to_any(
 ) -> Result<(Arc<Connection>, impl Future<Output = Closed> + Send + use<>), String> {
     let mut whys = Vec::new();
     for address in &leader.addresses {
-        match connect(address, config).await {
+        match connect(address, &leader.node_id, config).await {
             Ok(connected) => return Ok(connected),
             Err(error) => whys.push(format!("{} at {address}: {error}", leader.node_id)),
         }

@@ -8,14 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::Frame;
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -24,6 +25,7 @@ use crate::body::Body;
 use crate::call::Dispatcher;
 use crate::config::ListenerConfig;
 use crate::heard::Heard;
+use crate::tls::{self, Io};
 
 /// The client connection preface, RFC 9113, section 3.4.
 const PREFACE: usize = 24;
@@ -76,11 +78,29 @@ pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, sha
             return;
         }
     };
+    let config = &shared.dispatcher.config;
+    let (io, shown) = match &config.tls {
+        None => (Io::Plain(stream), None),
+        Some(tls) => match timeout(config.handshake_timeout, tls::accept(stream, tls)).await {
+            Ok(Ok((io, shown))) => (io, Some(shown)),
+            Ok(Err(error)) => {
+                debug!(%error, "connection ended in its TLS handshake");
+                return;
+            }
+            Err(_) => {
+                debug!("connection cut: its TLS handshake takes too long");
+                return;
+            }
+        },
+    };
     let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(Heard::new(stream, activity.read.clone()));
+    let io = TokioIo::new(Heard::new(io, activity.read.clone()));
     let dispatcher = shared.dispatcher.clone();
     let calls = activity.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(shown) = &shown {
+            request.extensions_mut().insert(shown.clone());
+        }
         let (dispatcher, call) = (dispatcher.clone(), OpenCall::new(&calls));
         // Boxed at once: hyper moves the future several times before it first polls it.
         Box::pin(async move {
@@ -88,7 +108,6 @@ pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, sha
             Ok::<Response<Counted>, Infallible>(response.map(|body| Counted { body, _call: call }))
         })
     });
-    let config = &shared.dispatcher.config;
     let connection = builder(config, shared.tasks.clone()).serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut idle = pin!(idle(activity.clone(), config.idle_timeout));

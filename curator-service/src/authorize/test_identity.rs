@@ -18,7 +18,10 @@ fn said(request: &Parts) -> Option<(&str, &str)> {
 impl Authenticator for TestIdentity {
     fn authenticate(&self, request: &Parts) -> Result<Member, String> {
         match said(request) {
-            Some(("node", id)) => Ok(Member::Node { id: id.into() }),
+            Some(("node", id)) => Ok(Member::Node {
+                id: id.into(),
+                public_key: None,
+            }),
             Some(("user", identity)) => Ok(Member::User {
                 identity: identity.into(),
             }),

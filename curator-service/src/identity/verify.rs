@@ -103,7 +103,7 @@ pub(crate) fn public_key_of(der: &[u8]) -> Option<[u8; 32]> {
 
 fn parsed(der: &[u8]) -> Result<X509Certificate<'_>, VerifyError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(VerifyError::Malformed),
     }
 }

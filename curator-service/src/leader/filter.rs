@@ -4,7 +4,7 @@
 //! it for messages. Whether a field is set is what `has()` asks; for that the map has a second key for each field, to which the
 //! test is rewritten.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{EntryExpr, Expr};
@@ -85,6 +85,7 @@ pub(super) fn ask(text: &str, node: &Node) -> Option<bool> {
 struct Filter {
     /// `None` keeps all.
     expression: Option<IdedExpr>,
+    fields: Fields,
     root: Context<'static, 'static>,
 }
 
@@ -111,7 +112,11 @@ impl Filter {
             root.add_variable_from_value(health.as_str_name(), i64::from(i32::from(health)));
         }
         if text.is_empty() {
-            return Ok(Self { expression: None, root });
+            return Ok(Self {
+                expression: None,
+                fields: Fields::default(),
+                root,
+            });
         }
         if text.len() > LONGEST {
             return Err(Status::invalid_argument("filter: it is longer than 4,096 bytes"));
@@ -123,10 +128,13 @@ impl Filter {
         let mut known = Known {
             constants: &root,
             bound: Vec::new(),
+            fields: Fields::default(),
         };
         known.prepare(&mut expression, 0)?;
+        let fields = known.fields;
         Ok(Self {
             expression: Some(expression),
+            fields,
             root,
         })
     }
@@ -137,7 +145,7 @@ impl Filter {
             return Ok(true);
         };
         let mut context = self.root.new_inner_scope();
-        context.add_variable_from_value("node", value(node)?);
+        context.add_variable_from_value("node", value(node, &self.fields)?);
         match Value::resolve(expression, &context) {
             Ok(Value::Bool(keeps)) => Ok(keeps),
             Ok(other) => Err(Status::invalid_argument(format!(
@@ -154,6 +162,21 @@ struct Known<'a> {
     constants: &'a Context<'static, 'static>,
     /// Those of the loops that it is within.
     bound: Vec<String>,
+    fields: Fields,
+}
+
+/// The fields that an expression looks at: only those are given to it, which is most of what a filter costs.
+#[derive(Default)]
+struct Fields {
+    named: HashSet<String>,
+    /// A whole message is compared or handed to a function, so that each of its fields may count.
+    all: bool,
+}
+
+impl Fields {
+    fn has(&self, name: &str) -> bool {
+        self.all || self.named.contains(name)
+    }
 }
 
 /// What CEL calls its own types.
@@ -175,13 +198,14 @@ impl Known<'_> {
     /// Rewrites the tests whether a field is set, and refuses what would take too long and names that there are not.
     fn prepare(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
         match &mut expression.expr {
-            Expr::Ident(name) => self.check_name(name),
+            Expr::Ident(name) => {
+                self.fields.all |= self.is_variable(name);
+                self.check_name(name)
+            }
             Expr::Select(select) => {
-                if select.test && is_path(&select.operand.expr) {
-                    select.field = has(&select.field);
-                    select.test = false;
-                }
-                self.prepare(&mut select.operand, nested)
+                // A message, or a list of them, that is not looked into any further.
+                self.fields.all |= !select.test && is_message(&select.field);
+                self.prepare_path(expression, nested)
             }
             Expr::Call(call) => {
                 if let Some(target) = &mut call.target {
@@ -195,7 +219,8 @@ impl Known<'_> {
                         "filter: loops are nested too deep, at most two may be",
                     ));
                 }
-                self.prepare(&mut loops.iter_range, nested)?;
+                // What of its elements is looked at, the loop says.
+                self.prepare_path(&mut loops.iter_range, nested)?;
                 self.prepare(&mut loops.accu_init, nested)?;
                 let outside = self.bound.len();
                 self.bound.extend([loops.iter_var.clone(), loops.accu_var.clone()]);
@@ -222,6 +247,22 @@ impl Known<'_> {
         }
     }
 
+    /// The same for what is looked into: a field of it, or its elements.
+    fn prepare_path(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
+        match &mut expression.expr {
+            Expr::Ident(name) => self.check_name(name),
+            Expr::Select(select) => {
+                if select.test && is_path(&select.operand.expr) {
+                    select.field = has(&select.field);
+                    select.test = false;
+                }
+                self.fields.named.insert(select.field.clone());
+                self.prepare_path(&mut select.operand, nested)
+            }
+            _ => self.prepare(expression, nested),
+        }
+    }
+
     fn prepare_entry(&mut self, entry: &mut EntryExpr, nested: usize) -> Result<(), Status> {
         match entry {
             EntryExpr::StructField(field) => self.prepare(&mut field.value, nested),
@@ -232,8 +273,14 @@ impl Known<'_> {
         }
     }
 
+    /// Whether it may be a message: the node, or an element of a list. What a loop gathers is named by CEL itself.
+    fn is_variable(&self, name: &str) -> bool {
+        let of_loop = self.bound.iter().any(|bound| bound == name);
+        name == "node" || (of_loop && !name.starts_with('@') && !name.starts_with("__"))
+    }
+
     fn check_name(&self, name: &str) -> Result<(), Status> {
-        let known = name == "node"
+        let known = self.is_variable(name)
             || TYPES.contains(&name)
             || self.bound.iter().any(|bound| bound == name)
             || self.constants.get_variable(name).is_some();
@@ -244,6 +291,24 @@ impl Known<'_> {
             ))),
         }
     }
+}
+
+/// Whether a field of this name may be a message or a list of them.
+fn is_message(field: &str) -> bool {
+    static MESSAGES: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok();
+        let messages = pool.iter().flat_map(DescriptorPool::all_messages);
+        let fields = messages.flat_map(|message| message.fields().collect::<Vec<_>>());
+        fields
+            .filter(|field| match field.kind() {
+                // Times are values.
+                Kind::Message(message) => message.package_name() != "google.protobuf",
+                _ => false,
+            })
+            .map(|field| field.name().to_owned())
+            .collect()
+    });
+    MESSAGES.contains(field)
 }
 
 /// Whether it is a variable or a field of one, and not a map that the expression has made itself.
@@ -260,7 +325,7 @@ fn has(field: &str) -> String {
     format!("has {field}")
 }
 
-fn value(node: &Node) -> Result<Value, Status> {
+fn value(node: &Node, fields: &Fields) -> Result<Value, Status> {
     static NODE: LazyLock<Option<MessageDescriptor>> = LazyLock::new(|| {
         let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok()?;
         pool.get_message_by_name(&Node::full_name())
@@ -272,10 +337,10 @@ fn value(node: &Node) -> Result<Value, Status> {
     message
         .transcode_from(node)
         .map_err(|error| Status::unavailable(format!("filter: {error}")))?;
-    Ok(of_message(&message))
+    Ok(of_message(&message, fields))
 }
 
-fn of_message(message: &DynamicMessage) -> Value {
+fn of_message(message: &DynamicMessage, fields: &Fields) -> Value {
     let descriptor = message.descriptor();
     match descriptor.full_name() {
         "google.protobuf.Duration" => {
@@ -292,11 +357,18 @@ fn of_message(message: &DynamicMessage) -> Value {
     let mut map: HashMap<Key, Value> = HashMap::new();
     for field in descriptor.fields() {
         let set = message.has_field(&field);
-        map.insert(has(field.name()).into(), Value::Bool(set));
+        let asked = has(field.name());
+        if fields.has(&asked) {
+            map.insert(asked.into(), Value::Bool(set));
+        }
+        // A list that is looped over is named as well, and so are the fields of its elements.
+        if !fields.has(field.name()) {
+            continue;
+        }
         let value = match (field.kind(), set) {
             // A message that is not set reads as one with nothing set, and ours do not nest in themselves.
-            (Kind::Message(nested), false) if !field.is_list() => of_message(&DynamicMessage::new(nested)),
-            _ => of_value(&message.get_field(&field)),
+            (Kind::Message(nested), false) if !field.is_list() => of_message(&DynamicMessage::new(nested), fields),
+            _ => of_value(&message.get_field(&field), fields),
         };
         map.insert(field.name().into(), value);
     }
@@ -310,7 +382,7 @@ fn seconds_and_nanos(message: &DynamicMessage) -> (i64, u32) {
     (seconds, u32::try_from(nanos).unwrap_or(0))
 }
 
-fn of_value(value: &prost_reflect::Value) -> Value {
+fn of_value(value: &prost_reflect::Value, fields: &Fields) -> Value {
     use prost_reflect::Value as Field;
     match value {
         Field::Bool(value) => Value::Bool(*value),
@@ -323,8 +395,8 @@ fn of_value(value: &prost_reflect::Value) -> Value {
         Field::F64(value) => Value::Float(*value),
         Field::String(value) => Value::String(Arc::new(value.clone())),
         Field::Bytes(value) => Value::Bytes(Arc::new(value.to_vec())),
-        Field::Message(value) => of_message(value),
-        Field::List(values) => Value::List(Arc::new(values.iter().map(of_value).collect())),
+        Field::Message(value) => of_message(value, fields),
+        Field::List(values) => Value::List(Arc::new(values.iter().map(|value| of_value(value, fields)).collect())),
         // There are no maps in the contract.
         Field::Map(_) => Value::Null,
     }
@@ -350,10 +422,12 @@ mod tests {
                 ..NodeRoles::default()
             }),
             labels: Some(NodeLabels {
-                pairs: vec![node_labels::Pair {
-                    key: "rack".into(),
-                    value: "r1".into(),
-                }],
+                pairs: [("rack", "r1"), ("rack2", "r1")]
+                    .map(|(key, value)| node_labels::Pair {
+                        key: key.into(),
+                        value: value.into(),
+                    })
+                    .into(),
             }),
             time_since_heartbeat: Some(Duration { seconds: 5, nanos: 0 }),
             ..Node::default()
@@ -385,6 +459,13 @@ mod tests {
             "node.id in ['a', 'metropolis-1']",
             "node.pubkey == b'\\x01\\x02'",
             "has({'a': 1}.a)",
+            // Whole messages.
+            "node == node && size(node) > 8",
+            "node.labels.pairs.all(a, node.labels.pairs.exists(b, a == b))",
+            "node.labels.pairs == [{'key': 'rack', 'has key': true, 'value': 'r1', 'has value': true}] || true",
+            "node.labels.pairs.map(pair, pair.key) == ['rack', 'rack2']",
+            "node.labels.pairs[0].value == 'r1' && node.labels.pairs[0] != node.labels.pairs[1]",
+            "node.roles != node.status",
         ] {
             assert_eq!(keeps(yes).await, Ok(true), "{yes}");
         }

@@ -12,7 +12,7 @@ use curator_proto::management_api::node::Health;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// When nodes were last heard of in this term.
-pub(super) struct Heartbeats {
+pub(crate) struct Heartbeats {
     clock: SharedClock,
     began: Instant,
     last: Mutex<HashMap<String, Instant>>,
@@ -28,7 +28,7 @@ impl Heartbeats {
     }
 
     /// The node is alive.
-    pub(super) fn heard(&self, id: &str) {
+    pub(crate) fn heard(&self, id: &str) {
         let now = self.clock.now();
         let mut last = self.last();
         match last.get_mut(id) {

@@ -24,11 +24,11 @@ use crate::state::view::View;
 /// How many nodes the directory has.
 const DIRECTORY: usize = 15;
 
-pub(super) type Nodes = Pin<Box<dyn Stream<Item = Result<Node, Status>> + Send>>;
+pub(crate) type Nodes = Pin<Box<dyn Stream<Item = Result<Node, Status>> + Send>>;
 
 impl Leader {
     /// All nodes that the filter keeps, by id. What cannot be decoded is left out.
-    pub(super) async fn get_nodes(&self, request: GetNodesRequest) -> Result<Nodes, Status> {
+    pub(crate) async fn get_nodes(&self, request: GetNodesRequest) -> Result<Nodes, Status> {
         let nodes = self.state.read(readable).await?;
         // All as they are at one moment, however slowly they are read.
         let health: Vec<_> = {

@@ -15,7 +15,7 @@ const LONGEST: usize = 1_024;
 
 impl Leader {
     /// Replaces the status of the calling node. Its timestamp is the leader's.
-    pub(super) async fn update_node_status(
+    pub(crate) async fn update_node_status(
         &self,
         caller: &str,
         request: UpdateNodeStatusRequest,

@@ -26,11 +26,11 @@ const CHUNK: usize = 2 << 20;
 const NODES_AT_ONCE: usize = 1_024;
 const CHANGES_AT_ONCE: usize = 16;
 
-pub(super) type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
 impl Leader {
     /// Watches one node or all.
-    pub(super) async fn watch(&self, request: WatchRequest) -> Result<Events, Status> {
+    pub(crate) async fn watch(&self, request: WatchRequest) -> Result<Events, Status> {
         let what = match request.kind {
             Some(Kind::NodeInCluster(one)) => {
                 NODES.key(&one.node_id).map_err(load::invalid_id)?;

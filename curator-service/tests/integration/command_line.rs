@@ -15,8 +15,9 @@ fn curator(args: &[&str]) -> Finished {
     run(command, SOON).unwrap()
 }
 
-const GOOD: [&str; 5] = [
+const GOOD: [&str; 6] = [
     "serve",
+    "--insecure-loopback-only",
     "--node-id",
     "node-1",
     "--etcd-endpoints",
@@ -40,13 +41,27 @@ fn bad_values_are_answered_with_what_is_right() {
         assert_eq!(finished.status.code(), Some(2), "{args:?}: {}", finished.stderr);
         assert!(finished.stderr.contains(right), "{args:?}: {}", finished.stderr);
     }
-    let finished = curator(&["serve", "--node-id", "a/b", "--etcd-endpoints", "http://127.0.0.1:2379"]);
+    let finished = curator(&[
+        "serve",
+        "--insecure-loopback-only",
+        "--node-id",
+        "a/b",
+        "--etcd-endpoints",
+        "http://127.0.0.1:2379",
+    ]);
     assert!(
         finished.status.code() == Some(2) && finished.stderr.contains("no node id"),
         "{}",
         finished.stderr
     );
-    let finished = curator(&["serve", "--node-id", "a", "--etcd-endpoints", "127.0.0.1:2379"]);
+    let finished = curator(&[
+        "serve",
+        "--insecure-loopback-only",
+        "--node-id",
+        "a",
+        "--etcd-endpoints",
+        "127.0.0.1:2379",
+    ]);
     assert!(
         finished.status.code() == Some(2) && finished.stderr.contains("http://"),
         "{}",

@@ -17,23 +17,31 @@ use workload::WORKLOADS;
 
 mod cpu;
 mod report;
+mod state;
 mod ways;
 mod workload;
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    summary: "measures forwarding beside nginx and haproxy",
+    summary: "measures forwarding beside nginx and haproxy, and the leader's state beside etcd",
     help: "Usage: cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD]
+       cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd 3.4|3.5]
 
-Starts one server, and calls it directly, through a follower, through nginx's grpc_pass and through haproxy, in turn in
+forward starts one server, and calls it directly, through a follower, through nginx's grpc_pass and through haproxy, in turn in
 each round; messages have 100 bytes. Prints the medians of all rounds, their ratio to the direct calls of the same round,
 and the processor time that the one in between takes for each call or message. nginx and haproxy have one thread each, and
 the follower one for each core. Either is left out, aloud, where it is not installed.
 
+state starts one etcd, and reads and writes through the leader's state and by plain calls of etcd, in turn in each round;
+then it measures GetNodes and watches with 10 to 10,000 nodes, updates with 100 and 5,000 watchers, and heartbeats. It
+says whether what is aimed at is met.
+
   --rounds N       how often everything is measured (default 5)
   --time DURATION  how long each measurement takes (default 2s)
-  --only WORKLOAD  one of unary-1, unary-64, unary-64x8, stream, paced",
+  --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
+                   of state: one of reads, writes, nodes, watchers, heartbeats
+  --etcd WHICH     the version of etcd to measure beside (default: the first at hand)",
     run,
 };
 
@@ -41,10 +49,28 @@ fn run(mut args: Args) -> Result<()> {
     let rounds = args.count("--rounds")?.unwrap_or(5);
     let time = args.duration("--time")?.unwrap_or(Duration::from_secs(2));
     let only = args.value("--only")?;
+    let etcd = args.value("--etcd")?;
     let what = args.finish(1)?;
-    if what != ["forward"] {
-        return Err(Error::usage("say what to measure: `cargo xtask bench forward`"));
+    let options = Options { rounds, time, only };
+    match what.first().map(String::as_str) {
+        Some("forward") if etcd.is_none() => forward(&options),
+        Some("state") => state::run(&options, etcd.as_deref()),
+        _ => Err(Error::usage(
+            "say what to measure: `cargo xtask bench forward` or `cargo xtask bench state`",
+        )),
     }
+}
+
+/// How much is measured.
+struct Options {
+    rounds: u32,
+    time: Duration,
+    only: Option<String>,
+}
+
+fn forward(options: &Options) -> Result<()> {
+    let Options { rounds, time, only } = options;
+    let (rounds, time) = (*rounds, *time);
     let workloads: Vec<_> = WORKLOADS
         .iter()
         .filter(|workload| only.as_deref().is_none_or(|only| only == workload.name))

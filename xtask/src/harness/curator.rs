@@ -80,6 +80,8 @@ pub struct CuratorOptions {
     pub leader_ttl: Duration,
     /// Whether others reach it through a proxy, so that they can be cut off from it: `--advertise`.
     pub behind_proxy: bool,
+    /// The directory of its credentials; without, `--insecure-loopback-only`.
+    pub credentials: Option<PathBuf>,
     /// More arguments.
     pub extra_args: Vec<String>,
     /// More environment.
@@ -99,6 +101,7 @@ impl CuratorOptions {
             election_prefix: "/leader".to_owned(),
             leader_ttl: Duration::from_secs(5),
             behind_proxy: false,
+            credentials: None,
             extra_args: Vec::new(),
             env: Vec::new(),
             notify: None,
@@ -302,6 +305,10 @@ impl CuratorProcess {
                 "--advertise",
                 &advertise,
             ])
+            .args(match &options.credentials {
+                Some(directory) => vec!["--credentials".to_owned(), directory.display().to_string()],
+                None => vec!["--insecure-loopback-only".to_owned()],
+            })
             .args(["--log-format", "json"])
             .args(&options.extra_args)
             .capture(Capture::Stderr);

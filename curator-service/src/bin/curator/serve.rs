@@ -1,11 +1,13 @@
 //! `curator serve`: runs an instance.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use curator_service::{Config, Service};
+use curator_listener::DEFAULT_ADDRESS;
+use curator_service::{Config, CredentialsWatch, Service, wall_clock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,9 +19,27 @@ use crate::options::{StoreArgs, parse_duration, parse_listen};
 /// How an instance runs.
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// The id of the node that this instance runs on, such as metropolis-<32 hex digits>; one instance per id.
-    #[arg(long, env = "CURATOR_NODE_ID", value_name = "ID")]
-    node_id: String,
+    /// The id of the node that this instance runs on, one instance per id [default: that of the certificate].
+    #[arg(
+        long,
+        env = "CURATOR_NODE_ID",
+        value_name = "ID",
+        required_unless_present = "credentials"
+    )]
+    node_id: Option<String>,
+
+    /// The directory of the node's credentials: ca.pem, node.pem and node-key.pem. What is new in it is used within seconds.
+    #[arg(
+        long,
+        env = "CURATOR_CREDENTIALS",
+        value_name = "DIR",
+        required_unless_present = "insecure_loopback_only"
+    )]
+    credentials: Option<PathBuf>,
+
+    /// Runs without TLS: on loopback alone, and with nobody recognized, so that only what asks for no caller is answered.
+    #[arg(long, env = "CURATOR_INSECURE_LOOPBACK_ONLY", conflicts_with = "credentials")]
+    insecure_loopback_only: bool,
 
     #[command(flatten)]
     store: StoreArgs,
@@ -37,13 +57,13 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_LEADER_TTL", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     leader_ttl: Duration,
 
-    /// The addresses to listen on, with commas between them or the flag repeated; without TLS, loopback ones.
+    /// The addresses to listen on, with commas between them or the flag repeated [default: [::]:7835, which is IPv4 as well;
+    /// without TLS 127.0.0.1:7835].
     #[arg(
         long,
         env = "CURATOR_LISTEN",
         value_name = "ADDRESS",
         value_delimiter = ',',
-        default_value = "127.0.0.1:7835",
         value_parser = parse_listen
     )]
     listen: Vec<SocketAddr>,
@@ -93,10 +113,25 @@ impl Serve {
 
 fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     let consensus = serve.store.consensus()?;
-    let mut config = Config::new(&serve.node_id, consensus);
+    let credentials = match &serve.credentials {
+        Some(directory) => Some(CredentialsWatch::new(directory.clone(), wall_clock)?),
+        None => None,
+    };
+    let certified = credentials
+        .as_ref()
+        .map(|credentials| credentials.newest().node_id().to_owned());
+    // One of both is there, as the arguments are declared.
+    let node_id = serve.node_id.clone().or(certified).unwrap_or_default();
+    let mut config = Config::new(node_id, consensus);
+    match (&serve.listen[..], &credentials) {
+        ([], Some(_)) => config.listen = vec![DEFAULT_ADDRESS],
+        // The configuration's own default is a loopback address.
+        ([], None) => {}
+        (listen, _) => config.listen = listen.to_vec(),
+    }
+    config.credentials = credentials;
     config.election_prefix.clone_from(&serve.election_prefix);
     config.leader_ttl = serve.leader_ttl;
-    config.listen.clone_from(&serve.listen);
     config.advertise.clone_from(&serve.advertise);
     config.hold_cap = serve.hold_cap;
     config.hold_limit = serve.hold_limit;

@@ -168,7 +168,6 @@ async fn what_a_node_asks_for_is_checked() {
 async fn a_key_that_begins_like_another_is_not_it() {
     let stage = Stage::new().await;
     stage.register(2).await.unwrap();
-    stage.approve(2).await.unwrap();
     let mut other = key(2);
     other[31] = 0;
     let request = RegisterNodeRequest {
@@ -182,6 +181,9 @@ async fn a_key_that_begins_like_another_is_not_it() {
         refused(stage.leader.register_node(Some(other), request).await),
         Code::FailedPrecondition
     );
+    assert_eq!(stage.all().await, before);
+    stage.approve(2).await.unwrap();
+    let before = stage.all().await;
     let request = CommitNodeRequest {
         cluster_unlock_key: vec![1; 32],
         storage_security: NodeStorageSecurity::AuthenticatedEncrypted.into(),

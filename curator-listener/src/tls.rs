@@ -1,0 +1,193 @@
+//! TLS on the way in and on the way to the leader, and whose certificate a call came with.
+//!
+//! The listener encrypts and passes on. Whom a certificate is for, and what that allows, is for the services to say.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use http::HeaderValue;
+use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+/// How a listener encrypts.
+#[derive(Clone)]
+pub struct Tls {
+    /// For connections that come in. The newest is used for each new connection; those that are open go on.
+    pub server: watch::Receiver<Arc<ServerConfig>>,
+    /// For connections to the leader.
+    pub to_leader: Arc<dyn ToLeader>,
+    /// Whose word is taken for who makes a forwarded call.
+    pub forwarders: Arc<dyn Forwarders>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls(..)")
+    }
+}
+
+/// Connects to leaders.
+pub trait ToLeader: Send + Sync + 'static {
+    /// A configuration that accepts the leader on this node, and nobody else. Asked for each new connection.
+    ///
+    /// # Errors
+    /// There is none.
+    fn config(&self, node_id: &str) -> Result<Arc<ClientConfig>, rustls::Error>;
+}
+
+/// Knows which instances may forward.
+#[async_trait]
+pub trait Forwarders: Send + Sync + 'static {
+    /// Whether whoever has shown these certificates may say who makes the calls that it forwards. Asked while this instance
+    /// leads, for each forwarded call; it may wait until that can be said. Cancellation safe.
+    async fn may_forward(&self, shown: &CallerCertificates) -> bool;
+}
+
+/// The certificates that the caller has shown, whichever instance the call came in through: in the extensions of each call of
+/// a listener with TLS. None if the caller has shown none.
+///
+/// The caller has proven to have the key of the first one. Nothing else about them has been looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallerCertificates(pub Arc<[CertificateDer<'static>]>);
+
+/// As many of one caller are passed on: one more than is good, so that the leader sees that there are too many.
+const MOST_CERTIFICATES: usize = 2;
+
+impl CallerCertificates {
+    /// For the leader, in a header.
+    pub(crate) fn to_header(&self) -> Option<HeaderValue> {
+        let texts: Vec<String> = self
+            .0
+            .iter()
+            .take(MOST_CERTIFICATES)
+            .map(|certificate| STANDARD_NO_PAD.encode(certificate))
+            .collect();
+        (!texts.is_empty()).then(|| HeaderValue::from_str(&texts.join(",")).ok())?
+    }
+
+    /// What a forwarder says that the caller has shown; `None` if it cannot be read.
+    pub(crate) fn from_header(header: &HeaderValue) -> Option<Self> {
+        let certificates: Option<Vec<_>> = header
+            .to_str()
+            .ok()?
+            .split(',')
+            .map(|text| Some(CertificateDer::from(STANDARD_NO_PAD.decode(text).ok()?)))
+            .collect();
+        Some(Self(certificates?.into()))
+    }
+}
+
+/// A connection, encrypted or not.
+pub(crate) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Answers the handshake of a client; returns what it has shown as well.
+pub(crate) async fn accept(stream: TcpStream, tls: &Tls) -> io::Result<(Io, CallerCertificates)> {
+    let config = tls.server.borrow().clone();
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let shown = CallerCertificates(shown.iter().take(MOST_CERTIFICATES).cloned().collect());
+    Ok((Io::Tls(Box::new(stream.into())), shown))
+}
+
+/// Shakes hands with the leader on a node.
+pub(crate) async fn connect(stream: TcpStream, tls: &Tls, node_id: &str) -> io::Result<Io> {
+    let config = tls.to_leader.config(node_id).map_err(io::Error::other)?;
+    // The configuration knows whom it wants; a name is only asked for because one must be given.
+    let name = ServerName::try_from(node_id.to_owned())
+        .unwrap_or_else(|_| ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0]))));
+    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    Ok(Io::Tls(Box::new(stream.into())))
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificates(all: &[&'static [u8]]) -> CallerCertificates {
+        CallerCertificates(all.iter().map(|der| CertificateDer::from(*der)).collect())
+    }
+
+    #[test]
+    fn certificates_are_passed_on_as_they_are() {
+        for shown in [certificates(&[b"one"]), certificates(&[b"one", b"\x00\xff"])] {
+            let header = shown.to_header().expect("some");
+            assert_eq!(CallerCertificates::from_header(&header), Some(shown));
+        }
+        assert_eq!(CallerCertificates::default().to_header(), None);
+        let many = certificates(&[b"1", b"2", b"3"]).to_header().expect("some");
+        assert_eq!(
+            CallerCertificates::from_header(&many).map(|shown| shown.0.len()),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_none() {
+        for bad in ["!", "a", "YQ,!"] {
+            let header = HeaderValue::from_static(bad);
+            assert_eq!(CallerCertificates::from_header(&header), None, "{bad}");
+        }
+    }
+}

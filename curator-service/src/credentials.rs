@@ -1,0 +1,337 @@
+//! An instance's own certificate and key, on disk, and what it speaks TLS with because of them.
+//!
+//! A directory has three PEM files: `ca.pem`, the cluster's certificate; `node.pem`, the node's; and `node-key.pem`, its private key
+//! (PKCS #8), which nobody but its owner may read. They are looked at again every few seconds: what is new and valid is used for
+//! new connections, and those that are open go on.
+
+mod verifier;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use curator_listener::{CallerCertificates, ToLeader};
+use http::request::Parts;
+use rustls::crypto::CryptoProvider;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use verifier::{AnyClient, OneNode};
+use zeroize::Zeroizing;
+
+use crate::authorize::{Authenticator, Member};
+use crate::identity::{Identity, VerifyError, self_signed_key, verify};
+
+const CA: &str = "ca.pem";
+const CERTIFICATE: &str = "node.pem";
+const KEY: &str = "node-key.pem";
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The credentials of a node. Their key is in the configurations alone, and never shown.
+#[derive(Clone)]
+pub struct Credentials {
+    node_id: String,
+    ca: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    server: Arc<ServerConfig>,
+    client: Arc<dyn rustls::client::ResolvesClientCert>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("node_id", &self.node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why credentials cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{} has no {what} in PEM: {reason}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What should be in it.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Others may read the private key.
+    #[error("{} may be read by others (mode {mode:o}): chmod 600 it", path.display())]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The certificate is not one of a node of this cluster.
+    #[error("{} is no certificate of a node of the cluster in ca.pem: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key is not that of the certificate, or cannot be used.
+    #[error("the private key and the certificate do not go together: {0}")]
+    Key(#[from] rustls::Error),
+}
+
+impl Credentials {
+    /// Reads the credentials of a directory.
+    ///
+    /// # Errors
+    /// A file is missing or wrong, others may read the key, or they do not go together.
+    pub fn load(directory: &Path, now: SystemTime) -> Result<Self, CredentialsError> {
+        let ca = certificate(&directory.join(CA))?;
+        let path = directory.join(CERTIFICATE);
+        let certificate = certificate(&path)?;
+        let wrong = |reason: String| CredentialsError::Certificate { path, reason };
+        let node_id = match verify(&certificate, &ca, now) {
+            Ok(Identity::Node { id, .. }) => id,
+            Ok(Identity::User { name }) => return Err(wrong(format!("it is that of the user {name:?}"))),
+            Err(error) => return Err(wrong(error.to_string())),
+        };
+        let key = private_key(&directory.join(KEY))?;
+        Self::new(node_id, ca, certificate, key)
+    }
+
+    fn new(
+        node_id: String,
+        ca: CertificateDer<'static>,
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, CredentialsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let signing = provider.key_provider.load_private_key(key)?;
+        let certified = rustls::sign::CertifiedKey::new(vec![certificate.clone()], signing);
+        certified.keys_match()?;
+        let certified = rustls::sign::SingleCertAndKey::from(certified);
+        let resolver = Arc::new(certified);
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::new(AnyClient::new(provider.clone())))
+            .with_cert_resolver(resolver.clone());
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        // Each connection shows its certificate anew.
+        server.send_tls13_tickets = 0;
+        Ok(Self {
+            node_id,
+            ca,
+            certificate,
+            server: Arc::new(server),
+            client: resolver,
+            provider,
+        })
+    }
+
+    /// The node's id, as its certificate has it.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// The certificate of the cluster's authority, DER.
+    pub(crate) fn ca(&self) -> &[u8] {
+        &self.ca
+    }
+
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+
+    /// For a connection to the node with this id, and no other.
+    pub(crate) fn client(&self, node_id: &str) -> Result<ClientConfig, rustls::Error> {
+        let verifier = OneNode::new(self.ca.clone(), node_id.to_owned(), self.provider.clone());
+        let mut client = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(self.client.clone());
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(client)
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
+    std::fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(|source| CredentialsError::Read {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn certificate(path: &Path) -> Result<CertificateDer<'static>, CredentialsError> {
+    CertificateDer::from_pem_slice(&read(path)?).map_err(|error| CredentialsError::Pem {
+        path: path.to_owned(),
+        what: "certificate",
+        reason: error.to_string(),
+    })
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> {
+    let metadata = std::fs::metadata(path).map_err(|source| CredentialsError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(CredentialsError::Permissions {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| CredentialsError::Pem {
+        path: path.to_owned(),
+        what: "private key",
+        reason: error.to_string(),
+    })
+}
+
+/// The newest credentials of a directory.
+#[derive(Clone)]
+pub struct CredentialsWatch {
+    directory: PathBuf,
+    newest: watch::Sender<Arc<Credentials>>,
+    server: watch::Sender<Arc<ServerConfig>>,
+    wall: fn() -> SystemTime,
+}
+
+impl CredentialsWatch {
+    /// Begins with what is in the directory.
+    ///
+    /// # Errors
+    /// That cannot be used.
+    pub fn new(directory: PathBuf, wall: fn() -> SystemTime) -> Result<Self, CredentialsError> {
+        let credentials = Credentials::load(&directory, wall())?;
+        Ok(Self {
+            directory,
+            server: watch::Sender::new(credentials.server()),
+            newest: watch::Sender::new(Arc::new(credentials)),
+            wall,
+        })
+    }
+
+    /// The newest.
+    #[must_use]
+    pub fn newest(&self) -> Arc<Credentials> {
+        self.newest.borrow().clone()
+    }
+
+    pub(crate) fn server(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.server.subscribe()
+    }
+
+    /// Looks at the directory until cancelled. What cannot be used is reported, and what there was stays.
+    pub(crate) async fn run(&self, cancel: CancellationToken) {
+        let mut said = None;
+        while cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            match self.look() {
+                Ok(true) => info!("new credentials are used from now on"),
+                Ok(false) => said = None,
+                Err(error) => {
+                    let text = error.to_string();
+                    if said.as_ref() != Some(&text) {
+                        error!(%error, "new credentials cannot be used: those that there were stay in use");
+                    }
+                    said = Some(text);
+                }
+            }
+        }
+    }
+
+    /// Takes what is new in the directory; whether there was something.
+    pub(crate) fn look(&self) -> Result<bool, CredentialsError> {
+        let found = Credentials::load(&self.directory, (self.wall)())?;
+        let known = self.newest();
+        if found.certificate == known.certificate && found.ca == known.ca {
+            return Ok(false);
+        }
+        if found.node_id != known.node_id {
+            return Err(CredentialsError::Certificate {
+                path: self.directory.join(CERTIFICATE),
+                reason: format!(
+                    "it is that of {}, and this instance is {}",
+                    found.node_id, known.node_id
+                ),
+            });
+        }
+        self.server.send_replace(found.server());
+        self.newest.send_replace(Arc::new(found));
+        Ok(true)
+    }
+}
+
+impl ToLeader for CredentialsWatch {
+    fn config(&self, node_id: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
+        self.newest().client(node_id).map(Arc::new)
+    }
+}
+
+/// Recognizes callers by the certificates that they show.
+impl Authenticator for CredentialsWatch {
+    fn authenticate(&self, request: &Parts) -> Result<Member, String> {
+        let shown = request
+            .extensions
+            .get::<CallerCertificates>()
+            .cloned()
+            .unwrap_or_default();
+        match recognized(&shown.0, self.newest().ca(), (self.wall)()) {
+            Ok(Identity::Node { id, public_key }) => Ok(Member::Node {
+                id,
+                public_key: Some(public_key),
+            }),
+            Ok(Identity::User { name }) => Ok(Member::User { identity: name }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn self_signed_key(&self, request: &Parts) -> Option<[u8; 32]> {
+        match &*request.extensions.get::<CallerCertificates>()?.0 {
+            [certificate] => self_signed_key(certificate),
+            _ => None,
+        }
+    }
+}
+
+/// An identity as far as a certificate that has been shown proves it.
+pub(crate) fn recognized(shown: &[CertificateDer<'_>], ca: &[u8], now: SystemTime) -> Result<Identity, NotRecognized> {
+    match shown {
+        [] => Err(NotRecognized::None),
+        [certificate] => Ok(verify(certificate, ca, now)?),
+        _ => Err(NotRecognized::Several),
+    }
+}
+
+/// Why a caller is nobody.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotRecognized {
+    #[error("the connection shows no certificate")]
+    None,
+    #[error("the connection shows more than one certificate")]
+    Several,
+    #[error("the connection's certificate: {0}")]
+    Certificate(#[from] VerifyError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! `cargo xtask bench state`: the leader's state beside plain calls of etcd.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+
+use serde_json::Value;
+
+use super::Options;
+use crate::error::{Context, Error, Result};
+use crate::harness::process::{Orphan, bound};
+use crate::harness::{EtcdCluster, EtcdOptions, Scratch};
+use crate::signals;
+use crate::step;
+use crate::tools::etcd::{Found, Want, select};
+use crate::workspace::{STATE_LOAD, build, root, shown};
+
+const PARTS: [&str; 5] = ["reads", "writes", "nodes", "watchers", "heartbeats"];
+
+pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<()> {
+    if let Some(only) = &options.only
+        && !PARTS.contains(&only.as_str())
+    {
+        return Err(Error::usage(
+            "there is no such workload; see `cargo xtask bench --help`",
+        ));
+    }
+    let want = Want::read(etcd)?;
+    if want == Want::All {
+        return Err(Error::usage(
+            "`bench` measures beside one etcd: give `--etcd 3.4` or `--etcd 3.5`",
+        ));
+    }
+    signals::install()?;
+    let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
+        return Ok(());
+    };
+    let load = build(STATE_LOAD)?;
+    let scratch = Scratch::new("bench-state")?;
+    let one = EtcdOptions {
+        members: 1,
+        peer_proxies: false,
+        ..EtcdOptions::default()
+    };
+    let etcd = EtcdCluster::start(&binaries, &scratch, one)?;
+    let mut command = bound(&load, Orphan::Terminate);
+    command.args(["--etcd", &etcd.client_url(0)]);
+    command.args(["--rounds", &options.rounds.to_string()]);
+    command.args(["--time", &options.time.as_millis().to_string()]);
+    if let Some(only) = &options.only {
+        command.args(["--only", only]);
+    }
+    let name = format!("measure beside etcd {}, {} rounds", binaries.version(), options.rounds);
+    let lines = step::output(&name, command)?;
+    let measured = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).context(|| format!("state-load wrote {line:?}")))
+        .collect::<Result<Vec<Value>>>()?;
+    let report = report(&measured, binaries.version());
+    step::say(&report);
+    let directory = root().join("target").join("bench");
+    fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;
+    let file = directory.join("state.md");
+    fs::write(&file, &report).context(|| format!("cannot write {}", file.display()))?;
+    step::say(format_args!("written to {}", shown(&file)));
+    Ok(())
+}
+
+/// What is aimed at, of the ratio of ours to the plain way.
+struct Aim {
+    what: &'static str,
+    in_flight: u64,
+    /// At least so many times the calls a second.
+    throughput: f64,
+    /// At most so many times the median latency.
+    latency: f64,
+}
+
+const AIMS: [Aim; 4] = [
+    Aim {
+        what: "reads",
+        in_flight: 1,
+        throughput: 1.0 / 1.1,
+        latency: 1.1,
+    },
+    Aim {
+        what: "reads",
+        in_flight: 64,
+        throughput: 5.0,
+        latency: 1.0,
+    },
+    Aim {
+        what: "writes",
+        in_flight: 1,
+        throughput: 1.0 / 1.1,
+        latency: 1.1,
+    },
+    Aim {
+        what: "writes",
+        in_flight: 64,
+        throughput: 2.0,
+        latency: 1.0,
+    },
+];
+
+fn report(measured: &[Value], version: &str) -> String {
+    let mut text = format!("Beside etcd {version}, one member. Medians of all rounds (least to most).\n");
+    beside_plain(measured, &mut text);
+    by_nodes(measured, &mut text);
+    by_watchers(measured, &mut text);
+    let beats = numbers(measured, |line| line["what"] == "heartbeats", "ns");
+    if !beats.is_empty() {
+        let share = numbers(measured, |line| line["what"] == "heartbeats", "share_of_a_core");
+        let _ = writeln!(
+            text,
+            "\nA heartbeat costs {} ns in the leader's memory: 10,000 nodes each 5 s take {:.4} % of a core, without their calls.",
+            spread(&beats, 0),
+            median(&share) * 100.0
+        );
+    }
+    text
+}
+
+fn beside_plain(measured: &[Value], text: &mut String) {
+    let mut rows = String::new();
+    for aim in &AIMS {
+        let of = |way: &'static str| {
+            move |line: &Value| line["what"] == aim.what && line["in_flight"] == aim.in_flight && line["way"] == way
+        };
+        let rate = |way| numbers(measured, of(way), "a_second");
+        let latency = |way| numbers(measured, of(way), "median_us");
+        let (plain, ours) = (rate("plain"), rate("state"));
+        if plain.is_empty() {
+            continue;
+        }
+        // Each round against itself: what disturbs one disturbs both.
+        let faster = ratios(&ours, &plain);
+        let later = ratios(&latency("state"), &latency("plain"));
+        let met = median(&faster) >= aim.throughput && median(&later) <= aim.latency;
+        let _ = writeln!(
+            rows,
+            "| {}, {} in flight | {} | {} | {} | {:.0} | {:.0} | {} | {} |",
+            aim.what,
+            aim.in_flight,
+            spread(&plain, 0),
+            spread(&ours, 0),
+            spread(&faster, 2),
+            median(&latency("plain")),
+            median(&latency("state")),
+            spread(&later, 2),
+            if met { "ok" } else { "MISSED" }
+        );
+    }
+    if !rows.is_empty() {
+        text.push_str(
+            "\n| what | etcd's own, a second | ours, a second | ratio | etcd's own median, us | ours | ratio | aim |\n\
+             |---|---|---|---|---|---|---|---|\n",
+        );
+        text.push_str(&rows);
+        text.push_str(
+            "\nAims: at 64 in flight 5 times the reads and 2 times the writes a second, each with a lower median latency; at 1 \
+             in flight within 1.1 of the plain way.\n",
+        );
+    }
+}
+
+fn by_nodes(measured: &[Value], text: &mut String) {
+    let mut counts: BTreeMap<u64, ()> = BTreeMap::new();
+    let lines = measured.iter().filter(|line| line["what"] == "nodes");
+    counts.extend(lines.filter_map(|line| Some((line["nodes"].as_u64()?, ()))));
+    if counts.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\n| nodes | GetNodes, us | a node | with a filter, us | a node | Watch backlog, us | a node |\n|---|---|---|---|---|---|---|\n",
+    );
+    for nodes in counts.keys() {
+        let of = |field| {
+            numbers(
+                measured,
+                |line| line["what"] == "nodes" && line["nodes"] == *nodes,
+                field,
+            )
+        };
+        let cells: Vec<String> = ["get_us", "filter_us", "backlog_us"]
+            .into_iter()
+            .map(|field| {
+                let took = of(field);
+                format!("{} | {:.2}", spread(&took, 0), median(&took) / *nodes as f64)
+            })
+            .collect();
+        let _ = writeln!(text, "| {nodes} | {} |", cells.join(" | "));
+    }
+}
+
+fn by_watchers(measured: &[Value], text: &mut String) {
+    let mut rows = String::new();
+    for watchers in [100_u64, 5_000] {
+        let is = |line: &Value| line["what"] == "watchers" && line["watchers"] == watchers;
+        let last = numbers(measured, is, "last_us");
+        if last.is_empty() {
+            continue;
+        }
+        let _ = writeln!(
+            rows,
+            "| {watchers} | {} | {} | {} |",
+            spread(&last, 0),
+            spread(&numbers(measured, is, "cpu_us"), 0),
+            spread(&numbers(measured, is, "etcd_watches"), 0)
+        );
+    }
+    if !rows.is_empty() {
+        text.push_str(
+            "\n| watchers | one update: from its acknowledgement until the last is told, us | processor time, us | watches of etcd |\n\
+             |---|---|---|---|\n",
+        );
+        text.push_str(&rows);
+    }
+}
+
+fn numbers(measured: &[Value], is: impl Fn(&Value) -> bool, field: &str) -> Vec<f64> {
+    measured
+        .iter()
+        .filter(|line| is(line))
+        .filter_map(|line| line[field].as_f64())
+        .collect()
+}
+
+fn ratios(ours: &[f64], plain: &[f64]) -> Vec<f64> {
+    ours.iter().zip(plain).map(|(ours, plain)| ours / plain).collect()
+}
+
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => sorted[count / 2],
+        count => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
+    }
+}
+
+fn spread(numbers: &[f64], digits: usize) -> String {
+    let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{:.digits$} ({least:.digits$} to {most:.digits$})", median(numbers))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pair(in_flight: u64, plain: (f64, f64), ours: (f64, f64)) -> [Value; 2] {
+        [("plain", plain), ("state", ours)].map(|(way, (a_second, median_us))| {
+            json!({ "what": "reads", "in_flight": in_flight, "way": way, "a_second": a_second, "median_us": median_us })
+        })
+    }
+
+    #[test]
+    fn an_aim_is_met_by_throughput_and_latency_both() {
+        for (ours, met) in [
+            ((5_000.0, 90.0), "ok"),
+            ((4_999.0, 90.0), "MISSED"),
+            ((9_000.0, 101.0), "MISSED"),
+        ] {
+            let text = report(&pair(64, (1_000.0, 100.0), ours), "3.4");
+            let row = text.lines().find(|line| line.contains("64 in flight |")).unwrap();
+            assert!(row.ends_with(&format!("| {met} |")), "{row}");
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let mut rounds = pair(1, (1_000.0, 100.0), (1_000.0, 100.0)).to_vec();
+        rounds.extend(pair(1, (10.0, 9_000.0), (20.0, 4_500.0)));
+        let text = report(&rounds, "3.4");
+        assert!(
+            text.contains("1.50 (1.00 to 2.00)") && text.contains("0.75 (0.50 to 1.00)"),
+            "{text}"
+        );
+    }
+}

@@ -49,7 +49,7 @@ fn roles_are_followed_through_signals_and_restarts() {
     let expected = format!(
         "serve --node-id metropolis-00000000000000000000000000000001 --etcd-endpoints http://127.0.0.1:1,http://127.0.0.1:2 \
          --etcd-namespace namespaced:curator --election-prefix /leader --leader-ttl 5s --listen {address} --advertise {address} \
-         --log-format json"
+         --insecure-loopback-only --log-format json"
     );
     assert_eq!(args, expected);
     assert_eq!(told.recv_timeout(SOON).unwrap().0, "curator-1");

@@ -5,6 +5,7 @@
 //! of a watch carries the revision of its change; a lease that is not renewed takes its keys with it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -476,6 +477,33 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Cancellation: it may have happened or not; else the lease is gone after its TTL.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
+
+#[async_trait]
+impl<S: Store + ?Sized> Store for Arc<S> {
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        (**self).txn(txn).await
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
+        (**self).range(range).await
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
+        (**self).watch(keys, from).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        (**self).grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
+        (**self).keep_alive(lease, attempt).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        (**self).revoke(lease).await
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ const FORWARDED_TERM: HeaderName = HeaderName::from_static("curator-forwarded-te
 const FORWARDED_BY: HeaderName = HeaderName::from_static("curator-forwarded-by");
 /// On a forwarded call: the authority that the caller asked for.
 const FORWARDED_AUTHORITY: HeaderName = HeaderName::from_static("curator-forwarded-authority");
-/// On an answer to a forwarded call: nothing of it ran, and it may be dispatched again. The value says why.
+/// On a forwarded call: the certificates that the caller has shown, by the word of the sender.
 const FORWARDED_CERTIFICATE: HeaderName = HeaderName::from_static("curator-forwarded-certificate");
+/// On an answer to a forwarded call: nothing of it ran, and it may be dispatched again. The value says why.
 const NOT_RUN: HeaderName = HeaderName::from_static("curator-not-run");
 /// On a client's call: rather refuse it, and say where the leader is, than forward it.
 const NO_FORWARD: HeaderName = HeaderName::from_static("curator-no-forward");
@@ -46,12 +47,12 @@ impl Hop {
         self.term == term.0
     }
 
-    /// Whether the process with this id sent it.
     /// What the caller has shown to the instance that forwards, by the word of that instance.
     pub(crate) const fn certificate(&self) -> Option<&HeaderValue> {
         self.certificate.as_ref()
     }
 
+    /// Whether the process with this id sent it.
     pub(crate) fn is_from(&self, instance: &HeaderValue) -> bool {
         self.by.as_ref() == Some(instance)
     }

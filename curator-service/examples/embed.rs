@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::Parser;
 use curator_echo::EchoService;
 use curator_election::namespace::Namespace;
-use curator_service::{Config, EtcdConsensus, Service, TestIdentity};
+use curator_service::{Config, Consensus, EmbeddedConsensus, EtcdConsensus, Service, TestIdentity};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +32,11 @@ struct Arguments {
     /// There is nothing else here.
     #[arg(long)]
     insecure_loopback_only: bool,
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
+    /// Instead of etcd, a directory.
+    #[arg(long)]
+    embedded: Option<PathBuf>,
     #[arg(long, default_value = "namespaced:curator")]
     etcd_namespace: Namespace,
     #[arg(long, default_value = "/leader")]
@@ -80,8 +83,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let consensus = EtcdConsensus::new(&arguments.etcd_endpoints, arguments.etcd_namespace)?;
-    let mut config = Config::new(&arguments.node_id, Arc::new(consensus));
+    let namespace = arguments.etcd_namespace;
+    let consensus: Arc<dyn Consensus> = match &arguments.embedded {
+        Some(directory) => Arc::new(EmbeddedConsensus::open(directory, namespace, &arguments.node_id)?),
+        None => Arc::new(EtcdConsensus::new(&arguments.etcd_endpoints, namespace)?),
+    };
+    let mut config = Config::new(&arguments.node_id, consensus);
     config.election_prefix = arguments.election_prefix;
     config.leader_ttl = arguments.leader_ttl;
     config.listen = arguments.listen;

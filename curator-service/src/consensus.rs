@@ -1,5 +1,6 @@
 //! The consensus: where the state is kept, and whether it is there yet.
 
+mod embedded;
 mod membership;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::{Keys, Range, Store};
+pub use embedded::{EmbeddedConsensus, only_consensus_member, open_embedded};
 use membership::EtcdMembership;
 pub use membership::{FixedMembership, Member, Membership, MembershipError};
 use tokio::sync::watch;

@@ -42,6 +42,7 @@ mod service;
 mod shutdown;
 mod state;
 mod supervise;
+mod transfer;
 mod validate;
 mod wiring;
 
@@ -51,13 +52,14 @@ pub use authorize::{TEST_CALLER, TestIdentity};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{
-    Consensus, ConsensusError, ConsensusStatus, EtcdConsensus, FixedConsensus, FixedMembership, Member, Membership,
-    MembershipError,
+    Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, EtcdConsensus, FixedConsensus, FixedMembership,
+    Member, Membership, MembershipError, only_consensus_member, open_embedded,
 };
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};
+pub use transfer::{TransferError, export, import};
 
 /// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.
 #[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]

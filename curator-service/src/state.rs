@@ -30,16 +30,17 @@ use bytes::Bytes;
 use curator_election::store::{Keys, Op, Range, Revision};
 use futures::StreamExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 use tracing::{debug, info, warn};
 use tx::Tx;
 use view::View;
-use writer::Writer;
+use writer::{Fate, Writer};
 
-use crate::fenced::{Fenced, FencedError, Outcome};
+use crate::fenced::{Fenced, FencedError};
 
-/// How often a decision is made again because somebody else was faster.
-const ATTEMPTS: usize = 16;
+/// How long a decision is made again and again because others were faster, if its caller has that long.
+const CONTENTION: Duration = Duration::from_secs(10);
 /// Between attempts to read the state, or to watch it.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -148,7 +149,9 @@ impl State {
         self.ready().await?;
         // A write needs no fence of its own: it takes place only if what it was decided on is still so.
         let mut fenced = false;
-        for _ in 0..ATTEMPTS {
+        let place = self.writer.place();
+        let until = Instant::now() + CONTENTION;
+        while Instant::now() < until {
             let (decided, change) = {
                 let view = self.view();
                 let mut tx = Tx::new(&view);
@@ -156,9 +159,9 @@ impl State {
                 (decided, tx.into_change())
             };
             match (decided, change) {
-                (Ok(value), Some(change)) => match self.writer.write(change).await? {
-                    Outcome::Done(_) => return Ok(value),
-                    Outcome::Conflict { .. } => debug!("decided on what is not so any more: once more"),
+                (Ok(value), Some(change)) => match self.writer.write(place, change).await? {
+                    Fate::Done => return Ok(value),
+                    Fate::Overtaken => debug!("decided on what is not so any more: once more"),
                 },
                 (decided, _) if fenced => return decided,
                 _ => {

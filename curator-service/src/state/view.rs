@@ -12,10 +12,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use curator_election::store::{Event, KeyValue, Keys, Revision};
+use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
 use super::keys::{self, NODES};
 use super::record::{Corrupt, NodeRecord};
+use crate::fenced::Change;
 
 /// How many deleted nodes are remembered, for watchers that have not heard of it yet.
 const MOST_TOMBSTONES: usize = 10_000;
@@ -135,6 +136,18 @@ impl View {
             None if after < self.forgotten => Err(TooFarBehind),
             None => Ok(None),
         }
+    }
+
+    /// Whether a condition of the change does not hold any more. If none is known, the store may still know one.
+    pub(crate) fn has_overtaken(&self, change: &Change) -> bool {
+        change.conditions.iter().any(|condition| match condition {
+            Compare {
+                keys: Keys::One(key),
+                ordering: Ordering::Equal,
+                target: Target::ModRevision(expected),
+            } => self.get(key).map_or(Revision(0), |entry| entry.changed) != *expected,
+            _ => false,
+        })
     }
 
     /// Takes in that a key was put.

@@ -1,5 +1,9 @@
 //! Writes that wait while a transaction is under way, and go together in the next.
+//!
+//! Whoever has to decide anew because others were faster keeps its place in the queue, so that many who change one key all get
+//! their turn. What the view shows to have been overtaken is not sent to the store at all.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use curator_election::store::StoreError;
@@ -13,20 +17,37 @@ const MOST_WAITING: usize = 4_096;
 
 /// The queue of changes before the store.
 pub(super) struct Writer {
+    /// In the order of their places.
     waiting: Mutex<Vec<Waiting>>,
+    places: AtomicU64,
     room: Semaphore,
     arrived: Notify,
 }
 
+/// A place in the queue: the lower one is served first where two touch the same keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(u64);
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was made, and the view has it.
+    Done,
+    /// Nothing was done: what it was decided on is not so any more, and the view has what is so instead.
+    Overtaken,
+}
+
 struct Waiting {
+    place: Place,
     change: Change,
-    answer: oneshot::Sender<Result<Outcome, FencedError>>,
+    answer: oneshot::Sender<Result<Fate, FencedError>>,
 }
 
 impl Default for Writer {
     fn default() -> Self {
         Self {
             waiting: Mutex::default(),
+            places: AtomicU64::new(0),
             room: Semaphore::new(MOST_WAITING),
             arrived: Notify::new(),
         }
@@ -34,16 +55,25 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// Makes a change under its own conditions, in whatever company. When it returns, the view has it.
+    /// The last place in the queue.
+    pub(super) fn place(&self) -> Place {
+        Place(self.places.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes a change under its own conditions, in whatever company.
     ///
     /// Cancellation: whether it was made is not known then.
-    pub(super) async fn write(&self, change: Change) -> Result<Outcome, StateError> {
+    pub(super) async fn write(&self, place: Place, change: Change) -> Result<Fate, StateError> {
         let _room = self.room.acquire().await.map_err(|_| StateError::Over)?;
         let (answer, answered) = oneshot::channel();
-        self.waiting().push(Waiting { change, answer });
+        {
+            let mut waiting = self.waiting();
+            let at = waiting.partition_point(|each| each.place < place);
+            waiting.insert(at, Waiting { place, change, answer });
+        }
         self.arrived.notify_one();
         match answered.await {
-            Ok(outcome) => Ok(outcome?),
+            Ok(fate) => Ok(fate?),
             Err(_) => Err(StateError::Over),
         }
     }
@@ -52,9 +82,13 @@ impl Writer {
     pub(super) async fn run(&self, state: &State) {
         loop {
             let taken = {
+                let view = state.view();
                 let mut waiting = self.waiting();
                 // Whoever has gone does not want it any more.
                 waiting.retain(|each| !each.answer.is_closed());
+                for overtaken in waiting.extract_if(.., |each| view.has_overtaken(&each.change)) {
+                    let _ = overtaken.answer.send(Ok(Fate::Overtaken));
+                }
                 batch::take(&mut waiting, |each| &each.change)
             };
             match taken.is_empty() {
@@ -86,8 +120,12 @@ async fn write_together(state: &State, taken: Vec<Waiting>) {
             // One turn for all that this transaction has changed.
             state.tell();
             for (each, outcome) in taken.into_iter().zip(outcomes) {
+                let fate = match outcome {
+                    Outcome::Done(_) => Fate::Done,
+                    Outcome::Conflict { .. } => Fate::Overtaken,
+                };
                 // Whoever has gone does not want to know.
-                let _ = each.answer.send(Ok(outcome));
+                let _ = each.answer.send(Ok(fate));
             }
         }
         // What is wrong with one is no fault of the others.

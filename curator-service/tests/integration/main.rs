@@ -13,6 +13,7 @@ mod calls;
 mod cluster;
 mod command_line;
 mod compaction;
+mod embedded;
 mod etcd_faults;
 mod forwarding;
 mod interop;

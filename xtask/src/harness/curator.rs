@@ -70,7 +70,7 @@ pub struct CuratorOptions {
     pub name: String,
     /// `--node-id`.
     pub node_id: String,
-    /// `--etcd-endpoints`.
+    /// `--etcd-endpoints`; with none, `extra_args` say where the state is.
     pub etcd_endpoints: Vec<String>,
     /// `--etcd-namespace`.
     pub etcd_namespace: String,
@@ -284,13 +284,11 @@ impl CuratorProcess {
             .as_ref()
             .map_or_else(|| address.clone(), |proxy| proxy.address().to_string());
         let spec = ProcessSpec::new(&options.name, binary)
-            .args([
-                "serve",
-                "--node-id",
-                &options.node_id,
-                "--etcd-endpoints",
-                &options.etcd_endpoints.join(","),
-            ])
+            .args(["serve", "--node-id", &options.node_id])
+            .args(match &options.etcd_endpoints[..] {
+                [] => Vec::new(),
+                endpoints => vec!["--etcd-endpoints".to_owned(), endpoints.join(",")],
+            })
             .args([
                 "--etcd-namespace",
                 &options.etcd_namespace,

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod options;
 mod serve;
+mod transfer;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use bootstrap::Bootstrap;
 use clap::{Parser, Subcommand, ValueEnum};
 use serve::Serve;
 use tracing_subscriber::EnvFilter;
+use transfer::{Export, Import};
 
 /// The Curator: the leader-elected service that manages a cluster.
 ///
@@ -30,6 +32,10 @@ enum Command {
     ///
     /// All at once or nothing; where there is a cluster, nothing is changed. Nobody needs to lead meanwhile.
     Bootstrap(Box<Bootstrap>),
+    /// Writes the whole state into a file, as it is at one moment, to be moved to another store.
+    Export(Box<Export>),
+    /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, empty the store and begin anew.
+    Import(Box<Import>),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -49,6 +55,14 @@ fn main() -> ExitCode {
         Command::Bootstrap(bootstrap) => {
             init_logging(LogFormat::Text);
             bootstrap.run()
+        }
+        Command::Export(export) => {
+            init_logging(LogFormat::Text);
+            export.run()
+        }
+        Command::Import(import) => {
+            init_logging(LogFormat::Text);
+            import.run()
         }
     }
 }

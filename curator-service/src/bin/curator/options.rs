@@ -1,27 +1,27 @@
 //! What several commands are told, and how it is read.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
-use curator_service::{Consensus, EtcdConsensus};
+use curator_service::{Consensus, EmbeddedConsensus, EtcdConsensus, open_embedded};
 
 /// Where the state is.
 #[derive(Args)]
+#[command(group = ArgGroup::new("store").required(true).args(["etcd_endpoints", "embedded"]))]
 pub(crate) struct StoreArgs {
     /// The client URLs of etcd's members, with commas between them.
-    #[arg(
-        long,
-        env = "CURATOR_ETCD_ENDPOINTS",
-        value_name = "URL",
-        value_delimiter = ',',
-        required = true
-    )]
+    #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
+
+    /// Instead of etcd, a directory in which the state is kept: for one instance alone, and so not highly available.
+    #[arg(long, env = "CURATOR_EMBEDDED", value_name = "DIR")]
+    pub(crate) embedded: Option<PathBuf>,
 
     /// The namespace of all keys: parts with colons between them.
     #[arg(
@@ -34,16 +34,25 @@ pub(crate) struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The consensus, for an instance.
-    pub(crate) fn consensus(&self) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
-        let consensus = EtcdConsensus::new(&self.etcd_endpoints, self.etcd_namespace.clone())?;
-        Ok(Arc::new(consensus))
+    /// The consensus, for the instance of a node.
+    pub(crate) fn consensus(&self, node_id: &str) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
+        let namespace = self.etcd_namespace.clone();
+        Ok(match &self.embedded {
+            Some(directory) => Arc::new(EmbeddedConsensus::open(directory, namespace, node_id)?),
+            None => Arc::new(EtcdConsensus::new(&self.etcd_endpoints, namespace)?),
+        })
     }
 
     /// The store itself, within the namespace.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
-        let etcd = EtcdStore::new(EtcdConfig::new(self.etcd_endpoints.clone()))?;
-        Ok(Arc::new(Namespaced::new(etcd, self.etcd_namespace.clone())))
+        let namespace = self.etcd_namespace.clone();
+        match &self.embedded {
+            Some(directory) => Ok(open_embedded(directory, namespace)?),
+            None => {
+                let etcd = EtcdStore::new(EtcdConfig::new(self.etcd_endpoints.clone()))?;
+                Ok(Arc::new(Namespaced::new(etcd, namespace)))
+            }
+        }
     }
 }
 

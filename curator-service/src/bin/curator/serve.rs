@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
-use curator_service::{Config, CredentialsWatch, Service, wall_clock};
+use curator_service::{Config, CredentialsWatch, Service, only_consensus_member, wall_clock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -18,23 +18,20 @@ use crate::options::{StoreArgs, parse_duration, parse_listen};
 
 /// How an instance runs.
 #[derive(Args)]
+#[command(group = ArgGroup::new("tls").required(true).multiple(true).args(["credentials", "insecure_loopback_only", "embedded"]))]
 pub(crate) struct Serve {
-    /// The id of the node that this instance runs on, one instance per id [default: that of the certificate].
+    /// The id of the node that this instance runs on, one instance per id [default: that of the certificate; with --embedded
+    /// that of the first node of the cluster that is there].
     #[arg(
         long,
         env = "CURATOR_NODE_ID",
         value_name = "ID",
-        required_unless_present = "credentials"
+        required_unless_present_any = ["credentials", "embedded"]
     )]
     node_id: Option<String>,
 
     /// The directory of the node's credentials: ca.pem, node.pem and node-key.pem. What is new in it is used within seconds.
-    #[arg(
-        long,
-        env = "CURATOR_CREDENTIALS",
-        value_name = "DIR",
-        required_unless_present = "insecure_loopback_only"
-    )]
+    #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: Option<PathBuf>,
 
     /// Runs without TLS: on loopback alone, and with nobody recognized, so that only what asks for no caller is answered.
@@ -112,7 +109,6 @@ impl Serve {
 }
 
 fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
-    let consensus = serve.store.consensus()?;
     let credentials = match &serve.credentials {
         Some(directory) => Some(CredentialsWatch::new(directory.clone(), wall_clock)?),
         None => None,
@@ -120,8 +116,12 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     let certified = credentials
         .as_ref()
         .map(|credentials| credentials.newest().node_id().to_owned());
-    // One of both is there, as the arguments are declared.
-    let node_id = serve.node_id.clone().or(certified).unwrap_or_default();
+    let node_id = match serve.node_id.clone().or(certified) {
+        Some(id) => id,
+        // One of the others is there, as the arguments are declared.
+        None => embedded_node(&serve.store)?,
+    };
+    let consensus = serve.store.consensus(&node_id)?;
     let mut config = Config::new(node_id, consensus);
     match (&serve.listen[..], &credentials) {
         ([], Some(_)) => config.listen = vec![DEFAULT_ADDRESS],
@@ -140,6 +140,17 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
         config.threads = threads.into();
     }
     Ok(Service::new(config)?)
+}
+
+/// Whose store it is; before there is a cluster, anybody's.
+fn embedded_node(store: &StoreArgs) -> Result<String, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = store.store()?;
+    let only = runtime.block_on(only_consensus_member(&*store))?;
+    if only.is_none() {
+        info!("there is no cluster here yet: stop this instance, run `curator bootstrap`, and start it again");
+    }
+    Ok(only.unwrap_or_else(|| "node-1".to_owned()))
 }
 
 fn run(service: Service) -> Result<(), Box<dyn std::error::Error>> {

@@ -1,0 +1,102 @@
+//! `curator export` and `curator import`: the state in a file, and out of it.
+
+use std::error::Error;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, BufWriter};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::options::StoreArgs;
+
+/// Where from, and where to.
+#[derive(Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// The file, which must not be there yet. It will have the cluster's private keys in it.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Where from, and where to.
+#[derive(Args)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// The file that was exported.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Export {
+    pub(crate) fn run(&self) -> ExitCode {
+        told(
+            self.export()
+                .map(|count| format!("exported {count} keys; private keys are among them")),
+        )
+    }
+
+    fn export(&self) -> Result<usize, Box<dyn Error>> {
+        if self.out.exists() {
+            return Err(format!("{} is there already: choose another file", self.out.display()).into());
+        }
+        let partial = self.out.with_extension("partial");
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial);
+        let file = file.map_err(|error| format!("{}: {error}", partial.display()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let written = (|| {
+            let store = self.store.store()?;
+            let mut out = BufWriter::new(&file);
+            let count = runtime.block_on(curator_service::export(&*store, &mut out))?;
+            drop(out);
+            file.sync_all()?;
+            // Not over one that has come meanwhile.
+            fs::hard_link(&partial, &self.out)?;
+            Ok(count)
+        })();
+        fs::remove_file(&partial)?;
+        written
+    }
+}
+
+impl Import {
+    pub(crate) fn run(&self) -> ExitCode {
+        told(self.import().map(|count| format!("imported {count} keys")))
+    }
+
+    fn import(&self) -> Result<usize, Box<dyn Error>> {
+        let file = File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let store = self.store.store()?;
+        let progress = |written| {
+            if written % 10_000 == 0 {
+                eprintln!("{written} keys");
+            }
+        };
+        let mut file = BufReader::new(file);
+        let imported = curator_service::import(&*store, &mut file, progress);
+        Ok(runtime.block_on(imported)?)
+    }
+}
+
+fn told(done: Result<String, Box<dyn Error>>) -> ExitCode {
+    match done {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A store in this process, durable in a directory: for one instance that runs without etcd.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use curator_election::embedded::{EmbeddedError, EmbeddedStore};
+use curator_election::namespace::{Namespace, Namespaced};
+use curator_election::store::{Keys, Range, Store, StoreError};
+use curator_proto::private::Node;
+use prost::Message;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{Consensus, ConsensusStatus, FixedMembership, Member, Membership};
+use crate::state::keys::NODES;
+
+/// The state in a directory, for one instance alone. It is not highly available: when the host is gone, so is the cluster.
+pub struct EmbeddedConsensus {
+    status: watch::Sender<ConsensusStatus>,
+    store: Arc<EmbeddedStore>,
+    membership: Arc<FixedMembership>,
+}
+
+/// Opens the store in a directory, which is made if it is not there; within a namespace, as in etcd.
+///
+/// # Errors
+/// It cannot be opened: another process has it, or it is damaged.
+pub fn open_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn Store>, EmbeddedError> {
+    let store = Arc::new(EmbeddedStore::open(directory)?);
+    Ok(Arc::new(Namespaced::new(store, namespace)))
+}
+
+impl EmbeddedConsensus {
+    /// The store in this directory, for the instance of a node.
+    ///
+    /// # Errors
+    /// It cannot be opened: another process has it, or it is damaged.
+    pub fn open(directory: &Path, namespace: Namespace, node_id: &str) -> Result<Self, EmbeddedError> {
+        let store = Arc::new(EmbeddedStore::open(directory)?);
+        let within: Arc<dyn Store> = Arc::new(Namespaced::new(store.clone(), namespace));
+        let only = Member {
+            id: 1,
+            name: node_id.to_owned(),
+            peer_urls: Vec::new(),
+            learner: false,
+        };
+        Ok(Self {
+            status: watch::Sender::new(ConsensusStatus::Running(within)),
+            store,
+            membership: Arc::new(FixedMembership::new(vec![only])),
+        })
+    }
+}
+
+#[async_trait]
+impl Consensus for EmbeddedConsensus {
+    fn status(&self) -> watch::Receiver<ConsensusStatus> {
+        self.status.subscribe()
+    }
+
+    fn membership(&self) -> Arc<dyn Membership> {
+        self.membership.clone()
+    }
+
+    async fn run(&self, cancel: CancellationToken) {
+        warn!(
+            directory = %self.store.path().display(),
+            "the state is in this directory alone: this is not highly available"
+        );
+        cancel.cancelled().await;
+    }
+}
+
+/// The id of the first node of a cluster in this store; `None` if there is no cluster, or there are several nodes that could be
+/// meant.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn only_consensus_member(store: &dyn Store) -> Result<Option<String>, StoreError> {
+    let nodes = store.range(Range::all(Keys::prefix("/nodes/"))).await?.kvs;
+    let mut members = nodes.iter().filter_map(|kv| {
+        let node = Node::decode(kv.value.as_ref()).ok()?;
+        node.roles?.consensus_member?;
+        NODES.id(&kv.key).map(str::to_owned)
+    });
+    let first = members.next();
+    Ok(first.filter(|_| members.next().is_none()))
+}

@@ -46,6 +46,14 @@ impl Args {
         Ok(found)
     }
 
+    /// Takes a flag without a value; whether it was there.
+    pub fn flag(&mut self, flag: &'static str) -> bool {
+        self.known.push(flag);
+        let before = self.rest.len();
+        self.rest.retain(|given| given != flag);
+        self.rest.len() < before
+    }
+
     /// Takes a flag whose value is a duration such as `500ms`, `5s` or `2m`.
     ///
     /// # Errors

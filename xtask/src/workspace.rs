@@ -67,6 +67,9 @@ pub const EMBED: Program = Program {
     feature: None,
 };
 
+/// The same, to be measured.
+pub const EMBED_RELEASE: Program = Program { release: true, ..EMBED };
+
 /// The listener in front of `Echo`, to be measured.
 pub const FRONT: Program = Program {
     package: "curator-listener",

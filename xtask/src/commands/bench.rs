@@ -15,7 +15,10 @@ use report::Report;
 use ways::{Way, Ways};
 use workload::WORKLOADS;
 
+mod candidates;
 mod cpu;
+mod election;
+mod figures;
 mod report;
 mod state;
 mod ways;
@@ -24,9 +27,10 @@ mod workload;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    summary: "measures forwarding beside nginx and haproxy, and the leader's state beside etcd",
+    summary: "measures forwarding beside nginx and haproxy, the leader's state beside etcd, the election beside Go's",
     help: "Usage: cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD]
        cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd 3.4|3.5]
+       cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd 3.4|3.5|all]
 
 forward starts one server, and calls it directly, through a follower, through nginx's grpc_pass and through haproxy, in turn in
 each round; messages have 100 bytes. Prints the medians of all rounds, their ratio to the direct calls of the same round,
@@ -37,10 +41,15 @@ state starts one etcd, and reads and writes through the leader's state and by pl
 then it measures GetNodes and watches with 10 to 10,000 nodes, updates with 100 and 5,000 watchers, and heartbeats. It
 says whether what is aimed at is met.
 
+election starts three members of etcd with three of our instances and three candidates of Go's concurrency.Election, and ends
+the leaders of both at a time: by SIGKILL, by SIGTERM, and by cutting them off from etcd. It says how soon another one leads, how
+long a client of ours has no answer, how long before its key is gone a leader stops, and what idle ones cost.
+
   --rounds N       how often everything is measured (default 5)
   --time DURATION  how long each measurement takes (default 2s)
   --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
                    of state: one of reads, writes, nodes, watchers, heartbeats
+  --ttl DURATION   of election: this TTL alone (default: 2s and 5s)
   --etcd WHICH     the version of etcd to measure beside (default: the first at hand)",
     run,
 };
@@ -50,13 +59,15 @@ fn run(mut args: Args) -> Result<()> {
     let time = args.duration("--time")?.unwrap_or(Duration::from_secs(2));
     let only = args.value("--only")?;
     let etcd = args.value("--etcd")?;
+    let ttl = args.duration("--ttl")?;
     let what = args.finish(1)?;
     let options = Options { rounds, time, only };
     match what.first().map(String::as_str) {
         Some("forward") if etcd.is_none() => forward(&options),
         Some("state") => state::run(&options, etcd.as_deref()),
+        Some("election") => election::run(options.rounds, ttl, etcd.as_deref()),
         _ => Err(Error::usage(
-            "say what to measure: `cargo xtask bench forward` or `cargo xtask bench state`",
+            "say what to measure: `cargo xtask bench forward`, `state` or `election`",
         )),
     }
 }

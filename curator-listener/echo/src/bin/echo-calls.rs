@@ -49,6 +49,8 @@ struct Second {
     failed: u32,
     by: String,
     slowest: Duration,
+    /// The longest time from one answer to the next, if that came in this second.
+    gap: Duration,
     why: String,
 }
 
@@ -59,6 +61,7 @@ async fn call(address: SocketAddr) -> Result<(), Box<dyn Error + Send + Sync>> {
     let client = EchoClient::new(channel);
     let mut seconds = interval_at(Instant::now() + SECOND, SECOND);
     let (mut second, mut id) = (Second::default(), 0_u64);
+    let mut last = None;
     loop {
         let mut calls = client.clone();
         let one = async move {
@@ -83,6 +86,10 @@ async fn call(address: SocketAddr) -> Result<(), Box<dyn Error + Send + Sync>> {
         match answer {
             Ok(answer) => {
                 second.answered += 1;
+                let now = Instant::now();
+                second.gap = second
+                    .gap
+                    .max(last.replace(now).map_or(Duration::ZERO, |last| now - last));
                 second.by = answer.into_inner().node;
             }
             Err(status) => {
@@ -99,10 +106,12 @@ fn tell(address: SocketAddr, second: Second) {
         failed,
         by,
         slowest,
+        gap,
         why,
     } = second;
     println!(
-        "{{\"to\":\"{address}\",\"answered\":{answered},\"failed\":{failed},\"by\":{by:?},\"slowest_ms\":{},\"why\":{why:?}}}",
-        slowest.as_millis()
+        "{{\"to\":\"{address}\",\"answered\":{answered},\"failed\":{failed},\"by\":{by:?},\"slowest_ms\":{},\"gap_ms\":{},\"why\":{why:?}}}",
+        slowest.as_millis(),
+        gap.as_millis()
     );
 }

@@ -1,4 +1,4 @@
-// A candidate on etcd's own election library: it campaigns, says when it leads, and observes.
+// A candidate on etcd's own election library: it campaigns, says when it leads and when it has lost its session, and observes.
 //
 // Usage: go-candidate ENDPOINT PREFIX VALUE TTL-SECONDS
 package main
@@ -50,6 +50,11 @@ func run() error {
 	fmt.Printf("leading at %d\n", election.Rev())
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
-	<-terminated
-	return session.Close()
+	select {
+	case <-terminated:
+		return session.Close()
+	case <-session.Done():
+		fmt.Println("lost")
+		return nil
+	}
 }

@@ -7,6 +7,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::Options;
+use super::figures::{median, ratios, spread};
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Orphan, bound};
 use crate::harness::{EtcdCluster, EtcdOptions, Scratch};
@@ -224,26 +225,6 @@ fn numbers(measured: &[Value], is: impl Fn(&Value) -> bool, field: &str) -> Vec<
         .filter(|line| is(line))
         .filter_map(|line| line[field].as_f64())
         .collect()
-}
-
-fn ratios(ours: &[f64], plain: &[f64]) -> Vec<f64> {
-    ours.iter().zip(plain).map(|(ours, plain)| ours / plain).collect()
-}
-
-fn median(numbers: &[f64]) -> f64 {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        count if count % 2 == 1 => sorted[count / 2],
-        count => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
-    }
-}
-
-fn spread(numbers: &[f64], digits: usize) -> String {
-    let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{:.digits$} ({least:.digits$} to {most:.digits$})", median(numbers))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::step;
 use crate::tidy;
 use crate::tools::etcd::Want;
-use crate::tools::protoc;
+use crate::tools::{optional, protoc};
 use crate::workspace::{Package, cargo, packages};
 
 /// The command.
@@ -49,11 +49,27 @@ fn run(args: Args) -> Result<()> {
     let mut docs = cargo(&["doc", "--workspace", "--all-features", "--no-deps"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step::run("documentation", docs)?;
+    dependencies()?;
     for (name, words) in packages()?.iter().flat_map(feature_builds) {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         step::run(&name, cargo(&words))?;
     }
     test::run_tests(&Want::All)
+}
+
+/// What the dependencies may be. Known faults are looked up where their list can be had, which is not everywhere.
+fn dependencies() -> Result<()> {
+    if !optional::has_deny() {
+        step::say("==> dependencies: SKIPPED, for there is no cargo-deny (`cargo install cargo-deny`)");
+        return Ok(());
+    }
+    step::run("dependencies", cargo(&["deny", "check", "licenses", "bans", "sources"]))?;
+    if step::quiet("fetch the list of known faults", cargo(&["deny", "fetch", "db"])).is_err() {
+        step::say("==> known faults of dependencies: NOT CHECKED, for their list cannot be had here");
+        return Ok(());
+    }
+    step::run("known faults of dependencies", cargo(&["deny", "check", "advisories"]))?;
+    Ok(())
 }
 
 /// A check of the package without features, and one with each of them alone. Clippy has seen all of them together.

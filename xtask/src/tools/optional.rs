@@ -10,7 +10,16 @@ const GO_ETCD: &str = "/usr/share/gocode/src/go.etcd.io/etcd/clientv3/concurrenc
 
 /// Whether `cargo nextest` works here.
 pub fn has_nextest() -> bool {
-    let mut command = cargo(&["nextest", "--version"]);
+    has_subcommand("nextest")
+}
+
+/// Whether `cargo deny` works here.
+pub fn has_deny() -> bool {
+    has_subcommand("deny")
+}
+
+fn has_subcommand(name: &str) -> bool {
+    let mut command = cargo(&[name, "--version"]);
     command
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null());
@@ -21,6 +30,11 @@ pub fn has_nextest() -> bool {
 pub fn report() -> Vec<(&'static str, bool, &'static str)> {
     vec![
         ("cargo-nextest", has_nextest(), "runs the tests; else `cargo test` does"),
+        (
+            "cargo-deny",
+            has_deny(),
+            "checks the dependencies: licences, sources, duplicates, known faults",
+        ),
         (
             "go",
             on_path("go").is_some(),

@@ -1,12 +1,12 @@
 //! An instance's own certificate and key, on disk, and what it speaks TLS with because of them.
 //!
 //! A directory has three PEM files: `ca.pem`, the cluster's certificate; `node.pem`, the node's; and `node-key.pem`, its private key
-//! (PKCS #8), which nobody but its owner may read. They are looked at again every few seconds: what is new and valid is used for
-//! new connections, and those that are open go on.
+//! (PKCS #8), which nobody but its owner may read, as nobody else may write any of the others, or into the directory. They are
+//! looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
 
-mod verifier;
+pub(crate) mod files;
+pub(crate) mod verifier;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,22 +14,18 @@ use std::time::{Duration, SystemTime};
 use curator_listener::{CallerCertificates, ToLeader};
 use http::request::Parts;
 use rustls::crypto::CryptoProvider;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use verifier::{AnyClient, OneNode};
-use zeroize::Zeroizing;
+use verifier::{AnyClient, NodeVerifier, Wanted};
 
 use crate::authorize::{Authenticator, Member};
-use crate::identity::{Identity, VerifyError, self_signed_key, verify};
+use crate::identity::{Identity, PrivateKey, VerifyError, self_signed_key, verify};
 
-const CA: &str = "ca.pem";
-const CERTIFICATE: &str = "node.pem";
-const KEY: &str = "node-key.pem";
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -74,13 +70,25 @@ pub enum CredentialsError {
         /// What is wrong.
         reason: String,
     },
-    /// Others may read the private key.
-    #[error("{} may be read by others (mode {mode:o}): chmod 600 it", path.display())]
+    /// Others may do what only the owner of the credentials should.
+    #[error("others may {may}, as the mode of {} is {mode:o}: chmod {right:o} {}", path.display(), path.display())]
     Permissions {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
         /// Its mode.
         mode: u32,
+        /// What others may.
+        may: &'static str,
+        /// The mode that it should have.
+        right: u32,
+    },
+    /// A file cannot be written.
+    #[error("{} cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// The certificate is not one of a node of this cluster.
     #[error("{} is no certificate of a node of the cluster in ca.pem: {reason}", path.display())]
@@ -101,31 +109,29 @@ impl Credentials {
     /// # Errors
     /// A file is missing or wrong, others may read the key, or they do not go together.
     pub fn load(directory: &Path, now: SystemTime) -> Result<Self, CredentialsError> {
-        let ca = certificate(&directory.join(CA))?;
-        let path = directory.join(CERTIFICATE);
-        let certificate = certificate(&path)?;
+        files::check_directory(directory)?;
+        let ca = files::read_certificate(&directory.join(files::names::CA))?;
+        let path = directory.join(files::names::NODE);
+        let certificate = files::read_certificate(&path)?;
         let wrong = |reason: String| CredentialsError::Certificate { path, reason };
         let node_id = match verify(&certificate, &ca, now) {
             Ok(Identity::Node { id, .. }) => id,
             Ok(Identity::User { name }) => return Err(wrong(format!("it is that of the user {name:?}"))),
             Err(error) => return Err(wrong(error.to_string())),
         };
-        let key = private_key(&directory.join(KEY))?;
-        Self::new(node_id, ca, certificate, key)
+        let key = files::read_private_key(&directory.join(files::names::NODE_KEY))?;
+        Ok(Self::new(node_id, ca, certificate, &key)?)
     }
 
-    fn new(
+    pub(crate) fn new(
         node_id: String,
-        ca: CertificateDer<'static>,
-        certificate: CertificateDer<'static>,
-        key: PrivateKeyDer<'static>,
-    ) -> Result<Self, CredentialsError> {
+        ca: Vec<u8>,
+        certificate: Vec<u8>,
+        key: &PrivateKey,
+    ) -> Result<Self, rustls::Error> {
+        let (ca, certificate) = (CertificateDer::from(ca), CertificateDer::from(certificate));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let signing = provider.key_provider.load_private_key(key)?;
-        let certified = rustls::sign::CertifiedKey::new(vec![certificate.clone()], signing);
-        certified.keys_match()?;
-        let certified = rustls::sign::SingleCertAndKey::from(certified);
-        let resolver = Arc::new(certified);
+        let resolver = certified(certificate.clone(), key)?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(AnyClient::new(provider.clone())))
@@ -160,7 +166,11 @@ impl Credentials {
 
     /// For a connection to the node with this id, and no other.
     pub(crate) fn client(&self, node_id: &str) -> Result<ClientConfig, rustls::Error> {
-        let verifier = OneNode::new(self.ca.clone(), node_id.to_owned(), self.provider.clone());
+        let wanted = Wanted::Node {
+            ca: self.ca.clone(),
+            node_id: node_id.to_owned(),
+        };
+        let verifier = NodeVerifier::new(wanted, self.provider.clone());
         let mut client = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -171,40 +181,16 @@ impl Credentials {
     }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
-    std::fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(|source| CredentialsError::Read {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-fn certificate(path: &Path) -> Result<CertificateDer<'static>, CredentialsError> {
-    CertificateDer::from_pem_slice(&read(path)?).map_err(|error| CredentialsError::Pem {
-        path: path.to_owned(),
-        what: "certificate",
-        reason: error.to_string(),
-    })
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> {
-    let metadata = std::fs::metadata(path).map_err(|source| CredentialsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(CredentialsError::Permissions {
-            path: path.to_owned(),
-            mode,
-        });
-    }
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| CredentialsError::Pem {
-        path: path.to_owned(),
-        what: "private key",
-        reason: error.to_string(),
-    })
+/// A certificate with its key, as TLS uses them.
+pub(crate) fn certified(
+    certificate: CertificateDer<'static>,
+    key: &PrivateKey,
+) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+    let der = key.to_pkcs8();
+    let signing = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&der[..]))?;
+    let certified = CertifiedKey::new(vec![certificate], signing);
+    certified.keys_match()?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
 }
 
 /// The newest credentials of a directory.
@@ -268,7 +254,7 @@ impl CredentialsWatch {
         }
         if found.node_id != known.node_id {
             return Err(CredentialsError::Certificate {
-                path: self.directory.join(CERTIFICATE),
+                path: self.directory.join(files::names::NODE),
                 reason: format!(
                     "it is that of {}, and this instance is {}",
                     found.node_id, known.node_id
@@ -334,4 +320,4 @@ pub(crate) enum NotRecognized {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,8 +4,8 @@ mod authority;
 mod key;
 mod verify;
 
-pub(crate) use authority::{Authority, AuthorityError, Subject};
-pub(crate) use key::PrivateKey;
+pub(crate) use authority::{Authority, AuthorityError, Subject, ephemeral};
+pub use key::{KeyError, PrivateKey};
 pub(crate) use verify::{Identity, VerifyError, is_certificate, is_crl, public_key_of, self_signed_key, verify};
 
 use crate::state::keys::hex;
@@ -13,7 +13,8 @@ use crate::state::keys::hex;
 /// The id of the node with this public key; `None` if that is no key.
 ///
 /// It is made of the first half of the key alone, so two keys may share an id.
-pub(crate) fn node_id(public_key: &[u8]) -> Option<String> {
+#[must_use]
+pub fn node_id(public_key: &[u8]) -> Option<String> {
     let half = public_key.get(..16).filter(|_| public_key.len() == 32)?;
     Some(format!("metropolis-{}", hex(half)))
 }

@@ -26,6 +26,7 @@
 
 mod authorize;
 mod bootstrap;
+mod client;
 mod config;
 mod consensus;
 mod credentials;
@@ -50,13 +51,18 @@ pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
 #[cfg(any(test, feature = "test-identity"))]
 pub use authorize::{TEST_CALLER, TestIdentity};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
+pub use client::{ClientCredentials, ClientError, Connector, Trust};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, EtcdConsensus, FixedConsensus, FixedMembership,
     Member, Membership, MembershipError, only_consensus_member, open_embedded,
 };
+pub use credentials::files::{
+    CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
+};
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
+pub use identity::{KeyError, PrivateKey, node_id};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};
 pub use transfer::{TransferError, export, import};

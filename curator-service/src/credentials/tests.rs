@@ -1,33 +1,20 @@
 //! Credentials on disk, and TLS between those that have some.
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::files::certificate_pem;
+use super::files::names::{CA, NODE, NODE_KEY};
 use super::*;
-use crate::identity::{Authority, PrivateKey, Subject, node_id};
+use crate::identity::{Authority, Subject, node_id};
 
 const NOW: u64 = 1_750_000_000;
 
-fn wall() -> SystemTime {
+pub(crate) fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
-}
-
-/// PKCS #8, version 1, around an Ed25519 seed: RFC 8410.
-fn pkcs8(key: &PrivateKey) -> Vec<u8> {
-    let head = [
-        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-    ];
-    [&head[..], &key.to_bytes()[..32]].concat()
 }
 
 /// A directory that goes away.
@@ -37,18 +24,18 @@ impl Directory {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("curator-credentials-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
+        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
         Self(path)
     }
 
     fn write(&self, ca: &Authority, certificate: &[u8], key: &PrivateKey) {
-        fs::write(self.0.join(CA), pem("CERTIFICATE", ca.certificate())).unwrap();
-        fs::write(self.0.join(CERTIFICATE), pem("CERTIFICATE", certificate)).unwrap();
-        let path = self.0.join(KEY);
+        fs::write(self.0.join(CA), certificate_pem(ca.certificate())).unwrap();
+        fs::write(self.0.join(NODE), certificate_pem(certificate)).unwrap();
+        let path = self.0.join(NODE_KEY);
         let _ = fs::remove_file(&path);
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).mode(0o600).open(path).unwrap();
-        std::io::Write::write_all(&mut file, pem("PRIVATE KEY", &pkcs8(key)).as_bytes()).unwrap();
+        std::io::Write::write_all(&mut file, key.to_pem().as_bytes()).unwrap();
     }
 
     fn load(&self) -> Result<Credentials, CredentialsError> {
@@ -62,14 +49,14 @@ impl Drop for Directory {
     }
 }
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     Authority::create("Metropolis Cluster CA", PrivateKey::generate().unwrap(), wall()).unwrap()
 }
 
 /// A node's key, id and certificate.
-fn node(ca: &Authority) -> (PrivateKey, String, Vec<u8>) {
+pub(crate) fn node(ca: &Authority) -> (PrivateKey, String, Vec<u8>) {
     let key = PrivateKey::generate().unwrap();
-    let public: [u8; 32] = key.public_key().try_into().unwrap();
+    let public = *key.public_key();
     let id = node_id(&public).unwrap();
     let certificate = ca.issue(&Subject::node(&id), &public, wall()).unwrap();
     (key, id, certificate)
@@ -91,7 +78,7 @@ fn credentials_are_read_and_their_key_is_not_shown() {
 fn what_is_wrong_with_credentials_is_said() {
     let (directory, ca) = (Directory::new("bad"), authority());
     let (key, id, certificate) = node(&ca);
-    let public: [u8; 32] = key.public_key().try_into().unwrap();
+    let public = *key.public_key();
     let said = |directory: &Directory| directory.load().unwrap_err().to_string();
     assert!(said(&directory).contains("ca.pem"), "{}", said(&directory));
     directory.write(&authority(), &certificate, &key);
@@ -102,14 +89,25 @@ fn what_is_wrong_with_credentials_is_said() {
     directory.write(&ca, &certificate, &PrivateKey::generate().unwrap());
     assert!(said(&directory).contains("do not go together"), "{}", said(&directory));
     directory.write(&ca, &certificate, &key);
-    fs::set_permissions(directory.0.join(KEY), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(directory.0.join(NODE_KEY), fs::Permissions::from_mode(0o640)).unwrap();
     assert!(said(&directory).contains("chmod 600"), "{}", said(&directory));
+    fs::set_permissions(directory.0.join(NODE_KEY), fs::Permissions::from_mode(0o600)).unwrap();
+    for (path, wide, tight) in [
+        (directory.0.clone(), 0o770, 0o700),
+        (directory.0.join(CA), 0o646, 0o644),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(wide)).unwrap();
+        let hint = format!("chmod {tight:o} {}", path.display());
+        assert!(said(&directory).contains(&hint), "{}", said(&directory));
+        fs::set_permissions(&path, fs::Permissions::from_mode(tight)).unwrap();
+    }
+    directory.load().expect("as it should be");
     directory.write(&ca, &certificate, &key);
     let expired = Credentials::load(&directory.0, SystemTime::UNIX_EPOCH)
         .unwrap_err()
         .to_string();
     assert!(expired.contains("not valid yet"), "{expired}");
-    fs::write(directory.0.join(CERTIFICATE), "nonsense").unwrap();
+    fs::write(directory.0.join(NODE), "nonsense").unwrap();
     assert!(
         said(&directory).contains("no certificate in PEM"),
         "{}",
@@ -131,11 +129,11 @@ fn new_credentials_are_taken_if_they_are_good() {
     let (other_key, _, other) = node(&ca);
     directory.write(&ca, &other, &other_key);
     credentials.look().unwrap_err();
-    fs::write(directory.0.join(CERTIFICATE), "nonsense").unwrap();
+    fs::write(directory.0.join(NODE), "nonsense").unwrap();
     credentials.look().unwrap_err();
     assert!(Arc::ptr_eq(&before, &server.borrow()));
     // The same key, certified once more.
-    let public: [u8; 32] = key.public_key().try_into().unwrap();
+    let public = *key.public_key();
     let renewed = ca.issue(&Subject::node(&id), &public, wall()).unwrap();
     directory.write(&ca, &renewed, &key);
     assert!(credentials.look().unwrap());
@@ -144,12 +142,16 @@ fn new_credentials_are_taken_if_they_are_good() {
 }
 
 /// Shakes hands over a pipe; what each side thinks of it.
-async fn shake(server: &Credentials, client: ClientConfig) -> (Result<usize, String>, Result<(), String>) {
+pub(crate) async fn shake(
+    server: &Credentials,
+    client: ClientConfig,
+) -> (Result<Vec<Vec<u8>>, String>, Result<(), String>) {
     let (here, there) = tokio::io::duplex(64 << 10);
     let accepting = async {
         let stream = TlsAcceptor::from(server.server()).accept(here).await;
         let stream = stream.map_err(|error| error.to_string())?;
-        Ok(stream.get_ref().1.peer_certificates().map_or(0, <[_]>::len))
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        Ok(shown.iter().map(|certificate| certificate.to_vec()).collect())
     };
     let connecting = async {
         let name = ServerName::try_from("anybody").unwrap();
@@ -165,6 +167,34 @@ async fn shake(server: &Credentials, client: ClientConfig) -> (Result<usize, Str
     tokio::join!(accepting, connecting)
 }
 
+#[test]
+fn credentials_are_written_once_and_for_nobody_else() {
+    let directory = Directory::new("written");
+    let path = directory.0.join("new");
+    let credentials = files::CredentialsDirectory::create(&path).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&path), 0o700);
+    let key = credentials.key(NODE_KEY).unwrap();
+    assert_eq!(mode(&path.join(NODE_KEY)), 0o600);
+    let again = credentials.key(NODE_KEY).unwrap();
+    assert_eq!(again.public_key(), key.public_key(), "the one that is there");
+    let ca = authority();
+    let id = node_id(key.public_key()).unwrap();
+    let certificate = ca.issue(&Subject::node(&id), key.public_key(), wall()).unwrap();
+    credentials.write_certificate(CA, ca.certificate()).unwrap();
+    credentials.write_certificate(NODE, &certificate).unwrap();
+    let over = credentials.write_certificate(CA, &certificate).unwrap_err();
+    assert!(over.to_string().contains("cannot be written"), "{over}");
+    assert_eq!(Credentials::load(&path, wall()).unwrap().node_id(), id);
+    // What cannot be used is not replaced either.
+    fs::write(path.join(files::names::JOIN_KEY), "nonsense").unwrap();
+    fs::set_permissions(path.join(files::names::JOIN_KEY), fs::Permissions::from_mode(0o600)).unwrap();
+    credentials.key(files::names::JOIN_KEY).unwrap_err();
+    // Others may write into it.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    files::CredentialsDirectory::create(&path).unwrap_err();
+}
+
 #[tokio::test]
 async fn a_follower_reaches_the_leader_that_it_means_and_nobody_else() {
     let ca = authority();
@@ -176,7 +206,7 @@ async fn a_follower_reaches_the_leader_that_it_means_and_nobody_else() {
     };
     let (leader, follower, stranger) = (load("a", &ca), load("b", &ca), load("c", &authority()));
     let (shown, reached) = shake(&leader, follower.client(leader.node_id()).unwrap()).await;
-    assert_eq!((shown, reached), (Ok(1), Ok(())));
+    assert_eq!((shown.map(|shown| shown.len()), reached), (Ok(1), Ok(())));
     let (_, refused) = shake(&leader, follower.client(follower.node_id()).unwrap()).await;
     assert!(refused.unwrap_err().contains("is not node"));
     let (_, refused) = shake(&stranger, follower.client(stranger.node_id()).unwrap()).await;

@@ -1,4 +1,4 @@
-//! What TLS itself checks: that the other side has the key that it shows, and on the way to a leader that it is the one.
+//! What TLS itself checks: that the other side has the key that it shows, and on the way to an instance that it is the one.
 //!
 //! Nodes show certificates that are for servers where they are clients, so the stock rules for clients do not fit; signatures
 //! are checked by rustls' own.
@@ -16,12 +16,12 @@ use crate::identity::{Identity, verify};
 
 /// Takes any client, with a certificate or without: who it is, each call asks for itself.
 #[derive(Debug)]
-pub(super) struct AnyClient {
+pub(crate) struct AnyClient {
     provider: Arc<CryptoProvider>,
 }
 
 impl AnyClient {
-    pub(super) const fn new(provider: Arc<CryptoProvider>) -> Self {
+    pub(crate) const fn new(provider: Arc<CryptoProvider>) -> Self {
         Self { provider }
     }
 }
@@ -73,21 +73,51 @@ impl ClientCertVerifier for AnyClient {
     }
 }
 
-/// Takes one node of the cluster.
+/// Whom a client wants to reach.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// One node of the cluster whose authority has this certificate.
+    Node {
+        ca: CertificateDer<'static>,
+        node_id: String,
+    },
+    /// Any node of that cluster.
+    AnyNode { ca: CertificateDer<'static> },
+    /// Whoever answers.
+    Anybody,
+}
+
+/// Takes the wanted node, and nobody else.
 #[derive(Debug)]
-pub(super) struct OneNode {
-    ca: CertificateDer<'static>,
-    node_id: String,
+pub(crate) struct NodeVerifier {
+    wanted: Wanted,
     provider: Arc<CryptoProvider>,
 }
 
-impl OneNode {
-    pub(super) const fn new(ca: CertificateDer<'static>, node_id: String, provider: Arc<CryptoProvider>) -> Self {
-        Self { ca, node_id, provider }
+impl NodeVerifier {
+    pub(crate) const fn new(wanted: Wanted, provider: Arc<CryptoProvider>) -> Self {
+        Self { wanted, provider }
+    }
+
+    fn verify(&self, certificate: &[u8], more: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
+        let (ca, node_id) = match &self.wanted {
+            Wanted::Node { ca, node_id } => (ca, Some(node_id)),
+            Wanted::AnyNode { ca } => (ca, None),
+            Wanted::Anybody => return Ok(()),
+        };
+        if !more.is_empty() {
+            return Err("it shows more than one certificate".into());
+        }
+        match verify(certificate, ca, now) {
+            Ok(Identity::Node { id, .. }) if node_id.is_none_or(|wanted| *wanted == id) => Ok(()),
+            Ok(Identity::Node { id, .. }) => Err(format!("it is {id}")),
+            Ok(Identity::User { .. }) => Err("it is a user".into()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
-impl ServerCertVerifier for OneNode {
+impl ServerCertVerifier for NodeVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -97,16 +127,13 @@ impl ServerCertVerifier for OneNode {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        let other = |reason: String| Error::General(format!("this is not node {}: {reason}", self.node_id));
-        if !more.is_empty() {
-            return Err(other("it shows more than one certificate".into()));
-        }
-        match verify(certificate, &self.ca, now) {
-            Ok(Identity::Node { id, .. }) if id == self.node_id => Ok(ServerCertVerified::assertion()),
-            Ok(Identity::Node { id, .. }) => Err(other(format!("it is {id}"))),
-            Ok(Identity::User { .. }) => Err(other("it is a user".into())),
-            Err(error) => Err(other(error.to_string())),
-        }
+        self.verify(certificate, more, now).map_err(|reason| {
+            Error::General(match &self.wanted {
+                Wanted::Node { node_id, .. } => format!("this is not node {node_id}: {reason}"),
+                Wanted::AnyNode { .. } | Wanted::Anybody => format!("this is no node of the cluster: {reason}"),
+            })
+        })?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

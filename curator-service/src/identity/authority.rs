@@ -97,7 +97,7 @@ impl Authority {
 
     /// One that is stored.
     pub(crate) fn load(key: PrivateKey, certificate: Vec<u8>) -> Result<Self, AuthorityError> {
-        if public_key_of(&certificate).as_ref().map(<[u8; 32]>::as_slice) != Some(key.public_key()) {
+        if public_key_of(&certificate).as_ref() != Some(key.public_key()) {
             return Err(AuthorityError::Mismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key)?;
@@ -160,6 +160,21 @@ impl Authority {
         };
         Ok(crl.signed_by(&self.issuer)?.der().to_vec())
     }
+}
+
+/// A certificate for a key, signed by that key: it shows who has the key, and nothing else.
+pub(crate) fn ephemeral(key: &PrivateKey, now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
+    let mut params = params(now)?;
+    params.serial_number = Some(SerialNumber::from(1));
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+        KeyUsagePurpose::KeyCertSign,
+    ];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.is_ca = IsCa::NoCa;
+    params.custom_extensions = vec![no_authority()];
+    Ok(params.self_signed(key)?.der().to_vec())
 }
 
 /// A public key that a certificate is for.
@@ -317,6 +332,32 @@ mod tests {
             assert_eq!((own, authoritys), (None, ca_key.clone()));
             assert_eq!(certificate.validity().not_after.timestamp(), NEVER);
         }
+    }
+
+    #[test]
+    fn an_ephemeral_certificate_says_nothing_but_its_key() {
+        let key = PrivateKey::generate().unwrap();
+        let der = ephemeral(&key, now()).unwrap();
+        let certificate = parsed(&der);
+        certificate.verify_signature(None).expect("signed by itself");
+        assert_eq!(certificate.subject().iter().count(), 0);
+        assert_eq!(certificate.issuer().iter().count(), 0);
+        assert_eq!(certificate.raw_serial(), [1]);
+        assert_eq!(
+            certificate.public_key().subject_public_key.data.as_ref(),
+            key.public_key()
+        );
+        assert_eq!(certificate.validity().not_before.timestamp(), 1_750_000_000);
+        assert_eq!(certificate.validity().not_after.timestamp(), NEVER);
+        let constraints = certificate.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && !constraints.value.ca);
+        let usage = certificate.key_usage().unwrap().unwrap();
+        assert!(usage.critical && usage.value.digital_signature() && usage.value.key_encipherment());
+        assert!(usage.value.key_cert_sign() && !usage.value.crl_sign());
+        let extended = certificate.extended_key_usage().unwrap().unwrap();
+        assert!(extended.value.client_auth && !extended.value.server_auth && !extended.critical);
+        assert_eq!(certificate.subject_alternative_name().unwrap().map(drop), None);
+        assert_eq!(key_identifiers(&certificate), (None, None));
     }
 
     #[test]

@@ -1,31 +1,57 @@
-//! Private keys, as the original stores them: the 32-byte seed, then the 32-byte public key.
+//! Private keys: in the store as the original has them, the 32-byte seed and then the 32-byte public key; in files as PKCS #8
+//! in PEM, as openssl and Go write it.
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{PublicKeyData, SignatureAlgorithm, SigningKey};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-/// An Ed25519 private key. It is wiped when it is dropped, and never shown.
-pub(crate) struct PrivateKey {
-    bytes: Zeroizing<[u8; 64]>,
+/// An Ed25519 private key. It is never shown, and its bytes are wiped when it is dropped; the copy inside of the library that
+/// signs with it is freed, but not wiped.
+pub struct PrivateKey {
+    seed: Zeroizing<[u8; 32]>,
+    public: [u8; 32],
     pair: Ed25519KeyPair,
 }
 
 /// Bytes that are no private key, or a key that cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum KeyError {
+#[non_exhaustive]
+pub enum KeyError {
+    /// The stored form has another length.
     #[error("a private key is 64 bytes, seed and public key, and this is {0}")]
     Length(usize),
+    /// The two halves are of different keys.
     #[error("the public half of the private key is not that of its seed")]
     Mismatch,
+    /// The system gives no random numbers.
     #[error("the system has no random numbers")]
     Random,
+    /// The text has no private key in it.
+    #[error("there is no \"{BEGIN}\" with base64 after it")]
+    Pem,
+    /// The private key is of another kind.
+    #[error("the private key is not an Ed25519 key in PKCS #8")]
+    Kind,
 }
+
+/// The lines around a key in PEM.
+const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const END: &str = "-----END PRIVATE KEY-----";
+/// What PKCS #8, version 1, has before an Ed25519 seed: RFC 8410, 7.
+const PKCS8: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 impl PrivateKey {
     /// A new one.
-    pub(crate) fn generate() -> Result<Self, KeyError> {
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn generate() -> Result<Self, KeyError> {
         use ring::rand::SecureRandom;
         let mut seed = Zeroizing::new([0; 32]);
         ring::rand::SystemRandom::new()
@@ -36,10 +62,58 @@ impl PrivateKey {
 
     fn from_seed(seed: &[u8; 32]) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError::Mismatch)?;
-        let mut bytes = Zeroizing::new([0; 64]);
-        bytes[..32].copy_from_slice(seed);
-        bytes[32..].copy_from_slice(pair.public_key().as_ref());
-        Ok(Self { bytes, pair })
+        let mut public = [0; 32];
+        public.copy_from_slice(pair.public_key().as_ref());
+        Ok(Self {
+            seed: Zeroizing::new(*seed),
+            public,
+            pair,
+        })
+    }
+
+    /// The key in a text that may have other things around it.
+    ///
+    /// # Errors
+    /// There is none, or it is of another kind.
+    pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
+        let text = std::str::from_utf8(text).map_err(|_| KeyError::Pem)?;
+        let (_, rest) = text.split_once(BEGIN).ok_or(KeyError::Pem)?;
+        let (body, _) = rest.split_once(END).ok_or(KeyError::Pem)?;
+        // As long as it can become, so that no copy of it is left behind by growing.
+        let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
+        base64.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+        let mut der = Zeroizing::new(vec![0; base64.len()]);
+        let length = STANDARD.decode_slice(&*base64, &mut der).map_err(|_| KeyError::Pem)?;
+        Self::from_pkcs8(&der[..length])
+    }
+
+    /// PKCS #8, version 1, or version 2, which has the public key after the seed.
+    fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| KeyError::Kind)?;
+        // Both have the seed at the same place, as that has been accepted.
+        let seed: Option<&[u8; 32]> = der.get(PKCS8.len()..).and_then(<[u8]>::first_chunk);
+        Self::from_seed(seed.ok_or(KeyError::Kind)?)
+    }
+
+    /// As PKCS #8, version 1.
+    pub(crate) fn to_pkcs8(&self) -> Zeroizing<[u8; 48]> {
+        let mut der = Zeroizing::new([0; 48]);
+        der[..16].copy_from_slice(&PKCS8);
+        der[16..].copy_from_slice(&*self.seed);
+        der
+    }
+
+    /// For a file that nobody else may read.
+    #[must_use]
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(String::with_capacity(128));
+        text.push_str(BEGIN);
+        text.push('\n');
+        STANDARD.encode_string(&*self.to_pkcs8(), &mut text);
+        text.push('\n');
+        text.push_str(END);
+        text.push('\n');
+        text
     }
 
     /// As it is stored.
@@ -49,7 +123,7 @@ impl PrivateKey {
             _ => return Err(KeyError::Length(bytes.len())),
         };
         let key = Self::from_seed(seed)?;
-        match key.public_key() == public {
+        match key.public == public {
             true => Ok(key),
             false => Err(KeyError::Mismatch),
         }
@@ -57,11 +131,16 @@ impl PrivateKey {
 
     /// As it is to be stored.
     pub(crate) fn to_bytes(&self) -> Zeroizing<[u8; 64]> {
-        self.bytes.clone()
+        let mut bytes = Zeroizing::new([0; 64]);
+        bytes[..32].copy_from_slice(&*self.seed);
+        bytes[32..].copy_from_slice(&self.public);
+        bytes
     }
 
-    pub(crate) fn public_key(&self) -> &[u8] {
-        &self.bytes[32..]
+    /// The public half.
+    #[must_use]
+    pub const fn public_key(&self) -> &[u8; 32] {
+        &self.public
     }
 }
 
@@ -90,6 +169,7 @@ impl SigningKey for PrivateKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::keys::hex;
 
     #[test]
     fn a_key_comes_back_as_it_was_stored() {
@@ -108,6 +188,50 @@ mod tests {
         ];
         let key = PrivateKey::from_seed(&seed).unwrap();
         assert_eq!(key.public_key()[..4], [0xd7, 0x5a, 0x98, 0x01]);
+    }
+
+    #[test]
+    fn a_key_in_a_file_is_as_others_write_it() {
+        // By `openssl genpkey -algorithm ED25519`, and its public key by `openssl pkey -pubout`.
+        let theirs = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIHLDa0BGntYkr0vJssgtzQTIYvFtz1aT+k3yG/oc2rdI\n-----END PRIVATE KEY-----\n";
+        let key = PrivateKey::from_pem(theirs.as_bytes()).unwrap();
+        assert_eq!(key.to_pem().as_str(), theirs);
+        assert_eq!(
+            hex(key.public_key()),
+            "36e2176fa6dc9c1abfb4c46216f1710bbfea0eeb65b350dc20bdf4295313c696"
+        );
+        let around = format!("a comment\r\n{}and more", theirs.replace('\n', "\r\n"));
+        let again = PrivateKey::from_pem(around.as_bytes()).unwrap();
+        assert_eq!(again.public_key(), key.public_key());
+        // Version 2, as ring writes it.
+        let document = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+        let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
+        let ours = PrivateKey::from_pkcs8(document.as_ref()).unwrap();
+        assert_eq!(ours.public_key(), pair.public_key().as_ref());
+    }
+
+    #[test]
+    fn what_is_no_key_in_a_file_is_refused() {
+        let pem = |base64: &str| format!("{BEGIN}\n{base64}\n{END}\n");
+        for (text, error) in [
+            (String::new(), KeyError::Pem),
+            (BEGIN.into(), KeyError::Pem),
+            (pem("!"), KeyError::Pem),
+            (pem(""), KeyError::Kind),
+            // The head alone, and an X25519 key.
+            (pem("MC4CAQAwBQYDK2VwBCIEIA=="), KeyError::Kind),
+            (
+                pem("MC4CAQAwBQYDK2VuBCIEIHLDa0BGntYkr0vJssgtzQTIYvFtz1aT+k3yG/oc2rdI"),
+                KeyError::Kind,
+            ),
+            (
+                "-----BEGIN EC PRIVATE KEY-----\nMC4=\n-----END EC PRIVATE KEY-----".into(),
+                KeyError::Pem,
+            ),
+        ] {
+            assert_eq!(PrivateKey::from_pem(text.as_bytes()).unwrap_err(), error, "{text}");
+        }
+        assert_eq!(PrivateKey::from_pem(b"\xff").unwrap_err(), KeyError::Pem);
     }
 
     #[test]

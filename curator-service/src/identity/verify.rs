@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_key_is_shown_by_a_certificate_that_it_has_signed() {
         let ca = authority();
-        let key: [u8; 32] = ca.key().public_key().try_into().unwrap();
+        let key = *ca.key().public_key();
         assert_eq!(self_signed_key(ca.certificate()), Some(key));
         let issued = ca.issue(&Subject::user("owner"), &[7; 32], at(NOW)).unwrap();
         assert_eq!(self_signed_key(&issued), None);

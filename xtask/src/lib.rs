@@ -25,6 +25,7 @@ pub mod cli;
 pub mod commands;
 pub mod error;
 pub mod harness;
+pub mod history;
 pub mod signals;
 pub mod step;
 pub mod tidy;

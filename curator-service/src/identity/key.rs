@@ -109,7 +109,7 @@ impl PrivateKey {
         let mut text = Zeroizing::new(String::with_capacity(128));
         text.push_str(BEGIN);
         text.push('\n');
-        STANDARD.encode_string(&*self.to_pkcs8(), &mut text);
+        STANDARD.encode_string(self.to_pkcs8().as_slice(), &mut text);
         text.push('\n');
         text.push_str(END);
         text.push('\n');

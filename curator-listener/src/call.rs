@@ -23,7 +23,7 @@ use crate::marks::Marks;
 use crate::refusal::Refusal;
 use crate::scope::{Bounds, Scope};
 use crate::services::{Kinds, Local};
-use crate::source::Source;
+use crate::source::{Budget, Source};
 use crate::target::{Follow, Target};
 use crate::tls::CallerCertificates;
 
@@ -39,6 +39,8 @@ pub(crate) struct Dispatcher {
     pub(crate) kinds: Kinds,
     pub(crate) targets: watch::Receiver<Arc<Target>>,
     pub(crate) hold: Hold,
+    /// What may be kept of requests.
+    pub(crate) budget: Arc<Budget>,
     pub(crate) config: Arc<ListenerConfig>,
     /// Names this process among the instances.
     pub(crate) me: HeaderValue,
@@ -80,7 +82,7 @@ impl Dispatcher {
             hold: None,
             pause: FIRST_PAUSE,
         };
-        let mut source = Source::new(body);
+        let mut source = Source::new(body, self.budget.clone());
         loop {
             let target = call.targets.borrow_and_update().clone();
             source = match decide(target.seen(), &marks, &self.me) {

@@ -21,8 +21,20 @@ pub struct ListenerConfig {
     pub drain_limit: Duration,
     /// How long calls under way may take to end once the listener is told to stop.
     pub grace: Duration,
-    /// As many connections may be open; any more are closed at once. 10,000 nodes with one each, and as many to spare.
+    /// As many connections may be open; any more are closed at once, unless there is one that has made no call yet: then that
+    /// one is. 10,000 nodes with one each, and as many to spare.
     pub max_connections: usize,
+    /// As many connections of one peer may be open: an IPv4 address, or a /64 of IPv6. `None` for a quarter of
+    /// [`max_connections`](Self::max_connections), and no limit for the loopback addresses, which whole clusters share in tests,
+    /// and all clients of a proxy on this host. A number counts for those as well.
+    pub max_connections_per_peer: Option<usize>,
+    /// As many connections may be open whose client has not spoken HTTP/2 yet, after the TLS handshake if there is one. For one
+    /// more the oldest of the peer with most of them is cut, so that those who hang keep nobody out. With a round trip of 100 ms
+    /// a thousand of them let 5,000 connections a second in.
+    pub max_new_connections: usize,
+    /// As many bytes of requests may be kept at a time, of all calls, to be sent again if nothing of them ran. What does not fit
+    /// is sent once only. A hundred thousand of ordinary calls.
+    pub max_kept_bytes: usize,
     /// As many calls may be under way on one connection. Times [`stream_window`](Self::stream_window) it is the window of
     /// the connection, so that calls whose reader has stopped cannot take it all and freeze the others on it.
     pub max_concurrent_calls: u32,
@@ -61,6 +73,9 @@ impl Default for ListenerConfig {
             drain_limit: Duration::from_secs(1),
             grace: Duration::from_secs(5),
             max_connections: 20_000,
+            max_connections_per_peer: None,
+            max_new_connections: 1_024,
+            max_kept_bytes: 64 << 20,
             max_concurrent_calls: 256,
             stream_window: 256 << 10,
             max_header_list_size: 64 << 10,
@@ -83,6 +98,12 @@ impl ListenerConfig {
     pub fn hold_for_ttl(mut self, ttl: Duration) -> Self {
         self.hold_cap = (ttl * 2 / 3).min(Duration::from_secs(10));
         self
+    }
+
+    /// How many connections one peer may have.
+    pub(crate) fn connections_per_peer(&self) -> usize {
+        self.max_connections_per_peer
+            .unwrap_or_else(|| (self.max_connections / 4).max(1))
     }
 
     /// The window of a whole connection.

@@ -10,32 +10,44 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::Io;
 
-/// A socket that counts what comes in.
-pub(crate) struct Heard {
-    stream: Io,
-    bytes: Arc<AtomicUsize>,
+/// Who is told of what comes in.
+pub(crate) trait Listening {
+    /// So many bytes have come in.
+    fn heard(&self, bytes: usize);
 }
 
-impl Heard {
-    /// Adds what is read to `bytes`, which wraps around.
-    pub(crate) const fn new(stream: Io, bytes: Arc<AtomicUsize>) -> Self {
-        Self { stream, bytes }
+/// Adds them up, and wraps around.
+impl Listening for AtomicUsize {
+    fn heard(&self, bytes: usize) {
+        self.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-impl AsyncRead for Heard {
+/// A socket that says what comes in.
+pub(crate) struct Heard<L> {
+    stream: Io,
+    to: Arc<L>,
+}
+
+impl<L> Heard<L> {
+    pub(crate) const fn new(stream: Io, to: Arc<L>) -> Self {
+        Self { stream, to }
+    }
+}
+
+impl<L: Listening> AsyncRead for Heard<L> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = buf.filled().len() - before;
         if read > 0 {
-            self.bytes.fetch_add(read, Ordering::Relaxed);
+            self.to.heard(read);
         }
         polled
     }
 }
 
-impl AsyncWrite for Heard {
+impl<L> AsyncWrite for Heard<L> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

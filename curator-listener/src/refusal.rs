@@ -1,4 +1,9 @@
 //! What a caller is told instead of an answer.
+//!
+//! Refusals come before anybody has asked who calls, so strangers read them. They say what the caller can do about it, which
+//! node leads, and where: that much `CuratorLocal.GetCurrentLeader` tells anybody, by the contract, since a node that is about to
+//! register knows nobody yet. They say nothing of the store, of files or keys, nor what the system or TLS has to say: that is
+//! for the log.
 
 use std::borrow::Cow;
 

@@ -25,7 +25,7 @@ impl<S: StatusStream + ?Sized> StatusStream for Arc<S> {
 pub enum Role {
     /// Nobody knows who leads.
     Undetermined {
-        /// Why, in words.
+        /// Why, in words. Callers are told, who may be strangers.
         reason: String,
     },
     /// This instance leads, for as long as the term is valid.

@@ -1,6 +1,8 @@
 //! A request's body, of which so much is kept that it can be sent again if nothing of the call ran.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,13 +11,44 @@ use http_body::{Body, Frame, SizeHint};
 
 /// As much of a request is kept until the leader answers, in bytes. A longer one is sent once only.
 const MOST_KEPT: usize = 64 << 10;
+/// What keeping one piece takes beside its bytes, so that many small pieces are no way around the bound.
+const PIECE: usize = 64;
+
+/// What may be kept of all requests together, in bytes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    kept: AtomicUsize,
+    most: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            kept: AtomicUsize::new(0),
+            most,
+        })
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let room = |kept: usize| kept.checked_add(bytes).filter(|kept| *kept <= self.most);
+        self.kept
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.kept.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
 
 /// The body of a client's request. As a [`Body`] it starts from the beginning after each [`rewind`](Self::rewind).
 #[derive(Debug)]
 pub(crate) struct Source<B> {
     incoming: B,
     kept: Vec<Bytes>,
+    /// What has been taken of the budget.
     kept_bytes: usize,
+    budget: Arc<Budget>,
     trailers: Option<HeaderMap>,
     /// What comes next out of what is kept.
     next: usize,
@@ -30,15 +63,22 @@ enum Keeping {
     Nothing,
 }
 
+impl<B> Drop for Source<B> {
+    fn drop(&mut self) {
+        self.budget.give_back(self.kept_bytes);
+    }
+}
+
 impl<B> Source<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    pub(crate) const fn new(incoming: B) -> Self {
+    pub(crate) const fn new(incoming: B, budget: Arc<Budget>) -> Self {
         Self {
             incoming,
             kept: Vec::new(),
             kept_bytes: 0,
+            budget,
             trailers: None,
             next: 0,
             keeping: Keeping::All,
@@ -55,22 +95,26 @@ where
     pub(crate) fn keep_no_more(&mut self) {
         // What has been kept and not been read again since is still to come.
         if self.next >= self.kept.len() {
-            self.kept = Vec::new();
-            self.next = 0;
-            self.keeping = Keeping::Nothing;
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        self.kept = Vec::new();
+        self.budget.give_back(std::mem::take(&mut self.kept_bytes));
+        self.next = 0;
+        self.keeping = Keeping::Nothing;
     }
 
     fn keep(&mut self, data: &Bytes) {
         if self.keeping == Keeping::Nothing {
             return;
         }
-        self.kept_bytes += data.len();
-        if self.kept_bytes > MOST_KEPT {
-            self.kept = Vec::new();
-            self.next = 0;
-            self.keeping = Keeping::Nothing;
+        let more = data.len() + PIECE;
+        if self.kept_bytes + more > MOST_KEPT || !self.budget.take(more) {
+            self.forget();
         } else {
+            self.kept_bytes += more;
             self.kept.push(data.clone());
             self.next = self.kept.len();
         }
@@ -119,12 +163,22 @@ mod tests {
 
     use super::*;
 
-    fn source(sizes: &[usize]) -> Source<impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin> {
+    fn source(sizes: &[usize]) -> Source<impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin + use<>> {
+        within(sizes, &Budget::new(usize::MAX))
+    }
+
+    fn within(
+        sizes: &[usize],
+        budget: &Arc<Budget>,
+    ) -> Source<impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin + use<>> {
         let mut frames: Vec<Result<_, std::convert::Infallible>> = Vec::new();
         for (number, size) in sizes.iter().enumerate() {
-            frames.push(Ok(Frame::data(Bytes::from(vec![u8::try_from(number).unwrap(); *size]))));
+            frames.push(Ok(Frame::data(Bytes::from(vec![
+                u8::try_from(number % 256).unwrap();
+                *size
+            ]))));
         }
-        Source::new(StreamBody::new(futures::stream::iter(frames)))
+        Source::new(StreamBody::new(futures::stream::iter(frames)), budget.clone())
     }
 
     async fn read(
@@ -153,12 +207,41 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_kept_than_is_stated() {
-        let mut source = source(&[MOST_KEPT, 1]);
+        let mut source = source(&[MOST_KEPT - PIECE, 1]);
         read(&mut source, 1).await;
         assert!(source.rewind());
-        assert_eq!(read(&mut source, 9).await.len(), MOST_KEPT + 1);
+        assert_eq!(read(&mut source, 9).await.len(), MOST_KEPT - PIECE + 1);
         assert_eq!(source.kept.len(), 0);
         assert!(!source.rewind(), "it must not be sent again in part");
+    }
+
+    #[tokio::test]
+    async fn small_pieces_are_no_way_around_the_bound() {
+        for size in [0, 1] {
+            let mut source = source(&vec![size; 10_000]);
+            read(&mut source, 5_000).await;
+            assert!(source.kept.len() * PIECE <= MOST_KEPT);
+            assert!(!source.rewind());
+        }
+    }
+
+    #[tokio::test]
+    async fn all_requests_together_are_bounded_too() {
+        let budget = Budget::new(1_000);
+        let mut first = within(&[700, 700], &budget);
+        let mut second = within(&[700], &budget);
+        read(&mut first, 1).await;
+        read(&mut second, 1).await;
+        assert!(first.rewind());
+        assert!(!second.rewind(), "there was no room for it");
+        // More than may be kept of it: then it gives back what it had.
+        read(&mut first, 9).await;
+        assert!(!first.rewind());
+        let mut third = within(&[700], &budget);
+        read(&mut third, 1).await;
+        assert!(third.rewind());
+        drop((first, second, third));
+        assert_eq!(budget.kept.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -12,11 +12,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::HeaderValue;
 use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
+use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::yield_now;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
 /// How a listener encrypts.
 #[derive(Clone)]
@@ -92,10 +94,35 @@ pub(crate) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// The handshakes of one thread take turns with everything else on it: whatever is ready runs between the work of two of them.
+/// However many come at once, a call waits for no more than one.
+#[derive(Clone, Debug)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
+
+impl Turns {
+    /// Does work that takes long, when it is its turn.
+    async fn take<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        // Never closed.
+        let _turn = self.0.acquire().await.map_err(io::Error::other)?;
+        let done = work();
+        yield_now().await;
+        Ok(done)
+    }
+}
+
 /// Answers the handshake of a client; returns what it has shown as well.
-pub(crate) async fn accept(stream: TcpStream, tls: &Tls) -> io::Result<(Io, CallerCertificates)> {
+pub(crate) async fn accept(stream: TcpStream, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates)> {
+    // Nothing is computed for a client that has not said what it wants.
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let config = tls.server.borrow().clone();
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    // The agreement on a key and our signature: most of what a handshake costs.
+    let stream = turns.take(|| hello.into_stream(config)).await?.await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let shown = CallerCertificates(shown.iter().take(MOST_CERTIFICATES).cloned().collect());
     Ok((Io::Tls(Box::new(stream.into())), shown))

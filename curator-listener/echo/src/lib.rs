@@ -2,6 +2,8 @@
 //!
 //! It knows nothing of the listener: what a term is called, and whether an answer may be recorded, it is told by its maker.
 
+pub mod tls;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;

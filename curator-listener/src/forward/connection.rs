@@ -49,6 +49,28 @@ pub(crate) enum Closed {
     Silent(Duration),
 }
 
+/// What callers may know, who may be strangers: not what the system or TLS says of the leader's side.
+impl ConnectError {
+    pub(crate) const fn told(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "it cannot be connected to",
+            Self::Silent(_) => "it does not answer",
+            Self::Address => "that is no address",
+            Self::Http2(_) => "it does not speak HTTP/2",
+        }
+    }
+}
+
+impl Closed {
+    pub(crate) const fn told(&self) -> &'static str {
+        match self {
+            Self::ByPeer => "closed by the leader",
+            Self::Lost(_) => "lost",
+            Self::Silent(_) => "cut: the leader is silent",
+        }
+    }
+}
+
 /// A call's place on a connection. Dropping it frees the place.
 pub(crate) struct Place {
     connection: Arc<Connection>,

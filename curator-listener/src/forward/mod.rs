@@ -20,6 +20,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::Code;
+use tracing::debug;
 
 pub(crate) use answer::Answer;
 pub(crate) use connection::Place;
@@ -84,9 +85,10 @@ where
     let (mut response, stream) = match place.requests().send_request(request, whole) {
         Ok(sent) => sent,
         Err(error) if error.is_io() || error.is_go_away() => {
+            debug!(%error, "a connection to the leader is closing");
             place.give_up();
             return Outcome::NotRun {
-                why: format!("the connection to the leader is closing: {error}"),
+                why: "the connection to the leader is closing".to_owned(),
                 source,
             };
         }
@@ -138,7 +140,8 @@ where
             Outcome::Answered(Response::from_parts(parts, Answer::new(stream, bounds, upload, place)))
         }
         Event::Answer(Err(error)) if outcome::never_ran(&error) => {
-            not_run(format!("the leader did not take the call: {error}"), upload)
+            debug!(%error, "the leader did not take a call");
+            not_run("the leader did not take the call".to_owned(), upload)
         }
         Event::Answer(Err(error)) => Outcome::Ended(outcome::lost(&error)),
         Event::Bound(refusal) => Outcome::Ended(refusal),

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::connection::{Closed, Connection, Place, connect};
 use crate::config::ListenerConfig;
@@ -45,7 +45,7 @@ pub(crate) struct Ready {
     pub(crate) open: bool,
     /// Goes up with each connection that opens or ends.
     changes: u64,
-    /// Why not, if not.
+    /// Why not, if not: callers are told, who may be strangers.
     why: String,
 }
 
@@ -197,7 +197,6 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
                     report(&|ready| ready.open = true);
                 }
                 Err(why) => {
-                    debug!(leader = leader.node_id, why, "no connection to the leader");
                     let here = lane.prune() > 0;
                     report(&|ready| {
                         ready.open = here;
@@ -216,18 +215,26 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
             () = lane.more.notified() => {}
             Some(closed) = open.join_next() => {
                 let here = lane.prune() > 0;
-                let why = closed.map_or_else(|panic| panic.to_string(), |closed| closed.to_string());
-                info!(leader = leader.node_id, why, "connection to the leader ended");
+                let told = match closed {
+                    Ok(why) => {
+                        info!(leader = leader.node_id, %why, "connection to the leader ended");
+                        why.told()
+                    }
+                    Err(why) => {
+                        warn!(leader = leader.node_id, %why, "connection to the leader ended");
+                        "lost"
+                    }
+                };
                 report(&|ready| {
                     ready.open = here;
-                    ready.why = format!("the connection to the leader was {why}");
+                    ready.why = format!("the connection to the leader was {told}");
                 });
             }
         }
     }
 }
 
-/// Tries the leader's addresses in their order.
+/// Tries the leader's addresses in their order. What went wrong is for callers to read; more of it is in the log.
 async fn connect_to_any(
     leader: &Leader,
     config: &ListenerConfig,
@@ -236,7 +243,10 @@ async fn connect_to_any(
     for address in &leader.addresses {
         match connect(address, &leader.node_id, config).await {
             Ok(connected) => return Ok(connected),
-            Err(error) => whys.push(format!("{} at {address}: {error}", leader.node_id)),
+            Err(error) => {
+                debug!(leader = leader.node_id, address, %error, "no connection to the leader");
+                whys.push(format!("{} at {address}: {}", leader.node_id, error.told()));
+            }
         }
     }
     Err(whys.join("; "))

@@ -145,6 +145,7 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
+    use crate::source::Budget;
 
     /// Uploads these frames, and returns how that ended and what the other side saw last.
     async fn upload(frames: Vec<Result<&'static str, &'static str>>) -> (Uploaded, Vec<Bytes>, Option<h2::Error>) {
@@ -158,7 +159,7 @@ mod tests {
         let frames = frames
             .into_iter()
             .map(|frame| frame.map(|text| Frame::data(Bytes::from(text))));
-        let source = Source::new(StreamBody::new(futures::stream::iter(frames)));
+        let source = Source::new(StreamBody::new(futures::stream::iter(frames)), Budget::new(usize::MAX));
         let mut upload = Upload::new(source, stream);
         let (request, _respond) = server.accept().await.unwrap().unwrap();
         let serving = tokio::spawn(async move { while server.accept().await.is_some() {} });

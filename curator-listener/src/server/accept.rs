@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::seats::Seats;
 use super::shard::Accepted;
 
 /// How long to wait when the system has nothing left to accept a connection with.
@@ -20,11 +21,12 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Accepts connections and gives them to the shards in turn, until cancelled or a shard is gone.
 pub(crate) async fn accept(
     socket: TcpListener,
-    seats: Arc<Semaphore>,
+    seats: Arc<Seats>,
     shards: Vec<mpsc::Sender<Accepted>>,
     stopping: CancellationToken,
 ) {
-    let mut complaint = Complaint::default();
+    // One kind of trouble must not hide the other.
+    let (mut complaint, mut refusals) = (Complaint::default(), Complaint::default());
     let mut turn = shards.iter().cycle();
     loop {
         let accepted = tokio::select! {
@@ -33,9 +35,12 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Ok(seat) = seats.clone().try_acquire_owned() else {
-                    complaint.say(|| warn!(%peer, "connection refused: as many as may are open"));
-                    continue;
+                let seat = match seats.take(peer.ip()) {
+                    Ok(seat) => seat,
+                    Err(why) => {
+                        refusals.say(|| warn!(%peer, %why, "connection refused"));
+                        continue;
+                    }
                 };
                 let (Ok(stream), Some(shard)) = (stream.into_std(), turn.next()) else {
                     continue;

@@ -21,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::seats::Seat;
 use crate::body::Body;
 use crate::call::Dispatcher;
 use crate::config::ListenerConfig;
-use crate::heard::Heard;
-use crate::tls::{self, Io};
+use crate::heard::{Heard, Listening};
+use crate::tls::{self, Io, Turns};
 
 /// The client connection preface, RFC 9113, section 3.4.
 const PREFACE: usize = 24;
@@ -41,14 +42,23 @@ pub(crate) struct Shared {
 }
 
 /// What a connection is doing.
-#[derive(Default)]
 struct Activity {
+    seat: Seat,
     /// Bytes that came in.
-    read: Arc<AtomicUsize>,
+    read: AtomicUsize,
     /// Calls so far.
     calls: AtomicU64,
     /// Calls at this moment.
     open: AtomicUsize,
+}
+
+impl Listening for Activity {
+    fn heard(&self, bytes: usize) {
+        let before = self.read.fetch_add(bytes, Ordering::Relaxed);
+        if before < PREFACE && before.saturating_add(bytes) >= PREFACE {
+            self.seat.spoke();
+        }
+    }
 }
 
 /// A call that is open on a connection.
@@ -56,7 +66,9 @@ struct OpenCall(Arc<Activity>);
 
 impl OpenCall {
     fn new(activity: &Arc<Activity>) -> Self {
-        activity.calls.fetch_add(1, Ordering::Relaxed);
+        if activity.calls.fetch_add(1, Ordering::Relaxed) == 0 {
+            activity.seat.called();
+        }
         activity.open.fetch_add(1, Ordering::Relaxed);
         Self(activity.clone())
     }
@@ -68,8 +80,8 @@ impl Drop for OpenCall {
     }
 }
 
-/// Serves a connection until it ends. Cut when dropped.
-pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, shard: usize) {
+/// Serves a connection until it ends, or must make room for another. Cut when dropped.
+pub(crate) async fn serve(stream: std::net::TcpStream, seat: Seat, shared: &Arc<Shared>, shard: usize, turns: &Turns) {
     // Without it, small messages wait for the acknowledgement of the one before.
     let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
         Ok(stream) => stream,
@@ -81,20 +93,31 @@ pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, sha
     let config = &shared.dispatcher.config;
     let (io, shown) = match &config.tls {
         None => (Io::Plain(stream), None),
-        Some(tls) => match timeout(config.handshake_timeout, tls::accept(stream, tls)).await {
-            Ok(Ok((io, shown))) => (io, Some(shown)),
-            Ok(Err(error)) => {
-                debug!(%error, "connection ended in its TLS handshake");
-                return;
-            }
-            Err(_) => {
-                debug!("connection cut: its TLS handshake takes too long");
+        Some(tls) => tokio::select! {
+            accepted = timeout(config.handshake_timeout, tls::accept(stream, tls, turns)) => match accepted {
+                Ok(Ok((io, shown))) => (io, Some(shown)),
+                Ok(Err(error)) => {
+                    debug!(%error, "connection ended in its TLS handshake");
+                    return;
+                }
+                Err(_) => {
+                    debug!("connection cut: its TLS handshake takes too long");
+                    return;
+                }
+            },
+            () = seat.cut() => {
+                debug!("connection cut in its TLS handshake: there are too many of them");
                 return;
             }
         },
     };
-    let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(Heard::new(io, activity.read.clone()));
+    let activity = Arc::new(Activity {
+        seat,
+        read: AtomicUsize::new(0),
+        calls: AtomicU64::new(0),
+        open: AtomicUsize::new(0),
+    });
+    let io = TokioIo::new(Heard::new(io, activity.clone()));
     let dispatcher = shared.dispatcher.clone();
     let calls = activity.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -111,7 +134,7 @@ pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, sha
     let connection = builder(config, shared.tasks.clone()).serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut idle = pin!(idle(activity.clone(), config.idle_timeout));
-    let mut late = pin!(late(activity, config.handshake_timeout));
+    let mut late = pin!(late(activity.clone(), config.handshake_timeout));
     let mut leaving = false;
     loop {
         tokio::select! {
@@ -123,6 +146,10 @@ pub(crate) async fn serve(stream: std::net::TcpStream, shared: &Arc<Shared>, sha
             }
             () = &mut late => {
                 debug!("connection cut: the client has not begun to speak HTTP/2");
+                return;
+            }
+            () = activity.seat.cut() => {
+                debug!("connection cut: it has made no call, and others wait for its place");
                 return;
             }
             () = &mut idle, if !leaving => {}

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod seats;
 mod shard;
 mod sockets;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -29,9 +30,11 @@ use crate::refusal::Refusal;
 use crate::role::StatusStream;
 use crate::scope::Scope;
 use crate::services::Services;
+use crate::source::Budget;
 use crate::target::{Target, Tracker};
 use accept::accept;
 use connection::Shared;
+use seats::Seats;
 use shard::Shard;
 
 /// What has been cut is gone within this, unless a service blocks its thread.
@@ -177,6 +180,7 @@ impl Listener {
             kinds,
             targets: targets.subscribe(),
             hold: Hold::new(config.hold_limit),
+            budget: Budget::new(config.max_kept_bytes),
             config: config.clone(),
             me: instance_id(),
             stopping: cancel.clone(),
@@ -216,7 +220,7 @@ impl Listener {
             .enumerate()
             .map(|(number, shard)| shard.start(shared.clone(), number, cut.clone(), &mut serving))
             .collect();
-        let seats = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let seats = Seats::new(&config);
         let mut accepting = JoinSet::new();
         for socket in sockets {
             accepting.spawn(accept(socket, seats.clone(), ways.clone(), cancel.clone()));

@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Shared, serve};
+use super::seats::Seat;
+use crate::tls::Turns;
 
 /// Connections that may wait for a thread to take them.
 const QUEUE: usize = 64;
 
 /// A connection on its way to a shard, and its place among those that may be open.
-pub(crate) type Accepted = (TcpStream, OwnedSemaphorePermit);
+pub(crate) type Accepted = (TcpStream, Seat);
 
 /// Where the connections of one shard are served.
 pub(crate) struct Shard {
@@ -115,18 +117,15 @@ async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Sta
     let Ok(Start { shared, shard, cut }) = started.await else {
         return;
     };
-    let mut connections = JoinSet::new();
+    let (mut connections, turns) = (JoinSet::new(), Turns::default());
     let serving = async {
         let mut open = true;
         while open || !connections.is_empty() {
             tokio::select! {
                 accepted = queue.recv(), if open => match accepted {
                     Some((stream, seat)) => {
-                        let shared = shared.clone();
-                        connections.spawn(async move {
-                            serve(stream, &shared, shard).await;
-                            drop(seat);
-                        });
+                        let (shared, turns) = (shared.clone(), turns.clone());
+                        connections.spawn(async move { serve(stream, seat, &shared, shard, &turns).await });
                     }
                     None => open = false,
                 },

@@ -1,14 +1,25 @@
 //! Clients that mean no good, or know no better: bounded in what they cost, and others are served.
 
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tonic::Code;
 
-use crate::raw::RawClient;
-use crate::stage::{Instance, client, config, local, say, soon};
+use crate::raw::{Answer, RawClient};
+use crate::stage::{Certificates, Instance, client, config, local, named, remote, say, soon, unknown};
+
+/// Nobody serves it; that much is said of a call before its body is looked at.
+const NOTHING: &str = "/curator.echo.v1.Echo/Nothing";
+
+/// Without TLS, and with it.
+fn both() -> [Option<Certificates>; 2] {
+    [None, Some(Certificates::new())]
+}
 
 /// Waits until the other side closes.
 async fn closed(stream: &mut TcpStream) -> bool {
@@ -135,6 +146,12 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
             soon(other.say(say(1))).await.unwrap();
         }
     }
+    let ended = async {
+        while flooding.is_open() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(ended).await;
     soon(other.say(say(1))).await.expect("others are served");
     // Whatever became of the flood, nothing of it is left at the leader.
     soon(leader.client().say(say(1))).await.unwrap();
@@ -186,4 +203,299 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
         streams.push((stream, caller));
     }
     soon(follower.client().say(say(1))).await.unwrap();
+}
+
+/// A connection from another address of this host.
+async fn from(host: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
+    socket.bind(SocketAddr::new(host, 0)).unwrap();
+    soon(socket.connect(to)).await.unwrap()
+}
+
+/// Strangers open connections and hang in the middle of their first words, more of them than there are seats, and none of them is
+/// late yet. Whoever means it is served at once.
+#[tokio::test]
+async fn those_who_hang_keep_nobody_out() {
+    for certificates in both() {
+        let mut config = config();
+        config.handshake_timeout = Duration::from_secs(3_600);
+        config.max_connections = 64;
+        config.max_new_connections = 8;
+        config.tls = certificates.as_ref().map(Certificates::tls);
+        let instance = Instance::with(local(1).0, config, |service| service);
+        let tls = certificates.as_ref().map(Certificates::client);
+        let mut hanging = Vec::new();
+        // A record that begins a handshake, and the preface of HTTP/2: neither is whole.
+        for words in [&b""[..], &[22, 3, 1, 1, 0, 1], b"PRI * HTTP/2.0\r\n"] {
+            for _ in 0..80 {
+                let mut stream = from(66, instance.address).await;
+                // It may be cut before it has said anything.
+                let _ = stream.write_all(words).await;
+                hanging.push(stream);
+            }
+            let honest = soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap();
+            let answer = soon(honest.try_call("/curator.echo.v1.Echo/Nothing")).await.unwrap();
+            assert_eq!(answer.code(), Some("12"));
+        }
+        // Memory is bounded by their number: all but a few have been cut.
+        let mut ends = tokio::task::JoinSet::new();
+        let few = hanging.len() - 8;
+        for mut stream in hanging {
+            ends.spawn(async move { stream.read_to_end(&mut Vec::new()).await.map(drop) });
+        }
+        for _ in 0..few {
+            assert!(soon(ends.join_next()).await.is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_in_its_handshake_is_cut_off() {
+    let certificates = Certificates::new();
+    let mut config = config();
+    config.handshake_timeout = Duration::from_millis(200);
+    config.tls = Some(certificates.tls());
+    let instance = Instance::with(local(1).0, config, |service| service);
+    for beginning in [&b""[..], &[22, 3, 1, 1, 0, 1]] {
+        let mut stream = TcpStream::connect(instance.address).await.unwrap();
+        stream.write_all(beginning).await.unwrap();
+        assert!(closed(&mut stream).await);
+    }
+    // A byte now and then does not help.
+    let mut stream = TcpStream::connect(instance.address).await.unwrap();
+    let mut sent = 0;
+    let drip = async {
+        for byte in [22, 3, 1, 1, 0].into_iter().chain(std::iter::repeat(1)) {
+            if stream.write_all(&[byte]).await.is_err() {
+                return;
+            }
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(drip).await;
+    assert!(sent < 200, "{sent}");
+    let honest = soon(RawClient::secured(instance.address, Some(&certificates.client())))
+        .await
+        .unwrap();
+    assert_eq!(soon(honest.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+}
+
+/// Connections that speak and never call are the first to make room.
+#[tokio::test]
+async fn those_who_never_call_make_room_for_those_who_do() {
+    for certificates in both() {
+        let mut config = config();
+        config.max_connections = 5;
+        config.tls = certificates.as_ref().map(Certificates::tls);
+        let instance = Instance::with(local(1).0, config, |service| service);
+        let tls = certificates.as_ref().map(Certificates::client);
+        let connect = || async { soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap() };
+        let busy = connect().await;
+        assert_eq!(soon(busy.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        let mut silent = Vec::new();
+        for _ in 0..30 {
+            silent.push(connect().await);
+            assert_eq!(soon(busy.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        }
+        let next = connect().await;
+        assert_eq!(soon(next.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        let gone = async {
+            while silent.iter().filter(|client| client.is_open()).count() > 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(gone).await;
+        assert!(busy.is_open() && next.is_open());
+    }
+}
+
+#[tokio::test]
+async fn one_peer_does_not_get_all_seats() {
+    let mut config = config();
+    config.max_connections_per_peer = Some(3);
+    let instance = Instance::with(local(1).0, config, |service| service);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let client = RawClient::over(from(66, instance.address).await, instance.address, 65_535)
+            .await
+            .unwrap();
+        assert_eq!(soon(client.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        open.push(client);
+    }
+    assert!(closed(&mut from(66, instance.address).await).await);
+    soon(instance.client().say(say(1)))
+        .await
+        .expect("another peer's are free");
+    assert!(open.iter().all(RawClient::is_open));
+}
+
+/// Sends as much of an endless request as the other side takes; returns how much that was, and the answer.
+async fn upload(client: &RawClient, path: &str) -> (usize, Answer) {
+    let (response, mut stream) = client.begin(path, &[("content-type", "application/grpc")]).await;
+    let response = tokio::spawn(response);
+    // A message of 4 GiB, by its own words.
+    let mut piece = vec![0, 0xff, 0xff, 0xff, 0xff];
+    piece.resize(16 << 10, 7);
+    let piece = Bytes::from(piece);
+    let mut sent = 0;
+    let sending = async {
+        loop {
+            stream.reserve_capacity(piece.len());
+            match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(Ok(0)) => {}
+                Some(Ok(capacity)) => {
+                    let piece = piece.slice(..capacity.min(piece.len()));
+                    if stream.send_data(piece.clone(), false).is_err() {
+                        return;
+                    }
+                    sent += piece.len();
+                }
+                _ => return,
+            }
+        }
+    };
+    soon(sending).await;
+    (sent, Answer::read(soon(response).await.unwrap().unwrap()).await)
+}
+
+/// What is refused for what its headers say is not read: no more than a window of it is ever taken, here and at the leader.
+#[tokio::test]
+async fn a_request_that_is_refused_is_not_read() {
+    for certificates in both() {
+        let mut config = config();
+        config.tls = certificates.as_ref().map(Certificates::tls);
+        let window = usize::try_from(config.stream_window).unwrap();
+        let leader = Instance::with(local(1).0, config.clone(), |service| service);
+        let follower = Instance::with(named(leader.address, 1), config, |service| service);
+        follower.serves(true).await;
+        let tls = certificates.as_ref().map(Certificates::client);
+        for (instance, windows) in [(&leader, 1), (&follower, 3)] {
+            let client = soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap();
+            let (sent, answer) = upload(&client, NOTHING).await;
+            assert_eq!(answer.code(), Some("12"));
+            assert!(sent <= windows * window, "{sent} bytes of {windows} windows");
+            assert_eq!(soon(client.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        }
+    }
+}
+
+/// Headers that do not end: HTTP/2 lets them go on from frame to frame.
+#[tokio::test]
+async fn headers_without_an_end_end_the_connection() {
+    let instance = Instance::with(local(1).0, config(), |service| service);
+    let mut stream = TcpStream::connect(instance.address).await.unwrap();
+    let frame = |kind: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let stream = u8::from(kind != 4);
+        let mut frame = vec![length[1], length[2], length[3], kind, 0, 0, 0, 0, stream];
+        frame.extend_from_slice(payload);
+        frame
+    };
+    // A literal field that nobody remembers: name `a`, and a value of 100 bytes.
+    let mut field = vec![0x00, 0x01, b'a', 100];
+    field.resize(104, b'x');
+    let block = field.repeat(150);
+    let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    first.extend(frame(4, &[]));
+    first.extend(frame(1, &block));
+    stream.write_all(&first).await.unwrap();
+    let continuation = frame(9, &block);
+    let mut sent = 0_usize;
+    let flood = async {
+        while stream.write_all(&continuation).await.is_ok() {
+            sent += continuation.len();
+        }
+    };
+    soon(flood).await;
+    // What the kernel has taken counts as sent.
+    assert!(sent < 16 << 20, "{sent}");
+    soon(instance.client().say(say(1))).await.unwrap();
+}
+
+/// With no room to keep anything, calls that wait go through all the same: each is sent once.
+#[tokio::test]
+async fn what_is_kept_of_requests_is_bounded_and_nobody_is_refused_for_it() {
+    let mut config = config();
+    config.max_kept_bytes = 0;
+    let (leader, _guard) = Instance::leading(1);
+    let follower = Instance::with(unknown(), config, |service| service);
+    let calls: Vec<_> = (0..50)
+        .map(|id| {
+            let mut caller = follower.client();
+            tokio::spawn(async move { caller.say(say(id)).await })
+        })
+        .collect();
+    follower.status.set(remote(leader.address, 1));
+    for call in calls {
+        soon(call).await.unwrap().expect("sent once, which is enough");
+    }
+}
+
+/// As many handshakes at once as there can be, on one thread: calls go on meanwhile, and every handshake succeeds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_handshakes_does_not_stop_calls() {
+    let certificates = Arc::new(Certificates::new());
+    let mut config = config();
+    config.threads = 1;
+    config.tls = Some(certificates.tls());
+    let instance = Instance::with(local(1).0, config, |service| service);
+    let caller = RawClient::secured(instance.address, Some(&certificates.client()))
+        .await
+        .unwrap();
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let (address, tls) = (instance.address, certificates.client());
+        flood.spawn(async move { RawClient::secured(address, Some(&tls)).await.is_ok() });
+    }
+    let over = tokio_util::sync::CancellationToken::new();
+    let calling = tokio::spawn({
+        let over = over.clone();
+        async move {
+            let mut calls = 0;
+            while !over.is_cancelled() {
+                let answer = soon(caller.try_call(NOTHING)).await.expect("an answer");
+                assert_eq!(answer.code(), Some("12"));
+                calls += 1;
+            }
+            calls
+        }
+    });
+    while let Some(done) = soon(flood.join_next()).await {
+        assert!(done.unwrap(), "a handshake was refused");
+    }
+    over.cancel();
+    let calls = soon(calling).await.unwrap();
+    assert!(calls > 10, "{calls} calls during the flood");
+}
+
+/// A stranger may know who leads and where, as `CuratorLocal` says to anybody, and nothing that the system or TLS has to say.
+#[tokio::test]
+async fn a_refusal_says_nothing_of_the_inside() {
+    let [_, certificates] = both();
+    let nobody = {
+        let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        socket.local_addr().unwrap()
+    };
+    // One that speaks no TLS.
+    let plain = Instance::with(local(1).0, config(), |service| service);
+    for (leader, tls) in [(nobody, None), (plain.address, certificates.as_ref())] {
+        let mut config = config();
+        config.hold_cap = Duration::from_millis(300);
+        config.tls = tls.map(Certificates::tls);
+        let follower = Instance::with(named(leader, 1), config, |service| service);
+        let tls = tls.map(Certificates::client);
+        let client = soon(RawClient::secured(follower.address, tls.as_ref())).await.unwrap();
+        let answer = soon(client.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+        assert_eq!(answer.code(), Some("14"));
+        let message = answer.message();
+        assert!(
+            message.contains("it%20cannot%20be%20connected%20to") || message.contains("it cannot be connected to"),
+            "{message}"
+        );
+        for inside in ["os error", "efused", "certificate", "corrupt", "tls", "TLS"] {
+            assert!(!message.contains(inside), "{inside}: {message}");
+        }
+    }
 }

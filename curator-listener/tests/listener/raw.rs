@@ -1,6 +1,7 @@
 //! HTTP/2 without gRPC: a client that sees everything, and leaders that do as a test says.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,9 +9,12 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use crate::stage::soon;
 
@@ -34,22 +38,51 @@ impl RawClient {
 
     pub(crate) async fn with_window(address: SocketAddr, window: u32) -> Self {
         let stream = soon(TcpStream::connect(address)).await.unwrap();
+        Self::over(stream, address, window).await.unwrap()
+    }
+
+    /// With TLS, if there is a configuration; an error if the other side does not go along.
+    pub(crate) async fn secured(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        match tls {
+            None => Self::over(stream, address, 65_535).await,
+            Some(tls) => {
+                let name = curator_echo::tls::server_name()?;
+                let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
+                Self::over(stream, address, 65_535).await
+            }
+        }
+    }
+
+    pub(crate) async fn over(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        address: SocketAddr,
+        window: u32,
+    ) -> std::io::Result<Self> {
         let (requests, connection) = soon(
             h2::client::Builder::new()
                 .initial_window_size(window)
                 .initial_connection_window_size(64 << 20)
-                .handshake::<_, Bytes>(stream),
+                .handshake::<_, Bytes>(io),
         )
         .await
-        .unwrap();
+        .map_err(std::io::Error::other)?;
         let driver = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Self {
+        Ok(Self {
             requests,
             authority: address.to_string(),
             driver,
-        }
+        })
+    }
+
+    /// A call without a message, if the connection is still there.
+    pub(crate) async fn try_call(&self, path: &str) -> Option<Answer> {
+        let request = Request::post(format!("http://{}{path}", self.authority));
+        let mut requests = self.requests.clone().ready().await.ok()?;
+        let (response, _) = requests.send_request(request.body(()).unwrap(), true).ok()?;
+        Some(Answer::read(response.await.ok()?).await)
     }
 
     /// Begins a call.

@@ -9,10 +9,13 @@ use async_trait::async_trait;
 use curator_echo::EchoService;
 use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
+use curator_echo::tls::{Party, SERVER};
 use curator_listener::{
-    Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services, SharedGuard, StaticStatus,
-    TermGuard, TermId,
+    CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
+    SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
 };
+use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -108,6 +111,63 @@ impl TermGuard for TestGuard {
     async fn ended(&self) {
         self.ended.cancelled().await;
     }
+}
+
+/// Certificates that instances and clients share.
+pub(crate) struct Certificates {
+    server: Party,
+    client: Party,
+    newest: watch::Sender<Arc<ServerConfig>>,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let (server, client) = curator_echo::tls::parties().unwrap();
+        Self {
+            newest: watch::Sender::new(server.server().unwrap()),
+            server,
+            client,
+        }
+    }
+
+    /// For a listener. All may forward.
+    pub(crate) fn tls(&self) -> Tls {
+        Tls {
+            server: self.newest.subscribe(),
+            to_leader: Arc::new(Known(self.server.client().unwrap())),
+            forwarders: Arc::new(Anybody),
+        }
+    }
+
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        self.client.client().unwrap()
+    }
+}
+
+struct Known(Arc<ClientConfig>);
+
+impl ToLeader for Known {
+    fn config(&self, _: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
+        Ok(self.0.clone())
+    }
+}
+
+struct Anybody;
+
+#[async_trait]
+impl Forwarders for Anybody {
+    async fn may_forward(&self, _: &CallerCertificates) -> bool {
+        true
+    }
+}
+
+/// The leader at an address, by the name that is in the certificates.
+pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
+    Role::Remote(Leader {
+        node_id: SERVER.into(),
+        addresses: vec![address.to_string()],
+        term: term(revision),
+    })
 }
 
 /// The echo service, which answers with the port of its instance as the node.

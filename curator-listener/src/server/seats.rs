@@ -1,0 +1,297 @@
+//! Whose connections may be open: how many, how many of one peer, and how many that have done nothing yet.
+//!
+//! A connection has three ages. It is *new* until its client has spoken HTTP/2, after the TLS handshake if there is one; *silent*
+//! until its first call; and then one like all others, which nobody is preferred to. New ones are few, and when there are too
+//! many the oldest of whichever peer has most of them is cut: those who hang keep nobody out. When all seats are taken, the
+//! oldest silent one makes room, for the same reason.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use crate::config::ListenerConfig;
+
+/// Where a connection comes from. An IPv6 host has a whole /64 to choose addresses from, so all of that is one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Peer(IpAddr);
+
+impl Peer {
+    fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) & !u128::from(u64::MAX);
+                // The loopback address is not that of a network.
+                IpAddr::V6(if v6.is_loopback() { v6 } else { Ipv6Addr::from(network) })
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// The seats of a listener.
+#[derive(Debug)]
+pub(crate) struct Seats {
+    all: usize,
+    of_a_peer: usize,
+    /// Whether connections of this host are not counted by peer.
+    spare_loopback: bool,
+    new: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    taken: usize,
+    by_peer: HashMap<Peer, usize>,
+    next: u64,
+    new: BTreeMap<u64, Waiting>,
+    silent: BTreeMap<u64, Waiting>,
+}
+
+/// A connection that has not called yet.
+#[derive(Debug)]
+struct Waiting {
+    peer: Peer,
+    cut: CancellationToken,
+}
+
+/// Why there is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoSeat {
+    #[error("as many as may are open, and all of them have calls")]
+    All,
+    #[error("as many of this peer as may are open")]
+    OfPeer,
+}
+
+/// A connection's seat. Dropping it frees the seat.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Arc<Seats>,
+    number: u64,
+    peer: Peer,
+    cut: CancellationToken,
+}
+
+impl Seats {
+    pub(crate) fn new(config: &ListenerConfig) -> Arc<Self> {
+        Arc::new(Self {
+            all: config.max_connections,
+            of_a_peer: config.connections_per_peer(),
+            spare_loopback: config.max_connections_per_peer.is_none(),
+            new: config.max_new_connections.max(1),
+            table: Mutex::default(),
+        })
+    }
+
+    /// A seat for a connection from this address; another connection may be cut for it.
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Seat, NoSeat> {
+        let peer = Peer::of(address);
+        let mut table = self.table();
+        let of_peer = table.by_peer.get(&peer).copied().unwrap_or_default();
+        if of_peer >= self.of_a_peer && !(self.spare_loopback && peer.0.is_loopback()) {
+            return Err(NoSeat::OfPeer);
+        }
+        if table.taken >= self.all && !table.cut_longest_silent() {
+            return Err(NoSeat::All);
+        }
+        if table.new.len() >= self.new {
+            table.cut_of_most();
+        }
+        let number = table.next;
+        table.next += 1;
+        table.taken += 1;
+        *table.by_peer.entry(peer).or_default() += 1;
+        let cut = CancellationToken::new();
+        table.new.insert(number, Waiting { peer, cut: cut.clone() });
+        drop(table);
+        Ok(Seat {
+            seats: self.clone(),
+            number,
+            peer,
+            cut,
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing that holds the lock can panic half-way.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Cuts the connection that has gone longest without a call, if there is one.
+    fn cut_longest_silent(&mut self) -> bool {
+        let longest = self.silent.pop_first().or_else(|| self.new.pop_first());
+        let Some((_, waiting)) = longest else { return false };
+        self.end(waiting);
+        true
+    }
+
+    /// Cuts the oldest new connection of the peer that has most of them.
+    fn cut_of_most(&mut self) {
+        let mut counts: HashMap<Peer, usize> = HashMap::new();
+        for waiting in self.new.values() {
+            *counts.entry(waiting.peer).or_default() += 1;
+        }
+        let most = counts.values().copied().max().unwrap_or_default();
+        let oldest = self.new.iter().find(|(_, waiting)| counts[&waiting.peer] == most);
+        let Some(number) = oldest.map(|(number, _)| *number) else {
+            return;
+        };
+        if let Some(waiting) = self.new.remove(&number) {
+            self.end(waiting);
+        }
+    }
+
+    /// Its seat is free from now on, and its task told so.
+    fn end(&mut self, waiting: Waiting) {
+        waiting.cut.cancel();
+        self.free(waiting.peer);
+    }
+
+    fn free(&mut self, peer: Peer) {
+        self.taken -= 1;
+        if let Some(count) = self.by_peer.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// The client has spoken HTTP/2.
+    pub(crate) fn spoke(&self) {
+        let mut table = self.seats.table();
+        if let Some(waiting) = table.new.remove(&self.number) {
+            table.silent.insert(self.number, waiting);
+        }
+    }
+
+    /// The client has called.
+    pub(crate) fn called(&self) {
+        let mut table = self.seats.table();
+        table.new.remove(&self.number);
+        table.silent.remove(&self.number);
+    }
+
+    /// Completes when the connection must make room for another. Cancellation safe.
+    pub(crate) fn cut(&self) -> WaitForCancellationFuture<'_> {
+        self.cut.cancelled()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut table = self.seats.table();
+        table.new.remove(&self.number);
+        table.silent.remove(&self.number);
+        // Otherwise it is another's by now.
+        if !self.cut.is_cancelled() {
+            table.free(self.peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seats(all: usize, of_a_peer: Option<usize>, new: usize) -> Arc<Seats> {
+        Seats::new(&ListenerConfig {
+            max_connections: all,
+            max_connections_per_peer: of_a_peer,
+            max_new_connections: new,
+            ..ListenerConfig::default()
+        })
+    }
+
+    fn from(address: &str) -> IpAddr {
+        address.parse().expect("an address")
+    }
+
+    fn calling(seats: &Arc<Seats>, address: &str) -> Seat {
+        let seat = seats.take(from(address)).expect("a seat");
+        seat.spoke();
+        seat.called();
+        seat
+    }
+
+    fn is_cut(seat: &Seat) -> bool {
+        seat.cut.is_cancelled()
+    }
+
+    #[test]
+    fn a_peer_has_so_many_and_others_theirs() {
+        let seats = seats(10, Some(2), 10);
+        let (first, _second) = (calling(&seats, "192.0.2.1"), calling(&seats, "::ffff:192.0.2.1"));
+        assert_eq!(seats.take(from("192.0.2.1")).unwrap_err(), NoSeat::OfPeer);
+        let _other = calling(&seats, "192.0.2.2");
+        drop(first);
+        let _again = calling(&seats, "192.0.2.1");
+        assert_eq!(seats.take(from("192.0.2.1")).unwrap_err(), NoSeat::OfPeer);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_peer() {
+        let seats = seats(10, Some(1), 10);
+        let _one = calling(&seats, "2001:db8::1");
+        assert_eq!(seats.take(from("2001:db8::ffff:0:0:2")).unwrap_err(), NoSeat::OfPeer);
+        let _other = calling(&seats, "2001:db8:0:1::1");
+    }
+
+    #[test]
+    fn a_quarter_is_one_peers_and_loopback_is_spared_unless_said_otherwise() {
+        let by_default = seats(8, None, 8);
+        let _two = [calling(&by_default, "192.0.2.1"), calling(&by_default, "192.0.2.1")];
+        assert_eq!(by_default.take(from("192.0.2.1")).unwrap_err(), NoSeat::OfPeer);
+        let _four: Vec<_> = (0..4).map(|_| calling(&by_default, "127.0.0.1")).collect();
+        let said = seats(8, Some(1), 8);
+        let _one = calling(&said, "127.0.0.1");
+        assert_eq!(said.take(from("127.0.0.1")).unwrap_err(), NoSeat::OfPeer);
+    }
+
+    #[test]
+    fn of_too_many_new_ones_the_oldest_of_whoever_has_most_is_cut() {
+        let seats = seats(100, Some(100), 4);
+        let honest = seats.take(from("192.0.2.1")).expect("a seat");
+        let mut hanging: Vec<Seat> = (0..20)
+            .map(|_| seats.take(from("192.0.2.66")).expect("a seat"))
+            .collect();
+        assert!(!is_cut(&honest), "it is the oldest, and not one of many");
+        let cut = hanging.iter().filter(|seat| is_cut(seat)).count();
+        assert_eq!(cut, 17, "three are left beside the honest one");
+        assert!(hanging.drain(..17).all(|seat| is_cut(&seat)), "the oldest went first");
+        honest.spoke();
+        // Once it has spoken it is not among them any more.
+        let _more: Vec<Seat> = (0..20)
+            .map(|_| seats.take(from("192.0.2.67")).expect("a seat"))
+            .collect();
+        assert!(!is_cut(&honest));
+    }
+
+    #[test]
+    fn when_all_seats_are_taken_the_silent_make_room_and_those_with_calls_do_not() {
+        let seats = seats(3, Some(3), 3);
+        let busy = calling(&seats, "192.0.2.1");
+        let silent = seats.take(from("192.0.2.2")).expect("a seat");
+        silent.spoke();
+        let new = seats.take(from("192.0.2.3")).expect("a seat");
+        let next = calling(&seats, "192.0.2.4");
+        assert!(is_cut(&silent) && !is_cut(&new) && !is_cut(&busy));
+        let last = calling(&seats, "192.0.2.5");
+        assert!(is_cut(&new));
+        assert_eq!(seats.take(from("192.0.2.6")).unwrap_err(), NoSeat::All);
+        // Those that were cut give nothing back that is not theirs.
+        drop((silent, new));
+        assert_eq!(seats.take(from("192.0.2.6")).unwrap_err(), NoSeat::All);
+        drop((busy, next, last));
+        let table = seats.table();
+        assert_eq!((table.taken, table.by_peer.len()), (0, 0));
+        assert!(table.new.is_empty() && table.silent.is_empty());
+    }
+}

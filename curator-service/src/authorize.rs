@@ -2,6 +2,7 @@
 //!
 //! Who may is what the annotations in the `.proto` files say, read from the descriptors. A method without one cannot be called.
 
+mod short;
 #[cfg(any(test, feature = "test-identity"))]
 mod test_identity;
 
@@ -15,6 +16,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either, ready};
 use http::request::Parts;
 use http::{Request, Response};
+use short::Short;
 #[cfg(any(test, feature = "test-identity"))]
 pub use test_identity::{TEST_CALLER, TestIdentity};
 use tonic::Status;
@@ -119,7 +121,8 @@ pub(crate) trait Register: Clone + Send + Sync + 'static {
     fn check(&self, id: &str, public_key: &[u8; 32]) -> impl Future<Output = Result<(), Status>> + Send;
 }
 
-/// A service that only those reach who may.
+/// A service that only those reach who may. Who may is decided on the headers: of the request of a caller who may not, nothing is
+/// read. Of a request that anybody may make, a little is.
 #[derive(Clone)]
 pub(crate) struct Authorized<S, R> {
     inner: S,
@@ -168,6 +171,10 @@ where
             } => Some((id.clone(), *key)),
             _ => None,
         };
+        let body = match &caller {
+            Caller::Anybody { .. } => Body::new(Short::new(body)),
+            Caller::Node { .. } | Caller::User { .. } => body,
+        };
         parts.extensions.insert(caller);
         let request = Request::from_parts(parts, body);
         let Some((id, key)) = shown else {
@@ -190,6 +197,12 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http_body::{Body as _, Frame};
     use tonic::Code;
 
     use super::*;
@@ -251,6 +264,78 @@ mod tests {
     fn an_unknown_method_is_nobodys() {
         let unknown = "/metropolis.proto.api.Management/Nothing";
         assert_eq!(admitted(unknown, Some("user owner")), Err(Code::Unimplemented));
+    }
+
+    /// Reads the whole request, and answers with its length.
+    #[derive(Clone)]
+    struct Reads(Arc<AtomicUsize>);
+
+    impl Service<Request<Body>> for Reads {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            let read = self.0.clone();
+            let mut body = request.into_body();
+            async move {
+                while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                    match frame {
+                        Ok(frame) => read.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed),
+                        Err(status) => return Ok(status.into_http()),
+                    };
+                }
+                Ok(Response::new(Body::empty()))
+            }
+            .boxed()
+        }
+    }
+
+    #[derive(Clone)]
+    struct Everybody;
+
+    impl Register for Everybody {
+        async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
+            Ok(())
+        }
+    }
+
+    /// A body that never ends, and counts what has been taken of it.
+    struct Endless(Arc<AtomicUsize>);
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let piece = Bytes::from_static(&[0; 1_024]);
+            let taken = self.0.fetch_add(piece.len(), Ordering::Relaxed);
+            // A test that fails must not go on for ever.
+            Poll::Ready((taken < 64 << 20).then(|| Ok(Frame::data(piece))))
+        }
+    }
+
+    #[tokio::test]
+    async fn of_what_strangers_send_nothing_is_read_or_a_little() {
+        for (path, caller, most) in [
+            (WATCH, None, 0),
+            (APPROVE, Some("node n"), 0),
+            ("/metropolis.proto.api.Management/Nothing", None, 0),
+            (REGISTER, None, short::MOST + 1_024),
+        ] {
+            let (taken, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let mut service = Authorized::new(Reads(read.clone()), Arc::new(TestIdentity), Everybody);
+            let request = Request::from_parts(parts(path, caller), Body::new(Endless(taken.clone())));
+            let response = service.call(request).await.expect("infallible");
+            assert_ne!(response.headers().get("grpc-status").expect("refused"), "0", "{path}");
+            let taken = taken.load(Ordering::Relaxed);
+            assert!(taken <= most, "{path}: {taken} bytes");
+            assert!(read.load(Ordering::Relaxed) <= short::MOST, "{path}");
+        }
     }
 
     /// All methods that the leader serves have an annotation, or nobody could call them.

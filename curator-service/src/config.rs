@@ -34,6 +34,10 @@ pub struct Config {
     pub hold_cap: Option<Duration>,
     /// How many calls may wait for a leader at a time.
     pub hold_limit: usize,
+    /// How many connections may be open; any more are refused, unless there are some that have made no call: those make room.
+    pub max_connections: usize,
+    /// How many of them may be of one peer, an IPv4 address or a /64 of IPv6; `None` for a quarter, and no limit for loopback.
+    pub max_connections_per_peer: Option<usize>,
     /// How long an instance that is told to stop may take to hand over and to end its calls.
     pub grace: Duration,
     /// Threads that serve connections; 0 for the caller's runtime.
@@ -112,6 +116,8 @@ impl Config {
             advertise: None,
             hold_cap: None,
             hold_limit: ListenerConfig::default().hold_limit,
+            max_connections: ListenerConfig::default().max_connections,
+            max_connections_per_peer: None,
             grace: Duration::from_secs(5),
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             credentials: None,

@@ -53,6 +53,9 @@ use crate::state::view::View;
 /// How many calls with a filter are worked on at a time; any more wait.
 const MOST_FILTERS: usize = 4;
 
+/// The longest message that the leader takes of members of the cluster, in bytes. Of others it takes less: `authorize`.
+const MOST_MESSAGE: usize = 4 << 20;
+
 /// What a leader needs beside the state.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
@@ -167,9 +170,9 @@ impl Seat {
 
     /// The services, behind the check of who may call them.
     pub(crate) fn routes(self, authenticator: &Arc<dyn Authenticator>) -> Routes {
-        let curator = CuratorServer::new(self.clone());
-        let management = ManagementServer::new(self.clone());
-        let aaa = AaaServer::new(self.clone());
+        let curator = CuratorServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let management = ManagementServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(aaa, authenticator.clone(), self))

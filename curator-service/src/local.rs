@@ -21,6 +21,7 @@ use crate::consensus::ConsensusStatus;
 use crate::leader::pki::Layout;
 use crate::leader_address::{NoAddress, recorded_host};
 use crate::service::LeaderStatus;
+use crate::wiring::told;
 
 /// The `CuratorLocal` service of one instance.
 #[derive(Clone)]
@@ -71,7 +72,7 @@ impl CuratorLocalService {
             }
             ElectionStatus::Leader(_) => Err(Status::unavailable("this instance's term as leader has ended")),
             ElectionStatus::Undetermined(reason) => {
-                Err(Status::unavailable(format!("who leads is not known: {reason}")))
+                Err(Status::unavailable(format!("who leads is not known: {}", told(reason))))
             }
             ElectionStatus::Follower(following) => {
                 let leader = &following.leader;
@@ -87,7 +88,8 @@ impl CuratorLocalService {
     fn store(&self) -> Result<Arc<dyn Store>, Status> {
         match &*self.consensus.borrow() {
             ConsensusStatus::Running(store) => Ok(store.clone()),
-            ConsensusStatus::NotRunning { reason } => Err(Status::unavailable(reason.clone())),
+            // Where the store is, and what is wrong with it, is not for strangers.
+            ConsensusStatus::NotRunning { .. } => Err(Status::unavailable("this instance has no store yet")),
         }
     }
 

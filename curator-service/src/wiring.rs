@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use curator_election::{ElectionStatus, Term};
+use curator_election::{ElectionStatus, Reason, Term};
 use curator_listener::{Leader, Role, SharedGuard, StatusStream, TermGuard, TermId};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -17,9 +17,7 @@ use crate::service::LeaderStatus;
 /// The role by an election status.
 pub(crate) fn role(status: &LeaderStatus) -> Role {
     match status {
-        ElectionStatus::Undetermined(reason) => Role::Undetermined {
-            reason: reason.to_string(),
-        },
+        ElectionStatus::Undetermined(reason) => Role::Undetermined { reason: told(reason) },
         ElectionStatus::Follower(following) => Role::Remote(Leader {
             node_id: following.leader.node_id.clone(),
             addresses: following.leader.advertised_addresses.clone(),
@@ -35,6 +33,17 @@ pub(crate) fn role(status: &LeaderStatus) -> Role {
             },
             guard: SharedGuard(Arc::new(Guard(term.clone()))),
         },
+    }
+}
+
+/// Why nobody knows who leads, for callers, who may be strangers: what the store says of itself is for the log.
+pub(crate) fn told(reason: &Reason) -> String {
+    match reason {
+        Reason::OpenFailed(_) => "this instance cannot take part in the election at the moment".into(),
+        Reason::CampaignFailed(_) => "this instance has lost touch with the election".into(),
+        Reason::Undecodable(_) => "the leader says something of itself that cannot be read".into(),
+        // The rest are words of our own.
+        reason => reason.to_string(),
     }
 }
 
@@ -124,14 +133,30 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
 
 #[cfg(test)]
 mod tests {
+    use curator_election::Following;
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{Op, Revision, Store, Txn};
-    use curator_election::{Following, Reason};
     use curator_proto::private::LeaderElectionValue;
     use prost::Message;
 
     use super::*;
+
+    #[test]
+    fn callers_are_not_told_what_the_store_says_of_itself() {
+        let inside = || "https://10.0.0.7:2379: x509: /etc/etcd/key.pem".to_owned();
+        for reason in [
+            Reason::OpenFailed(inside()),
+            Reason::CampaignFailed(inside()),
+            Reason::Undecodable(inside()),
+        ] {
+            let Role::Undetermined { reason: told } = role(&ElectionStatus::Undetermined(reason.clone())) else {
+                panic!("{reason}")
+            };
+            assert!(!told.contains("10.0.0.7") && !told.contains("key.pem"), "{told}");
+        }
+        assert_eq!(told(&Reason::NoLeader), "no candidate leads");
+    }
 
     fn following(revision: i64) -> LeaderStatus {
         let leader = LeaderElectionValue {

@@ -42,10 +42,10 @@ pub(super) fn cluster(tx: &mut Tx<'_>) -> Result<ClusterRecord, Status> {
     ClusterRecord::decode(&stored.value).map_err(|corrupt| unusable(&corrupt))
 }
 
-/// What is stored cannot be used. The key is for whoever mends it; there are no secrets in it.
+/// What is stored cannot be used. Which key it is under is for whoever mends it, in the log; some who are told are strangers.
 pub(super) fn unusable(corrupt: &Corrupt) -> Status {
     warn!(%corrupt, "a stored value cannot be used");
-    Status::unavailable(corrupt.to_string())
+    Status::unavailable("a stored value cannot be used: the leader's log says which")
 }
 
 pub(super) fn save(node: NodeRecord, tx: &mut Tx<'_>) -> Result<(), Status> {

@@ -151,7 +151,8 @@ impl Pki {
             );
             let (authority, ops) = layout.complete(key, certificate, crl, now).map_err(|error| {
                 error!(%error, authority = layout.common_name, "the stored authority cannot be used");
-                Status::unavailable(format!("{} cannot be used: {error}", layout.common_name))
+                // Of its key and certificate strangers learn nothing: CommitNode is called without a certificate of the cluster.
+                Status::unavailable(format!("{} cannot be used", layout.common_name))
             })?;
             if ops.is_empty() {
                 return Ok(Arc::new(authority));

@@ -167,6 +167,27 @@ async fn writes_that_wait_share_a_transaction_and_each_has_its_answer() {
     assert!(stage.accesses() <= 6, "{}", stage.accesses());
 }
 
+/// What costs a stranger a message must not cost the store a transaction.
+#[tokio::test(start_paused = true)]
+async fn refusals_write_nothing_and_share_their_fences() {
+    let stage = Stage::new().await;
+    stage.slow();
+    let refused = (0..1_000).map(|_| {
+        let state = stage.state.clone();
+        async move {
+            let refuse = |tx: &mut Tx<'_>| match tx.get(keys::REGISTER_TICKET) {
+                Some(_) => Ok(()),
+                None => Err(Status::permission_denied("no")),
+            };
+            state.transact(refuse).await
+        }
+    });
+    for refused in futures::future::join_all(refused).await {
+        assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    }
+    assert!(stage.txns() <= 2, "{}", stage.txns());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_many_write_at_once_is_counted_once_each() {
     let stage = Stage::new().await;

@@ -77,6 +77,27 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 4_096)]
     hold_limit: usize,
 
+    /// How many connections may be open. When all are, those that have made no call yet make room for new ones; if there are
+    /// none, new ones are refused.
+    #[arg(
+        long,
+        env = "CURATOR_MAX_CONNECTIONS",
+        value_name = "CONNECTIONS",
+        default_value_t = 20_000,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_connections: u32,
+
+    /// How many connections one peer may have open, an IPv4 address or a /64 of IPv6 [default: a quarter of all, and as many as it
+    /// wants for loopback]. Behind a proxy or NAT all clients are one peer.
+    #[arg(
+        long,
+        env = "CURATOR_MAX_CONNECTIONS_PER_PEER",
+        value_name = "CONNECTIONS",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_connections_per_peer: Option<u32>,
+
     /// How many threads serve connections [default: one for each core].
     #[arg(long, env = "CURATOR_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1_024))]
     threads: Option<u16>,
@@ -135,6 +156,10 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     config.advertise.clone_from(&serve.advertise);
     config.hold_cap = serve.hold_cap;
     config.hold_limit = serve.hold_limit;
+    config.max_connections = usize::try_from(serve.max_connections).unwrap_or(usize::MAX);
+    config.max_connections_per_peer = serve
+        .max_connections_per_peer
+        .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
     config.grace = serve.grace;
     if let Some(threads) = serve.threads {
         config.threads = threads.into();

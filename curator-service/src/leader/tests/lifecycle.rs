@@ -70,6 +70,33 @@ async fn a_node_registers_is_approved_commits_and_joins() {
     assert_eq!(refused(join(None, true).await), Code::PermissionDenied);
 }
 
+/// Strangers may call as often as they like: nothing is written, and all are told the same, however much of the ticket they know.
+#[tokio::test(start_paused = true)]
+async fn who_has_no_ticket_changes_and_learns_nothing() {
+    let stage = Stage::new().await;
+    let ticket = stage.ticket().await;
+    let before = stage.all().await;
+    let tries: Vec<Vec<u8>> = (0..200)
+        .map(|length| ticket.iter().copied().cycle().take(length).collect())
+        .collect();
+    let mut told = std::collections::BTreeSet::new();
+    for (number, register_ticket) in tries.into_iter().enumerate().filter(|(_, shown)| *shown != ticket) {
+        // Known nodes are not told from others: the first node's key is among them.
+        for key in [key(FIRST), key(u8::try_from(number % 100).unwrap() + 2)] {
+            let request = RegisterNodeRequest {
+                register_ticket: register_ticket.clone(),
+                join_key: join_key(2).to_vec(),
+                have_local_tpm: true,
+                labels: None,
+            };
+            let refused = stage.leader.register_node(Some(key), request).await.unwrap_err();
+            told.insert((i32::from(refused.code()), refused.message().to_owned()));
+        }
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(stage.all().await, before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_node_asks_for_is_checked() {
     let stage = Stage::new().await;

@@ -5,22 +5,27 @@
 //! $ cargo run -p curator-listener --example front -- --listen 127.0.0.1:7002 --follow 127.0.0.1:7001
 //! ```
 //!
-//! Both answer the `Echo` service, with a method of each kind; the second by asking the first.
+//! Both answer the `Echo` service, with a method of each kind; the second by asking the first. With `--tls` and a directory that
+//! `echo-load certificates` has made, all connections are TLS.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use curator_echo::EchoService;
+use curator_echo::tls::{Failure, Party, SERVER};
 use curator_listener::{
-    Leader, Listener, ListenerConfig, Role, Services, SharedGuard, StaticStatus, TermGuard, TermId,
+    CallerCertificates, Forwarders, Leader, Listener, ListenerConfig, Role, Services, SharedGuard, StaticStatus,
+    TermGuard, TermId, Tls, ToLeader,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-const USAGE: &str = "usage: front --listen ADDRESS... (--lead | --follow ADDRESS)";
+const USAGE: &str = "usage: front --listen ADDRESS... (--lead | --follow ADDRESS) [--tls DIRECTORY] [--threads N]";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -33,10 +38,30 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let (addresses, role) = arguments()?;
+async fn run() -> Result<(), Failure> {
+    let Arguments {
+        addresses,
+        role,
+        certificates,
+        threads,
+    } = arguments()?;
     let mut config = ListenerConfig::default();
-    config.threads = std::thread::available_parallelism()?.get();
+    config.threads = match threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism()?.get(),
+    };
+    // Held while it runs: whoever drops it has no newer certificate to give.
+    let mut newest = None;
+    if let Some(directory) = certificates {
+        let party = Party::read(&directory, SERVER)?;
+        let (sender, server) = watch::channel(party.server()?);
+        newest = Some(sender);
+        config.tls = Some(Tls {
+            server,
+            to_leader: Arc::new(Known(party.client()?)),
+            forwarders: Arc::new(Anybody),
+        });
+    }
     let listener = Listener::bind(addresses, config)?;
     let name = listener
         .addresses()
@@ -54,12 +79,39 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     tokio::signal::ctrl_c().await?;
     cancel.cancel();
     running.await??;
+    drop(newest);
     Ok(())
 }
 
-fn arguments() -> Result<(Vec<SocketAddr>, Role), Box<dyn std::error::Error>> {
+/// A leader that the certificates say is one.
+struct Known(Arc<rustls::ClientConfig>);
+
+impl ToLeader for Known {
+    fn config(&self, _: &str) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+        Ok(self.0.clone())
+    }
+}
+
+/// There are no strangers here.
+struct Anybody;
+
+#[async_trait]
+impl Forwarders for Anybody {
+    async fn may_forward(&self, _: &CallerCertificates) -> bool {
+        true
+    }
+}
+
+struct Arguments {
+    addresses: Vec<SocketAddr>,
+    role: Role,
+    certificates: Option<PathBuf>,
+    threads: Option<usize>,
+}
+
+fn arguments() -> Result<Arguments, Failure> {
     let mut addresses = Vec::new();
-    let mut role = None;
+    let (mut role, mut certificates, mut threads) = (None, None, None);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -72,15 +124,22 @@ fn arguments() -> Result<(Vec<SocketAddr>, Role), Box<dyn std::error::Error>> {
             }
             "--follow" => {
                 role = Some(Role::Remote(Leader {
-                    node_id: "the-leader".into(),
+                    node_id: SERVER.into(),
                     addresses: vec![words.next().ok_or(USAGE)?],
                     term: term(),
                 }));
             }
+            "--tls" => certificates = Some(words.next().ok_or(USAGE)?.into()),
+            "--threads" => threads = Some(words.next().ok_or(USAGE)?.parse()?),
             _ => return Err(USAGE.into()),
         }
     }
-    Ok((addresses, role.ok_or(USAGE)?))
+    Ok(Arguments {
+        addresses,
+        role: role.ok_or(USAGE)?,
+        certificates,
+        threads,
+    })
 }
 
 /// There is no election here: one term, known to all.

@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: what the workspace is measured at, beside its peers.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::Args;
 use crate::cli::Command;
 use crate::error::{Context, Error, Result};
 use crate::harness::Scratch;
+use crate::harness::process::{self, Orphan, bound};
 use crate::signals;
 use crate::step;
 use crate::workspace::{ECHO_LOAD, FRONT, build, root, shown};
@@ -19,6 +21,7 @@ mod candidates;
 mod cpu;
 mod election;
 mod figures;
+mod handshake;
 mod report;
 mod state;
 mod ways;
@@ -27,15 +30,20 @@ mod workload;
 /// The command.
 pub const COMMAND: Command = Command {
     name: "bench",
-    summary: "measures forwarding beside nginx and haproxy, the leader's state beside etcd, the election beside Go's",
-    help: "Usage: cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD]
+    summary: "measures forwarding and TLS beside nginx and haproxy, the leader's state beside etcd, the election beside Go's",
+    help: "Usage: cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD] [--tls]
+       cargo xtask bench handshake [--rounds 5] [--time 2s]
        cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd 3.4|3.5]
        cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd 3.4|3.5|all]
 
 forward starts one server, and calls it directly, through a follower, through nginx's grpc_pass and through haproxy, in turn in
 each round; messages have 100 bytes. Prints the medians of all rounds, their ratio to the direct calls of the same round,
 and the processor time that the one in between takes for each call or message. nginx and haproxy have one thread each, and
-the follower one for each core. Either is left out, aloud, where it is not installed.
+the follower one for each core. Either is left out, aloud, where it is not installed. With --tls everything is measured with TLS
+1.3 on both sides as well, in turn with the rest, and what that takes off each way is said.
+
+handshake measures what connections cost one instance with one thread, with TLS 1.3 (Ed25519, both sides show a certificate,
+nothing is resumed) and without, and nginx with one thread beside it; and which share of a call they are.
 
 state starts one etcd, and reads and writes through the leader's state and by plain calls of etcd, in turn in each round;
 then it measures GetNodes and watches with 10 to 10,000 nodes, updates with 100 and 5,000 watchers, and heartbeats. It
@@ -47,6 +55,7 @@ long a client of ours has no answer, how long before its key is gone a leader st
 
   --rounds N       how often everything is measured (default 5)
   --time DURATION  how long each measurement takes (default 2s)
+  --tls            of forward: with TLS as well
   --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
                    of state: one of reads, writes, nodes, watchers, heartbeats
   --ttl DURATION   of election: this TTL alone (default: 2s and 5s)
@@ -60,14 +69,16 @@ fn run(mut args: Args) -> Result<()> {
     let only = args.value("--only")?;
     let etcd = args.value("--etcd")?;
     let ttl = args.duration("--ttl")?;
+    let tls = args.flag("--tls");
     let what = args.finish(1)?;
     let options = Options { rounds, time, only };
     match what.first().map(String::as_str) {
-        Some("forward") if etcd.is_none() => forward(&options),
-        Some("state") => state::run(&options, etcd.as_deref()),
-        Some("election") => election::run(options.rounds, ttl, etcd.as_deref()),
+        Some("forward") if etcd.is_none() => forward(&options, tls),
+        Some("handshake") if etcd.is_none() && !tls && options.only.is_none() => handshake::run(&options),
+        Some("state") if !tls => state::run(&options, etcd.as_deref()),
+        Some("election") if !tls => election::run(options.rounds, ttl, etcd.as_deref()),
         _ => Err(Error::usage(
-            "say what to measure: `cargo xtask bench forward`, `state` or `election`",
+            "say what to measure: `cargo xtask bench forward`, `handshake`, `state` or `election`",
         )),
     }
 }
@@ -79,7 +90,7 @@ struct Options {
     only: Option<String>,
 }
 
-fn forward(options: &Options) -> Result<()> {
+fn forward(options: &Options, with_tls: bool) -> Result<()> {
     let Options { rounds, time, only } = options;
     let (rounds, time) = (*rounds, *time);
     let workloads: Vec<_> = WORKLOADS
@@ -95,39 +106,67 @@ fn forward(options: &Options) -> Result<()> {
     let front = build(FRONT)?;
     let load = build(ECHO_LOAD)?;
     let scratch = Scratch::new("bench")?;
-    let ways = Ways::start(&front, &scratch)?;
+    let mut parts = vec![(Report::default(), Ways::start(&front, &scratch, None)?)];
+    if with_tls {
+        let certificates = certificates(&load, &scratch)?;
+        let ways = Ways::start(&front, &scratch, Some(&certificates))?;
+        parts.push((Report::with(", with TLS"), ways));
+    }
 
-    let mut report = Report::default();
+    let mut kept = String::new();
     for workload in workloads {
         for round in 1..=rounds {
             step::timed(&format!("{}, round {round} of {rounds}", workload.name), || {
-                let mut measured = Vec::new();
-                for way in &ways.all {
-                    measured.push((way.name, measure(way, workload, &load, time)?));
+                for (report, ways) in &mut parts {
+                    let mut measured = Vec::new();
+                    for way in &ways.all {
+                        measured.push((way.name, measure(way, workload, &load, time)?));
+                    }
+                    report.add(workload, measured);
                 }
-                report.add(workload, measured);
                 Ok(())
             })?;
         }
-        step::say(report.table(workload));
+        for (report, _) in &mut parts {
+            step::say(report.table(workload));
+        }
+        if let [(plain, _), (tls, _)] = &parts[..] {
+            kept.push_str(&Report::kept(plain, tls, workload));
+        }
     }
-    step::say(report.verdicts());
+    let mut text = String::new();
+    for (report, _) in &parts {
+        step::say(report.verdicts());
+        text.push_str(&report.markdown());
+        text.push('\n');
+    }
+    step::say(&kept);
+    text.push_str(&kept);
+    keep("forward.md", &text)
+}
+
+/// Writes a report where it is found.
+fn keep(name: &str, text: &str) -> Result<()> {
     let directory = root().join("target").join("bench");
     fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;
-    let file = directory.join("forward.md");
-    fs::write(&file, report.markdown()).context(|| format!("cannot write {}", file.display()))?;
+    let file = directory.join(name);
+    fs::write(&file, text).context(|| format!("cannot write {}", file.display()))?;
     step::say(format_args!("written to {}", shown(&file)));
     Ok(())
 }
 
-fn measure(
-    way: &Way,
-    workload: &workload::Workload,
-    load: &std::path::Path,
-    time: Duration,
-) -> Result<report::Measured> {
+/// Certificates for a server and a client, in a directory of their own.
+fn certificates(load: &Path, scratch: &Scratch) -> Result<PathBuf> {
+    let directory = scratch.dir("certificates")?;
+    let mut command = bound(load, Orphan::Kill);
+    command.arg("certificates").arg(&directory);
+    process::run(command, Duration::from_secs(10))?.success("the making of certificates")?;
+    Ok(directory)
+}
+
+fn measure(way: &Way, workload: &workload::Workload, load: &Path, time: Duration) -> Result<report::Measured> {
     let before = way.cpu()?;
-    let loaded = workload.run(load, way.address(), time)?;
+    let loaded = workload.run(load, way.address(), time, way.certificates())?;
     let spent = way.cpu()?.saturating_sub(before);
     // The load counts four fifths of its time; the first fifth costs as much.
     Ok(report::Measured {

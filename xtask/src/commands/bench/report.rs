@@ -22,6 +22,8 @@ type Round = Vec<(&'static str, Measured)>;
 /// All rounds.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    /// What is different about all of it, for the reader.
+    with: &'static str,
     rounds: Vec<(&'static str, Round)>,
     tables: Vec<String>,
     verdicts: Vec<String>,
@@ -42,6 +44,45 @@ struct Line {
 }
 
 impl Report {
+    /// One of what is measured so.
+    pub(super) fn with(with: &'static str) -> Self {
+        Self {
+            with,
+            ..Self::default()
+        }
+    }
+
+    /// How much of the direct calls each way lets through, without TLS and with it.
+    pub(super) fn kept(plain: &Self, tls: &Self, workload: &Workload) -> String {
+        let (plain, tls) = (plain.lines(workload), tls.lines(workload));
+        let mut text = String::new();
+        for (plain, tls) in plain.iter().zip(&tls).filter(|(plain, _)| plain.name != "direct") {
+            let _ = writeln!(
+                text,
+                "{}: of the direct calls {} lets through {:.2} without TLS and {:.2} with it ({:.2} of that), for {:.2} and {:.2} \
+                 us of CPU",
+                workload.title,
+                plain.name,
+                plain.ratio,
+                tls.ratio,
+                tls.ratio / plain.ratio,
+                plain.cpu,
+                tls.cpu,
+            );
+        }
+        text
+    }
+
+    fn lines(&self, workload: &Workload) -> Vec<Line> {
+        let rounds: Vec<&Round> = self
+            .rounds
+            .iter()
+            .filter(|(name, _)| *name == workload.name)
+            .map(|(_, round)| round)
+            .collect();
+        lines(&rounds)
+    }
+
     /// Adds a round.
     pub(super) fn add(&mut self, workload: &Workload, round: Round) {
         self.rounds.push((workload.name, round));
@@ -49,14 +90,9 @@ impl Report {
 
     /// The table of a workload, whose rounds are all there.
     pub(super) fn table(&mut self, workload: &Workload) -> String {
-        let rounds: Vec<&Round> = self
-            .rounds
-            .iter()
-            .filter(|(name, _)| *name == workload.name)
-            .map(|(_, round)| round)
-            .collect();
-        let lines = lines(&rounds);
-        let mut table = format!("\n{} (medians of {} rounds)\n\n", workload.title, rounds.len());
+        let lines = self.lines(workload);
+        let rounds = self.rounds.iter().filter(|(name, _)| *name == workload.name).count();
+        let mut table = format!("\n{}{} (medians of {rounds} rounds)\n\n", workload.title, self.with);
         let _ = writeln!(
             table,
             "| way | {}s/s | of direct | CPU us a {} |{}",
@@ -89,7 +125,7 @@ impl Report {
             }
             table.push('\n');
         }
-        self.verdicts.extend(verdicts(workload, &lines));
+        self.verdicts.extend(verdicts(workload, self.with, &lines));
         self.tables.push(table.clone());
         table
     }
@@ -101,7 +137,12 @@ impl Report {
 
     /// Everything, to be kept.
     pub(super) fn markdown(&self) -> String {
-        format!("# Forwarding, measured\n{}\n{}", self.tables.concat(), self.verdicts())
+        format!(
+            "# Forwarding, measured{}\n{}\n{}",
+            self.with,
+            self.tables.concat(),
+            self.verdicts()
+        )
     }
 }
 
@@ -125,7 +166,7 @@ fn lines(rounds: &[&Round]) -> Vec<Line> {
 }
 
 /// The follower beside each peer.
-fn verdicts(workload: &Workload, lines: &[Line]) -> Vec<String> {
+fn verdicts(workload: &Workload, with: &str, lines: &[Line]) -> Vec<String> {
     let Some(follower) = lines.iter().find(|line| line.name == "follower") else {
         return Vec::new();
     };
@@ -140,7 +181,7 @@ fn verdicts(workload: &Workload, lines: &[Line]) -> Vec<String> {
         .filter(|line| !matches!(line.name, "direct" | "follower"))
         .map(|peer| {
             let mut text = format!(
-                "{}: the follower is {} {} in throughput ({:.2} of it), {} it in CPU a {} ({:.2} of it)",
+                "{}{with}: the follower is {} {} in throughput ({:.2} of it), {} it in CPU a {} ({:.2} of it)",
                 workload.title,
                 ahead(follower.per_second, peer.per_second),
                 peer.name,
@@ -162,7 +203,7 @@ fn verdicts(workload: &Workload, lines: &[Line]) -> Vec<String> {
         .collect()
 }
 
-fn median(mut numbers: Vec<f64>) -> f64 {
+pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     let middle = numbers.len() / 2;
     match numbers.len() {

@@ -25,8 +25,10 @@ pub(super) struct Way {
     pub(super) name: &'static str,
     port: Port,
     process: Process,
-    /// Whether the process is in between, and not the server itself.
-    between: bool,
+    /// Whether the processor time of the process is of interest.
+    counted: bool,
+    /// The certificates that it speaks TLS with, if it does.
+    certificates: Option<PathBuf>,
 }
 
 /// All of them, the straight one first. Dropping them stops everything.
@@ -40,9 +42,13 @@ impl Way {
         self.port.address()
     }
 
-    /// What the one in between has taken so far.
+    pub(super) fn certificates(&self) -> Option<&Path> {
+        self.certificates.as_deref()
+    }
+
+    /// What its process has taken so far, if that is of interest.
     pub(super) fn cpu(&self) -> Result<Duration> {
-        match self.between {
+        match self.counted {
             true => cpu::of_process(self.process.pid()),
             false => Ok(Duration::ZERO),
         }
@@ -50,8 +56,9 @@ impl Way {
 
     fn start(
         name: &'static str,
-        between: bool,
+        counted: bool,
         scratch: &Scratch,
+        certificates: Option<&Path>,
         spec: impl FnOnce(SocketAddr) -> Result<ProcessSpec>,
     ) -> Result<Self> {
         let port = Port::reserve()?;
@@ -60,7 +67,8 @@ impl Way {
             name,
             port,
             process,
-            between,
+            counted,
+            certificates: certificates.map(Path::to_owned),
         };
         wait_until(format!("{name} to listen"), SOON, || {
             TcpStream::connect(way.address()).ok().map(drop)
@@ -70,38 +78,106 @@ impl Way {
 }
 
 impl Ways {
-    /// Starts the server and all that can be had in front of it.
-    pub(super) fn start(front: &Path, scratch: &Scratch) -> Result<Self> {
-        let direct = Way::start("direct", false, scratch, |address| {
-            Ok(ProcessSpec::new("leader", front).args(["--listen", &address.to_string(), "--lead"]))
-        })?;
+    /// Starts the server and all that can be had in front of it; all of it with TLS if there are certificates.
+    pub(super) fn start(front: &Path, scratch: &Scratch, certificates: Option<&Path>) -> Result<Self> {
+        let way = |name, counted, words: &[&str]| Self::front(name, counted, front, scratch, certificates, words);
+        let direct = way("direct", false, &["--lead"])?;
         let leader = direct.address();
-        let follower = Way::start("follower", true, scratch, |address| {
-            Ok(ProcessSpec::new("follower", front).args([
-                "--listen",
-                &address.to_string(),
-                "--follow",
-                &leader.to_string(),
-            ]))
-        })?;
+        let follower = way("follower", true, &["--follow", &leader.to_string()])?;
         let mut all = vec![direct, follower];
-        match program("nginx") {
-            Some(nginx) => all.push(Way::start("nginx", true, scratch, |address| {
-                let directory = scratch.dir("nginx")?;
-                let config = write(&directory.join("nginx.conf"), &nginx_conf(&directory, address, leader))?;
-                Ok(ProcessSpec::new("nginx", &nginx).args(["-p", &directory.display().to_string(), "-c", &config]))
-            })?),
-            None => step::say("SKIPPED: nginx is not installed (Debian: nginx-light)"),
-        }
-        match program("haproxy") {
-            Some(haproxy) => all.push(Way::start("haproxy", true, scratch, |address| {
-                let directory = scratch.dir("haproxy")?;
-                let config = write(&directory.join("haproxy.cfg"), &haproxy_cfg(address, leader))?;
-                Ok(ProcessSpec::new("haproxy", &haproxy).args(["-db", "-f", &config]))
-            })?),
-            None => step::say("SKIPPED: haproxy is not installed (Debian: haproxy)"),
+        all.extend(Self::nginx(scratch, certificates, leader)?);
+        all.extend(Self::haproxy(scratch, certificates, leader)?);
+        Ok(Self { all })
+    }
+
+    /// One instance with one thread, and nginx, which has one as well, with TLS and without: for what connections cost.
+    pub(super) fn ends(front: &Path, scratch: &Scratch, certificates: &Path) -> Result<Self> {
+        let mut all = Vec::new();
+        for certificates in [None, Some(certificates)] {
+            let instance = Self::front(
+                "instance",
+                true,
+                front,
+                scratch,
+                certificates,
+                &["--lead", "--threads", "1"],
+            )?;
+            let leader = instance.address();
+            all.push(instance);
+            all.extend(Self::nginx(scratch, certificates, leader)?);
         }
         Ok(Self { all })
+    }
+
+    fn front(
+        name: &'static str,
+        counted: bool,
+        front: &Path,
+        scratch: &Scratch,
+        certificates: Option<&Path>,
+        words: &[&str],
+    ) -> Result<Way> {
+        Way::start(name, counted, scratch, certificates, |address| {
+            let spec = ProcessSpec::new(label(name, certificates), front).args(["--listen", &address.to_string()]);
+            let tls = certificates.map(|directory| directory.display().to_string());
+            let tls = tls.iter().flat_map(|directory| ["--tls", directory]);
+            Ok(spec.args(words).args(tls))
+        })
+    }
+
+    fn nginx(scratch: &Scratch, certificates: Option<&Path>, leader: SocketAddr) -> Result<Option<Way>> {
+        let Some(nginx) = program("nginx") else {
+            step::say("SKIPPED: nginx is not installed (Debian: nginx-light)");
+            return Ok(None);
+        };
+        let way = Way::start("nginx", true, scratch, certificates, |address| {
+            let name = label("nginx", certificates);
+            let directory = scratch.dir(&name)?;
+            let text = nginx_conf(&directory, address, leader, certificates);
+            let config = write(&directory.join("nginx.conf"), &text)?;
+            Ok(ProcessSpec::new(name, &nginx).args(["-p", &directory.display().to_string(), "-c", &config]))
+        })?;
+        Ok(Some(way))
+    }
+
+    fn haproxy(scratch: &Scratch, certificates: Option<&Path>, leader: SocketAddr) -> Result<Option<Way>> {
+        let Some(haproxy) = program("haproxy") else {
+            step::say("SKIPPED: haproxy is not installed (Debian: haproxy)");
+            return Ok(None);
+        };
+        let way = Way::start("haproxy", true, scratch, certificates, |address| {
+            let name = label("haproxy", certificates);
+            let directory = scratch.dir(&name)?;
+            if let Some(certificates) = certificates {
+                // It wants a certificate and its key in one file.
+                for party in [SERVER, CLIENT] {
+                    let part = |end: &str| {
+                        let path = certificates.join(format!("{party}{end}"));
+                        fs::read_to_string(&path).context(|| format!("cannot read {}", path.display()))
+                    };
+                    write(
+                        &directory.join(format!("{party}.pem")),
+                        &(part(".pem")? + &part("-key.pem")?),
+                    )?;
+                }
+            }
+            let text = haproxy_cfg(&directory, address, leader, certificates);
+            let config = write(&directory.join("haproxy.cfg"), &text)?;
+            Ok(ProcessSpec::new(name, &haproxy).args(["-db", "-f", &config]))
+        })?;
+        Ok(Some(way))
+    }
+}
+
+/// The names in the certificates that the load makes.
+const SERVER: &str = "the-leader";
+const CLIENT: &str = "a-client";
+
+/// What the log of a process is called.
+fn label(name: &str, certificates: Option<&Path>) -> String {
+    match certificates {
+        Some(_) => format!("{name}-tls"),
+        None => name.to_owned(),
     }
 }
 
@@ -114,9 +190,33 @@ fn write(path: &Path, text: &str) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-/// One process with one thread, that keeps its connections and logs nothing.
-fn nginx_conf(directory: &Path, listen: SocketAddr, leader: SocketAddr) -> String {
+/// One process with one thread, that keeps its connections and logs nothing. TLS sessions are not resumed, as ours are not.
+fn nginx_conf(directory: &Path, listen: SocketAddr, leader: SocketAddr, certificates: Option<&Path>) -> String {
     let directory = directory.display();
+    let (ssl, scheme, tls) = match certificates.map(Path::display) {
+        None => ("", "grpc", String::new()),
+        Some(certificates) => (
+            " ssl",
+            "grpcs",
+            format!(
+                "
+    ssl_protocols TLSv1.3;
+    ssl_certificate {certificates}/{SERVER}.pem;
+    ssl_certificate_key {certificates}/{SERVER}-key.pem;
+    ssl_client_certificate {certificates}/ca.pem;
+    ssl_verify_client on;
+    ssl_session_cache off;
+    ssl_session_tickets off;
+    grpc_ssl_protocols TLSv1.3;
+    grpc_ssl_certificate {certificates}/{CLIENT}.pem;
+    grpc_ssl_certificate_key {certificates}/{CLIENT}-key.pem;
+    grpc_ssl_trusted_certificate {certificates}/ca.pem;
+    grpc_ssl_verify on;
+    grpc_ssl_server_name on;
+    grpc_ssl_name {SERVER};"
+            ),
+        ),
+    };
     format!(
         "daemon off;
 master_process off;
@@ -136,15 +236,29 @@ http {{
   http2_max_concurrent_streams 1024;
   upstream leader {{ server {leader}; keepalive 256; keepalive_requests 100000000; }}
   server {{
-    listen {listen} http2;
-    location / {{ grpc_pass grpc://leader; grpc_read_timeout 1h; }}
+    listen {listen}{ssl} http2;{tls}
+    location / {{ grpc_pass {scheme}://leader; grpc_read_timeout 1h; }}
   }}
 }}
 "
     )
 }
 
-fn haproxy_cfg(listen: SocketAddr, leader: SocketAddr) -> String {
+fn haproxy_cfg(directory: &Path, listen: SocketAddr, leader: SocketAddr, certificates: Option<&Path>) -> String {
+    let directory = directory.display();
+    let (bind, server) = match certificates.map(Path::display) {
+        None => ("proto h2".to_owned(), "proto h2".to_owned()),
+        Some(certificates) => (
+            format!(
+                "ssl crt {directory}/{SERVER}.pem ca-file {certificates}/ca.pem verify required ssl-min-ver TLSv1.3 \
+                 no-tls-tickets alpn h2"
+            ),
+            format!(
+                "ssl crt {directory}/{CLIENT}.pem ca-file {certificates}/ca.pem verify required ssl-min-ver TLSv1.3 \
+                 alpn h2 sni str({SERVER}) verifyhost {SERVER}"
+            ),
+        ),
+    };
     format!(
         "global
   nbthread 1
@@ -156,11 +270,11 @@ defaults
   timeout client 1h
   timeout server 1h
 frontend in
-  bind {listen} proto h2
+  bind {listen} {bind}
   default_backend out
 backend out
   http-reuse always
-  server leader {leader} proto h2
+  server leader {leader} {server}
 "
     )
 }

@@ -21,7 +21,7 @@ pub(super) struct Workload {
     /// Whether the time of one call says something.
     pub(super) latency: bool,
     /// As `echo-load` wants it: kind, in flight, connections.
-    words: [&'static str; 3],
+    pub(super) words: [&'static str; 3],
 }
 
 /// All of them.
@@ -75,11 +75,18 @@ pub(super) struct Loaded {
 }
 
 impl Workload {
-    /// Runs it against an address.
-    pub(super) fn run(&self, load: &Path, address: SocketAddr, time: Duration) -> Result<Loaded> {
+    /// Runs it against an address, with TLS if there are certificates.
+    pub(super) fn run(
+        &self,
+        load: &Path,
+        address: SocketAddr,
+        time: Duration,
+        certificates: Option<&Path>,
+    ) -> Result<Loaded> {
         let mut command = bound(load, Orphan::Kill);
         command.arg(address.to_string()).args(self.words);
         command.arg(time.as_secs_f64().to_string());
+        command.args(certificates);
         let finished = run(command, time * 2 + Duration::from_secs(30))?;
         parse(&finished.success(&format!("the load {} on {address}", self.name))?)
     }

@@ -9,6 +9,7 @@
     reason = "times are measured for the reader; nothing is decided by them but a bound"
 )]
 
+mod abuse;
 mod calls;
 mod cluster;
 mod command_line;

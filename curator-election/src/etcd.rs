@@ -4,12 +4,19 @@
 //! Reads are asked of a second member when the first is slow; a write goes to one member that has just shown that it
 //! answers, and is never sent twice.
 //!
+//! What etcd may ask of its clients, TLS with or without a certificate of theirs, and a user, is in files ([`EtcdAccess`]). They are
+//! looked at again: by [`EtcdStore::follow_files`], and whenever etcd refuses a token. A token that has run out is renewed and
+//! the call made again, which is safe for a write as well: etcd has refused it, so that it did not run.
+//!
 //! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within it; a write may take it once more
 //! for finding a member that answers; a watch ends within two [`PROGRESS_INTERVAL`]s of silence.
 
+mod access;
 mod classify;
+mod clients;
 mod cluster;
 mod convert;
+mod denial;
 mod members;
 mod watch;
 
@@ -19,12 +26,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::Client;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use self::classify::{Call, store_error};
+pub use self::access::{EtcdAccess, EtcdAccessError};
+use self::classify::Call;
+use self::clients::Clients;
 pub use self::cluster::EtcdMember;
 use self::members::Members;
 pub use self::watch::PROGRESS_INTERVAL;
@@ -34,7 +43,7 @@ use crate::store::{
 };
 
 /// How to reach an etcd.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
     /// The client URLs of the members, the nearest first.
@@ -43,37 +52,25 @@ pub struct EtcdConfig {
     pub call_timeout: Duration,
     /// After how long a read is asked of the next member as well.
     pub hedge_after: Duration,
-    /// User and password, if etcd asks for them.
-    pub credentials: Option<(String, String)>,
+    /// What etcd asks of its clients, and where it is.
+    pub access: EtcdAccess,
 }
 
 impl EtcdConfig {
     /// The etcd at these endpoints, with defaults for all the rest.
     #[must_use]
-    pub const fn new(endpoints: Vec<String>) -> Self {
+    pub fn new(endpoints: Vec<String>) -> Self {
         Self {
             endpoints,
             call_timeout: Duration::from_secs(2),
             hedge_after: Duration::from_millis(150),
-            credentials: None,
+            access: EtcdAccess::default(),
         }
     }
 }
 
-/// Leaves the password out.
-impl fmt::Debug for EtcdConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdConfig")
-            .field("endpoints", &self.endpoints)
-            .field("call_timeout", &self.call_timeout)
-            .field("hedge_after", &self.hedge_after)
-            .field("user", &self.credentials.as_ref().map(|(user, _)| user))
-            .finish()
-    }
-}
-
 /// A configuration that reaches no etcd.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EtcdConfigError {
     /// No endpoints.
@@ -87,12 +84,15 @@ pub enum EtcdConfigError {
         /// What was given.
         endpoint: String,
     },
+    /// The endpoints and the files for TLS and the user do not go together, or a file cannot be used.
+    #[error(transparent)]
+    Access(#[from] EtcdAccessError),
 }
 
 /// A real etcd as a [`Store`].
 pub struct EtcdStore {
     config: EtcdConfig,
-    clients: Vec<tokio::sync::OnceCell<Client>>,
+    clients: Clients,
     members: Members,
     /// The TTLs of the leases that were granted here: renewals do not change them, and etcd-client does not report them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
@@ -108,10 +108,6 @@ impl fmt::Debug for EtcdStore {
 
 /// A member whose last answer is younger than this gets a write without being asked whether it is there.
 const FRESH: Duration = Duration::from_millis(1_500);
-/// HTTP/2 pings find a connection that leads nowhere within the sum of the two.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The largest answer to a read: ten thousand nodes of a few kilobytes fit.
 const MAX_ANSWER: usize = 64 << 20;
 /// How many leases' TTLs are remembered. An elector has one at a time.
@@ -121,7 +117,7 @@ impl EtcdStore {
     /// The etcd of this configuration. Nothing is dialled before the first call.
     ///
     /// # Errors
-    /// There is no endpoint, or one that cannot be used.
+    /// There is no endpoint, or one that cannot be used; or the files of [`EtcdConfig::access`] cannot.
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         if config.endpoints.is_empty() {
             return Err(EtcdConfigError::NoEndpoints);
@@ -131,7 +127,7 @@ impl EtcdStore {
                 endpoint: endpoint.clone(),
             });
         }
-        let clients = config.endpoints.iter().map(|_| tokio::sync::OnceCell::new()).collect();
+        let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
         let members = Members::new(config.endpoints.len());
         Ok(Self {
             config,
@@ -141,34 +137,39 @@ impl EtcdStore {
         })
     }
 
-    /// The client of one member. Making it dials nothing, unless a token must be fetched for a password.
-    async fn client(&self, member: usize) -> Result<Client, StoreError> {
-        let connect = || async {
-            let mut options = ConnectOptions::new()
-                .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-                .with_keep_alive_while_idle(true)
-                .with_connect_timeout(CONNECT_TIMEOUT)
-                .with_require_leader(true)
-                .with_auto_token_refresh(true);
-            if let Some((user, password)) = &self.config.credentials {
-                options = options.with_user(user, password);
-            }
-            Client::connect([&self.config.endpoints[member]], Some(options)).await
-        };
-        let client = self.clients[member].get_or_try_init(connect).await;
-        client.cloned().map_err(|error| store_error(Call::Read, &error))
+    /// Takes what is new in the files of [`EtcdConfig::access`], from within seconds of its being there, for new connections; calls
+    /// and watches under way go on. What no member takes is reported, and what there was stays in use. Never returns: whoever
+    /// keeps a store for long runs this beside it.
+    ///
+    /// Cancellation safe.
+    pub async fn follow_files(&self) {
+        self.clients.follow_files().await;
     }
 
-    /// One call to one member, bounded, with what it says about the member's health.
-    async fn call<T>(
+    /// One call to one member, bounded, with what it says about the member's health. It is made a second time if the first was
+    /// refused for its token.
+    async fn call<R, T, F>(
         &self,
         member: usize,
         call: Call,
-        make: impl AsyncFnOnce(Client) -> Result<T, etcd_client::Error>,
-    ) -> Result<T, StoreError> {
+        request: R,
+        make: impl Fn(Client, R) -> F,
+    ) -> Result<T, StoreError>
+    where
+        R: Clone,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let bounded = async {
-            let client = self.client(member).await?;
-            make(client).await.map_err(|error| store_error(call, &error))
+            let login = self.clients.get(member).await.map_err(never_sent)?;
+            let once_more = login.has_user().then(|| request.clone());
+            let made = match (make(login.client.clone(), request).await, once_more) {
+                (Err(error), Some(request)) if denial::wants_another_login(&error) => {
+                    let client = self.clients.again(member, &login).await.map_err(never_sent)?;
+                    make(client, request).await
+                }
+                (made, _) => made,
+            };
+            made.map_err(|error| self.clients.store_error(call, &error))
         };
         let result = tokio::time::timeout(self.config.call_timeout, bounded)
             .await
@@ -189,17 +190,22 @@ impl EtcdStore {
         result
     }
 
-    /// A read, asked of one member after the other until one has answered.
-    async fn read(&self, range: &Range) -> Result<(usize, RangeResult), StoreError> {
+    /// A read, asked of one member after the other until one has answered: what it says, be it that we may not read this.
+    async fn read(&self, range: &Range) -> Result<(usize, Result<RangeResult, StoreError>), StoreError> {
         let mut waiting = self.members.order(BootClock.now()).into_iter();
         let mut asked: FuturesUnordered<BoxFuture<'_, (usize, Result<RangeResult, StoreError>)>> =
             FuturesUnordered::new();
         let ask = |member: usize| {
             let (key, options) = convert::range(range);
-            let call = self.call(member, Call::Read, async move |client| {
-                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-                kv.get(key, Some(options)).await
-            });
+            let call = self.call(
+                member,
+                Call::Read,
+                (key, options),
+                |client: Client, (key, options)| async move {
+                    let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+                    kv.get(key, Some(options)).await
+                },
+            );
             Box::pin(async move { (member, call.await.map(convert::range_result)) }) as BoxFuture<'_, _>
         };
         let mut last = StoreError::Unreachable {
@@ -214,7 +220,7 @@ impl EtcdStore {
                         last = error;
                         asked.extend(waiting.next().map(ask));
                     }
-                    answer => return answer.map(|answer| (member, answer)),
+                    answer => return Ok((member, answer)),
                 },
                 () = tokio::time::sleep(self.config.hedge_after), if waiting.len() > 0 => {
                     asked.extend(waiting.next().map(ask));
@@ -237,10 +243,10 @@ impl EtcdStore {
             })
             .await
         {
+            // A member that does not permit it has answered: the key need not be ours to read.
             Ok((member, _)) => Ok(member),
             // The write itself was never sent, whatever became of the read.
-            Err(StoreError::Unknown { reason }) => Err(StoreError::Unreachable { reason }),
-            Err(error) => Err(error),
+            Err(error) => Err(never_sent(error)),
         }
     }
 
@@ -262,11 +268,21 @@ impl EtcdStore {
     }
 }
 
+/// What became of the preparations of a call, told of the call itself.
+fn never_sent(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unknown { reason } => StoreError::Unreachable { reason },
+        error => error,
+    }
+}
+
 fn is_endpoint(endpoint: &str) -> bool {
     let Ok(url) = endpoint.parse::<tonic::transport::Uri>() else {
         return false;
     };
-    url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty()) && url.port_u16().is_some()
+    matches!(url.scheme_str(), Some("http" | "https"))
+        && url.host().is_some_and(|host| !host.is_empty())
+        && url.port_u16().is_some()
 }
 
 #[async_trait]
@@ -276,16 +292,16 @@ impl Store for EtcdStore {
         let etcd_txn = convert::txn(txn);
         let member = self.writable().await?;
         let answer = self
-            .call(member, Call::Write(lease), async move |client| {
+            .call(member, Call::Write(lease), etcd_txn, |client, txn| async move {
                 let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-                kv.txn(etcd_txn).await
+                kv.txn(txn).await
             })
             .await?;
         Ok(convert::txn_result(answer))
     }
 
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
-        self.read(&range).await.map(|(_, answer)| answer)
+        self.read(&range).await?.1
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
@@ -298,9 +314,8 @@ impl Store for EtcdStore {
         let fresh = self.members.fresh(now, FRESH);
         members.sort_by_key(|member| fresh != Some(*member));
         for member in members {
-            let (keys, health) = (keys.clone(), self.members.clone());
-            let opened = self.call(member, Call::Read, async move |client| {
-                watch::open(client, keys, from, member, health).await
+            let opened = self.call(member, Call::Read, keys.clone(), |client, keys| {
+                watch::open(client, keys, from, member, self.members.clone())
             });
             match opened.await {
                 Ok(opened) => return opened,
@@ -314,7 +329,7 @@ impl Store for EtcdStore {
         let seconds = convert::seconds(ttl);
         let member = self.writable().await?;
         let granted = self
-            .call(member, Call::Write(None), async move |mut client| {
+            .call(member, Call::Write(None), (), |mut client, ()| async move {
                 client.lease_grant(seconds, None).await
             })
             .await?;
@@ -332,10 +347,10 @@ impl Store for EtcdStore {
         let Some(ttl) = known else {
             return Err(StoreError::LeaseNotFound { id: lease });
         };
-        let member = attempt as usize % self.clients.len();
+        let member = attempt as usize % self.config.endpoints.len();
         // A stream for one renewal: nothing is queued in it, and its end says nothing about the next.
         let renewed = self
-            .call(member, Call::KeepAlive(lease), async move |mut client| {
+            .call(member, Call::KeepAlive(lease), (), |mut client, ()| async move {
                 client.lease_keep_alive(lease.get()).await.map(drop)
             })
             .await;
@@ -348,7 +363,7 @@ impl Store for EtcdStore {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let member = self.writable().await?;
         let revoked = self
-            .call(member, Call::Write(Some(lease)), async move |mut client| {
+            .call(member, Call::Write(Some(lease)), (), |mut client, ()| async move {
                 client.lease_revoke(lease.get()).await.map(drop)
             })
             .await;
@@ -365,10 +380,10 @@ mod tests {
 
     #[test]
     fn endpoints_are_checked_and_explained() {
-        assert_eq!(
-            EtcdStore::new(EtcdConfig::new(vec![])).unwrap_err(),
-            EtcdConfigError::NoEndpoints
-        );
+        assert!(matches!(
+            EtcdStore::new(EtcdConfig::new(vec![])),
+            Err(EtcdConfigError::NoEndpoints)
+        ));
         for bad in [
             "",
             "127.0.0.1:2379",
@@ -376,7 +391,6 @@ mod tests {
             "http://127.0.0.1",
             "ftp://a:1",
             "http://a b:1",
-            "https://127.0.0.1:1",
         ] {
             let error = EtcdStore::new(EtcdConfig::new(vec![bad.into()])).unwrap_err();
             assert!(error.to_string().contains("http://127.0.0.1:2379"), "{bad:?}: {error}");
@@ -386,14 +400,6 @@ mod tests {
             "http://[::1]:2379".into(),
         ]))
         .unwrap();
-    }
-
-    #[test]
-    fn the_password_is_never_shown() {
-        let mut config = EtcdConfig::new(vec!["http://127.0.0.1:1".into()]);
-        config.credentials = Some(("root".into(), "secret".into()));
-        let shown = format!("{config:?} {:?}", EtcdStore::new(config.clone()).unwrap());
-        assert!(shown.contains("root") && !shown.contains("secret"), "{shown}");
     }
 
     #[tokio::test]

@@ -10,13 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
-use curator_election::store::{Keys, Range, Store};
+use curator_election::store::{Keys, Range, Store, StoreError};
 pub use embedded::{EmbeddedConsensus, only_consensus_member, open_embedded};
 use membership::EtcdMembership;
 pub use membership::{FixedMembership, Member, Membership, MembershipError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Whether the consensus can be used.
 #[derive(Clone)]
@@ -54,6 +54,7 @@ pub trait Consensus: Send + Sync + 'static {
 
 /// An etcd that somebody else runs.
 pub struct EtcdConsensus {
+    etcd: Arc<EtcdStore>,
     store: Arc<dyn Store>,
     membership: Arc<EtcdMembership>,
     status: watch::Sender<ConsensusStatus>,
@@ -76,12 +77,23 @@ impl EtcdConsensus {
     /// # Errors
     /// An endpoint is none.
     pub fn new<S: AsRef<str>>(endpoints: &[S], namespace: Namespace) -> Result<Self, ConsensusError> {
-        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned()).collect();
-        let etcd = || EtcdStore::new(EtcdConfig::new(endpoints.clone()));
-        let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd()?, namespace));
-        let membership = Arc::new(EtcdMembership(etcd()?));
+        let endpoints = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned());
+        Self::with(EtcdConfig::new(endpoints.collect()), namespace)
+    }
+
+    /// The etcd of this configuration; nothing is dialled yet. What is new in the files that it names is used while the consensus
+    /// runs.
+    ///
+    /// # Errors
+    /// An endpoint is none, or a file cannot be used.
+    pub fn with(config: EtcdConfig, namespace: Namespace) -> Result<Self, ConsensusError> {
+        let endpoints = config.endpoints.clone();
+        let etcd = Arc::new(EtcdStore::new(config)?);
+        let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd.clone(), namespace));
+        let membership = Arc::new(EtcdMembership(etcd.clone()));
         let reason = format!("etcd at {} has not answered yet", endpoints.join(", "));
         Ok(Self {
+            etcd,
             store,
             membership,
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
@@ -106,19 +118,31 @@ impl Consensus for EtcdConsensus {
             // Any linearizable read will do: it is answered only by a member that has a quorum.
             while let Err(error) = self.store.range(Range::all(Keys::one("/"))).await {
                 if failures.is_multiple_of(PROBES_A_LOG_LINE) {
-                    warn!(endpoints = self.endpoints.join(","), %error, "waiting for etcd");
+                    match &error {
+                        StoreError::Refused { reason } => {
+                            error!(
+                                endpoints = self.endpoints.join(","),
+                                reason, "etcd does not let this instance in"
+                            );
+                        }
+                        error => warn!(endpoints = self.endpoints.join(","), %error, "waiting for etcd"),
+                    }
+                    let reason = format!("etcd at {}: {error}", self.endpoints.join(", "));
+                    self.status.send_replace(ConsensusStatus::NotRunning { reason });
                 }
                 failures = failures.wrapping_add(1);
                 tokio::time::sleep(PROBE_INTERVAL).await;
             }
         };
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = ready => {}
-        }
-        info!(endpoints = self.endpoints.join(","), "etcd answers");
-        self.status.send_replace(ConsensusStatus::Running(self.store.clone()));
-        cancel.cancelled().await;
+        let running = async {
+            ready.await;
+            info!(endpoints = self.endpoints.join(","), "etcd answers");
+            self.status.send_replace(ConsensusStatus::Running(self.store.clone()));
+        };
+        let until_told = async {
+            tokio::join!(running, self.etcd.follow_files());
+        };
+        cancel.run_until_cancelled(until_told).await;
     }
 }
 

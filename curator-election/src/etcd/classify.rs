@@ -7,6 +7,7 @@ use std::error::Error as _;
 
 use tonic::{Code, ConnectError};
 
+use super::denial;
 use crate::store::{LeaseId, Revision, StoreError};
 
 /// What was called.
@@ -21,7 +22,7 @@ pub(super) enum Call {
 }
 
 pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError {
-    let reason = error.to_string();
+    let reason = denial::told(error);
     match (error, call) {
         // With an answer in the stream this is only said of a lease that etcd does not have.
         (etcd_client::Error::LeaseKeepAliveError(_), Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
@@ -53,6 +54,7 @@ fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
             | Code::Unimplemented,
             _,
         ) => StoreError::Refused { reason },
+        (Code::Unknown, _) if denial::is_of_the_token(status.message()) => StoreError::Refused { reason },
         _ if never_connected(status) => StoreError::Unreachable { reason },
         _ => StoreError::Unknown { reason },
     }
@@ -129,6 +131,11 @@ mod tests {
         assert!(matches!(
             classify(Call::Read, Code::OutOfRange),
             StoreError::Compacted { .. }
+        ));
+        let old = etcd_client::Error::GRpcStatus(tonic::Status::unknown("auth: revision in header is old"));
+        assert!(matches!(
+            store_error(Call::Write(None), &old),
+            StoreError::Refused { .. }
         ));
         for code in [
             Code::InvalidArgument,

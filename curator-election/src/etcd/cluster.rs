@@ -25,7 +25,9 @@ impl EtcdStore {
         // A write goes to a member that has just answered, and through the consensus: what it has learnt is not old.
         let member = self.writable().await?;
         let list = self
-            .call(member, Call::Read, async move |mut client| client.member_list().await)
+            .call(member, Call::Read, (), |mut client, ()| async move {
+                client.member_list().await
+            })
             .await?;
         let members = list.members().iter().map(|member| EtcdMember {
             id: member.id(),
@@ -45,7 +47,7 @@ impl EtcdStore {
     pub async fn add_learner(&self, peer_url: &str) -> Result<(), StoreError> {
         let urls = [peer_url.to_owned()];
         let member = self.writable().await?;
-        self.call(member, Call::Write(None), async move |mut client| {
+        self.call(member, Call::Write(None), urls, |mut client, urls| async move {
             let options = etcd_client::MemberAddOptions::new().with_is_learner();
             client.member_add(urls, Some(options)).await.map(drop)
         })
@@ -60,7 +62,7 @@ impl EtcdStore {
     /// etcd refuses, as it does while the learner has not caught up, or does not answer.
     pub async fn promote_member(&self, id: u64) -> Result<(), StoreError> {
         let member = self.writable().await?;
-        self.call(member, Call::Write(None), async move |mut client| {
+        self.call(member, Call::Write(None), (), |mut client, ()| async move {
             client.member_promote(id).await.map(drop)
         })
         .await
@@ -74,7 +76,7 @@ impl EtcdStore {
     /// etcd refuses, as it does if what is left would have no quorum, or does not answer.
     pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
         let member = self.writable().await?;
-        self.call(member, Call::Write(None), async move |mut client| {
+        self.call(member, Call::Write(None), (), |mut client, ()| async move {
             client.member_remove(id).await.map(drop)
         })
         .await

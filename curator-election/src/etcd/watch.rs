@@ -10,8 +10,8 @@ use etcd_client::{Client, WatchOptions, WatchRequestSender, WatchResponse, Watch
 use futures::StreamExt;
 
 use super::classify::{Call, store_error};
-use super::convert;
 use super::members::Members;
+use super::{convert, denial};
 use crate::clock::{BootClock, Clock};
 use crate::store::{Keys, Revision, StoreError, WatchBatch, WatchStream};
 
@@ -44,7 +44,12 @@ pub(super) async fn open(
     };
     let (requests, mut responses) = client.watch(key.to_vec(), Some(options)).await?.split();
     match responses.message().await? {
-        Some(response) if response.canceled() => return Ok(Err(cancelled(&response))),
+        Some(response) if response.canceled() => {
+            return match denial::of_cancelled_watch(response.cancel_reason()) {
+                Some(denied) => Err(denied.into()),
+                None => Ok(Err(cancelled(&response))),
+            };
+        }
         Some(_) => {}
         None => return Ok(Err(closed())),
     }

@@ -1,6 +1,6 @@
 //! Who the members of the consensus are, and changes of that.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use curator_election::etcd::EtcdStore;
@@ -67,7 +67,7 @@ pub trait Membership: Send + Sync + 'static {
 }
 
 /// The members of a real etcd.
-pub(super) struct EtcdMembership(pub(super) EtcdStore);
+pub(super) struct EtcdMembership(pub(super) Arc<EtcdStore>);
 
 #[async_trait]
 impl Membership for EtcdMembership {

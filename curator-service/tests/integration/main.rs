@@ -16,6 +16,7 @@ mod command_line;
 mod compaction;
 mod embedded;
 mod etcd_faults;
+mod etcd_tls;
 mod forwarding;
 mod interop;
 mod lease_faults;

@@ -115,8 +115,25 @@ pub struct EtcdOptions {
     pub peer_proxies: bool,
     /// Whether clients reach the members through proxies.
     pub client_proxies: bool,
+    /// TLS between the members and their clients. The members speak with each other without.
+    pub tls: Option<EtcdTls>,
     /// More arguments for each member.
     pub extra_args: Vec<String>,
+}
+
+/// TLS between the members and their clients: files in PEM, which are there before the cluster is.
+#[derive(Clone, Debug)]
+pub struct EtcdTls {
+    /// The members' certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority that it comes from.
+    pub ca: PathBuf,
+    /// The authorities that clients' certificates must come from; without, clients are asked for none. Read when a member starts.
+    pub client_ca: Option<PathBuf>,
+    /// The certificate and the key that etcdctl shows.
+    pub etcdctl: Option<(PathBuf, PathBuf)>,
 }
 
 impl Default for EtcdOptions {
@@ -129,6 +146,7 @@ impl Default for EtcdOptions {
             election_timeout: Duration::from_secs(1),
             peer_proxies: true,
             client_proxies: false,
+            tls: None,
             extra_args: Vec::new(),
         }
     }
@@ -150,6 +168,8 @@ pub struct EtcdCluster {
     options: EtcdOptions,
     members: Vec<Member>,
     peers: Option<PeerNetwork>,
+    /// Whom etcdctl logs in as, as `name:password`.
+    user: Mutex<Option<String>>,
     // After the processes, so that these have ended when the directory goes.
     scratch: Scratch,
 }
@@ -161,6 +181,8 @@ struct Member {
     process: Mutex<Option<Arc<Process>>>,
     client_proxy: Option<TcpProxy>,
     client: Port,
+    /// Where it says how it is, without TLS.
+    metrics: Port,
     _peer: Port,
 }
 
@@ -186,7 +208,7 @@ impl EtcdCluster {
                 .map(|_| Port::reserve())
                 .collect::<Result<Vec<_>>>()
         };
-        let (clients, peers) = (ports()?, ports()?);
+        let (clients, peers, metrics) = (ports()?, ports()?, ports()?);
         let network = match options.peer_proxies {
             true => Some(PeerNetwork::start(
                 ports()?,
@@ -206,13 +228,15 @@ impl EtcdCluster {
         let millis = |duration: Duration| duration.as_millis().to_string();
         let peer_urls: Vec<_> = (0..options.members).map(peer_url).collect();
         let mut members = Vec::new();
-        for (number, ((client, peer), peer_url)) in clients.into_iter().zip(peers).zip(peer_urls).enumerate() {
+        let own_ports = clients.into_iter().zip(peers).zip(metrics);
+        for (number, (((client, peer), metrics), peer_url)) in own_ports.zip(peer_urls).enumerate() {
             let name = format!("{}-{number}", options.name);
             let client_proxy = options
                 .client_proxies
                 .then(|| TcpProxy::start(client.address()))
                 .transpose()?;
             let advertised = client_proxy.as_ref().map_or_else(|| client.url(), TcpProxy::url);
+            let tls = options.tls.as_ref();
             let data = scratch.path().join(format!("{name}.data"));
             let spec = ProcessSpec::new(&name, binaries.directory.join("etcd"))
                 .without_env("ETCD_")
@@ -220,10 +244,12 @@ impl EtcdCluster {
                 .args([&data])
                 .args([
                     "--listen-client-urls",
-                    &client.url(),
+                    &of_scheme(client.url(), tls),
                     "--advertise-client-urls",
-                    &advertised,
+                    &of_scheme(advertised, tls),
                 ])
+                .args(tls.map(server_args).unwrap_or_default())
+                .args(["--listen-metrics-urls", &metrics.url()])
                 .args([
                     "--listen-peer-urls",
                     &peer.url(),
@@ -245,6 +271,7 @@ impl EtcdCluster {
                 process: Mutex::new(None),
                 client_proxy,
                 client,
+                metrics,
                 _peer: peer,
             });
         }
@@ -253,6 +280,7 @@ impl EtcdCluster {
             options,
             members,
             peers: network,
+            user: Mutex::new(None),
             scratch: scratch.clone(),
         })
     }
@@ -284,15 +312,14 @@ impl EtcdCluster {
     /// Where clients reach a member: its proxy if it has one.
     pub fn client_url(&self, member: usize) -> String {
         let member = &self.members[member];
-        member
-            .client_proxy
-            .as_ref()
-            .map_or_else(|| member.client.url(), TcpProxy::url)
+        let proxy = member.client_proxy.as_ref();
+        let url = proxy.map_or_else(|| member.client.url(), TcpProxy::url);
+        of_scheme(url, self.options.tls.as_ref())
     }
 
     /// Where a member listens for clients, around its proxy.
     pub fn direct_client_url(&self, member: usize) -> String {
-        self.members[member].client.url()
+        of_scheme(self.members[member].client.url(), self.options.tls.as_ref())
     }
 
     /// Where clients reach the members, all of them.
@@ -542,7 +569,57 @@ impl EtcdCluster {
     }
 
     fn address(&self, member: usize) -> SocketAddr {
-        self.members[member].client.address()
+        self.members[member].metrics.address()
+    }
+
+    /// Gives the cluster a root user and has everybody log in from now on; etcdctl does so as root.
+    ///
+    /// # Errors
+    /// When etcd refuses, or does not answer in time.
+    pub fn enable_auth(&self, root_password: &str) -> Result<()> {
+        let root = format!("root:{root_password}");
+        for args in [
+            &["user", "add", &root][..],
+            &["user", "grant-role", "root", "root"],
+            &["auth", "enable"],
+        ] {
+            self.etcdctl(At::Any, args, START)?;
+        }
+        *lock(&self.user) = Some(root);
+        Ok(())
+    }
+
+    /// Gives etcd a user whose only role is readwrite on all keys that begin with one of the prefixes.
+    ///
+    /// # Errors
+    /// When etcd refuses, or does not answer in time.
+    pub fn add_user(&self, name: &str, password: &str, prefixes: &[&str]) -> Result<()> {
+        for args in [
+            &["user", "add", &format!("{name}:{password}")][..],
+            &["role", "add", name],
+            &["user", "grant-role", name, name],
+        ] {
+            self.etcdctl(At::Any, args, START)?;
+        }
+        for prefix in prefixes {
+            let args = ["role", "grant-permission", "--prefix=true", name, "readwrite", prefix];
+            self.etcdctl(At::Any, &args, START)?;
+        }
+        Ok(())
+    }
+
+    /// What etcdctl is told besides what to do: with which files and as whom.
+    pub(super) fn etcdctl_access(&self) -> Vec<(&'static str, String)> {
+        let mut access = Vec::new();
+        if let Some(tls) = &self.options.tls {
+            access.push(("ETCDCTL_CACERT", tls.ca.display().to_string()));
+            if let Some((certificate, key)) = &tls.etcdctl {
+                access.push(("ETCDCTL_CERT", certificate.display().to_string()));
+                access.push(("ETCDCTL_KEY", key.display().to_string()));
+            }
+        }
+        access.extend(lock(&self.user).clone().map(|user| ("ETCDCTL_USER", user)));
+        access
     }
 
     fn forget(&self, member: usize) {
@@ -565,6 +642,31 @@ impl EtcdCluster {
                 .ok_or_else(|| Error::new("no member of this etcd cluster is healthy")),
         }
     }
+}
+
+/// The scheme that clients reach the members by.
+fn of_scheme(url: String, tls: Option<&EtcdTls>) -> String {
+    match tls {
+        Some(_) => url.replacen("http:", "https:", 1),
+        None => url,
+    }
+}
+
+fn server_args(tls: &EtcdTls) -> Vec<String> {
+    let mut args = vec![
+        "--cert-file".to_owned(),
+        tls.certificate.display().to_string(),
+        "--key-file".to_owned(),
+        tls.key.display().to_string(),
+    ];
+    if let Some(ca) = &tls.client_ca {
+        args.extend([
+            "--client-cert-auth".to_owned(),
+            "--trusted-ca-file".to_owned(),
+            ca.display().to_string(),
+        ]);
+    }
+    args
 }
 
 impl Drop for EtcdCluster {

@@ -64,6 +64,7 @@ impl EtcdCluster {
         }
         command
             .env("ETCDCTL_API", "3")
+            .envs(self.etcdctl_access())
             .args(["--endpoints", &self.direct_client_url(member)]);
         command
             .args(["--command-timeout", &format!("{}ms", within.as_millis())])
@@ -79,7 +80,11 @@ impl EtcdCluster {
     pub fn etcdctl_start(&self, name: &str, member: usize, args: &[&str]) -> Result<Recorded> {
         let spec = ProcessSpec::new(name, self.binaries().etcdctl())
             .without_env("ETCDCTL_")
-            .env("ETCDCTL_API", "3")
+            .env("ETCDCTL_API", "3");
+        let access = self.etcdctl_access();
+        let spec = access
+            .iter()
+            .fold(spec, |spec, (name, value)| spec.env(*name, value))
             .args(["--endpoints", &self.client_url(member)])
             .args(args)
             .capture(Capture::Stdout);

@@ -21,7 +21,7 @@ mod source;
 
 pub use clock::{Deadline, wait_until};
 pub use curator::{CuratorOptions, CuratorProcess, Event, Role, RoleChange};
-pub use etcd::{At, EtcdBinaries, EtcdCluster, EtcdOptions};
+pub use etcd::{At, EtcdBinaries, EtcdCluster, EtcdOptions, EtcdTls};
 pub use etcdctl::{KeyValue, LeaseInfo};
 pub use journal::{Journal, Mark};
 pub use lines::Line;

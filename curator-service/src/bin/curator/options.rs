@@ -19,6 +19,9 @@ pub(crate) struct StoreArgs {
     #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
 
+    #[command(flatten)]
+    access: EtcdAccessArgs,
+
     /// Instead of etcd, a directory in which the state is kept: for one instance alone, and so not highly available.
     #[arg(long, env = "CURATOR_EMBEDDED", value_name = "DIR")]
     pub(crate) embedded: Option<PathBuf>,
@@ -33,13 +36,58 @@ pub(crate) struct StoreArgs {
     etcd_namespace: Namespace,
 }
 
+/// What etcd asks of its clients. All files are looked at again every few seconds.
+#[derive(Args)]
+struct EtcdAccessArgs {
+    /// The certificates, PEM, of the authorities that etcd's own must come from; needed with https. The system's are not used.
+    #[arg(long, env = "CURATOR_ETCD_CA", value_name = "FILE", requires = "etcd_endpoints")]
+    etcd_ca: Option<PathBuf>,
+
+    /// The certificate, PEM, to show to etcd.
+    #[arg(long, env = "CURATOR_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+
+    /// The private key of that certificate, PEM; nobody but its owner may read it.
+    #[arg(long, env = "CURATOR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+
+    /// The user to log in to etcd as. It needs readwrite on all keys of the namespace, and of the two beside it whose last parts
+    /// are etcd-pki and kubernetes.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_USER",
+        value_name = "NAME",
+        requires = "etcd_password_file"
+    )]
+    etcd_user: Option<String>,
+
+    /// A file with that user's password; nobody but its owner may read it.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_PASSWORD_FILE",
+        value_name = "FILE",
+        requires = "etcd_user"
+    )]
+    etcd_password_file: Option<PathBuf>,
+}
+
 impl StoreArgs {
+    pub(crate) fn etcd(&self) -> EtcdConfig {
+        let mut config = EtcdConfig::new(self.etcd_endpoints.clone());
+        config.access.ca.clone_from(&self.access.etcd_ca);
+        config.access.certificate.clone_from(&self.access.etcd_cert);
+        config.access.key.clone_from(&self.access.etcd_key);
+        config.access.user.clone_from(&self.access.etcd_user);
+        config.access.password_file.clone_from(&self.access.etcd_password_file);
+        config
+    }
+
     /// The consensus, for the instance of a node.
     pub(crate) fn consensus(&self, node_id: &str) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
         let namespace = self.etcd_namespace.clone();
         Ok(match &self.embedded {
             Some(directory) => Arc::new(EmbeddedConsensus::open(directory, namespace, node_id)?),
-            None => Arc::new(EtcdConsensus::new(&self.etcd_endpoints, namespace)?),
+            None => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?),
         })
     }
 
@@ -49,7 +97,7 @@ impl StoreArgs {
         match &self.embedded {
             Some(directory) => Ok(open_embedded(directory, namespace)?),
             None => {
-                let etcd = EtcdStore::new(EtcdConfig::new(self.etcd_endpoints.clone()))?;
+                let etcd = EtcdStore::new(self.etcd())?;
                 Ok(Arc::new(Namespaced::new(etcd, namespace)))
             }
         }

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "curator/admin/v1/admin.proto",
     "metropolis/node/core/curator/proto/api/api.proto",
     "metropolis/node/core/curator/proto/private/lock.proto",
     "metropolis/node/core/curator/proto/private/storage.proto",

@@ -95,6 +95,12 @@ pub trait ElectionBackend: Send + Sync + 'static {
     /// then fails for want of the lease.
     async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Victory, CampaignError>;
 
+    /// Gives the candidate's key, if it was created at `revision`, another value; returns whether it did. Its place in the queue
+    /// stays, and so does its term.
+    ///
+    /// Cancellation: the value may have changed or not; calling again is safe.
+    async fn proclaim(&self, key: Bytes, revision: Revision, lease: LeaseId, value: Bytes) -> Result<bool, StoreError>;
+
     /// Who leads: now, at each change, and again at intervals as a sign that it is still so by a linearizable read.
     ///
     /// Never ends and has no errors: it recovers from lost connections, hung members and compaction by itself, and stays

@@ -62,6 +62,7 @@ mod status;
 pub mod store;
 mod store_election;
 mod term;
+mod transfer;
 mod value;
 
 #[cfg(any(test, feature = "mock"))]
@@ -71,4 +72,5 @@ pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHand
 pub use status::{ElectionStatus, Following, Reason};
 pub use store_election::StoreElection;
 pub use term::{Term, TermEnded, TermKeeper};
+pub use transfer::{TransferError, make_next};
 pub use value::{DecodeError, LeaderValue, PlainText};

@@ -3,7 +3,10 @@
 //!
 //! A candidate puts `<prefix>/<lease id in hex>` attached to its lease. Whoever's key has the lowest create revision leads;
 //! each other one watches the key right before its own, so that a leader's end wakes one candidate and not all of them.
-//! Beyond the Go library: the check that no older key is left also proves, in the same transaction, that the own key is
+//! A leader may want a certain candidate to lead next, and says so in its value: a candidate of ours that stands right behind it
+//! then queues up again, as the last one, if the other is behind it; and so does the next, until that other one is first.
+//!
+//! Beyond the Go library as well: the check that no older key is left also proves, in the same transaction, that the own key is
 //! still there; a wait is looked after at intervals, so that a watch that went deaf does no harm; and a lost reply to the
 //! put is found out by putting again, which the create-revision guard makes harmless.
 
@@ -21,9 +24,10 @@ use tracing::debug;
 use crate::backend::{CampaignError, Candidate, ElectionBackend, Observation, Victory};
 use crate::backoff::Backoff;
 use crate::store::{
-    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Range, Revision, Sort, Store, StoreError, Txn,
-    TxnResult, WatchStream,
+    Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target,
+    Txn, TxnResult, WatchStream,
 };
+use crate::value::LeaderValue;
 
 /// How long to pause after a failed call to the store: short at first, since many failures pass at once.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
@@ -36,6 +40,13 @@ pub struct StoreElection<S: ?Sized> {
     prefix: String,
     refresh: Duration,
     seed: Option<u64>,
+    /// Reads from a leader's value which candidate it wants to lead next.
+    transfer_to: Option<fn(&[u8]) -> Option<Bytes>>,
+}
+
+fn transfer_to<V: LeaderValue>(value: &[u8]) -> Option<Bytes> {
+    let value = V::decode(value).ok()?;
+    value.transfer_to().map(|key| Bytes::copy_from_slice(key.as_bytes()))
 }
 
 impl<S: Store + ?Sized> StoreElection<S> {
@@ -49,7 +60,16 @@ impl<S: Store + ?Sized> StoreElection<S> {
             prefix: prefix.into(),
             refresh,
             seed: None,
+            transfer_to: None,
         }
+    }
+
+    /// Gives way to the candidate that a leader's value, which is a `V`, names as the next one. Without this a campaign keeps its
+    /// place whatever a leader says.
+    #[must_use]
+    pub fn giving_way<V: LeaderValue>(mut self) -> Self {
+        self.transfer_to = Some(transfer_to::<V>);
+        self
     }
 
     /// Draws the jitter of its pauses from a seed, so that a simulation can be repeated.
@@ -97,17 +117,10 @@ impl<S: Store + ?Sized> StoreElection<S> {
             return Ok(found.create_revision);
         }
         // This lease has campaigned before with another value: proclaim the new one.
-        let put = Op::Put {
-            key: key.clone(),
-            value: value.clone(),
-            lease: Some(lease),
-        };
-        let guard = Compare::created_at(key.clone(), found.create_revision);
-        let answer = self.store.txn(Txn::when(vec![guard]).then(vec![put])).await?;
-        if answer.succeeded {
-            Ok(found.create_revision)
-        } else {
-            Err(StoreError::LeaseNotFound { id: lease })
+        let created = found.create_revision;
+        match self.proclaim(key.clone(), created, lease, value.clone()).await? {
+            true => Ok(created),
+            false => Err(StoreError::LeaseNotFound { id: lease }),
         }
     }
 
@@ -127,12 +140,34 @@ impl<S: Store + ?Sized> StoreElection<S> {
         Ok((answer.revision, first_kv(answer)))
     }
 
-    /// Waits until `key` is deleted, the watch fails, or it is time to look again.
-    async fn wait_for_deletion(&self, key: Bytes, from: Revision) -> Result<(), StoreError> {
+    /// Leaves the queue, to join it again at its end, if the candidate right before ours wants one to lead next that is behind
+    /// ours; returns whether it did. Who has done so is behind that one, and does not do it for it again.
+    ///
+    /// That the one before is the leader need not be asked: nobody else says such a thing, and it stands with the key.
+    async fn give_way(&self, key: &Bytes, own: Revision, before: &KeyValue) -> Result<bool, StoreError> {
+        let Some(next) = self.transfer_to.and_then(|read| read(&before.value)) else {
+            return Ok(false);
+        };
+        let behind_ours = Compare {
+            keys: Keys::One(next),
+            ordering: Ordering::Greater,
+            target: Target::CreateRevision(own),
+        };
+        let still_wanted = Compare::changed_at(before.key.clone(), before.mod_revision);
+        let conditions = vec![Compare::created_at(key.clone(), own), still_wanted, behind_ours];
+        let answer = self
+            .store
+            .txn(Txn::when(conditions).then(vec![Op::delete(key.clone())]))
+            .await?;
+        Ok(answer.succeeded)
+    }
+
+    /// Waits until `key` is deleted or has another value, the watch fails, or it is time to look again.
+    async fn wait_for_change(&self, key: Bytes, from: Revision) -> Result<(), StoreError> {
         let wait = async {
             let mut changes = self.store.watch(Keys::One(key), from).await?;
             while let Some(batch) = changes.next().await {
-                if batch?.events.iter().any(|event| matches!(event, Event::Delete { .. })) {
+                if !batch?.events.is_empty() {
                     return Ok(());
                 }
             }
@@ -184,7 +219,14 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
             };
             let waited = match self.predecessor(&key, revision).await {
                 Ok((won_at, None)) => return Ok(Victory { key, revision, won_at }),
-                Ok((at, Some(before))) => self.wait_for_deletion(before.key, at.next()).await,
+                Ok((at, Some(before))) => match self.give_way(&key, revision, &before).await {
+                    Ok(false) => self.wait_for_change(before.key, at.next()).await,
+                    gone => {
+                        // Or, if the answer was lost, perhaps not: queueing up finds that out.
+                        queued = None;
+                        gone.map(|_| debug!("queueing up again behind the one that the leader wants to be next"))
+                    }
+                },
                 Err(CampaignError::Store(error)) => Err(error),
                 Err(error) => return Err(error),
             };
@@ -193,6 +235,16 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
                 Err(error) => pause_unless_final(error, &mut pauses).await?,
             }
         }
+    }
+
+    async fn proclaim(&self, key: Bytes, revision: Revision, lease: LeaseId, value: Bytes) -> Result<bool, StoreError> {
+        let guard = Compare::created_at(key.clone(), revision);
+        let put = Op::Put {
+            key,
+            value,
+            lease: Some(lease),
+        };
+        Ok(self.store.txn(Txn::when(vec![guard]).then(vec![put])).await?.succeeded)
     }
 
     fn observe(&self) -> BoxStream<'static, Observation> {

@@ -38,6 +38,18 @@ pub trait LeaderValue: Clone + std::fmt::Debug + PartialEq + Send + Sync + 'stat
     /// # Errors
     /// The bytes, which any client of the store may have written, are not such a value.
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+
+    /// The lock key of the candidate that is to lead next, if this is the value of a leader that wants one to.
+    fn transfer_to(&self) -> Option<&str> {
+        None
+    }
+
+    /// This value with such a wish, or without; `None` if values of this type cannot say it.
+    #[must_use]
+    fn with_transfer_to(&self, key: Option<&str>) -> Option<Self> {
+        let _ = key;
+        None
+    }
 }
 
 /// A leader's value that cannot be read.
@@ -87,5 +99,17 @@ impl LeaderValue for curator_proto::private::LeaderElectionValue {
             return Err(DecodeError::new("it names no node"));
         }
         Ok(value)
+    }
+
+    fn transfer_to(&self) -> Option<&str> {
+        Some(self.transfer_to_key.as_str()).filter(|key| !key.is_empty())
+    }
+
+    fn with_transfer_to(&self, key: Option<&str>) -> Option<Self> {
+        let transfer_to_key = key.unwrap_or_default().to_owned();
+        Some(Self {
+            transfer_to_key,
+            ..self.clone()
+        })
     }
 }

@@ -1,8 +1,9 @@
 //! The messages and services of the Curator, and who may call them.
 //!
 //! Names, numbers and types are those of the original, written in Go: its clients and candidates work with these messages,
-//! and records that either has stored are read by the other. One field is ours alone: a candidate says in
-//! [`LeaderElectionValue`](private::LeaderElectionValue) where it can be reached.
+//! and records that either has stored are read by the other. Two fields are ours alone, in
+//! [`LeaderElectionValue`](private::LeaderElectionValue): where a candidate can be reached, and whom a leader wants to lead after
+//! it. So is the package [`admin_api`], for those who run the instances.
 //!
 //! Fields that are not known here are dropped when a message is decoded. Whoever rewrites a stored record that a newer
 //! version may have written has to carry them over by other means.
@@ -32,6 +33,13 @@ pub mod permission;
     clippy::semicolon_if_nothing_returned
 )]
 mod generated {
+    pub mod curator {
+        pub mod admin {
+            pub mod v1 {
+                tonic::include_proto!("curator.admin.v1");
+            }
+        }
+    }
     pub mod metropolis {
         pub mod node {
             pub mod core {
@@ -73,6 +81,8 @@ mod generated {
     }
 }
 
+/// `curator.admin.v1`: an instance's own status, and its leadership. Not in the original.
+pub use generated::curator::admin::v1 as admin_api;
 pub use generated::metropolis::node::core::curator::proto::{api as curator_api, private};
 /// `metropolis.proto.api`: the services for those who manage the cluster, and for users.
 pub use generated::metropolis::proto::api as management_api;

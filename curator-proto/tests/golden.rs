@@ -26,11 +26,15 @@ fn leader_election_value() {
         node_id: "node".into(),
         ttl: 10,
         advertised_addresses: vec![],
+        transfer_to_key: String::new(),
     };
     check(&value, b"\x0a\x04node\x10\x0a");
     // Field 100, a string: (100 << 3) | 2 = 802 = 0xa2 0x06 as a varint.
     value.advertised_addresses.push("h:1".into());
     check(&value, b"\x0a\x04node\x10\x0a\xa2\x06\x03h:1");
+    // Field 101: (101 << 3) | 2 = 810 = 0xaa 0x06.
+    value.transfer_to_key.push_str("/l/1");
+    check(&value, b"\x0a\x04node\x10\x0a\xa2\x06\x03h:1\xaa\x06\x04/l/1");
 }
 
 #[test]

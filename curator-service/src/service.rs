@@ -281,8 +281,10 @@ async fn elect(
         node_id: config.node_id.clone(),
         ttl: ttl.as_secs(),
         advertised_addresses: vec![advertise],
+        transfer_to_key: String::new(),
     };
-    let backend = Arc::new(StoreElection::new(store, config.election_prefix, ttl / 3));
+    let backend = StoreElection::new(store, config.election_prefix, ttl / 3).giving_way::<LeaderElectionValue>();
+    let backend = Arc::new(backend);
     let elector = Elector::new(
         backend,
         &value,

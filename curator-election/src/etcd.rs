@@ -34,7 +34,7 @@ use futures::stream::FuturesUnordered;
 pub use self::access::{EtcdAccess, EtcdAccessError};
 use self::classify::Call;
 use self::clients::Clients;
-pub use self::cluster::EtcdMember;
+pub use self::cluster::{EndpointStatus, EtcdMember};
 use self::members::Members;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};

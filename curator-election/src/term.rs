@@ -77,6 +77,19 @@ impl Term {
         clock: SharedClock,
     ) -> (TermKeeper, Self) {
         let lease = LeaseId::new(1).unwrap_or_else(|| unreachable!("one is not zero"));
+        Self::for_test_with_lease(lock_key, lock_revision, lease, deadline, clock)
+    }
+
+    /// The same, with a lease that is in the store.
+    #[cfg(any(test, feature = "testing", feature = "mock"))]
+    #[must_use]
+    pub fn for_test_with_lease(
+        lock_key: impl Into<Bytes>,
+        lock_revision: Revision,
+        lease: LeaseId,
+        deadline: Instant,
+        clock: SharedClock,
+    ) -> (TermKeeper, Self) {
         Self::begin(lock_key.into(), lock_revision, lease, deadline, clock)
     }
 

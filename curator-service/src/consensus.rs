@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use curator_election::etcd::EndpointStatus;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::{Keys, Range, Store, StoreError};
@@ -48,8 +49,22 @@ pub trait Consensus: Send + Sync + 'static {
     /// The members of the consensus itself.
     fn membership(&self) -> Arc<dyn Membership>;
 
+    /// How what it is reached through is at this moment; nothing if it is in this process. Takes as long as a call may.
+    async fn endpoints(&self) -> Vec<Endpoint> {
+        Vec::new()
+    }
+
     /// Does whatever the consensus needs done to report its status, until cancelled. Called once.
     async fn run(&self, cancel: CancellationToken);
+}
+
+/// A way to the consensus.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub url: String,
+    /// What answers there, or why nothing does.
+    pub status: Result<EndpointStatus, StoreError>,
 }
 
 /// An etcd that somebody else runs.
@@ -110,6 +125,11 @@ impl Consensus for EtcdConsensus {
 
     fn membership(&self) -> Arc<dyn Membership> {
         self.membership.clone()
+    }
+
+    async fn endpoints(&self) -> Vec<Endpoint> {
+        let endpoints = self.membership.0.endpoints().await.into_iter();
+        endpoints.map(|(url, status)| Endpoint { url, status }).collect()
     }
 
     async fn run(&self, cancel: CancellationToken) {

@@ -223,7 +223,7 @@ impl Forwarders for Members {
 }
 
 /// Who makes a call.
-fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
+pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
     // Without it the service stands in no `Authorized`.
     let missing = || Status::internal("who calls was not asked");
     request.extensions().get().ok_or_else(missing)

@@ -33,9 +33,12 @@ mod credentials;
 mod fenced;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod history;
 mod identity;
+mod instance;
 mod leader;
 mod leader_address;
+mod leadership;
 mod local;
 #[cfg(feature = "measure")]
 pub mod measure;
@@ -54,8 +57,8 @@ pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
 pub use client::{ClientCredentials, ClientError, Connector, Trust};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{
-    Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, EtcdConsensus, FixedConsensus, FixedMembership,
-    Member, Membership, MembershipError, only_consensus_member, open_embedded,
+    Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
+    FixedConsensus, FixedMembership, Member, Membership, MembershipError, only_consensus_member, open_embedded,
 };
 pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
@@ -66,6 +69,12 @@ pub use identity::{KeyError, PrivateKey, node_id};
 pub use local::CuratorLocalService;
 pub use service::{LeaderStatus, Service, ServiceError};
 pub use transfer::{TransferError, export, import};
+
+/// The version of the Curator, with the commit that it was built from if that is known.
+pub const VERSION: &str = env!("CURATOR_VERSION");
+
+/// The commit that the Curator was built from; empty if that is not known.
+pub const COMMIT: &str = env!("CURATOR_COMMIT");
 
 /// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.
 #[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use curator_election::clock::BootClock;
+use curator_election::clock::{BootClock, Clock};
 use curator_election::store::{Revision, Store};
-use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, StoreElection, Term};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, Term};
 use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services, Tls};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::authorize::{Authenticator, Nobody};
+use crate::authorize::{Authenticator, Authorized, Nobody};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::fenced::Fenced;
+use crate::history::History;
+use crate::instance::{InstanceService, Standing};
 use crate::leader::{Leader, Members, Seat, Surroundings};
+use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
@@ -107,7 +110,12 @@ impl Service {
         let (listener_cancel, rest_cancel) = (CancellationToken::new(), CancellationToken::new());
         let elector = ElectorSlot::default();
         let mut tasks = Supervisor::new(cancel.clone());
-        tasks.spawn("role log", log_roles(status.subscribe(), rest_cancel.clone()));
+        let history = History::new(BootClock.now());
+        let standing = Standing::new(&config, advertise.clone());
+        tasks.spawn("role log", {
+            let history = history.clone();
+            log_roles(status.subscribe(), history, rest_cancel.clone())
+        });
         tasks.spawn("consensus", {
             let (consensus, cancel) = (config.consensus.clone(), rest_cancel.clone());
             async move {
@@ -134,15 +142,27 @@ impl Service {
             let (status, consensus) = (status.subscribe(), config.consensus.status());
             lead(status, consensus, around, seat, rest_cancel.clone())
         });
+        let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
+        tasks.spawn("hand-over", {
+            let (handle, elector, cancel) = (listener.handle(), elector.clone(), rest_cancel.clone());
+            async move {
+                leadership::hand_over(step_downs, &handle, &elector, hand_over_limit, cancel.clone()).await;
+                // Those who ask go with the listener.
+                cancel.cancelled().await;
+                Ok(())
+            }
+        });
         tasks.spawn("listener", {
             let local = CuratorLocalService::new(
                 config.node_id.clone(),
-                advertise.clone(),
+                advertise,
                 config.consensus.status(),
                 status.subscribe(),
                 listener_cancel.clone(),
             );
-            let services = services(&config, local, leader)?;
+            let consensus = config.consensus.clone();
+            let instance = InstanceService::new(standing.clone(), consensus, status.subscribe(), history);
+            let services = services(&config, local, instance, office, leader)?;
             let cancel = listener_cancel.clone();
             async move {
                 let ended = listener.run(Roles(roles), services, cancel).await;
@@ -165,7 +185,7 @@ impl Service {
             async move {
                 cancel.cancelled().await;
                 handle.unready();
-                shutdown::hand_over(&handle, &elector, hand_over_limit).await;
+                shutdown::hand_over(&handle, &elector, hand_over_limit, None).await;
                 listener_cancel.cancel();
                 // Its end, however it comes.
                 let _ = listener_ended.await;
@@ -173,7 +193,7 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn("election", elect(config, advertise, status, elector, rest_cancel));
+        tasks.spawn("election", elect(config, standing, status, elector, rest_cancel));
         tasks.join().await.map_err(|ended| match ended {
             Ended::Failed { source, .. } => source,
             other => ServiceError::Task(other.to_string()),
@@ -197,10 +217,12 @@ fn listener_limits(config: &Config) -> ListenerConfig {
     limits
 }
 
-/// What is served: `CuratorLocal` here, and the rest by the leader.
+/// What is served: `CuratorLocal` and `Instance` here, and the rest by the leader.
 fn services(
     config: &Config,
     local: CuratorLocalService,
+    instance: InstanceService,
+    office: Office,
     leader: watch::Receiver<Option<Arc<Leader>>>,
 ) -> Result<Services, DescriptorError> {
     let added = config.leader_services.clone();
@@ -209,11 +231,15 @@ fn services(
         (None, Some(credentials)) => Arc::new(credentials.clone()),
         (None, None) => Arc::new(Nobody),
     };
+    let instance = instance.into_server(authenticator.clone());
     let services = Services::new(move |term| {
-        let own = Seat::new(leader.clone(), term.term.clone()).routes(&authenticator);
-        added(term, own)
+        let seat = Seat::new(leader.clone(), term.term.clone());
+        let leadership = office.clone().service(term.term.clone());
+        let leadership = Authorized::new(leadership, authenticator.clone(), seat.clone());
+        added(term, seat.routes(&authenticator).add_service(leadership))
     })
     .local(local.into_server())
+    .local(instance)
     .describe(curator_proto::FILE_DESCRIPTOR_SET)?;
     config
         .leader_descriptors
@@ -268,7 +294,7 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<Revi
 /// Waits for the consensus, then takes part in the election until cancelled.
 async fn elect(
     config: Config,
-    advertise: String,
+    standing: Arc<Standing>,
     status: watch::Sender<LeaderStatus>,
     slot: ElectorSlot,
     cancel: CancellationToken,
@@ -276,20 +302,12 @@ async fn elect(
     let Some(store) = running_store(config.consensus.status(), &cancel).await else {
         return Ok(());
     };
-    let ttl = config.effective_ttl();
-    let value = LeaderElectionValue {
-        node_id: config.node_id.clone(),
-        ttl: ttl.as_secs(),
-        advertised_addresses: vec![advertise],
-        transfer_to_key: String::new(),
-    };
-    let backend = StoreElection::new(store, config.election_prefix, ttl / 3).giving_way::<LeaderElectionValue>();
-    let backend = Arc::new(backend);
+    let backend = Arc::new(standing.election(store));
     let elector = Elector::new(
         backend,
-        &value,
+        &standing.value,
         ElectorConfig {
-            ttl,
+            ttl: standing.ttl,
             ..ElectorConfig::default()
         },
     )?;
@@ -324,10 +342,21 @@ async fn running_store(
     }
 }
 
-/// Logs each change of role. `watch` keeps only the newest, so a role that lasted no time at all may be left out.
-async fn log_roles(mut status: watch::Receiver<LeaderStatus>, cancel: CancellationToken) -> Result<(), ServiceError> {
+/// Logs and counts each change of role. `watch` keeps only the newest, so a role that lasted no time at all may be left out.
+async fn log_roles(
+    mut status: watch::Receiver<LeaderStatus>,
+    history: History,
+    cancel: CancellationToken,
+) -> Result<(), ServiceError> {
+    let note = |status: &LeaderStatus| {
+        let changed = history.note(status, BootClock.now());
+        // The reason may be another one; what a leader says of itself beside is no news.
+        if changed || matches!(status, ElectionStatus::Undetermined(_)) {
+            log_role(status);
+        }
+    };
     loop {
-        log_role(&status.borrow_and_update());
+        note(&status.borrow_and_update());
         tokio::select! {
             changed = status.changed() => {
                 if changed.is_err() {
@@ -338,7 +367,7 @@ async fn log_roles(mut status: watch::Receiver<LeaderStatus>, cancel: Cancellati
             () = cancel.cancelled() => {
                 // The last word is the one after resigning.
                 while status.changed().await.is_ok() {
-                    log_role(&status.borrow_and_update());
+                    note(&status.borrow_and_update());
                 }
                 return Ok(());
             }

@@ -1,8 +1,9 @@
-//! How an instance goes: without a failed call, if it is given the time.
+//! How an instance goes, or gives up its leadership: without a failed call, if it is given the time.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use curator_election::store::Revision;
 use curator_election::{ElectionStatus, ElectorHandle};
 use curator_listener::ListenerHandle;
 use curator_proto::private::LeaderElectionValue;
@@ -16,10 +17,19 @@ pub(crate) type ElectorSlot = Arc<OnceLock<ElectorHandle<LeaderElectionValue>>>;
 /// new ones kept; then it steps down; and then it waits, at most for `limit`, until it knows the next leader, which the kept
 /// ones are forwarded to.
 ///
-/// Returns at once on a follower.
-pub(crate) async fn hand_over(listener: &ListenerHandle, elector: &ElectorSlot, limit: Duration) {
+/// Returns at once on a follower, and if the term is not the one with `revision`, where one is given.
+pub(crate) async fn hand_over(
+    listener: &ListenerHandle,
+    elector: &ElectorSlot,
+    limit: Duration,
+    revision: Option<Revision>,
+) {
     let Some(elector) = elector.get() else { return };
-    if !matches!(*elector.status().borrow(), ElectionStatus::Leader(_)) {
+    let leads = match &*elector.status().borrow() {
+        ElectionStatus::Leader(term) => revision.is_none_or(|revision| term.lock_revision() == revision),
+        ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => false,
+    };
+    if !leads {
         return;
     }
     if let Some(drained) = listener.drain().await {

@@ -82,3 +82,48 @@ impl EtcdStore {
         .await
     }
 }
+
+/// What a member says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// etcd's number for the member.
+    pub member_id: u64,
+    /// Of etcd.
+    pub version: String,
+    /// Whether it is the leader among the members.
+    pub leads: bool,
+    /// Of the database, in bytes.
+    pub database_bytes: u64,
+}
+
+impl EtcdStore {
+    /// Asks each configured endpoint, all at once, how it is. None of them is spared because it has failed before.
+    ///
+    /// Cancellation safe.
+    pub async fn endpoints(&self) -> Vec<(String, Result<EndpointStatus, StoreError>)> {
+        let ask = |(member, url): (usize, &String)| {
+            let url = url.clone();
+            async move {
+                let answer = self
+                    .call(
+                        member,
+                        Call::Read,
+                        (),
+                        |mut client, ()| async move { client.status().await },
+                    )
+                    .await;
+                let status = answer.map(|answer| {
+                    let member_id = answer.header().map_or(0, etcd_client::ResponseHeader::member_id);
+                    EndpointStatus {
+                        member_id,
+                        version: answer.version().to_owned(),
+                        leads: member_id != 0 && answer.leader() == member_id,
+                        database_bytes: u64::try_from(answer.db_size()).unwrap_or(0),
+                    }
+                });
+                (url, status)
+            }
+        };
+        futures::future::join_all(self.config.endpoints.iter().enumerate().map(ask)).await
+    }
+}

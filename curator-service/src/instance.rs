@@ -1,0 +1,377 @@
+//! `Instance`: what an instance says of itself to those who run it, whatever its role.
+//!
+//! Answered where it is asked, so by followers and by an instance without a quorum as well. They know the certificate of who
+//! asks, and not the state: whether a node has been deleted since is the leader's to know. So only users are answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use curator_election::backend::Candidate as Queued;
+use curator_election::clock::{BootClock, Clock};
+use curator_election::store::Store;
+use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, StoreElection};
+use curator_proto::admin_api::instance_server::{Instance, InstanceServer};
+use curator_proto::admin_api::{
+    Candidate, Consensus as ConsensusMessage, GetInstanceStatusRequest, GetInstanceStatusResponse, Leader, Role,
+    consensus,
+};
+use curator_proto::private::LeaderElectionValue;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use crate::authorize::{Authenticator, Authorized, Register};
+use crate::config::Config;
+use crate::consensus::{Consensus, ConsensusStatus, Endpoint};
+use crate::history::History;
+use crate::leader_address::{recorded_host, with_port};
+use crate::service::LeaderStatus;
+
+/// How long the consensus is asked. Its answers are news, not the status itself.
+const ASK: Duration = Duration::from_millis(2_500);
+
+/// What an instance is in its election.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// What it says of itself as a candidate.
+    pub(crate) value: LeaderElectionValue,
+    /// Of the election's keys.
+    pub(crate) prefix: String,
+    /// That it asks for.
+    pub(crate) ttl: Duration,
+}
+
+impl Standing {
+    pub(crate) fn new(config: &Config, advertise: String) -> Arc<Self> {
+        let ttl = config.effective_ttl();
+        Arc::new(Self {
+            value: LeaderElectionValue {
+                node_id: config.node_id.clone(),
+                ttl: ttl.as_secs(),
+                advertised_addresses: vec![advertise],
+                transfer_to_key: String::new(),
+            },
+            prefix: config.election_prefix.clone(),
+            ttl,
+        })
+    }
+
+    /// The election that it stands in.
+    pub(crate) fn election(&self, store: Arc<dyn Store>) -> StoreElection<dyn Store> {
+        StoreElection::new(store, self.prefix.clone(), self.ttl / 3).giving_way::<LeaderElectionValue>()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        address(&self.value)
+    }
+}
+
+/// The preferred address, if it says one.
+fn address(value: &LeaderElectionValue) -> String {
+    value.advertised_addresses.first().cloned().unwrap_or_default()
+}
+
+/// Turns away all nodes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoNodes;
+
+impl Register for NoNodes {
+    async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
+        Err(only_users())
+    }
+}
+
+fn only_users() -> Status {
+    Status::permission_denied("only users may ask an instance how it is")
+}
+
+/// The `Instance` service of one instance.
+#[derive(Clone)]
+pub(crate) struct InstanceService {
+    standing: Arc<Standing>,
+    consensus: Arc<dyn Consensus>,
+    status: watch::Receiver<LeaderStatus>,
+    history: History,
+}
+
+impl InstanceService {
+    pub(crate) const fn new(
+        standing: Arc<Standing>,
+        consensus: Arc<dyn Consensus>,
+        status: watch::Receiver<LeaderStatus>,
+        history: History,
+    ) -> Self {
+        Self {
+            standing,
+            consensus,
+            status,
+            history,
+        }
+    }
+
+    /// Behind the check of who asks.
+    pub(crate) fn into_server(
+        self,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Authorized<InstanceServer<Self>, NoNodes> {
+        Authorized::new(InstanceServer::new(self), authenticator, NoNodes)
+    }
+
+    async fn answer(&self) -> GetInstanceStatusResponse {
+        let store = match &*self.consensus.status().borrow() {
+            ConsensusStatus::Running(store) => Ok(store.clone()),
+            ConsensusStatus::NotRunning { reason } => Err(reason.clone()),
+        };
+        let membership = self.consensus.membership();
+        let queued = async {
+            match &store {
+                Ok(store) => self
+                    .standing
+                    .election(store.clone())
+                    .candidates()
+                    .await
+                    .unwrap_or_default(),
+                Err(_) => Vec::new(),
+            }
+        };
+        // Each by itself: one that hangs does not take the others with it.
+        let (endpoints, members, queued) = tokio::join!(
+            timeout(ASK, self.consensus.endpoints()),
+            timeout(ASK, membership.members()),
+            timeout(ASK, queued),
+        );
+        let members = match members {
+            Ok(Ok(members)) => Ok(members),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the consensus has not answered within {ASK:?}")),
+        };
+        let consensus = ConsensusMessage {
+            running: store.is_ok(),
+            not_running_reason: store.as_ref().err().cloned().unwrap_or_default(),
+            endpoints: endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
+            members_error: members.as_ref().err().cloned().unwrap_or_default(),
+            members: members.unwrap_or_default().into_iter().map(member).collect(),
+        };
+        // Looked at last: what takes no time is as fresh as can be.
+        let status = self.status.borrow().clone();
+        let leader = self.leader(&status, store.ok().as_ref()).await;
+        let (role, reason, time_left) = match &status {
+            ElectionStatus::Leader(term) if term.is_valid() => (Role::Leader, String::new(), Some(term.remaining())),
+            ElectionStatus::Leader(_) => (Role::Undetermined, "the term has just ended".to_owned(), None),
+            ElectionStatus::Follower(_) => (Role::Follower, String::new(), None),
+            ElectionStatus::Undetermined(reason) => (Role::Undetermined, reason.to_string(), None),
+        };
+        let seen = self.history.look(BootClock.now());
+        GetInstanceStatusResponse {
+            node_id: self.standing.value.node_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: crate::COMMIT.to_owned(),
+            address: self.standing.address(),
+            uptime: Some(duration(seen.uptime)),
+            role: role.into(),
+            undetermined_reason: reason,
+            time_in_role: Some(duration(seen.time_in_role)),
+            transitions: seen.transitions,
+            leader,
+            ttl: Some(duration(self.standing.ttl)),
+            time_left: time_left.map(duration),
+            consensus: Some(consensus),
+            candidates: queued.unwrap_or_default().into_iter().map(candidate).collect(),
+        }
+    }
+
+    async fn leader(&self, status: &LeaderStatus, store: Option<&Arc<dyn Store>>) -> Option<Leader> {
+        match status {
+            ElectionStatus::Undetermined(_) => None,
+            ElectionStatus::Leader(term) => term.is_valid().then(|| Leader {
+                node_id: self.standing.value.node_id.clone(),
+                address: self.standing.address(),
+                lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
+                lock_revision: term.lock_revision().0,
+            }),
+            ElectionStatus::Follower(following) => {
+                let mut address = address(&following.leader);
+                if let (true, Some(store)) = (address.is_empty(), store) {
+                    let recorded = recorded_host(&**store, &following.leader.node_id);
+                    if let Ok(Ok(host)) = timeout(ASK, recorded).await {
+                        address = with_port(&host);
+                    }
+                }
+                Some(Leader {
+                    node_id: following.leader.node_id.clone(),
+                    address,
+                    lock_key: String::from_utf8_lossy(&following.key).into_owned(),
+                    lock_revision: following.revision.0,
+                })
+            }
+        }
+    }
+}
+
+fn candidate(queued: Queued) -> Candidate {
+    let value = <LeaderElectionValue as LeaderValue>::decode(&queued.value).unwrap_or_default();
+    Candidate {
+        address: address(&value),
+        node_id: value.node_id,
+        lock_key: String::from_utf8_lossy(&queued.key).into_owned(),
+        lock_revision: queued.create_revision.0,
+    }
+}
+
+fn endpoint(endpoint: Endpoint) -> consensus::Endpoint {
+    let Endpoint { url, status } = endpoint;
+    match status {
+        Ok(status) => consensus::Endpoint {
+            url,
+            error: String::new(),
+            member_id: status.member_id,
+            version: status.version,
+            leads: status.leads,
+            database_bytes: i64::try_from(status.database_bytes).unwrap_or(i64::MAX),
+        },
+        Err(error) => consensus::Endpoint {
+            url,
+            error: error.to_string(),
+            ..Default::default()
+        },
+    }
+}
+
+fn member(member: crate::consensus::Member) -> consensus::Member {
+    consensus::Member {
+        id: member.id,
+        name: member.node_id(),
+        learner: member.learner,
+    }
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    // More than the longest that the message can say does not come up.
+    prost_types::Duration::try_from(duration).unwrap_or_default()
+}
+
+#[tonic::async_trait]
+impl Instance for InstanceService {
+    async fn get_instance_status(
+        &self,
+        request: Request<GetInstanceStatusRequest>,
+    ) -> Result<Response<GetInstanceStatusResponse>, Status> {
+        // A node that is recognized otherwise than by a certificate is not asked for in the register.
+        match crate::leader::caller(&request)? {
+            crate::authorize::Caller::User { .. } => Ok(Response::new(self.answer().await)),
+            _ => Err(only_users()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::memory::MemoryCluster;
+    use curator_election::store::{LeaseId, Revision};
+    use curator_election::{Following, Reason, Term};
+    use tonic::Code;
+
+    use super::*;
+    use crate::authorize::Caller;
+    use crate::consensus::FixedConsensus;
+
+    fn config(consensus: FixedConsensus) -> Config {
+        let mut config = Config::new("node-1", Arc::new(consensus));
+        config.leader_ttl = Duration::from_secs(6);
+        config
+    }
+
+    fn service(config: &Config, status: LeaderStatus) -> InstanceService {
+        let standing = Standing::new(config, "127.0.0.1:1".into());
+        let (_, status) = watch::channel(status);
+        let history = History::new(BootClock.now());
+        InstanceService::new(standing, config.consensus.clone(), status, history)
+    }
+
+    fn by(caller: Caller) -> Request<GetInstanceStatusRequest> {
+        let mut request = Request::new(GetInstanceStatusRequest {});
+        request.extensions_mut().insert(caller);
+        request
+    }
+
+    #[tokio::test]
+    async fn only_users_are_answered() {
+        let config = config(FixedConsensus::not_running("a test"));
+        let service = service(&config, ElectionStatus::Undetermined(Reason::NoLeader));
+        let user = Caller::User {
+            identity: "owner".into(),
+        };
+        let answer = service
+            .get_instance_status(by(user))
+            .await
+            .expect("a user")
+            .into_inner();
+        assert_eq!(answer.role(), Role::Undetermined);
+        assert_eq!(answer.undetermined_reason, "no candidate leads");
+        assert_eq!(answer.consensus.expect("always").not_running_reason, "a test");
+        for caller in [
+            Caller::Anybody { key: None },
+            Caller::Node {
+                id: "node-2".into(),
+                public_key: None,
+            },
+        ] {
+            let refused = service.get_instance_status(by(caller)).await.expect_err("no user");
+            assert_eq!(refused.code(), Code::PermissionDenied);
+        }
+        assert_eq!(
+            NoNodes.check("node-2", &[0; 32]).await.expect_err("a node").code(),
+            Code::PermissionDenied
+        );
+    }
+
+    #[tokio::test]
+    async fn a_follower_tells_of_its_leader_and_of_all_candidates() {
+        let cluster = MemoryCluster::new(1);
+        let config = config(FixedConsensus::running(Arc::new(cluster.client(0))));
+        let leader = LeaderElectionValue {
+            node_id: "node-2".into(),
+            advertised_addresses: vec!["127.0.0.1:2".into()],
+            ..Default::default()
+        };
+        let following = Following {
+            leader: leader.clone(),
+            key: "/leader/1".into(),
+            revision: Revision(2),
+        };
+        let service = service(&config, ElectionStatus::Follower(following));
+        let election = service.standing.election(Arc::new(cluster.client(0)));
+        let lease = election.grant(Duration::from_secs(60)).await.expect("no faults").id;
+        assert_eq!(Some(lease), LeaseId::new(lease.get()));
+        election.campaign(lease, leader.encode().into()).await.expect("alone");
+        let answer = service.answer().await;
+        assert_eq!(answer.role(), Role::Follower);
+        let told = answer.leader.expect("known");
+        assert_eq!(
+            (told.node_id.as_str(), told.address.as_str()),
+            ("node-2", "127.0.0.1:2")
+        );
+        assert_eq!(answer.candidates.len(), 1);
+        assert_eq!(answer.candidates[0].node_id, "node-2");
+        assert_eq!(answer.candidates[0].lock_key, format!("/leader/{lease}"));
+        assert_eq!(answer.ttl.expect("always").seconds, 6);
+        assert_eq!(answer.time_left, None, "that is the leader's to know");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_tells_how_long_it_may_until_it_may_no_more() {
+        let config = config(FixedConsensus::not_running("a test"));
+        let clock = Arc::new(curator_election::clock::TokioClock::new());
+        let until = clock.now() + Duration::from_secs(5);
+        let (_keeper, term) = Term::for_test("/leader/a", Revision(9), until, clock);
+        let service = service(&config, ElectionStatus::Leader(term));
+        let answer = service.answer().await;
+        assert_eq!(answer.role(), Role::Leader);
+        assert_eq!(answer.time_left.expect("leads").seconds, 5);
+        assert_eq!(answer.leader.expect("itself").lock_revision, 9);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let answer = service.answer().await;
+        assert_eq!(answer.role(), Role::Undetermined);
+        assert_eq!((answer.leader, answer.time_left), (None, None));
+    }
+}

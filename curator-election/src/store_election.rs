@@ -40,9 +40,11 @@ pub struct StoreElection<S: ?Sized> {
     prefix: String,
     refresh: Duration,
     seed: Option<u64>,
-    /// Reads from a leader's value which candidate it wants to lead next.
-    transfer_to: Option<fn(&[u8]) -> Option<Bytes>>,
+    transfer_to: Option<TransferTo>,
 }
+
+/// Reads from a leader's value which candidate it wants to lead next.
+type TransferTo = fn(&[u8]) -> Option<Bytes>;
 
 fn transfer_to<V: LeaderValue>(value: &[u8]) -> Option<Bytes> {
     let value = V::decode(value).ok()?;

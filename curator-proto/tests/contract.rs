@@ -33,7 +33,7 @@ fn same(contract: &str, meant: fn(&str) -> bool) -> usize {
         .filter(|line| !line.starts_with('#') && !line.is_empty())
         .map(str::to_owned)
         .collect();
-    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("our own descriptors");
     let mut found = BTreeSet::new();
     let files = set.file.iter().filter(|file| !file.package().starts_with("google."));
     for file in files.filter(|file| meant(file.package())) {

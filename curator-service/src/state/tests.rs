@@ -185,7 +185,7 @@ async fn refusals_write_nothing_and_share_their_fences() {
     for refused in futures::future::join_all(refused).await {
         assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
     }
-    assert!(stage.txns() <= 2, "{}", stage.txns());
+    assert!(stage.accesses() <= 2, "{}", stage.accesses());
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use curator_proto::curator_api::{
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::load::to_stranger;
 use super::watch::Events;
 use super::{Seat, calling_key, calling_node};
 
@@ -58,19 +59,19 @@ impl Curator for Seat {
     ) -> Result<Response<RegisterNodeResponse>, Status> {
         let key = calling_key(&request)?;
         let done = self.leader().await?.register_node(key, request.into_inner()).await;
-        done.map(Response::new)
+        done.map(Response::new).map_err(to_stranger)
     }
 
     async fn commit_node(&self, request: Request<CommitNodeRequest>) -> Result<Response<CommitNodeResponse>, Status> {
         let key = calling_key(&request)?;
         let done = self.leader().await?.commit_node(key, request.into_inner()).await;
-        done.map(Response::new)
+        done.map(Response::new).map_err(to_stranger)
     }
 
     async fn join_node(&self, request: Request<JoinNodeRequest>) -> Result<Response<JoinNodeResponse>, Status> {
         let key = calling_key(&request)?;
         let done = self.leader().await?.join_node(key, request.into_inner()).await;
-        done.map(Response::new)
+        done.map(Response::new).map_err(to_stranger)
     }
 
     async fn issue_certificate(

@@ -1,5 +1,8 @@
 //! Records out of the state, with the codes of what may be wrong.
 
+use std::error::Error;
+use std::sync::Arc;
+
 use curator_proto::management_api::{
     decommission_node_request, delete_node_request, update_node_labels_request, update_node_roles_request,
 };
@@ -42,10 +45,20 @@ pub(super) fn cluster(tx: &mut Tx<'_>) -> Result<ClusterRecord, Status> {
     ClusterRecord::decode(&stored.value).map_err(|corrupt| unusable(&corrupt))
 }
 
-/// What is stored cannot be used. Which key it is under is for whoever mends it, in the log; some who are told are strangers.
+/// What is stored cannot be used. The key is for whoever mends it; there are no secrets in it.
 pub(super) fn unusable(corrupt: &Corrupt) -> Status {
     warn!(%corrupt, "a stored value cannot be used");
-    Status::unavailable("a stored value cannot be used: the leader's log says which")
+    let mut status = Status::unavailable(corrupt.to_string());
+    status.set_source(Arc::new(corrupt.clone()));
+    status
+}
+
+/// The same to somebody whom the cluster does not know: nothing of the inside.
+pub(super) fn to_stranger(status: Status) -> Status {
+    match status.source().is_some_and(|source| source.is::<Corrupt>()) {
+        true => Status::unavailable("a stored value cannot be used: the leader's log says which"),
+        false => status,
+    }
 }
 
 pub(super) fn save(node: NodeRecord, tx: &mut Tx<'_>) -> Result<(), Status> {

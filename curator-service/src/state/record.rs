@@ -10,7 +10,7 @@ pub(crate) use node::{NodeRecord, NodeRoleKind, SaveError};
 use prost::{Message, Name};
 
 /// A stored value that cannot be used, with its key. It is reported, and takes nothing else down.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("the value at {key} cannot be used: {reason}")]
 pub(crate) struct Corrupt {
     key: String,

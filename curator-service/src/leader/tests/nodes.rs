@@ -316,6 +316,10 @@ async fn a_corrupt_record_does_not_take_the_rest_down() {
     let error = stage.approve(3).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert!(error.message().contains(&broken), "{error}");
+    // Whoever the cluster does not know is not told where.
+    let error = crate::leader::load::to_stranger(error);
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(!error.message().contains("/nodes/"), "{error}");
     stage.report(2, "192.0.2.2").await.unwrap();
     stage.leader.get_cluster_info(GetClusterInfoRequest {}).await.unwrap();
     // A record that says that it is another's is none, either.

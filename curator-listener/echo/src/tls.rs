@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, Issuer, KeyPair, PKCS_ED25519};
+use rcgen::{BasicConstraints, CertificateParams, DnType, Issuer, KeyPair, PKCS_ED25519};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -37,13 +37,17 @@ pub struct Party {
 pub fn parties() -> Result<(Party, Party), Failure> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = rcgen::IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes whoever is called like their issuer for self-signed.
+    params.distinguished_name.push(DnType::CommonName, "an authority");
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
     let ca = CertificateDer::from(params.self_signed(&key)?.der().to_vec());
     let issuer = Issuer::new(params, key);
     let party = |name: &str| -> Result<Party, Failure> {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let names = vec![name.to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &issuer)?;
         Ok(Party {
             ca: ca.clone(),
             certificate: CertificateDer::from(certificate.der().to_vec()),

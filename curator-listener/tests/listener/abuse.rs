@@ -92,6 +92,7 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
 async fn only_so_many_connections_are_taken() {
     let mut config = config();
     config.max_connections = 5;
+    config.handshake_timeout = Duration::from_secs(3_600);
     let instance = Instance::with(local(1).0, config, |service| service);
     let mut open = Vec::new();
     for _ in 0..5 {
@@ -315,6 +316,8 @@ async fn those_who_never_call_make_room_for_those_who_do() {
 async fn one_peer_does_not_get_all_seats() {
     let mut config = config();
     config.max_connections_per_peer = Some(3);
+    // Otherwise whoever is not refused is cut for saying nothing.
+    config.handshake_timeout = Duration::from_secs(3_600);
     let instance = Instance::with(local(1).0, config, |service| service);
     let mut open = Vec::new();
     for _ in 0..3 {

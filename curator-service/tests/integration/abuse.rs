@@ -262,7 +262,7 @@ async fn abuse(kind: Kind, client: &Client, sent: &AtomicU64) -> Result<(), Fail
             sent.fetch_add(1, Ordering::Relaxed);
         }
         Kind::Spoken => {
-            let (requests, connection) = h2::client::handshake::<_, Bytes>(client.shaken().await?).await?;
+            let (requests, connection) = h2::client::handshake(client.shaken().await?).await?;
             sent.fetch_add(1, Ordering::Relaxed);
             connection.await?;
             drop(requests);

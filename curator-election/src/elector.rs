@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::clock::{BootClock, Instant, SharedClock};
 use crate::deadline::effective_ttl;
 use crate::machine::{Command, Event, Machine, Timing};
+use crate::meters::{self, SmallestMargin};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
 use crate::term::{Term, TermKeeper};
@@ -196,7 +197,11 @@ impl<V: LeaderValue> Elector<V> {
             calls: FuturesUnordered::new(),
             observations: None,
             closing: None,
-            publisher: Publisher { status, term: None },
+            publisher: Publisher {
+                status,
+                term: None,
+                smallest_margin: SmallestMargin::new(),
+            },
             stepping_down: Vec::new(),
         };
         let mut shutting_down = false;
@@ -259,7 +264,10 @@ impl<V: LeaderValue> Io<V> {
         let backend = self.backend.clone();
         match command {
             Command::Undetermined { reason } => self.publisher.undetermined(reason),
-            Command::Follow(following) => self.publisher.publish(ElectionStatus::Follower(following)),
+            Command::Follow(following) => {
+                meters::became_follower();
+                self.publisher.publish(ElectionStatus::Follower(following));
+            }
             Command::Lead {
                 key,
                 revision,
@@ -302,10 +310,15 @@ impl<V: LeaderValue> Io<V> {
                 let value = self.value.clone();
                 self.call(async move { Event::Campaigned(backend.campaign(lease, value).await) });
             }
-            Command::Renew { lease, attempt } => self.call(async move {
-                let result = backend.keep_alive(lease, attempt.route).await;
-                Event::Renewed { id: attempt.id, result }
-            }),
+            Command::Renew { lease, attempt } => {
+                let clock = self.clock.clone();
+                self.call(async move {
+                    let began = clock.now();
+                    let result = backend.keep_alive(lease, attempt.route).await;
+                    meters::renewed(&result, clock.now().saturating_since(began));
+                    Event::Renewed { id: attempt.id, result }
+                });
+            }
             Command::Close { lease, until } => {
                 self.calls.clear();
                 self.observations = None;
@@ -351,6 +364,7 @@ async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until:
 struct Publisher<V> {
     status: watch::Sender<ElectionStatus<V>>,
     term: Option<TermKeeper>,
+    smallest_margin: SmallestMargin,
 }
 
 impl<V: LeaderValue> Publisher<V> {
@@ -361,16 +375,21 @@ impl<V: LeaderValue> Publisher<V> {
 
     fn undetermined(&mut self, reason: Reason) {
         debug!(%reason, "who leads is not known");
+        meters::became_undetermined(&reason);
         self.publish(ElectionStatus::Undetermined(reason));
     }
 
     fn lead(&mut self, key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant, clock: SharedClock) {
+        meters::became_leader();
         let (keeper, term) = Term::begin(key, revision, lease, deadline, clock);
         self.publish(ElectionStatus::Leader(term));
         self.term = Some(keeper);
     }
 
-    fn extend(&self, deadline: Instant) {
+    fn extend(&mut self, deadline: Instant) {
+        if let ElectionStatus::Leader(term) = &*self.status.borrow() {
+            self.smallest_margin.note(term.remaining());
+        }
         if let Some(keeper) = &self.term
             && !keeper.extend(deadline)
         {

@@ -171,6 +171,7 @@ impl EtcdStore {
             };
             made.map_err(|error| self.clients.store_error(call, &error))
         };
+        let began = BootClock.now();
         let result = tokio::time::timeout(self.config.call_timeout, bounded)
             .await
             .unwrap_or_else(|_| {
@@ -181,11 +182,11 @@ impl EtcdStore {
                     ),
                 })
             });
+        let ended = BootClock.now();
+        crate::meters::etcd_called(call.word(), &result, began, ended);
         match &result {
-            Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => {
-                self.members.failed(member, BootClock.now());
-            }
-            _ => self.members.answered(member, BootClock.now()),
+            Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => self.members.failed(member, ended),
+            _ => self.members.answered(member, ended),
         }
         result
     }

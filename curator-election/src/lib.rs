@@ -56,6 +56,7 @@ pub mod etcd;
 mod machine;
 #[cfg(any(test, feature = "testing", feature = "embedded"))]
 pub mod memory;
+pub mod meters;
 pub mod namespace;
 mod renewal;
 mod status;

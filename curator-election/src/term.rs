@@ -190,6 +190,7 @@ impl Term {
     /// To be called when the store refused a transaction because the guard did not hold: the term ends at once, and the
     /// elector learns of it and begins a new round.
     pub fn report_fenced_out(&self) {
+        crate::meters::fenced_out();
         self.end();
         self.inner.fenced_out.notify_one();
     }

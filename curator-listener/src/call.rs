@@ -20,6 +20,7 @@ use crate::forward::{self, Head, Kind, Outcome, Ready};
 use crate::hold::{self, Hold, Seat};
 use crate::lead;
 use crate::marks::Marks;
+use crate::meters::{self, Answered, Counted, Meters};
 use crate::refusal::Refusal;
 use crate::scope::{Bounds, Scope};
 use crate::services::{Kinds, Local};
@@ -48,6 +49,7 @@ pub(crate) struct Dispatcher {
     pub(crate) stopping: CancellationToken,
     /// Uploads that go on beside their answers.
     pub(crate) tasks: TaskTracker,
+    pub(crate) meters: Meters,
 }
 
 impl Dispatcher {
@@ -55,20 +57,27 @@ impl Dispatcher {
     ///
     /// Cancellation: dropping the future cancels the call wherever it is.
     pub(crate) async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Body> {
+        let began = Instant::now();
         match self.dispatch(request, shard).await {
-            Ok(response) => response,
-            Err(refusal) => refusal.response(),
+            Ok((response, by)) => {
+                by.note(began.elapsed());
+                response
+            }
+            Err(refusal) => {
+                meters::refused(&refusal);
+                refusal.response()
+            }
         }
     }
 
-    async fn dispatch(&self, request: Request<Incoming>, shard: usize) -> Result<Response<Body>, Refusal> {
+    async fn dispatch(&self, request: Request<Incoming>, shard: usize) -> Result<(Response<Body>, &Answered), Refusal> {
         let timeout = deadline::timeout(request.headers())
             .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         if let Some(routes) = self.local.routes(request.uri().path()) {
             let response =
                 lead::serve_local(routes, request, Bounds::new(deadline, Some(self.local_scope.clone()))).await;
-            return Ok(response.map(Body::Led));
+            return Ok((response.map(Body::Led), &self.meters.local));
         }
         let (mut parts, body) = request.into_parts();
         let marks = Marks::take(&mut parts.headers);
@@ -94,14 +103,14 @@ impl Dispatcher {
                 Decision::Serve => {
                     let caller = call.caller(&marks).await?;
                     match call.serve(&target, caller, source).await {
-                        Ok(response) => return Ok(response),
+                        Ok(response) => return Ok((response, &self.meters.led)),
                         // It began to step down a moment ago; the rules say what follows.
                         Err(source) => source,
                     }
                 }
                 Decision::Forward => match &*target {
                     Target::Follow(follow) => match call.forward(follow, source).await? {
-                        Ok(response) => return Ok(response),
+                        Ok(response) => return Ok((response, &self.meters.forwarded)),
                         Err(source) => source,
                     },
                     Target::Lead(_) | Target::Unknown { .. } => source,
@@ -121,7 +130,7 @@ struct Call<'a> {
     parts: http::request::Parts,
     deadline: Option<Instant>,
     /// Where it waits, and until when, from the first time that it must.
-    hold: Option<(Seat<'a>, Instant)>,
+    hold: Option<(Seat<'a>, Counted, Instant)>,
     pause: Duration,
 }
 
@@ -252,7 +261,7 @@ impl Call<'_> {
     ) -> Result<(), Refusal> {
         let dispatcher = self.dispatcher;
         let until = match &self.hold {
-            Some((_, until)) => *until,
+            Some((_, _, until)) => *until,
             None => {
                 let limit = dispatcher.hold.limit();
                 let seat = dispatcher.hold.enter().ok_or_else(|| {
@@ -265,7 +274,7 @@ impl Call<'_> {
                     )
                 })?;
                 let until = hold::until(Instant::now(), dispatcher.config.hold_cap, self.deadline);
-                self.hold = Some((seat, until));
+                self.hold = Some((seat, dispatcher.meters.held(), until));
                 until
             }
         };

@@ -52,6 +52,7 @@ mod heard;
 mod hold;
 mod lead;
 mod marks;
+pub mod meters;
 mod refusal;
 mod role;
 mod scope;

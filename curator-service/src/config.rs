@@ -11,6 +11,7 @@ use tonic::service::Routes;
 use crate::authorize::Authenticator;
 use crate::consensus::Consensus;
 use crate::credentials::CredentialsWatch;
+use crate::observe::Observe;
 
 /// The port of the Curator, the same on every node.
 pub const CURATOR_PORT: u16 = 7835;
@@ -46,6 +47,8 @@ pub struct Config {
     pub credentials: Option<CredentialsWatch>,
     /// How callers are recognized; `None` for by their certificates, if there are credentials, and else not at all.
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Where the instance is looked at; `None` for nowhere.
+    pub observe: Option<Observe>,
     /// What the leader serves beside the Curator's own services; called once a term, when it begins.
     pub leader_services: LeaderServices,
     /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
@@ -122,6 +125,7 @@ impl Config {
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             credentials: None,
             authenticator: None,
+            observe: None,
             leader_services: Arc::new(|_, routes| routes),
             leader_descriptors: Vec::new(),
         }

@@ -42,6 +42,7 @@ mod leadership;
 mod local;
 #[cfg(feature = "measure")]
 pub mod measure;
+mod observe;
 mod service;
 mod shutdown;
 mod state;
@@ -67,6 +68,7 @@ pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use identity::{KeyError, PrivateKey, node_id};
 pub use local::CuratorLocalService;
+pub use observe::{OBSERVE_PORT, Observe, meters};
 pub use service::{LeaderStatus, Service, ServiceError};
 pub use transfer::{TransferError, export, import};
 

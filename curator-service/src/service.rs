@@ -20,6 +20,8 @@ use crate::instance::{InstanceService, Standing};
 use crate::leader::{Leader, Members, Seat, Surroundings};
 use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
+use crate::observe::terms::Terms;
+use crate::observe::{Observatory, Site, meters};
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::wiring::{self, Roles};
@@ -47,6 +49,14 @@ pub enum ServiceError {
     /// The elector cannot be made.
     #[error(transparent)]
     Elector(#[from] ElectorError),
+    /// The address for those who look at the instance cannot be listened on.
+    #[error("cannot listen on {listen} for metrics and the status page: choose another address, or none: {source}")]
+    Observe {
+        /// The address.
+        listen: std::net::SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A task ended by itself; the instance ended with it rather than go on without.
     #[error("{0}")]
     Task(String),
@@ -95,8 +105,17 @@ impl Service {
             (None, Some(address)) => address.to_string(),
             (None, None) => String::new(),
         };
+        let observatory = config
+            .observe
+            .as_ref()
+            .map(|observe| {
+                let listen = observe.listen;
+                Observatory::bind(observe).map_err(|source| ServiceError::Observe { listen, source })
+            })
+            .transpose()?;
         info!(
             node_id = config.node_id,
+            observe = observatory.as_ref().map(|observatory| observatory.address().to_string()),
             listen = ?listener.addresses(),
             advertise,
             election_prefix = config.election_prefix,
@@ -112,10 +131,25 @@ impl Service {
         let mut tasks = Supervisor::new(cancel.clone());
         let history = History::new(BootClock.now());
         let standing = Standing::new(&config, advertise.clone());
+        let terms = Terms::default();
         tasks.spawn("role log", {
-            let history = history.clone();
-            log_roles(status.subscribe(), history, rest_cancel.clone())
+            let (history, terms, own_id) = (history.clone(), terms.clone(), config.node_id.clone());
+            log_roles(status.subscribe(), history, (own_id, terms), rest_cancel.clone())
         });
+        if let (Some(observatory), Some(observe)) = (observatory, &config.observe) {
+            let site = Site {
+                node_id: config.node_id.clone(),
+                status: status.subscribe(),
+                ready: listener.handle().serving(),
+                terms,
+                metrics: observe.metrics.clone(),
+            };
+            let (cancel, listen) = (rest_cancel.clone(), observe.listen);
+            tasks.spawn("observatory", async move {
+                let ended = observatory.run(site, cancel).await;
+                ended.map_err(|source| ServiceError::Observe { listen, source })
+            });
+        }
         tasks.spawn("consensus", {
             let (consensus, cancel) = (config.consensus.clone(), rest_cancel.clone());
             async move {
@@ -346,10 +380,15 @@ async fn running_store(
 async fn log_roles(
     mut status: watch::Receiver<LeaderStatus>,
     history: History,
+    (own_id, terms): (String, Terms),
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
     let note = |status: &LeaderStatus| {
-        let changed = history.note(status, BootClock.now());
+        let now = BootClock.now();
+        let changed = history.note(status, now);
+        if let Some(leaderless) = terms.note(&own_id, status, now) {
+            metrics::histogram!(meters::LEADERLESS_SECONDS).record(leaderless.as_secs_f64());
+        }
         // The reason may be another one; what a leader says of itself beside is no news.
         if changed || matches!(status, ElectionStatus::Undetermined(_)) {
             log_role(status);

@@ -38,6 +38,7 @@ use view::View;
 use writer::{Fate, Writer};
 
 use crate::fenced::{Fenced, FencedError};
+use crate::observe::meters;
 
 /// How long a decision is made again and again because others were faster, if its caller has that long.
 const CONTENTION: Duration = Duration::from_secs(10);
@@ -53,6 +54,7 @@ pub(crate) struct State {
     ready: watch::Sender<bool>,
     barrier: Arc<Barrier>,
     writer: Writer,
+    began: Instant,
 }
 
 /// Why the state could not be reached.
@@ -94,6 +96,7 @@ impl State {
             news: watch::Sender::new(0),
             ready: watch::Sender::new(false),
             writer: Writer::default(),
+            began: Instant::now(),
         })
     }
 
@@ -223,7 +226,9 @@ impl State {
 
     async fn follow_once(&self) -> Result<(), StateError> {
         let read_at = self.refresh().await?;
-        self.ready.send_replace(true);
+        if !self.ready.send_replace(true) {
+            metrics::histogram!(meters::TAKEOVER_SECONDS).record(self.began.elapsed().as_secs_f64());
+        }
         let mut changes = self.fenced.watch(view::watched(), read_at.next()).await?;
         while let Some(batch) = changes.next().await {
             self.view_mut().follow(batch.map_err(FencedError::from)?.events);

@@ -21,6 +21,17 @@ pub(super) enum Call {
     KeepAlive(LeaseId),
 }
 
+impl Call {
+    /// One word for it.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write(_) => "write",
+            Self::KeepAlive(_) => "keep_alive",
+        }
+    }
+}
+
 pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError {
     let reason = denial::told(error);
     match (error, call) {

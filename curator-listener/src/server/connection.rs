@@ -91,16 +91,23 @@ pub(crate) async fn serve(stream: std::net::TcpStream, seat: Seat, shared: &Arc<
         }
     };
     let config = &shared.dispatcher.config;
+    let meters = &shared.dispatcher.meters;
+    let _counted = meters.connection();
     let (io, shown) = match &config.tls {
         None => (Io::Plain(stream), None),
         Some(tls) => tokio::select! {
             accepted = timeout(config.handshake_timeout, tls::accept(stream, tls, turns)) => match accepted {
-                Ok(Ok((io, shown))) => (io, Some(shown)),
+                Ok(Ok((io, shown))) => {
+                    meters.shook_hands(true);
+                    (io, Some(shown))
+                }
                 Ok(Err(error)) => {
+                    meters.shook_hands(false);
                     debug!(%error, "connection ended in its TLS handshake");
                     return;
                 }
                 Err(_) => {
+                    meters.shook_hands(false);
                     debug!("connection cut: its TLS handshake takes too long");
                     return;
                 }

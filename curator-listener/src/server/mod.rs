@@ -26,6 +26,7 @@ use crate::config::ListenerConfig;
 use crate::health::{self, HealthService};
 use crate::hold::Hold;
 use crate::lead::Drained;
+use crate::meters::Meters;
 use crate::refusal::Refusal;
 use crate::role::StatusStream;
 use crate::scope::Scope;
@@ -185,6 +186,7 @@ impl Listener {
             me: instance_id(),
             stopping: cancel.clone(),
             tasks: tasks.clone(),
+            meters: Meters::new(),
         });
         let shared = Arc::new(Shared {
             dispatcher,

@@ -8,6 +8,8 @@ use curator_election::clock::{Instant, SharedClock};
 use curator_proto::common::NodeState;
 use curator_proto::management_api::node::Health;
 
+use crate::observe::meters;
+
 /// A node that has not been heard of for longer is not healthy: twice the interval that nodes have.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -16,6 +18,7 @@ pub(crate) struct Heartbeats {
     clock: SharedClock,
     began: Instant,
     last: Mutex<HashMap<String, Instant>>,
+    heard: metrics::Counter,
 }
 
 impl Heartbeats {
@@ -24,11 +27,13 @@ impl Heartbeats {
             began: clock.now(),
             clock,
             last: Mutex::default(),
+            heard: metrics::counter!(meters::HEARTBEATS),
         }
     }
 
     /// The node is alive.
     pub(crate) fn heard(&self, id: &str) {
+        self.heard.increment(1);
         let now = self.clock.now();
         let mut last = self.last();
         match last.get_mut(id) {

@@ -15,6 +15,7 @@ use tonic::Status;
 use tracing::warn;
 
 use super::{Leader, load};
+use crate::observe::meters;
 use crate::state::State;
 use crate::state::keys::NODES;
 use crate::state::record::NodeRecord;
@@ -48,6 +49,7 @@ impl Leader {
             ready: VecDeque::new(),
             news,
             state: self.state.clone(),
+            _counted: Counted::new(),
         };
         Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
             let mut watcher = watcher?;
@@ -79,6 +81,24 @@ struct Watcher {
     ready: VecDeque<WatchEvent>,
     news: watch::Receiver<u64>,
     state: Arc<State>,
+    _counted: Counted,
+}
+
+/// One of the open watches.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new() -> Self {
+        let gauge = metrics::gauge!(meters::WATCHERS);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 impl Watcher {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::{State, StateError, batch};
 use crate::fenced::{Change, FencedError, Outcome};
+use crate::observe::meters;
 
 /// How many changes may wait at a time; any more wait to be let in.
 const MOST_WAITING: usize = 4_096;
@@ -114,6 +115,13 @@ async fn write_together(state: &State, taken: Vec<Waiting>) {
     let changes = taken.iter().map(|each| each.change.clone()).collect();
     match state.fenced.write_all(changes).await {
         Ok(outcomes) => {
+            committed(
+                "ok",
+                outcomes
+                    .iter()
+                    .filter(|outcome| matches!(outcome, Outcome::Done(_)))
+                    .count(),
+            );
             for (each, outcome) in taken.iter().zip(&outcomes) {
                 take_in(state, &each.change, outcome);
             }
@@ -135,11 +143,18 @@ async fn write_together(state: &State, taken: Vec<Waiting>) {
             }
         }
         Err(error) => {
+            committed("failed", 0);
             for each in taken {
                 let _ = each.answer.send(Err(error.clone()));
             }
         }
     }
+}
+
+/// Counts a transaction and the changes that it made.
+fn committed(outcome: &'static str, changes: usize) {
+    metrics::counter!(meters::STATE_COMMITS, "outcome" => outcome).increment(1);
+    metrics::counter!(meters::STATE_CHANGES).increment(changes as u64);
 }
 
 fn take_in(state: &State, change: &Change, outcome: &Outcome) {

@@ -309,6 +309,8 @@ impl CuratorProcess {
             })
             .args(["--log-format", "json"])
             .args(&options.extra_args)
+            // Several run on one host, each with a port of its own.
+            .env("CURATOR_OBSERVE", "127.0.0.1:0")
             .capture(Capture::Stderr);
         let spec = options
             .env
@@ -362,6 +364,12 @@ impl CuratorProcess {
     /// Where it listens, and what it advertises unless it is behind a proxy.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
+    }
+
+    /// Where it is looked at in this run, once it has said so.
+    pub fn observe_address(&self) -> Option<SocketAddr> {
+        let said = |event: &Event| event.run == self.run && event.text_of("observe").is_some();
+        self.events.last(said)?.text_of("observe")?.parse().ok()
     }
 
     /// How it was started.

@@ -1,6 +1,7 @@
 //! The `curator` binary: arguments, logging, signals and exit codes; nothing else.
 
 mod bootstrap;
+mod observe;
 mod options;
 mod serve;
 mod transfer;

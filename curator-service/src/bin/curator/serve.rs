@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::LogFormat;
+use crate::observe::ObserveAt;
 use crate::options::{StoreArgs, parse_duration, parse_listen};
 
 /// How an instance runs.
@@ -106,6 +107,10 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_GRACE", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     grace: Duration,
 
+    /// Where metrics, the status page, /livez and /readyz are, over plain HTTP for whoever can connect; `off` for nowhere.
+    #[arg(long, env = "CURATOR_OBSERVE", value_name = "ADDRESS", default_value_t = ObserveAt::default())]
+    observe: ObserveAt,
+
     /// How log lines look. They go to standard error; RUST_LOG chooses which.
     #[arg(long, env = "CURATOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
@@ -161,6 +166,7 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
         .max_connections_per_peer
         .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
     config.grace = serve.grace;
+    config.observe = serve.observe.start()?;
     if let Some(threads) = serve.threads {
         config.threads = threads.into();
     }

@@ -1,0 +1,94 @@
+//! What is counted and timed of an election, for whoever has installed a recorder of the `metrics` crate.
+
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::status::Reason;
+use crate::store::StoreError;
+
+/// How long a renewal of the own lease took, in seconds, by outcome.
+pub const LEASE_RENEWAL_SECONDS: &str = "curator_lease_renewal_seconds";
+/// How often the role has changed, by what it has become and why.
+pub const ROLE_CHANGES: &str = "curator_role_changes_total";
+/// The least time that was left of a term when a renewal moved its deadline, in seconds, since the start.
+pub const SMALLEST_MARGIN_SECONDS: &str = "curator_term_smallest_margin_seconds";
+/// Accesses that the store refused because their term was over.
+pub const FENCED_OUT: &str = "curator_fenced_out_total";
+/// How long a call of etcd took, in seconds, by kind and outcome.
+pub const ETCD_CALL_SECONDS: &str = "curator_etcd_call_seconds";
+
+/// One word for how a call of the store went.
+pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(StoreError::Unreachable { .. }) => "unreachable",
+        Err(StoreError::Unknown { .. }) => "no_answer",
+        Err(StoreError::Compacted { .. }) => "compacted",
+        Err(StoreError::LeaseNotFound { .. }) => "lease_not_found",
+        Err(StoreError::Refused { .. }) => "refused",
+    }
+}
+
+/// One word for why a role has ended.
+const fn word(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Starting => "starting",
+        Reason::ElectorGone => "elector_gone",
+        Reason::OpenFailed(_) => "open_failed",
+        Reason::LeaseExpired => "lease_expired",
+        Reason::LeaseGone => "lease_gone",
+        Reason::CampaignFailed(_) => "campaign_failed",
+        Reason::LockLost => "lock_lost",
+        Reason::FencedOut => "fenced_out",
+        Reason::StepDown => "step_down",
+        Reason::Shutdown => "shutdown",
+        Reason::NoLeader => "no_leader",
+        Reason::OwnEarlierKey => "own_earlier_key",
+        Reason::Undecodable(_) => "undecodable",
+        Reason::NewsTooOld => "news_too_old",
+    }
+}
+
+pub(crate) fn became_undetermined(reason: &Reason) {
+    metrics::counter!(ROLE_CHANGES, "role" => "undetermined", "reason" => word(reason)).increment(1);
+}
+
+pub(crate) fn became_follower() {
+    metrics::counter!(ROLE_CHANGES, "role" => "follower", "reason" => "elected").increment(1);
+}
+
+pub(crate) fn became_leader() {
+    metrics::counter!(ROLE_CHANGES, "role" => "leader", "reason" => "elected").increment(1);
+}
+
+pub(crate) fn renewed<T>(result: &Result<T, StoreError>, took: Duration) {
+    metrics::histogram!(LEASE_RENEWAL_SECONDS, "outcome" => outcome(result)).record(took.as_secs_f64());
+}
+
+/// The least time that was left of any term when it was moved on.
+#[derive(Debug)]
+pub(crate) struct SmallestMargin(Option<Duration>);
+
+impl SmallestMargin {
+    pub(crate) const fn new() -> Self {
+        Self(None)
+    }
+
+    /// A renewal came `left` before the end of the term.
+    pub(crate) fn note(&mut self, left: Duration) {
+        if self.0.is_none_or(|smallest| left < smallest) {
+            self.0 = Some(left);
+            metrics::gauge!(SMALLEST_MARGIN_SECONDS).set(left.as_secs_f64());
+        }
+    }
+}
+
+pub(crate) fn fenced_out() {
+    metrics::counter!(FENCED_OUT).increment(1);
+}
+
+#[cfg(feature = "etcd")]
+pub(crate) fn etcd_called<T>(kind: &'static str, result: &Result<T, StoreError>, began: Instant, ended: Instant) {
+    let took = ended.saturating_since(began).as_secs_f64();
+    metrics::histogram!(ETCD_CALL_SECONDS, "call" => kind, "outcome" => outcome(result)).record(took);
+}

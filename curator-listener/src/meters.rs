@@ -1,0 +1,132 @@
+//! What is counted and timed of calls, for whoever has installed a recorder of the `metrics` crate before the listener runs.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+
+use crate::refusal::Refusal;
+
+/// Calls that were answered, by who did: `local`, `leader` (this instance leads) or `forwarded`.
+pub const CALLS: &str = "curator_calls_total";
+/// How long it took until an answer began, in seconds, by who answered.
+pub const CALL_SECONDS: &str = "curator_call_seconds";
+/// Calls that were refused, by gRPC code: nothing of them ran, or the term ended under them.
+pub const CALLS_REFUSED: &str = "curator_calls_refused_total";
+/// Calls that wait for a leader at the moment.
+pub const CALLS_HELD: &str = "curator_calls_held";
+/// Calls that have had to wait for a leader.
+pub const CALLS_HELD_TOTAL: &str = "curator_calls_held_total";
+/// Connections that are open.
+pub const CONNECTIONS: &str = "curator_connections";
+/// TLS handshakes of clients, by outcome.
+pub const TLS_HANDSHAKES: &str = "curator_tls_handshakes_total";
+
+/// Handles, so that nothing is looked up a call.
+#[derive(Clone)]
+pub(crate) struct Meters {
+    pub(crate) local: Answered,
+    pub(crate) led: Answered,
+    pub(crate) forwarded: Answered,
+    held: Gauge,
+    held_total: Counter,
+    connections: Gauge,
+    handshakes_ok: Counter,
+    handshakes_failed: Counter,
+}
+
+/// Calls that are answered in one way.
+#[derive(Clone)]
+pub(crate) struct Answered {
+    calls: Counter,
+    seconds: Histogram,
+}
+
+impl Answered {
+    fn new(by: &'static str) -> Self {
+        Self {
+            calls: metrics::counter!(CALLS, "by" => by),
+            seconds: metrics::histogram!(CALL_SECONDS, "by" => by),
+        }
+    }
+
+    pub(crate) fn note(&self, took: Duration) {
+        self.calls.increment(1);
+        self.seconds.record(took.as_secs_f64());
+    }
+}
+
+impl Meters {
+    pub(crate) fn new() -> Self {
+        Self {
+            local: Answered::new("local"),
+            led: Answered::new("leader"),
+            forwarded: Answered::new("forwarded"),
+            held: metrics::gauge!(CALLS_HELD),
+            held_total: metrics::counter!(CALLS_HELD_TOTAL),
+            connections: metrics::gauge!(CONNECTIONS),
+            handshakes_ok: metrics::counter!(TLS_HANDSHAKES, "outcome" => "ok"),
+            handshakes_failed: metrics::counter!(TLS_HANDSHAKES, "outcome" => "failed"),
+        }
+    }
+
+    pub(crate) fn shook_hands(&self, ok: bool) {
+        match ok {
+            true => self.handshakes_ok.increment(1),
+            false => self.handshakes_failed.increment(1),
+        }
+    }
+
+    /// A connection, as long as what is returned lives.
+    pub(crate) fn connection(&self) -> Counted {
+        Counted::new(self.connections.clone())
+    }
+
+    /// A call that waits, as long as what is returned lives.
+    pub(crate) fn held(&self) -> Counted {
+        self.held_total.increment(1);
+        Counted::new(self.held.clone())
+    }
+}
+
+pub(crate) fn refused(refusal: &Refusal) {
+    metrics::counter!(CALLS_REFUSED, "code" => code_word(refusal.code)).increment(1);
+}
+
+const fn code_word(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}
+
+/// One of those that a gauge counts.
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}

@@ -1,0 +1,233 @@
+//! The names of all metrics, and what they are. The election's and the listener's are in their crates.
+
+use curator_election::ElectionStatus;
+use curator_election::meters as election;
+use curator_listener::meters as listener;
+
+use crate::service::LeaderStatus;
+
+/// The version and the commit that this was built from; always 1.
+pub const BUILD_INFO: &str = "curator_build_info";
+/// 1 for the role that the instance has, 0 for the others.
+pub const ROLE: &str = "curator_role";
+/// The revision of the term that the instance leads in or follows; 0 if it knows of none.
+pub const TERM_LOCK_REVISION: &str = "curator_term_lock_revision";
+/// What is left of the own term unless it is renewed, in seconds; 0 if the instance does not lead.
+pub const TERM_REMAINING_SECONDS: &str = "curator_term_remaining_seconds";
+/// 1 if a call to the instance gets to a leader.
+pub const READY: &str = "curator_ready";
+/// How long the instance knew of no leader, from one to the next, in seconds.
+pub const LEADERLESS_SECONDS: &str = "curator_leaderless_seconds";
+/// How long a new leader took from its election until it had read the state, in seconds.
+pub const TAKEOVER_SECONDS: &str = "curator_takeover_seconds";
+/// Watches of nodes that are open at this leader.
+pub const WATCHERS: &str = "curator_watchers";
+/// Heartbeats of nodes that this leader has heard.
+pub const HEARTBEATS: &str = "curator_heartbeats_total";
+/// Transactions that changes of the state went out in, by outcome.
+pub const STATE_COMMITS: &str = "curator_state_commits_total";
+/// Changes of the state that were made.
+pub const STATE_CHANGES: &str = "curator_state_changes_total";
+/// The process's memory, in bytes.
+pub const PROCESS_MEMORY: &str = "process_resident_memory_bytes";
+/// The process's time on processors, in seconds.
+pub const PROCESS_CPU: &str = "process_cpu_seconds_total";
+/// The process's open files.
+pub const PROCESS_FILES: &str = "process_open_fds";
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observations in buckets.
+    Histogram,
+}
+
+/// All metrics: name, kind, and what it says.
+pub const ALL: &[(&str, Kind, &str)] = &[
+    (
+        BUILD_INFO,
+        Kind::Gauge,
+        "The version and commit, in the labels; always 1.",
+    ),
+    (ROLE, Kind::Gauge, "1 for the role that the instance has."),
+    (
+        TERM_LOCK_REVISION,
+        Kind::Gauge,
+        "The revision of the term that the instance leads in or follows; 0 for none.",
+    ),
+    (
+        TERM_REMAINING_SECONDS,
+        Kind::Gauge,
+        "What is left of the own term unless it is renewed; 0 if it does not lead.",
+    ),
+    (READY, Kind::Gauge, "1 if a call to the instance gets to a leader."),
+    (
+        LEADERLESS_SECONDS,
+        Kind::Histogram,
+        "How long the instance knew of no leader, from one to the next.",
+    ),
+    (
+        TAKEOVER_SECONDS,
+        Kind::Histogram,
+        "From a leader's election until it had read the state.",
+    ),
+    (WATCHERS, Kind::Gauge, "Watches of nodes that are open at this leader."),
+    (
+        HEARTBEATS,
+        Kind::Counter,
+        "Heartbeats of nodes that this leader has heard.",
+    ),
+    (
+        STATE_COMMITS,
+        Kind::Counter,
+        "Transactions that changes of the state went out in, by outcome.",
+    ),
+    (STATE_CHANGES, Kind::Counter, "Changes of the state that were made."),
+    (
+        election::ROLE_CHANGES,
+        Kind::Counter,
+        "Changes of role, by what it has become and why.",
+    ),
+    (
+        election::LEASE_RENEWAL_SECONDS,
+        Kind::Histogram,
+        "How long renewals of the own lease took, by outcome.",
+    ),
+    (
+        election::SMALLEST_MARGIN_SECONDS,
+        Kind::Gauge,
+        "The least time that was left of a term when a renewal moved its deadline.",
+    ),
+    (
+        election::FENCED_OUT,
+        Kind::Counter,
+        "Accesses that the store refused because their term was over.",
+    ),
+    (
+        election::ETCD_CALL_SECONDS,
+        Kind::Histogram,
+        "How long calls of etcd took, by kind and outcome.",
+    ),
+    (
+        listener::CALLS,
+        Kind::Counter,
+        "Calls that were answered, by who did: local, leader or forwarded.",
+    ),
+    (
+        listener::CALL_SECONDS,
+        Kind::Histogram,
+        "How long it took until an answer began, by who answered.",
+    ),
+    (
+        listener::CALLS_REFUSED,
+        Kind::Counter,
+        "Calls that were refused, by gRPC code.",
+    ),
+    (
+        listener::CALLS_HELD,
+        Kind::Gauge,
+        "Calls that have had to wait for a leader and have no answer yet.",
+    ),
+    (
+        listener::CALLS_HELD_TOTAL,
+        Kind::Counter,
+        "Calls that have had to wait for a leader.",
+    ),
+    (listener::CONNECTIONS, Kind::Gauge, "Connections that are open."),
+    (
+        listener::TLS_HANDSHAKES,
+        Kind::Counter,
+        "TLS handshakes of clients, by outcome.",
+    ),
+    (PROCESS_MEMORY, Kind::Gauge, "The process's memory in bytes."),
+    (PROCESS_CPU, Kind::Gauge, "The process's time on processors in seconds."),
+    (PROCESS_FILES, Kind::Gauge, "The process's open files."),
+];
+
+/// Tells the recorder what the metrics are, and sets those that do not change. To be called once a recorder is installed.
+pub fn describe() {
+    for (name, kind, help) in ALL {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => crate::COMMIT).set(1.0);
+    // What has not happened yet is 0, and not nothing.
+    metrics::counter!(election::FENCED_OUT).absolute(0);
+    metrics::counter!(HEARTBEATS).absolute(0);
+    metrics::gauge!(WATCHERS).set(0.0);
+}
+
+/// Sets what is so at the moment.
+pub(super) fn look(status: &LeaderStatus, ready: bool) {
+    let (role, revision, remaining) = match status {
+        ElectionStatus::Leader(term) if term.is_valid() => {
+            ("leader", term.lock_revision().0, term.remaining().as_secs_f64())
+        }
+        ElectionStatus::Follower(following) => ("follower", following.revision.0, 0.0),
+        ElectionStatus::Leader(_) | ElectionStatus::Undetermined(_) => ("undetermined", 0, 0.0),
+    };
+    for each in ["leader", "follower", "undetermined"] {
+        metrics::gauge!(ROLE, "role" => each).set(if each == role { 1.0 } else { 0.0 });
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a revision beyond 2^53 takes ages")]
+    metrics::gauge!(TERM_LOCK_REVISION).set(revision as f64);
+    metrics::gauge!(TERM_REMAINING_SECONDS).set(remaining);
+    metrics::gauge!(READY).set(if ready { 1.0 } else { 0.0 });
+    process();
+}
+
+/// What the process has and takes, where the system says so.
+fn process() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kibibytes = status.lines().find_map(|line| {
+        line.strip_prefix("VmRSS:")?
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<f64>()
+            .ok()
+    });
+    if let Some(kibibytes) = kibibytes {
+        metrics::gauge!(PROCESS_MEMORY).set(kibibytes * 1_024.0);
+    }
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    #[allow(clippy::cast_precision_loss, reason = "for people")]
+    metrics::gauge!(PROCESS_CPU).set(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9);
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        #[allow(clippy::cast_precision_loss, reason = "for people")]
+        metrics::gauge!(PROCESS_FILES).set(files.count() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for (name, kind, help) in ALL {
+            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            assert!(name.chars().all(good), "{name}");
+            let process = name.starts_with("process_");
+            assert!(name.starts_with("curator_") || process, "{name}");
+            assert_eq!(
+                name.ends_with("_total"),
+                *kind == Kind::Counter || *name == PROCESS_CPU,
+                "{name}"
+            );
+            assert!(*kind != Kind::Histogram || name.ends_with("_seconds"), "{name}");
+            assert!(help.ends_with('.'), "{help}");
+        }
+        let mut names: Vec<_> = ALL.iter().map(|(name, ..)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

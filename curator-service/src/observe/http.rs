@@ -164,11 +164,10 @@ fn meant_for_this_host<B>(request: &Request<B>) -> bool {
     let Some(host) = request.headers().get(HOST).and_then(|host| host.to_str().ok()) else {
         return true;
     };
-    let name = match host.parse::<SocketAddr>() {
-        Ok(_) => return true,
-        Err(_) => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    if host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    host.split_once(':').map_or(host, |(name, _)| name) == "localhost"
 }
 
 fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {

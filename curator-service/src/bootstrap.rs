@@ -64,12 +64,28 @@ pub enum BootstrapError {
         /// One of the keys that are there.
         key: String,
     },
+    /// The cluster that was asked for is there: an attempt whose answer was lost has made it. Nothing was changed.
+    #[error(
+        "this very cluster, with this first node and owner, has been made before: nothing was changed; the first node's \
+         certificate is at /cluster-pki/issued/node-{node_id}-cert.der in the store"
+    )]
+    Made {
+        /// The first node's id.
+        node_id: String,
+    },
     /// What is stored of the authorities cannot be used.
     #[error("what is stored of the certificate authorities cannot be used: {0}")]
     Authority(String),
     /// The store cannot be reached, or did not say.
-    #[error("the store: {0}")]
+    #[error("the store: {error}{doubt}", error = .0, doubt = doubt(.0))]
     Store(#[from] StoreError),
+}
+
+const fn doubt(error: &StoreError) -> &'static str {
+    match error.never_ran() {
+        true => "",
+        false => ": the cluster may have been made or not; the same once more tells which, and does no harm",
+    }
 }
 
 impl From<Invalid> for BootstrapError {
@@ -210,8 +226,24 @@ impl First {
         keys
     }
 
+    /// Whether there is a cluster with this first node and this owner.
+    fn is_made(&self, stored: &Stored) -> bool {
+        let node = NODES.key(&self.id).ok().and_then(|key| stored.get(&key));
+        let node = node.and_then(|kv| private::Node::decode(kv.value.as_ref()).ok());
+        let owner = stored.get(INITIAL_OWNER.as_bytes());
+        let owner = owner.and_then(|kv| private::InitialOwner::decode(kv.value.as_ref()).ok());
+        node.is_some_and(|node| node.public_key == self.public_key && node.join_key == self.node.join_key)
+            && owner.is_some_and(|owner| owner.public_key == self.owner.public_key)
+            && self.fresh_keys().iter().all(|key| stored.contains_key(key))
+    }
+
     /// The one transaction, from what is there.
     fn plan(&self, stored: &Stored, now: SystemTime) -> Result<(Txn, Bootstrapped), BootstrapError> {
+        if self.is_made(stored) {
+            return Err(BootstrapError::Made {
+                node_id: self.id.clone(),
+            });
+        }
         if let Some(key) = self.fresh_keys().iter().find(|key| stored.contains_key(*key)) {
             return Err(BootstrapError::Exists {
                 key: String::from_utf8_lossy(key).into_owned(),
@@ -331,12 +363,70 @@ mod tests {
             ]
         );
         assert!(before.iter().all(|kv| kv.mod_revision == before[0].mod_revision));
-        // The same once more, and another.
-        for again in [first(1), first(2)] {
+        // The same once more, and others.
+        let error = bootstrap(&store, &first(1), SystemTime::UNIX_EPOCH).await.unwrap_err();
+        assert!(
+            matches!(&error, BootstrapError::Made { node_id } if *node_id == made.node_id),
+            "{error}"
+        );
+        let another_owner = Bootstrap {
+            owner_public_key: vec![8; 32],
+            ..first(1)
+        };
+        for again in [first(2), another_owner] {
             let error = bootstrap(&store, &again, SystemTime::UNIX_EPOCH).await.unwrap_err();
             assert!(matches!(error, BootstrapError::Exists { .. }), "{error}");
         }
         assert_eq!(all(&store).await, before);
+    }
+
+    /// Interrupted at any moment, it can be done again, and says what has become of it.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_without_an_answer_can_be_repeated() {
+        use curator_election::memory::Link;
+        let cluster = MemoryCluster::new(2);
+        let store = cluster.client(0);
+        let wall = SystemTime::UNIX_EPOCH;
+        // The reading passes, and the answer to the transaction does not: one at a time until it is so.
+        let slow = Faults {
+            delay: Duration::from_millis(100),
+            ..Faults::default()
+        };
+        cluster.set_faults(0, slow);
+        let cut = async {
+            // It is made, and its answer is on its way.
+            while all(&cluster.client(1)).await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let lost = Faults {
+                link: Link::RepliesLost,
+                ..Faults::default()
+            };
+            cluster.set_faults(0, lost);
+            cluster.close_watches(0);
+        };
+        let wanted = first(1);
+        let attempt = bootstrap(&store, &wanted, wall);
+        // Whether the answer was lost or the caller has gone: it does not know.
+        let gone = tokio::select! {
+            biased;
+            () = cut => None,
+            done = attempt => Some(done),
+        };
+        assert!(gone.is_none(), "{gone:?}");
+        cluster.set_faults(0, Faults::default());
+        let before = all(&store).await;
+        let again = bootstrap(&store, &wanted, wall).await.unwrap_err();
+        assert!(matches!(again, BootstrapError::Made { .. }), "{again}");
+        assert_eq!(all(&store).await, before);
+        // An answer that is lost is told as one.
+        let lost = Faults {
+            link: Link::RepliesLost,
+            ..Faults::default()
+        };
+        cluster.set_faults(0, lost);
+        let error = bootstrap(&store, &wanted, wall).await.unwrap_err();
+        assert!(error.to_string().contains("once more"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -259,6 +259,86 @@ mod tests {
         }
     }
 
+    /// A leader that does not say where it is: the row of each thing that may be wrong with its record.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_is_looked_up_in_its_record() {
+        use curator_election::memory::{Faults, Link, MemoryCluster};
+        use curator_election::store::{Op, Txn};
+        use curator_proto::common::NodeStatus;
+        use prost::Message;
+        let record = |address: &str| {
+            let status = NodeStatus {
+                external_address: address.into(),
+                ..NodeStatus::default()
+            };
+            curator_proto::private::Node {
+                status: Some(status),
+                ..Default::default()
+            }
+            .encode_to_vec()
+        };
+        for (node_id, stored, link, expected) in [
+            ("node-2", Some(record("10.0.0.2")), Link::Up, Ok("10.0.0.2")),
+            ("node-2", Some(record("")), Link::Up, Err(Code::Unavailable)),
+            ("node-2", Some(Vec::new()), Link::Up, Err(Code::Unavailable)),
+            ("node-2", Some(vec![0xff]), Link::Up, Err(Code::Unavailable)),
+            ("node-2", None, Link::Up, Err(Code::Internal)),
+            ("node-2", Some(record("10.0.0.2")), Link::Refused, Err(Code::Internal)),
+            ("", Some(record("10.0.0.2")), Link::Up, Err(Code::Internal)),
+            ("a/b", Some(record("10.0.0.2")), Link::Up, Err(Code::Internal)),
+        ] {
+            let cluster = MemoryCluster::new(1);
+            if let Some(stored) = stored {
+                let put = Txn::default().then(vec![Op::put("/nodes/node-2", stored)]);
+                cluster.client(0).txn(put).await.expect("no faults");
+            }
+            let faults = Faults {
+                link,
+                ..Faults::default()
+            };
+            cluster.set_faults(0, faults);
+            let store: Arc<dyn Store> = Arc::new(cluster.client(0));
+            let (_, consensus) = watch::channel(ConsensusStatus::Running(store));
+            let mut status = following(&[]);
+            if let ElectionStatus::Follower(following) = &mut status {
+                following.leader.node_id = node_id.into();
+            }
+            let service = CuratorLocalService {
+                consensus,
+                ..service(status.clone())
+            };
+            let answer = service.leader(&status).await;
+            let told = answer.map(|answer| (answer.leader_host, answer.leader_port, answer.this_node_id));
+            let expected = expected.map(|host| (host.to_owned(), i32::from(CURATOR_PORT), "node-1".to_owned()));
+            assert_eq!(told.map_err(|status| status.code()), expected, "{node_id:?} {link:?}");
+        }
+    }
+
+    /// One answer for each change of the status, and the end when nobody is known to lead.
+    #[tokio::test(start_paused = true)]
+    async fn each_change_of_the_leader_is_told() {
+        use futures::StreamExt;
+        let (changes, status) = watch::channel(following(&["10.0.0.2:7835"]));
+        let service = CuratorLocalService {
+            status,
+            ..service(ElectionStatus::Undetermined(Reason::NoLeader))
+        };
+        let request = Request::new(GetCurrentLeaderRequest {});
+        let mut answers = service
+            .get_current_leader(request)
+            .await
+            .expect("it begins")
+            .into_inner();
+        let mut next = async || tokio::time::timeout(TERM, answers.next()).await;
+        assert_eq!(next().await.unwrap().unwrap().unwrap().leader_host, "10.0.0.2");
+        next().await.expect_err("nothing has changed");
+        changes.send_replace(following(&["10.0.0.3:7835"]));
+        assert_eq!(next().await.unwrap().unwrap().unwrap().leader_host, "10.0.0.3");
+        changes.send_replace(ElectionStatus::Undetermined(Reason::NoLeader));
+        assert_eq!(next().await.unwrap().unwrap().unwrap_err().code(), Code::Unavailable);
+        assert!(next().await.unwrap().is_none());
+    }
+
     #[tokio::test]
     async fn what_is_not_known_is_unavailable() {
         let undetermined = ElectionStatus::Undetermined(Reason::NoLeader);

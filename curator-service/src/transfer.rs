@@ -71,7 +71,9 @@ pub async fn export(store: &dyn Store, out: &mut impl Write) -> Result<usize, Tr
     };
     line(out, format!("{FORMAT}\n"))?;
     let mut count = 0;
-    for kv in found.filter(|kv| !kv.key.starts_with(ELECTION)) {
+    // What belongs to a lease goes with it. Moved without one it would stay for ever: the lock of a leader that is no more.
+    let stays = |kv: &KeyValue| kv.lease.is_none() && !kv.key.starts_with(ELECTION);
+    for kv in found.filter(stays) {
         line(
             out,
             format!("{} {}\n", STANDARD.encode(&kv.key), STANDARD.encode(&kv.value)),
@@ -248,6 +250,27 @@ mod tests {
         // A second time there is something.
         let again = import(&to.client(0), &mut &file[..], |_| {}).await;
         assert!(matches!(again, Err(TransferError::NotEmpty { .. })), "{again:?}");
+    }
+
+    /// Others hold elections in the namespace, too: the lock of one that has gone would never go.
+    #[tokio::test(start_paused = true)]
+    async fn what_belongs_to_a_lease_is_not_moved() {
+        let cluster = filled().await;
+        let store = cluster.client(0);
+        let lease = store.grant(std::time::Duration::from_secs(10)).await.unwrap().id;
+        let lock = Op::Put {
+            key: "/kubernetes/reconciler/leader/1".into(),
+            value: "me".into(),
+            lease: Some(lease),
+        };
+        let status = Op::put("/kubernetes/reconciler/status", "fine");
+        store.txn(Txn::default().then(vec![lock, status])).await.unwrap();
+        let mut file = Vec::new();
+        assert_eq!(
+            export(&store, &mut file).await.unwrap(),
+            253,
+            "the status, and not the lock"
+        );
     }
 
     #[tokio::test(start_paused = true)]

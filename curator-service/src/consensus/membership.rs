@@ -120,6 +120,15 @@ impl FixedMembership {
         }
     }
 
+    /// The member has started, and says its name.
+    #[cfg(test)]
+    pub(crate) fn named(&self, node: &str) {
+        let mut members = self.lock();
+        for member in members.iter_mut().filter(|member| member.node_id() == node) {
+            member.name = node.to_owned();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
         // Nothing that holds the lock can panic half-way.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)

@@ -20,7 +20,7 @@ use crate::validate::key32;
 /// The one identity that there is.
 const OWNER: &str = "owner";
 
-type Answers = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
+pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Aaa for Seat {
@@ -31,9 +31,15 @@ impl Aaa for Seat {
         let key = calling_key(&request)?;
         let leader = self.leader().await?;
         let mut requests = request.into_inner();
-        let parameters = requests
-            .message()
-            .await?
+        let first = requests.message().await?;
+        leader.escrow(key, first).await.map(Response::new)
+    }
+}
+
+impl Leader {
+    /// Answers a request of whoever has shown to have this key.
+    pub(super) async fn escrow(&self, key: Option<[u8; 32]>, first: Option<EscrowRequest>) -> Result<Answers, Status> {
+        let parameters = first
             .and_then(|first| first.parameters)
             .ok_or_else(|| Status::invalid_argument("parameters: they are missing"))?;
         let asked = check(&parameters)?;
@@ -44,20 +50,20 @@ impl Aaa for Seat {
             };
             let refused = Status::unauthenticated("no key is shown: use a self-signed certificate for the owner's key");
             let answers = futures::stream::iter([Ok(needed), Err(refused)]);
-            return Ok(Response::new(Box::pin(answers)));
+            return Ok(Box::pin(answers));
         };
         if !bool::from(key.ct_eq(&asked)) {
             return Err(Status::unimplemented(
                 "parameters.public_key: it must be the key of the connection's certificate",
             ));
         }
-        let emitted = leader.owner_certificate(&key).await?;
+        let emitted = self.owner_certificate(&key).await?;
         let fulfilled = EscrowResponse {
             fulfilled: vec![certificate()],
             emitted_certificate: emitted,
             ..EscrowResponse::default()
         };
-        Ok(Response::new(Box::pin(futures::stream::iter([Ok(fulfilled)]))))
+        Ok(Box::pin(futures::stream::iter([Ok(fulfilled)])))
     }
 }
 

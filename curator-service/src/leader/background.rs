@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use curator_election::store::Revision;
 use curator_proto::private::decommission::Phase;
 use tonic::Status;
 use tracing::{debug, info, warn};
@@ -14,8 +15,10 @@ use tracing::{debug, info, warn};
 use super::decommission::{self, Step};
 use super::{Leader, load};
 use crate::consensus::Member;
-use crate::state::keys::DECOMMISSIONS;
+use crate::state::StateError;
+use crate::state::keys::{DECOMMISSIONS, NODES};
 use crate::state::record::{NodeRecord, NodeRoleKind};
+use crate::state::tx::Tx;
 
 /// Between passes, and before the first.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -57,12 +60,19 @@ fn next(
         return Ok(None);
     }
     let is_member = |id: &str| members.iter().any(|member| member.node_id() == id);
-    if !is_member(own) {
-        return Err(Doubt::NoMember(own.into()));
-    }
     let known: BTreeSet<&str> = nodes.iter().map(|node| node.id()).collect();
     if !known.contains(own) {
         return Err(Doubt::NoNode(own.into()));
+    }
+    let step = |id: &str, phase: Phase| Task::Decommission {
+        node: id.into(),
+        step: decommission::next(phase, nodes.iter().find(|node| node.id() == id).copied()),
+    };
+    if !is_member(own) {
+        // It may be missing because it has just been taken out of service. What is left of that concerns its record alone.
+        let leaving = decommissions.iter().find(|(id, _)| id == own);
+        let rest = leaving.map(|(id, phase)| Some(step(id, *phase)));
+        return rest.ok_or_else(|| Doubt::NoMember(own.into()));
     }
     let stray = members.iter().find(|member| !known.contains(&*member.node_id()));
     if let Some(member) = stray {
@@ -82,18 +92,18 @@ fn next(
         }
     }
     if let Some((id, phase)) = decommissions.first() {
-        let node = nodes.iter().find(|node| node.id() == id).copied();
-        return Ok(Some(Task::Decommission {
-            node: id.clone(),
-            step: decommission::next(*phase, node),
-        }));
+        return Ok(Some(step(id, *phase)));
     }
-    // One that has no name has not started yet, and cannot have caught up.
+    Ok(promotion(members))
+}
+
+/// A learner that may be able to vote. One that has no name has not started yet, and cannot have caught up.
+fn promotion(members: &[Member]) -> Option<Task> {
     let learner = members.iter().find(|member| member.learner && !member.name.is_empty());
-    Ok(learner.map(|member| Task::Promote {
+    learner.map(|member| Task::Promote {
         member: member.id,
         node: member.node_id(),
-    }))
+    })
 }
 
 /// Makes passes until the term ends.
@@ -119,6 +129,8 @@ pub(super) async fn run(leader: &Leader) {
 impl Leader {
     /// Looks once, and changes at most one thing.
     pub(super) async fn pass(&self) -> Result<(), Status> {
+        // What has been written since is not judged by members that were read before it.
+        let before = self.state.fenced().fence().await.map_err(StateError::from)?;
         let members = self.around.membership.members().await;
         let members = members.map_err(|error| Status::unavailable(format!("the consensus: {error}")))?;
         let read = self.state.read(|view| {
@@ -139,13 +151,28 @@ impl Leader {
             decommissions.extend(phase.map(|phase| (id, phase)));
         }
         let task = next(&self.around.node_id, &members, &nodes, &decommissions);
-        match task.map_err(|doubt| Status::failed_precondition(doubt.to_string()))? {
-            Some(task) => self.carry_out(task).await,
-            None => Ok(()),
+        let Some(task) = task.map_err(|doubt| Status::failed_precondition(doubt.to_string()))? else {
+            return Ok(());
+        };
+        let leaving = matches!(task, Task::Decommission { .. });
+        let done = self.carry_out(task, before).await;
+        if let (Err(_), true, Some(promotion)) = (&done, leaving, promotion(&members)) {
+            // A member may have to wait with leaving until a learner votes.
+            self.carry_out(promotion, before).await?;
+        }
+        done
+    }
+
+    /// The node's record, if it is as it was at this revision or before.
+    fn unchanged(tx: &mut Tx<'_>, id: &str, since: Revision) -> Result<Option<NodeRecord>, Status> {
+        let key = NODES.key(id).map_err(load::invalid_id)?;
+        match tx.get(key) {
+            Some(entry) if entry.changed <= since => load::optional_node(tx, id),
+            _ => Ok(None),
         }
     }
 
-    async fn carry_out(&self, task: Task) -> Result<(), Status> {
+    async fn carry_out(&self, task: Task, before: Revision) -> Result<(), Status> {
         let membership = &self.around.membership;
         match task {
             Task::RemoveMember { member, node } => {
@@ -164,27 +191,37 @@ impl Leader {
                 }
             }
             Task::GiveRole { node } => {
-                let record = self.state.transact(|tx| load::node(tx, &node)).await?;
-                let join = self.join_consensus(&record).await?;
+                let record = self.state.transact(|tx| Self::unchanged(tx, &node, before)).await?;
+                let Some(record) = record else { return Ok(()) };
+                // By now it may have been taken out again: it is not added for that.
+                let Some(join) = self.join_data(&record, false).await? else {
+                    return Ok(());
+                };
                 self.state
-                    .transact(|tx| {
-                        let mut record = load::node(tx, &node)?;
-                        record.roles_mut().consensus_member = Some(join.clone());
-                        load::save(record, tx)
+                    .transact(|tx| match Self::unchanged(tx, &node, before)? {
+                        Some(mut record) => {
+                            record.roles_mut().consensus_member = Some(join.clone());
+                            load::save(record, tx)?;
+                            info!(node, "a member of the consensus gets its role");
+                            Ok(())
+                        }
+                        None => Ok(()),
                     })
                     .await?;
-                info!(node, "gave a member of the consensus its role");
             }
             Task::TakeRole { node } => {
                 self.state
-                    .transact(|tx| {
-                        let mut record = load::node(tx, &node)?;
-                        record.roles_mut().kubernetes_controller = None;
-                        record.roles_mut().consensus_member = None;
-                        load::save(record, tx)
+                    .transact(|tx| match Self::unchanged(tx, &node, before)? {
+                        Some(mut record) => {
+                            record.roles_mut().kubernetes_controller = None;
+                            record.roles_mut().consensus_member = None;
+                            load::save(record, tx)?;
+                            info!(node, "a node that is no member of the consensus loses the role");
+                            Ok(())
+                        }
+                        None => Ok(()),
                     })
                     .await?;
-                info!(node, "took the role from a node that is no member of the consensus");
             }
             Task::Decommission { node, step } => {
                 if step == Step::Drop(NodeRoleKind::ConsensusMember) {
@@ -254,6 +291,17 @@ mod tests {
             task(&[member(1, "a")], &[node("b", true)], &[]),
             Err(Doubt::NoNode("a".into()))
         );
+    }
+
+    /// The leader's own node may be the one that is decommissioned.
+    #[test]
+    fn what_is_left_of_the_own_nodes_end_is_done_without_its_member() {
+        for (role, step) in [(true, Step::Drop(NodeRoleKind::ConsensusMember)), (false, Step::Finish)] {
+            let expected = Task::Decommission { node: "a".into(), step };
+            let leaving = [("a".to_owned(), Phase::Decommissioning)];
+            let nodes = [node("a", role), node("b", true)];
+            assert_eq!(task(&[member(2, "b")], &nodes, &leaving), Ok(Some(expected)));
+        }
     }
 
     #[test]

@@ -26,9 +26,6 @@ impl Leader {
             .clusternet
             .ok_or_else(|| Invalid::new("clusternet", "it is missing"))?;
         let key = wireguard_key(&asked.wireguard_pubkey)?;
-        if asked.prefixes.len() > MOST_PREFIXES {
-            return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
-        }
         // Two nodes must not have one key, which no condition on either's record can say. All writes of nodes in this term
         // go through here, so it is enough that no two with one key are under way at a time.
         let claim = self.claims.claim(&key, caller)?;
@@ -44,6 +41,9 @@ impl Leader {
                         "node {caller} has not reported its status yet"
                     )));
                 }
+                if asked.prefixes.len() > MOST_PREFIXES {
+                    return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
+                }
                 for prefix in &asked.prefixes {
                     cluster_network_prefix(&prefix.cidr, node.external_address())?;
                 }
@@ -55,8 +55,8 @@ impl Leader {
                 Ok(UpdateNodeClusterNetworkingResponse {})
             })
             .await;
-        if matches!(&done, Err(status) if status.code() == Code::Unavailable) {
-            claim.keep();
+        if !matches!(&done, Err(status) if status.code() == Code::Unavailable) {
+            claim.give_up();
         }
         done
     }
@@ -93,7 +93,7 @@ impl Claims {
         Ok(Claim {
             claims: self.clone(),
             key: key.to_owned(),
-            held: true,
+            doubtful: true,
         })
     }
 
@@ -113,16 +113,21 @@ impl Claims {
     }
 }
 
+/// Unless it is given up, the key stays the node's: it may have been written, and show only later. So it is when the store does
+/// not answer, and when the caller goes while the write is under way.
 struct Claim {
     claims: Claims,
     key: String,
-    held: bool,
+    doubtful: bool,
 }
 
 impl Claim {
-    /// Keeps the key for the node: it may have been written, and show only later.
-    fn keep(mut self) {
-        self.held = false;
+    /// It is known what became of the key: the state says it.
+    fn give_up(mut self) {
+        self.doubtful = false;
+    }
+
+    fn keep(&self) {
         let oldest = {
             let mut claimed = self.claims.claimed();
             claimed.doubtful.push_back(self.key.clone());
@@ -139,8 +144,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.held {
-            self.claims.release(&self.key);
+        match self.doubtful {
+            true => self.keep(),
+            false => self.claims.release(&self.key),
         }
     }
 }
@@ -154,14 +160,14 @@ mod tests {
         let claims = Claims::default();
         let one = claims.claim("k", "a").expect("free");
         let again = claims.claim("k", "a").expect("its own");
-        drop(one);
+        one.give_up();
         assert!(claims.claim("k", "b").is_err());
-        drop(again);
-        claims.claim("k", "b").expect("free again").keep();
+        again.give_up();
+        drop(claims.claim("k", "b").expect("free again"));
         assert!(claims.claim("k", "a").is_err(), "it may have been written");
         for number in 0..MOST_DOUBTFUL {
-            claims.claim(&format!("k{number}"), "c").expect("free").keep();
+            drop(claims.claim(&format!("k{number}"), "c").expect("free"));
         }
-        claims.claim("k", "a").expect("forgotten");
+        claims.claim("k", "a").expect("forgotten").give_up();
     }
 }

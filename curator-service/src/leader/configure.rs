@@ -24,7 +24,8 @@ impl Leader {
         let merge = Merge::new(&request)?;
         self.state
             .transact(|tx| {
-                let cluster = load::cluster(tx)?;
+                // Whatever is wrong with what is stored, it is nothing that the caller has said.
+                let cluster = load::cluster(tx).map_err(|status| Status::internal(status.message()))?;
                 let merged = merge.apply(cluster.configuration())?;
                 let cluster = cluster
                     .replaced(merged)

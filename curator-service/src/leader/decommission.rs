@@ -22,6 +22,7 @@ use super::{Leader, load};
 use crate::state::keys::DECOMMISSIONS;
 use crate::state::record::{NodeRecord, NodeRoleKind};
 use crate::state::tx::Tx;
+use crate::state::view::Node;
 
 /// What is to be done next for a node that is being decommissioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,27 +74,36 @@ impl Leader {
                     }
                     NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
                 }
-                if node.roles().consensus_member.is_some() && is_last_member(tx, &id) {
+                let key = DECOMMISSIONS.key(&id).map_err(load::invalid_id)?;
+                if tx.get(key.clone()).is_some() {
+                    return Ok(DecommissionNodeResponse {});
+                }
+                if node.roles().consensus_member.is_some() && !another_member_stays(tx, &id)? {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} is the last consensus member: give another node that role first"
+                        "node {id} is the last consensus member that stays: give another node that role first"
                     )));
                 }
-                let key = DECOMMISSIONS.key(&id).map_err(load::invalid_id)?;
-                if tx.get(key.clone()).is_none() {
-                    tx.put(key, encoded(Phase::Requested));
-                }
+                tx.put(key, encoded(Phase::Requested));
                 Ok(DecommissionNodeResponse {})
             })
             .await
     }
 }
 
-/// Whether no other node has the role of consensus member. Other members are looked at, not depended upon: the store itself
-/// does not let its last member go.
-fn is_last_member(tx: &Tx<'_>, id: &str) -> bool {
-    !tx.peek()
+/// Whether another node is a consensus member and is to remain one. What is decided depends on it: of two that are the last,
+/// and are to go at once, one stays. Otherwise both would wait for ever, since the consensus does not let its last member go.
+fn another_member_stays(tx: &mut Tx<'_>, id: &str) -> Result<bool, Status> {
+    let is_member = |node: &Node| -> bool { node.as_ref().is_ok_and(|node| node.roles().consensus_member.is_some()) };
+    let others = tx
+        .peek()
         .nodes()
-        .any(|(other, node)| **other != *id && node.as_ref().is_ok_and(|node| node.roles().consensus_member.is_some()))
+        .filter(|(other, node)| ***other != *id && is_member(node));
+    for other in others.map(|(other, _)| other.clone()) {
+        if phase(tx, &other)?.is_none() && tx.node(&other).map_err(load::invalid_id)?.is_some_and(is_member) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The phase that a node is in; `None` if it is not being decommissioned.

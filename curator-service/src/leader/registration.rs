@@ -98,9 +98,6 @@ impl Leader {
             .ok()
             .filter(|security| *security != NodeStorageSecurity::Invalid)
             .ok_or_else(|| Status::invalid_argument("storage_security: it is not one that is known"))?;
-        if request.cluster_unlock_key.len() > UNLOCK_KEY {
-            return Err(unlock_key_length(&request));
-        }
         let authority = self.cluster_pki.authority(&self.state, self.now()).await;
         let now = self.now();
         self.state
@@ -129,7 +126,10 @@ impl Leader {
                 if node.message().public_key != key {
                     return Err(Status::permission_denied(format!("node {id} has another key")));
                 }
-                if security != NodeStorageSecurity::Insecure && request.cluster_unlock_key.len() != UNLOCK_KEY {
+                let length = request.cluster_unlock_key.len();
+                // Without encryption it is kept as well, should there be one.
+                let good = length == UNLOCK_KEY || (security == NodeStorageSecurity::Insecure && length < UNLOCK_KEY);
+                if !good {
                     return Err(unlock_key_length(&request));
                 }
                 let authority = authority.as_ref().map_err(Status::clone)?;

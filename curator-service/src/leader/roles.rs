@@ -119,7 +119,13 @@ impl Leader {
     }
 
     /// Makes a node a member of the consensus, if it is not one, and returns what it needs to join.
-    pub(super) async fn join_consensus(&self, node: &NodeRecord) -> Result<ConsensusMember, Status> {
+    async fn join_consensus(&self, node: &NodeRecord) -> Result<ConsensusMember, Status> {
+        let join = self.join_data(node, true).await?;
+        join.ok_or_else(|| Status::internal("the node is no member of the consensus, though it was added"))
+    }
+
+    /// What a member of the consensus needs to join. A node that is none is added, or there is nothing.
+    pub(super) async fn join_data(&self, node: &NodeRecord, add: bool) -> Result<Option<ConsensusMember>, Status> {
         let id = node.id();
         let key = key32("public_key of the stored node", &node.message().public_key)
             .map_err(|invalid| Status::unavailable(invalid.to_string()))?;
@@ -139,6 +145,9 @@ impl Leader {
         let members = membership.members().await.map_err(|error| not_changed(&error))?;
         let url = format!("https://{id}:{CONSENSUS_PORT}");
         if !members.iter().any(|member| member.node_id() == id) {
+            if !add {
+                return Ok(None);
+            }
             self.lead_on()?;
             membership
                 .add_learner(&url)
@@ -146,12 +155,12 @@ impl Leader {
                 .map_err(|error| not_changed(&error))?;
             info!(node = id, "added to the consensus, as a learner");
         }
-        Ok(ConsensusMember {
+        Ok(Some(ConsensusMember {
             ca_certificate: authority.certificate().to_vec(),
             peer_certificate,
             initial_crl,
             peers: peers(&members),
-        })
+        }))
     }
 
     /// Removes a node from the consensus, if it is a member.

@@ -34,7 +34,9 @@ impl Leader {
     pub(crate) async fn watch(&self, request: WatchRequest) -> Result<Events, Status> {
         let what = match request.kind {
             Some(Kind::NodeInCluster(one)) => {
-                NODES.key(&one.node_id).map_err(load::invalid_id)?;
+                NODES
+                    .key(&one.node_id)
+                    .map_err(|error| Status::invalid_argument(format!("node_in_cluster.node_id: {error}")))?;
                 What::One(one.node_id)
             }
             Some(Kind::NodesInCluster(_)) => What::All,
@@ -114,8 +116,9 @@ impl Watcher {
             }
             // Before looking, so that what comes meanwhile wakes.
             self.news.mark_unchanged();
-            self.look()?;
-            if self.ready.is_empty() {
+            // What it has found may all be of no use to a watcher: then there may be more.
+            let found = self.look()?;
+            if self.ready.is_empty() && !found {
                 tokio::select! {
                     // The sender is in the state.
                     _ = self.news.changed() => {}
@@ -125,24 +128,29 @@ impl Watcher {
         }
     }
 
-    /// Takes what is new out of the view.
-    fn look(&mut self) -> Result<(), Status> {
+    /// Takes what is new out of the view. Says whether there was anything.
+    fn look(&mut self) -> Result<bool, Status> {
         match &self.what {
             What::All => match &self.backlog {
                 Backlog::Begins => {
                     self.told = self.state.view().newest();
                     self.tell_backlog(None);
+                    Ok(true)
                 }
                 Backlog::Upto(id) => {
                     let id = id.clone();
                     self.tell_backlog(Some(&id));
+                    Ok(true)
                 }
                 Backlog::Told => {
                     let changes = self.state.view().changes_after(self.told, CHANGES_AT_ONCE);
-                    for change in changes.map_err(too_far)? {
+                    let changes = changes.map_err(too_far)?;
+                    let found = !changes.is_empty();
+                    for change in changes {
                         self.told = change.number;
                         self.ready.extend(event_for_all(change));
                     }
+                    Ok(found)
                 }
             },
             What::One(id) => {
@@ -162,9 +170,10 @@ impl Watcher {
                 self.backlog = Backlog::Told;
                 self.told = newest;
                 self.ready.extend(change.map_err(too_far)?.map(event).transpose()?);
+                // All of one node's changes come as one.
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// Makes the next events of the backlog; what changes meanwhile is told after it.

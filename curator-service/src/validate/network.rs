@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 
 use super::Invalid;
 
@@ -90,13 +91,16 @@ pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Resu
     ))
 }
 
+/// As the original decodes: bits of the last character that count for nothing may be anything.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
+
 /// A WireGuard public key in base64; returned as everybody writes it.
 pub(crate) fn wireguard_key(text: &str) -> Result<String, Invalid> {
     let invalid = |reason: &str| Invalid::new("clusternet.wireguard_pubkey", reason);
     if text.is_empty() {
         return Err(invalid("it is empty"));
     }
-    let key = STANDARD.decode(text).map_err(|_| invalid("it is no base64"))?;
+    let key = LENIENT.decode(text).map_err(|_| invalid("it is no base64"))?;
     if key.len() != 32 {
         return Err(invalid("it is not that of 32 bytes"));
     }
@@ -145,6 +149,10 @@ mod tests {
     fn wireguard_keys() {
         let good = STANDARD.encode([7; 32]);
         assert_eq!(wireguard_key(&good).as_ref(), Ok(&good));
+        // The same key, written in another way: two nodes must not have it.
+        let same = good.replace("c=", "d=");
+        assert_ne!(same, good);
+        assert_eq!(wireguard_key(&same).as_ref(), Ok(&good));
         for bad in ["", "!", &STANDARD.encode([7; 31]), &good[..43]] {
             wireguard_key(bad).expect_err(bad);
         }

@@ -415,6 +415,21 @@ async fn another_nodes_join_key_survives_a_deletion() {
     assert_eq!(stage.value(&index).await.unwrap(), id(9));
 }
 
+/// As the original may have left one, which it can neither write nor delete.
+#[tokio::test(start_paused = true)]
+async fn a_record_without_a_join_key_can_be_deleted() {
+    let stage = Stage::new().await;
+    stage.register(2).await.unwrap();
+    stage.rewrite(&id(2), |node| node.join_key.clear()).await;
+    assert_eq!(
+        refused(stage.approve(2).await),
+        Code::InvalidArgument,
+        "it cannot be written"
+    );
+    stage.leader.delete_node(delete(2, false, false)).await.unwrap();
+    assert_eq!(stage.ids("").await, [id(FIRST)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_is_decommissioned_and_then_deleted() {
     let stage = Stage::new().await;

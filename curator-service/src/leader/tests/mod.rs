@@ -1,9 +1,13 @@
 //! The leader on the model of etcd: what each call does, whatever else happens meanwhile.
 
+mod bad_input;
+mod decommissioning;
+mod escrow;
 mod fencing;
 mod lifecycle;
 mod networking;
 mod nodes;
+mod order;
 mod stage;
 mod upkeep;
 mod watching;

@@ -86,6 +86,30 @@ async fn of_many_nodes_at_once_one_gets_a_key() {
     assert_eq!(owners, 1);
 }
 
+/// The first one's caller goes while it is being written: nobody knows yet, and nobody else may have the key.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_may_have_been_written_is_its_nodes() {
+    let stage = Stage::new().await;
+    for number in [2, 3] {
+        stage.up(number).await;
+        stage.report(number, "203.0.113.42").await.unwrap();
+    }
+    let slow = curator_election::memory::Faults {
+        delay: std::time::Duration::from_secs(4),
+        ..Default::default()
+    };
+    stage.cluster.set_faults(1, slow);
+    let gone = update(&stage, 2, networking(&[5; 32], &[]));
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(1), gone).await;
+    assert!(gone.is_err(), "under way");
+    let other = update(&stage, 3, networking(&[5; 32], &[])).await;
+    assert_eq!(refused(other), Code::InvalidArgument);
+    stage.cluster.set_faults(1, Default::default());
+    // It had been written. Its own node may go on with it.
+    update(&stage, 2, networking(&[5; 32], &[])).await.unwrap();
+    assert_eq!(stage.record(&id(3)).await.clusternet, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_worker_gets_certificates_for_its_components_once() {
     let stage = Stage::new().await;

@@ -260,6 +260,13 @@ async fn the_consensus_members_are_told() {
         .map(|member| (member.id.clone(), member.status()))
         .collect();
     assert_eq!(told, [(id(FIRST), MemberStatus::Full), (id(2), MemberStatus::Learner)]);
+    stage.watched.answers.store(false, std::sync::atomic::Ordering::Relaxed);
+    let silent = stage.leader.get_consensus_status(GetConsensusStatusRequest {}).await;
+    assert_eq!(refused(silent), Code::Internal);
+    assert_eq!(
+        refused(stage.leader.update_node_roles(roles(2, Some(false), None, None)).await),
+        Code::Unavailable
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,6 +309,28 @@ async fn the_configuration_is_changed_and_what_is_unknown_in_it_stays() {
         refused(stage.leader.configure_cluster(no_mask).await),
         Code::InvalidArgument
     );
+}
+
+/// That is nothing that the caller has said, and so not told as if it were.
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_cannot_be_used_is_an_internal_error() {
+    let stage = Stage::new().await;
+    let no_change = || ConfigureClusterRequest {
+        new_config: Some(ClusterConfiguration::default()),
+        update_mask: Some(FieldMask::default()),
+        ..ConfigureClusterRequest::default()
+    };
+    for broken in [&b"\xff\xff"[..], b"", b"\x08\x63"] {
+        let revision = stage.put("/cluster/configuration", broken).await;
+        stage.followed("/cluster/configuration", revision).await;
+        let error = stage.leader.configure_cluster(no_change()).await.unwrap_err();
+        assert_eq!(error.code(), Code::Internal, "{broken:?}");
+        assert!(error.message().contains("/cluster/configuration"), "{error}");
+        // The rest goes on.
+        let told = stage.leader.get_cluster_info(GetClusterInfoRequest {}).await.unwrap();
+        assert_eq!(told.cluster_configuration, None);
+        assert_eq!(refused(stage.register(2).await), Code::Unavailable);
+    }
 }
 
 /// A value that cannot be decoded is reported with its key, and everything else goes on.

@@ -1,6 +1,6 @@
 //! A cluster of one node, and a leader of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use curator_election::clock::{Clock, TokioClock};
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use crate::bootstrap::{Bootstrap, bootstrap};
-use crate::consensus::{FixedMembership, Member};
+use crate::consensus::{FixedMembership, Member, Membership, MembershipError};
 use crate::fenced::Fenced;
 use crate::leader::{Leader, Surroundings};
 use crate::state::record::ClusterRecord;
@@ -48,10 +48,64 @@ pub(super) fn id(number: u8) -> String {
     crate::identity::node_id(&key(number)).unwrap()
 }
 
+/// What is to happen right after the members have been read.
+type Interruption = futures::future::BoxFuture<'static, ()>;
+
+/// The members, of which something may change while somebody acts on what they were.
+pub(super) struct Watched {
+    members: Arc<FixedMembership>,
+    interruption: Mutex<Option<Interruption>>,
+    /// Whether a member may be removed.
+    pub(super) removable: std::sync::atomic::AtomicBool,
+    /// Whether the consensus says who its members are.
+    pub(super) answers: std::sync::atomic::AtomicBool,
+}
+
+impl Watched {
+    pub(super) fn interrupt(&self, by: Interruption) {
+        *self.interruption.lock().unwrap() = Some(by);
+    }
+}
+
+const fn refuses() -> MembershipError {
+    MembershipError::Fixed
+}
+
+#[async_trait::async_trait]
+impl Membership for Watched {
+    async fn members(&self) -> Result<Vec<Member>, MembershipError> {
+        if !self.answers.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(refuses());
+        }
+        let members = self.members.members().await;
+        let interruption = self.interruption.lock().unwrap().take();
+        if let Some(interruption) = interruption {
+            interruption.await;
+        }
+        members
+    }
+
+    async fn add_learner(&self, peer_url: &str) -> Result<(), MembershipError> {
+        self.members.add_learner(peer_url).await
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), MembershipError> {
+        self.members.promote(id).await
+    }
+
+    async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        match self.removable.load(std::sync::atomic::Ordering::Relaxed) {
+            true => self.members.remove(id).await,
+            false => Err(refuses()),
+        }
+    }
+}
+
 pub(super) struct Stage {
     pub(super) cluster: MemoryCluster,
     pub(super) store: Arc<dyn Store>,
     pub(super) members: Arc<FixedMembership>,
+    pub(super) watched: Arc<Watched>,
     pub(super) leader: Arc<Leader>,
     lock: &'static str,
     pub(super) keeper: TermKeeper,
@@ -107,9 +161,15 @@ impl Stage {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(1_000_000);
         let (keeper, term) = Term::for_test(lock, revision, until, clock.clone());
+        let watched = Arc::new(Watched {
+            members: members.clone(),
+            interruption: Mutex::default(),
+            removable: true.into(),
+            answers: true.into(),
+        });
         let around = Surroundings {
             node_id: id(FIRST),
-            membership: members.clone(),
+            membership: watched.clone(),
             clock,
             wall,
         };
@@ -120,6 +180,7 @@ impl Stage {
             cluster,
             store,
             members,
+            watched,
             leader,
             lock,
             keeper,

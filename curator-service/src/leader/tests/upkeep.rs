@@ -2,6 +2,7 @@
 
 use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::KubernetesController;
+use curator_proto::management_api::{UpdateNodeRolesRequest, update_node_roles_request};
 
 use super::stage::{FIRST, Stage, consensus_member, id};
 use crate::consensus::Membership;
@@ -49,6 +50,49 @@ async fn what_a_leader_left_half_done_is_finished_by_the_next() {
     let role = stage.record(&id(2)).await.roles.unwrap().consensus_member.unwrap();
     assert_eq!(role.peers.len(), 1);
     assert_eq!(stage.members.members().await.unwrap().len(), 2);
+}
+
+fn wish(number: u8, consensus: bool, controller: Option<bool>) -> UpdateNodeRolesRequest {
+    UpdateNodeRolesRequest {
+        node: Some(update_node_roles_request::Node::Id(id(number))),
+        consensus_member: Some(consensus),
+        kubernetes_controller: controller,
+        ..UpdateNodeRolesRequest::default()
+    }
+}
+
+/// The pass has read the members, and somebody gives a role: it is not taken again because of what was before.
+#[tokio::test(start_paused = true)]
+async fn a_role_that_has_just_been_given_is_not_taken() {
+    let stage = Stage::new().await;
+    stage.leader.pass().await.unwrap();
+    stage.up(2).await;
+    let leader = stage.leader.clone();
+    stage.watched.interrupt(Box::pin(async move {
+        leader.update_node_roles(wish(2, true, Some(true))).await.unwrap();
+    }));
+    stage.leader.pass().await.unwrap();
+    let roles = stage.record(&id(2)).await.roles.unwrap();
+    assert!(
+        roles.consensus_member.is_some() && roles.kubernetes_controller.is_some(),
+        "{roles:?}"
+    );
+}
+
+/// And a member that has just been removed is not added again.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_has_just_been_removed_stays_away() {
+    let stage = Stage::new().await;
+    stage.leader.pass().await.unwrap();
+    stage.up(2).await;
+    stage.leader.update_node_roles(wish(2, true, None)).await.unwrap();
+    let leader = stage.leader.clone();
+    stage.watched.interrupt(Box::pin(async move {
+        leader.update_node_roles(wish(2, false, None)).await.unwrap();
+    }));
+    stage.leader.pass().await.unwrap();
+    assert_eq!(stage.members.members().await.unwrap().len(), 1);
+    assert_eq!(stage.record(&id(2)).await.roles.unwrap(), NodeRoles::default());
 }
 
 #[tokio::test(start_paused = true)]

@@ -242,6 +242,32 @@ async fn no_deletion_is_lost_across_compaction() {
     assert_eq!(ids, [id(FIRST), id(3), id(4)]);
 }
 
+/// More records that cannot be used than a watcher takes at a time hold up nothing behind them.
+#[tokio::test(start_paused = true)]
+async fn unusable_records_hold_up_no_watcher() {
+    let stage = Stage::new().await;
+    let mut events = all(&stage).await;
+    let mut client = Client::default();
+    client.backlog(&mut events).await;
+    for number in 0..40 {
+        stage.put(&format!("/nodes/a{number:02}"), &b"\xff\xff"[..]).await;
+    }
+    let good = format!("/nodes/{}", id(2));
+    let revision = stage.put(&good, old_record(2)).await;
+    stage.followed(&good, revision).await;
+    assert_eq!(next(&mut events).await.nodes[0].id, id(2));
+    // Nor do those that are there when a watch begins.
+    for number in 0..1_100 {
+        stage.put(&format!("/nodes/b{number:04}"), &b"\xff\xff"[..]).await;
+    }
+    let last = stage.put("/nodes/b9999", &b"\xff\xff"[..]).await;
+    stage.followed("/nodes/b9999", last).await;
+    let mut client = Client::default();
+    client.backlog(&mut all(&stage).await).await;
+    let ids: Vec<_> = client.nodes.keys().cloned().collect();
+    assert_eq!(ids, [id(FIRST), id(2)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_ends_with_the_term() {
     let stage = Stage::new().await;

@@ -230,4 +230,46 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), ALL.len());
     }
+
+    /// Dashboards and alerts name nothing that does not exist, and the dashboard leaves nothing out.
+    #[test]
+    fn dashboards_and_alerts_use_names_that_exist() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+        let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).expect(path);
+        let (dashboard, alerts) = (read("grafana/dashboard.json"), read("prometheus/alerts.yaml"));
+        let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
+        let mut expressions: Vec<&str> = Vec::new();
+        for panel in dashboard["panels"].as_array().expect("panels") {
+            for target in panel["targets"].as_array().expect("targets") {
+                expressions.push(target["expr"].as_str().expect("an expression"));
+            }
+        }
+        let in_dashboard = expressions.len();
+        expressions.extend(alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")));
+        assert!(expressions.len() > in_dashboard);
+        let words = |text: &str| {
+            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            let ours = |word: &&str| word.starts_with("curator_") || word.starts_with("process_");
+            words.filter(ours).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let named = |word: &str, (name, kind, _): &(&str, Kind, &str)| match kind {
+            Kind::Histogram => ["_bucket", "_sum", "_count"]
+                .iter()
+                .any(|end| *word == format!("{name}{end}")),
+            _ => word == *name,
+        };
+        for word in expressions.iter().flat_map(|expression| words(expression)) {
+            assert!(ALL.iter().any(|each| named(&word, each)), "{word}");
+        }
+        for each in ALL {
+            let shown = expressions[..in_dashboard]
+                .iter()
+                .flat_map(|expression| words(expression));
+            assert!(
+                shown.into_iter().any(|word| named(&word, each)),
+                "the dashboard lacks {}",
+                each.0
+            );
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The consensus: where the state is kept, and whether it is there yet.
 
 mod embedded;
+mod leases;
 mod membership;
 
 use std::fmt;
@@ -13,6 +14,8 @@ use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::{Keys, Range, Store, StoreError};
 pub use embedded::{EmbeddedConsensus, only_consensus_member, open_embedded};
+pub use leases::LeaseWitness;
+use leases::Witnessed;
 use membership::EtcdMembership;
 pub use membership::{FixedMembership, Member, Membership, MembershipError};
 use tokio::sync::watch;
@@ -114,6 +117,14 @@ impl EtcdConsensus {
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
             endpoints,
         })
+    }
+
+    /// Tells somebody of the leases that are granted to this process.
+    #[must_use]
+    pub fn witnessed(mut self, witness: Arc<dyn LeaseWitness>) -> Self {
+        let store = self.store;
+        self.store = Arc::new(Witnessed { store, witness });
+        self
     }
 }
 

@@ -59,7 +59,8 @@ pub use client::{ClientCredentials, ClientError, Connector, Trust};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
-    FixedConsensus, FixedMembership, Member, Membership, MembershipError, only_consensus_member, open_embedded,
+    FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, only_consensus_member,
+    open_embedded,
 };
 pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,

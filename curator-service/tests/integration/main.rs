@@ -25,5 +25,6 @@ mod load;
 mod membership;
 mod stage;
 mod stores;
+mod supervised;
 mod takeover;
 mod traces;

@@ -1,16 +1,21 @@
 //! The `curator` binary: arguments, logging, signals and exit codes; nothing else.
 
 mod bootstrap;
+mod lease_file;
 mod observe;
 mod options;
+mod parent;
+mod release;
 mod serve;
 mod transfer;
+mod witness;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use bootstrap::Bootstrap;
 use clap::{Parser, Subcommand, ValueEnum};
+use release::Release;
 use serve::Serve;
 use tracing_subscriber::EnvFilter;
 use transfer::{Export, Import};
@@ -37,6 +42,9 @@ enum Command {
     Export(Box<Export>),
     /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, empty the store and begin anew.
     Import(Box<Import>),
+    /// Gives the leases of a dead instance back, so that nobody waits for them: for systemd's ExecStopPost=, with the same
+    /// arguments for etcd and the same runtime directory. While the instance lives, it is refused.
+    Release(Box<Release>),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -65,6 +73,10 @@ fn main() -> ExitCode {
             init_logging(LogFormat::Text);
             import.run()
         }
+        Command::Release(release) => {
+            init_logging(LogFormat::Text);
+            release.run()
+        }
     }
 }
 
@@ -78,6 +90,8 @@ fn init_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args};
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
-use curator_service::{Consensus, EmbeddedConsensus, EtcdConsensus, open_embedded};
+use curator_service::{Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded};
 
 /// Where the state is.
 #[derive(Args)]
@@ -82,12 +82,17 @@ impl StoreArgs {
         config
     }
 
-    /// The consensus, for the instance of a node.
-    pub(crate) fn consensus(&self, node_id: &str) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
+    /// The consensus, for the instance of a node, whose leases are told if they outlive it.
+    pub(crate) fn consensus(
+        &self,
+        node_id: &str,
+        witness: Option<Arc<dyn LeaseWitness>>,
+    ) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
         let namespace = self.etcd_namespace.clone();
-        Ok(match &self.embedded {
-            Some(directory) => Arc::new(EmbeddedConsensus::open(directory, namespace, node_id)?),
-            None => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?),
+        Ok(match (&self.embedded, witness) {
+            (Some(directory), _) => Arc::new(EmbeddedConsensus::open(directory, namespace, node_id)?),
+            (None, None) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?),
+            (None, Some(witness)) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?.witnessed(witness)),
         })
     }
 

@@ -3,19 +3,23 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
-use curator_service::{Config, CredentialsWatch, Service, only_consensus_member, wall_clock};
+use curator_service::{Config, CredentialsWatch, LeaseWitness, Service, only_consensus_member, wall_clock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::LogFormat;
+use crate::lease_file::LeaseFile;
 use crate::observe::ObserveAt;
 use crate::options::{StoreArgs, parse_duration, parse_listen};
+use crate::parent;
+use crate::witness::{Witness, parent_gone};
 
 /// How an instance runs.
 #[derive(Args)]
@@ -111,6 +115,19 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_OBSERVE", value_name = "ADDRESS", default_value_t = ObserveAt::default())]
     observe: ObserveAt,
 
+    /// Runs the instance under a small parent process, which gives its lease back the moment it is dead, however it died, so that
+    /// another leads at once instead of after the TTL. Signals are passed on, and the exit code is the instance's.
+    #[arg(long, env = "CURATOR_SUPERVISED", conflicts_with = "embedded")]
+    supervised: bool,
+
+    /// Set by the parent: leases are told on standard output, and the end of standard input is that of the parent.
+    #[arg(long, hide = true)]
+    report_leases: bool,
+
+    /// A directory of this instance's own, on this host, in which its leases are noted for `curator release`.
+    #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR", conflicts_with = "embedded")]
+    runtime_dir: Option<PathBuf>,
+
     /// How log lines look. They go to standard error; RUST_LOG chooses which.
     #[arg(long, env = "CURATOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
@@ -119,12 +136,15 @@ pub(crate) struct Serve {
 impl Serve {
     /// Runs until told to end; the exit code says how it ended.
     pub(crate) fn run(&self) -> ExitCode {
+        if self.supervised {
+            return parent::run(self.store.etcd());
+        }
         raise_file_limit();
         let service = match prepare(self) {
             Ok(service) => service,
             Err(wrong) => return crate::wrong_arguments(&*wrong, "serve"),
         };
-        match run(service) {
+        match run(service, self.report_leases) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 error!(error = %failure, "ended by a failure");
@@ -147,7 +167,7 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
         // One of the others is there, as the arguments are declared.
         None => embedded_node(&serve.store)?,
     };
-    let consensus = serve.store.consensus(&node_id)?;
+    let consensus = serve.store.consensus(&node_id, witness(serve)?)?;
     let mut config = Config::new(node_id, consensus);
     match (&serve.listen[..], &credentials) {
         ([], Some(_)) => config.listen = vec![DEFAULT_ADDRESS],
@@ -173,6 +193,15 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     Ok(Service::new(config)?)
 }
 
+/// Who is told of the leases, if anybody is.
+fn witness(serve: &Serve) -> Result<Option<Arc<dyn LeaseWitness>>, Box<dyn std::error::Error>> {
+    let file = serve.runtime_dir.as_deref().map(LeaseFile::begin).transpose()?;
+    if !serve.report_leases && file.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Witness::new(serve.report_leases, file)?)))
+}
+
 /// Whose store it is; before there is a cluster, anybody's.
 fn embedded_node(store: &StoreArgs) -> Result<String, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -184,17 +213,24 @@ fn embedded_node(store: &StoreArgs) -> Result<String, Box<dyn std::error::Error>
     Ok(only.unwrap_or_else(|| "node-1".to_owned()))
 }
 
-fn run(service: Service) -> Result<(), Box<dyn std::error::Error>> {
+fn run(service: Service, has_parent: bool) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let cancel = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut running = std::pin::pin!(service.run(cancel.clone()));
+        let orphaned = async {
+            match has_parent {
+                true => parent_gone().await,
+                false => std::future::pending().await,
+            }
+        };
         let name = tokio::select! {
             ended = &mut running => return Ok(ended?),
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            () = orphaned => "the end of the parent",
         };
         info!(signal = name, "ending: handing over first; once more to end at once");
         cancel.cancel();

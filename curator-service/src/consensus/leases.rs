@@ -1,0 +1,106 @@
+//! Leases told to somebody who may give them back for a process that is dead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curator_election::store::{
+    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+};
+
+/// Is told of the leases that this process holds. Called on the way of the election: it must not block.
+pub trait LeaseWitness: Send + Sync + 'static {
+    /// A lease was granted. It is told before any key hangs on it.
+    fn granted(&self, lease: LeaseId);
+
+    /// A lease has ended.
+    fn ended(&self, lease: LeaseId);
+}
+
+/// A store whose leases are told.
+pub(super) struct Witnessed {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) witness: Arc<dyn LeaseWitness>,
+}
+
+impl Witnessed {
+    fn note<T>(&self, lease: LeaseId, ends: bool, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &result {
+            Ok(_) if ends => self.witness.ended(lease),
+            Err(StoreError::LeaseNotFound { .. }) => self.witness.ended(lease),
+            _ => {}
+        }
+        result
+    }
+}
+
+#[async_trait]
+impl Store for Witnessed {
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        self.store.txn(txn).await
+    }
+
+    async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
+        self.store.range(range).await
+    }
+
+    async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
+        self.store.watch(keys, from).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        let lease = self.store.grant(ttl).await?;
+        self.witness.granted(lease.id);
+        Ok(lease)
+    }
+
+    async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
+        let renewed = self.store.keep_alive(lease, attempt).await;
+        self.note(lease, false, renewed)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let revoked = self.store.revoke(lease).await;
+        self.note(lease, true, revoked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use curator_election::memory::MemoryCluster;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(&'static str, LeaseId)>>);
+
+    impl LeaseWitness for Heard {
+        fn granted(&self, lease: LeaseId) {
+            self.0.lock().unwrap().push(("granted", lease));
+        }
+
+        fn ended(&self, lease: LeaseId) {
+            self.0.lock().unwrap().push(("ended", lease));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_told_from_its_grant_to_its_end() {
+        let heard = Arc::new(Heard::default());
+        let store = Witnessed {
+            store: Arc::new(MemoryCluster::new(1).client(0)),
+            witness: heard.clone(),
+        };
+        let ttl = Duration::from_secs(10);
+        let (one, two) = (store.grant(ttl).await.unwrap().id, store.grant(ttl).await.unwrap().id);
+        store.keep_alive(one, 0).await.unwrap();
+        store.revoke(one).await.unwrap();
+        // Taken away by somebody else.
+        store.store.revoke(two).await.unwrap();
+        store.keep_alive(two, 0).await.unwrap_err();
+        let told = [("granted", one), ("granted", two), ("ended", one), ("ended", two)];
+        assert_eq!(*heard.0.lock().unwrap(), told);
+    }
+}

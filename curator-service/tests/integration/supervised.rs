@@ -57,7 +57,7 @@ fn an_instance_that_dies_under_its_parent_costs_no_ttl() {
         resident(pid.as_raw_nonzero())
     );
     let mut took = Vec::new();
-    let mut since = vec![Mark::START; 3];
+    let mut since = [Mark::START; 3];
     for signal in [
         Signal::KILL,
         Signal::ABORT,

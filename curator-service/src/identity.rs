@@ -1,6 +1,8 @@
 //! Who is who: node ids, Ed25519 keys, and the certificates that bind them. Pure; no I/O.
 
 mod authority;
+#[cfg(test)]
+mod golden;
 mod key;
 mod verify;
 

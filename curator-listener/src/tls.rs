@@ -63,6 +63,9 @@ pub struct CallerCertificates(pub Arc<[CertificateDer<'static>]>);
 
 /// As many of one caller are passed on: one more than is good, so that the leader sees that there are too many.
 const MOST_CERTIFICATES: usize = 2;
+/// All certificates of one caller together, in bytes. Those of a cluster have a few hundred, and followers send them with each
+/// call, so what a stranger shows must not fill the headers of connections that others use as well.
+const LONGEST_CERTIFICATES: usize = 8 << 10;
 
 impl CallerCertificates {
     /// For the leader, in a header.
@@ -124,6 +127,9 @@ pub(crate) async fn accept(stream: TcpStream, tls: &Tls, turns: &Turns) -> io::R
     // The agreement on a key and our signature: most of what a handshake costs.
     let stream = turns.take(|| hello.into_stream(config)).await?.await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    if shown.iter().map(|certificate| certificate.len()).sum::<usize>() > LONGEST_CERTIFICATES {
+        return Err(io::Error::other("the client's certificates are too long"));
+    }
     let shown = CallerCertificates(shown.iter().take(MOST_CERTIFICATES).cloned().collect());
     Ok((Io::Tls(Box::new(stream.into())), shown))
 }

@@ -1,6 +1,6 @@
 //! Who may call which method, as the annotations in the `.proto` files say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use prost::Message;
@@ -50,6 +50,8 @@ pub enum DescriptorError {
 #[derive(Clone, Debug)]
 pub struct Methods {
     by_path: BTreeMap<String, Option<Authorization>>,
+    /// Those whose answers are streams.
+    streams: BTreeSet<String>,
 }
 
 impl Methods {
@@ -67,11 +69,14 @@ impl Methods {
     /// # Errors
     /// The bytes are none, or an annotation asks for what is not known.
     pub fn from_descriptors(descriptors: &[u8]) -> Result<Self, DescriptorError> {
-        let mut by_path = BTreeMap::new();
+        let (mut by_path, mut streams) = (BTreeMap::new(), BTreeSet::new());
         for file in wire::FileSet::decode(descriptors)?.file {
             for service in file.service {
                 for method in service.method {
                     let path = format!("/{}.{}/{}", file.package, service.name, method.name);
+                    if method.server_streaming {
+                        streams.insert(path.clone());
+                    }
                     let annotation = method.options.and_then(|options| options.authorization);
                     let authorization = annotation
                         .map(|annotation| authorization(&path, &annotation))
@@ -80,7 +85,7 @@ impl Methods {
                 }
             }
         }
-        Ok(Self { by_path })
+        Ok(Self { by_path, streams })
     }
 
     /// Who may call the method at `path`, which is `/<package>.<service>/<method>`.
@@ -93,6 +98,12 @@ impl Methods {
             Some(None) => Err(Unauthorized::NoAnnotation),
             None => Err(Unauthorized::UnknownMethod),
         }
+    }
+
+    /// Whether the method at `path` answers with a stream.
+    #[must_use]
+    pub fn answers_with_a_stream(&self, path: &str) -> bool {
+        self.streams.contains(path)
     }
 
     /// The paths of all methods, in order.
@@ -150,6 +161,8 @@ mod wire {
         pub(super) name: String,
         #[prost(message, optional, tag = "4")]
         pub(super) options: Option<Options>,
+        #[prost(bool, tag = "6")]
+        pub(super) server_streaming: bool,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -176,6 +189,7 @@ mod tests {
         let method = wire::Method {
             name: "M".into(),
             options,
+            server_streaming: false,
         };
         let service = wire::Service {
             name: "S".into(),
@@ -227,6 +241,24 @@ mod tests {
             annotated(vec![999], false),
             Err(DescriptorError::UnknownPermission { number: 999, .. })
         ));
+    }
+
+    #[test]
+    fn streams_are_told_from_single_answers() {
+        let methods = Methods::of_curator();
+        let curator = "/metropolis.node.core.curator.proto.api.Curator";
+        for (method, streams) in [
+            ("Watch", true),
+            ("Heartbeat", true),
+            ("RegisterNode", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                methods.answers_with_a_stream(&format!("{curator}/{method}")),
+                streams,
+                "{method}"
+            );
+        }
     }
 
     #[test]

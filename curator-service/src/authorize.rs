@@ -2,6 +2,7 @@
 //!
 //! Who may is what the annotations in the `.proto` files say, read from the descriptors. A method without one cannot be called.
 
+mod answers;
 mod short;
 #[cfg(any(test, feature = "test-identity"))]
 mod test_identity;
@@ -10,6 +11,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use answers::Answers;
 use curator_proto::ext::Permission;
 use curator_proto::permission::{Authorization, Methods, Unauthorized};
 use futures::FutureExt;
@@ -116,9 +118,12 @@ fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, S
 }
 
 /// Knows whether a node is still one of the cluster.
-pub(crate) trait Register: Clone + Send + Sync + 'static {
+pub(crate) trait Register: Clone + Send + Sync + Unpin + 'static {
     /// Whether the cluster has a node with this id and key at this moment; the error is for the caller.
     fn check(&self, id: &str, public_key: &[u8; 32]) -> impl Future<Output = Result<(), Status>> + Send;
+
+    /// Whether it is known by now that the cluster has no such node any more. Cheap: asked for each message of a stream.
+    fn has_lost(&self, id: &str, public_key: &[u8; 32]) -> bool;
 }
 
 /// A service that only those reach who may. Who may is decided on the headers: of the request of a caller who may not, nothing is
@@ -181,12 +186,17 @@ where
             return Either::Left(self.inner.call(request));
         };
         // A certificate does not say that its node has been deleted since.
+        let streams = Methods::of_curator().answers_with_a_stream(request.uri().path());
         let register = self.register.clone();
         // The one that is ready is called, and a clone of it stays.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let checked = async move {
             match register.check(&id, &key).await {
+                Ok(()) if streams => {
+                    let answered = inner.call(request).await?;
+                    Ok(answered.map(|body| Body::new(Answers::new(body, register, id, key))))
+                }
                 Ok(()) => inner.call(request).await,
                 Err(refused) => Ok(refused.into_http()),
             }

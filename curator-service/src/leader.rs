@@ -183,6 +183,15 @@ impl Register for Seat {
     async fn check(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
         self.leader().await?.check_node(id, public_key).await
     }
+
+    fn has_lost(&self, id: &str, public_key: &[u8; 32]) -> bool {
+        let leader = self.leader.borrow();
+        // Without the leader the term is over, and the call with it.
+        let Some(leader) = leader.as_ref().filter(|leader| self.is_of(leader)) else {
+            return false;
+        };
+        !matches!(leader.state.view().node(id), Some(Ok(node)) if node.message().public_key == public_key)
+    }
 }
 
 /// Whose word is taken for who makes forwarded calls: that of the nodes that are members of the consensus now.

@@ -27,4 +27,5 @@ mod stage;
 mod stores;
 mod supervised;
 mod takeover;
+mod tls;
 mod traces;

@@ -43,6 +43,11 @@ impl Stage {
     /// Three members of etcd, and no curator yet.
     pub(crate) fn empty(label: &str, options: EtcdOptions) -> Self {
         let scratch = Scratch::new(label).unwrap();
+        Self::within(scratch, options)
+    }
+
+    /// The members of etcd, in a directory that is there.
+    pub(crate) fn within(scratch: Scratch, options: EtcdOptions) -> Self {
         let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, options).unwrap();
         Self {
             curators: Vec::new(),

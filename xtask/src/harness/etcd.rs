@@ -106,6 +106,8 @@ pub struct EtcdOptions {
     pub name: String,
     /// How many members.
     pub members: usize,
+    /// The members' names; of those that have none here, what `name` says and their number.
+    pub names: Vec<String>,
     /// How often etcd's leader calls its followers. etcd's default is 100 ms.
     pub heartbeat: Duration,
     /// How long a follower waits for that call. etcd's default is 1 s. The smallest lease TTL is 1.5 times this, rounded
@@ -142,6 +144,7 @@ impl Default for EtcdOptions {
         Self {
             name: "etcd".to_owned(),
             members: 3,
+            names: Vec::new(),
             heartbeat: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),
             peer_proxies: true,
@@ -221,8 +224,12 @@ impl EtcdCluster {
                 .as_ref()
                 .map_or_else(|| peers[member].url(), |network| network.url(member))
         };
+        let name_of = |member: usize| match options.names.get(member) {
+            Some(name) => name.clone(),
+            None => format!("{}-{member}", options.name),
+        };
         let initial: Vec<_> = (0..options.members)
-            .map(|member| format!("{}-{member}={}", options.name, peer_url(member)))
+            .map(|member| format!("{}={}", name_of(member), peer_url(member)))
             .collect();
         let initial = initial.join(",");
         let millis = |duration: Duration| duration.as_millis().to_string();
@@ -230,7 +237,7 @@ impl EtcdCluster {
         let mut members = Vec::new();
         let own_ports = clients.into_iter().zip(peers).zip(metrics);
         for (number, (((client, peer), metrics), peer_url)) in own_ports.zip(peer_urls).enumerate() {
-            let name = format!("{}-{number}", options.name);
+            let name = name_of(number);
             let client_proxy = options
                 .client_proxies
                 .then(|| TcpProxy::start(client.address()))

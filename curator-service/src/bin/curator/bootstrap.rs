@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 use curator_proto::common::cluster_configuration::{Kubernetes, StorageSecurityPolicy, TpmMode};
 use curator_proto::common::{ClusterConfiguration, NodeTpmUsage};
-use curator_service::{BootstrapError, Bootstrapped};
+use curator_service::{
+    BootstrapError, Bootstrapped, CredentialsDirectory, certificate_pem, credential_names as names, wall_clock,
+};
 
 use crate::options::{StoreArgs, parse_key, parse_label};
 
@@ -19,17 +18,41 @@ pub(crate) struct Bootstrap {
     #[command(flatten)]
     store: StoreArgs,
 
+    /// A directory for the credentials of the first node, which `curator serve` uses then: ca.pem and node.pem, and the private
+    /// keys of those public keys that are not given: node-key.pem, join-key.pem and owner-key.pem. They are made if they are not
+    /// there. Put the owner's key where the owner is.
+    #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
+    credentials: Option<PathBuf>,
+
     /// The first node's Ed25519 public key, as 64 hex digits. Its id follows from it.
-    #[arg(long, env = "CURATOR_NODE_PUBLIC_KEY", value_name = "HEX", value_parser = parse_key)]
-    node_public_key: [u8; 32],
+    #[arg(
+        long,
+        env = "CURATOR_NODE_PUBLIC_KEY",
+        value_name = "HEX",
+        value_parser = parse_key,
+        required_unless_present = "credentials"
+    )]
+    node_public_key: Option<[u8; 32]>,
 
     /// The Ed25519 public key that the first node joins with after a restart.
-    #[arg(long, env = "CURATOR_JOIN_PUBLIC_KEY", value_name = "HEX", value_parser = parse_key)]
-    join_public_key: [u8; 32],
+    #[arg(
+        long,
+        env = "CURATOR_JOIN_PUBLIC_KEY",
+        value_name = "HEX",
+        value_parser = parse_key,
+        required_unless_present = "credentials"
+    )]
+    join_public_key: Option<[u8; 32]>,
 
     /// The Ed25519 public key of the cluster's owner, who may have a certificate for it.
-    #[arg(long, env = "CURATOR_OWNER_PUBLIC_KEY", value_name = "HEX", value_parser = parse_key)]
-    owner_public_key: [u8; 32],
+    #[arg(
+        long,
+        env = "CURATOR_OWNER_PUBLIC_KEY",
+        value_name = "HEX",
+        value_parser = parse_key,
+        required_unless_present = "credentials"
+    )]
+    owner_public_key: Option<[u8; 32]>,
 
     /// A file with the cluster's part of the first node's disk key, 32 bytes [default: none].
     #[arg(long, env = "CURATOR_CLUSTER_UNLOCK_KEY_FILE", value_name = "FILE")]
@@ -56,7 +79,7 @@ pub(crate) struct Bootstrap {
     storage_security: Storage,
 
     /// A directory for the certificates that are made, as ca.pem and node.pem [default: they are printed].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "credentials")]
     out: Option<PathBuf>,
 }
 
@@ -114,14 +137,22 @@ impl Bootstrap {
     }
 
     fn asked(&self) -> Result<curator_service::Bootstrap, Box<dyn std::error::Error>> {
+        let directory = self.directory()?;
+        // New keys are on the disk before anything is made with them.
+        let public_key = |given: Option<[u8; 32]>, name: &str| match (given, &directory) {
+            (Some(given), _) => Ok(given.to_vec()),
+            (None, Some(directory)) => directory.key(name).map(|key| key.public_key().to_vec()),
+            // One of them is there, as the arguments are declared.
+            (None, None) => Ok(Vec::new()),
+        };
         let cluster_unlock_key = match &self.cluster_unlock_key_file {
             Some(file) => std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?,
             None => Vec::new(),
         };
         Ok(curator_service::Bootstrap {
-            node_public_key: self.node_public_key.to_vec(),
-            join_public_key: self.join_public_key.to_vec(),
-            owner_public_key: self.owner_public_key.to_vec(),
+            node_public_key: public_key(self.node_public_key, names::NODE_KEY)?,
+            join_public_key: public_key(self.join_public_key, names::JOIN_KEY)?,
+            owner_public_key: public_key(self.owner_public_key, names::OWNER_KEY)?,
             cluster_unlock_key,
             tpm_usage: match self.tpm {
                 Tpm::Used => NodeTpmUsage::PresentAndUsed,
@@ -151,38 +182,45 @@ impl Bootstrap {
         })
     }
 
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "when the certificates begin: nothing is decided by it"
-    )]
+    /// Where the credentials go; refused if there are certificates in it.
+    fn directory(&self) -> Result<Option<CredentialsDirectory>, Box<dyn std::error::Error>> {
+        let Some(path) = &self.credentials else { return Ok(None) };
+        let directory = CredentialsDirectory::create(path)?;
+        match [names::CA, names::NODE].into_iter().find(|name| directory.has(name)) {
+            Some(name) => {
+                let path = directory.path(name);
+                Err(format!("{} is there already: choose another directory", path.display()).into())
+            }
+            None => Ok(Some(directory)),
+        }
+    }
+
     fn make(&self, asked: &curator_service::Bootstrap) -> Result<Bootstrapped, Box<dyn std::error::Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let store = self.store.store()?;
-        let made = runtime.block_on(curator_service::bootstrap(&*store, asked, SystemTime::now()))?;
+        let made = runtime.block_on(curator_service::bootstrap(&*store, asked, wall_clock()))?;
         Ok(made)
     }
 
-    fn hand_out(&self, made: &Bootstrapped) -> std::io::Result<()> {
-        let certificates = [("ca.pem", &made.ca_certificate), ("node.pem", &made.node_certificate)];
+    fn hand_out(&self, made: &Bootstrapped) -> Result<(), Box<dyn std::error::Error>> {
+        let certificates = [(names::CA, &made.ca_certificate), (names::NODE, &made.node_certificate)];
+        if let Some(path) = &self.credentials {
+            let directory = CredentialsDirectory::create(path)?;
+            for (name, der) in certificates {
+                directory.write_certificate(name, der)?;
+            }
+            println!("its credentials are in {}", path.display());
+            return Ok(());
+        }
         if let Some(directory) = &self.out {
             std::fs::create_dir_all(directory)?;
         }
         for (name, der) in certificates {
             match &self.out {
-                Some(directory) => std::fs::write(Path::new(directory).join(name), pem(der))?,
-                None => print!("{}", pem(der)),
+                Some(directory) => std::fs::write(Path::new(directory).join(name), certificate_pem(der))?,
+                None => print!("{}", certificate_pem(der)),
             }
         }
         Ok(())
     }
-}
-
-/// A certificate as RFC 7468 has it.
-fn pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    )
 }

@@ -5,6 +5,7 @@ mod lease_file;
 mod observe;
 mod options;
 mod parent;
+mod register;
 mod release;
 mod serve;
 mod transfer;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 
 use bootstrap::Bootstrap;
 use clap::{Parser, Subcommand, ValueEnum};
+use register::Register;
 use release::Release;
 use serve::Serve;
 use tracing_subscriber::EnvFilter;
@@ -38,6 +40,10 @@ enum Command {
     ///
     /// All at once or nothing; where there is a cluster, nothing is changed. Nobody needs to lead meanwhile.
     Bootstrap(Box<Bootstrap>),
+    /// Makes this machine a node of a cluster that there is: registers it, waits until it is approved, and gets its certificate.
+    ///
+    /// It may be interrupted and run again until it has the certificate.
+    Register(Box<Register>),
     /// Writes the whole state into a file, as it is at one moment, to be moved to another store.
     Export(Box<Export>),
     /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, empty the store and begin anew.
@@ -64,6 +70,10 @@ fn main() -> ExitCode {
         Command::Bootstrap(bootstrap) => {
             init_logging(LogFormat::Text);
             bootstrap.run()
+        }
+        Command::Register(register) => {
+            init_logging(LogFormat::Text);
+            register.run()
         }
         Command::Export(export) => {
             init_logging(LogFormat::Text);

@@ -139,15 +139,20 @@ pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 
 /// A key: 64 hex digits.
 pub(crate) fn parse_key(text: &str) -> Result<[u8; 32], String> {
-    let right = "give 64 hex digits, the 32 bytes of an Ed25519 public key";
-    if text.len() != 64 || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+    let key = parse_hex(text).ok().and_then(|bytes| (*bytes).try_into().ok());
+    key.ok_or_else(|| "give 64 hex digits, the 32 bytes of an Ed25519 public key".to_owned())
+}
+
+/// Bytes, two hex digits each.
+pub(crate) fn parse_hex(text: &str) -> Result<Arc<[u8]>, String> {
+    let right = "give hex digits, two for each byte";
+    if text.is_empty() || text.len() % 2 != 0 || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return Err(right.to_owned());
     }
-    let mut key = [0; 32];
-    for (byte, at) in key.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| right.to_owned())?;
-    }
-    Ok(key)
+    let bytes = (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16));
+    bytes.collect::<Result<_, _>>().map_err(|_| right.to_owned())
 }
 
 /// `key=value`.

@@ -1,0 +1,8 @@
+//! Identity and TLS with real processes: the whole life of a cluster, who is refused, and what nobody can pretend.
+
+mod cast;
+mod life;
+mod refusals;
+mod rotation;
+mod secrets;
+mod spoofing;

@@ -312,6 +312,10 @@ mod tests {
         async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
             Ok(())
         }
+
+        fn has_lost(&self, _: &str, _: &[u8; 32]) -> bool {
+            false
+        }
     }
 
     /// A body that never ends, and counts what has been taken of it.

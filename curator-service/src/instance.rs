@@ -79,6 +79,10 @@ impl Register for NoNodes {
     async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
         Err(only_users())
     }
+
+    fn has_lost(&self, _: &str, _: &[u8; 32]) -> bool {
+        true
+    }
 }
 
 fn only_users() -> Status {

@@ -146,7 +146,7 @@ pub(crate) fn parse_key(text: &str) -> Result<[u8; 32], String> {
 /// Bytes, two hex digits each.
 pub(crate) fn parse_hex(text: &str) -> Result<Arc<[u8]>, String> {
     let right = "give hex digits, two for each byte";
-    if text.is_empty() || text.len() % 2 != 0 || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+    if text.is_empty() || !text.len().is_multiple_of(2) || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return Err(right.to_owned());
     }
     let bytes = (0..text.len())

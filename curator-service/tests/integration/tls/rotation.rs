@@ -14,8 +14,9 @@ use curator_proto::management_api::UpdateNodeLabelsRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{Node as Labelled, Pair};
 use curator_service::{certificate_pem, credential_names as names};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
-use rustls_pki_types::ServerName;
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, PKCS_ED25519};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName};
 use xtask::harness::{Event, Mark};
 
 use super::cast::{Cast, Who, bounded, curator, text};
@@ -85,8 +86,9 @@ fn new_credentials_are_taken_up_and_no_call_fails() {
     let mut renewed = Vec::new();
     for instance in [leader, follower] {
         let node = &cast.nodes[instance];
-        let key = fs::read_to_string(node.directory.join(names::NODE_KEY)).unwrap();
-        let key = KeyPair::from_pem(&key).unwrap();
+        let key = fs::read(node.directory.join(names::NODE_KEY)).unwrap();
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&key).unwrap();
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ED25519).unwrap();
         let certificate = forge.user(&key, |params| {
             *params = CertificateParams::new(vec![node.id.clone()]).unwrap();
             params.distinguished_name = rcgen::DistinguishedName::new();

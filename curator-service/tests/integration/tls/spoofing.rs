@@ -167,6 +167,7 @@ fn a_follower_calls_only_the_node_that_the_election_names() {
         node_id: named.clone(),
         ttl: 2,
         advertised_addresses: vec![cast.address(1).to_string()],
+        ..LeaderElectionValue::default()
     };
     let value = String::from_utf8(value.encode_to_vec()).unwrap();
     let granted = cast

@@ -187,10 +187,12 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
             });
         }
     };
+    let mut said = String::new();
     loop {
         if lane.prune() < lane.wanted() {
-            match connect_to_any(&leader, &config).await {
+            match connect_to_any(&leader, &config, &mut said).await {
                 Ok((connection, driving)) => {
+                    said.clear();
                     lane.add(connection);
                     open.spawn(driving);
                     pause = FIRST_PAUSE;
@@ -234,17 +236,25 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
     }
 }
 
-/// Tries the leader's addresses in their order. What went wrong is for callers to read; more of it is in the log.
+/// Tries the leader's addresses in their order. What went wrong is for callers to read; more of it is in the log, once for each
+/// trouble: `said` is the last one.
 async fn connect_to_any(
     leader: &Leader,
     config: &ListenerConfig,
+    said: &mut String,
 ) -> Result<(Arc<Connection>, impl Future<Output = Closed> + Send + use<>), String> {
     let mut whys = Vec::new();
     for address in &leader.addresses {
         match connect(address, &leader.node_id, config).await {
             Ok(connected) => return Ok(connected),
             Err(error) => {
-                debug!(leader = leader.node_id, address, %error, "no connection to the leader");
+                let text = error.to_string();
+                if *said == text {
+                    debug!(leader = leader.node_id, address, %error, "still no connection to the leader");
+                } else {
+                    warn!(leader = leader.node_id, address, %error, "no connection to the leader");
+                    *said = text;
+                }
                 whys.push(format!("{} at {address}: {}", leader.node_id, error.told()));
             }
         }

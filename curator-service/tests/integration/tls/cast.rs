@@ -257,12 +257,23 @@ impl Cast {
         let mut management = ManagementClient::new(self.channel(Who::Owner, self.address(instance)));
         self.runtime.block_on(async {
             let until = tokio::time::Instant::now() + SOON;
+            let of = |request| UpdateNodeRolesRequest {
+                node: Some(update_node_roles_request::Node::Id(id.to_owned())),
+                ..request
+            };
+            if !member {
+                // Controllers must be members, and so go first, in a call of their own.
+                let no_controller = of(UpdateNodeRolesRequest {
+                    kubernetes_controller: Some(false),
+                    ..UpdateNodeRolesRequest::default()
+                });
+                management.update_node_roles(bounded(no_controller)).await?;
+            }
             loop {
-                let request = UpdateNodeRolesRequest {
-                    node: Some(update_node_roles_request::Node::Id(id.to_owned())),
+                let request = of(UpdateNodeRolesRequest {
                     consensus_member: Some(member),
                     ..UpdateNodeRolesRequest::default()
-                };
+                });
                 match management.update_node_roles(bounded(request)).await {
                     Ok(_) => return Ok(()),
                     // etcd changes no members while it is not sure of those that there are, as after its start.

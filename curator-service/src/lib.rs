@@ -26,6 +26,7 @@
 
 mod authorize;
 mod bootstrap;
+mod certified;
 mod client;
 mod config;
 mod consensus;
@@ -55,6 +56,7 @@ pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
 #[cfg(any(test, feature = "test-identity"))]
 pub use authorize::{TEST_CALLER, TestIdentity};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
+pub use certified::{CertifiedAs, NotCertified, certified_as};
 pub use client::{ClientCredentials, ClientError, Connector, Trust};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
 pub use consensus::{

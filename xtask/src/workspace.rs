@@ -58,6 +58,15 @@ pub const CURATOR: Program = Program {
     feature: None,
 };
 
+/// The operator's tool.
+pub const CURATORCTL: Program = Program {
+    package: "curator-service",
+    kind: "--bin",
+    name: "curatorctl",
+    release: false,
+    feature: None,
+};
+
 /// The service with the leader's `Echo`, which can be called through any instance.
 pub const EMBED: Program = Program {
     package: "curator-service",

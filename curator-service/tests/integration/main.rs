@@ -14,6 +14,7 @@ mod calls;
 mod cluster;
 mod command_line;
 mod compaction;
+mod ctl;
 mod embedded;
 mod etcd_faults;
 mod etcd_tls;

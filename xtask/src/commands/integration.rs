@@ -8,7 +8,7 @@ use crate::harness::etcd;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::optional;
-use crate::workspace::{CURATOR, EMBED, build, cargo};
+use crate::workspace::{CURATOR, CURATORCTL, EMBED, build, cargo};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -45,6 +45,7 @@ fn run(mut args: Args) -> Result<()> {
 pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
     let found = select(want)?;
     let binary = build(CURATOR)?;
+    let ctl = build(CURATORCTL)?;
     let embedding = build(EMBED)?;
     let nextest = optional::has_nextest();
     for round in 1..=repeat {
@@ -61,6 +62,7 @@ pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
                 command.arg("--").args(["--test-threads", "2"]).args(filter);
             }
             command.env(curator::BINARY, &binary);
+            command.env(curator::CTL, &ctl);
             command.env(curator::EMBEDDING, &embedding);
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 
 /// The path of the binary under test, as `cargo xtask integration` passes it to the tests.
 pub const BINARY: &str = "CURATOR_BIN";
+/// The path of `curatorctl`.
+pub const CTL: &str = "CURATORCTL_BIN";
 /// The path of the program that embeds the service, with a leader's service that can be called.
 pub const EMBEDDING: &str = "CURATOR_EMBED_BIN";
 
@@ -35,6 +37,14 @@ const SLICE: Duration = Duration::from_millis(50);
 /// When the variable [`BINARY`] is not set, or names no file.
 pub fn binary_from_env() -> Result<PathBuf> {
     program_from_env(BINARY)
+}
+
+/// The `curatorctl` that `cargo xtask integration` built.
+///
+/// # Errors
+/// When the variable [`CTL`] is not set, or names no file.
+pub fn ctl_from_env() -> Result<PathBuf> {
+    program_from_env(CTL)
 }
 
 /// The embedding program that `cargo xtask integration` built.

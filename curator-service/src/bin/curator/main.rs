@@ -26,7 +26,7 @@ use transfer::{Export, Import};
 ///
 /// Exit codes: 0 ended as asked, 1 failed while running, 2 wrong arguments.
 #[derive(Parser)]
-#[command(name = "curator", version, about, long_about, disable_help_subcommand = true)]
+#[command(name = "curator", version = curator_service::VERSION, about, long_about, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

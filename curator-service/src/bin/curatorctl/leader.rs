@@ -1,0 +1,71 @@
+//! `curatorctl leader`: who leads.
+
+use std::time::Duration;
+
+use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
+use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use crate::connect::{Cluster, leader_address};
+use crate::failure::Failure;
+use crate::output::Table;
+
+/// How long to wait before asking again, when it is not known who leads.
+const AGAIN: Duration = Duration::from_millis(250);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Goes on, and prints each change.
+    #[arg(long, short)]
+    follow: bool,
+}
+
+pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
+    let reached = cluster.any().await?;
+    if args.follow {
+        return follow(cluster).await;
+    }
+    let leader = reached.leader.ok_or_else(|| {
+        Failure::unavailable("nobody leads, as far as is known there")
+            .at(reached.address)
+            .hint("`curatorctl status` shows why")
+    })?;
+    let mut table = Table::new(&["LEADER", "ADDRESS"]);
+    table.row([
+        leader.leader_node_id.clone(),
+        leader_address(&leader).unwrap_or_default(),
+    ]);
+    cluster.settings.output.print(&data(&leader), &table)
+}
+
+/// Prints each leader, until it is told to end, from whichever instance answers.
+async fn follow(cluster: &Cluster) -> Result<(), Failure> {
+    let mut last = None;
+    loop {
+        for address in &cluster.settings.endpoints {
+            let mut local = CuratorLocalClient::new(cluster.channel(address)?);
+            let asked = local.get_current_leader(GetCurrentLeaderRequest {});
+            // One that hangs does not keep the others from being asked.
+            let Ok(Ok(answers)) = timeout(cluster.settings.timeout, asked).await else {
+                continue;
+            };
+            let mut answers = answers.into_inner();
+            while let Ok(Some(leader)) = answers.message().await {
+                let named = (leader.leader_node_id.clone(), leader_address(&leader));
+                if last.as_ref() == Some(&named) {
+                    continue;
+                }
+                let address = named.1.as_deref().unwrap_or("-");
+                let text = format!("{} {address}", named.0);
+                cluster.settings.output.print_one(&data(&leader), &text)?;
+                last = Some(named);
+            }
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+fn data(leader: &GetCurrentLeaderResponse) -> Value {
+    json!({"node": leader.leader_node_id, "address": leader_address(leader)})
+}

@@ -1,0 +1,133 @@
+//! The `curatorctl` binary: a cluster's operator at any of its instances.
+
+mod bootstrap;
+mod cert;
+mod configuration;
+mod connect;
+mod context;
+mod failure;
+mod generate;
+mod leader;
+mod nodes;
+mod output;
+mod settings;
+mod status;
+mod step_down;
+mod text;
+mod ticket;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use connect::Cluster;
+use failure::Failure;
+use settings::{Flags, Settings};
+
+/// Manages a cluster through any of its instances.
+///
+/// What is asked goes to the first instance that answers, out of those that are named, and from there to the leader. Flags that
+/// are always the same belong into a context: see `curatorctl context`.
+///
+/// Exit codes: 0 done, 1 failed or refused, 2 wrong arguments, 3 there is no such thing, 4 nobody answers, or not in time, 5 not
+/// allowed.
+#[derive(Parser)]
+#[command(name = "curatorctl", version = curator_service::VERSION, about, long_about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows all instances side by side: their roles, the term, and the consensus as each finds it.
+    Status(status::Args),
+    /// Prints who leads.
+    Leader(leader::Args),
+    /// Makes the leader step down, so that another instance leads. No call fails because of it.
+    StepDown(step_down::Args),
+    /// Looks at the nodes of the cluster, and changes them.
+    #[command(subcommand)]
+    Nodes(nodes::Command),
+    /// Prints the ticket that new nodes register with, in hex. It is a secret.
+    Ticket,
+    /// Looks at the configuration of the cluster, and changes it.
+    #[command(subcommand)]
+    Config(configuration::Command),
+    /// Says how a cluster is made.
+    Bootstrap,
+    /// Certificates: of the cluster, of its owner, and any that are in files.
+    #[command(subcommand)]
+    Cert(cert::Command),
+    /// Contexts: what is said once and for all of a cluster.
+    #[command(subcommand)]
+    Context(context::Command),
+    /// Prints the completions for a shell.
+    Completions(generate::Completions),
+    /// Writes the manual pages into a directory.
+    #[command(hide = true)]
+    Man(generate::Man),
+}
+
+fn main() -> ExitCode {
+    let Cli { flags, command } = Cli::parse();
+    match run(&flags, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
+    // What needs no cluster needs no settings that name one.
+    match command {
+        Command::Bootstrap => return bootstrap::run(),
+        Command::Context(command) => return context::run(flags, command),
+        Command::Completions(completions) => return completions.run(),
+        Command::Man(man) => return man.run(),
+        Command::Cert(command) if command.is_local() => return command.run_locally(flags),
+        _ => {}
+    }
+    let cluster = Cluster::new(Settings::resolve(flags)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("the runtime cannot be made: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Status(args) => status::run(&cluster, &args).await,
+            Command::Leader(args) => leader::run(&cluster, &args).await,
+            Command::StepDown(args) => step_down::run(&cluster, &args).await,
+            Command::Nodes(command) => nodes::run(&cluster, command).await,
+            Command::Ticket => ticket::run(&cluster).await,
+            Command::Config(command) => configuration::run(&cluster, command).await,
+            Command::Cert(command) => cert::run(&cluster, command).await,
+            Command::Bootstrap | Command::Context(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_anywhere() {
+        for words in [
+            ["curatorctl", "--timeout", "3s", "nodes", "list"],
+            ["curatorctl", "nodes", "list", "--timeout", "3s"],
+        ] {
+            let cli = Cli::try_parse_from(words).expect("good");
+            assert_eq!(cli.flags.timeout, Some(std::time::Duration::from_secs(3)));
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! `curatorctl nodes`: the nodes of the cluster.
+
+use clap::{Subcommand, ValueEnum};
+use curator_proto::common::{NodeRoles, NodeState};
+use curator_proto::management_api::delete_node_request::{SafetyBypassHasRoles, SafetyBypassNotDecommissioned};
+use curator_proto::management_api::management_client::ManagementClient;
+use curator_proto::management_api::node::Health;
+use curator_proto::management_api::update_node_labels_request::Pair;
+use curator_proto::management_api::{
+    ApproveNodeRequest, DecommissionNodeRequest, DeleteNodeRequest, GetNodesRequest, Node, UpdateNodeLabelsRequest,
+    UpdateNodeRolesRequest, decommission_node_request, delete_node_request, update_node_labels_request,
+    update_node_roles_request,
+};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout_at;
+use tonic::Status;
+
+use crate::connect::{Cluster, Reached, client};
+use crate::failure::Failure;
+use crate::output::{Format, Table, say};
+use crate::text::{for_people, hex, key_from_hex, seconds, short};
+use crate::watch;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Lists the nodes, or those that a CEL expression over `node` holds for.
+    List {
+        /// Such as: node.state == NODE_STATE_NEW || has(node.roles.consensus_member)
+        #[arg(long, short, value_name = "CEL", default_value = "", hide_default_value = true)]
+        filter: String,
+    },
+    /// Shows one node.
+    Get(One),
+    /// Lets a node that has registered become a member.
+    Approve(One),
+    /// Gives roles to a node, and takes them away.
+    Roles {
+        #[command(flatten)]
+        node: One,
+        /// A role that it gets; may be repeated.
+        #[arg(long, value_enum, required_unless_present = "remove")]
+        add: Vec<Role>,
+        /// A role that it loses; may be repeated.
+        #[arg(long, value_enum)]
+        remove: Vec<Role>,
+    },
+    /// Changes the labels of a node.
+    Labels {
+        #[command(flatten)]
+        node: One,
+        /// key=value to set one, key- to remove one.
+        #[arg(required = true, value_name = "CHANGE", value_parser = parse_change)]
+        changes: Vec<Change>,
+    },
+    /// Takes a node out of service, role by role, so that it can be deleted.
+    Decommission(One),
+    /// Removes a node from the cluster.
+    Delete {
+        #[command(flatten)]
+        node: One,
+        /// Even if it has roles.
+        #[arg(long)]
+        bypass_has_roles: bool,
+        /// Even if it has not been decommissioned.
+        #[arg(long)]
+        bypass_not_decommissioned: bool,
+    },
+    /// Prints all nodes, and then each change, until it is told to end.
+    Watch,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct One {
+    /// The node, by its id, or by its public key as 64 hex digits.
+    #[arg(value_name = "NODE")]
+    node: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    ConsensusMember,
+    KubernetesController,
+    KubernetesWorker,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Set(String, String),
+    Remove(String),
+}
+
+fn parse_change(text: &str) -> Result<Change, String> {
+    match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((key, value)), _) if !key.is_empty() => Ok(Change::Set(key.to_owned(), value.to_owned())),
+        (None, Some(key)) if !key.is_empty() => Ok(Change::Remove(key.to_owned())),
+        _ => Err("give key=value to set a label, or key- to remove one".to_owned()),
+    }
+}
+
+pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failure> {
+    let leader = cluster.leader().await?;
+    let mut management = client!(ManagementClient, leader);
+    match command {
+        Command::List { filter } => {
+            let nodes = get(cluster, &leader, filter).await?;
+            cluster.settings.output.print(&data(&nodes), &table(&nodes))
+        }
+        Command::Get(one) => {
+            let node = find(cluster, &leader, &one).await?;
+            let data = one_data(&node);
+            cluster.settings.output.print(&data, &details(&data))
+        }
+        Command::Approve(one) => {
+            // By its key alone: which node is meant is looked up once, and that one is approved or none.
+            let node = find(cluster, &leader, &one).await?;
+            let request = ApproveNodeRequest {
+                pubkey: node.pubkey.clone(),
+            };
+            cluster
+                .call(&leader, management.approve_node(cluster.request(request)))
+                .await?;
+            done(cluster, &node.id, "approved")
+        }
+        Command::Roles { node, add, remove } => {
+            let wish = |role| wish(role, &add, &remove);
+            let request = UpdateNodeRolesRequest {
+                consensus_member: wish(Role::ConsensusMember)?,
+                kubernetes_controller: wish(Role::KubernetesController)?,
+                kubernetes_worker: wish(Role::KubernetesWorker)?,
+                node: Some(match key_from_hex(&node.node) {
+                    Some(key) => update_node_roles_request::Node::Pubkey(key),
+                    None => update_node_roles_request::Node::Id(node.node.clone()),
+                }),
+            };
+            cluster
+                .call(&leader, management.update_node_roles(cluster.request(request)))
+                .await?;
+            done(cluster, &node.node, "has the roles asked for")
+        }
+        Command::Labels { node, changes } => {
+            let (mut upsert, mut delete) = (Vec::new(), Vec::new());
+            for change in changes {
+                match change {
+                    Change::Set(key, value) => upsert.push(Pair { key, value }),
+                    Change::Remove(key) => delete.push(key),
+                }
+            }
+            let request = UpdateNodeLabelsRequest {
+                upsert,
+                delete,
+                node: Some(match key_from_hex(&node.node) {
+                    Some(key) => update_node_labels_request::Node::Pubkey(key),
+                    None => update_node_labels_request::Node::Id(node.node.clone()),
+                }),
+            };
+            cluster
+                .call(&leader, management.update_node_labels(cluster.request(request)))
+                .await?;
+            done(cluster, &node.node, "has the labels asked for")
+        }
+        Command::Decommission(one) => {
+            let request = DecommissionNodeRequest {
+                node: Some(match key_from_hex(&one.node) {
+                    Some(key) => decommission_node_request::Node::Pubkey(key),
+                    None => decommission_node_request::Node::Id(one.node.clone()),
+                }),
+            };
+            cluster
+                .call(&leader, management.decommission_node(cluster.request(request)))
+                .await?;
+            done(
+                cluster,
+                &one.node,
+                "is being decommissioned; `curatorctl nodes watch` shows how far it is",
+            )
+        }
+        Command::Delete {
+            node,
+            bypass_has_roles,
+            bypass_not_decommissioned,
+        } => {
+            let request = DeleteNodeRequest {
+                safety_bypass_has_roles: bypass_has_roles.then_some(SafetyBypassHasRoles {}),
+                safety_bypass_not_decommissioned: bypass_not_decommissioned.then_some(SafetyBypassNotDecommissioned {}),
+                node: Some(match key_from_hex(&node.node) {
+                    Some(key) => delete_node_request::Node::Pubkey(key),
+                    None => delete_node_request::Node::Id(node.node.clone()),
+                }),
+            };
+            cluster
+                .call(&leader, management.delete_node(cluster.request(request)))
+                .await?;
+            done(cluster, &node.node, "deleted")
+        }
+        Command::Watch => watch::run(cluster, leader).await,
+    }
+}
+
+fn done(cluster: &Cluster, node: &str, what: &str) -> Result<(), Failure> {
+    match cluster.settings.output {
+        Format::Table => say(&format!("{node} {what}")),
+        format => format.print(&json!({"node": node, "done": true}), &Table::default()),
+    }
+}
+
+/// What is wanted of a role: nothing, if it is not named.
+fn wish(role: Role, add: &[Role], remove: &[Role]) -> Result<Option<bool>, Failure> {
+    match (add.contains(&role), remove.contains(&role)) {
+        (true, true) => Err(Failure::usage("a role can be added or removed, not both at once")),
+        (true, false) => Ok(Some(true)),
+        (false, true) => Ok(Some(false)),
+        (false, false) => Ok(None),
+    }
+}
+
+/// All nodes that the expression holds for.
+async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> Result<Vec<Node>, Failure> {
+    let mut management = client!(ManagementClient, leader);
+    let all = async {
+        let mut stream = management
+            .get_nodes(cluster.request(GetNodesRequest { filter }))
+            .await?
+            .into_inner();
+        let mut nodes = Vec::new();
+        while let Some(node) = stream.message().await? {
+            nodes.push(node);
+        }
+        Ok::<_, Status>(nodes)
+    };
+    let answer = timeout_at(cluster.deadline(), all).await;
+    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
+    answer.map_err(|status| Failure::of_status(&status, &leader.address))
+}
+
+/// The node that is meant. Two keys may share an id: then its key has to be given.
+async fn find(cluster: &Cluster, leader: &Reached, one: &One) -> Result<Node, Failure> {
+    let key = key_from_hex(&one.node);
+    let mut nodes = get(cluster, leader, String::new()).await?;
+    nodes.retain(|node| match &key {
+        Some(key) => node.pubkey == *key,
+        None => node.id == one.node,
+    });
+    match (nodes.pop(), nodes.is_empty()) {
+        (Some(node), true) => Ok(node),
+        (Some(_), false) => {
+            Err(Failure::usage(format!("there are several nodes {}", one.node)).hint("name it by its key"))
+        }
+        (None, _) => Err(Failure::not_found(format!("there is no node {}", one.node))
+            .at(leader.address.clone())
+            .hint("`curatorctl nodes list` lists those that there are")),
+    }
+}
+
+pub(crate) fn role_names(roles: Option<&NodeRoles>) -> Vec<&'static str> {
+    let Some(roles) = roles else { return Vec::new() };
+    let all = [
+        (roles.consensus_member.is_some(), "consensus-member"),
+        (roles.kubernetes_controller.is_some(), "kubernetes-controller"),
+        (roles.kubernetes_worker.is_some(), "kubernetes-worker"),
+    ];
+    all.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect()
+}
+
+pub(crate) fn state_name(state: NodeState) -> String {
+    short(state.as_str_name(), "NODE_STATE_")
+}
+
+fn table(nodes: &[Node]) -> Table {
+    let mut table = Table::new(&["NODE", "STATE", "HEALTH", "HEARTBEAT", "ROLES", "ADDRESS", "LABELS"]);
+    for node in nodes {
+        let labels = node.labels.iter().flat_map(|labels| &labels.pairs);
+        let labels: Vec<_> = labels.map(|pair| format!("{}={}", pair.key, pair.value)).collect();
+        let beat = seconds(node.time_since_heartbeat.as_ref()).map(for_people);
+        table.row([
+            node.id.clone(),
+            state_name(node.state()),
+            short(Health::as_str_name(&node.health()), "HEALTH_"),
+            beat.filter(|_| node.health() != Health::Unknown).unwrap_or_default(),
+            role_names(node.roles.as_ref()).join(","),
+            node.status
+                .as_ref()
+                .map(|status| status.external_address.clone())
+                .unwrap_or_default(),
+            labels.join(","),
+        ]);
+    }
+    table
+}
+
+fn data(nodes: &[Node]) -> Value {
+    nodes.iter().map(one_data).collect::<Vec<_>>().into()
+}
+
+fn one_data(node: &Node) -> Value {
+    let labels = node.labels.iter().flat_map(|labels| &labels.pairs);
+    let labels: Map<String, Value> = labels
+        .map(|pair| (pair.key.clone(), pair.value.clone().into()))
+        .collect();
+    let status = node.status.as_ref();
+    json!({
+        "id": node.id,
+        "public_key": hex(&node.pubkey),
+        "state": state_name(node.state()),
+        "health": short(Health::as_str_name(&node.health()), "HEALTH_"),
+        "since_heartbeat_seconds": seconds(node.time_since_heartbeat.as_ref()),
+        "roles": role_names(node.roles.as_ref()),
+        "tpm_usage": short(node.tpm_usage().as_str_name(), "NODE_TPM_USAGE_"),
+        "address": status.map(|status| &status.external_address).filter(|address| !address.is_empty()),
+        "labels": labels,
+    })
+}
+
+fn details(data: &Value) -> Table {
+    let mut table = Table::new(&["FIELD", "VALUE"]);
+    for (name, value) in data.as_object().into_iter().flatten() {
+        let text = match value {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            Value::Object(all) => {
+                let all: Vec<_> = all
+                    .iter()
+                    .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+                    .collect();
+                all.join(",")
+            }
+            other => other.to_string(),
+        };
+        table.row([name.clone(), text]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_proto::common::node_roles::{ConsensusMember, KubernetesWorker};
+    use curator_proto::common::{NodeLabels, NodeStatus, node_labels};
+
+    use super::*;
+
+    fn node() -> Node {
+        Node {
+            id: "metropolis-01".into(),
+            pubkey: vec![1; 32],
+            state: NodeState::Up.into(),
+            health: Health::Healthy.into(),
+            time_since_heartbeat: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 500_000_000,
+            }),
+            roles: Some(NodeRoles {
+                consensus_member: Some(ConsensusMember::default()),
+                kubernetes_worker: Some(KubernetesWorker {}),
+                ..Default::default()
+            }),
+            status: Some(NodeStatus {
+                external_address: "10.0.0.1".into(),
+                ..Default::default()
+            }),
+            labels: Some(NodeLabels {
+                pairs: vec![node_labels::Pair {
+                    key: "rack".into(),
+                    value: "r1".into(),
+                }],
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn nodes_are_listed() {
+        let text = Format::Table.render(&data(&[node()]), &table(&[node()])).expect("text");
+        let cells: Vec<_> = text.lines().nth(1).expect("a row").split_whitespace().collect();
+        assert_eq!(
+            cells,
+            [
+                "metropolis-01",
+                "up",
+                "healthy",
+                "1.5s",
+                "consensus-member,kubernetes-worker",
+                "10.0.0.1",
+                "rack=r1"
+            ]
+        );
+        let one = one_data(&node());
+        assert_eq!(one["labels"]["rack"], "r1");
+        assert_eq!(one["public_key"], "01".repeat(32));
+        let text = Format::Table.render(&one, &details(&one)).expect("text");
+        assert!(text.contains("rack=r1"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_set_and_removed() {
+        assert_eq!(parse_change("a=b=c-"), Ok(Change::Set("a".into(), "b=c-".into())));
+        assert_eq!(parse_change("a-"), Ok(Change::Remove("a".into())));
+        for bad in ["", "a", "=b", "-"] {
+            assert!(parse_change(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn roles_that_are_not_named_stay() {
+        let (add, remove) = ([Role::ConsensusMember], [Role::KubernetesWorker]);
+        assert_eq!(wish(Role::ConsensusMember, &add, &remove), Ok(Some(true)));
+        assert_eq!(wish(Role::KubernetesWorker, &add, &remove), Ok(Some(false)));
+        assert_eq!(wish(Role::KubernetesController, &add, &remove), Ok(None));
+        assert!(wish(Role::ConsensusMember, &add, &add).is_err());
+    }
+}

@@ -1,0 +1,548 @@
+//! `curatorctl status`: all instances side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use curator_proto::admin_api::instance_client::InstanceClient;
+use curator_proto::admin_api::{Consensus, GetInstanceStatusRequest, GetInstanceStatusResponse, Role, consensus};
+use curator_proto::curator_api::GetCurrentLeaderResponse;
+use futures::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::connect::{Cluster, ask_leader, leader_address};
+use crate::failure::Failure;
+use crate::output::{Format, Table, say};
+use crate::settings::is_loopback;
+use crate::text::{for_people, hex, parse_duration, seconds};
+
+/// What one instance may take: it asks its consensus meanwhile, for at most half as long.
+const EACH: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Goes on, and draws it anew again and again.
+    #[arg(long, short)]
+    watch: bool,
+
+    /// How often, with --watch.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    interval: Duration,
+}
+
+pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
+    loop {
+        let deadline = match args.watch {
+            true => Instant::now() + cluster.settings.timeout,
+            false => cluster.deadline(),
+        };
+        let instances = gather(cluster, deadline).await?;
+        let format = cluster.settings.output;
+        if !args.watch {
+            format.print(&data(&instances), &table(&instances))?;
+            return verdict(&instances);
+        }
+        if format == Format::Table && std::io::stdout().is_terminal() {
+            // To the upper left, and nothing of what was there.
+            say("\x1b[H\x1b[2J\x1b[3J")?;
+        }
+        match format {
+            Format::Table => say(&format.render(&data(&instances), &table(&instances))?)?,
+            _ => format.print_one(&data(&instances), "")?,
+        }
+        sleep(args.interval).await;
+    }
+}
+
+/// An instance, and what it says of itself.
+struct Instance {
+    /// Where it was asked.
+    address: String,
+    said: Said,
+}
+
+enum Said {
+    /// All.
+    Status(Box<GetInstanceStatusResponse>),
+    /// What anybody is told: whom it takes for the leader, if anybody. With why that is all.
+    Leader(Option<GetCurrentLeaderResponse>, String),
+    /// Nothing.
+    Nothing(String),
+}
+
+impl Instance {
+    fn node_id(&self) -> &str {
+        match &self.said {
+            Said::Status(status) => &status.node_id,
+            Said::Leader(Some(leader), _) => &leader.this_node_id,
+            Said::Leader(None, _) | Said::Nothing(_) => "",
+        }
+    }
+
+    /// Addresses of instances that it knows.
+    fn knows(&self) -> Vec<String> {
+        match &self.said {
+            Said::Status(status) => {
+                let leader = status.leader.iter().map(|leader| leader.address.clone());
+                let candidates = status.candidates.iter().map(|candidate| candidate.address.clone());
+                leader.chain(candidates).filter(|address| !address.is_empty()).collect()
+            }
+            Said::Leader(Some(leader), _) => leader_address(leader).into_iter().collect(),
+            Said::Leader(None, _) | Said::Nothing(_) => Vec::new(),
+        }
+    }
+
+    fn knows_leader(&self) -> bool {
+        match &self.said {
+            Said::Status(status) => status.leader.is_some(),
+            Said::Leader(leader, _) => leader.is_some(),
+            Said::Nothing(_) => false,
+        }
+    }
+}
+
+/// Asks the instances that are named, and those that they name.
+async fn gather(cluster: &Cluster, deadline: Instant) -> Result<Vec<Instance>, Failure> {
+    let mut asked = BTreeSet::new();
+    let mut found: Vec<Instance> = Vec::new();
+    let mut to_ask = cluster.settings.endpoints.clone();
+    // Those that are named, those that they name, and once more for who has just come.
+    for _ in 0..3 {
+        to_ask.retain(|address| {
+            let may = !cluster.settings.plain || is_loopback(address);
+            may && asked.insert(address.clone())
+        });
+        let mut asking = Vec::new();
+        for address in to_ask.drain(..) {
+            let channel = cluster.channel(&address)?;
+            asking.push(async move {
+                let said = ask(channel, deadline.min(Instant::now() + EACH)).await;
+                Instance { address, said }
+            });
+        }
+        let answers = join_all(asking).await;
+        to_ask = answers.iter().flat_map(Instance::knows).collect();
+        found.extend(answers);
+        if to_ask.is_empty() {
+            break;
+        }
+    }
+    // The same instance at several addresses counts once.
+    let mut by_node = BTreeMap::new();
+    let mut silent = Vec::new();
+    for instance in found {
+        match instance.node_id() {
+            "" => silent.push(instance),
+            id => {
+                by_node.entry(id.to_owned()).or_insert(instance);
+            }
+        }
+    }
+    Ok(by_node.into_values().chain(silent).collect())
+}
+
+async fn ask(channel: Channel, deadline: Instant) -> Said {
+    let mut client = InstanceClient::new(channel.clone());
+    let mut request = Request::new(GetInstanceStatusRequest {});
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    let refused = match within(deadline, client.get_instance_status(request)).await {
+        Ok(status) => return Said::Status(Box::new(status.into_inner())),
+        Err(refused) => refused,
+    };
+    // What anybody may know is better than nothing.
+    let all = match refused.code() {
+        Code::Unauthenticated | Code::PermissionDenied => "tells the rest to users with a certificate",
+        Code::Unimplemented => "is of another version",
+        _ => return Said::Nothing(reason(&refused)),
+    };
+    match within(deadline, ask_leader(channel)).await {
+        Ok(leader) => Said::Leader(Some(leader), all.to_owned()),
+        Err(status) if status.code() == Code::Unavailable => Said::Leader(None, reason(&status)),
+        Err(status) => Said::Nothing(reason(&status)),
+    }
+}
+
+async fn within<T>(deadline: Instant, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = timeout_at(deadline, call).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+}
+
+fn reason(status: &Status) -> String {
+    crate::failure::transport(status).unwrap_or_else(|| status.message().to_owned())
+}
+
+/// Whether that is how it should be.
+fn verdict(instances: &[Instance]) -> Result<(), Failure> {
+    let silent = |instance: &Instance| matches!(instance.said, Said::Nothing(_));
+    if instances.iter().all(silent) {
+        return Err(Failure::unavailable("no instance answers")
+            .hint("see whether they run, and whether --ca is that of their cluster"));
+    }
+    if !instances.iter().any(Instance::knows_leader) {
+        return Err(Failure::unavailable("nobody leads").hint("see whether a majority of the consensus' members runs"));
+    }
+    Ok(())
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Undetermined => "undetermined",
+        Role::Unspecified => "",
+    }
+}
+
+fn table(instances: &[Instance]) -> Table {
+    let mut table = Table::new(&[
+        "NODE",
+        "ROLE",
+        "TERM",
+        "LEADER",
+        "TTL",
+        "LEFT",
+        "IN ROLE",
+        "CHANGES",
+        "ADDRESS",
+        "VERSION",
+        "UP",
+        "CONSENSUS",
+        "NOTE",
+    ]);
+    for instance in instances {
+        table.row(cells(instance));
+    }
+    table
+}
+
+fn cells(instance: &Instance) -> Vec<String> {
+    let empty = String::new;
+    match &instance.said {
+        Said::Status(status) => {
+            let people =
+                |duration: Option<&prost_types::Duration>| seconds(duration).map(for_people).unwrap_or_default();
+            let leader = status.leader.as_ref();
+            let mut note = status.undetermined_reason.clone();
+            if let Some(wrong) = status.consensus.as_ref().and_then(wrong_with) {
+                note = if note.is_empty() {
+                    wrong
+                } else {
+                    format!("{note}; {wrong}")
+                };
+            }
+            vec![
+                status.node_id.clone(),
+                role_name(status.role()).to_owned(),
+                leader
+                    .map(|leader| leader.lock_revision.to_string())
+                    .unwrap_or_default(),
+                leader.map(|leader| leader.node_id.clone()).unwrap_or_default(),
+                people(status.ttl.as_ref()),
+                people(status.time_left.as_ref()),
+                people(status.time_in_role.as_ref()),
+                status.transitions.to_string(),
+                status.address.clone(),
+                status.version.clone(),
+                people(status.uptime.as_ref()),
+                status.consensus.as_ref().map(in_short).unwrap_or_default(),
+                note,
+            ]
+        }
+        Said::Leader(leader, note) => {
+            let (node, role, leads) = match leader {
+                Some(leader) if leader.this_node_id == leader.leader_node_id => {
+                    (leader.this_node_id.clone(), "leader", leader.leader_node_id.clone())
+                }
+                Some(leader) => (leader.this_node_id.clone(), "follower", leader.leader_node_id.clone()),
+                None => (empty(), "undetermined", empty()),
+            };
+            let mut cells = vec![node, role.to_owned(), empty(), leads];
+            cells.extend((0..4).map(|_| empty()));
+            cells.push(instance.address.clone());
+            cells.extend((0..3).map(|_| empty()));
+            cells.push(note.clone());
+            cells
+        }
+        Said::Nothing(why) => {
+            let mut cells = vec![empty(), "unreachable".to_owned()];
+            cells.extend((0..6).map(|_| empty()));
+            cells.push(instance.address.clone());
+            cells.extend((0..3).map(|_| empty()));
+            cells.push(why.clone());
+            cells
+        }
+    }
+}
+
+/// The member that the instance prefers, and how many answer.
+fn in_short(consensus: &Consensus) -> String {
+    if !consensus.running {
+        return "not running".to_owned();
+    }
+    let Some(own) = consensus.endpoints.first() else {
+        return "embedded".to_owned();
+    };
+    let healthy = consensus
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.error.is_empty())
+        .count();
+    let name = member_name(consensus, own);
+    format!("{name} {healthy}/{} healthy", consensus.endpoints.len())
+}
+
+fn member_name<'a>(consensus: &'a Consensus, endpoint: &'a consensus::Endpoint) -> &'a str {
+    let member = consensus.members.iter().find(|member| member.id == endpoint.member_id);
+    member.map_or(&endpoint.url, |member| &member.name)
+}
+
+fn wrong_with(consensus: &Consensus) -> Option<String> {
+    if !consensus.running {
+        return Some(consensus.not_running_reason.clone());
+    }
+    let bad = consensus.endpoints.iter().find(|endpoint| !endpoint.error.is_empty())?;
+    Some(format!("{}: {}", bad.url, bad.error))
+}
+
+fn data(instances: &[Instance]) -> Value {
+    instances.iter().map(one).collect::<Vec<_>>().into()
+}
+
+fn one(instance: &Instance) -> Value {
+    match &instance.said {
+        Said::Status(status) => {
+            let consensus = status.consensus.clone().unwrap_or_default();
+            let endpoint = |endpoint: &consensus::Endpoint| {
+                json!({
+                    "url": endpoint.url,
+                    "healthy": endpoint.error.is_empty(),
+                    "error": some(&endpoint.error),
+                    "member": some(&member_id(endpoint.member_id)),
+                    "version": some(&endpoint.version),
+                    "leads": endpoint.leads,
+                    "database_bytes": endpoint.database_bytes,
+                })
+            };
+            let member = |member: &consensus::Member| json!({"id": member_id(member.id), "name": member.name, "learner": member.learner});
+            json!({
+                "node": status.node_id,
+                "asked_at": instance.address,
+                "address": some(&status.address),
+                "role": role_name(status.role()),
+                "reason": some(&status.undetermined_reason),
+                "leader": status.leader.as_ref().map(|leader| json!({
+                    "node": leader.node_id,
+                    "address": some(&leader.address),
+                    "lock_key": leader.lock_key,
+                    "term": leader.lock_revision,
+                })),
+                "ttl_seconds": seconds(status.ttl.as_ref()),
+                "left_seconds": seconds(status.time_left.as_ref()),
+                "in_role_seconds": seconds(status.time_in_role.as_ref()),
+                "uptime_seconds": seconds(status.uptime.as_ref()),
+                "transitions": status.transitions,
+                "version": status.version,
+                "commit": some(&status.commit),
+                "consensus": {
+                    "running": consensus.running,
+                    "reason": some(&consensus.not_running_reason),
+                    "endpoints": consensus.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+                    "members": consensus.members.iter().map(member).collect::<Vec<_>>(),
+                    "members_error": some(&consensus.members_error),
+                },
+                "candidates": status.candidates.iter().map(|candidate| json!({
+                    "node": some(&candidate.node_id),
+                    "address": some(&candidate.address),
+                    "lock_key": candidate.lock_key,
+                    "lock_revision": candidate.lock_revision,
+                })).collect::<Vec<_>>(),
+            })
+        }
+        Said::Leader(leader, note) => {
+            let role = match leader {
+                Some(leader) if leader.this_node_id == leader.leader_node_id => "leader",
+                Some(_) => "follower",
+                None => "undetermined",
+            };
+            json!({
+                "node": some(instance.node_id()),
+                "asked_at": instance.address,
+                "role": role,
+                "reason": note,
+                "leader": leader.as_ref().map(|leader| json!({
+                    "node": leader.leader_node_id,
+                    "address": leader_address(leader),
+                })),
+            })
+        }
+        Said::Nothing(why) => json!({"node": null, "asked_at": instance.address, "role": "unreachable", "reason": why}),
+    }
+}
+
+fn member_id(id: u64) -> String {
+    match id {
+        0 => String::new(),
+        id => hex(&id.to_be_bytes()).trim_start_matches('0').to_owned(),
+    }
+}
+
+/// Nothing rather than an empty text.
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_proto::admin_api::Leader;
+
+    use super::*;
+
+    fn duration(seconds: i64) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos: 0 })
+    }
+
+    fn instances() -> Vec<Instance> {
+        let leader = Some(Leader {
+            node_id: "node-1".into(),
+            address: "10.0.0.1:7835".into(),
+            lock_key: "/leader/1".into(),
+            lock_revision: 42,
+        });
+        let status = GetInstanceStatusResponse {
+            node_id: "node-1".into(),
+            version: "0.1.0".into(),
+            commit: "abc".into(),
+            address: "10.0.0.1:7835".into(),
+            uptime: duration(90),
+            role: Role::Leader.into(),
+            time_in_role: duration(60),
+            transitions: 2,
+            leader,
+            ttl: duration(10),
+            time_left: duration(8),
+            consensus: Some(Consensus {
+                running: true,
+                endpoints: vec![
+                    consensus::Endpoint {
+                        url: "http://10.0.0.1:2379".into(),
+                        member_id: 0xab,
+                        version: "3.5.0".into(),
+                        leads: true,
+                        database_bytes: 4096,
+                        ..Default::default()
+                    },
+                    consensus::Endpoint {
+                        url: "http://10.0.0.2:2379".into(),
+                        error: "refused".into(),
+                        ..Default::default()
+                    },
+                ],
+                members: vec![consensus::Member {
+                    id: 0xab,
+                    name: "m1".into(),
+                    learner: false,
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let follower = GetCurrentLeaderResponse {
+            leader_node_id: "node-1".into(),
+            this_node_id: "node-2".into(),
+            leader_host: "10.0.0.1".into(),
+            leader_port: 7835,
+        };
+        vec![
+            Instance {
+                address: "10.0.0.1:7835".into(),
+                said: Said::Status(Box::new(status)),
+            },
+            Instance {
+                address: "10.0.0.2:7835".into(),
+                said: Said::Leader(Some(follower), "tells no more".into()),
+            },
+            Instance {
+                address: "10.0.0.3:7835".into(),
+                said: Said::Nothing("refused".into()),
+            },
+        ]
+    }
+
+    #[test]
+    fn all_are_shown_side_by_side() {
+        let text = Format::Table
+            .render(&data(&instances()), &table(&instances()))
+            .expect("text");
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|cell| !cell.is_empty())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(
+            lines[1],
+            [
+                "node-1",
+                "leader",
+                "42",
+                "node-1",
+                "10.0s",
+                "8.0s",
+                "1m0s",
+                "2",
+                "10.0.0.1:7835",
+                "0.1.0",
+                "1m30s",
+                "m1 1/2 healthy",
+                "http://10.0.0.2:2379: refused"
+            ]
+        );
+        assert_eq!(lines[2][..4], ["node-2", "follower", "-", "node-1"]);
+        assert_eq!(lines[3][..2], ["-", "unreachable"]);
+        assert!(
+            lines[3].contains(&"10.0.0.3:7835") && lines[3].contains(&"refused"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn programs_are_told_all() {
+        let data = data(&instances());
+        assert_eq!(data[0]["leader"]["term"], 42);
+        assert_eq!(data[0]["consensus"]["endpoints"][1]["healthy"], false);
+        assert_eq!(data[0]["consensus"]["endpoints"][0]["member"], "ab");
+        assert_eq!(data[0]["left_seconds"], 8.0);
+        assert_eq!(data[1]["role"], "follower");
+        assert_eq!(data[2]["role"], "unreachable");
+    }
+
+    #[test]
+    fn it_is_said_by_the_exit_code_as_well() {
+        let mut instances = instances();
+        verdict(&instances).expect("somebody leads");
+        instances.drain(..2);
+        assert!(
+            verdict(&instances)
+                .expect_err("silence")
+                .to_string()
+                .contains("no instance answers")
+        );
+        instances.push(Instance {
+            address: "a:1".into(),
+            said: Said::Leader(None, "no candidate leads".into()),
+        });
+        assert!(
+            verdict(&instances)
+                .expect_err("no leader")
+                .to_string()
+                .contains("nobody leads")
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! `curatorctl step-down`: another instance is to lead.
+
+use std::time::Duration;
+
+use curator_proto::admin_api::instance_client::InstanceClient;
+use curator_proto::admin_api::leadership_client::LeadershipClient;
+use curator_proto::admin_api::{GetInstanceStatusRequest, GetInstanceStatusResponse, Leader, StepDownRequest};
+use futures::future::join_all;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::connect::Cluster;
+use crate::failure::Failure;
+use crate::output::{Format, Table, say};
+
+/// How often to look who leads.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long one look may take.
+const EACH: Duration = Duration::from_secs(3);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The node that is to lead next [default: whichever has waited longest].
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
+}
+
+pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
+    let reached = cluster.leader().await?;
+    let mut instance = InstanceClient::new(reached.channel.clone());
+    let asked = instance.get_instance_status(cluster.request(GetInstanceStatusRequest {}));
+    let before = cluster.call(&reached, asked).await?.into_inner();
+    let old = before.leader.clone().ok_or_else(|| {
+        Failure::unavailable("nobody leads, so that nobody can step down").at(reached.address.clone())
+    })?;
+    let request = StepDownRequest {
+        to_node_id: args.to.clone().unwrap_or_default(),
+        // The leader by then may be another one, which nobody has asked to step down.
+        expected_lock_revision: old.lock_revision,
+    };
+    let mut leadership = LeadershipClient::new(reached.channel.clone());
+    let answer = cluster
+        .call(&reached, leadership.step_down(cluster.request(request)))
+        .await?
+        .into_inner();
+    let begun = Instant::now();
+    let new = next_leader(cluster, &before, answer.ending_lock_revision)
+        .await
+        .ok_or_else(|| {
+            Failure::unavailable(format!(
+                "{} steps down, and no next leader has been seen in time",
+                old.node_id
+            ))
+            .hint("`curatorctl status` shows who leads by now")
+        })?;
+    report(cluster.settings.output, &old, &new, begun.elapsed())?;
+    match &args.to {
+        Some(wanted) if *wanted != new.node_id => Err(Failure::failed(format!(
+            "{} leads, and not {wanted}, which was next when the leader stepped down: it was lost in that moment",
+            new.node_id
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn report(format: Format, old: &Leader, new: &Leader, took: Duration) -> Result<(), Failure> {
+    match format {
+        Format::Table => say(&format!(
+            "{} leads now, in term {}; {} led before it, in term {}",
+            new.node_id, new.lock_revision, old.node_id, old.lock_revision
+        )),
+        format => {
+            let of = |leader: &Leader| json!({"node": leader.node_id, "term": leader.lock_revision, "address": leader.address});
+            let data = json!({"before": of(old), "after": of(new), "seconds": took.as_secs_f64()});
+            format.print(&data, &Table::default())
+        }
+    }
+}
+
+/// The leader of the first term after that one, as soon as an instance knows it.
+async fn next_leader(cluster: &Cluster, before: &GetInstanceStatusResponse, ended: i64) -> Option<Leader> {
+    let candidates = before.candidates.iter().map(|candidate| candidate.address.clone());
+    let mut addresses: Vec<_> = cluster.settings.endpoints.iter().cloned().chain(candidates).collect();
+    addresses.retain(|address| !address.is_empty());
+    addresses.sort_unstable();
+    addresses.dedup();
+    let channels: Vec<_> = addresses
+        .iter()
+        .filter_map(|address| cluster.channel(address).ok())
+        .collect();
+    while Instant::now() < cluster.deadline() {
+        let until = cluster.deadline().min(Instant::now() + EACH);
+        let ask = |channel: &tonic::transport::Channel| {
+            let mut instance = InstanceClient::new(channel.clone());
+            async move {
+                let answer = timeout_at(until, instance.get_instance_status(GetInstanceStatusRequest {})).await;
+                answer.ok()?.ok()?.into_inner().leader
+            }
+        };
+        let known = join_all(channels.iter().map(ask)).await;
+        let newest = known.into_iter().flatten().max_by_key(|leader| leader.lock_revision);
+        if let Some(leader) = newest.filter(|leader| leader.lock_revision > ended) {
+            return Some(leader);
+        }
+        sleep(LOOK).await;
+    }
+    None
+}

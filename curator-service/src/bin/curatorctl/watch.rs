@@ -1,0 +1,150 @@
+//! `curatorctl nodes watch`: the nodes, and each change.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use curator_proto::curator_api::curator_client::CuratorClient;
+use curator_proto::curator_api::watch_event::Progress;
+use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
+use curator_proto::curator_api::{Node, WatchRequest};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Request, Status};
+
+use crate::connect::{Cluster, Reached, client};
+use crate::failure::Failure;
+use crate::nodes::{role_names, state_name};
+
+/// How long to wait before watching anew, after a change of leader for example.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Prints until it is told to end. When a watch ends another is begun, and what has changed in between is printed.
+pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failure> {
+    let mut known = BTreeMap::new();
+    let mut at = leader;
+    loop {
+        match watch(cluster, &at, &mut known).await? {
+            status if passes(&status) => sleep(AGAIN).await,
+            status => return Err(Failure::of_status(&status, &at.address)),
+        }
+        // Each search for an instance has its own time.
+        let again = Cluster::new(crate::settings::Settings {
+            endpoints: cluster.settings.endpoints.clone(),
+            ca: cluster.settings.ca.clone(),
+            cert: cluster.settings.cert.clone(),
+            key: cluster.settings.key.clone(),
+            ..cluster.settings
+        });
+        at = again.leader().await?;
+    }
+}
+
+/// Whether the end of a watch means that it should be begun anew.
+fn passes(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Aborted | Code::OutOfRange)
+}
+
+/// One watch to its end, and what that was.
+async fn watch(cluster: &Cluster, at: &Reached, known: &mut BTreeMap<String, Value>) -> Result<Status, Failure> {
+    let mut curator = client!(CuratorClient, at);
+    let request = Request::new(WatchRequest {
+        kind: Some(Kind::NodesInCluster(NodesInCluster {})),
+    });
+    let begun = match timeout(cluster.settings.timeout, curator.watch(request)).await {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(status)) => return Ok(status),
+        Err(_) => return Ok(Status::deadline_exceeded("")),
+    };
+    let mut events = begun.into_inner();
+    // Who is not in the backlog has gone since the last watch.
+    let mut missing: Vec<String> = known.keys().cloned().collect();
+    loop {
+        let event = match events.message().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return Ok(Status::unavailable("the watch has ended")),
+            Err(status) => return Ok(status),
+        };
+        for node in &event.nodes {
+            missing.retain(|id| *id != node.id);
+            let data = data(node);
+            // Told once, however often the leader changes.
+            if known.get(&node.id) != Some(&data) {
+                cluster.settings.output.print_one(&data, &text(&data))?;
+                known.insert(node.id.clone(), data);
+            }
+        }
+        let mut gone: Vec<_> = event.node_tombstones.iter().map(|gone| gone.node_id.clone()).collect();
+        if event.progress() == Progress::LastBacklogged {
+            gone.append(&mut missing);
+        }
+        for id in gone {
+            if known.remove(&id).is_some() {
+                let data = json!({"id": id, "deleted": true});
+                cluster.settings.output.print_one(&data, &format!("{id} deleted"))?;
+            }
+        }
+    }
+}
+
+fn data(node: &Node) -> Value {
+    let status = node.status.as_ref();
+    let labels = node.labels.iter().flat_map(|labels| &labels.pairs);
+    let labels: serde_json::Map<String, Value> = labels
+        .map(|pair| (pair.key.clone(), pair.value.clone().into()))
+        .collect();
+    json!({
+        "id": node.id,
+        "state": state_name(node.state()),
+        "roles": role_names(node.roles.as_ref()),
+        "address": status.map(|status| &status.external_address).filter(|address| !address.is_empty()),
+        "labels": labels,
+    })
+}
+
+fn text(data: &Value) -> String {
+    let words = |value: &Value| -> String {
+        let all: Vec<_> = value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        all.join(",")
+    };
+    let labels: Vec<_> = data["labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    format!(
+        "{} {} roles {} address {} labels {}",
+        data["id"].as_str().unwrap_or_default(),
+        data["state"].as_str().unwrap_or_default(),
+        dash(words(&data["roles"])),
+        data["address"].as_str().unwrap_or("-"),
+        dash(labels.join(",")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_a_node_is() {
+        let node = Node {
+            id: "metropolis-01".into(),
+            state: 3,
+            ..Default::default()
+        };
+        assert_eq!(text(&data(&node)), "metropolis-01 up roles - address - labels -");
+    }
+
+    #[test]
+    fn a_watch_goes_on_through_a_change_of_leader_and_not_through_a_refusal() {
+        assert!(passes(&Status::unavailable("")) && passes(&Status::aborted("")));
+        assert!(!passes(&Status::unauthenticated("")) && !passes(&Status::permission_denied("")));
+    }
+}

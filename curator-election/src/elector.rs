@@ -18,6 +18,7 @@ use crate::clock::{BootClock, Instant, SharedClock};
 use crate::deadline::effective_ttl;
 use crate::machine::{Command, Event, Machine, Timing};
 use crate::meters::{self, SmallestMargin};
+use crate::sabotage::{self, Sabotage};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
 use crate::term::{Term, TermKeeper};
@@ -135,7 +136,10 @@ impl<V: LeaderValue> Elector<V> {
         let timing = Timing {
             ttl,
             margin: config.margin,
-            observation_ttl: ttl,
+            observation_ttl: match sabotage::on(Sabotage::NewsNeverTooOld) {
+                true => Duration::from_secs(86_400),
+                false => ttl,
+            },
             open_timeout: ttl.max(Duration::from_secs(5)),
             close_timeout: config.close_timeout,
         };

@@ -40,6 +40,7 @@
 //! - `etcd` (default): the store that speaks to a real etcd.
 //! - `embedded`: a durable store in one file, for a service that is a single process.
 //! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
+//! - `sabotage`: deliberate bugs, for a simulation to find; a build without debug assertions has none of them.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
 
 pub mod backend;
@@ -59,6 +60,8 @@ pub mod memory;
 pub mod meters;
 pub mod namespace;
 mod renewal;
+#[doc(hidden)]
+pub mod sabotage;
 mod status;
 pub mod store;
 mod store_election;

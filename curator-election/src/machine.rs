@@ -19,6 +19,7 @@ use crate::backend::{CampaignError, Candidate, Observation, Victory};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::renewal::{Attempt, Renewal};
+use crate::sabotage::{self, Sabotage};
 use crate::status::{Following, Reason};
 use crate::store::{Lease, LeaseId, Revision, StoreError};
 use crate::value::LeaderValue;
@@ -278,6 +279,9 @@ impl<V: LeaderValue> Machine<V> {
         };
         match result {
             Ok(ttl) => {
+                if sabotage::on(Sabotage::DeadlineFromReceipt) {
+                    running.renewal.sent_again(id, now);
+                }
                 running.renewal.acknowledged(id, ttl);
                 let deadline = running.renewal.deadline();
                 // A round in which a lease could be renewed has not failed.
@@ -362,7 +366,9 @@ impl<V: LeaderValue> Machine<V> {
     fn end_round(&mut self, now: Instant, reason: Reason) {
         // A lease that the store no longer knows, or whose grant never arrived, cannot be given back.
         let lease = match &self.state {
-            State::Running(running) if reason != Reason::LeaseGone => Some(running.lease),
+            State::Running(running) if reason != Reason::LeaseGone && !sabotage::on(Sabotage::KeepsLease) => {
+                Some(running.lease)
+            }
             _ => None,
         };
         // First nobody may act any more, then the lease goes.

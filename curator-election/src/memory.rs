@@ -10,9 +10,13 @@
 mod cluster;
 #[cfg(any(test, feature = "testing"))]
 mod faults;
+#[cfg(any(test, feature = "testing"))]
+mod gate;
 pub mod model;
 
 #[cfg(any(test, feature = "testing"))]
 pub use cluster::{MemoryClient, MemoryCluster};
 #[cfg(any(test, feature = "testing"))]
 pub use faults::{Faults, Link};
+#[cfg(any(test, feature = "testing"))]
+pub use gate::{Gate, Gated};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::deadline::{deadline, default_margin};
+use crate::sabotage::{self, Sabotage};
 
 /// How many renewals may be under way at once. More would only add load to a store that does not answer.
 const MOST_IN_FLIGHT: usize = 3;
@@ -58,15 +59,23 @@ impl Renewal {
     }
 
     pub(crate) fn expired(&self, now: Instant) -> bool {
-        now >= self.deadline
+        now >= self.end()
+    }
+
+    /// When the round ends for want of a renewal.
+    fn end(&self) -> Instant {
+        match sabotage::on(Sabotage::RevivesEndedTerm) {
+            true => self.deadline + self.patience(),
+            false => self.deadline,
+        }
     }
 
     /// When something is to be done next: sending, or noticing the end.
     pub(crate) fn next_wakeup(&self) -> Instant {
         if self.in_flight.len() >= MOST_IN_FLIGHT {
-            self.deadline
+            self.end()
         } else {
-            self.next_send.min(self.deadline)
+            self.next_send.min(self.end())
         }
     }
 
@@ -101,6 +110,13 @@ impl Renewal {
         self.acknowledge_from(attempt.sent_at, ttl);
     }
 
+    /// The bug that counts from the receipt of an answer.
+    pub(crate) fn sent_again(&mut self, id: u64, now: Instant) {
+        for attempt in self.in_flight.iter_mut().filter(|attempt| attempt.id == id) {
+            attempt.sent_at = now;
+        }
+    }
+
     /// An attempt failed: the next one follows soon, by another member.
     pub(crate) fn failed(&mut self, id: u64, now: Instant) {
         self.in_flight.retain(|attempt| attempt.id != id);
@@ -108,7 +124,10 @@ impl Renewal {
     }
 
     fn acknowledge_from(&mut self, sent_at: Instant, ttl: Duration) {
-        let margin = self.margin.unwrap_or_else(|| default_margin(ttl));
+        let margin = match sabotage::on(Sabotage::NoMargin) {
+            true => Duration::ZERO,
+            false => self.margin.unwrap_or_else(|| default_margin(ttl)),
+        };
         self.ttl = ttl;
         self.acknowledged = sent_at;
         self.deadline = self.deadline.max(deadline(sent_at, ttl, margin));

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::backend::{CampaignError, Candidate, ElectionBackend, Observation, Victory};
 use crate::backoff::Backoff;
+use crate::sabotage::{self, Sabotage};
 use crate::store::{
     Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target,
     Txn, TxnResult, WatchStream,
@@ -134,7 +135,11 @@ impl<S: Store + ?Sized> StoreElection<S> {
             max_create_revision: Revision(own.0 - 1),
             ..Range::all(self.all_keys())
         };
-        let txn = Txn::when(vec![Compare::created_at(key.clone(), own)]).then(vec![Op::Range(read)]);
+        let mut still_there = vec![Compare::created_at(key.clone(), own)];
+        if sabotage::on(Sabotage::NoRecheckOfOwnKey) {
+            still_there.clear();
+        }
+        let txn = Txn::when(still_there).then(vec![Op::Range(read)]);
         let answer = self.store.txn(txn).await?;
         if !answer.succeeded {
             return Err(CampaignError::KeyLost { key: key.clone() });

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{Instant, SharedClock};
+use crate::sabotage::{self, Sabotage};
 use crate::store::{Compare, LeaseId, Revision};
 
 /// A term of leadership: the capability to act as leader, for as long as it is valid.
@@ -115,6 +116,13 @@ impl Term {
     /// this term began with.
     #[must_use]
     pub fn guard(&self) -> Compare {
+        if sabotage::on(Sabotage::GuardByValue) {
+            // Each candidate's value at its key is the same whenever the key was created, so that is what it comes to.
+            return Compare {
+                ordering: crate::store::Ordering::Greater,
+                ..Compare::absent(self.inner.lock_key.clone())
+            };
+        }
         Compare::created_at(self.inner.lock_key.clone(), self.inner.lock_revision)
     }
 
@@ -237,6 +245,10 @@ impl TermKeeper {
     #[must_use]
     pub fn extend(&self, to: Instant) -> bool {
         let inner = &*self.term.inner;
+        if sabotage::on(Sabotage::RevivesEndedTerm) {
+            inner.deadline.store(nanos(to), Ordering::Release);
+            return true;
+        }
         loop {
             if self.term.check().is_err() {
                 return false;

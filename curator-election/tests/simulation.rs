@@ -7,16 +7,12 @@
 //!
 //! `CURATOR_SIM_SEEDS` sets how many seeds are run, `CURATOR_SIM_SEED` runs one of them and prints its trace.
 
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use curator_election::clock::{SharedClock, TokioClock};
-use curator_election::memory::{Faults, Link, MemoryCluster};
+use curator_election::memory::{Faults, Gate, Link, MemoryCluster};
 use curator_election::store::{Keys, LeaseId, Op, Range, Revision, Store, Txn};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, PlainText, StoreElection, Term};
 use rand::rngs::StdRng;
@@ -32,47 +28,6 @@ const FAULTY: Duration = Duration::from_secs(40);
 const HEALED: Duration = Duration::from_secs(15);
 
 type Status = ElectionStatus<PlainText>;
-
-/// A process that can be stopped as by SIGSTOP: nothing in it runs, while the time goes on.
-#[derive(Clone, Default)]
-struct Gate(Rc<RefCell<(bool, Option<Waker>)>>);
-
-impl Gate {
-    fn stop(&self) {
-        self.0.borrow_mut().0 = true;
-    }
-
-    fn go_on(&self) {
-        let mut state = self.0.borrow_mut();
-        state.0 = false;
-        if let Some(waker) = state.1.take() {
-            waker.wake();
-        }
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.borrow().0
-    }
-}
-
-struct Gated<F> {
-    gate: Gate,
-    inner: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Gated<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let mut state = self.gate.0.borrow_mut();
-        if state.0 {
-            state.1 = Some(context.waker().clone());
-            return Poll::Pending;
-        }
-        drop(state);
-        self.inner.as_mut().poll(context)
-    }
-}
 
 struct Node {
     gate: Gate,
@@ -146,11 +101,7 @@ impl World {
         let gate = Gate::default();
         let cancel = CancellationToken::new();
         let status = elector.handle().status();
-        let inner = Box::pin(elector.run(cancel.clone()));
-        let running = tokio::task::spawn_local(Gated {
-            gate: gate.clone(),
-            inner,
-        });
+        let running = tokio::task::spawn_local(gate.run(elector.run(cancel.clone())));
         self.nodes[node] = Some(Node {
             gate,
             status,

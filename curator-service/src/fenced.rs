@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use curator_election::Term;
+use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{
     Compare, Event, KeyValue, Keys, Op, OpResult, Range, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
@@ -286,11 +287,17 @@ impl Fenced {
     ) -> Result<TxnResult, FencedError> {
         // No need to ask the store what the clock says already.
         self.term.check().map_err(|_| FencedError::LostLeadership)?;
-        conditions.push(self.term.guard());
+        if !sabotage::on(Sabotage::NoGuard) {
+            conditions.push(self.term.guard());
+        }
         // Which of the conditions failed the store does not say; the lock key, read at the same moment, does.
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
-        let done = self.store.txn(txn).await?;
+        let again = sabotage::on(Sabotage::SendsLostWriteAgain).then(|| txn.clone());
+        let done = match (self.store.txn(txn).await, again) {
+            (Err(StoreError::Unknown { .. }), Some(again)) => self.store.txn(again).await?,
+            (done, _) => done?,
+        };
         if done.succeeded {
             return Ok(done);
         }

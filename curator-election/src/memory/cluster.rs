@@ -154,6 +154,10 @@ impl MemoryClient {
         (client.faults.link, client.closed)
     }
 
+    fn faults(&self) -> Faults {
+        self.shared.state().clients[self.number].faults.clone()
+    }
+
     async fn call<T>(
         &self,
         act: impl FnOnce(&mut Model, Instant) -> Result<T, StoreError> + Send,
@@ -202,6 +206,12 @@ impl Store for MemoryClient {
     }
 
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
+        if self.faults().reads_hang {
+            pause(self.call_timeout).await;
+            return Err(StoreError::Unknown {
+                reason: "no answer within a second".into(),
+            });
+        }
         self.call(move |model, _| model.range(&range)).await
     }
 
@@ -269,7 +279,7 @@ impl Watch {
                     reason: "the watch was closed".into(),
                 });
             }
-            if !link.lets_replies_through() {
+            if !link.lets_replies_through() || self.client.faults().reads_hang {
                 if deaf >= self.client.silence {
                     return Err(StoreError::Unknown {
                         reason: "the watch has gone deaf".into(),
@@ -286,7 +296,7 @@ impl Watch {
                 .with_model(|model, _| model.changes(&self.keys, self.next))?;
             if let Some(batch) = changes.into_iter().next() {
                 let fate = self.client.shared.state().draw(self.client.number);
-                pause(fate.reply_delay).await;
+                pause(fate.watch_delay).await;
                 if !self.client.link().0.lets_replies_through() {
                     // It is on its way for as long as the link is down.
                     continue;

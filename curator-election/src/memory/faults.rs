@@ -42,6 +42,12 @@ pub struct Faults {
     pub lose_requests: f64,
     /// The part of the replies that is lost, between 0 and 1.
     pub lose_replies: f64,
+    /// The longest delay of a reply, beyond that of `delay`: what is asked for is carried out in time, and told late.
+    pub late_replies: Duration,
+    /// The longest delay of what a watch brings, beyond that of replies.
+    pub late_watches: Duration,
+    /// Reads hang and watches are silent, while leases are renewed: a member that has lost touch with the others.
+    pub reads_hang: bool,
 }
 
 /// What happens to one call.
@@ -49,15 +55,19 @@ pub struct Faults {
 pub(super) struct Fate {
     pub(super) request_delay: Duration,
     pub(super) reply_delay: Duration,
+    pub(super) watch_delay: Duration,
     pub(super) request_lost: bool,
     pub(super) reply_lost: bool,
 }
 
 impl Faults {
     pub(super) fn draw(&self, rng: &mut StdRng) -> Fate {
+        let request_delay = self.delay.mul_f64(rng.random_range(0.0..=1.0));
+        let reply_delay = (self.delay + self.late_replies).mul_f64(rng.random_range(0.0..=1.0));
         Fate {
-            request_delay: self.delay.mul_f64(rng.random_range(0.0..=1.0)),
-            reply_delay: self.delay.mul_f64(rng.random_range(0.0..=1.0)),
+            request_delay,
+            reply_delay,
+            watch_delay: reply_delay + self.late_watches.mul_f64(rng.random_range(0.0..=1.0)),
             request_lost: rng.random_bool(self.lose_requests.clamp(0.0, 1.0)),
             reply_lost: rng.random_bool(self.lose_replies.clamp(0.0, 1.0)),
         }

@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use curator_election::sabotage::{self, Sabotage};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
@@ -52,6 +53,12 @@ impl Barrier {
             return gathering.clone();
         }
         let before = fences.under_way.clone();
+        if let Some(before) = &before
+            && before.peek().is_none()
+            && sabotage::on(Sabotage::JoinsFenceUnderWay)
+        {
+            return before.clone();
+        }
         let this = Arc::clone(self);
         let fence = async move {
             if let Some(before) = before {

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
+use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Keys, Op};
 
 use crate::fenced::Change;
@@ -28,7 +29,8 @@ pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> V
         .extract_if(.., |each| {
             let change = change(each);
             let keys: Vec<Bytes> = keys(change).collect();
-            let free = !keys.iter().any(|key| touched.contains(key));
+            let touches = keys.iter().any(|key| touched.contains(key));
+            let free = !touches || sabotage::on(Sabotage::BatchesWhatTouches);
             let with = bytes + size(change);
             let first = taken == 0;
             let small = change.conditions.len().max(change.ops.len()) <= MOST_OPS;

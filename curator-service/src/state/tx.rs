@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Op, Revision};
 
 use super::view::{Entry, Node, View};
@@ -64,6 +65,7 @@ impl<'a> Tx<'a> {
             conditions: self
                 .reads
                 .into_iter()
+                .filter(|_| !sabotage::on(Sabotage::WritesWithoutConditions))
                 .map(|(key, changed)| Compare::changed_at(key, changed))
                 .collect(),
             ops: self

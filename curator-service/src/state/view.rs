@@ -12,6 +12,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
 use super::keys::{self, NODES};
@@ -225,6 +226,9 @@ impl View {
 
     /// Whether what is known of the key is as new.
     fn knows(&self, key: &Bytes, at: Revision) -> bool {
+        if sabotage::on(Sabotage::ViewGoesBack) {
+            return false;
+        }
         let put = self.entries.get(key).map(|entry| entry.changed);
         let deleted = self.deleted.get(key).copied();
         put.max(deleted).is_some_and(|known| known >= at)

@@ -62,6 +62,9 @@ pub struct ListenerConfig {
     pub leader_connections: usize,
     /// Encrypts all connections, to clients and to the leader; `None` for none, which only loopback is good for.
     pub tls: Option<Tls>,
+    /// A place in a simulated network: no socket is opened, and no address but that is listened on.
+    #[cfg(feature = "simulation")]
+    pub simulated: Option<crate::simulated::Host>,
 }
 
 impl Default for ListenerConfig {
@@ -88,6 +91,8 @@ impl Default for ListenerConfig {
             leader_ping_timeout: Duration::from_secs(2),
             leader_connections: 1,
             tls: None,
+            #[cfg(feature = "simulation")]
+            simulated: None,
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::sabotage::{self, Sabotage};
+
 /// A call whose caller is about to give up is answered so much before, so that it learns the reason.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -48,6 +50,9 @@ impl Drop for Seat<'_> {
 
 /// Until when a call may wait that begins to at `now`: no longer than the cap, and not quite to its own deadline.
 pub(crate) fn until(now: Instant, cap: Duration, deadline: Option<Instant>) -> Instant {
+    if sabotage::on(Sabotage::HoldsForever) {
+        return now + Duration::from_secs(86_400);
+    }
     let capped = now + cap;
     let Some(deadline) = deadline else { return capped };
     let left = deadline.saturating_duration_since(now);

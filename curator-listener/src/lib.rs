@@ -55,9 +55,13 @@ mod marks;
 pub mod meters;
 mod refusal;
 mod role;
+#[doc(hidden)]
+pub mod sabotage;
 mod scope;
 mod server;
 mod services;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod source;
 mod target;
 mod tls;

@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::refusal::Refusal;
 use crate::role::SharedGuard;
+use crate::sabotage::{self, Sabotage};
 
 /// The lifetime of one role.
 pub(crate) struct Scope {
@@ -49,6 +50,9 @@ impl Scope {
 
     /// Whether it is over at this moment.
     pub(crate) fn is_over(&self) -> bool {
+        if sabotage::on(Sabotage::AnswersForEndedTerm) {
+            return false;
+        }
         self.is_over.load(Ordering::Acquire) || self.guard.as_ref().is_some_and(|guard| !guard.0.is_valid())
     }
 
@@ -91,13 +95,14 @@ impl Bounds {
             let over = self
                 .over
                 .get_or_insert_with(|| Box::pin(scope.over.clone().cancelled_owned()));
-            if over.as_mut().poll(cx).is_ready() || scope.is_over() {
+            let ended = over.as_mut().poll(cx).is_ready() && !sabotage::on(Sabotage::AnswersForEndedTerm);
+            if ended || scope.is_over() {
                 return Poll::Ready(scope.why());
             }
         }
         if let Some(deadline) = self.deadline {
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if sleep.as_mut().poll(cx).is_ready() {
+            if sleep.as_mut().poll(cx).is_ready() && !sabotage::on(Sabotage::NoDeadline) {
                 return Poll::Ready(Refusal::deadline());
             }
         }

@@ -91,10 +91,23 @@ impl CallerCertificates {
     }
 }
 
+/// A connection as it arrives: that of a socket, or of the simulated network where there is one.
+#[cfg(not(feature = "simulation"))]
+pub(crate) type Plain = TcpStream;
+#[cfg(feature = "simulation")]
+pub(crate) type Plain = tokio_util::either::Either<TcpStream, tokio::io::DuplexStream>;
+
+/// The connection of a socket.
+pub(crate) fn plain(stream: TcpStream) -> Plain {
+    #[cfg(feature = "simulation")]
+    let stream = Plain::Left(stream);
+    stream
+}
+
 /// A connection, encrypted or not.
 pub(crate) enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Plain),
+    Tls(Box<TlsStream<Plain>>),
 }
 
 /// The handshakes of one thread take turns with everything else on it: whatever is ready runs between the work of two of them.
@@ -120,7 +133,7 @@ impl Turns {
 }
 
 /// Answers the handshake of a client; returns what it has shown as well.
-pub(crate) async fn accept(stream: TcpStream, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates)> {
+pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates)> {
     // Nothing is computed for a client that has not said what it wants.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let config = tls.server.borrow().clone();
@@ -135,7 +148,7 @@ pub(crate) async fn accept(stream: TcpStream, tls: &Tls, turns: &Turns) -> io::R
 }
 
 /// Shakes hands with the leader on a node.
-pub(crate) async fn connect(stream: TcpStream, tls: &Tls, node_id: &str) -> io::Result<Io> {
+pub(crate) async fn connect(stream: Plain, tls: &Tls, node_id: &str) -> io::Result<Io> {
     let config = tls.to_leader.config(node_id).map_err(io::Error::other)?;
     // The configuration knows whom it wants; a name is only asked for because one must be given.
     let name = ServerName::try_from(node_id.to_owned())

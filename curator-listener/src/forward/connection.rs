@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::pool::Pool;
 use crate::config::ListenerConfig;
 use crate::heard::Heard;
-use crate::tls::{self, Io};
+use crate::tls::{self, Io, Plain};
 
 /// A connection that calls can be sent on.
 pub(crate) struct Connection {
@@ -127,9 +127,7 @@ pub(crate) async fn connect(
     let limit = config.connect_timeout;
     let authority = Authority::try_from(address).map_err(|_| ConnectError::Address)?;
     let opening = async {
-        let stream = TcpStream::connect(address).await?;
-        // Without it, small messages wait for the acknowledgement of the one before.
-        stream.set_nodelay(true)?;
+        let stream = dial(address, config).await?;
         let heard = Arc::new(AtomicUsize::new(0));
         let io = match &config.tls {
             Some(tls) => tls::connect(stream, tls, node_id).await?,
@@ -183,6 +181,19 @@ pub(crate) async fn connect(
         closed
     };
     Ok((connection, driving))
+}
+
+#[cfg_attr(not(feature = "simulation"), allow(unused_variables))]
+async fn dial(address: &str, config: &ListenerConfig) -> io::Result<Plain> {
+    #[cfg(feature = "simulation")]
+    if let Some(host) = &config.simulated {
+        let address = address.parse().map_err(io::Error::other)?;
+        return Ok(Plain::Right(host.connect(address).await?));
+    }
+    let stream = TcpStream::connect(address).await?;
+    // Without it, small messages wait for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
+    Ok(tls::plain(stream))
 }
 
 /// Completes when the other side has not answered a ping in time. Whatever it sends counts as a sign of life.

@@ -205,8 +205,7 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
                         ready.why.clone_from(&why);
                     });
                     // Jitter, so that not all followers knock at the same moment.
-                    let jitter = rand::rng().random_range(0.5..1.0);
-                    sleep(pause.mul_f64(jitter)).await;
+                    sleep(pause.mul_f64(jitter(&config))).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
@@ -234,6 +233,15 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
             }
         }
     }
+}
+
+#[cfg_attr(not(feature = "simulation"), allow(unused_variables))]
+fn jitter(config: &ListenerConfig) -> f64 {
+    #[cfg(feature = "simulation")]
+    if let Some(host) = &config.simulated {
+        return host.jitter();
+    }
+    rand::rng().random_range(0.5..1.0)
 }
 
 /// Tries the leader's addresses in their order. What went wrong is for callers to read; more of it is in the log, once for each

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +11,7 @@ use tracing::warn;
 
 use super::seats::Seats;
 use super::shard::Accepted;
+use super::sockets::Arrivals;
 
 /// How long to wait when the system has nothing left to accept a connection with.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// Accepts connections and gives them to the shards in turn, until cancelled or a shard is gone.
 pub(crate) async fn accept(
-    socket: TcpListener,
+    mut socket: Arrivals,
     seats: Arc<Seats>,
     shards: Vec<mpsc::Sender<Accepted>>,
     stopping: CancellationToken,
@@ -42,7 +42,7 @@ pub(crate) async fn accept(
                         continue;
                     }
                 };
-                let (Ok(stream), Some(shard)) = (stream.into_std(), turn.next()) else {
+                let Some(shard) = turn.next() else {
                     continue;
                 };
                 tokio::select! {

@@ -15,7 +15,6 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +26,8 @@ use crate::call::Dispatcher;
 use crate::config::ListenerConfig;
 use crate::heard::{Heard, Listening};
 use crate::tls::{self, Io, Turns};
+
+use super::sockets::Arrived;
 
 /// The client connection preface, RFC 9113, section 3.4.
 const PREFACE: usize = 24;
@@ -81,9 +82,8 @@ impl Drop for OpenCall {
 }
 
 /// Serves a connection until it ends, or must make room for another. Cut when dropped.
-pub(crate) async fn serve(stream: std::net::TcpStream, seat: Seat, shared: &Arc<Shared>, shard: usize, turns: &Turns) {
-    // Without it, small messages wait for the acknowledgement of the one before.
-    let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, shard: usize, turns: &Turns) {
+    let stream = match stream.open() {
         Ok(stream) => stream,
         Err(error) => {
             debug!(%error, "connection gone before it was served");

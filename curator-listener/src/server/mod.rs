@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -37,6 +36,7 @@ use accept::accept;
 use connection::Shared;
 use seats::Seats;
 use shard::Shard;
+use sockets::Arrivals;
 
 /// What has been cut is gone within this, unless a service blocks its thread.
 const LAST: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv
 
 /// Sockets that are open, and not served yet.
 pub struct Listener {
-    sockets: Vec<TcpListener>,
+    sockets: Vec<Arrivals>,
     addresses: Vec<SocketAddr>,
     config: Arc<ListenerConfig>,
     targets: watch::Sender<Arc<Target>>,
@@ -103,8 +103,13 @@ impl Listener {
         for address in addresses {
             let failed = |source| ListenError::Bind { address, source };
             let socket = sockets::listen(address).map_err(failed)?;
-            bound.push(socket.local_addr().map_err(failed)?);
+            bound.push(socket.address().map_err(failed)?);
             opened.push(socket);
+        }
+        #[cfg(feature = "simulation")]
+        if let Some(host) = &config.simulated {
+            bound = vec![host.address()];
+            opened = vec![Arrivals::Simulated(host.listen(), host.address())];
         }
         if opened.is_empty() {
             return Err(ListenError::Nowhere);

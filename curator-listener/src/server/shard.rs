@@ -4,7 +4,6 @@
 //! system call, and costs as much as all the rest of the call.
 
 use std::io;
-use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
@@ -16,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Shared, serve};
 use super::seats::Seat;
+use super::sockets::Arrived;
 use crate::tls::Turns;
 
 /// Connections that may wait for a thread to take them.
 const QUEUE: usize = 64;
 
 /// A connection on its way to a shard, and its place among those that may be open.
-pub(crate) type Accepted = (TcpStream, Seat);
+pub(crate) type Accepted = (Arrived, Seat);
 
 /// Where the connections of one shard are served.
 pub(crate) struct Shard {

@@ -1,16 +1,73 @@
-//! Opening sockets.
+//! Opening sockets, and what arrives on them.
 
 use std::io;
 use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::tls::Plain;
 
 /// As many connections may wait to be accepted.
 const BACKLOG: i32 = 1_024;
 
+/// Where connections arrive.
+pub(crate) enum Arrivals {
+    Socket(TcpListener),
+    #[cfg(feature = "simulation")]
+    Simulated(tokio::sync::mpsc::UnboundedReceiver<crate::simulated::Arriving>, SocketAddr),
+}
+
+/// A connection that has arrived, on its way to the runtime that serves it.
+pub(crate) enum Arrived {
+    Stream(std::net::TcpStream),
+    #[cfg(feature = "simulation")]
+    Simulated(tokio::io::DuplexStream),
+}
+
+impl Arrivals {
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Socket(socket) => socket.local_addr(),
+            #[cfg(feature = "simulation")]
+            Self::Simulated(_, address) => Ok(*address),
+        }
+    }
+
+    /// The next connection. Cancellation safe.
+    pub(crate) async fn accept(&mut self) -> io::Result<(Arrived, SocketAddr)> {
+        match self {
+            Self::Socket(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok((Arrived::Stream(stream.into_std()?), peer))
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(arriving, _) => match arriving.recv().await {
+                Some((stream, peer)) => Ok((Arrived::Simulated(stream), peer)),
+                // Another one has taken its place.
+                None => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl Arrived {
+    /// The connection, on this runtime.
+    pub(crate) fn open(self) -> io::Result<Plain> {
+        match self {
+            Self::Stream(stream) => {
+                // Without it, small messages wait for the acknowledgement of the one before.
+                stream.set_nodelay(true)?;
+                Ok(crate::tls::plain(TcpStream::from_std(stream)?))
+            }
+            #[cfg(feature = "simulation")]
+            Self::Simulated(stream) => Ok(Plain::Right(stream)),
+        }
+    }
+}
+
 /// Listens on an address; on `[::]` for IPv4 as well.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<Arrivals> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Whatever the system's default is.
@@ -21,13 +78,11 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(Arrivals::Socket(TcpListener::from_std(socket.into())?))
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
-
     use super::*;
 
     #[tokio::test]
@@ -40,7 +95,7 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        let port = listener.local_addr().expect("bound").port();
+        let port = listener.address().expect("bound").port();
         for address in ["127.0.0.1", "[::1]"] {
             let address: SocketAddr = format!("{address}:{port}").parse().expect("an address");
             TcpStream::connect(address)

@@ -96,13 +96,31 @@ enum At {
     /// At an instance that a client called: held, until it knows who leads.
     Instance(u8),
     /// Forwarded, on its way.
-    Forwarded { from: u8, to: u8, expected: Term },
+    Forwarded {
+        from: u8,
+        to: u8,
+        expected: Term,
+    },
     /// At a leader, which has not asked the store yet.
-    Serving { leader: u8, term: Term, from: u8 },
+    Serving {
+        leader: u8,
+        term: Term,
+        from: u8,
+    },
     /// Its transaction is on its way to the store.
-    Sent { leader: u8, term: Term, from: u8, view: u8 },
+    Sent {
+        leader: u8,
+        term: Term,
+        from: u8,
+        view: u8,
+    },
     /// The store's answer is on its way.
-    Answered { leader: u8, term: Term, from: u8, answer: Answer },
+    Answered {
+        leader: u8,
+        term: Term,
+        from: u8,
+        answer: Answer,
+    },
     Ended,
 }
 
@@ -129,10 +147,16 @@ enum Action {
     LookForVictory(u8),
     Observe(u8),
     DeadlinePasses(u8),
-    EndRound { candidate: u8, revoke: bool },
+    EndRound {
+        candidate: u8,
+        revoke: bool,
+    },
     LeaseEnds(Term),
     ReadView(u8),
-    Begin { call: usize, instance: u8 },
+    Begin {
+        call: usize,
+        instance: u8,
+    },
     Dispatch(usize),
     Receive(usize),
     Send(usize),
@@ -269,13 +293,19 @@ impl Model for Election {
                 Candidate::Out => {}
                 Candidate::Queued { .. } => {
                     actions.extend([Action::LookForVictory(number), Action::Observe(number)]);
-                    actions.extend([true, false].map(|revoke| Action::EndRound { candidate: number, revoke }));
+                    actions.extend([true, false].map(|revoke| Action::EndRound {
+                        candidate: number,
+                        revoke,
+                    }));
                 }
                 Candidate::Leads { valid, view, .. } => {
                     if valid {
                         actions.push(Action::DeadlinePasses(number));
                     } else {
-                        actions.extend([true, false].map(|revoke| Action::EndRound { candidate: number, revoke }));
+                        actions.extend([true, false].map(|revoke| Action::EndRound {
+                            candidate: number,
+                            revoke,
+                        }));
                     }
                     if valid && view.is_none() {
                         actions.push(Action::ReadView(number));
@@ -293,10 +323,11 @@ impl Model for Election {
         }
         for (number, call) in state.calls.iter().enumerate() {
             match call.at {
-                At::NotBegun => actions.extend((0..).zip(&state.candidates).map(|(instance, _)| Action::Begin {
-                    call: number,
-                    instance,
-                })),
+                At::NotBegun => actions.extend(
+                    (0..)
+                        .zip(&state.candidates)
+                        .map(|(instance, _)| Action::Begin { call: number, instance }),
+                ),
                 At::Instance(_) => actions.push(Action::Dispatch(number)),
                 At::Forwarded { .. } => actions.push(Action::Receive(number)),
                 At::Serving { .. } => actions.push(Action::Send(number)),
@@ -542,15 +573,24 @@ impl Model for Election {
             Property::sometimes("somebody leads in the last term", |model: &Self, state: &State| {
                 valid_terms(state).any(|term| term == model.rounds)
             }),
-            Property::sometimes("all calls are carried out, one of them forwarded", |_, state: &State| {
-                let done = state.calls.iter().all(|call| call.at == At::Ended);
-                let written = state.calls.iter().filter(|call| call.kind == Kind::Write).all(|call| call.runs == 1);
-                done && written && state.calls.iter().any(|call| call.hops == 1)
-            }),
+            Property::sometimes(
+                "all calls are carried out, one of them forwarded",
+                |_, state: &State| {
+                    let done = state.calls.iter().all(|call| call.at == At::Ended);
+                    let written = state
+                        .calls
+                        .iter()
+                        .filter(|call| call.kind == Kind::Write)
+                        .all(|call| call.runs == 1);
+                    done && written && state.calls.iter().any(|call| call.hops == 1)
+                },
+            ),
         ];
         if !self.early_ends {
             properties.extend([
-                Property::always("at most one term is valid", |_, state: &State| valid_terms(state).count() <= 1),
+                Property::always("at most one term is valid", |_, state: &State| {
+                    valid_terms(state).count() <= 1
+                }),
                 Property::always("a valid term has its lock key", |_, state: &State| {
                     valid_terms(state).all(|term| state.store.holds(term))
                 }),
@@ -616,11 +656,7 @@ fn writes_of_two_calls_are_in_order() {
 fn each_safeguard_is_needed() {
     let lasting = || Election::new(2, &[Kind::Read], false);
     let ending = |calls: &[Kind]| Election::new(2, calls, true);
-    needs(
-        lasting(),
-        Without::RecheckOfOwnKey,
-        "a valid term has its lock key",
-    );
+    needs(lasting(), Without::RecheckOfOwnKey, "a valid term has its lock key");
     needs(
         ending(&[Kind::Write, Kind::Write]).without(Without::Conditions),
         Without::Conditions,

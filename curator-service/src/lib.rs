@@ -46,6 +46,8 @@ pub mod measure;
 mod observe;
 mod service;
 mod shutdown;
+#[cfg(all(feature = "simulation", debug_assertions))]
+pub mod simulation;
 mod state;
 mod supervise;
 mod transfer;

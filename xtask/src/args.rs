@@ -81,6 +81,21 @@ impl Args {
         }
     }
 
+    /// Takes `--flag`, which has no value; says whether it was given.
+    ///
+    /// # Errors
+    /// When it was given twice.
+    pub fn switch(&mut self, flag: &'static str) -> Result<bool> {
+        self.known.push(flag);
+        let before = self.rest.len();
+        self.rest.retain(|word| word != flag);
+        match before - self.rest.len() {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Error::usage(format!("`{flag}` was given twice to `{}`", self.command))),
+        }
+    }
+
     /// What is left, which may be at most `most` plain words. Call it last.
     ///
     /// # Errors
@@ -141,6 +156,15 @@ mod tests {
         assert_eq!(a.duration("--ttl").unwrap(), Some(Duration::from_secs(5)));
         assert_eq!(a.value("--etcd").unwrap().as_deref(), Some("3.5"));
         assert_eq!(a.finish(1).unwrap(), ["word"]);
+    }
+
+    #[test]
+    fn a_switch_is_there_or_not() {
+        let mut a = args(&["--all", "word"]);
+        assert!(a.switch("--all").unwrap());
+        assert!(!a.switch("--none").unwrap());
+        assert_eq!(a.finish(1).unwrap(), ["word"]);
+        assert!(args(&["--all", "--all"]).switch("--all").unwrap_err().is_usage());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::args::Args;
-use crate::commands::{bench, ci, integration, setup, test, up};
+use crate::commands::{bench, ci, integration, setup, sim, test, up};
 use crate::error::{Error, Result};
 use crate::step;
 
@@ -27,6 +27,7 @@ pub const COMMANDS: &[Command] = &[
     setup::COMMAND,
     up::COMMAND,
     test::COMMAND,
+    sim::COMMAND,
     integration::COMMAND,
     bench::COMMAND,
     ci::COMMAND,

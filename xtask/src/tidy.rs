@@ -22,6 +22,7 @@ pub fn check() -> Result<()> {
         wrong.extend(check_file(&path, &text));
     }
     wrong.extend(check_listener_tree()?);
+    wrong.extend(check_features()?);
     if wrong.is_empty() {
         return Ok(());
     }
@@ -117,6 +118,37 @@ fn intruders(tree: &str) -> Vec<&'static str> {
         .collect()
 }
 
+/// No program that is built for use has deliberate bugs in it, or anything else that is for tests alone.
+fn check_features() -> Result<Vec<String>> {
+    let tree = quiet(
+        "list the features of curator-service",
+        cargo(&[
+            "tree",
+            "--package",
+            "curator-service",
+            "--edges",
+            "normal,features",
+            "--prefix",
+            "none",
+        ]),
+    )?;
+    Ok(test_features(&tree)
+        .into_iter()
+        .map(|feature| format!("curator is built with {feature}, which is for tests alone"))
+        .collect())
+}
+
+fn test_features(tree: &str) -> Vec<&str> {
+    let of_ours = tree.lines().filter(|line| line.starts_with("curator-"));
+    of_ours
+        .filter(|line| {
+            ["sabotage", "simulation", "testing", "mock", "test-identity", "measure"]
+                .iter()
+                .any(|feature| line.contains(&format!("feature \"{feature}\"")))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +169,14 @@ mod tests {
             assert!(wrong[0].starts_with("README.md:2 "), "{wrong:?}");
             assert_eq!(check_file("Cargo.lock", &word), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn features_for_tests_are_told_from_the_others() {
+        let good = "curator-service v0.1.0\ncurator-election feature \"etcd\"\ntokio feature \"testing\"\n";
+        assert_eq!(test_features(good), Vec::<&str>::new());
+        let bad = "curator-election feature \"sabotage\"\n";
+        assert_eq!(test_features(bad), ["curator-election feature \"sabotage\""]);
     }
 
     #[test]

@@ -15,7 +15,10 @@ const BACKLOG: i32 = 1_024;
 pub(crate) enum Arrivals {
     Socket(TcpListener),
     #[cfg(feature = "simulation")]
-    Simulated(tokio::sync::mpsc::UnboundedReceiver<crate::simulated::Arriving>, SocketAddr),
+    Simulated(
+        tokio::sync::mpsc::UnboundedReceiver<crate::simulated::Arriving>,
+        SocketAddr,
+    ),
 }
 
 /// A connection that has arrived, on its way to the runtime that serves it.

@@ -4,5 +4,6 @@ pub mod bench;
 pub mod ci;
 pub mod integration;
 pub mod setup;
+pub mod sim;
 pub mod test;
 pub mod up;

@@ -1,0 +1,42 @@
+//! All deliberate bugs, of the election and state and of the listener.
+
+use curator_election::sabotage as election;
+use curator_listener::sabotage as listener;
+
+/// A deliberate bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Of the election, the fenced store or the state.
+    Election(election::Sabotage),
+    /// Of the listener.
+    Listener(listener::Sabotage),
+}
+
+impl Bug {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let of_listener = listener::Sabotage::ALL.into_iter().map(Self::Listener);
+        election::Sabotage::ALL
+            .into_iter()
+            .map(Self::Election)
+            .chain(of_listener)
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Election(bug) => format!("{bug:?}"),
+            Self::Listener(bug) => format!("{bug:?}"),
+        }
+    }
+
+    /// Switches it on for this thread, or all of them off, for as long as the returned value lives.
+    pub(super) fn switch_on(bug: Option<Self>) -> (election::On, listener::On) {
+        match bug {
+            None => (election::switch_on(None), listener::switch_on(None)),
+            Some(Self::Election(bug)) => (election::switch_on(Some(bug)), listener::switch_on(None)),
+            Some(Self::Listener(bug)) => (election::switch_on(None), listener::switch_on(Some(bug))),
+        }
+    }
+}

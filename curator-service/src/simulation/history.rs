@@ -1,0 +1,215 @@
+//! What clients did to registers, and whether that can have been: linearizable, each call once, nothing lost.
+//!
+//! The store tells in which order a register was written, and each written value names the call that wrote it. So there is
+//! one order to check instead of one to search for: a history is linearizable if no call was answered with, or wrote, less than
+//! what calls that had ended before it began have seen or written. Pure; no I/O.
+
+use std::collections::BTreeMap;
+
+/// Names a call.
+pub(super) type CallId = u64;
+
+/// A value of a register, in the order in which the store took them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) by: CallId,
+    /// For a call that adds to what was there: one more than that had.
+    pub(super) count: u64,
+    pub(super) adds: bool,
+}
+
+/// What a call was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A read: the call that wrote what it found.
+    Read(Option<CallId>),
+    /// A write that was made.
+    Wrote,
+    /// It is not known whether it ran.
+    Unknown,
+}
+
+/// A call of a register.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) register: usize,
+    pub(super) writes: bool,
+    /// Its place among all beginnings and ends of calls.
+    pub(super) begun: u64,
+    /// The end of its place, and the answer; none while it is under way, or if its caller went away.
+    pub(super) ended: Option<(u64, Answer)>,
+}
+
+/// What cannot be: which rule is broken, and how.
+pub(super) type Broken = (&'static str, String);
+
+/// Checks all registers.
+pub(super) fn check(calls: &BTreeMap<CallId, Call>, registers: &[Vec<Version>]) -> Result<(), Broken> {
+    for (register, versions) in registers.iter().enumerate() {
+        let of_it = calls
+            .iter()
+            .filter(|(_, call)| call.register == register)
+            .map(|(id, call)| (*id, *call));
+        check_register(register, &of_it.collect::<Vec<_>>(), versions)?;
+    }
+    Ok(())
+}
+
+fn check_register(register: usize, calls: &[(CallId, Call)], versions: &[Version]) -> Result<(), Broken> {
+    let mut places = BTreeMap::new();
+    let mut before = 0;
+    for (place, version) in versions.iter().enumerate() {
+        let by = version.by;
+        if places.insert(by, place + 1).is_some() {
+            return Err((
+                "a call runs at most once",
+                format!("call {by} wrote register {register} twice"),
+            ));
+        }
+        if version.adds && version.count != before + 1 {
+            let what = format!(
+                "call {by} made {} of {before} in register {register}: it decided on something older",
+                version.count
+            );
+            return Err(("what was decided on is so", what));
+        }
+        before = version.count;
+    }
+    // Beginnings and ends in their order; at an equal place there is only one.
+    let mut moments = Vec::new();
+    for (id, call) in calls {
+        let place = match call.ended {
+            Some((_, Answer::Read(None))) => Some(0),
+            Some((_, Answer::Read(Some(by)))) => match places.get(&by) {
+                Some(place) => Some(*place),
+                None => {
+                    let what = format!("call {id} read what call {by} wrote, which is not in register {register}");
+                    return Err(("what is read was written", what));
+                }
+            },
+            _ => places.get(id).copied(),
+        };
+        if matches!(call.ended, Some((_, Answer::Wrote))) && place.is_none() {
+            let what = format!("the write of call {id} to register {register} was acknowledged and is not there");
+            return Err(("what is acknowledged is kept", what));
+        }
+        let Some(place) = place else { continue };
+        moments.push((call.begun, *id, place, true));
+        if let Some((ended, Answer::Read(_) | Answer::Wrote)) = call.ended {
+            moments.push((ended, *id, place, false));
+        }
+    }
+    moments.sort_unstable();
+    let writes: BTreeMap<CallId, bool> = calls.iter().map(|(id, call)| (*id, call.writes)).collect();
+    // The newest that an ended call has seen, and which call that was.
+    let mut newest = (0, 0);
+    for (_, id, place, begins) in moments {
+        if !begins {
+            newest = newest.max((place, id));
+            continue;
+        }
+        let must = newest.0 + usize::from(writes.get(&id).copied().unwrap_or_default());
+        if place < must {
+            let what = format!(
+                "call {id} is at version {place} of register {register}, and call {} had ended with version {} before it began",
+                newest.1, newest.0
+            );
+            return Err(("reads and writes are linearizable", what));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn versions(by: &[CallId]) -> Vec<Version> {
+        let version = |by: &CallId| Version {
+            by: *by,
+            count: 0,
+            adds: false,
+        };
+        by.iter().map(version).collect()
+    }
+
+    fn write(begun: u64, ended: Option<u64>) -> Call {
+        Call {
+            register: 0,
+            writes: true,
+            begun,
+            ended: ended.map(|at| (at, Answer::Wrote)),
+        }
+    }
+
+    fn read(begun: u64, ended: u64, found: Option<CallId>) -> Call {
+        Call {
+            register: 0,
+            writes: false,
+            begun,
+            ended: Some((ended, Answer::Read(found))),
+        }
+    }
+
+    fn rule(calls: &[Call], versions: Vec<Version>) -> Option<&'static str> {
+        let calls = (1..).zip(calls.iter().copied()).collect();
+        check(&calls, &[versions]).err().map(|(rule, _)| rule)
+    }
+
+    const LINEARIZABLE: Option<&str> = Some("reads and writes are linearizable");
+
+    #[test]
+    fn what_can_have_been_passes() {
+        // One after the other.
+        assert_eq!(rule(&[write(1, Some(2)), read(3, 4, Some(1))], versions(&[1])), None);
+        // At the same time: either order.
+        assert_eq!(rule(&[write(1, Some(4)), read(2, 3, Some(1))], versions(&[1])), None);
+        assert_eq!(rule(&[write(1, Some(4)), read(2, 3, None)], versions(&[1])), None);
+        // A write whose answer was lost shows late, or never.
+        let late = [write(1, None), read(2, 3, None), read(4, 5, Some(1))];
+        assert_eq!(rule(&late, versions(&[1])), None);
+        assert_eq!(rule(&[write(1, None), read(2, 3, None)], versions(&[])), None);
+        // Writes that overlap may take place in either order.
+        assert_eq!(rule(&[write(1, Some(4)), write(2, Some(3))], versions(&[2, 1])), None);
+    }
+
+    #[test]
+    fn what_cannot_have_been_is_found() {
+        // A stale read; one that goes back behind another; a write behind one that had ended.
+        assert_eq!(
+            rule(&[write(1, Some(2)), read(3, 4, None)], versions(&[1])),
+            LINEARIZABLE
+        );
+        let back = [write(1, None), read(2, 3, Some(1)), read(4, 5, None)];
+        assert_eq!(rule(&back, versions(&[1])), LINEARIZABLE);
+        assert_eq!(
+            rule(&[write(1, Some(2)), write(3, Some(4))], versions(&[2, 1])),
+            LINEARIZABLE
+        );
+        // Read before it was written.
+        assert_eq!(
+            rule(&[write(3, Some(4)), read(1, 2, Some(1))], versions(&[1])),
+            LINEARIZABLE
+        );
+        assert_eq!(
+            rule(&[write(1, Some(2))], versions(&[])),
+            Some("what is acknowledged is kept")
+        );
+        assert_eq!(
+            rule(&[write(1, Some(2))], versions(&[1, 1])),
+            Some("a call runs at most once")
+        );
+        assert_eq!(
+            rule(&[read(1, 2, Some(9))], versions(&[])),
+            Some("what is read was written")
+        );
+        let mut lost = versions(&[1, 2]);
+        for version in &mut lost {
+            (version.count, version.adds) = (1, true);
+        }
+        assert_eq!(
+            rule(&[write(1, None), write(2, None)], lost),
+            Some("what was decided on is so")
+        );
+    }
+}

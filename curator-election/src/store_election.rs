@@ -258,6 +258,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
         let observer = Observer {
             store: self.store.clone(),
             keys: self.all_keys(),
+            wanted: self.all_keys(),
             refresh: self.refresh,
             pauses: self.pauses(),
             watch: None,
@@ -295,6 +296,8 @@ async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(
 struct Observer<S: ?Sized> {
     store: Arc<S>,
     keys: Keys,
+    /// What to watch: the leader's key, or all keys while there is none.
+    wanted: Keys,
     refresh: Duration,
     pauses: Backoff,
     watch: Option<Watched>,
@@ -310,6 +313,7 @@ struct Watched {
 impl<S: Store + ?Sized> Observer<S> {
     async fn next(&mut self) -> Observation {
         if self.started {
+            self.aim_watch().await;
             self.wait_for_news().await;
         }
         loop {
@@ -320,7 +324,11 @@ impl<S: Store + ?Sized> Observer<S> {
                     self.started = true;
                     self.newest = read.revision;
                     let leader = read.kvs.into_iter().next().map(candidate);
-                    self.aim_watch(leader.as_ref(), read.revision).await;
+                    // The watch is set up after the news are told: they must not grow old meanwhile.
+                    self.wanted = match &leader {
+                        Some(leader) => Keys::One(leader.key.clone()),
+                        None => self.keys.clone(),
+                    };
                     return Observation {
                         revision: read.revision,
                         leader,
@@ -339,13 +347,13 @@ impl<S: Store + ?Sized> Observer<S> {
         }
     }
 
-    /// Watches the leader's key, or all keys while there is none.
-    async fn aim_watch(&mut self, leader: Option<&Candidate>, at: Revision) {
-        let keys = leader.map_or_else(|| self.keys.clone(), |leader| Keys::One(leader.key.clone()));
+    /// Watches what is wanted from what was last read on.
+    async fn aim_watch(&mut self) {
+        let keys = self.wanted.clone();
         if self.watch.as_ref().is_some_and(|watched| watched.keys == keys) {
             return;
         }
-        match self.store.watch(keys.clone(), at.next()).await {
+        match self.store.watch(keys.clone(), self.newest.next()).await {
             Ok(changes) => self.watch = Some(Watched { keys, changes }),
             Err(error) => {
                 // Without a watch the next look is only as far away as the pause.

@@ -294,3 +294,46 @@ async fn namespaces_do_not_see_each_other() {
         assert_eq!(election.candidates().await.unwrap().len(), 1);
     }
 }
+
+/// A store that answers everything but never sets up a watch.
+#[derive(Debug)]
+struct NoWatches(MemoryClient);
+
+#[async_trait]
+impl Store for NoWatches {
+    async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        self.0.txn(txn).await
+    }
+
+    async fn range(&self, range: Range) -> Result<crate::store::RangeResult, StoreError> {
+        self.0.range(range).await
+    }
+
+    async fn watch(&self, _: Keys, _: Revision) -> Result<WatchStream, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.0.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
+        self.0.keep_alive(lease, attempt).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+}
+
+/// News would grow old meanwhile, and nobody could tell by how much.
+#[tokio::test(start_paused = true)]
+async fn news_do_not_wait_for_the_watch_that_follows_them() {
+    let cluster = MemoryCluster::new(1);
+    let (_first, won) = queue(&election(&cluster, 0), "first").await;
+    soon(won).await.unwrap().unwrap();
+    let observer = StoreElection::new(Arc::new(NoWatches(cluster.client(1))), "/leader", TTL / 3);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(leader_of(&mut observer.observe()).await.as_deref(), Some(&b"first"[..]));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}

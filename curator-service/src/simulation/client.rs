@@ -156,7 +156,7 @@ impl Client {
             let count = self.nodes.borrow().len();
             // Whoever leads, if only the leader answers; else anybody.
             let stay = match self.access {
-                Access::State => 0.8,
+                Access::State => 0.7,
                 Access::Listeners { .. } => 0.3,
             };
             let node = match self.rng.random_bool(stay) {

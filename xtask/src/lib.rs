@@ -26,6 +26,7 @@ pub mod commands;
 pub mod error;
 pub mod harness;
 pub mod history;
+pub mod picture;
 pub mod signals;
 pub mod step;
 pub mod tidy;

@@ -106,6 +106,15 @@ pub const ECHO_LOAD: Program = Program {
     feature: None,
 };
 
+/// The calls whose history is checked.
+pub const CHAOS_LOAD: Program = Program {
+    package: "curator-service",
+    kind: "--example",
+    name: "chaos-load",
+    release: false,
+    feature: None,
+};
+
 /// The measuring of the leader's state.
 pub const STATE_LOAD: Program = Program {
     package: "curator-service",

@@ -1,6 +1,7 @@
 //! The commands of `cargo xtask`, one in each file.
 
 pub mod bench;
+pub mod chaos;
 pub mod ci;
 pub mod integration;
 pub mod setup;

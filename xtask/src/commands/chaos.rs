@@ -1,0 +1,435 @@
+//! `cargo xtask chaos`: real processes and real etcd under faults from a seed, and callers whose history is checked.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::error::{Context, Error, Result};
+use crate::harness::process::{Capture, Process, ProcessSpec};
+use crate::harness::{Deadline, EtcdBinaries, Mark, Role, Scratch, wait_until};
+use crate::picture::{self, Instance, Life, Member, Ms, Record, Span, Stand};
+use crate::signals;
+use crate::step;
+use crate::tools::etcd::{Found, Want, select};
+use crate::workspace::{CHAOS_LOAD, CURATOR, EMBED, build, shown};
+
+use calls::{Findings, Told, by_second, judge};
+use cast::{Cast, Programs, TTL};
+use schedule::{Fault, Step, schedule};
+
+mod calls;
+mod cast;
+mod schedule;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "chaos",
+    summary: "breaks a real cluster at random, and checks what callers saw of it",
+    help: "Usage: cargo xtask chaos [--seed N] [--minutes M] [--etcd 3.4|3.5]
+
+Starts three etcd members and three instances on loopback, with a proxy between any two that speak with each other, and
+callers that read and write registers and node records through every instance. Then come faults, as the seed has them:
+processes are killed, stopped in their tracks, asked to end and started again; connections are silent, one-way, slow or
+reset; etcd loses its quorum, or forgets the past; everything is restarted. In the end all is healed, calls must be
+answered again, and everything is read once more.
+
+What the callers saw must be what one honest service can have answered: each register is linearizable, no
+acknowledged write is lost, no call runs twice, and none is answered by a term that has ended. A picture of the run is
+written to target/pictures. What fails says its seed, the rule, and the calls that show it; its logs are kept.
+
+  --seed N      the same seed brings the same faults; by default another each time
+  --minutes M   how long there are faults (default 1)
+  --etcd WHICH  the version of etcd; by default the first at hand",
+    run,
+};
+
+/// Calls are answered through every instance within this after everything is healed.
+const PROGRESS: Duration = Duration::from_secs(60);
+/// How long the load may take until it is ready, and until it has read everything once more.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at what is to be done.
+const TICK: Duration = Duration::from_millis(10);
+/// How far the arrival of one process's line may lag behind that of another's.
+const JITTER: Duration = Duration::from_millis(500);
+
+fn run(mut args: Args) -> Result<()> {
+    let seed = match args.value("--seed")? {
+        Some(text) => text
+            .parse()
+            .map_err(|_| Error::usage(format!("`--seed {text}` is no number")))?,
+        None => clock() % 1_000_000,
+    };
+    let minutes = args.count("--minutes")?.unwrap_or(1);
+    let want = Want::read(args.value("--etcd")?.as_deref())?;
+    args.finish(0)?;
+    if want == Want::All {
+        return Err(Error::usage("chaos runs one etcd: give `--etcd 3.4` or `--etcd 3.5`"));
+    }
+    run_chaos(&want, seed, Duration::from_secs(60) * minutes)
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a rule is broken, nothing is answered any more, or we are told to stop.
+pub fn run_chaos(want: &Want, seed: u64, length: Duration) -> Result<()> {
+    signals::install()?;
+    let Some(Found { binaries, .. }) = select(want)?.into_iter().next() else {
+        return Ok(());
+    };
+    let programs = Programs {
+        curator: build(CURATOR)?,
+        embed: build(EMBED)?,
+        load: build(CHAOS_LOAD)?,
+    };
+    let name = format!(
+        "chaos, seed {seed}, {} s, etcd {}",
+        length.as_secs(),
+        binaries.version()
+    );
+    step::timed(&name, || {
+        let scratch = Scratch::new("chaos")?;
+        let outcome = play(&binaries, &programs, &scratch, seed, length);
+        if outcome.is_err() && signals::received().is_none() {
+            scratch.keep();
+        }
+        outcome.context(|| {
+            format!(
+                "chaos failed; again: cargo xtask chaos --seed {seed} --minutes {} --etcd {}",
+                length.as_secs() / 60,
+                binaries.series()
+            )
+        })
+    })
+}
+
+/// The clock that all processes of this host share, in nanoseconds; the one of [`Instant`] as well.
+fn clock() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// What the load has told so far.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Heard {
+    fn hear(&self, line: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    fn told(&self) -> Vec<Told> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    fn says(&self, word: &str) -> bool {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().rev().take(50).any(|line| line.contains(word))
+    }
+
+    /// Whether a call through that instance was answered that began after then.
+    fn answered_since(&self, via: usize, began: u64) -> bool {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines
+            .iter()
+            .rev()
+            .take(2_000)
+            .filter_map(|line| serde_json::from_str::<Told>(line).ok())
+            .any(|told| told.via == via && told.began > began && told.is_answered())
+    }
+}
+
+fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, seed: u64, length: Duration) -> Result<()> {
+    let mut cast = step::timed("start a cluster", || Cast::start(binaries, programs, scratch))?;
+    let heard = Heard::default();
+    let load = {
+        let addresses: Vec<_> = cast.doors.iter().map(|door| door.address().to_string()).collect();
+        let spec = ProcessSpec::new("load", &programs.load)
+            .args(&addresses)
+            .capture(Capture::Stdout);
+        let heard = heard.clone();
+        Process::start_with(&spec, scratch, move |line| heard.hear(line.text))?
+    };
+    wait_load(&load, "be ready", || heard.says("\"ready\""))?;
+
+    let (begin, origin) = (Instant::now(), clock());
+    let mut done: Vec<Span<String, Instant>> = Vec::new();
+    let faults = inflict(&mut cast, &load, &schedule(seed, length), begin, length, &mut done);
+    let progress = faults.and_then(|()| progress(&cast, &load, &heard));
+    // Whatever has happened: what was seen until then is judged and drawn.
+    let ended = progress.and_then(|()| {
+        load.terminate()?;
+        wait_load(&load, "read everything once more", || heard.says("\"done\""))
+    });
+    let end = Instant::now();
+    if let Some(signal) = signals::received() {
+        return Err(Error::new(format!("stopped by {signal}")));
+    }
+    let told = heard.told();
+    let runs = runs(&cast.record)?;
+    let mut findings = judge(&told, &runs, origin);
+    findings.wrong.extend(led_beside_another(&cast));
+    if let Err(error) = &ended {
+        findings.wrong.push(error.chain());
+    }
+    let whole = end - begin;
+    let record = Record {
+        name: format!("chaos-{seed}"),
+        title: format!("Chaos, seed {seed}"),
+        facts: vec![
+            ("etcd".to_owned(), binaries.version().to_owned()),
+            ("leader TTL".to_owned(), format!("{TTL:?}")),
+            ("objects and rules".to_owned(), findings.summary.join("; ")),
+        ],
+        length: ms(whole),
+        instances: instances(&cast, begin, end),
+        members: members(&cast, begin),
+        faults: done
+            .into_iter()
+            .map(|fault| Span {
+                from: since(begin, fault.from),
+                to: since(begin, fault.to),
+                what: fault.what,
+            })
+            .collect(),
+        seconds: by_second(&told, origin, whole),
+        wrong: Some(findings.wrong.clone()),
+    };
+    let page = picture::write(&record)?;
+    tell(&record, &findings, &page);
+    if findings.wrong.is_empty() {
+        return Ok(());
+    }
+    let history = scratch.path().join("history.jsonl");
+    let lines = heard.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n");
+    fs::write(&history, lines).context(|| format!("cannot write {}", history.display()))?;
+    Err(Error::new(format!(
+        "{}\nthe whole history is {}",
+        findings.wrong.join("\n"),
+        history.display()
+    )))
+}
+
+/// Waits for the load to say something.
+fn wait_load(load: &Process, what: &str, said: impl Fn() -> bool) -> Result<()> {
+    wait_until(format!("the load to {what}"), PATIENCE, || {
+        if said() {
+            return Some(Ok(()));
+        }
+        load.status().map(|status| Err(load.ended_early(status)))
+    })?
+}
+
+/// Does all that is to be done, each at its time, and undoes it.
+fn inflict(
+    cast: &mut Cast,
+    load: &Process,
+    steps: &[Step],
+    begin: Instant,
+    length: Duration,
+    done: &mut Vec<Span<String, Instant>>,
+) -> Result<()> {
+    let mut waiting = steps.iter().peekable();
+    // What is going on: until when, what has to be undone, and where it stands in `done`.
+    let mut running: Vec<(Duration, Fault, usize)> = Vec::new();
+    loop {
+        let now = begin.elapsed();
+        if let Some(signal) = signals::received() {
+            return Err(Error::new(format!("stopped by {signal}")));
+        }
+        if let Some(status) = load.status() {
+            return Err(load.ended_early(status));
+        }
+        cast.tick()?;
+        let (over, still): (Vec<_>, Vec<_>) = running.into_iter().partition(|(until, ..)| *until <= now);
+        running = still;
+        for (_, fault, at) in over {
+            cast.end(fault)
+                .context(|| format!("cannot undo what was done: {fault}"))?;
+            done[at].to = Instant::now();
+        }
+        if let Some(step) = waiting.next_if(|step| step.at <= now) {
+            let from = Instant::now();
+            let fault = cast
+                .begin(step.fault)
+                .context(|| format!("cannot do what was to be done: {}", step.fault))?;
+            step::say(format_args!(
+                "{:>6.1} s  {fault}, for {:.1} s",
+                now.as_secs_f64(),
+                step.lasts.as_secs_f64()
+            ));
+            running.push((step.until(), fault, done.len()));
+            done.push(Span {
+                from,
+                to: from + step.lasts,
+                what: fault.to_string(),
+            });
+            continue;
+        }
+        if now >= length && running.is_empty() {
+            return Ok(());
+        }
+        thread::sleep(TICK);
+    }
+}
+
+/// All is healed: one leads, all follow, and calls are answered through everybody.
+fn progress(cast: &Cast, load: &Process, heard: &Heard) -> Result<()> {
+    let deadline = Deadline::after(PROGRESS);
+    let healed = clock();
+    step::say("        all is healed");
+    cast.agreed(deadline.remaining())?;
+    for via in 0..cast.curators.len() {
+        let what = format!("calls through curator-{} to be answered once all is healed", via + 1);
+        wait_until(what, deadline.remaining(), || {
+            if heard.answered_since(via, healed) {
+                return Some(Ok(()));
+            }
+            load.status().map(|status| Err(load.ended_early(status)))
+        })??;
+    }
+    Ok(())
+}
+
+/// What the leaders say that they ran: a line for each, with the call and the term.
+fn runs(record: &Path) -> Result<Vec<(u64, i64)>> {
+    let text = fs::read_to_string(record).context(|| format!("cannot read {}", record.display()))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| {
+            let (id, term) = line.split_once(' ')?;
+            Some((id.parse().ok()?, term.parse().ok()?))
+        })
+        .collect())
+}
+
+/// No two lead at once, as far as their logs tell.
+fn led_beside_another(cast: &Cast) -> Vec<String> {
+    let terms = cast.terms();
+    let mut wrong = Vec::new();
+    for pair in terms.windows(2) {
+        let ((one, term, _, end), (other, next, begin, _)) = (pair[0], pair[1]);
+        if one != other && end.is_none_or(|end| end > begin + JITTER) {
+            wrong.push(format!(
+                "curator-{} still led in term {term} when curator-{} led in term {next}",
+                one + 1,
+                other + 1
+            ));
+        }
+        if next <= term {
+            wrong.push(format!("term {next} came after term {term}"));
+        }
+    }
+    wrong
+}
+
+fn tell(record: &Record, findings: &Findings, page: &Path) {
+    let answered: u64 = record.seconds.iter().map(|second| u64::from(second.answered)).sum();
+    let failed: u64 = record
+        .seconds
+        .iter()
+        .flat_map(|second| second.failed.values())
+        .map(|count| u64::from(*count))
+        .sum();
+    let longest = record.gaps().iter().map(|gap| gap.to - gap.from).max().unwrap_or(0);
+    step::say(format_args!(
+        "{} faults; {answered} calls answered, {failed} not; the longest time without a leader {longest} ms",
+        record.faults.len()
+    ));
+    for line in &findings.summary {
+        step::say(line);
+    }
+    step::say(format_args!("picture    {}", shown(page)));
+}
+
+fn ms(duration: Duration) -> Ms {
+    Ms::try_from(duration.as_millis()).unwrap_or(Ms::MAX)
+}
+
+fn since(begin: Instant, at: Instant) -> Ms {
+    ms(at.saturating_duration_since(begin))
+}
+
+fn lives(spans: Vec<Span<Life, Instant>>, begin: Instant) -> Vec<Span<Life>> {
+    spans
+        .into_iter()
+        .filter(|span| span.to > begin)
+        .map(|span| Span {
+            from: since(begin, span.from),
+            to: since(begin, span.to),
+            what: span.what,
+        })
+        .collect()
+}
+
+fn members(cast: &Cast, begin: Instant) -> Vec<Member> {
+    (0..)
+        .zip(&cast.members)
+        .map(|(number, member): (usize, _)| Member {
+            name: format!("etcd-{number}"),
+            lives: lives(member.told(), begin),
+        })
+        .collect()
+}
+
+fn instances(cast: &Cast, begin: Instant, end: Instant) -> Vec<Instance> {
+    let names = cast.names();
+    cast.curators
+        .iter()
+        .zip(&cast.instances)
+        .map(|(curator, alive)| {
+            let told = alive.told();
+            let changes = curator.roles_since(Mark::START).into_iter().map(|change| {
+                let stand = match &change.role {
+                    Role::Undetermined => Stand::Undetermined,
+                    Role::Leader { lock_revision, .. } => Stand::Leader { term: *lock_revision },
+                    Role::Follower {
+                        leader, lock_revision, ..
+                    } => Stand::Follower {
+                        leader: names.get(leader).copied(),
+                        term: *lock_revision,
+                    },
+                };
+                (change.at, stand)
+            });
+            // One that was killed is nothing until it says what it is.
+            let ends = told
+                .iter()
+                .filter(|span| span.what == Life::Down)
+                .map(|span| (span.from, Stand::Undetermined));
+            let mut changes: Vec<_> = changes.chain(ends).collect();
+            changes.sort_by_key(|(at, _)| *at);
+            let next = changes
+                .iter()
+                .skip(1)
+                .map(|(at, _)| *at)
+                .chain([end])
+                .collect::<Vec<_>>();
+            let stands = changes
+                .iter()
+                .zip(next)
+                .filter(|(_, to)| *to > begin)
+                .map(|((from, what), to)| Span {
+                    from: since(begin, *from),
+                    to: since(begin, to),
+                    what: *what,
+                })
+                .collect();
+            Instance {
+                name: curator.name().to_owned(),
+                lives: lives(told, begin),
+                stands,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,380 @@
+//! The cluster that faults happen to: etcd, the instances, and a proxy between any two that speak with each other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::schedule::{Fault, HOSTS, Way, Who};
+use crate::error::{Error, Result};
+use crate::harness::process::{Orphan, bound, run};
+use crate::harness::proxy::address_of;
+use crate::harness::{
+    At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, Role, Scratch,
+    TcpProxy, wait_until,
+};
+use crate::picture::{Life, Span};
+
+/// The leader's TTL: the smallest that etcd grants.
+pub(super) const TTL: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(30);
+/// How long an instance may take to hand over and end.
+const GRACE: Duration = Duration::from_secs(20);
+/// How long a member that stutters stands, and how long it then runs.
+const STAND: Duration = Duration::from_millis(120);
+const RUN: Duration = Duration::from_millis(60);
+
+/// The programs that take part.
+pub(super) struct Programs {
+    pub(super) curator: PathBuf,
+    pub(super) embed: PathBuf,
+    pub(super) load: PathBuf,
+}
+
+pub(super) struct Cast {
+    pub(super) curators: Vec<CuratorProcess>,
+    pub(super) etcd: EtcdCluster,
+    /// From each instance to each member.
+    stores: Vec<Vec<TcpProxy>>,
+    /// From the clients to each instance.
+    pub(super) doors: Vec<TcpProxy>,
+    /// What the leaders ran.
+    pub(super) record: PathBuf,
+    /// How the processes lived, for the picture.
+    pub(super) instances: Vec<Lives>,
+    pub(super) members: Vec<Lives>,
+    /// The member that stutters, whether it stands, and since when.
+    stutters: Option<(usize, bool, Instant)>,
+    /// Instances that are down on purpose.
+    down: [bool; HOSTS],
+}
+
+/// When a process was what.
+pub(super) struct Lives {
+    since: Option<(Instant, Life)>,
+    pub(super) past: Vec<Span<Life, Instant>>,
+}
+
+impl Lives {
+    fn begin() -> Self {
+        Self {
+            since: Some((Instant::now(), Life::Up)),
+            past: Vec::new(),
+        }
+    }
+
+    pub(super) fn becomes(&mut self, life: Life) {
+        let now = Instant::now();
+        if let Some((from, before)) = self.since.replace((now, life)) {
+            self.past.push(Span {
+                from,
+                to: now,
+                what: before,
+            });
+        }
+    }
+
+    /// All of it, up to now.
+    pub(super) fn told(&self) -> Vec<Span<Life, Instant>> {
+        let last = self.since.map(|(from, what)| Span {
+            from,
+            to: Instant::now(),
+            what,
+        });
+        self.past.iter().copied().chain(last).collect()
+    }
+}
+
+impl Cast {
+    /// Starts all, and makes a cluster.
+    pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch) -> Result<Self> {
+        let etcd = EtcdCluster::start(binaries, scratch, EtcdOptions::default())?;
+        bootstrap(&programs.curator, &etcd)?;
+        let record = scratch.path().join("record");
+        let mut stores = Vec::new();
+        let mut curators = Vec::new();
+        let mut doors = Vec::new();
+        for number in 1..=u32::try_from(HOSTS).unwrap_or(0) {
+            let own = usize::try_from(number - 1).unwrap_or(0);
+            let proxies = (0..HOSTS)
+                .map(|member| TcpProxy::start(address_of(&etcd.direct_client_url(member))?))
+                .collect::<Result<Vec<_>>>()?;
+            // Its own member first.
+            let endpoints = (0..HOSTS).map(|next| proxies[(own + next) % HOSTS].url()).collect();
+            let mut options = CuratorOptions::new(number, endpoints).leader_ttl(TTL);
+            options.behind_proxy = true;
+            options.extra_args = vec!["--record".to_owned(), record.display().to_string()];
+            let curator = CuratorProcess::start(&programs.embed, scratch, options)?;
+            doors.push(TcpProxy::start(curator.address())?);
+            curators.push(curator);
+            stores.push(proxies);
+        }
+        let cast = Self {
+            curators,
+            etcd,
+            stores,
+            doors,
+            record,
+            instances: (0..HOSTS).map(|_| Lives::begin()).collect(),
+            members: (0..HOSTS).map(|_| Lives::begin()).collect(),
+            stutters: None,
+            down: [false; HOSTS],
+        };
+        cast.agreed(SOON)?;
+        Ok(cast)
+    }
+
+    /// Waits until one leads and all others follow it.
+    pub(super) fn agreed(&self, within: Duration) -> Result<usize> {
+        wait_until("all instances to agree on one leader", within, || self.leader_of_all())
+    }
+
+    fn leader_of_all(&self) -> Option<usize> {
+        let roles: Vec<Role> = self.curators.iter().map(CuratorProcess::role).collect::<Option<_>>()?;
+        let leader = roles.iter().position(Role::is_leader)?;
+        let agrees = |at: usize| {
+            roles[at].lock_revision() == roles[leader].lock_revision()
+                && (at == leader || roles[at].follows() == Some(self.curators[leader].node_id()))
+        };
+        (0..roles.len()).all(agrees).then_some(leader)
+    }
+
+    /// The instance that is meant now. Without a leader, the first.
+    fn find(&self, who: Who) -> usize {
+        match who {
+            Who::Number(number) => number,
+            Who::Leader => self
+                .curators
+                .iter()
+                .position(|curator| curator.role().is_some_and(|role| role.is_leader()))
+                .unwrap_or(0),
+        }
+    }
+
+    /// Does it, and returns what has to be undone, with no leader in it any more.
+    pub(super) fn begin(&mut self, fault: Fault) -> Result<Fault> {
+        match fault {
+            Fault::KillInstance(who) => {
+                let at = self.find(who);
+                self.fell(at)?;
+                return Ok(Fault::KillInstance(Who::Number(at)));
+            }
+            Fault::PauseInstance(who) => {
+                let at = self.find(who);
+                self.curators[at].pause()?;
+                self.instances[at].becomes(Life::Paused);
+                return Ok(Fault::PauseInstance(Who::Number(at)));
+            }
+            Fault::StopInstance(who) => {
+                let at = self.find(who);
+                self.down[at] = true;
+                self.instances[at].becomes(Life::Ending);
+                self.curators[at].terminate()?;
+                return Ok(Fault::StopInstance(Who::Number(at)));
+            }
+            Fault::KillMember(member) => self.fell_member(member)?,
+            Fault::PauseMember(member) => {
+                self.etcd.pause(member)?;
+                self.members[member].becomes(Life::Paused);
+            }
+            Fault::StutterMember(member) => {
+                self.members[member].becomes(Life::Stuttering);
+                self.stutters = Some((member, false, Instant::now()));
+            }
+            Fault::NoQuorum(left) => {
+                for member in (0..HOSTS).filter(|member| *member != left) {
+                    self.fell_member(member)?;
+                }
+            }
+            Fault::Everything => {
+                for at in 0..HOSTS {
+                    self.fell(at)?;
+                    self.fell_member(at)?;
+                }
+            }
+            Fault::CutStore { instance, member, way } => cut(&self.stores[instance][member], way),
+            Fault::CutInstance { to, way } => cut(self.curators[to].proxy()?, way),
+            Fault::CutClients { to, way } => cut(&self.doors[to], way),
+            Fault::CutMembers { from, to, way } => {
+                let flow = match way {
+                    Way::Slow(by) => Flow::Delay(by),
+                    _ => Flow::Hold,
+                };
+                self.etcd.set_link(from, to, flow)?;
+            }
+            Fault::Isolate(member) => {
+                self.etcd.isolate(member)?;
+                self.members[member].becomes(Life::CutOff);
+            }
+            Fault::Compact => {
+                // Only where somebody can do it.
+                if let Ok(revision) = self.etcd.revision(At::Any) {
+                    let _ = self.etcd.compact(At::Any, revision);
+                }
+            }
+        }
+        Ok(fault)
+    }
+
+    /// Undoes what [`Cast::begin`] has returned.
+    pub(super) fn end(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::KillInstance(Who::Number(at)) => self.raise(at)?,
+            Fault::PauseInstance(Who::Number(at)) => {
+                self.curators[at].resume()?;
+                self.instances[at].becomes(Life::Up);
+            }
+            Fault::StopInstance(Who::Number(at)) => {
+                let status = self.curators[at].wait_exit(GRACE)?;
+                if !status.success() {
+                    return Err(Error::new(format!(
+                        "{} was asked to end and ended with {status}",
+                        self.curators[at].name()
+                    )));
+                }
+                self.raise(at)?;
+            }
+            // None is left undecided.
+            Fault::KillInstance(Who::Leader) | Fault::PauseInstance(Who::Leader) | Fault::StopInstance(Who::Leader) => {
+            }
+            Fault::KillMember(member) => self.raise_member(member)?,
+            Fault::PauseMember(member) => {
+                self.etcd.resume(member)?;
+                self.members[member].becomes(Life::Up);
+            }
+            Fault::StutterMember(member) => {
+                self.stutters = None;
+                // It may run just then.
+                let _ = self.etcd.resume(member);
+                self.members[member].becomes(Life::Up);
+            }
+            Fault::NoQuorum(left) => {
+                for member in (0..HOSTS).filter(|member| *member != left) {
+                    self.raise_member(member)?;
+                }
+            }
+            Fault::Everything => {
+                for at in 0..HOSTS {
+                    self.raise_member(at)?;
+                    self.raise(at)?;
+                }
+            }
+            Fault::CutStore { instance, member, .. } => self.stores[instance][member].pass()?,
+            Fault::CutInstance { to, .. } => self.curators[to].proxy()?.pass()?,
+            Fault::CutClients { to, .. } => self.doors[to].pass()?,
+            Fault::CutMembers { from, to, .. } => self.etcd.set_link(from, to, Flow::Pass)?,
+            Fault::Isolate(member) => {
+                self.etcd.heal()?;
+                self.members[member].becomes(Life::Up);
+            }
+            Fault::Compact => {}
+        }
+        Ok(())
+    }
+
+    /// Looks after what goes on by itself; to be called every few milliseconds.
+    ///
+    /// # Errors
+    /// When a process ended that nobody ended.
+    pub(super) fn tick(&mut self) -> Result<()> {
+        if let Some((member, stands, since)) = self.stutters
+            && since.elapsed() > if stands { STAND } else { RUN }
+        {
+            match stands {
+                true => self.etcd.resume(member)?,
+                false => self.etcd.pause(member)?,
+            }
+            self.stutters = Some((member, !stands, Instant::now()));
+        }
+        for at in 0..HOSTS {
+            let Some(status) = self.curators[at].process().status() else {
+                continue;
+            };
+            if !self.down[at] {
+                return Err(self.curators[at].process().ended_early(status));
+            }
+            if self.instances[at].since.is_some_and(|(_, life)| life == Life::Ending) {
+                self.instances[at].becomes(Life::Down);
+            }
+        }
+        Ok(())
+    }
+
+    fn fell(&mut self, at: usize) -> Result<()> {
+        self.down[at] = true;
+        self.instances[at].becomes(Life::Down);
+        self.curators[at].kill().map(drop)
+    }
+
+    fn raise(&mut self, at: usize) -> Result<()> {
+        self.curators[at].restart()?;
+        self.down[at] = false;
+        self.instances[at].becomes(Life::Up);
+        Ok(())
+    }
+
+    fn fell_member(&mut self, member: usize) -> Result<()> {
+        self.members[member].becomes(Life::Down);
+        self.etcd.kill(member)
+    }
+
+    fn raise_member(&mut self, member: usize) -> Result<()> {
+        self.etcd.start_member(member)?;
+        self.members[member].becomes(Life::Up);
+        Ok(())
+    }
+
+    /// When each instance led in which term: from the line that tells of it to the next one, or to when its process was stopped.
+    pub(super) fn terms(&self) -> Vec<(usize, i64, Instant, Option<Instant>)> {
+        let mut terms = Vec::new();
+        for (at, curator) in self.curators.iter().enumerate() {
+            let roles = curator.roles_since(crate::harness::Mark::START);
+            for (index, change) in roles.iter().enumerate() {
+                let Role::Leader { lock_revision, .. } = change.role else {
+                    continue;
+                };
+                let next = roles.get(index + 1).map(|next| next.at);
+                let stopped = self.instances[at]
+                    .told()
+                    .into_iter()
+                    .find(|span| span.from > change.at && matches!(span.what, Life::Down | Life::Paused))
+                    .map(|span| span.from);
+                terms.push((at, lock_revision, change.at, next.into_iter().chain(stopped).min()));
+            }
+        }
+        terms.sort_by_key(|(_, _, from, _)| *from);
+        terms
+    }
+
+    /// The node ids and names of the instances.
+    pub(super) fn names(&self) -> BTreeMap<String, usize> {
+        let ids = self.curators.iter().map(|curator| curator.node_id().to_owned());
+        ids.zip(0..).collect()
+    }
+}
+
+fn cut(proxy: &TcpProxy, way: Way) {
+    match way {
+        Way::Silent => proxy.blackhole(),
+        Way::Deaf => proxy.set(Direction::ToServer, Flow::Hold),
+        Way::Mute => proxy.set(Direction::ToClient, Flow::Hold),
+        Way::Slow(by) => {
+            for direction in [Direction::ToServer, Direction::ToClient] {
+                proxy.set(direction, Flow::Delay(by));
+            }
+        }
+        Way::Reset => proxy.refuse(),
+    }
+}
+
+fn bootstrap(curator: &Path, etcd: &EtcdCluster) -> Result<()> {
+    let hex = |byte: &str| byte.repeat(32);
+    let mut command = bound(curator, Orphan::Kill);
+    command
+        .arg("bootstrap")
+        .args(["--etcd-endpoints", &etcd.endpoints().join(",")])
+        .args(["--node-public-key", &hex("01")])
+        .args(["--join-public-key", &hex("65")])
+        .args(["--owner-public-key", &hex("63")])
+        .args(["--tpm-mode", "best-effort"]);
+    run(command, SOON)?.success("curator bootstrap").map(drop)
+}

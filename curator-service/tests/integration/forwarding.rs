@@ -58,9 +58,10 @@ impl Show {
     }
 
     /// The end: what must always hold, and the time without service.
-    fn close(self, what: &str, from: Instant, via: &[usize]) -> crate::load::History {
+    fn close(mut self, what: &str, from: Instant, via: &[usize]) -> crate::load::History {
         let to = Instant::now();
         let history = self.load.stop();
+        self.stage.seconds = history.by_second(self.stage.began());
         history.check(&self.record);
         self.stage.nobody_led_beside_another();
         measured(

@@ -18,6 +18,7 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
+use xtask::picture::{Second, code_name};
 
 /// What each call allows.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
@@ -427,6 +428,23 @@ impl History {
             .filter(within)
             .filter(|call| !call.is_answered())
             .collect()
+    }
+
+    /// The calls by the second in which they ended, from then on.
+    pub(crate) fn by_second(&self, from: Instant) -> Vec<Second> {
+        let mut seconds: Vec<Vec<Result<u64, String>>> = Vec::new();
+        for call in self.calls.iter().filter(|call| call.ended > from) {
+            let at = usize::try_from((call.ended - from).as_secs()).unwrap();
+            if seconds.len() <= at {
+                seconds.resize(at + 1, Vec::new());
+            }
+            seconds[at].push(match &call.outcome {
+                Outcome::Answered { .. } => Ok(u64::try_from((call.ended - call.began).as_micros()).unwrap()),
+                Outcome::Refused { code, .. } => Err(code_name(*code)),
+                Outcome::NoInstance(_) => Err("no connection".into()),
+            });
+        }
+        seconds.iter().map(|calls| Second::of(calls)).collect()
     }
 
     /// The longest time between then and then in which no call through one of these instances was answered.

@@ -10,6 +10,7 @@ use xtask::harness::{
     At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, KeyValue, Mark, Recorded, Role,
     RoleChange, Scratch,
 };
+use xtask::picture::{self, Record, Second};
 
 /// The TTL of most scenarios: the smallest that etcd grants with its own timing.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
@@ -37,6 +38,10 @@ pub(crate) struct Stage {
     pub(crate) scratch: Scratch,
     /// When a process was stopped or killed: from then on it acts no more, whatever it has logged.
     silenced: Vec<(usize, Instant)>,
+    label: String,
+    began: Instant,
+    /// What callers saw, second by second, for the picture.
+    pub(crate) seconds: Vec<Second>,
 }
 
 impl Stage {
@@ -54,6 +59,35 @@ impl Stage {
             etcd,
             scratch,
             silenced: Vec::new(),
+            label: label.to_owned(),
+            began: Instant::now(),
+            seconds: Vec::new(),
+        }
+    }
+
+    /// When its etcd was there.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Draws what has happened so far.
+    fn draw(&self) {
+        let end = Instant::now();
+        let mut record = Record {
+            name: format!("integration-{}-etcd-{}", self.label, self.etcd.binaries().series()),
+            title: format!("Integration: {}", self.label),
+            facts: vec![("etcd".to_owned(), self.etcd.binaries().version().to_owned())],
+            length: picture::ms(end - self.began),
+            instances: picture::instances(&self.curators, self.began, end),
+            members: picture::members(&self.etcd, self.began),
+            seconds: self.seconds.clone(),
+            wrong: std::thread::panicking().then(|| vec!["the scenario failed; its test says where".to_owned()]),
+            ..Record::default()
+        };
+        record.faults = record.faults_of_processes();
+        match picture::write(&record) {
+            Ok(page) => println!("picture: {}", page.display()),
+            Err(error) => println!("no picture: {}", error.chain()),
         }
     }
 
@@ -275,6 +309,14 @@ impl Stage {
         assert!(!terms.is_empty(), "nobody ever led");
         let revisions: Vec<_> = terms.iter().map(|(.., revision)| *revision).collect();
         assert!(revisions.is_sorted(), "terms went back: {revisions:?}");
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if !self.curators.is_empty() {
+            self.draw();
+        }
     }
 }
 

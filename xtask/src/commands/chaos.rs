@@ -12,8 +12,8 @@ use crate::args::Args;
 use crate::cli::Command;
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Capture, Process, ProcessSpec};
-use crate::harness::{Deadline, EtcdBinaries, Mark, Role, Scratch, wait_until};
-use crate::picture::{self, Instance, Life, Member, Ms, Record, Span, Stand};
+use crate::harness::{Deadline, EtcdBinaries, Scratch, wait_until};
+use crate::picture::{self, Record, Span};
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
@@ -189,20 +189,13 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, seed: u
         facts: vec![
             ("etcd".to_owned(), binaries.version().to_owned()),
             ("leader TTL".to_owned(), format!("{TTL:?}")),
-            ("objects and rules".to_owned(), findings.summary.join("; ")),
         ],
-        length: ms(whole),
-        instances: instances(&cast, begin, end),
-        members: members(&cast, begin),
-        faults: done
-            .into_iter()
-            .map(|fault| Span {
-                from: since(begin, fault.from),
-                to: since(begin, fault.to),
-                what: fault.what,
-            })
-            .collect(),
+        length: picture::ms(whole),
+        instances: picture::instances(&cast.curators, begin, end),
+        members: picture::members(&cast.etcd, begin),
+        faults: done.into_iter().map(|fault| picture::since(begin, fault)).collect(),
         seconds: by_second(&told, origin, whole),
+        checked: findings.summary.clone(),
         wrong: Some(findings.wrong.clone()),
     };
     let page = picture::write(&record)?;
@@ -350,86 +343,4 @@ fn tell(record: &Record, findings: &Findings, page: &Path) {
         step::say(line);
     }
     step::say(format_args!("picture    {}", shown(page)));
-}
-
-fn ms(duration: Duration) -> Ms {
-    Ms::try_from(duration.as_millis()).unwrap_or(Ms::MAX)
-}
-
-fn since(begin: Instant, at: Instant) -> Ms {
-    ms(at.saturating_duration_since(begin))
-}
-
-fn lives(spans: Vec<Span<Life, Instant>>, begin: Instant) -> Vec<Span<Life>> {
-    spans
-        .into_iter()
-        .filter(|span| span.to > begin)
-        .map(|span| Span {
-            from: since(begin, span.from),
-            to: since(begin, span.to),
-            what: span.what,
-        })
-        .collect()
-}
-
-fn members(cast: &Cast, begin: Instant) -> Vec<Member> {
-    (0..)
-        .zip(&cast.members)
-        .map(|(number, member): (usize, _)| Member {
-            name: format!("etcd-{number}"),
-            lives: lives(member.told(), begin),
-        })
-        .collect()
-}
-
-fn instances(cast: &Cast, begin: Instant, end: Instant) -> Vec<Instance> {
-    let names = cast.names();
-    cast.curators
-        .iter()
-        .zip(&cast.instances)
-        .map(|(curator, alive)| {
-            let told = alive.told();
-            let changes = curator.roles_since(Mark::START).into_iter().map(|change| {
-                let stand = match &change.role {
-                    Role::Undetermined => Stand::Undetermined,
-                    Role::Leader { lock_revision, .. } => Stand::Leader { term: *lock_revision },
-                    Role::Follower {
-                        leader, lock_revision, ..
-                    } => Stand::Follower {
-                        leader: names.get(leader).copied(),
-                        term: *lock_revision,
-                    },
-                };
-                (change.at, stand)
-            });
-            // One that was killed is nothing until it says what it is.
-            let ends = told
-                .iter()
-                .filter(|span| span.what == Life::Down)
-                .map(|span| (span.from, Stand::Undetermined));
-            let mut changes: Vec<_> = changes.chain(ends).collect();
-            changes.sort_by_key(|(at, _)| *at);
-            let next = changes
-                .iter()
-                .skip(1)
-                .map(|(at, _)| *at)
-                .chain([end])
-                .collect::<Vec<_>>();
-            let stands = changes
-                .iter()
-                .zip(next)
-                .filter(|(_, to)| *to > begin)
-                .map(|((from, what), to)| Span {
-                    from: since(begin, *from),
-                    to: since(begin, to),
-                    what: *what,
-                })
-                .collect();
-            Instance {
-                name: curator.name().to_owned(),
-                lives: lives(told, begin),
-                stands,
-            }
-        })
-        .collect()
 }

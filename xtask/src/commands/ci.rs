@@ -1,8 +1,10 @@
 //! `cargo xtask ci`: everything that must hold before a change is taken.
 
+use std::time::Duration;
+
 use crate::args::Args;
 use crate::cli::Command;
-use crate::commands::{integration, test};
+use crate::commands::{chaos, integration, test};
 use crate::error::Result;
 use crate::step;
 use crate::tidy;
@@ -17,7 +19,7 @@ pub const COMMAND: Command = Command {
     help: "Usage: cargo xtask ci
 
 Checks the format, the lints, the documentation and the tidiness of the sources, builds each library with each of
-its features alone, and then does what `cargo xtask test --etcd all` does.",
+its features alone, does what `cargo xtask test --etcd all` does, and then `cargo xtask chaos` for one minute.",
     run,
 };
 
@@ -54,7 +56,9 @@ fn run(args: Args) -> Result<()> {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         step::run(&name, cargo(&words))?;
     }
-    test::run_tests(&Want::All)
+    test::run_tests(&Want::All)?;
+    // The same faults each time, so that a failure is the change's.
+    chaos::run_chaos(&Want::First, 1, Duration::from_secs(60))
 }
 
 /// What the dependencies may be. Known faults are looked up where their list can be had, which is not everywhere.

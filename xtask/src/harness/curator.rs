@@ -13,11 +13,13 @@ use serde_json::Value;
 use super::clock::Deadline;
 use super::journal::{Journal, Mark};
 use super::lines::Line;
+use super::lives::Lives;
 use super::ports::Port;
 use super::process::{Capture, Process, ProcessSpec};
 use super::proxy::TcpProxy;
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
+use crate::picture::Life;
 
 /// The path of the binary under test, as `cargo xtask integration` passes it to the tests.
 pub const BINARY: &str = "CURATOR_BIN";
@@ -273,6 +275,7 @@ pub struct CuratorProcess {
     process: Process,
     run: u32,
     events: Arc<Journal<Event>>,
+    lives: Lives,
     port: Port,
     proxy: Option<TcpProxy>,
     scratch: Scratch,
@@ -328,12 +331,15 @@ impl CuratorProcess {
             .fold(spec, |spec, (name, value)| spec.env(name, value));
         let events = Arc::new(Journal::default());
         let process = launch(&spec, scratch, &options, &events, 1)?;
+        let lives = Lives::default();
+        lives.becomes(Life::Up);
         Ok(Self {
             options,
             spec,
             process,
             run: 1,
             events,
+            lives,
             port,
             proxy,
             scratch: scratch.clone(),
@@ -348,6 +354,7 @@ impl CuratorProcess {
         self.process.kill()?;
         self.run += 1;
         self.process = launch(&self.spec, &self.scratch, &self.options, &self.events, self.run)?;
+        self.lives.becomes(Life::Up);
         Ok(())
     }
 
@@ -407,7 +414,9 @@ impl CuratorProcess {
     /// # Errors
     /// When it has ended.
     pub fn terminate(&self) -> Result<()> {
-        self.process.terminate()
+        self.process.terminate()?;
+        self.lives.becomes(Life::Ending);
+        Ok(())
     }
 
     /// Kills it (SIGKILL) and waits until it is gone.
@@ -415,7 +424,9 @@ impl CuratorProcess {
     /// # Errors
     /// When the system does not let go of it.
     pub fn kill(&self) -> Result<ExitStatus> {
-        self.process.kill()
+        let status = self.process.kill()?;
+        self.lives.becomes(Life::Down);
+        Ok(status)
     }
 
     /// Stops it in its tracks (SIGSTOP).
@@ -423,7 +434,9 @@ impl CuratorProcess {
     /// # Errors
     /// When it has ended.
     pub fn pause(&self) -> Result<()> {
-        self.process.pause()
+        self.process.pause()?;
+        self.lives.becomes(Life::Paused);
+        Ok(())
     }
 
     /// Lets it go on (SIGCONT).
@@ -431,7 +444,9 @@ impl CuratorProcess {
     /// # Errors
     /// When it has ended.
     pub fn resume(&self) -> Result<()> {
-        self.process.resume()
+        self.process.resume()?;
+        self.lives.becomes(Life::Up);
+        Ok(())
     }
 
     /// Waits for its end.
@@ -439,7 +454,14 @@ impl CuratorProcess {
     /// # Errors
     /// When it does not end in time.
     pub fn wait_exit(&self, within: Duration) -> Result<ExitStatus> {
-        self.process.wait_exit(within)
+        let status = self.process.wait_exit(within)?;
+        self.lives.becomes(Life::Down);
+        Ok(status)
+    }
+
+    /// How it lived.
+    pub fn lives(&self) -> &Lives {
+        &self.lives
     }
 
     /// Where its record ends now.

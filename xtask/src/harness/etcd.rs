@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::clock::{Deadline, wait_until};
 use super::http;
+use super::lives::Lives;
 use super::lock;
 use super::peers::PeerNetwork;
 use super::ports::Port;
@@ -17,6 +18,7 @@ use super::process::{Orphan, Process, ProcessSpec, bound, run};
 use super::proxy::{Flow, TcpProxy};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, Result};
+use crate::picture::Life;
 
 /// The directory that holds etcd and etcdctl, as `cargo xtask integration` passes it to the tests.
 pub const DIRECTORY: &str = "CURATOR_ETCD_DIR";
@@ -182,6 +184,7 @@ struct Member {
     name: String,
     spec: ProcessSpec,
     process: Mutex<Option<Arc<Process>>>,
+    lives: Lives,
     client_proxy: Option<TcpProxy>,
     client: Port,
     /// Where it says how it is, without TLS.
@@ -276,6 +279,7 @@ impl EtcdCluster {
                 name,
                 spec,
                 process: Mutex::new(None),
+                lives: Lives::default(),
                 client_proxy,
                 client,
                 metrics,
@@ -345,6 +349,11 @@ impl EtcdCluster {
             .ok_or_else(|| Error::new("set `client_proxies` in the options of this cluster"))
     }
 
+    /// How a member lived.
+    pub fn lives(&self, member: usize) -> &Lives {
+        &self.members[member].lives
+    }
+
     /// The process of a member.
     ///
     /// # Errors
@@ -376,6 +385,7 @@ impl EtcdCluster {
         }
         let process = Process::start(&this.spec, &self.scratch)?;
         self.set_pid(member, Some(process.pid()));
+        this.lives.becomes(Life::Up);
         *slot = Some(Arc::new(process));
         Ok(())
     }
@@ -459,7 +469,9 @@ impl EtcdCluster {
     /// # Errors
     /// When it does not run.
     pub fn pause(&self, member: usize) -> Result<()> {
-        self.process(member)?.pause()
+        self.process(member)?.pause()?;
+        self.members[member].lives.becomes(Life::Paused);
+        Ok(())
     }
 
     /// Lets a paused member go on.
@@ -467,7 +479,9 @@ impl EtcdCluster {
     /// # Errors
     /// When it does not run.
     pub fn resume(&self, member: usize) -> Result<()> {
-        self.process(member)?.resume()
+        self.process(member)?.resume()?;
+        self.members[member].lives.becomes(Life::Up);
+        Ok(())
     }
 
     /// Cuts a member off from all other members, in both directions. Clients still reach it.
@@ -476,6 +490,7 @@ impl EtcdCluster {
     /// When the cluster was set up without proxies between the members.
     pub fn isolate(&self, member: usize) -> Result<()> {
         self.network()?.isolate(member);
+        self.members[member].lives.becomes(Life::CutOff);
         Ok(())
     }
 
@@ -494,6 +509,11 @@ impl EtcdCluster {
     /// When the cluster was set up without proxies between the members.
     pub fn heal(&self) -> Result<()> {
         self.network()?.heal();
+        for member in &self.members {
+            if member.lives.now() == Some(Life::CutOff) {
+                member.lives.becomes(Life::Up);
+            }
+        }
         Ok(())
     }
 
@@ -631,6 +651,7 @@ impl EtcdCluster {
 
     fn forget(&self, member: usize) {
         *lock(&self.members[member].process) = None;
+        self.members[member].lives.becomes(Life::Down);
         self.set_pid(member, None);
     }
 

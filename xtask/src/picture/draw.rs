@@ -5,8 +5,6 @@ use std::fmt::Write as _;
 
 use super::record::{Life, Ms, Record, Second, Span, Stand};
 
-/// Shown where a lane's box is at least so long that a word fits, as a part of the run.
-const WORD: f64 = 0.045;
 /// The scale of latencies, in microseconds.
 const FASTEST: f64 = 300.0;
 const SLOWEST: f64 = 10_000_000.0;
@@ -96,14 +94,17 @@ impl Page<'_> {
             let _ = write!(out, "<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>");
         }
         out.push_str("</dl>\n");
+        for checked in &record.checked {
+            let _ = writeln!(out, "<p class=\"checked\">{}</p>", escaped(checked));
+        }
     }
 
     /// Everything over the one axis of time.
     fn lanes(&self, out: &mut String) {
         let record = self.record;
         // A long run is wider than a phone, and scrolls.
-        let least = record.length / 1_000 * 4;
-        let _ = write!(out, "<div class=\"scroll\"><main style=\"min-width:{least}px\">");
+        let seconds = record.length.div_ceil(1_000);
+        let _ = write!(out, "<div class=\"scroll\"><main style=\"--seconds:{seconds}\">");
         out.push_str("<div class=\"over\">");
         for fault in &record.faults {
             let _ = write!(out, "<i class=\"band\" style=\"{}\"></i>", self.place(fault));
@@ -147,7 +148,7 @@ impl Page<'_> {
         for (row, number, fault) in placed {
             let _ = write!(
                 out,
-                "<span class=\"fault\" style=\"{};top:{}px\" title=\"{}\"><b>{}</b> {}</span>",
+                "<span class=\"fault\" style=\"{};top:{}px\" title=\"{}\"><b>{}</b> <em>{}</em></span>",
                 self.place(fault),
                 row * 22,
                 escaped(&self.told(fault)),
@@ -221,9 +222,14 @@ impl Page<'_> {
             let lasts = gap.to - gap.from;
             // Those that last are told by a number beside them; handovers of milliseconds are but a line.
             let word = if lasts >= 400 { seconds(lasts) } else { String::new() };
+            let class = if lasts < self.record.length / 30 {
+                "gap short"
+            } else {
+                "gap"
+            };
             let _ = write!(
                 out,
-                "<span class=\"gap\" style=\"{}\" title=\"nobody led for {}\"><b>{word}</b></span>",
+                "<span class=\"{class}\" style=\"{}\" title=\"nobody led for {}\"><b>{word}</b></span>",
                 self.place(&gap),
                 seconds(lasts)
             );
@@ -252,7 +258,6 @@ impl Page<'_> {
                 Life::Down => ("down", "down"),
                 Life::Ending => ("ending", "ending"),
                 Life::Paused => ("paused", "paused"),
-                Life::Stuttering => ("stuttering", "stutters"),
                 Life::CutOff => ("cutoff", "cut off"),
             };
             self.boxed(out, class, life.from, life.to, word, &format!("{name}: {word}"));
@@ -261,14 +266,13 @@ impl Page<'_> {
 
     fn boxed(&self, out: &mut String, class: &str, from: Ms, to: Ms, word: &str, told: &str) {
         let span = Span { from, to, what: () };
-        let long = (to.saturating_sub(from)) as f64 >= WORD * self.record.length as f64;
         let _ = write!(
             out,
-            "<span class=\"{class}\" style=\"{}\" title=\"{}, {}\">{}</span>",
+            "<span class=\"{class}\" style=\"{}\" title=\"{}, {}\"><em>{}</em></span>",
             self.place(&span),
             escaped(told),
             range(from, to),
-            if long { escaped(word) } else { String::new() }
+            escaped(word)
         );
     }
 
@@ -450,6 +454,7 @@ fn code_class(why: &str) -> &'static str {
     match why {
         "UNAVAILABLE" => "unavailable",
         "DEADLINE_EXCEEDED" | "CANCELLED" => "deadline",
+        "no connection" => "unconnected",
         _ => "other",
     }
 }
@@ -537,6 +542,7 @@ mod tests {
             }],
             faults: vec![span(4_000, 6_000, "SIGKILL \"one\" & more".to_owned())],
             seconds: vec![Second::of(&[Ok(1_000), Ok(2_000), Err("UNAVAILABLE".to_owned())]); 10],
+            checked: vec!["3 calls checked".to_owned()],
             wrong: None,
         }
     }
@@ -553,9 +559,10 @@ mod tests {
             "class=\"undetermined\" style=\"left:50.000%;width:15.000%\"",
             "class=\"down\" style=\"left:40.000%;width:20.000%\"",
             "class=\"paused\" style=\"left:90.000%;width:10.000%\"",
-            "<b>1</b> SIGKILL &quot;one&quot; &amp; more",
+            "<b>1</b> <em>SIGKILL &quot;one&quot; &amp; more</em>",
             "class=\"gap\" style=\"left:40.000%;width:25.000%\" title=\"nobody led for 2.5 s\"",
             "UNAVAILABLE 10",
+            "3 calls checked",
         ] {
             assert!(page.contains(part), "{part} is not in {page}");
         }

@@ -4,13 +4,15 @@
 //! dark, wide and narrow. [`write`] puts both under `target/pictures/`.
 
 mod draw;
+mod gather;
 mod record;
 
 use std::fs;
 use std::path::PathBuf;
 
 pub use draw::draw;
-pub use record::{Instance, Life, Member, Ms, Record, Second, Span, Stand};
+pub use gather::{instances, members, ms, since};
+pub use record::{Instance, Life, Member, Ms, Record, Second, Span, Stand, code_name};
 
 use crate::error::{Context, Result};
 use crate::workspace::root;

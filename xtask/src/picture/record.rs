@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Milliseconds since the run began.
 pub type Ms = u64;
 
+/// One that wakes after its term has ended says so within this.
+const WAKES: Ms = 100;
+
 /// A run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -26,6 +29,8 @@ pub struct Record {
     pub faults: Vec<Span<String>>,
     /// What callers saw, second by second.
     pub seconds: Vec<Second>,
+    /// What was looked at.
+    pub checked: Vec<String>,
     /// What is wrong; `None` when nobody has looked.
     pub wrong: Option<Vec<String>>,
 }
@@ -52,8 +57,6 @@ pub enum Life {
     Ending,
     /// It stands still.
     Paused,
-    /// It runs in fits and starts.
-    Stuttering,
     /// It runs and reaches no other member.
     CutOff,
 }
@@ -136,8 +139,57 @@ impl Second {
     }
 }
 
+/// The name of a gRPC code.
+pub fn code_name(code: u32) -> String {
+    let name = match code {
+        1 => "CANCELLED",
+        2 => "UNKNOWN",
+        4 => "DEADLINE_EXCEEDED",
+        5 => "NOT_FOUND",
+        8 => "RESOURCE_EXHAUSTED",
+        9 => "FAILED_PRECONDITION",
+        10 => "ABORTED",
+        13 => "INTERNAL",
+        14 => "UNAVAILABLE",
+        15 => "DATA_LOSS",
+        16 => "UNAUTHENTICATED",
+        other => return format!("code {other}"),
+    };
+    name.to_owned()
+}
+
 impl Record {
-    /// When nobody led: an instance that says so while its process is down or stands still does not count.
+    /// What was done to processes, as far as their lanes show it: for runs whose faults nobody has written down.
+    pub fn faults_of_processes(&self) -> Vec<Span<String>> {
+        let lanes = self.instances.iter().map(|instance| (&instance.name, &instance.lives));
+        let lanes = lanes.chain(self.members.iter().map(|member| (&member.name, &member.lives)));
+        let mut faults = Vec::new();
+        for (name, lives) in lanes {
+            let mut before = Life::Up;
+            for life in lives {
+                let what = match life.what {
+                    Life::Up => None,
+                    // It was asked to end: told already.
+                    Life::Down if before == Life::Ending => None,
+                    Life::Down => Some("down"),
+                    Life::Ending => Some("asked to end"),
+                    Life::Paused => Some("paused"),
+                    Life::CutOff => Some("cut off"),
+                };
+                before = life.what;
+                faults.extend(what.map(|what| Span {
+                    from: life.from,
+                    to: life.to,
+                    what: format!("{name} {what}"),
+                }));
+            }
+        }
+        faults.sort_by_key(|fault| fault.from);
+        faults
+    }
+
+    /// When nobody led. An instance that is taken to lead while its process is down or stands still does not count, nor one
+    /// that wakes only to say that it leads no more.
     pub fn gaps(&self) -> Vec<Span<()>> {
         let mut led: Vec<(Ms, Ms)> = self.instances.iter().flat_map(|instance| self.led(instance)).collect();
         led.sort_unstable();
@@ -174,7 +226,8 @@ impl Record {
                 }
                 from = from.max(stop.to);
             }
-            if term.to > from {
+            let woke = from > term.from;
+            if term.to > from && !(woke && term.to - from < WAKES) {
                 led.push((from, term.to));
             }
         }
@@ -209,13 +262,48 @@ mod tests {
             stands: vec![span(450, 1_000, Stand::Leader { term: 2 })],
             ..Instance::default()
         };
+        // It wakes, and says at once that it leads no more.
+        let third = Instance {
+            stands: vec![span(1_000, 1_050, Stand::Leader { term: 3 })],
+            lives: vec![span(0, 1_010, Life::Paused)],
+            ..Instance::default()
+        };
         let record = Record {
             length: 1_100,
-            instances: vec![one, other],
+            instances: vec![one, other, third],
             ..Record::default()
         };
         let gaps: Vec<_> = record.gaps().iter().map(|gap| (gap.from, gap.to)).collect();
         assert_eq!(gaps, [(0, 100), (200, 260), (400, 450), (1_000, 1_100)]);
+    }
+
+    #[test]
+    fn what_was_done_to_processes_shows_in_their_lanes() {
+        let record = Record {
+            instances: vec![Instance {
+                name: "one".to_owned(),
+                lives: vec![
+                    span(0, 5, Life::Up),
+                    span(5, 6, Life::Ending),
+                    span(6, 9, Life::Down),
+                    span(9, 20, Life::Up),
+                ],
+                ..Instance::default()
+            }],
+            members: vec![Member {
+                name: "etcd-0".to_owned(),
+                lives: vec![span(0, 2, Life::Up), span(2, 4, Life::Down)],
+            }],
+            ..Record::default()
+        };
+        let faults = record.faults_of_processes();
+        assert_eq!(
+            faults,
+            [
+                span(2, 4, "etcd-0 down".to_owned()),
+                span(5, 6, "one asked to end".to_owned())
+            ]
+        );
     }
 
     #[test]

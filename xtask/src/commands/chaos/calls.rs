@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::history::rules::{Answer, each_ran_once, terms_only_go_up};
 use crate::history::{Call, Step, Verdict, check, shorten};
-use crate::picture::Second;
+use crate::picture::{Second, code_name};
 
 /// How many states the check of one object may go through.
 const BOUND: usize = 3_000_000;
@@ -47,6 +47,15 @@ impl Told {
         self.code == 0 || self.differs
     }
 
+    /// Why it was not answered, in a word.
+    fn failure(&self) -> String {
+        // The instance was not there, or went away: nobody but our own side of the connection says so.
+        match self.why.as_str() {
+            "transport error" => "no connection".to_owned(),
+            _ => code_name(self.code),
+        }
+    }
+
     fn since(&self, origin: u64, at: u64) -> Duration {
         Duration::from_nanos(at.saturating_sub(origin))
     }
@@ -80,25 +89,6 @@ impl Told {
             term: self.term?,
         })
     }
-}
-
-/// The name of a gRPC code.
-pub(super) fn code_name(code: u32) -> String {
-    let name = match code {
-        1 => "CANCELLED",
-        2 => "UNKNOWN",
-        4 => "DEADLINE_EXCEEDED",
-        5 => "NOT_FOUND",
-        8 => "RESOURCE_EXHAUSTED",
-        9 => "FAILED_PRECONDITION",
-        10 => "ABORTED",
-        13 => "INTERNAL",
-        14 => "UNAVAILABLE",
-        15 => "DATA_LOSS",
-        16 => "UNAUTHENTICATED",
-        other => return format!("code {other}"),
-    };
-    name.to_owned()
 }
 
 /// What was found.
@@ -181,7 +171,7 @@ pub(super) fn by_second(told: &[Told], origin: u64, length: Duration) -> Vec<Sec
         if let Some(second) = calls.get_mut(at) {
             second.push(match told.is_answered() {
                 true => Ok((told.ended - told.began) / 1_000),
-                false => Err(code_name(told.code)),
+                false => Err(told.failure()),
             });
         }
     }

@@ -1,6 +1,5 @@
 //! The cluster that faults happen to: etcd, the instances, and a proxy between any two that speak with each other.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::harness::{
     At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, Role, Scratch,
     TcpProxy, wait_until,
 };
-use crate::picture::{Life, Span};
+use crate::picture::Life;
 
 /// The leader's TTL: the smallest that etcd grants.
 pub(super) const TTL: Duration = Duration::from_secs(2);
@@ -39,49 +38,10 @@ pub(super) struct Cast {
     pub(super) doors: Vec<TcpProxy>,
     /// What the leaders ran.
     pub(super) record: PathBuf,
-    /// How the processes lived, for the picture.
-    pub(super) instances: Vec<Lives>,
-    pub(super) members: Vec<Lives>,
     /// The member that stutters, whether it stands, and since when.
     stutters: Option<(usize, bool, Instant)>,
     /// Instances that are down on purpose.
     down: [bool; HOSTS],
-}
-
-/// When a process was what.
-pub(super) struct Lives {
-    since: Option<(Instant, Life)>,
-    pub(super) past: Vec<Span<Life, Instant>>,
-}
-
-impl Lives {
-    fn begin() -> Self {
-        Self {
-            since: Some((Instant::now(), Life::Up)),
-            past: Vec::new(),
-        }
-    }
-
-    pub(super) fn becomes(&mut self, life: Life) {
-        let now = Instant::now();
-        if let Some((from, before)) = self.since.replace((now, life)) {
-            self.past.push(Span {
-                from,
-                to: now,
-                what: before,
-            });
-        }
-    }
-
-    /// All of it, up to now.
-    pub(super) fn told(&self) -> Vec<Span<Life, Instant>> {
-        let last = self.since.map(|(from, what)| Span {
-            from,
-            to: Instant::now(),
-            what,
-        });
-        self.past.iter().copied().chain(last).collect()
-    }
 }
 
 impl Cast {
@@ -114,8 +74,6 @@ impl Cast {
             stores,
             doors,
             record,
-            instances: (0..HOSTS).map(|_| Lives::begin()).collect(),
-            members: (0..HOSTS).map(|_| Lives::begin()).collect(),
             stutters: None,
             down: [false; HOSTS],
         };
@@ -161,34 +119,30 @@ impl Cast {
             Fault::PauseInstance(who) => {
                 let at = self.find(who);
                 self.curators[at].pause()?;
-                self.instances[at].becomes(Life::Paused);
                 return Ok(Fault::PauseInstance(Who::Number(at)));
             }
             Fault::StopInstance(who) => {
                 let at = self.find(who);
                 self.down[at] = true;
-                self.instances[at].becomes(Life::Ending);
                 self.curators[at].terminate()?;
                 return Ok(Fault::StopInstance(Who::Number(at)));
             }
-            Fault::KillMember(member) => self.fell_member(member)?,
+            Fault::KillMember(member) => self.etcd.kill(member)?,
             Fault::PauseMember(member) => {
                 self.etcd.pause(member)?;
-                self.members[member].becomes(Life::Paused);
             }
             Fault::StutterMember(member) => {
-                self.members[member].becomes(Life::Stuttering);
                 self.stutters = Some((member, false, Instant::now()));
             }
             Fault::NoQuorum(left) => {
                 for member in (0..HOSTS).filter(|member| *member != left) {
-                    self.fell_member(member)?;
+                    self.etcd.kill(member)?;
                 }
             }
             Fault::Everything => {
                 for at in 0..HOSTS {
                     self.fell(at)?;
-                    self.fell_member(at)?;
+                    self.etcd.kill(at)?;
                 }
             }
             Fault::CutStore { instance, member, way } => cut(&self.stores[instance][member], way),
@@ -203,7 +157,6 @@ impl Cast {
             }
             Fault::Isolate(member) => {
                 self.etcd.isolate(member)?;
-                self.members[member].becomes(Life::CutOff);
             }
             Fault::Compact => {
                 // Only where somebody can do it.
@@ -221,7 +174,6 @@ impl Cast {
             Fault::KillInstance(Who::Number(at)) => self.raise(at)?,
             Fault::PauseInstance(Who::Number(at)) => {
                 self.curators[at].resume()?;
-                self.instances[at].becomes(Life::Up);
             }
             Fault::StopInstance(Who::Number(at)) => {
                 let status = self.curators[at].wait_exit(GRACE)?;
@@ -236,25 +188,23 @@ impl Cast {
             // None is left undecided.
             Fault::KillInstance(Who::Leader) | Fault::PauseInstance(Who::Leader) | Fault::StopInstance(Who::Leader) => {
             }
-            Fault::KillMember(member) => self.raise_member(member)?,
+            Fault::KillMember(member) => self.etcd.start_member(member)?,
             Fault::PauseMember(member) => {
                 self.etcd.resume(member)?;
-                self.members[member].becomes(Life::Up);
             }
             Fault::StutterMember(member) => {
                 self.stutters = None;
                 // It may run just then.
                 let _ = self.etcd.resume(member);
-                self.members[member].becomes(Life::Up);
             }
             Fault::NoQuorum(left) => {
                 for member in (0..HOSTS).filter(|member| *member != left) {
-                    self.raise_member(member)?;
+                    self.etcd.start_member(member)?;
                 }
             }
             Fault::Everything => {
                 for at in 0..HOSTS {
-                    self.raise_member(at)?;
+                    self.etcd.start_member(at)?;
                     self.raise(at)?;
                 }
             }
@@ -262,10 +212,7 @@ impl Cast {
             Fault::CutInstance { to, .. } => self.curators[to].proxy()?.pass()?,
             Fault::CutClients { to, .. } => self.doors[to].pass()?,
             Fault::CutMembers { from, to, .. } => self.etcd.set_link(from, to, Flow::Pass)?,
-            Fault::Isolate(member) => {
-                self.etcd.heal()?;
-                self.members[member].becomes(Life::Up);
-            }
+            Fault::Isolate(_) => self.etcd.heal()?,
             Fault::Compact => {}
         }
         Ok(())
@@ -292,8 +239,9 @@ impl Cast {
             if !self.down[at] {
                 return Err(self.curators[at].process().ended_early(status));
             }
-            if self.instances[at].since.is_some_and(|(_, life)| life == Life::Ending) {
-                self.instances[at].becomes(Life::Down);
+            // It has ended as it was asked to.
+            if self.curators[at].lives().now() == Some(Life::Ending) {
+                self.curators[at].wait_exit(GRACE)?;
             }
         }
         Ok(())
@@ -301,25 +249,12 @@ impl Cast {
 
     fn fell(&mut self, at: usize) -> Result<()> {
         self.down[at] = true;
-        self.instances[at].becomes(Life::Down);
         self.curators[at].kill().map(drop)
     }
 
     fn raise(&mut self, at: usize) -> Result<()> {
         self.curators[at].restart()?;
         self.down[at] = false;
-        self.instances[at].becomes(Life::Up);
-        Ok(())
-    }
-
-    fn fell_member(&mut self, member: usize) -> Result<()> {
-        self.members[member].becomes(Life::Down);
-        self.etcd.kill(member)
-    }
-
-    fn raise_member(&mut self, member: usize) -> Result<()> {
-        self.etcd.start_member(member)?;
-        self.members[member].becomes(Life::Up);
         Ok(())
     }
 
@@ -333,7 +268,8 @@ impl Cast {
                     continue;
                 };
                 let next = roles.get(index + 1).map(|next| next.at);
-                let stopped = self.instances[at]
+                let stopped = curator
+                    .lives()
                     .told()
                     .into_iter()
                     .find(|span| span.from > change.at && matches!(span.what, Life::Down | Life::Paused))
@@ -343,12 +279,6 @@ impl Cast {
         }
         terms.sort_by_key(|(_, _, from, _)| *from);
         terms
-    }
-
-    /// The node ids and names of the instances.
-    pub(super) fn names(&self) -> BTreeMap<String, usize> {
-        let ids = self.curators.iter().map(|curator| curator.node_id().to_owned());
-        ids.zip(0..).collect()
     }
 }
 

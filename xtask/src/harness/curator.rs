@@ -16,7 +16,7 @@ use super::lines::Line;
 use super::lives::Lives;
 use super::ports::Port;
 use super::process::{Capture, Process, ProcessSpec};
-use super::proxy::TcpProxy;
+use super::proxy::{Rules, TcpProxy};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
 use crate::picture::Life;
@@ -92,6 +92,8 @@ pub struct CuratorOptions {
     pub leader_ttl: Duration,
     /// Whether others reach it through a proxy, so that they can be cut off from it: `--advertise`.
     pub behind_proxy: bool,
+    /// What rules the connections of that proxy, where who opened them counts.
+    pub proxy_rules: Option<Rules>,
     /// The directory of its credentials; without, `--insecure-loopback-only`.
     pub credentials: Option<PathBuf>,
     /// More arguments.
@@ -113,6 +115,7 @@ impl CuratorOptions {
             election_prefix: "/leader".to_owned(),
             leader_ttl: Duration::from_secs(5),
             behind_proxy: false,
+            proxy_rules: None,
             credentials: None,
             extra_args: Vec::new(),
             env: Vec::new(),
@@ -289,9 +292,13 @@ impl CuratorProcess {
     pub fn start(binary: &Path, scratch: &Scratch, options: CuratorOptions) -> Result<Self> {
         let port = Port::reserve()?;
         let address = port.address().to_string();
-        let proxy = match options.behind_proxy {
-            true => Some(TcpProxy::start(port.address())?),
-            false => None,
+        let proxy = match (options.behind_proxy, &options.proxy_rules) {
+            (true, None) => Some(TcpProxy::start(port.address())?),
+            (true, Some(Rules { faults, choose })) => {
+                let (faults, choose) = (Arc::clone(faults), Arc::clone(choose));
+                Some(TcpProxy::with_chooser(Port::reserve()?, port.address(), faults, choose)?)
+            }
+            (false, _) => None,
         };
         let advertise = proxy
             .as_ref()

@@ -29,6 +29,7 @@ pub use lines::Line;
 pub use lives::Lives;
 pub use ports::Port;
 pub use process::{Capture, Process, ProcessSpec, Recorded};
+pub use peers::PeerNetwork;
 pub use proxy::{Direction, Flow, ProxyStats, TcpProxy};
 pub use scratch::Scratch;
 

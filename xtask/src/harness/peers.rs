@@ -1,5 +1,5 @@
-//! The network between the members of an etcd cluster: each member is reached by the others through a proxy, and each
-//! connection is ruled by the faults between the two members that it connects.
+//! The network between the members of a cluster: each member is reached by the others through a proxy, and each connection is
+//! ruled by the faults between the two members that it connects.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::lock;
 use super::ports::Port;
-use super::proxy::{Direction, Faults, Flow, TcpProxy};
+use super::proxy::{Direction, Faults, Flow, Rules, TcpProxy};
 use super::source::owner;
 use crate::error::Result;
 
@@ -43,7 +43,16 @@ impl PeerNetwork {
     /// # Errors
     /// When a proxy cannot listen.
     pub fn start(ports: Vec<Port>, targets: &[SocketAddr]) -> Result<Self> {
-        let count = targets.len();
+        let mut network = Self::without_proxies(targets.len());
+        for (to, (port, target)) in ports.into_iter().zip(targets).enumerate() {
+            let Rules { faults, choose } = network.rules(to);
+            network.proxies.push(TcpProxy::with_chooser(port, *target, faults, choose)?);
+        }
+        Ok(network)
+    }
+
+    /// For so many members whose proxies somebody else starts, under [`PeerNetwork::rules`].
+    pub fn without_proxies(count: usize) -> Self {
         let row = || (0..count).map(|_| Arc::new(Faults::default())).collect::<Vec<_>>();
         let links = Arc::new(Links {
             pids: (0..count).map(|_| AtomicU32::new(0)).collect(),
@@ -51,20 +60,24 @@ impl PeerNetwork {
             unknown: row(),
             strangers: AtomicU32::new(0),
         });
-        let mut proxies = Vec::new();
-        for (to, (port, target)) in ports.into_iter().zip(targets).enumerate() {
-            let choose = {
-                let links = Arc::clone(&links);
-                move |client, server| links.between(client, server, to)
-            };
-            let own = Arc::clone(&links.unknown[to]);
-            proxies.push(TcpProxy::with_chooser(port, *target, own, Arc::new(choose))?);
-        }
-        Ok(Self {
-            proxies,
+        Self {
+            proxies: Vec::new(),
             links,
             flows: Mutex::new(vec![vec![Flow::Pass; count]; count]),
-        })
+        }
+    }
+
+    /// What rules the connections of the proxy before a member.
+    pub fn rules(&self, to: usize) -> Rules {
+        let links = Arc::clone(&self.links);
+        Rules {
+            faults: Arc::clone(&self.links.unknown[to]),
+            choose: Arc::new(move |client, server| links.between(client, server, to)),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.links.pids.len()
     }
 
     /// The URL under which the others reach a member.
@@ -97,7 +110,7 @@ impl PeerNetwork {
 
     /// Cuts a member off from all others, in both directions.
     pub fn isolate(&self, member: usize) {
-        for other in (0..self.proxies.len()).filter(|other| *other != member) {
+        for other in (0..self.len()).filter(|other| *other != member) {
             self.set(member, other, Flow::Hold);
             self.set(other, member, Flow::Hold);
         }
@@ -105,8 +118,8 @@ impl PeerNetwork {
 
     /// Lets everything pass again.
     pub fn heal(&self) {
-        for from in 0..self.proxies.len() {
-            for to in (0..self.proxies.len()).filter(|to| *to != from) {
+        for from in 0..self.len() {
+            for to in (0..self.len()).filter(|to| *to != from) {
                 self.set(from, to, Flow::Pass);
             }
         }

@@ -88,6 +88,21 @@ impl Faults {
 /// Says which faults rule a new connection, from the address of its client and the proxy's own.
 pub type Chooser = Arc<dyn Fn(SocketAddr, SocketAddr) -> Arc<Faults> + Send + Sync>;
 
+/// Which faults rule the connections of a proxy, where not one for all.
+#[derive(Clone)]
+pub struct Rules {
+    /// Those that the proxy's own methods switch.
+    pub faults: Arc<Faults>,
+    /// Those of each connection.
+    pub choose: Chooser,
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("faults", &self.faults).finish_non_exhaustive()
+    }
+}
+
 /// What went through a proxy so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProxyStats {

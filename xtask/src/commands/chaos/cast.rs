@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::harness::process::{Orphan, bound, run};
 use crate::harness::proxy::address_of;
 use crate::harness::{
-    At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, Role, Scratch,
+    At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, PeerNetwork, Role, Scratch,
     TcpProxy, wait_until,
 };
 use crate::picture::Life;
@@ -32,6 +32,8 @@ pub(super) struct Programs {
 pub(super) struct Cast {
     pub(super) curators: Vec<CuratorProcess>,
     pub(super) etcd: EtcdCluster,
+    /// Between the instances.
+    network: PeerNetwork,
     /// From each instance to each member.
     stores: Vec<Vec<TcpProxy>>,
     /// From the clients to each instance.
@@ -50,6 +52,7 @@ impl Cast {
         let etcd = EtcdCluster::start(binaries, scratch, EtcdOptions::default())?;
         bootstrap(&programs.curator, &etcd)?;
         let record = scratch.path().join("record");
+        let network = PeerNetwork::without_proxies(HOSTS);
         let mut stores = Vec::new();
         let mut curators = Vec::new();
         let mut doors = Vec::new();
@@ -62,8 +65,10 @@ impl Cast {
             let endpoints = (0..HOSTS).map(|next| proxies[(own + next) % HOSTS].url()).collect();
             let mut options = CuratorOptions::new(number, endpoints).leader_ttl(TTL);
             options.behind_proxy = true;
+            options.proxy_rules = Some(network.rules(own));
             options.extra_args = vec!["--record".to_owned(), record.display().to_string()];
             let curator = CuratorProcess::start(&programs.embed, scratch, options)?;
+            network.set_pid(own, Some(curator.pid()));
             doors.push(TcpProxy::start(curator.address())?);
             curators.push(curator);
             stores.push(proxies);
@@ -71,6 +76,7 @@ impl Cast {
         let cast = Self {
             curators,
             etcd,
+            network,
             stores,
             doors,
             record,
@@ -146,14 +152,21 @@ impl Cast {
                 }
             }
             Fault::CutStore { instance, member, way } => cut(&self.stores[instance][member], way),
-            Fault::CutInstance { to, way } => cut(self.curators[to].proxy()?, way),
+            Fault::CutInstance { to, way: Way::Reset } => self.curators[to].proxy()?.refuse(),
+            Fault::CutInstance { to, way } => {
+                for other in (0..HOSTS).filter(|other| *other != to) {
+                    if way != Way::Mute {
+                        self.network.set(other, to, flow(way));
+                    }
+                    if way != Way::Deaf {
+                        self.network.set(to, other, flow(way));
+                    }
+                }
+            }
+            Fault::CutInstances { from, to, way } => self.network.set(from, to, flow(way)),
             Fault::CutClients { to, way } => cut(&self.doors[to], way),
             Fault::CutMembers { from, to, way } => {
-                let flow = match way {
-                    Way::Slow(by) => Flow::Delay(by),
-                    _ => Flow::Hold,
-                };
-                self.etcd.set_link(from, to, flow)?;
+                self.etcd.set_link(from, to, flow(way))?;
             }
             Fault::Isolate(member) => {
                 self.etcd.isolate(member)?;
@@ -209,7 +222,11 @@ impl Cast {
                 }
             }
             Fault::CutStore { instance, member, .. } => self.stores[instance][member].pass()?,
-            Fault::CutInstance { to, .. } => self.curators[to].proxy()?.pass()?,
+            Fault::CutInstance { to, .. } => {
+                self.network.heal();
+                self.curators[to].proxy()?.accept()?;
+            }
+            Fault::CutInstances { .. } => self.network.heal(),
             Fault::CutClients { to, .. } => self.doors[to].pass()?,
             Fault::CutMembers { from, to, .. } => self.etcd.set_link(from, to, Flow::Pass)?,
             Fault::Isolate(_) => self.etcd.heal()?,
@@ -254,6 +271,7 @@ impl Cast {
 
     fn raise(&mut self, at: usize) -> Result<()> {
         self.curators[at].restart()?;
+        self.network.set_pid(at, Some(self.curators[at].pid()));
         self.down[at] = false;
         Ok(())
     }
@@ -293,6 +311,14 @@ fn cut(proxy: &TcpProxy, way: Way) {
             }
         }
         Way::Reset => proxy.refuse(),
+    }
+}
+
+/// What a link does that is cut so, in a direction that is.
+fn flow(way: Way) -> Flow {
+    match way {
+        Way::Slow(by) => Flow::Delay(by),
+        Way::Silent | Way::Deaf | Way::Mute | Way::Reset => Flow::Hold,
     }
 }
 

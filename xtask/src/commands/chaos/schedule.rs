@@ -72,8 +72,14 @@ pub(super) enum Fault {
     },
     /// A member from all other members.
     Isolate(usize),
-    /// An instance from those that forward to it.
+    /// An instance from all other instances.
     CutInstance {
+        to: usize,
+        way: Way,
+    },
+    /// What one instance sends to another.
+    CutInstances {
+        from: usize,
         to: usize,
         way: Way,
     },
@@ -122,6 +128,7 @@ impl fmt::Display for Fault {
             Self::CutMembers { from, to, way } => write!(f, "etcd-{from} to etcd-{to}: {way}"),
             Self::Isolate(member) => write!(f, "etcd-{member} cut off"),
             Self::CutInstance { to, way } => write!(f, "others to curator-{}: {way}", to + 1),
+            Self::CutInstances { from, to, way } => write!(f, "curator-{} to curator-{}: {way}", from + 1, to + 1),
             Self::CutClients { to, way } => write!(f, "clients to curator-{}: {way}", to + 1),
             Self::Compact => f.write_str("compaction"),
         }
@@ -136,7 +143,8 @@ enum Part {
     /// The processes of etcd and the links between them: enough members must be left.
     Etcd,
     Store(usize, usize),
-    Door(usize),
+    /// The links between the instances.
+    Network,
     Clients(usize),
 }
 
@@ -153,7 +161,7 @@ impl Fault {
             | Self::Compact => vec![Part::Etcd],
             Self::Everything => vec![Part::Instances, Part::Etcd],
             Self::CutStore { instance, member, .. } => vec![Part::Store(instance, member)],
-            Self::CutInstance { to, .. } => vec![Part::Door(to)],
+            Self::CutInstance { .. } | Self::CutInstances { .. } => vec![Part::Network],
             Self::CutClients { to, .. } => vec![Part::Clients(to)],
         }
     }
@@ -211,6 +219,11 @@ fn fault(random: &mut Random) -> Fault {
         4 => Way::Slow(Duration::from_millis(random.within(20, 900))),
         _ => Way::Reset,
     };
+    // Between two of a kind a link is held or slow, one way at a time.
+    let link = match way {
+        Way::Slow(_) => way,
+        _ => Way::Silent,
+    };
     match random.below(100) {
         0..10 => Fault::KillInstance(who),
         10..20 => Fault::PauseInstance(who),
@@ -228,14 +241,15 @@ fn fault(random: &mut Random) -> Fault {
         64..72 => Fault::CutMembers {
             from: one,
             to: other,
-            // Between members a link is held or slow, one way at a time.
-            way: match way {
-                Way::Slow(_) => way,
-                _ => Way::Silent,
-            },
+            way: link,
         },
         72..78 => Fault::Isolate(one),
-        78..88 => Fault::CutInstance { to: one, way },
+        78..84 => Fault::CutInstance { to: one, way },
+        84..88 => Fault::CutInstances {
+            from: one,
+            to: other,
+            way: link,
+        },
         88..95 => Fault::CutClients { to: one, way },
         _ => Fault::Compact,
     }
@@ -307,7 +321,7 @@ mod tests {
             .flat_map(|seed| schedule(seed, MINUTE))
             .map(|step| name(step.fault))
             .collect();
-        assert_eq!(kinds.len(), 14, "{kinds:?}");
+        assert_eq!(kinds.len(), 15, "{kinds:?}");
         let ways: BTreeSet<_> = (0..20)
             .flat_map(|seed| schedule(seed, MINUTE))
             .filter_map(|step| match step.fault {

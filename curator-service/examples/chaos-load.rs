@@ -223,7 +223,7 @@ impl Instance {
                 let request = SayRequest {
                     id,
                     // Some are running when something happens.
-                    delay_ms: if id.is_multiple_of(8) { 30 } else { 0 },
+                    delay_ms: if id.is_multiple_of(3) { 50 } else { 0 },
                     ..SayRequest::default()
                 };
                 let answer = EchoClient::new(self.channel.clone()).say(by(request, OWNER)).await?;

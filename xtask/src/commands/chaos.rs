@@ -1,7 +1,7 @@
 //! `cargo xtask chaos`: real processes and real etcd under faults from a seed, and callers whose history is checked.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ mod schedule;
 pub const COMMAND: Command = Command {
     name: "chaos",
     summary: "breaks a real cluster at random, and checks what callers saw of it",
-    help: "Usage: cargo xtask chaos [--seed N] [--minutes M] [--etcd 3.4|3.5]
+    help: "Usage: cargo xtask chaos [--seed N] [--minutes M] [--etcd 3.4|3.5] [--program PATH]
 
 Starts three etcd members and three instances on loopback, with a proxy between any two that speak with each other, and
 callers that read and write registers and node records through every instance. Then come faults, as the seed has them:
@@ -45,7 +45,8 @@ written to target/pictures. What fails says its seed, the rule, and the calls th
 
   --seed N      the same seed brings the same faults; by default another each time
   --minutes M   how long there are faults (default 1)
-  --etcd WHICH  the version of etcd; by default the first at hand",
+  --etcd WHICH  the version of etcd; by default the first at hand
+  --program P   another build of the example `embed`, such as one that was broken to see whether that is found",
     run,
 };
 
@@ -67,25 +68,26 @@ fn run(mut args: Args) -> Result<()> {
     };
     let minutes = args.count("--minutes")?.unwrap_or(1);
     let want = Want::read(args.value("--etcd")?.as_deref())?;
+    let program = args.value("--program")?.map(PathBuf::from);
     args.finish(0)?;
     if want == Want::All {
         return Err(Error::usage("chaos runs one etcd: give `--etcd 3.4` or `--etcd 3.5`"));
     }
-    run_chaos(&want, seed, Duration::from_secs(60) * minutes)
+    run_chaos(&want, seed, Duration::from_secs(60) * minutes, program)
 }
 
-/// Runs it.
+/// Runs it, on the example `embed` unless another program is given.
 ///
 /// # Errors
 /// When a rule is broken, nothing is answered any more, or we are told to stop.
-pub fn run_chaos(want: &Want, seed: u64, length: Duration) -> Result<()> {
+pub fn run_chaos(want: &Want, seed: u64, length: Duration, program: Option<PathBuf>) -> Result<()> {
     signals::install()?;
     let Some(Found { binaries, .. }) = select(want)?.into_iter().next() else {
         return Ok(());
     };
     let programs = Programs {
         curator: build(CURATOR)?,
-        embed: build(EMBED)?,
+        embed: program.map_or_else(|| build(EMBED), Ok)?,
         load: build(CHAOS_LOAD)?,
     };
     let name = format!(

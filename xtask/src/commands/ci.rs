@@ -58,7 +58,7 @@ fn run(args: Args) -> Result<()> {
     }
     test::run_tests(&Want::All)?;
     // The same faults each time, so that a failure is the change's.
-    chaos::run_chaos(&Want::First, 1, Duration::from_secs(60))
+    chaos::run_chaos(&Want::First, 1, Duration::from_secs(60), None)
 }
 
 /// What the dependencies may be. Known faults are looked up where their list can be had, which is not everywhere.

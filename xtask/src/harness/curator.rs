@@ -296,7 +296,12 @@ impl CuratorProcess {
             (true, None) => Some(TcpProxy::start(port.address())?),
             (true, Some(Rules { faults, choose })) => {
                 let (faults, choose) = (Arc::clone(faults), Arc::clone(choose));
-                Some(TcpProxy::with_chooser(Port::reserve()?, port.address(), faults, choose)?)
+                Some(TcpProxy::with_chooser(
+                    Port::reserve()?,
+                    port.address(),
+                    faults,
+                    choose,
+                )?)
             }
             (false, _) => None,
         };

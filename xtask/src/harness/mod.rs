@@ -27,9 +27,9 @@ pub use etcdctl::{KeyValue, LeaseInfo};
 pub use journal::{Journal, Mark};
 pub use lines::Line;
 pub use lives::Lives;
+pub use peers::PeerNetwork;
 pub use ports::Port;
 pub use process::{Capture, Process, ProcessSpec, Recorded};
-pub use peers::PeerNetwork;
 pub use proxy::{Direction, Flow, ProxyStats, TcpProxy};
 pub use scratch::Scratch;
 

@@ -46,7 +46,9 @@ impl PeerNetwork {
         let mut network = Self::without_proxies(targets.len());
         for (to, (port, target)) in ports.into_iter().zip(targets).enumerate() {
             let Rules { faults, choose } = network.rules(to);
-            network.proxies.push(TcpProxy::with_chooser(port, *target, faults, choose)?);
+            network
+                .proxies
+                .push(TcpProxy::with_chooser(port, *target, faults, choose)?);
         }
         Ok(network)
     }

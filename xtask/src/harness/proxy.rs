@@ -99,7 +99,9 @@ pub struct Rules {
 
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules").field("faults", &self.faults).finish_non_exhaustive()
+        f.debug_struct("Rules")
+            .field("faults", &self.faults)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::harness::process::{Orphan, bound, run};
 use crate::harness::proxy::address_of;
 use crate::harness::{
-    At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, PeerNetwork, Role, Scratch,
-    TcpProxy, wait_until,
+    At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, PeerNetwork, Role,
+    Scratch, TcpProxy, wait_until,
 };
 use crate::picture::Life;
 
@@ -152,8 +152,27 @@ impl Cast {
                 }
             }
             Fault::CutStore { instance, member, way } => cut(&self.stores[instance][member], way),
-            Fault::CutInstance { to, way: Way::Reset } => self.curators[to].proxy()?.refuse(),
-            Fault::CutInstance { to, way } => {
+            Fault::CutOff { who, way } => {
+                let at = self.find(who);
+                self.stores[at].iter().for_each(|store| cut(store, way));
+                return Ok(Fault::CutOff {
+                    who: Who::Number(at),
+                    way,
+                });
+            }
+            Fault::CutInstance {
+                to: who,
+                way: Way::Reset,
+            } => {
+                let to = self.find(who);
+                self.curators[to].proxy()?.refuse();
+                return Ok(Fault::CutInstance {
+                    to: Who::Number(to),
+                    way: Way::Reset,
+                });
+            }
+            Fault::CutInstance { to: who, way } => {
+                let to = self.find(who);
                 for other in (0..HOSTS).filter(|other| *other != to) {
                     if way != Way::Mute {
                         self.network.set(other, to, flow(way));
@@ -162,6 +181,10 @@ impl Cast {
                         self.network.set(to, other, flow(way));
                     }
                 }
+                return Ok(Fault::CutInstance {
+                    to: Who::Number(to),
+                    way,
+                });
             }
             Fault::CutInstances { from, to, way } => self.network.set(from, to, flow(way)),
             Fault::CutClients { to, way } => cut(&self.doors[to], way),
@@ -199,8 +222,11 @@ impl Cast {
                 self.raise(at)?;
             }
             // None is left undecided.
-            Fault::KillInstance(Who::Leader) | Fault::PauseInstance(Who::Leader) | Fault::StopInstance(Who::Leader) => {
-            }
+            Fault::KillInstance(Who::Leader)
+            | Fault::PauseInstance(Who::Leader)
+            | Fault::StopInstance(Who::Leader)
+            | Fault::CutOff { who: Who::Leader, .. }
+            | Fault::CutInstance { to: Who::Leader, .. } => {}
             Fault::KillMember(member) => self.etcd.start_member(member)?,
             Fault::PauseMember(member) => {
                 self.etcd.resume(member)?;
@@ -222,7 +248,12 @@ impl Cast {
                 }
             }
             Fault::CutStore { instance, member, .. } => self.stores[instance][member].pass()?,
-            Fault::CutInstance { to, .. } => {
+            Fault::CutOff {
+                who: Who::Number(at), ..
+            } => self.stores[at].iter().try_for_each(TcpProxy::pass)?,
+            Fault::CutInstance {
+                to: Who::Number(to), ..
+            } => {
                 self.network.heal();
                 self.curators[to].proxy()?.accept()?;
             }

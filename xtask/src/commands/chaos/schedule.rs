@@ -64,6 +64,11 @@ pub(super) enum Fault {
         member: usize,
         way: Way,
     },
+    /// An instance from all of etcd.
+    CutOff {
+        who: Who,
+        way: Way,
+    },
     /// What one member sends to another.
     CutMembers {
         from: usize,
@@ -74,7 +79,7 @@ pub(super) enum Fault {
     Isolate(usize),
     /// An instance from all other instances.
     CutInstance {
-        to: usize,
+        to: Who,
         way: Way,
     },
     /// What one instance sends to another.
@@ -125,9 +130,10 @@ impl fmt::Display for Fault {
             Self::NoQuorum(left) => write!(f, "etcd without a quorum, only etcd-{left} left"),
             Self::Everything => f.write_str("everything restarted"),
             Self::CutStore { instance, member, way } => write!(f, "curator-{} to etcd-{member}: {way}", instance + 1),
+            Self::CutOff { who, way } => write!(f, "{who} to etcd: {way}"),
             Self::CutMembers { from, to, way } => write!(f, "etcd-{from} to etcd-{to}: {way}"),
             Self::Isolate(member) => write!(f, "etcd-{member} cut off"),
-            Self::CutInstance { to, way } => write!(f, "others to curator-{}: {way}", to + 1),
+            Self::CutInstance { to, way } => write!(f, "others to {to}: {way}"),
             Self::CutInstances { from, to, way } => write!(f, "curator-{} to curator-{}: {way}", from + 1, to + 1),
             Self::CutClients { to, way } => write!(f, "clients to curator-{}: {way}", to + 1),
             Self::Compact => f.write_str("compaction"),
@@ -142,7 +148,8 @@ enum Part {
     Instances,
     /// The processes of etcd and the links between them: enough members must be left.
     Etcd,
-    Store(usize, usize),
+    /// The links between the instances and etcd.
+    Stores,
     /// The links between the instances.
     Network,
     Clients(usize),
@@ -160,7 +167,7 @@ impl Fault {
             | Self::Isolate(_)
             | Self::Compact => vec![Part::Etcd],
             Self::Everything => vec![Part::Instances, Part::Etcd],
-            Self::CutStore { instance, member, .. } => vec![Part::Store(instance, member)],
+            Self::CutStore { .. } | Self::CutOff { .. } => vec![Part::Stores],
             Self::CutInstance { .. } | Self::CutInstances { .. } => vec![Part::Network],
             Self::CutClients { to, .. } => vec![Part::Clients(to)],
         }
@@ -183,6 +190,8 @@ pub(super) fn schedule(seed: u64, length: Duration) -> Vec<Step> {
         let lasts = match fault {
             Fault::Compact => Duration::from_millis(100),
             Fault::Everything => Duration::from_millis(random.within(300, 1_500)),
+            // Short, so that whoever waits for it may try again.
+            Fault::CutInstance { way: Way::Reset, .. } => Duration::from_millis(random.within(20, 1_000)),
             Fault::CutClients { .. } => Duration::from_millis(random.within(500, 2_500)),
             // Below and well above the TTL.
             _ => Duration::from_millis(random.within(300, 6_500)),
@@ -233,18 +242,19 @@ fn fault(random: &mut Random) -> Fault {
         40..44 => Fault::StutterMember(one),
         44..48 => Fault::NoQuorum(one),
         48..50 => Fault::Everything,
-        50..64 => Fault::CutStore {
+        50..60 => Fault::CutOff { who, way },
+        60..64 => Fault::CutStore {
             instance: one,
             member: random.below(HOSTS),
             way,
         },
-        64..72 => Fault::CutMembers {
+        64..69 => Fault::CutMembers {
             from: one,
             to: other,
             way: link,
         },
-        72..78 => Fault::Isolate(one),
-        78..84 => Fault::CutInstance { to: one, way },
+        69..74 => Fault::Isolate(one),
+        74..84 => Fault::CutInstance { to: who, way },
         84..88 => Fault::CutInstances {
             from: one,
             to: other,
@@ -321,7 +331,7 @@ mod tests {
             .flat_map(|seed| schedule(seed, MINUTE))
             .map(|step| name(step.fault))
             .collect();
-        assert_eq!(kinds.len(), 15, "{kinds:?}");
+        assert_eq!(kinds.len(), 16, "{kinds:?}");
         let ways: BTreeSet<_> = (0..20)
             .flat_map(|seed| schedule(seed, MINUTE))
             .filter_map(|step| match step.fault {

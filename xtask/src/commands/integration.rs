@@ -70,7 +70,9 @@ pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
                 1 => format!("integration tests on etcd {version}"),
                 _ => format!("integration tests on etcd {version}, round {round} of {repeat}"),
             };
-            step::run(&name, command).context(|| format!("the tests on etcd {version} failed"))?;
+            let outcome = step::run(&name, command);
+            step::say("pictures of the scenarios: target/pictures/integration-*.html");
+            outcome.context(|| format!("the tests on etcd {version} failed"))?;
         }
     }
     Ok(())

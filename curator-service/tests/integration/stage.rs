@@ -54,12 +54,21 @@ impl Stage {
     /// The members of etcd, in a directory that is there.
     pub(crate) fn within(scratch: Scratch, options: EtcdOptions) -> Self {
         let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, options).unwrap();
+        // `curator-LABEL-PID-NUMBER`.
+        let directory = scratch
+            .path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let label = directory.rsplitn(3, '-').last().unwrap_or_default();
+        let label = label.strip_prefix("curator-").unwrap_or(label).to_owned();
         Self {
             curators: Vec::new(),
             etcd,
             scratch,
             silenced: Vec::new(),
-            label: label.to_owned(),
+            label,
             began: Instant::now(),
             seconds: Vec::new(),
         }

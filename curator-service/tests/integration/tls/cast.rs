@@ -66,8 +66,6 @@ pub(super) enum Who<'a> {
     Node(&'a Node),
     /// Somebody who shows a key.
     Key(&'a PrivateKey),
-    /// Somebody with a certificate and its key.
-    With(&'a [u8], &'a PrivateKey),
 }
 
 /// The cluster. Dropping it stops everything.
@@ -201,7 +199,6 @@ impl Cast {
             Who::Owner => ClientCredentials::with_certificate(trust, self.owner.0.clone(), &self.owner.1),
             Who::Node(node) => ClientCredentials::with_certificate(trust, node.certificate(), &node.key),
             Who::Key(key) => ClientCredentials::with_key(trust, key, wall_clock()),
-            Who::With(certificate, key) => ClientCredentials::with_certificate(trust, certificate, key),
         }
         .unwrap()
     }

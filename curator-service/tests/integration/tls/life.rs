@@ -157,7 +157,7 @@ fn the_whole_life_of_a_cluster() {
         "{refused}"
     );
     let delete = DeleteNodeRequest {
-        node: Some(delete_node_request::Node::Id(id.clone())),
+        node: Some(delete_node_request::Node::Id(id)),
         ..DeleteNodeRequest::default()
     };
     cast.runtime.block_on(management.delete_node(bounded(delete))).unwrap();

@@ -154,46 +154,65 @@ fn certificates_that_prove_nothing_are_refused() {
             assert!(status.message().contains(contains), "{what}: {status}");
         };
         // What is refused below is refused for the one thing that is wrong with it.
-        ask(&cast, showing(&cast, &[good.clone()], &key, at)).expect("a good one");
+        ask(&cast, showing(&cast, std::slice::from_ref(&good), &key, at)).expect("a good one");
         let nobody = ask(&cast, cast.channel(Who::Nobody, at)).unwrap_err();
         assert_eq!(nobody.code(), Code::Unauthenticated, "{nobody}");
         refused(
             "wrong authority",
-            &[wrong_ca.clone()],
+            std::slice::from_ref(&wrong_ca),
             &other_key,
             "not signed by the cluster",
         );
-        refused("expired", &[expired.clone()], &key, "not valid any more");
-        refused("not yet valid", &[not_yet.clone()], &key, "not valid yet");
-        refused("another kind of key", &[ecdsa_user.clone()], &ecdsa, "not Ed25519");
+        refused("expired", std::slice::from_ref(&expired), &key, "not valid any more");
+        refused("not yet valid", std::slice::from_ref(&not_yet), &key, "not valid yet");
+        refused(
+            "another kind of key",
+            std::slice::from_ref(&ecdsa_user),
+            &ecdsa,
+            "not Ed25519",
+        );
         refused("two certificates", &[good.clone(), good.clone()], &key, "more than one");
-        refused("self-signed", &[self_signed.clone()], &key, "not signed by the cluster");
+        refused(
+            "self-signed",
+            std::slice::from_ref(&self_signed),
+            &key,
+            "not signed by the cluster",
+        );
         refused(
             "for nothing",
-            &[for_nothing.clone()],
+            std::slice::from_ref(&for_nothing),
             &key,
             "neither a node's nor a user's",
         );
         refused(
             "another node's name",
-            &[misnamed.clone()],
+            std::slice::from_ref(&misnamed),
             &key,
             "neither a node's nor a user's",
         );
-        refused("an authority", &[an_authority.clone()], &key, "an authority's");
+        refused(
+            "an authority",
+            std::slice::from_ref(&an_authority),
+            &key,
+            "an authority's",
+        );
         refused(
             "the cluster's own authority's",
-            &[cast.ca.clone()],
+            std::slice::from_ref(&cast.ca),
             &ca_key(&cast),
             "an authority's",
         );
         // The owner's certificate is no secret; the key is. The handshake fails, so that nothing is answered at all.
-        let stolen = ask(&cast, showing(&cast, &[cast.owner.0.clone()], &other_key, at)).unwrap_err();
+        let stolen = ask(
+            &cast,
+            showing(&cast, std::slice::from_ref(&cast.owner.0), &other_key, at),
+        )
+        .unwrap_err();
         assert!(
             stolen.source().is_some(),
             "the connection ends, nobody answers: {stolen}"
         );
-        let long = ask(&cast, showing(&cast, &[long.clone()], &key, at)).unwrap_err();
+        let long = ask(&cast, showing(&cast, std::slice::from_ref(&long), &key, at)).unwrap_err();
         assert!(long.source().is_some(), "the connection ends, nobody answers: {long}");
         assert_eq!(tls12(at), [0x15, 3, 3, 0, 2, 2, 70], "a fatal alert: protocol_version");
     }

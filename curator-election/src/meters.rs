@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "etcd")]
 use crate::clock::Instant;
 use crate::status::Reason;
 use crate::store::StoreError;

@@ -1,7 +1,7 @@
 //! Deliberate bugs: a simulation that does not find them proves nothing.
 //!
 //! One is switched on for the present thread, and only in a build with the feature `sabotage` *and* with debug assertions. In
-//! every other build [`on`] is a constant `false`, and what depends on it is not compiled in.
+//! every other build `on` is a constant `false`, and what depends on it is not compiled in.
 
 /// A bug that can be switched on. Each is named after what is wrong then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

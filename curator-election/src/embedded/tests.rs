@@ -1,3 +1,5 @@
+//! The durable store through crashes, damage, slow disks and many watchers.
+
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 use std::fs;

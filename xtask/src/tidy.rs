@@ -1,5 +1,6 @@
 //! Checks of the sources that no compiler makes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -14,13 +15,24 @@ use crate::workspace::{cargo, root};
 /// With each thing that is not as it should be.
 pub fn check() -> Result<()> {
     let mut wrong = Vec::new();
+    let mut functions = BTreeSet::new();
     for path in tracked_files()? {
         let Ok(text) = fs::read_to_string(root().join(&path)) else {
             // Not text, or removed and not yet committed.
             continue;
         };
         wrong.extend(check_file(&path, &text));
+        if path.ends_with(".rs") {
+            functions.extend(functions_in(&text).map(str::to_owned));
+        }
     }
+    let security = root().join("SECURITY.md");
+    let security = fs::read_to_string(&security).context(|| format!("cannot read {}", security.display()))?;
+    wrong.extend(
+        tests_in(&security)
+            .filter(|name| !functions.contains(*name))
+            .map(|name| format!("SECURITY.md names the test `{name}`, which there is none of")),
+    );
     wrong.extend(check_listener_tree()?);
     wrong.extend(check_features()?);
     if wrong.is_empty() {
@@ -63,6 +75,21 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The names of the functions that a source declares.
+fn functions_in(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("fn ")?;
+        rest.split_once('(').map(|(name, _)| name)
+    })
+}
+
+/// The tests that the last column of a table names.
+fn tests_in(document: &str) -> impl Iterator<Item = &str> {
+    let rows = document.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2))
 }
 
 /// The first thing in the file but attributes and blank lines is a comment on the module.
@@ -152,6 +179,14 @@ fn test_features(tree: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_that_a_table_names_are_found() {
+        let table = "| who | can | shown by |\n|---|---|---|\n| a | `b` | `first`, `second` |\n| c | | |\nand `none`\n";
+        assert_eq!(tests_in(table).collect::<Vec<_>>(), ["first", "second"]);
+        let source = "    async fn first() {\npub(crate) fn second<T>(\n";
+        assert_eq!(functions_in(source).collect::<Vec<_>>(), ["first", "second<T>"]);
+    }
 
     #[test]
     fn modules_begin_with_a_comment_on_themselves() {

@@ -354,7 +354,8 @@ async fn etcd_watches(etcd: &str) -> Result<u64, Failure> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = etcd.trim_start_matches("http://");
     let mut stream = tokio::net::TcpStream::connect(address).await?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    // HTTP/1.0, so that the answer comes in one piece, and not in chunks that may begin in the middle of a number.
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;

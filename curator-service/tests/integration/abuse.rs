@@ -32,7 +32,7 @@ use xtask::harness::curator::binary_from_env;
 use xtask::harness::process::run;
 use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
 
-use crate::stage::{SOON, TTL};
+use crate::stage::{SOON, TTL, resident};
 
 /// How long each kind of abuse lasts.
 const LASTS: Duration = Duration::from_secs(3);
@@ -340,13 +340,6 @@ async fn abuse(kind: Kind, client: &Client, sent: &AtomicU64) -> Result<(), Fail
         }
     }
     Ok(())
-}
-
-/// In KiB.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse().unwrap()
 }
 
 fn raise_file_limit() {

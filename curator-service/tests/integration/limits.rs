@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use xtask::harness::curator::embedding_from_env;
 use xtask::harness::{CuratorOptions, EtcdOptions, wait_until};
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::stage::{Reach, SOON, Stage, TTL, resident};
 
 /// The files that a process may open in the scenario where they run out.
 const FILES: usize = 96;
@@ -127,11 +127,4 @@ fn memory_is_flat_while_clients_do_not_read() {
     assert!(stream < 1_024, "{stream} KiB a stream");
     answers(address);
     drop(stalled);
-}
-
-/// In KiB.
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse().unwrap()
 }

@@ -347,3 +347,10 @@ pub(crate) fn measured(what: &str, time: Duration, ttl: Duration) {
         time.as_secs_f64() / ttl.as_secs_f64()
     );
 }
+
+/// What a process has in memory, in KiB.
+pub(crate) fn resident(pid: impl std::fmt::Display) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+}

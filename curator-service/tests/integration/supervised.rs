@@ -10,7 +10,7 @@ use xtask::harness::curator::binary_from_env;
 use xtask::harness::process::{Finished, run};
 use xtask::harness::{At, CuratorOptions, EtcdOptions, Mark, wait_until};
 
-use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
+use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured, resident};
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -38,13 +38,6 @@ fn instance(stage: &Stage, curator: usize, since: Mark) -> Pid {
 
 fn is_there(pid: Pid) -> bool {
     Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists()
-}
-
-/// What a process has in memory, in kilobytes.
-fn resident(pid: impl std::fmt::Display) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::figures;
 use super::workload::Workload;
 
 /// What was measured of one way in one round.
@@ -203,13 +204,11 @@ fn verdicts(workload: &Workload, with: &str, lines: &[Line]) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    match numbers.len() {
-        0 => 0.0,
-        odd if odd % 2 == 1 => numbers[middle],
-        _ => f64::midpoint(numbers[middle - 1], numbers[middle]),
+/// The median, and 0 of nothing.
+pub(super) fn median(numbers: Vec<f64>) -> f64 {
+    match numbers.is_empty() {
+        true => 0.0,
+        false => figures::median(&numbers),
     }
 }
 

@@ -68,19 +68,56 @@ impl EtcdStore {
         .await
     }
 
-    /// Removes a member.
+    /// Removes a member. If it leads etcd, another member that answers is asked to lead first, since the others would
+    /// otherwise have to notice its silence: no call gets through until then, which can cost a leader of ours its term.
     ///
     /// Cancellation: it may have been removed or not.
     ///
     /// # Errors
     /// etcd refuses, as it does if what is left would have no quorum, or does not answer.
     pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
+        self.lead_elsewhere(id).await;
         let member = self.writable().await?;
         self.call(member, Call::Write(None), (), |mut client, ()| async move {
             client.member_remove(id).await.map(drop)
         })
         .await
     }
+
+    /// Asks another member to lead etcd if this one does. What fails here only makes the removal slower for others.
+    async fn lead_elsewhere(&self, id: u64) {
+        let (all, statuses) = futures::future::join(self.members(), self.endpoints()).await;
+        let Ok(all) = all else { return };
+        let answering = statuses.into_iter().map(|(_, status)| status.ok()).collect::<Vec<_>>();
+        let Some((endpoint, next)) = successor(id, &answering, &all) else {
+            return;
+        };
+        let moved = self
+            .call(endpoint, Call::Write(None), (), |mut client, ()| async move {
+                client.move_leader(next).await.map(drop)
+            })
+            .await;
+        match moved {
+            Ok(()) => tracing::info!("etcd member {id:x} leads and is to be removed: {next:x} leads now"),
+            Err(error) => {
+                tracing::warn!("etcd member {id:x} leads and is to be removed, but {next:x} did not take over: {error}")
+            }
+        }
+    }
+}
+
+/// If the member leads: at which endpoint it can be asked to let another lead, and which.
+fn successor(id: u64, endpoints: &[Option<EndpointStatus>], members: &[EtcdMember]) -> Option<(usize, u64)> {
+    let led = |status: &Option<EndpointStatus>| {
+        status
+            .as_ref()
+            .is_some_and(|status| status.member_id == id && status.leads)
+    };
+    let endpoint = endpoints.iter().position(led)?;
+    let votes = |id: u64| members.iter().any(|member| member.id == id && !member.learner);
+    let mut others = endpoints.iter().flatten().map(|status| status.member_id);
+    let next = others.find(|other| *other != id && votes(*other))?;
+    Some((endpoint, next))
 }
 
 /// What a member says of itself.
@@ -125,5 +162,38 @@ impl EtcdStore {
             }
         };
         futures::future::join_all(self.config.endpoints.iter().enumerate().map(ask)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(member_id: u64, leads: bool) -> Option<EndpointStatus> {
+        Some(EndpointStatus {
+            member_id,
+            version: String::new(),
+            leads,
+            database_bytes: 0,
+        })
+    }
+
+    fn member(id: u64, learner: bool) -> EtcdMember {
+        EtcdMember {
+            id,
+            name: String::new(),
+            peer_urls: Vec::new(),
+            learner,
+        }
+    }
+
+    #[test]
+    fn another_voter_that_answers_leads_before_the_leader_is_removed() {
+        let members = [member(1, false), member(2, true), member(3, false), member(4, false)];
+        let endpoints = [None, status(2, false), status(1, true), status(4, false)];
+        assert_eq!(successor(1, &endpoints, &members), Some((2, 4)));
+        // It does not lead, or there is nobody else.
+        assert_eq!(successor(4, &endpoints, &members), None);
+        assert_eq!(successor(1, &endpoints[..3], &members), None);
     }
 }

@@ -18,6 +18,7 @@ use crate::clock::{BootClock, Instant, SharedClock};
 use crate::deadline::effective_ttl;
 use crate::machine::{Command, Event, Machine, Timing};
 use crate::meters::{self, SmallestMargin};
+use crate::pulse::Pulse;
 use crate::sabotage::{self, Sabotage};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
@@ -37,6 +38,8 @@ pub struct ElectorConfig {
     pub backoff_longest: Duration,
     /// How long giving the lease back may take before it is let go, to run out by itself.
     pub close_timeout: Duration,
+    /// Without it the elector leads for as long as it can renew its lease; with it only while there are signs of life as well.
+    pub pulse: Option<Pulse>,
     /// The clock that terms are measured on.
     pub clock: SharedClock,
     /// Draws the jitter; `None` for a random one.
@@ -51,6 +54,7 @@ impl Default for ElectorConfig {
             backoff_first: Duration::from_millis(100),
             backoff_longest: Duration::from_secs(5),
             close_timeout: Duration::from_secs(2),
+            pulse: None,
             clock: Arc::new(BootClock),
             seed: None,
         }
@@ -75,6 +79,7 @@ pub enum ElectorError {
 pub struct Elector<V> {
     backend: Arc<dyn ElectionBackend>,
     value: Bytes,
+    pulse: Option<Pulse>,
     clock: SharedClock,
     machine: Machine<V>,
     status: watch::Sender<ElectionStatus<V>>,
@@ -153,6 +158,7 @@ impl<V: LeaderValue> Elector<V> {
         Ok(Self {
             backend,
             value: value.encode().into(),
+            pulse: config.pulse,
             clock: config.clock,
             machine,
             status,
@@ -187,6 +193,7 @@ impl<V: LeaderValue> Elector<V> {
         let Self {
             backend,
             value,
+            pulse,
             clock,
             mut machine,
             status,
@@ -229,6 +236,7 @@ impl<V: LeaderValue> Elector<V> {
                     Event::Shutdown
                 }
                 () = io.publisher.fenced_out() => Event::FencedOut,
+                () = turns(pulse.as_ref(), machine.is_stuck()) => Event::Stuck(!machine.is_stuck()),
                 () = clock.sleep_until(wakeup) => Event::Tick,
                 Some(()) = maybe(&mut io.closing) => {
                     io.closing = None;
@@ -248,6 +256,14 @@ impl<V: LeaderValue> Elector<V> {
                 }
             };
         }
+    }
+}
+
+/// Completes when the pulse stops, or begins again; never without one.
+async fn turns(pulse: Option<&Pulse>, stuck: bool) {
+    match pulse {
+        Some(pulse) => pulse.turns(stuck).await,
+        None => std::future::pending().await,
     }
 }
 

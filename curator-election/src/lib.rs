@@ -59,6 +59,7 @@ mod machine;
 pub mod memory;
 pub mod meters;
 pub mod namespace;
+mod pulse;
 mod renewal;
 #[doc(hidden)]
 pub mod sabotage;
@@ -73,6 +74,7 @@ mod value;
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use pulse::Pulse;
 pub use status::{ElectionStatus, Following, Reason};
 pub use store_election::StoreElection;
 pub use term::{Term, TermEnded, TermKeeper};

@@ -59,6 +59,8 @@ pub(crate) enum Event {
     Observed(Observation),
     FencedOut,
     StepDown,
+    /// What this candidate would lead for hangs, or does not any more.
+    Stuck(bool),
     /// The lease was given back, or that was tried for long enough.
     Closed,
     Shutdown,
@@ -104,6 +106,8 @@ pub(crate) struct Machine<V> {
     /// What was last published, so that the same is not published again.
     published: Published<V>,
     stopping: bool,
+    /// Whether this candidate must not lead, because it could not serve.
+    stuck: bool,
     commands: Vec<Command<V>>,
 }
 
@@ -141,6 +145,7 @@ impl<V: LeaderValue> Machine<V> {
             state: State::Waiting { until: now },
             published: Published::Undetermined,
             stopping: false,
+            stuck: false,
             commands: Vec::new(),
         }
     }
@@ -163,6 +168,10 @@ impl<V: LeaderValue> Machine<V> {
 
     pub(crate) const fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
+    }
+
+    pub(crate) const fn is_stuck(&self) -> bool {
+        self.stuck
     }
 
     pub(crate) const fn is_leader(&self) -> bool {
@@ -191,6 +200,7 @@ impl<V: LeaderValue> Machine<V> {
                     self.end_round(now, Reason::StepDown);
                 }
             }
+            Event::Stuck(stuck) => self.stuck(now, stuck),
             Event::Closed => self.closed(now),
             Event::Shutdown => self.shut_down(now),
         }
@@ -201,6 +211,8 @@ impl<V: LeaderValue> Machine<V> {
 
     fn pass_time(&mut self, now: Instant) {
         match &mut self.state {
+            // Nothing to stand for election with; `Event::Stuck` says when there is.
+            State::Waiting { until } if now >= *until && self.stuck => *until = now + self.timing.ttl,
             State::Waiting { until } if now >= *until => {
                 self.state = State::Opening {
                     give_up_at: now + self.timing.open_timeout,
@@ -390,6 +402,15 @@ impl<V: LeaderValue> Machine<V> {
                     until: now + self.backoff.failed(),
                 }
             };
+        }
+    }
+
+    fn stuck(&mut self, now: Instant, stuck: bool) {
+        self.stuck = stuck;
+        match &mut self.state {
+            State::Opening { .. } | State::Running(_) if stuck => self.end_round(now, Reason::Stuck),
+            State::Waiting { until } if !stuck => *until = now,
+            _ => {}
         }
     }
 

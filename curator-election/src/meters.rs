@@ -46,6 +46,7 @@ const fn word(reason: &Reason) -> &'static str {
         Reason::NoLeader => "no_leader",
         Reason::OwnEarlierKey => "own_earlier_key",
         Reason::Undecodable(_) => "undecodable",
+        Reason::Stuck => "stuck",
         Reason::NewsTooOld => "news_too_old",
     }
 }

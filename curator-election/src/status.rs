@@ -51,6 +51,8 @@ pub enum Reason {
     Undecodable(String),
     /// Whom this instance followed has not been confirmed for too long.
     NewsTooOld,
+    /// What this instance would lead for has shown no [sign of life](crate::Pulse) for too long.
+    Stuck,
 }
 
 impl std::fmt::Display for Reason {
@@ -69,6 +71,7 @@ impl std::fmt::Display for Reason {
             Self::NoLeader => f.write_str("no candidate leads"),
             Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
             Self::Undecodable(error) => f.write_str(error),
+            Self::Stuck => f.write_str("this instance has not been able to serve for too long"),
             Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
         }
     }

@@ -50,6 +50,12 @@ struct Arguments {
     advertise: Option<String>,
     #[arg(long, value_parser = ["text", "json"], default_value = "text")]
     log_format: String,
+    /// How long the instance may be unable to serve before it stops leading.
+    #[arg(long, value_parser = duration)]
+    stuck_after: Option<Duration>,
+    /// A call with this id blocks the thread that it is served on, for ever: what a service should never do.
+    #[arg(long)]
+    block_on: Option<u64>,
     /// Where to write what the leader runs.
     #[arg(long)]
     record: Option<PathBuf>,
@@ -93,15 +99,23 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     config.leader_ttl = arguments.leader_ttl;
     config.listen = arguments.listen;
     config.advertise = arguments.advertise;
+    config.stuck_after = arguments.stuck_after;
 
     // For tests: callers are believed whatever they say they are.
     config.authenticator = Some(Arc::new(TestIdentity));
     // Made anew in each term that this process leads in.
     let record = arguments.record.map(open).transpose()?;
-    let node_id = arguments.node_id;
+    let (node_id, block_on) = (arguments.node_id, arguments.block_on);
     config.leader_services = Arc::new(move |term, routes| {
         let revision = term.term.lock_revision;
         let mut service = EchoService::new(node_id.clone(), revision);
+        if let Some(block_on) = block_on {
+            service = service.recording(Arc::new(move |id| {
+                while id == block_on {
+                    std::thread::park();
+                }
+            }));
+        }
         if let Some(file) = record.clone() {
             service = service.recording(Arc::new(move |id| {
                 // One write for one line: lines of several processes and threads do not mix.

@@ -33,6 +33,9 @@ pub struct Config {
     pub advertise: Option<String>,
     /// How long a call may wait for a leader, within its own deadline; `None` for two thirds of the TTL and at most ten seconds.
     pub hold_cap: Option<Duration>,
+    /// How long the instance may be unable to serve (a thread that is blocked, a leader whose reads do not come back) before it
+    /// gives up leading, or standing for election, until it can; `None` for the TTL and at least five seconds.
+    pub stuck_after: Option<Duration>,
     /// How many calls may wait for a leader at a time.
     pub hold_limit: usize,
     /// How many connections may be open; any more are refused, unless there are some that have made no call: those make room.
@@ -118,6 +121,7 @@ impl Config {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], CURATOR_PORT))],
             advertise: None,
             hold_cap: None,
+            stuck_after: None,
             hold_limit: ListenerConfig::default().hold_limit,
             max_connections: ListenerConfig::default().max_connections,
             max_connections_per_peer: None,
@@ -135,6 +139,13 @@ impl Config {
     #[must_use]
     pub const fn effective_ttl(&self) -> Duration {
         effective_ttl(self.leader_ttl)
+    }
+
+    /// How long the instance may be unable to serve before it gives up leading.
+    #[must_use]
+    pub fn effective_stuck_after(&self) -> Duration {
+        let by_itself = self.effective_ttl().max(Duration::from_secs(5));
+        self.stuck_after.unwrap_or(by_itself).max(Duration::from_millis(100))
     }
 
     /// Checks what can be checked before anything is started.

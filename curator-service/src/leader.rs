@@ -100,6 +100,15 @@ impl Leader {
         tokio::join!(self.state.clone().run(), background::run(&self));
     }
 
+    /// Whether it can do what each call needs: a read behind a fence.
+    pub(crate) async fn can_read(&self) -> bool {
+        match self.state.read(|_| ()).await {
+            Ok(()) => true,
+            // Another term is no fault of this instance.
+            Err(_) => !self.state.fenced().term().is_valid(),
+        }
+    }
+
     #[cfg(feature = "measure")]
     pub(crate) fn measured_state(&self) -> &State {
         &self.state

@@ -44,6 +44,7 @@ mod local;
 #[cfg(feature = "measure")]
 pub mod measure;
 mod observe;
+mod pulse;
 mod service;
 mod shutdown;
 #[cfg(all(feature = "simulation", debug_assertions))]

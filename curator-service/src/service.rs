@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::{Revision, Store};
-use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Reason, Term};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Pulse, Reason, Term};
 use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services, Tls};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::{oneshot, watch};
@@ -22,6 +22,7 @@ use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
+use crate::pulse;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::wiring::{self, Roles};
@@ -158,7 +159,7 @@ impl Service {
             }
         });
         let (listener_done, listener_ended) = oneshot::channel::<()>();
-        let handle = listener.handle();
+        let (handle, watched_leader) = (listener.handle(), leader.clone());
         if let Some(credentials) = config.credentials.clone() {
             let cancel = rest_cancel.clone();
             tasks.spawn("credentials", async move {
@@ -214,6 +215,14 @@ impl Service {
                 Ok(())
             }
         });
+        let pulse = Pulse::new(Arc::new(BootClock), config.effective_stuck_after());
+        tasks.spawn("pulse", {
+            let (pulse, listener, cancel) = (pulse.clone(), handle.clone(), rest_cancel.clone());
+            async move {
+                pulse::watch_over(pulse, listener, watched_leader, cancel).await;
+                Ok(())
+            }
+        });
         tasks.spawn("shutdown", {
             let (cancel, elector, rest) = (cancel.clone(), elector.clone(), rest_cancel.clone());
             async move {
@@ -227,7 +236,7 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn("election", elect(config, standing, status, elector, rest_cancel));
+        tasks.spawn("election", elect(config, standing, pulse, status, elector, rest_cancel));
         tasks.join().await.map_err(|ended| match ended {
             Ended::Failed { source, .. } => source,
             other => ServiceError::Task(other.to_string()),
@@ -329,6 +338,7 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<Revi
 async fn elect(
     config: Config,
     standing: Arc<Standing>,
+    pulse: Pulse,
     status: watch::Sender<LeaderStatus>,
     slot: ElectorSlot,
     cancel: CancellationToken,
@@ -342,6 +352,7 @@ async fn elect(
         &standing.value,
         ElectorConfig {
             ttl: standing.ttl,
+            pulse: Some(pulse),
             ..ElectorConfig::default()
         },
     )?;

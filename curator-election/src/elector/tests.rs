@@ -56,9 +56,14 @@ struct Running {
 }
 
 fn run(backend: MockElectionBackend) -> Running {
+    run_with(backend, |_| None)
+}
+
+fn run_with(backend: MockElectionBackend, pulse: impl FnOnce(SharedClock) -> Option<Pulse>) -> Running {
     let clock = TokioClock::new();
     let config = ElectorConfig {
         ttl: TTL,
+        pulse: pulse(Arc::new(clock.clone())),
         clock: Arc::new(clock.clone()),
         seed: Some(1),
         ..ElectorConfig::default()
@@ -381,4 +386,45 @@ async fn an_owners_status_is_published_to_and_outlives_the_elector() {
     task.await.unwrap();
     assert_eq!(*owned.borrow(), ElectionStatus::Undetermined(Reason::Shutdown));
     assert_eq!(status.valid_term(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_elector_leads_only_while_there_are_signs_of_life() {
+    const LIMIT: Duration = Duration::from_secs(8);
+    let mut backend = MockElectionBackend::new();
+    let revoked = Arc::new(std::sync::Mutex::new(0));
+    backend.expect_revoke().returning({
+        let revoked = revoked.clone();
+        move |_| {
+            *revoked.lock().unwrap() += 1;
+            Ok(())
+        }
+    });
+    add_what_works(&mut backend);
+    let mut pulse = None;
+    let mut elector = run_with(backend, |clock| {
+        pulse = Some(Pulse::new(clock, LIMIT));
+        pulse.clone()
+    });
+    let pulse = pulse.unwrap();
+    let first = elector.leads().await;
+    for _ in 0..20 {
+        tokio::time::sleep(LIMIT / 2).await;
+        pulse.beat();
+    }
+    assert!(first.is_valid(), "signs of life change nothing");
+
+    let last = elector.clock.now();
+    assert_eq!(elector.undetermined().await, Reason::Stuck);
+    assert_eq!(elector.clock.now().saturating_since(last).as_secs(), LIMIT.as_secs());
+    assert!(!first.is_valid());
+    // However long it takes, it does not stand for election, and the lease was given back for others to lead.
+    tokio::time::sleep(100 * TTL).await;
+    assert!(matches!(*elector.status.borrow(), ElectionStatus::Undetermined(_)));
+    assert_eq!(*revoked.lock().unwrap(), 1);
+
+    let alive = elector.clock.now();
+    pulse.beat();
+    elector.leads().await;
+    assert!(elector.clock.now().saturating_since(alive) < Duration::from_millis(10));
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -52,6 +53,8 @@ pub struct Listener {
     targets: watch::Sender<Arc<Target>>,
     serving: watch::Sender<bool>,
     unready: CancellationToken,
+    /// Where connections are served, once they are.
+    runtimes: watch::Sender<Vec<Handle>>,
 }
 
 /// Asks a listener, while it runs and before.
@@ -61,6 +64,7 @@ pub struct ListenerHandle {
     targets: watch::Receiver<Arc<Target>>,
     serving: watch::Receiver<bool>,
     unready: CancellationToken,
+    runtimes: watch::Receiver<Vec<Handle>>,
 }
 
 /// Why the listener cannot begin or go on.
@@ -124,6 +128,7 @@ impl Listener {
             targets: watch::Sender::new(Arc::new(unknown)),
             serving: watch::Sender::new(false),
             unready: CancellationToken::new(),
+            runtimes: watch::Sender::default(),
         })
     }
 
@@ -141,6 +146,7 @@ impl Listener {
             targets: self.targets.subscribe(),
             serving: self.serving.subscribe(),
             unready: self.unready.clone(),
+            runtimes: self.runtimes.subscribe(),
         }
     }
 
@@ -165,6 +171,7 @@ impl Listener {
             targets,
             serving,
             unready,
+            runtimes: known_runtimes,
         } = self;
         // A failure here is not the caller's end.
         let cancel = cancel.child_token();
@@ -178,6 +185,8 @@ impl Listener {
         if shards.is_empty() {
             shards.push(Shard::here());
         }
+        let runtimes: Vec<_> = shards.iter().map(|shard| shard.runtime.clone()).collect();
+        known_runtimes.send_replace(runtimes.clone());
         let tasks = TaskTracker::new();
         let local_scope = Scope::new(None);
         let dispatcher = Arc::new(Dispatcher {
@@ -211,7 +220,6 @@ impl Listener {
             }
         });
         own.spawn({
-            let runtimes = shards.iter().map(|shard| shard.runtime.clone()).collect();
             let tracker = Tracker::new(services, config.clone(), runtimes, targets);
             let (roles, over) = (status.subscribe(), over.clone());
             async move {
@@ -320,6 +328,27 @@ impl ListenerHandle {
     #[must_use]
     pub fn serving(&self) -> watch::Receiver<bool> {
         self.serving.clone()
+    }
+
+    /// Completes once each thread that serves connections has done something that was asked of it: none of them is blocked.
+    /// Never, while one of them is, or before the listener [runs](Listener::run). Cancellation safe.
+    pub async fn responds(&self) {
+        let mut known = self.runtimes.clone();
+        let runtimes = known.wait_for(|runtimes| !runtimes.is_empty()).await;
+        let Ok(runtimes) = runtimes.map(|runtimes| runtimes.clone()) else {
+            // The listener has ended without having run.
+            return std::future::pending().await;
+        };
+        let mut asked = JoinSet::new();
+        for runtime in &runtimes {
+            asked.spawn_on(async {}, runtime);
+        }
+        while let Some(answer) = asked.join_next().await {
+            if answer.is_err() {
+                // The thread is gone, and whoever runs the listener will hear of it.
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Completes once a call to this instance gets to a leader, whatever it reports of itself. Cancellation safe.

@@ -26,6 +26,7 @@ mod load;
 mod membership;
 mod stage;
 mod stores;
+mod stuck;
 mod supervised;
 mod takeover;
 mod tls;

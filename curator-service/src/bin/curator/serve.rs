@@ -80,6 +80,11 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_HOLD_CAP", value_name = "DURATION", value_parser = parse_duration)]
     hold_cap: Option<Duration>,
 
+    /// How long the instance may be unable to serve, though it renews its lease, before it gives up leading until it can
+    /// [default: the TTL, at least 5s].
+    #[arg(long, env = "CURATOR_STUCK_AFTER", value_name = "DURATION", value_parser = parse_duration)]
+    stuck_after: Option<Duration>,
+
     /// How many calls may wait for a leader at a time; any more are refused.
     #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 4_096)]
     hold_limit: usize,
@@ -182,6 +187,7 @@ fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
     config.leader_ttl = serve.leader_ttl;
     config.advertise.clone_from(&serve.advertise);
     config.hold_cap = serve.hold_cap;
+    config.stuck_after = serve.stuck_after;
     config.hold_limit = serve.hold_limit;
     config.max_connections = usize::try_from(serve.max_connections).unwrap_or(usize::MAX);
     config.max_connections_per_peer = serve

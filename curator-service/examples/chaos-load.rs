@@ -11,6 +11,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,13 +29,12 @@ use curator_proto::management_api::{
     ConfigureClusterRequest, GetClusterInfoRequest, GetNodesRequest, GetRegisterTicketRequest, Node,
     UpdateNodeLabelsRequest, update_node_labels_request,
 };
-use curator_service::TEST_CALLER;
+use curator_service::{ClientCredentials, PrivateKey, Trust, read_certificate, read_private_key, wall_clock};
 use rand::RngExt;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -43,6 +43,15 @@ struct Arguments {
     /// Where the instances are.
     #[arg(required = true)]
     addresses: Vec<SocketAddr>,
+    /// The certificate of the cluster's authority.
+    #[arg(long)]
+    ca: PathBuf,
+    /// The owner's certificate.
+    #[arg(long)]
+    cert: PathBuf,
+    /// The owner's private key.
+    #[arg(long)]
+    key: PathBuf,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -59,7 +68,6 @@ const NODE: Duration = Duration::from_secs(2);
 /// Nodes with registers, and registers of each.
 const NODES: u64 = 3;
 const LABELS: u64 = 2;
-const OWNER: &str = "user owner";
 /// The object that is the configuration.
 const CONFIGURATION: &str = "configuration";
 
@@ -71,13 +79,21 @@ async fn main() -> Result<(), Failure> {
         next: AtomicU64::new(1),
         stop: AtomicBool::new(false),
         ticket: Mutex::default(),
-        registered: Mutex::default(),
+        nodes: Mutex::default(),
     });
+    let trust = Trust::Cluster {
+        ca: read_certificate(&arguments.ca)?,
+    };
+    let certificate = read_certificate(&arguments.cert)?;
+    let owner = ClientCredentials::with_certificate(trust.clone(), certificate, &read_private_key(&arguments.key)?)?;
     let instances = arguments
         .addresses
         .iter()
         .enumerate()
-        .map(|(via, address)| Instance::new(via, *address, shared.clone()))
+        .map(|(via, address)| {
+            let client = (trust.clone(), owner.clone());
+            Instance::new(via, *address, client, shared.clone())
+        })
         .collect::<Result<Vec<_>, _>>()?;
     set_up(&instances[0], &shared).await?;
     println!("{}", json!({ "ready": true }));
@@ -107,11 +123,31 @@ struct Shared {
     next: AtomicU64,
     stop: AtomicBool,
     ticket: Mutex<Vec<u8>>,
-    /// The numbers of the nodes that somebody has tried to register.
-    registered: Mutex<Vec<u64>>,
+    /// The nodes that somebody has tried to register, by their numbers: first those that have the registers.
+    nodes: Mutex<Vec<Arc<PrivateKey>>>,
 }
 
 impl Shared {
+    /// The number of a node that nobody has tried to register.
+    fn new_node(&self) -> Result<u64, Failure> {
+        let mut nodes = locked(&self.nodes);
+        nodes.push(Arc::new(PrivateKey::generate()?));
+        Ok(nodes.len() as u64 - 1)
+    }
+
+    fn key(&self, node: u64) -> Result<Arc<PrivateKey>, Status> {
+        let at = usize::try_from(node).unwrap_or(usize::MAX);
+        let key = locked(&self.nodes).get(at).cloned();
+        key.ok_or_else(|| Status::internal("there is no such node"))
+    }
+
+    fn node_id(&self, node: u64) -> Result<String, Status> {
+        let key = self.key(node)?;
+        let public = key.public_key();
+        let hex: String = public[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("metropolis-{hex}"))
+    }
+
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
@@ -125,6 +161,8 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Instance {
     via: usize,
     address: SocketAddr,
+    /// Whom it takes for the cluster, and what it shows.
+    client: (Trust, ClientCredentials),
     channel: Channel,
     shared: Arc<Shared>,
 }
@@ -151,23 +189,24 @@ enum Seen {
 }
 
 impl Instance {
-    fn new(via: usize, address: SocketAddr, shared: Arc<Shared>) -> Result<Self, Failure> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(Duration::from_secs(1))
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .connect_lazy();
+    fn new(
+        via: usize,
+        address: SocketAddr,
+        client: (Trust, ClientCredentials),
+        shared: Arc<Shared>,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             via,
             address,
-            channel,
+            channel: connect(address, &client.1)?,
+            client,
             shared,
         })
     }
 
     /// The same with another connection.
     fn again(&self) -> Result<Self, Failure> {
-        Self::new(self.via, self.address, self.shared.clone())
+        Self::new(self.via, self.address, self.client.clone(), self.shared.clone())
     }
 
     fn management(&self) -> ManagementClient<Channel> {
@@ -226,7 +265,7 @@ impl Instance {
                     delay_ms: if id.is_multiple_of(3) { 50 } else { 0 },
                     ..SayRequest::default()
                 };
-                let answer = EchoClient::new(self.channel.clone()).say(by(request, OWNER)).await?;
+                let answer = EchoClient::new(self.channel.clone()).say(bounded(request)).await?;
                 let answer = answer.into_inner();
                 if answer.id != id {
                     return Err(Status::data_loss(format!("asked {id}, answered {}", answer.id)));
@@ -242,7 +281,9 @@ impl Instance {
             &label_object(node, label),
             |_| Op::Read,
             async |_| {
-                let found = self.find(&format!("node.id == '{}'", node_id(node))).await?;
+                let found = self
+                    .find(&format!("node.id == '{}'", self.shared.node_id(node)?))
+                    .await?;
                 let [node] = &found[..] else {
                     return Err(Status::not_found(format!("{} nodes have that id", found.len())));
                 };
@@ -262,14 +303,14 @@ impl Instance {
 
     async fn set_label(&self, node: u64, label: u64, value: u64) -> Result<(), Status> {
         let message = UpdateNodeLabelsRequest {
-            node: Some(update_node_labels_request::Node::Id(node_id(node))),
+            node: Some(update_node_labels_request::Node::Id(self.shared.node_id(node)?)),
             upsert: vec![update_node_labels_request::Pair {
                 key: format!("register-{label}"),
                 value: value.to_string(),
             }],
             delete: Vec::new(),
         };
-        self.management().update_node_labels(by(message, OWNER)).await?;
+        self.management().update_node_labels(bounded(message)).await?;
         Ok(())
     }
 
@@ -282,7 +323,7 @@ impl Instance {
                 async |_| {
                     let info = self
                         .management()
-                        .get_cluster_info(by(GetClusterInfoRequest {}, OWNER))
+                        .get_cluster_info(bounded(GetClusterInfoRequest {}))
                         .await?;
                     seen = configured(info.into_inner().cluster_configuration.as_ref())?;
                     Ok(Seen::Value(seen))
@@ -313,28 +354,33 @@ impl Instance {
                 paths: vec!["kubernetes.node_labels_to_synchronize".into()],
             }),
         };
-        self.management().configure_cluster(by(message, OWNER)).await?;
+        self.management().configure_cluster(bounded(message)).await?;
         Ok(())
     }
 
+    /// As the node does itself, on a connection of its own.
     async fn register(&self, node: u64, ticket: Vec<u8>) -> Result<(), Status> {
-        let key = key(node);
+        let key = self.shared.key(node)?;
+        let mut join_key = key.public_key().to_vec();
+        join_key.reverse();
         let message = RegisterNodeRequest {
             register_ticket: ticket,
-            join_key: [&key[..31], &[1]].concat(),
+            join_key,
             have_local_tpm: false,
             labels: None,
         };
-        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        CuratorClient::new(self.channel.clone())
-            .register_node(by(message, &format!("key {hex}")))
-            .await?;
+        let credentials = ClientCredentials::with_key(self.client.0.clone(), &key, wall_clock());
+        let channel = credentials
+            .map_err(Failure::from)
+            .and_then(|credentials| connect(self.address, &credentials))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        CuratorClient::new(channel).register_node(bounded(message)).await?;
         Ok(())
     }
 
     async fn find(&self, filter: &str) -> Result<Vec<Node>, Status> {
         let message = GetNodesRequest { filter: filter.into() };
-        let mut stream = self.management().get_nodes(by(message, OWNER)).await?.into_inner();
+        let mut stream = self.management().get_nodes(bounded(message)).await?.into_inner();
         let mut found = Vec::new();
         while let Some(node) = stream.message().await? {
             found.push(node);
@@ -347,7 +393,9 @@ impl Instance {
             &format!("node {node}"),
             |_| Op::Read,
             async |_| {
-                let found = self.find(&format!("node.id == '{}'", node_id(node))).await?;
+                let found = self
+                    .find(&format!("node.id == '{}'", self.shared.node_id(node)?))
+                    .await?;
                 Ok(Seen::Value(found.len() as u64))
             },
         )
@@ -360,12 +408,13 @@ async fn set_up(instance: &Instance, shared: &Shared) -> Result<(), Failure> {
     let asked = insist(async || {
         let mut management = instance.management();
         let answer = management
-            .get_register_ticket(by(GetRegisterTicketRequest {}, OWNER))
+            .get_register_ticket(bounded(GetRegisterTicketRequest {}))
             .await?;
         Ok(answer.into_inner().ticket)
     });
     let ticket = asked.await?;
-    for node in 0..NODES {
+    for _ in 0..NODES {
+        let node = shared.new_node()?;
         insist(async || instance.register(node, ticket.clone()).await).await?;
         for label in 0..LABELS {
             insist(async || instance.set_label(node, label, 0).await).await?;
@@ -439,13 +488,7 @@ async fn nodes(instance: Instance) {
     while instance.shared.goes_on() {
         if Instant::now() >= next {
             next = Instant::now() + NODE;
-            // Beyond those of the registers, and one after the other over all callers.
-            let node = {
-                let mut registered = locked(&instance.shared.registered);
-                let node = NODES + registered.len() as u64;
-                registered.push(node);
-                node
-            };
+            let Ok(node) = instance.shared.new_node() else { continue };
             let done = instance
                 .call(
                     &format!("node {node}"),
@@ -459,10 +502,10 @@ async fn nodes(instance: Instance) {
             pause(done).await;
         }
         let node = {
-            let registered = locked(&instance.shared.registered);
+            let nodes = locked(&instance.shared.nodes).len() as u64;
             // The newest above all.
-            let back = rand::rng().random_range(0..registered.len().min(6));
-            registered[registered.len() - 1 - back]
+            let back = rand::rng().random_range(0..(nodes - NODES).min(6));
+            nodes - 1 - back
         };
         pause(instance.read_node(node).await).await;
     }
@@ -471,10 +514,10 @@ async fn nodes(instance: Instance) {
 /// Reads everything once, and insists on it.
 async fn read_all(instance: &Instance, shared: &Shared) -> Result<(), Failure> {
     let until = Instant::now() + PATIENCE;
-    let registered = locked(&shared.registered).clone();
+    let nodes = locked(&shared.nodes).len() as u64;
     let mut left: Vec<(u64, Option<u64>)> = (0..NODES)
         .flat_map(|node| (0..LABELS).map(move |label| (node, Some(label))))
-        .chain(registered.into_iter().map(|node| (node, None)))
+        .chain((NODES..nodes).map(|node| (node, None)))
         .collect();
     while let Some((node, label)) = left.last().copied() {
         let done = match label {
@@ -537,24 +580,19 @@ fn number(text: &str) -> Result<u64, Status> {
         .map_err(|_| Status::data_loss(format!("{text:?} is no value that was written here")))
 }
 
-fn key(node: u64) -> [u8; 32] {
-    let mut key = [0xcd; 32];
-    key[..8].copy_from_slice(&node.to_be_bytes());
-    key
-}
-
-fn node_id(node: u64) -> String {
-    let hex: String = key(node)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("metropolis-{hex}")
-}
-
-fn by<T>(message: T, caller: &str) -> Request<T> {
+fn bounded<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
-    if let Ok(caller) = AsciiMetadataValue::try_from(caller) {
-        request.metadata_mut().insert(TEST_CALLER, caller);
-    }
     request
+}
+
+fn connect(address: SocketAddr, credentials: &ClientCredentials) -> Result<Channel, Failure> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .origin(format!("https://{address}").parse()?)
+        .connect_timeout(Duration::from_secs(1))
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .connect_with_connector_lazy(credentials.connector()))
 }
 
 /// The clock that all processes of a host share, in nanoseconds.

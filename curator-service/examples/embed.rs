@@ -18,7 +18,9 @@ use std::time::Duration;
 use clap::Parser;
 use curator_echo::EchoService;
 use curator_election::namespace::Namespace;
-use curator_service::{Config, Consensus, EmbeddedConsensus, EtcdConsensus, Service, TestIdentity};
+use curator_service::{
+    Config, Consensus, CredentialsWatch, EmbeddedConsensus, EtcdConsensus, Service, TestIdentity, wall_clock,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +31,12 @@ struct Arguments {
     command: Option<String>,
     #[arg(long)]
     node_id: String,
-    /// There is nothing else here.
-    #[arg(long)]
+    /// Without TLS, and with callers who are believed whatever they say they are.
+    #[arg(long, required_unless_present = "credentials")]
     insecure_loopback_only: bool,
+    /// The directory of the node's credentials.
+    #[arg(long)]
+    credentials: Option<PathBuf>,
     #[arg(long, value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
     /// Instead of etcd, a directory.
@@ -101,8 +106,11 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     config.advertise = arguments.advertise;
     config.stuck_after = arguments.stuck_after;
 
-    // For tests: callers are believed whatever they say they are.
-    config.authenticator = Some(Arc::new(TestIdentity));
+    match arguments.credentials {
+        Some(directory) => config.credentials = Some(CredentialsWatch::new(directory, wall_clock)?),
+        // For tests: callers are believed whatever they say they are.
+        None => config.authenticator = Some(Arc::new(TestIdentity)),
+    }
     // Made anew in each term that this process leads in.
     let record = arguments.record.map(open).transpose()?;
     let (node_id, block_on) = (arguments.node_id, arguments.block_on);
@@ -111,8 +119,10 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         let mut service = EchoService::new(node_id.clone(), revision);
         if let Some(block_on) = block_on {
             service = service.recording(Arc::new(move |id| {
-                while id == block_on {
-                    std::thread::park();
+                if id == block_on {
+                    loop {
+                        std::thread::park();
+                    }
                 }
             }));
         }

@@ -98,9 +98,11 @@ impl EtcdStore {
             })
             .await;
         match moved {
-            Ok(()) => tracing::info!("etcd member {id:x} leads and is to be removed: {next:x} leads now"),
+            Ok(()) => tracing::info!("etcd member {id:x} led and is to be removed: {next:x} leads now"),
             Err(error) => {
-                tracing::warn!("etcd member {id:x} leads and is to be removed, but {next:x} did not take over: {error}")
+                tracing::warn!(
+                    "etcd member {id:x} leads and is to be removed, but {next:x} did not take over: {error}"
+                );
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::picture::{self, Record, Span};
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{CHAOS_LOAD, CURATOR, EMBED, build, shown};
+use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build, shown};
 
 use calls::{Findings, Told, by_second, judge};
 use cast::{Cast, Programs, TTL};
@@ -25,6 +25,7 @@ use schedule::{Fault, Step, schedule};
 
 mod calls;
 mod cast;
+mod cluster;
 mod schedule;
 
 /// The command.
@@ -33,7 +34,8 @@ pub const COMMAND: Command = Command {
     summary: "breaks a real cluster at random, and checks what callers saw of it",
     help: "Usage: cargo xtask chaos [--seed N] [--minutes M] [--etcd 3.4|3.5] [--program PATH]
 
-Starts three etcd members and three instances on loopback, with a proxy between any two that speak with each other, and
+Makes a cluster with TLS by the commands of `docs/running-three-nodes.md`: three etcd members and three instances on
+loopback, with a proxy between any two that speak with each other, and
 callers that read and write registers and node records through every instance. Then come faults, as the seed has them:
 processes are killed, stopped in their tracks, asked to end and started again; connections are silent, one-way, slow or
 reset; etcd loses its quorum, or forgets the past; everything is restarted. In the end all is healed, calls must be
@@ -87,6 +89,7 @@ pub fn run_chaos(want: &Want, seed: u64, length: Duration, program: Option<PathB
     };
     let programs = Programs {
         curator: build(CURATOR)?,
+        ctl: build(CURATORCTL)?,
         embed: program.map_or_else(|| build(EMBED), Ok)?,
         load: build(CHAOS_LOAD)?,
     };
@@ -157,6 +160,7 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, seed: u
     let load = {
         let addresses: Vec<_> = cast.doors.iter().map(|door| door.address().to_string()).collect();
         let spec = ProcessSpec::new("load", &programs.load)
+            .args(cast.owner.arguments())
             .args(&addresses)
             .capture(Capture::Stdout);
         let heard = heard.clone();

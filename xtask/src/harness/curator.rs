@@ -80,7 +80,7 @@ pub fn node_id(number: u32) -> String {
 pub struct CuratorOptions {
     /// The name of its log and in messages.
     pub name: String,
-    /// `--node-id`.
+    /// `--node-id`; empty for what the certificate says.
     pub node_id: String,
     /// `--etcd-endpoints`; with none, `extra_args` say where the state is.
     pub etcd_endpoints: Vec<String>,
@@ -309,7 +309,11 @@ impl CuratorProcess {
             .as_ref()
             .map_or_else(|| address.clone(), |proxy| proxy.address().to_string());
         let spec = ProcessSpec::new(&options.name, binary)
-            .args(["serve", "--node-id", &options.node_id])
+            .args(["serve"])
+            .args(match &options.node_id[..] {
+                "" => vec![],
+                id => vec!["--node-id", id],
+            })
             .args(match &options.etcd_endpoints[..] {
                 [] => Vec::new(),
                 endpoints => vec!["--etcd-endpoints".to_owned(), endpoints.join(",")],

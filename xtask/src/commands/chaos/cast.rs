@@ -1,11 +1,11 @@
 //! The cluster that faults happen to: etcd, the instances, and a proxy between any two that speak with each other.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::cluster::{self, Owner};
 use super::schedule::{Fault, HOSTS, Way, Who};
 use crate::error::{Error, Result};
-use crate::harness::process::{Orphan, bound, run};
 use crate::harness::proxy::address_of;
 use crate::harness::{
     At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, PeerNetwork, Role,
@@ -25,6 +25,7 @@ const RUN: Duration = Duration::from_millis(60);
 /// The programs that take part.
 pub(super) struct Programs {
     pub(super) curator: PathBuf,
+    pub(super) ctl: PathBuf,
     pub(super) embed: PathBuf,
     pub(super) load: PathBuf,
 }
@@ -38,6 +39,8 @@ pub(super) struct Cast {
     stores: Vec<Vec<TcpProxy>>,
     /// From the clients to each instance.
     pub(super) doors: Vec<TcpProxy>,
+    /// What the callers show.
+    pub(super) owner: Owner,
     /// What the leaders ran.
     pub(super) record: PathBuf,
     /// The member that stutters, whether it stands, and since when.
@@ -49,8 +52,13 @@ pub(super) struct Cast {
 impl Cast {
     /// Starts all, and makes a cluster.
     pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch) -> Result<Self> {
-        let etcd = EtcdCluster::start(binaries, scratch, EtcdOptions::default())?;
-        bootstrap(&programs.curator, &etcd)?;
+        let made = cluster::make(programs, scratch)?;
+        let names = EtcdOptions {
+            names: made.ids.clone(),
+            ..EtcdOptions::default()
+        };
+        let etcd = EtcdCluster::start(binaries, scratch, names)?;
+        cluster::import(programs, &made, &etcd.endpoints())?;
         let record = scratch.path().join("record");
         let network = PeerNetwork::without_proxies(HOSTS);
         let mut stores = Vec::new();
@@ -64,6 +72,8 @@ impl Cast {
             // Its own member first.
             let endpoints = (0..HOSTS).map(|next| proxies[(own + next) % HOSTS].url()).collect();
             let mut options = CuratorOptions::new(number, endpoints).leader_ttl(TTL);
+            options.node_id.clone_from(&made.ids[own]);
+            options.credentials = Some(made.credentials[own].clone());
             options.behind_proxy = true;
             options.proxy_rules = Some(network.rules(own));
             options.extra_args = vec!["--record".to_owned(), record.display().to_string()];
@@ -79,11 +89,13 @@ impl Cast {
             network,
             stores,
             doors,
+            owner: made.owner,
             record,
             stutters: None,
             down: [false; HOSTS],
         };
-        cast.agreed(SOON)?;
+        let leader = cast.agreed(SOON)?;
+        cluster::all_are_members(programs, &cast.owner, cast.curators[leader].address().to_string())?;
         Ok(cast)
     }
 
@@ -351,17 +363,4 @@ fn flow(way: Way) -> Flow {
         Way::Slow(by) => Flow::Delay(by),
         Way::Silent | Way::Deaf | Way::Mute | Way::Reset => Flow::Hold,
     }
-}
-
-fn bootstrap(curator: &Path, etcd: &EtcdCluster) -> Result<()> {
-    let hex = |byte: &str| byte.repeat(32);
-    let mut command = bound(curator, Orphan::Kill);
-    command
-        .arg("bootstrap")
-        .args(["--etcd-endpoints", &etcd.endpoints().join(",")])
-        .args(["--node-public-key", &hex("01")])
-        .args(["--join-public-key", &hex("65")])
-        .args(["--owner-public-key", &hex("63")])
-        .args(["--tpm-mode", "best-effort"]);
-    run(command, SOON)?.success("curator bootstrap").map(drop)
 }

@@ -72,9 +72,12 @@ async fn main() -> Result<(), Failure> {
         if wanted("nodes") || wanted("watchers") {
             // There are some already: the fewer first.
             trim_nodes(&*store, nodes).await?;
+            wait_for_nodes(&leader, nodes.min(there)).await?;
+            let before = resident()?;
             put_nodes(&*store, nodes).await?;
-            there = nodes;
             wait_for_nodes(&leader, nodes).await?;
+            remembered("nodes", nodes.saturating_sub(there), before)?;
+            there = nodes;
         }
         if wanted("nodes") {
             for round in 0..arguments.rounds {
@@ -299,6 +302,29 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// How long watchers are looked at that are told nothing.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// The memory of this process, in bytes.
+fn resident() -> Result<u64, Failure> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.ok_or("the system does not tell the memory of this process")? << 10)
+}
+
+/// Tells what so many more of something have taken of memory. Too few say nothing.
+fn remembered(of: &str, count: usize, before: u64) -> Result<(), Failure> {
+    if count >= 1_000 {
+        let bytes = resident()?.saturating_sub(before);
+        println!(
+            "{}",
+            json!({ "what": "memory", "of": of, "count": count, "bytes": bytes })
+        );
+    }
+    Ok(())
+}
+
 fn heartbeats(round: usize, leader: &Measured) {
     let ids: Vec<String> = (0..10_000).map(id).collect();
     for id in &ids {
@@ -370,6 +396,7 @@ async fn etcd_watches(etcd: &str) -> Result<u64, Failure> {
 
 /// How long it takes from the acknowledgement of an update until all watchers have been told.
 async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<Measured>) -> Result<(), Failure> {
+    let before = resident()?;
     let (telling, mut told) = tokio::sync::mpsc::channel::<()>(watchers);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..watchers {
@@ -389,6 +416,14 @@ async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<Measured>
         }
     };
     all().await;
+    remembered("watchers", watchers, before)?;
+    let (spent, begun) = (cpu(), Instant::now());
+    tokio::time::sleep(IDLE).await;
+    let idle = (cpu() - spent).as_secs_f64() / begun.elapsed().as_secs_f64();
+    println!(
+        "{}",
+        json!({ "what": "idle", "watchers": watchers, "share_of_a_core": idle })
+    );
     let watches = etcd_watches(etcd).await?;
     for round in 0..rounds {
         let spent = cpu();

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::args::Args;
-use crate::commands::{bench, chaos, ci, integration, setup, sim, test, up};
+use crate::commands::{api, bench, chaos, ci, integration, setup, sim, test, up};
 use crate::error::{Error, Result};
 use crate::step;
 
@@ -30,6 +30,7 @@ pub const COMMANDS: &[Command] = &[
     sim::COMMAND,
     integration::COMMAND,
     chaos::COMMAND,
+    api::COMMAND,
     bench::COMMAND,
     ci::COMMAND,
 ];

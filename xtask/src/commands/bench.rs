@@ -13,17 +13,21 @@ use crate::signals;
 use crate::step;
 use crate::workspace::{ECHO_LOAD, FRONT, build, root, shown};
 
+use comparison::Comparison;
 use report::Report;
 use ways::{Way, Ways};
 use workload::WORKLOADS;
 
 mod candidates;
+mod comparison;
 mod cpu;
 mod election;
 mod figures;
 mod handshake;
+mod plot;
 mod report;
 mod state;
+mod summary;
 mod ways;
 mod workload;
 
@@ -31,10 +35,15 @@ mod workload;
 pub const COMMAND: Command = Command {
     name: "bench",
     summary: "measures forwarding and TLS beside nginx and haproxy, the leader's state beside etcd, the election beside Go's",
-    help: "Usage: cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD] [--tls]
+    help: "Usage: cargo xtask bench [--rounds 5] [--time 2s] [--etcd all]
+       cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD] [--tls]
        cargo xtask bench handshake [--rounds 5] [--time 2s]
        cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd 3.4|3.5]
        cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd 3.4|3.5|all]
+
+Without a name all of them run, one after the other (about half an hour with the defaults), on each etcd that is at hand
+where etcd makes a difference. It writes a table and a page with plots to target/bench, and the summary in
+docs/performance.md anew.
 
 forward starts one server, and calls it directly, through a follower, through nginx's grpc_pass and through haproxy, in turn in
 each round; messages have 100 bytes. Prints the medians of all rounds, their ratio to the direct calls of the same round,
@@ -73,14 +82,25 @@ fn run(mut args: Args) -> Result<()> {
     let what = args.finish(1)?;
     let options = Options { rounds, time, only };
     match what.first().map(String::as_str) {
+        None if !tls && options.only.is_none() && ttl.is_none() => return all(&options, etcd.as_deref()),
         Some("forward") if etcd.is_none() => forward(&options, tls),
         Some("handshake") if etcd.is_none() && !tls && options.only.is_none() => handshake::run(&options),
         Some("state") if !tls => state::run(&options, etcd.as_deref()),
         Some("election") if !tls => election::run(options.rounds, ttl, etcd.as_deref()),
-        _ => Err(Error::usage(
-            "say what to measure: `cargo xtask bench forward`, `handshake`, `state` or `election`",
-        )),
+        _ => Err(Error::usage("these do not go together; see `cargo xtask bench --help`")),
     }
+    .map(drop)
+}
+
+/// All of them, and what they say together.
+fn all(options: &Options, etcd: Option<&str>) -> Result<()> {
+    let mut measured = election::run(options.rounds, None, etcd.or(Some("all")))?;
+    // Of one etcd: what is compared is how the same calls are made.
+    let one = etcd.filter(|etcd| *etcd != "all");
+    measured.extend(state::run(options, one)?);
+    measured.extend(forward(options, true)?);
+    measured.extend(handshake::run(options)?);
+    summary::write(&measured, options.rounds)
 }
 
 /// How much is measured.
@@ -90,7 +110,7 @@ struct Options {
     only: Option<String>,
 }
 
-fn forward(options: &Options, with_tls: bool) -> Result<()> {
+fn forward(options: &Options, with_tls: bool) -> Result<Vec<Comparison>> {
     let Options { rounds, time, only } = options;
     let (rounds, time) = (*rounds, *time);
     let workloads: Vec<_> = WORKLOADS
@@ -114,7 +134,7 @@ fn forward(options: &Options, with_tls: bool) -> Result<()> {
     }
 
     let mut kept = String::new();
-    for workload in workloads {
+    for workload in &workloads {
         for round in 1..=rounds {
             step::timed(&format!("{}, round {round} of {rounds}", workload.name), || {
                 for (report, ways) in &mut parts {
@@ -142,7 +162,9 @@ fn forward(options: &Options, with_tls: bool) -> Result<()> {
     }
     step::say(&kept);
     text.push_str(&kept);
-    keep("forward.md", &text)
+    keep("forward.md", &text)?;
+    let all = parts.iter().flat_map(|(report, _)| report.comparisons(&workloads));
+    Ok(all.collect())
 }
 
 /// Writes a report where it is found.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::commands::{chaos, integration, test};
+use crate::commands::{api, chaos, integration, test};
 use crate::error::Result;
 use crate::step;
 use crate::tidy;
@@ -18,7 +18,7 @@ pub const COMMAND: Command = Command {
     summary: "runs all checks and all tests, and stops at the first failure",
     help: "Usage: cargo xtask ci
 
-Checks the format, the lints, the documentation and the tidiness of the sources, builds each library with each of
+Checks the format, the lints, the documentation, the public API and the tidiness of the sources, builds each library with each of
 its features alone, does what `cargo xtask test --etcd all` does, and then `cargo xtask chaos` for one minute.",
     run,
 };
@@ -51,6 +51,7 @@ fn run(args: Args) -> Result<()> {
     let mut docs = cargo(&["doc", "--workspace", "--all-features", "--no-deps"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step::run("documentation", docs)?;
+    api::compare(false)?;
     dependencies()?;
     for (name, words) in packages()?.iter().flat_map(feature_builds) {
         let words: Vec<_> = words.iter().map(String::as_str).collect();

@@ -1,5 +1,6 @@
 //! The commands of `cargo xtask`, one in each file.
 
+pub mod api;
 pub mod bench;
 pub mod chaos;
 pub mod ci;

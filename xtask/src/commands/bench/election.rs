@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::candidates::{Candidate, Kind, build_go};
+use super::comparison::{Better, Comparison};
 use super::{cpu, figures};
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Capture, Process, ProcessSpec};
@@ -40,7 +41,7 @@ const IDLE_MEMORY: &str = "memory, idle";
 /// All that was measured: what, of whom, with which TTL.
 type Figures = BTreeMap<(&'static str, Kind, u64), Vec<f64>>;
 
-pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Result<()> {
+pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Result<Vec<Comparison>> {
     let ttls = match ttl {
         Some(ttl) => vec![ttl],
         None => vec![Duration::from_secs(2), Duration::from_secs(5)],
@@ -50,6 +51,7 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
     let program = build(EMBED_RELEASE)?;
     let caller = build(ECHO_CALLS)?;
     let go = build_go()?;
+    let mut all = Vec::new();
     let mut report = String::from("# The election, measured\n");
     for Found { binaries, .. } in select(&want)? {
         let mut measured = Figures::new();
@@ -91,6 +93,7 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
         let table = table(&measured, &ttls, binaries.version(), rounds);
         step::say(&table);
         report.push_str(&table);
+        all.extend(comparisons(&measured, &ttls, binaries.version()));
     }
     if go.is_none() {
         report.push_str(
@@ -102,7 +105,54 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
     let file = directory.join("election.md");
     fs::write(&file, &report).context(|| format!("cannot write {}", file.display()))?;
     step::say(format_args!("written to {}", shown(&file)));
-    Ok(())
+    Ok(all)
+}
+
+/// What is measured, in the order of the table.
+const ALL: [&str; 9] = [
+    FAILOVER,
+    HANDOVER,
+    GAP_KILL,
+    GAP_TERM,
+    STEP_DOWN,
+    MARGIN,
+    START,
+    IDLE_CPU,
+    IDLE_MEMORY,
+];
+
+/// The unit that something is shown in, how many of it a second or a byte is, and with which digits.
+fn unit(what: &str) -> (&'static str, f64, usize) {
+    match what {
+        IDLE_MEMORY => ("MiB", 1.0 / 1_048_576.0, 1),
+        HANDOVER | START | IDLE_CPU => ("ms", 1e3, 2),
+        _ => ("s", 1.0, 3),
+    }
+}
+
+/// The same for the summary.
+fn comparisons(measured: &Figures, ttls: &[Duration], version: &str) -> Vec<Comparison> {
+    let mut all = Vec::new();
+    for what in ALL {
+        for ttl in ttls.iter().map(Duration::as_secs) {
+            let (unit, times, _) = unit(what);
+            let scaled = |numbers: &Vec<f64>| numbers.iter().map(|number| number * times).collect::<Vec<_>>();
+            let Some(ours) = measured.get(&(what, Kind::Ours, ttl)) else {
+                continue;
+            };
+            let go = measured.get(&(what, Kind::Go, ttl));
+            all.push(Comparison {
+                part: format!("The election, on etcd {version}"),
+                what: format!("{what}, TTL {ttl} s"),
+                unit,
+                // More of a margin is the safer one; it may be less than none.
+                better: if what == MARGIN { Better::More } else { Better::Less },
+                ours: scaled(ours),
+                peer: go.map(|go| ("Go's `concurrency.Election`", scaled(go))),
+            });
+        }
+    }
+    all
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,17 +381,7 @@ fn table(measured: &Figures, ttls: &[Duration], version: &str, rounds: u32) -> S
         "\nOn etcd {version}, three members, {rounds} rounds; ours and Go's `concurrency.Election` on the same etcd in the same run. \
          Medians (least to most).\n\n| what | TTL | ours | Go's | ours / Go's |\n|---|---|---|---|---|\n"
     );
-    for what in [
-        FAILOVER,
-        HANDOVER,
-        GAP_KILL,
-        GAP_TERM,
-        STEP_DOWN,
-        MARGIN,
-        START,
-        IDLE_CPU,
-        IDLE_MEMORY,
-    ] {
+    for what in ALL {
         for ttl in ttls.iter().map(Duration::as_secs) {
             let Some(ours) = measured.get(&(what, Kind::Ours, ttl)) else {
                 continue;
@@ -350,11 +390,8 @@ fn table(measured: &Figures, ttls: &[Duration], version: &str, rounds: u32) -> S
             let ratio = go.map_or("-".to_owned(), |go| {
                 format!("{:.2}", figures::median(ours) / figures::median(go))
             });
-            let shown = |numbers: &[f64]| match what {
-                IDLE_MEMORY => in_unit(numbers, 1.0 / 1_048_576.0, 1, "MiB"),
-                HANDOVER | START | IDLE_CPU => in_unit(numbers, 1e3, 2, "ms"),
-                _ => in_unit(numbers, 1.0, 3, "s"),
-            };
+            let (unit, times, digits) = unit(what);
+            let shown = |numbers: &[f64]| in_unit(numbers, times, digits, unit);
             let _ = writeln!(
                 text,
                 "| {what} | {ttl} s | {} | {} | {ratio} |",

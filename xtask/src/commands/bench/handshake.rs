@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::comparison::{Better, Comparison};
 use super::report::{Measured, median};
 use super::ways::{Way, Ways};
 use super::workload::Workload;
@@ -52,7 +53,7 @@ impl Line<'_> {
     }
 }
 
-pub(super) fn run(options: &Options) -> Result<()> {
+pub(super) fn run(options: &Options) -> Result<Vec<Comparison>> {
     signals::install()?;
     let front = build(FRONT)?;
     let load = build(ECHO_LOAD)?;
@@ -82,7 +83,31 @@ pub(super) fn run(options: &Options) -> Result<()> {
     }
     let text = report(&lines, options.rounds);
     step::say(&text);
-    keep("handshake.md", &text)
+    keep("handshake.md", &text)?;
+    Ok(comparisons(&lines))
+}
+
+/// The same for the summary.
+fn comparisons(lines: &[Line<'_>]) -> Vec<Comparison> {
+    let of = |way: &str, tls: bool| {
+        let line = lines.iter().find(|line| {
+            line.way.name == way && line.workload.name == CONNECT.name && line.way.certificates().is_some() == tls
+        });
+        line.map(|line| line.rounds.iter().map(|round| round.cpu * 1e6).collect::<Vec<_>>())
+    };
+    [(true, "a connection with TLS"), (false, "a connection without TLS")]
+        .into_iter()
+        .filter_map(|(tls, what)| {
+            Some(Comparison {
+                part: "Connections".into(),
+                what: format!("processor time of {what}"),
+                unit: "us",
+                better: Better::Less,
+                ours: of("instance", tls)?,
+                peer: of("nginx", tls).map(|nginx| ("nginx", nginx)),
+            })
+        })
+        .collect()
 }
 
 fn report(lines: &[Line<'_>], rounds: u32) -> String {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::comparison::{Better, Comparison};
 use super::figures;
 use super::workload::Workload;
 
@@ -16,6 +17,9 @@ pub(super) struct Measured {
     /// Seconds of processor time for each call or message, of the one in between.
     pub(super) cpu: f64,
 }
+
+/// A figure of one way, beside the straight one of the same round.
+type Pick<'a> = &'a dyn Fn(&Measured, &Measured) -> f64;
 
 /// The ways of one round, the straight one first.
 type Round = Vec<(&'static str, Measured)>;
@@ -129,6 +133,50 @@ impl Report {
         self.verdicts.extend(verdicts(workload, self.with, &lines));
         self.tables.push(table.clone());
         table
+    }
+
+    /// The follower beside each peer, for the summary.
+    pub(super) fn comparisons(&self, workloads: &[&Workload]) -> Vec<Comparison> {
+        let part = format!("Forwarding{}", self.with);
+        let mut all = Vec::new();
+        for workload in workloads {
+            let of = |way: &str, pick: Pick<'_>| -> Vec<f64> {
+                let rounds = self.rounds.iter().filter(|(name, _)| *name == workload.name);
+                rounds
+                    .filter_map(|(_, round)| {
+                        let (_, measured) = round.iter().find(|(name, _)| *name == way)?;
+                        Some(pick(measured, &round.first()?.1))
+                    })
+                    .collect()
+            };
+            let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
+            let mut picks: Vec<(&str, &'static str, Better, Pick<'_>)> = vec![
+                ("a second", "1/s", Better::More, &|measured, _| measured.per_second),
+                ("processor time for each", "us", Better::Less, &|measured, _| {
+                    measured.cpu * 1e6
+                }),
+            ];
+            let added = |measured: &Measured, direct: &Measured| micros(measured.median) - micros(direct.median);
+            if workload.latency {
+                picks.push(("median latency added", "us", Better::Less, &added));
+            }
+            for (what, unit, better, pick) in picks {
+                for peer in ["nginx", "haproxy"] {
+                    let theirs = of(peer, pick);
+                    if !theirs.is_empty() {
+                        all.push(Comparison {
+                            part: part.clone(),
+                            what: format!("{}: {what}", workload.title),
+                            unit,
+                            better,
+                            ours: of("follower", pick),
+                            peer: Some((peer, theirs)),
+                        });
+                    }
+                }
+            }
+        }
+        all
     }
 
     /// Whether we are ahead, line by line.

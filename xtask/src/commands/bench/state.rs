@@ -7,6 +7,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::Options;
+use super::comparison::{Better, Comparison};
 use super::figures::{median, ratios, spread};
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Orphan, bound};
@@ -18,7 +19,7 @@ use crate::workspace::{STATE_LOAD, build, root, shown};
 
 const PARTS: [&str; 5] = ["reads", "writes", "nodes", "watchers", "heartbeats"];
 
-pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<()> {
+pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<Vec<Comparison>> {
     if let Some(only) = &options.only
         && !PARTS.contains(&only.as_str())
     {
@@ -34,7 +35,7 @@ pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<()> {
     }
     signals::install()?;
     let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let load = build(STATE_LOAD)?;
     let scratch = Scratch::new("bench-state")?;
@@ -64,7 +65,96 @@ pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<()> {
     let file = directory.join("state.md");
     fs::write(&file, &report).context(|| format!("cannot write {}", file.display()))?;
     step::say(format_args!("written to {}", shown(&file)));
-    Ok(())
+    Ok(comparisons(&measured, binaries.version()))
+}
+
+/// The same for the summary.
+fn comparisons(measured: &[Value], version: &str) -> Vec<Comparison> {
+    let part = format!("The leader's state, beside plain calls of etcd {version}");
+    let mut all = Vec::new();
+    for aim in &AIMS {
+        let of = |way: &'static str, field| {
+            let is = move |line: &Value| {
+                line["what"] == aim.what && line["in_flight"] == aim.in_flight && line["way"] == way
+            };
+            numbers(measured, is, field)
+        };
+        for (field, unit, better, name) in [
+            ("a_second", "1/s", Better::More, ""),
+            ("median_us", "us", Better::Less, ": median latency"),
+        ] {
+            let (ours, plain) = (of("state", field), of("plain", field));
+            if !plain.is_empty() {
+                all.push(Comparison {
+                    part: part.clone(),
+                    what: format!("{}, {} in flight{name}", aim.what, aim.in_flight),
+                    unit,
+                    better,
+                    ours,
+                    peer: Some(("plain etcd", plain)),
+                });
+            }
+        }
+    }
+    let mut alone = |what: &str, unit, ours: Vec<f64>| {
+        if !ours.is_empty() {
+            all.push(Comparison {
+                part: "What many of them cost".into(),
+                what: what.into(),
+                unit,
+                better: Better::Less,
+                ours,
+                peer: None,
+            });
+        }
+    };
+    for (of, what) in [
+        ("nodes", "memory of the leader, per 1,000 nodes"),
+        (
+            "watchers",
+            "memory of the leader, per 1,000 watchers, each with all it is told",
+        ),
+    ] {
+        let of_one = measured
+            .iter()
+            .filter(|line| line["what"] == "memory" && line["of"] == of);
+        // The most of them say the most: what is taken in pages is spread over them.
+        let most = of_one.max_by_key(|line| line["count"].as_u64());
+        let bytes = most.and_then(|line| Some(line["bytes"].as_f64()? / line["count"].as_f64()?));
+        alone(
+            what,
+            "MiB",
+            bytes.map(|bytes| bytes * 1_000.0 / 1_048_576.0).into_iter().collect(),
+        );
+    }
+    for watchers in [100_u64, 5_000] {
+        let of = |what: &'static str| move |line: &Value| line["what"] == what && line["watchers"] == watchers;
+        alone(
+            &format!("one update, until the last of {watchers} watchers is told"),
+            "us",
+            numbers(measured, of("watchers"), "last_us"),
+        );
+        let thousands = watchers as f64 / 1_000.0;
+        let each = |numbers: Vec<f64>, times: f64| numbers.iter().map(|number| number * times / thousands).collect();
+        alone(
+            &format!("processor time of one update, per 1,000 of {watchers} watchers"),
+            "us",
+            each(numbers(measured, of("watchers"), "cpu_us"), 1.0),
+        );
+        alone(
+            &format!("processor while nothing changes, per 1,000 of {watchers} watchers"),
+            "% of a core",
+            each(numbers(measured, of("idle"), "share_of_a_core"), 100.0),
+        );
+    }
+    let beats = numbers(measured, |line| line["what"] == "heartbeats", "share_of_a_core");
+    let beats = beats.iter().map(|share| share * 10.0).collect();
+    alone(
+        "processor for the heartbeats of 1,000 nodes, each 5 s, without their calls",
+        "% of a core",
+        beats,
+    );
+    all
 }
 
 /// What is aimed at, of the ratio of ours to the plain way.

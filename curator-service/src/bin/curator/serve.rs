@@ -279,7 +279,9 @@ fn run(service: Service, reload: Reload, has_parent: bool) -> Result<(), Box<dyn
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let manager = ServiceManager::from_env();
-        let mut following = std::pin::pin!(manager.follow(service.status(), service.liveness()));
+        let liveness = service.liveness();
+        let responds = async || liveness.responds().await;
+        let mut following = std::pin::pin!(manager.follow(service.status(), responds));
         let mut reloading = std::pin::pin!(async {
             while hangup.recv().await.is_some() {
                 manager.during_reload(reload.again()).await;

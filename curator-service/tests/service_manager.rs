@@ -183,6 +183,39 @@ fn what_a_flag_says_stays_whatever_the_file_says() {
 }
 
 #[test]
+fn what_no_key_by_itself_tells_is_refused_as_well() {
+    let scratch = Scratch::new("sighup-whole").unwrap();
+    let path = scratch.path().join("curator.toml");
+    std::fs::write(&path, "etcd-endpoints = \"http://127.0.0.1:9\"\n").unwrap();
+    let mut options = CuratorOptions::new(1, Vec::new());
+    options.extra_args = vec!["--config".into(), path.display().to_string()];
+    let binary = Path::new(env!("CARGO_BIN_EXE_curator"));
+    let curator = CuratorProcess::start(binary, &scratch, options).unwrap();
+    curator
+        .wait_for(Mark::START, SOON, "its start", says("starting"))
+        .unwrap();
+    for (text, reason) in [
+        (
+            "etcd-endpoints = \"127.0.0.1:9\"\nlog-filter = \"off\"\n",
+            "no etcd endpoint",
+        ),
+        ("log-filter = \"off\"\n", "required arguments were not provided"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let (_, refused) = hangup(&curator, "the refusal", says(REFUSED));
+        let told = refused.text_of("reason").unwrap();
+        assert!(told.contains(reason), "{told}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let (_, refused) = hangup(&curator, "the refusal", says(REFUSED));
+    assert!(refused.text_of("reason").unwrap().contains("cannot be read"));
+    // Nothing of it was taken: it still says what is no error.
+    std::fs::write(&path, "etcd-endpoints = \"http://127.0.0.1:8\"\n").unwrap();
+    let (_, restart) = hangup(&curator, "what needs a restart", says(RESTART));
+    assert_eq!(restart.text_of("key"), Some("etcd-endpoints"));
+}
+
+#[test]
 fn the_service_manager_is_told_of_every_step() {
     let scratch = Scratch::new("notify").unwrap();
     let manager = Manager::new(&scratch);

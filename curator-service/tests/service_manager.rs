@@ -132,7 +132,8 @@ fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
     );
     curator.wait_for(mark, SOON, "the file to be read", says(READ)).unwrap();
     // It is told again as long as it is so.
-    hangup(&curator, "what needs a restart, again", says(RESTART));
+    let (mark, _) = hangup(&curator, "what needs a restart, again", says(RESTART));
+    curator.wait_for(mark, SOON, "the file to be read", says(READ)).unwrap();
 
     // What cannot be is refused, and nothing of it is taken: neither the filter nor anything else.
     for (text, reason) in [

@@ -67,6 +67,22 @@ impl EtcdConfig {
             access: EtcdAccess::default(),
         }
     }
+
+    /// Checks what can be without a file and without a connection; [`EtcdStore::new`] does so as well.
+    ///
+    /// # Errors
+    /// The first thing that cannot be.
+    pub fn check(&self) -> Result<(), EtcdConfigError> {
+        if self.endpoints.is_empty() {
+            return Err(EtcdConfigError::NoEndpoints);
+        }
+        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
+            return Err(EtcdConfigError::Endpoint {
+                endpoint: endpoint.clone(),
+            });
+        }
+        Ok(self.access.check(&self.endpoints)?)
+    }
 }
 
 /// A configuration that reaches no etcd.
@@ -119,14 +135,7 @@ impl EtcdStore {
     /// # Errors
     /// There is no endpoint, or one that cannot be used; or the files of [`EtcdConfig::access`] cannot.
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
-        if config.endpoints.is_empty() {
-            return Err(EtcdConfigError::NoEndpoints);
-        }
-        if let Some(endpoint) = config.endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
-            return Err(EtcdConfigError::Endpoint {
-                endpoint: endpoint.clone(),
-            });
-        }
+        config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
         let members = Members::new(config.endpoints.len());
         Ok(Self {

@@ -11,6 +11,7 @@ use tonic::service::Routes;
 use crate::authorize::Authenticator;
 use crate::consensus::Consensus;
 use crate::credentials::CredentialsWatch;
+use crate::log_filter::LogFilter;
 use crate::observe::Observe;
 
 /// The port of the Curator, the same on every node.
@@ -52,6 +53,8 @@ pub struct Config {
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Where the instance is looked at; `None` for nowhere.
     pub observe: Option<Observe>,
+    /// What is logged, which users may change; `None` if that is not to be changed.
+    pub log_filter: Option<Arc<dyn LogFilter>>,
     /// What the leader serves beside the Curator's own services; called once a term, when it begins.
     pub leader_services: LeaderServices,
     /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
@@ -130,6 +133,7 @@ impl Config {
             credentials: None,
             authenticator: None,
             observe: None,
+            log_filter: None,
             leader_services: Arc::new(|_, routes| routes),
             leader_descriptors: Vec::new(),
         }

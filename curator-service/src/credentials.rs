@@ -245,8 +245,11 @@ impl CredentialsWatch {
         }
     }
 
-    /// Takes what is new in the directory; whether there was something.
-    pub(crate) fn look(&self) -> Result<bool, CredentialsError> {
+    /// Takes what is new in the directory; whether there was something. An instance that runs does so by itself every few seconds.
+    ///
+    /// # Errors
+    /// It cannot be used, and what there was stays.
+    pub fn look(&self) -> Result<bool, CredentialsError> {
         let found = Credentials::load(&self.directory, (self.wall)())?;
         let known = self.newest();
         if found.certificate == known.certificate && found.ca == known.ca {

@@ -12,19 +12,21 @@ use curator_election::store::Store;
 use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, StoreElection};
 use curator_proto::admin_api::instance_server::{Instance, InstanceServer};
 use curator_proto::admin_api::{
-    Candidate, Consensus as ConsensusMessage, GetInstanceStatusRequest, GetInstanceStatusResponse, Leader, Role,
-    consensus,
+    Candidate, Consensus as ConsensusMessage, GetInstanceStatusRequest, GetInstanceStatusResponse, GetLogFilterRequest,
+    GetLogFilterResponse, Leader, Role, SetLogFilterRequest, SetLogFilterResponse, consensus,
 };
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
+use tracing::info;
 
-use crate::authorize::{Authenticator, Authorized, Register};
+use crate::authorize::{Authenticator, Authorized, Caller, Register};
 use crate::config::Config;
 use crate::consensus::{Consensus, ConsensusStatus, Endpoint};
 use crate::history::History;
 use crate::leader_address::{recorded_host, with_port};
+use crate::log_filter::LogFilter;
 use crate::service::LeaderStatus;
 
 /// How long the consensus is asked. Its answers are news, not the status itself.
@@ -96,6 +98,7 @@ pub(crate) struct InstanceService {
     consensus: Arc<dyn Consensus>,
     status: watch::Receiver<LeaderStatus>,
     history: History,
+    log_filter: Option<Arc<dyn LogFilter>>,
 }
 
 impl InstanceService {
@@ -104,13 +107,21 @@ impl InstanceService {
         consensus: Arc<dyn Consensus>,
         status: watch::Receiver<LeaderStatus>,
         history: History,
+        log_filter: Option<Arc<dyn LogFilter>>,
     ) -> Self {
         Self {
             standing,
             consensus,
             status,
             history,
+            log_filter,
         }
+    }
+
+    fn log_filter(&self) -> Result<&dyn LogFilter, Status> {
+        self.log_filter
+            .as_deref()
+            .ok_or_else(|| Status::failed_precondition("what this instance logs cannot be changed while it runs"))
     }
 
     /// Behind the check of who asks.
@@ -260,11 +271,37 @@ impl Instance for InstanceService {
         &self,
         request: Request<GetInstanceStatusRequest>,
     ) -> Result<Response<GetInstanceStatusResponse>, Status> {
-        // A node that is recognized otherwise than by a certificate is not asked for in the register.
-        match crate::leader::caller(&request)? {
-            crate::authorize::Caller::User { .. } => Ok(Response::new(self.answer().await)),
-            _ => Err(only_users()),
-        }
+        user(&request)?;
+        Ok(Response::new(self.answer().await))
+    }
+
+    async fn get_log_filter(
+        &self,
+        request: Request<GetLogFilterRequest>,
+    ) -> Result<Response<GetLogFilterResponse>, Status> {
+        user(&request)?;
+        let filter = self.log_filter()?.current();
+        Ok(Response::new(GetLogFilterResponse { filter }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<SetLogFilterRequest>,
+    ) -> Result<Response<SetLogFilterResponse>, Status> {
+        let user = user(&request)?;
+        let filter = request.into_inner().filter;
+        let changed = self.log_filter()?.change(&filter);
+        let previous = changed.map_err(Status::invalid_argument)?;
+        info!(user, from = previous, to = filter, "a user changes the log filter");
+        Ok(Response::new(SetLogFilterResponse { previous }))
+    }
+}
+
+/// The user that calls. A node that is recognized otherwise than by a certificate is not asked for in the register.
+fn user<T>(request: &Request<T>) -> Result<String, Status> {
+    match crate::leader::caller(request)? {
+        Caller::User { identity } => Ok(identity.clone()),
+        _ => Err(only_users()),
     }
 }
 
@@ -276,7 +313,6 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::authorize::Caller;
     use crate::consensus::FixedConsensus;
 
     fn config(consensus: FixedConsensus) -> Config {
@@ -289,13 +325,88 @@ mod tests {
         let standing = Standing::new(config, "127.0.0.1:1".into());
         let (_, status) = watch::channel(status);
         let history = History::new(BootClock.now());
-        InstanceService::new(standing, config.consensus.clone(), status, history)
+        InstanceService::new(
+            standing,
+            config.consensus.clone(),
+            status,
+            history,
+            config.log_filter.clone(),
+        )
     }
 
     fn by(caller: Caller) -> Request<GetInstanceStatusRequest> {
-        let mut request = Request::new(GetInstanceStatusRequest {});
+        asks(caller, GetInstanceStatusRequest {})
+    }
+
+    fn asks<T>(caller: Caller, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         request.extensions_mut().insert(caller);
         request
+    }
+
+    /// Takes what begins with a letter.
+    struct Letters(std::sync::Mutex<String>);
+
+    impl LogFilter for Letters {
+        fn current(&self) -> String {
+            self.0.lock().expect("no panic").clone()
+        }
+
+        fn change(&self, filter: &str) -> Result<String, String> {
+            match filter.starts_with(char::is_alphabetic) {
+                true => Ok(std::mem::replace(
+                    &mut *self.0.lock().expect("no panic"),
+                    filter.to_owned(),
+                )),
+                false => Err("give letters".to_owned()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_filter_is_changed_by_users_alone() {
+        let mut config = config(FixedConsensus::not_running("a test"));
+        let undetermined = || ElectionStatus::Undetermined(Reason::NoLeader);
+        let user = || Caller::User {
+            identity: "owner".into(),
+        };
+        let set = |filter: &str| SetLogFilterRequest { filter: filter.into() };
+        let without = service(&config, undetermined());
+        let refused = without
+            .set_log_filter(asks(user(), set("debug")))
+            .await
+            .expect_err("none");
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+
+        let filter = Arc::new(Letters(std::sync::Mutex::new("info".into())));
+        config.log_filter = Some(filter.clone());
+        let service = service(&config, undetermined());
+        for caller in [
+            Caller::Anybody { key: None },
+            Caller::Node {
+                id: "node-2".into(),
+                public_key: None,
+            },
+        ] {
+            let refused = service.set_log_filter(asks(caller.clone(), set("off"))).await;
+            assert_eq!(refused.expect_err("no user").code(), Code::PermissionDenied);
+            let refused = service.get_log_filter(asks(caller, GetLogFilterRequest {})).await;
+            assert_eq!(refused.expect_err("no user").code(), Code::PermissionDenied);
+        }
+        let refused = service.set_log_filter(asks(user(), set("="))).await.expect_err("bad");
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::InvalidArgument, "give letters")
+        );
+        assert_eq!(filter.current(), "info");
+
+        let changed = service.set_log_filter(asks(user(), set("debug"))).await.expect("good");
+        assert_eq!(changed.into_inner().previous, "info");
+        let now = service
+            .get_log_filter(asks(user(), GetLogFilterRequest {}))
+            .await
+            .expect("a user");
+        assert_eq!(now.into_inner().filter, "debug");
     }
 
     #[tokio::test]

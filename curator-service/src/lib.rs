@@ -41,6 +41,7 @@ mod leader;
 mod leader_address;
 mod leadership;
 mod local;
+mod log_filter;
 #[cfg(feature = "measure")]
 pub mod measure;
 mod observe;
@@ -74,8 +75,9 @@ pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use identity::{KeyError, PrivateKey, node_id};
 pub use local::CuratorLocalService;
+pub use log_filter::LogFilter;
 pub use observe::{OBSERVE_PORT, Observe, meters};
-pub use service::{LeaderStatus, Service, ServiceError};
+pub use service::{LeaderStatus, Liveness, Service, ServiceError};
 pub use transfer::{TransferError, export, import};
 
 /// The version of the Curator, with the commit that it was built from if that is known.

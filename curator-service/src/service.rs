@@ -5,7 +5,7 @@ use std::sync::Arc;
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::{Revision, Store};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Pulse, Reason, Term};
-use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, Services, Tls};
+use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Services, Tls};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,25 @@ pub struct Service {
     config: Config,
     /// Outlives the elector, which begins only once the consensus runs.
     status: watch::Sender<LeaderStatus>,
+    listener: watch::Sender<Option<ListenerHandle>>,
+}
+
+/// Asks an instance whether it is alive where it serves.
+#[derive(Clone)]
+pub struct Liveness(watch::Receiver<Option<ListenerHandle>>);
+
+impl Liveness {
+    /// Completes once each thread that serves connections has done something that was asked of it: never before they serve, nor
+    /// after they have ended, nor while one of them is blocked. Cancellation safe.
+    pub async fn responds(&self) {
+        let mut listener = self.0.clone();
+        let begun = listener.wait_for(Option::is_some).await.map(|begun| begun.clone());
+        match begun {
+            Ok(Some(listener)) => listener.responds().await,
+            // It has never begun, and never will.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// Why an instance ended without being told to.
@@ -73,7 +92,14 @@ impl Service {
         Ok(Self {
             config,
             status: watch::Sender::new(ElectionStatus::Undetermined(Reason::Starting)),
+            listener: watch::Sender::new(None),
         })
+    }
+
+    /// Asks this instance whether it is alive, before and while it runs.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        Liveness(self.listener.subscribe())
     }
 
     /// What this instance knows of the election, before and while it runs.
@@ -90,7 +116,11 @@ impl Service {
     /// # Errors
     /// The listener cannot be opened, or a task ended or panicked that should have gone on.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), ServiceError> {
-        let Self { config, status } = self;
+        let Self {
+            config,
+            status,
+            listener: told,
+        } = self;
         let (role_sender, roles) = watch::channel(wiring::role(&status.borrow()));
         let (seat, leader) = watch::channel(None);
         let mut limits = listener_limits(&config);
@@ -160,6 +190,7 @@ impl Service {
         });
         let (listener_done, listener_ended) = oneshot::channel::<()>();
         let (handle, watched_leader) = (listener.handle(), leader.clone());
+        told.send_replace(Some(handle.clone()));
         if let Some(credentials) = config.credentials.clone() {
             let cancel = rest_cancel.clone();
             tasks.spawn("credentials", async move {
@@ -196,7 +227,8 @@ impl Service {
                 listener_cancel.clone(),
             );
             let consensus = config.consensus.clone();
-            let instance = InstanceService::new(standing.clone(), consensus, status.subscribe(), history);
+            let log_filter = config.log_filter.clone();
+            let instance = InstanceService::new(standing.clone(), consensus, status.subscribe(), history, log_filter);
             let services = services(&config, local, instance, office, leader)?;
             let cancel = listener_cancel.clone();
             async move {

@@ -186,7 +186,6 @@ impl Listener {
             shards.push(Shard::here());
         }
         let runtimes: Vec<_> = shards.iter().map(|shard| shard.runtime.clone()).collect();
-        known_runtimes.send_replace(runtimes.clone());
         let tasks = TaskTracker::new();
         let local_scope = Scope::new(None);
         let dispatcher = Arc::new(Dispatcher {
@@ -220,7 +219,7 @@ impl Listener {
             }
         });
         own.spawn({
-            let tracker = Tracker::new(services, config.clone(), runtimes, targets);
+            let tracker = Tracker::new(services, config.clone(), runtimes.clone(), targets);
             let (roles, over) = (status.subscribe(), over.clone());
             async move {
                 tracker.run(roles, over).await;
@@ -240,6 +239,7 @@ impl Listener {
         for socket in sockets {
             accepting.spawn(accept(socket, seats.clone(), ways.clone(), cancel.clone()));
         }
+        known_runtimes.send_replace(runtimes);
         // Theirs are the last: the shards end when those have ended.
         drop(ways);
         let outcome = tokio::select! {
@@ -331,7 +331,7 @@ impl ListenerHandle {
     }
 
     /// Completes once each thread that serves connections has done something that was asked of it: none of them is blocked.
-    /// Never, while one of them is, or before the listener [runs](Listener::run). Cancellation safe.
+    /// Never, while one of them is, or before the listener [serves](Listener::run), or after it has ended. Cancellation safe.
     pub async fn responds(&self) {
         let mut known = self.runtimes.clone();
         let runtimes = known.wait_for(|runtimes| !runtimes.is_empty()).await;
@@ -348,6 +348,10 @@ impl ListenerHandle {
                 // The thread is gone, and whoever runs the listener will hear of it.
                 return std::future::pending().await;
             }
+        }
+        // A runtime may be the caller's, and outlive the listener.
+        if self.runtimes.has_changed().is_err() {
+            std::future::pending::<()>().await;
         }
     }
 

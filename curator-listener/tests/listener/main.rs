@@ -18,3 +18,4 @@ mod roles;
 mod services;
 mod stage;
 mod stalls;
+mod threads;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tonic::transport::Channel;
 use xtask::harness::curator::{binary_from_env, ctl_from_env};
 use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, EtcdOptions};
+use xtask::harness::{CuratorOptions, EtcdOptions, Mark};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -282,7 +282,48 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     ctl.refused(&["step-down", "--to", &nodes[now].id], 1);
     assert_eq!(stage.lock_revision(now), term);
 
+    logging(&stage, &ctl);
     management(&ctl, &nodes[2].id);
+}
+
+/// Each instance has a filter of its own, which a user changes while it runs.
+fn logging(stage: &Stage, ctl: &Ctl) {
+    let at = |number: usize| stage.curators[number].address().to_string();
+    let two = format!("{},{}", at(1), at(2));
+    let told = ctl.json(&["log-level", "info,curator_service=debug", "--endpoint", &two]);
+    assert_eq!(told.as_array().unwrap().len(), 2, "{told}");
+    for told in told.as_array().unwrap() {
+        assert_eq!(told["filter"], "info,curator_service=debug");
+        assert_eq!(told["previous"], "info");
+    }
+    stage.curators[1]
+        .wait_for(Mark::START, SOON, "the change to be logged", |event| {
+            event.message() == Some("a user changes the log filter") && event.text_of("user") == Some("owner")
+        })
+        .unwrap();
+    let bad = ctl.refused(&["log-level", "inof", "--endpoint", &two], 2);
+    assert!(bad.contains("\"inof\" is no level: give a level"), "{bad}");
+    let table = ctl.ok(&["log-level", "--endpoint", &format!("{},{}", at(0), at(1))]);
+    assert!(
+        table.starts_with("INSTANCE") && table.contains("info,curator_service=debug"),
+        "{table}"
+    );
+    let rows: Vec<_> = table.lines().skip(1).map(|row| row.split_whitespace().nth(1)).collect();
+    assert_eq!(
+        rows,
+        [Some("info"), Some("info,curator_service=debug")],
+        "the other one stays as it is"
+    );
+    // The configuration counts again once it is read again.
+    stage.curators[1]
+        .process()
+        .signal(rustix::process::Signal::HUP)
+        .unwrap();
+    stage.curators[1]
+        .wait_for(Mark::START, SOON, "the filter of the configuration", |event| {
+            event.message() == Some("the log filter is another one from now on") && event.text_of("to") == Some("info")
+        })
+        .unwrap();
 }
 
 /// Nodes, labels, roles and configuration.
@@ -349,7 +390,13 @@ fn without_tls_little_is_shown_and_nothing_is_done() {
             if number == leader { "leader" } else { "follower" }
         );
     }
-    for command in [&["nodes", "list"][..], &["step-down"], &["ticket"]] {
+    for command in [
+        &["nodes", "list"][..],
+        &["step-down"],
+        &["ticket"],
+        &["log-level"],
+        &["log-level", "off"],
+    ] {
         let refused = ctl.refused(&words(&at(&all, command)), 5);
         assert!(refused.contains("not TLS") && refused.contains("try: "), "{refused}");
     }

@@ -1,25 +1,32 @@
 //! The `curator` binary: arguments, logging, signals and exit codes; nothing else.
 
 mod bootstrap;
+mod config_command;
+mod config_file;
+mod configured;
 mod lease_file;
+mod logging;
 mod observe;
 mod options;
 mod parent;
 mod register;
 mod release;
+mod reload;
 mod serve;
+mod service_manager;
 mod transfer;
 mod witness;
 
-use std::io::IsTerminal;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bootstrap::Bootstrap;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+use config_command::ConfigCommand;
+use configured::{Configured, configured};
 use register::Register;
 use release::Release;
 use serve::Serve;
-use tracing_subscriber::EnvFilter;
 use transfer::{Export, Import};
 
 /// The Curator: the leader-elected service that manages a cluster.
@@ -51,62 +58,38 @@ enum Command {
     /// Gives the leases of a dead instance back, so that nobody waits for them: for systemd's ExecStopPost=, with the same
     /// arguments for etcd and the same runtime directory. While the instance lives, it is refused.
     Release(Box<Release>),
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+    /// Checks and shows what `curator serve` would be told by the file, the environment and the flags.
+    #[command(subcommand)]
+    Config(ConfigCommand),
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(serve) => {
-            init_logging(serve.log_format);
-            serve.run()
-        }
-        Command::Bootstrap(bootstrap) => {
-            init_logging(LogFormat::Text);
-            bootstrap.run()
-        }
-        Command::Register(register) => {
-            init_logging(LogFormat::Text);
-            register.run()
-        }
-        Command::Export(export) => {
-            init_logging(LogFormat::Text);
-            export.run()
-        }
-        Command::Import(import) => {
-            init_logging(LogFormat::Text);
-            import.run()
-        }
-        Command::Release(release) => {
-            init_logging(LogFormat::Text);
-            release.run()
-        }
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let Configured { cli, settings } = match configured(&argv) {
+        Ok(configured) => configured,
+        Err(wrong) => return wrong.exit(),
+    };
+    match cli.command {
+        Command::Serve(serve) => serve.run(argv, settings),
+        Command::Config(config) => config.run(&settings),
+        Command::Bootstrap(bootstrap) => logged(|| bootstrap.run()),
+        Command::Register(register) => logged(|| register.run()),
+        Command::Export(export) => logged(|| export.run()),
+        Command::Import(import) => logged(|| import.run()),
+        Command::Release(release) => logged(|| release.run()),
     }
+}
+
+/// Runs a command that ends by itself, with a log.
+fn logged(run: impl FnOnce() -> ExitCode) -> ExitCode {
+    logging::init_plain();
+    run()
 }
 
 /// Says what is wrong with the arguments of a command.
 fn wrong_arguments(wrong: &dyn std::error::Error, command: &str) -> ExitCode {
     eprintln!("error: {wrong}\n\nFor more information, try 'curator {command} --help'.");
     ExitCode::from(2)
-}
-
-fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,15 @@ use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
 use curator_service::{Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded};
 
+/// Where what is not said by flags or variables is read.
+#[derive(Args)]
+pub(crate) struct ConfigArgs {
+    /// A TOML file whose keys are the long flags of `curator serve`, such as leader-ttl = "5s". Flags are stronger than variables,
+    /// and those than the file.
+    #[arg(long, env = "CURATOR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
 /// Where the state is.
 #[derive(Args)]
 #[command(group = ArgGroup::new("store").required(true).args(["etcd_endpoints", "embedded"]))]

@@ -72,7 +72,9 @@ fn own_command() -> std::io::Result<Command> {
     command.args(std::env::args_os().skip(1).filter(|arg| *arg != own));
     command
         .arg(format!("--{REPORT_LEASES}"))
-        .env_remove("CURATOR_SUPERVISED");
+        .env_remove("CURATOR_SUPERVISED")
+        // A service manager that watches over us is told by the instance how it is.
+        .env_remove("WATCHDOG_PID");
     Ok(command)
 }
 
@@ -259,6 +261,20 @@ mod tests {
         for line in ["", "granted", "granted 0", "granted x", "lost 1", "granted 1 2"] {
             assert_eq!(read_report(line), None, "{line:?}");
         }
+    }
+
+    #[test]
+    fn the_instance_tells_the_service_manager_and_is_no_parent() {
+        let command = own_command().unwrap();
+        let taken: Vec<_> = command
+            .as_std()
+            .get_envs()
+            .filter(|(_, value)| value.is_none())
+            .collect();
+        for name in ["WATCHDOG_PID", "CURATOR_SUPERVISED"] {
+            assert!(taken.iter().any(|(taken, _)| *taken == name), "{name}");
+        }
+        assert!(command.as_std().get_args().any(|arg| arg == "--report-leases"));
     }
 
     #[tokio::test]

@@ -8,12 +8,15 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::lease_file::LeaseFile;
-use crate::options::StoreArgs;
+use crate::options::{ConfigArgs, StoreArgs};
 use crate::parent;
 
 /// Whose leases, and where.
 #[derive(Args)]
 pub(crate) struct Release {
+    #[command(flatten)]
+    _config: ConfigArgs,
+
     #[command(flatten)]
     store: StoreArgs,
 

@@ -1,5 +1,6 @@
 //! `curator serve`: runs an instance.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,23 +9,34 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
-use curator_service::{Config, CredentialsWatch, LeaseWitness, Service, only_consensus_member, wall_clock};
+use curator_service::{
+    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, only_consensus_member, wall_clock,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::LogFormat;
+use crate::configured::Settings;
 use crate::lease_file::LeaseFile;
+use crate::logging::{self, FILTER_VARIABLE, Filter, LogFormat, LogHandle};
 use crate::observe::ObserveAt;
-use crate::options::{StoreArgs, parse_duration, parse_listen};
+use crate::options::{ConfigArgs, StoreArgs, parse_duration, parse_listen};
 use crate::parent;
+use crate::reload::Reload;
+use crate::service_manager::ServiceManager;
 use crate::witness::{Witness, parent_gone};
+
+/// How long what is left at the end may take.
+const LAST: Duration = Duration::from_secs(1);
 
 /// How an instance runs.
 #[derive(Args)]
 #[command(group = ArgGroup::new("tls").required(true).multiple(true).args(["credentials", "insecure_loopback_only", "embedded"]))]
 pub(crate) struct Serve {
+    #[command(flatten)]
+    _config: ConfigArgs,
+
     /// The id of the node that this instance runs on, one instance per id [default: that of the certificate; with --embedded
     /// that of the first node of the cluster that is there].
     #[arg(
@@ -135,23 +147,38 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR", conflicts_with = "embedded")]
     runtime_dir: Option<PathBuf>,
 
-    /// How log lines look. They go to standard error; RUST_LOG chooses which.
+    /// How log lines look. They go to standard error.
     #[arg(long, env = "CURATOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
+    log_format: LogFormat,
+
+    /// What is logged: a level, or TARGET=LEVEL, or several with commas between them, such as info,curator_election=debug. SIGHUP
+    /// takes it from the file anew.
+    #[arg(long, env = FILTER_VARIABLE, value_name = "FILTER", default_value_t)]
+    pub(crate) log_filter: Filter,
 }
 
 impl Serve {
     /// Runs until told to end; the exit code says how it ended.
-    pub(crate) fn run(&self) -> ExitCode {
-        if self.supervised {
+    pub(crate) fn run(&self, argv: Vec<OsString>, settings: Settings) -> ExitCode {
+        let log = match logging::init(self.log_format, &self.log_filter) {
+            Ok(log) => Arc::new(log),
+            Err(wrong) => return crate::wrong_arguments(&*Box::<dyn std::error::Error>::from(wrong), "serve"),
+        };
+        // The file may say it as well, which the instance reads again.
+        if self.supervised && !self.report_leases {
             return parent::run(self.store.etcd());
         }
         raise_file_limit();
-        let service = match prepare(self) {
-            Ok(service) => service,
+        let config = match self.prepare(log.clone()) {
+            Ok(config) => config,
             Err(wrong) => return crate::wrong_arguments(&*wrong, "serve"),
         };
-        match run(service, self.report_leases) {
+        let reload = Reload::new(argv, settings, log, config.credentials.clone());
+        let service = match Service::new(config) {
+            Ok(service) => service,
+            Err(wrong) => return crate::wrong_arguments(&wrong, "serve"),
+        };
+        match run(service, reload, self.report_leases) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 error!(error = %failure, "ended by a failure");
@@ -159,46 +186,69 @@ impl Serve {
             }
         }
     }
-}
 
-fn prepare(serve: &Serve) -> Result<Service, Box<dyn std::error::Error>> {
-    let credentials = match &serve.credentials {
-        Some(directory) => Some(CredentialsWatch::new(directory.clone(), wall_clock)?),
-        None => None,
-    };
-    let certified = credentials
-        .as_ref()
-        .map(|credentials| credentials.newest().node_id().to_owned());
-    let node_id = match serve.node_id.clone().or(certified) {
-        Some(id) => id,
-        // One of the others is there, as the arguments are declared.
-        None => embedded_node(&serve.store)?,
-    };
-    let consensus = serve.store.consensus(&node_id, witness(serve)?)?;
-    let mut config = Config::new(node_id, consensus);
-    match (&serve.listen[..], &credentials) {
-        ([], Some(_)) => config.listen = vec![DEFAULT_ADDRESS],
-        // The configuration's own default is a loopback address.
-        ([], None) => {}
-        (listen, _) => config.listen = listen.to_vec(),
+    /// Says what is wrong, as far as that can be known without looking at files and connecting to anything.
+    pub(crate) fn check(&self) -> Result<(), Box<dyn std::error::Error>> {
+        let anybody = || "node".to_owned();
+        let consensus = Arc::new(FixedConsensus::not_running("a check"));
+        let mut config = Config::new(self.node_id.clone().unwrap_or_else(anybody), consensus);
+        // With TLS any address may be listened on.
+        if self.credentials.is_none() && !self.listen.is_empty() {
+            config.listen.clone_from(&self.listen);
+        }
+        self.fill(&mut config);
+        config.validate()?;
+        if self.store.embedded.is_none() {
+            self.store.etcd().check()?;
+        }
+        Ok(())
     }
-    config.credentials = credentials;
-    config.election_prefix.clone_from(&serve.election_prefix);
-    config.leader_ttl = serve.leader_ttl;
-    config.advertise.clone_from(&serve.advertise);
-    config.hold_cap = serve.hold_cap;
-    config.stuck_after = serve.stuck_after;
-    config.hold_limit = serve.hold_limit;
-    config.max_connections = usize::try_from(serve.max_connections).unwrap_or(usize::MAX);
-    config.max_connections_per_peer = serve
-        .max_connections_per_peer
-        .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
-    config.grace = serve.grace;
-    config.observe = serve.observe.start()?;
-    if let Some(threads) = serve.threads {
-        config.threads = threads.into();
+
+    fn prepare(&self, log: Arc<LogHandle>) -> Result<Config, Box<dyn std::error::Error>> {
+        let credentials = match &self.credentials {
+            Some(directory) => Some(CredentialsWatch::new(directory.clone(), wall_clock)?),
+            None => None,
+        };
+        let certified = credentials
+            .as_ref()
+            .map(|credentials| credentials.newest().node_id().to_owned());
+        let node_id = match self.node_id.clone().or(certified) {
+            Some(id) => id,
+            // One of the others is there, as the arguments are declared.
+            None => embedded_node(&self.store)?,
+        };
+        let consensus = self.store.consensus(&node_id, witness(self)?)?;
+        let mut config = Config::new(node_id, consensus);
+        match (&self.listen[..], &credentials) {
+            ([], Some(_)) => config.listen = vec![DEFAULT_ADDRESS],
+            // The configuration's own default is a loopback address.
+            ([], None) => {}
+            (listen, _) => config.listen = listen.to_vec(),
+        }
+        config.credentials = credentials;
+        self.fill(&mut config);
+        config.observe = self.observe.start()?;
+        config.log_filter = Some(log);
+        Ok(config)
     }
-    Ok(Service::new(config)?)
+
+    /// What is simply passed on.
+    fn fill(&self, config: &mut Config) {
+        config.election_prefix.clone_from(&self.election_prefix);
+        config.leader_ttl = self.leader_ttl;
+        config.advertise.clone_from(&self.advertise);
+        config.hold_cap = self.hold_cap;
+        config.stuck_after = self.stuck_after;
+        config.hold_limit = self.hold_limit;
+        config.max_connections = usize::try_from(self.max_connections).unwrap_or(usize::MAX);
+        config.max_connections_per_peer = self
+            .max_connections_per_peer
+            .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        config.grace = self.grace;
+        if let Some(threads) = self.threads {
+            config.threads = threads.into();
+        }
+    }
 }
 
 /// Who is told of the leases, if anybody is.
@@ -221,12 +271,23 @@ fn embedded_node(store: &StoreArgs) -> Result<String, Box<dyn std::error::Error>
     Ok(only.unwrap_or_else(|| "node-1".to_owned()))
 }
 
-fn run(service: Service, has_parent: bool) -> Result<(), Box<dyn std::error::Error>> {
+fn run(service: Service, reload: Reload, has_parent: bool) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let cancel = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let manager = ServiceManager::from_env();
+        let liveness = service.liveness();
+        let responds = async || liveness.responds().await;
+        let mut following = std::pin::pin!(manager.follow(service.status(), responds));
+        let mut reloading = std::pin::pin!(async {
+            while hangup.recv().await.is_some() {
+                manager.during_reload(reload.again()).await;
+            }
+            std::future::pending::<()>().await;
+        });
         let mut running = std::pin::pin!(service.run(cancel.clone()));
         let orphaned = async {
             match has_parent {
@@ -234,20 +295,28 @@ fn run(service: Service, has_parent: bool) -> Result<(), Box<dyn std::error::Err
                 false => std::future::pending().await,
             }
         };
+        // One loop for all, so that what is told to the service manager comes from where the instance is watched.
         let name = tokio::select! {
             ended = &mut running => return Ok(ended?),
+            () = &mut following => "a failure to follow the instance",
+            () = &mut reloading => "a failure to hear SIGHUP",
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
             () = orphaned => "the end of the parent",
         };
         info!(signal = name, "ending: handing over first; once more to end at once");
         cancel.cancel();
+        manager.stopping().await;
         tokio::select! {
             ended = &mut running => Ok(ended?),
+            () = &mut following => std::future::pending().await,
             _ = terminate.recv() => Err("ended at once by a second signal".into()),
             _ = interrupt.recv() => Err("ended at once by a second signal".into()),
         }
-    })
+    });
+    // What still reads a file or tells the service manager is not waited for.
+    runtime.shutdown_timeout(LAST);
+    ended
 }
 
 /// A connection takes a file descriptor, and the usual limit of 1,024 is less than a cluster has nodes.

@@ -70,6 +70,16 @@ impl Failure {
         ExitCode::from(self.exit as u8)
     }
 
+    /// All that went wrong at some out of so many instances; `None` if nothing did. The exit code is the first one's.
+    pub(crate) fn several(mut failures: Vec<Self>, of: usize) -> Option<Self> {
+        if failures.len() < 2 {
+            return failures.pop();
+        }
+        let each: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        let what = format!("{} of {of} instances:\n{}", failures.len(), each.join("\n"));
+        failures.first().map(|first| Self::new(first.exit, what))
+    }
+
     /// A call that was refused, or came to nothing, at an address.
     pub(crate) fn of_status(status: &Status, address: &str) -> Self {
         let own = |exit| Self::new(exit, said(status)).at(address);
@@ -150,6 +160,20 @@ mod tests {
         );
         let bare = Failure::of_status(&Status::new(Code::Internal, ""), "a:1").to_string();
         assert_eq!(bare, "error: Internal error\n   at: a:1");
+    }
+
+    #[test]
+    fn several_are_told_together() {
+        let at = |address: &str| Failure::unavailable("gone").at(address);
+        assert_eq!(Failure::several(Vec::new(), 3), None);
+        assert_eq!(Failure::several(vec![at("a:1")], 3), Some(at("a:1")));
+        let two = Failure::several(vec![at("a:1"), at("b:1")], 3).expect("two");
+        assert_eq!(two.exit, Exit::Unavailable);
+        let text = two.to_string();
+        assert!(
+            text.starts_with("error: 2 of 3 instances:\n") && text.contains("at: b:1"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod context;
 mod failure;
 mod generate;
 mod leader;
+mod log_level;
 mod nodes;
 mod output;
 mod settings;
@@ -49,6 +50,8 @@ enum Command {
     Leader(leader::Args),
     /// Makes the leader step down, so that another instance leads. No call fails because of it.
     StepDown(step_down::Args),
+    /// Prints what the named instances log, or changes it: each of them has a filter of its own.
+    LogLevel(log_level::Args),
     /// Looks at the nodes of the cluster, and changes them.
     #[command(subcommand)]
     Nodes(nodes::Command),
@@ -101,6 +104,7 @@ fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
             Command::Status(args) => status::run(&cluster, &args).await,
             Command::Leader(args) => leader::run(&cluster, &args).await,
             Command::StepDown(args) => step_down::run(&cluster, &args).await,
+            Command::LogLevel(args) => log_level::run(&cluster, &args).await,
             Command::Nodes(command) => nodes::run(&cluster, command).await,
             Command::Ticket => ticket::run(&cluster).await,
             Command::Config(command) => configuration::run(&cluster, command).await,

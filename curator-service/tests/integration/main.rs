@@ -25,6 +25,7 @@ mod limits;
 mod load;
 mod membership;
 mod stage;
+mod status_page;
 mod stores;
 mod stuck;
 mod supervised;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
+use tracing::{Instrument, Span, debug};
 
 use crate::body::Body;
 use crate::config::ListenerConfig;
@@ -27,6 +28,7 @@ use crate::services::{Kinds, Local};
 use crate::source::{Budget, Source};
 use crate::target::{Follow, Target};
 use crate::tls::CallerCertificates;
+use crate::trace;
 
 /// The first pause before a call that did not run is sent to the same leader again; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -57,14 +59,27 @@ impl Dispatcher {
     ///
     /// Cancellation: dropping the future cancels the call wherever it is.
     pub(crate) async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let span = trace::begin(&mut parts.headers, parts.uri.path());
+        let answer = self.answer_within(Request::from_parts(parts, body), shard, &span);
+        answer.instrument(span.clone()).await
+    }
+
+    async fn answer_within(&self, request: Request<Incoming>, shard: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
         match self.dispatch(request, shard).await {
             Ok((response, by)) => {
-                by.note(began.elapsed());
+                let took = began.elapsed();
+                by.note(took);
+                span.record("by", by.name());
+                debug!(target: trace::TARGET, by = by.name(), ?took, "the answer begins");
                 response
             }
             Err(refusal) => {
                 meters::refused(&refusal);
+                span.record("by", "refusal");
+                span.record("code", refusal.code.description());
+                debug!(target: trace::TARGET, code = ?refusal.code, reason = %refusal.message, "refused");
                 refusal.response()
             }
         }
@@ -229,6 +244,7 @@ impl Call<'_> {
         };
         let bounds = Bounds::new(self.deadline, Some(follow.scope.clone()));
         let dispatcher = self.dispatcher;
+        debug!(target: trace::TARGET, leader = follow.leader.node_id, "forwarding");
         let outcome = forward::attempt(
             head,
             source,
@@ -260,6 +276,7 @@ impl Call<'_> {
         pause: Option<Duration>,
     ) -> Result<(), Refusal> {
         let dispatcher = self.dispatcher;
+        debug!(target: trace::TARGET, reason = %refusal.message, "waits");
         let until = match &self.hold {
             Some((_, _, until)) => *until,
             None => {

@@ -55,7 +55,8 @@ pub const CURATOR: Program = Program {
     kind: "--bin",
     name: "curator",
     release: false,
-    feature: None,
+    // Which is off as long as no collector is named.
+    feature: Some("otlp"),
 };
 
 /// The operator's tool.

@@ -8,6 +8,7 @@ mod parent;
 mod register;
 mod release;
 mod serve;
+mod traces;
 mod transfer;
 mod witness;
 
@@ -19,7 +20,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use register::Register;
 use release::Release;
 use serve::Serve;
-use tracing_subscriber::EnvFilter;
+use traces::Traces;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, registry};
 use transfer::{Export, Import};
 
 /// The Curator: the leader-elected service that manages a cluster.
@@ -64,27 +68,32 @@ enum LogFormat {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => {
-            init_logging(serve.log_format);
+            // Until the end, which waits for the last spans.
+            let traces = match serve.traces() {
+                Ok(traces) => traces,
+                Err(wrong) => return wrong_arguments(&*wrong, "serve"),
+            };
+            init_logging(serve.log_format, &traces);
             serve.run()
         }
         Command::Bootstrap(bootstrap) => {
-            init_logging(LogFormat::Text);
+            init_logging(LogFormat::Text, &Traces::default());
             bootstrap.run()
         }
         Command::Register(register) => {
-            init_logging(LogFormat::Text);
+            init_logging(LogFormat::Text, &Traces::default());
             register.run()
         }
         Command::Export(export) => {
-            init_logging(LogFormat::Text);
+            init_logging(LogFormat::Text, &Traces::default());
             export.run()
         }
         Command::Import(import) => {
-            init_logging(LogFormat::Text);
+            init_logging(LogFormat::Text, &Traces::default());
             import.run()
         }
         Command::Release(release) => {
-            init_logging(LogFormat::Text);
+            init_logging(LogFormat::Text, &Traces::default());
             release.run()
         }
     }
@@ -96,17 +105,17 @@ fn wrong_arguments(wrong: &dyn std::error::Error, command: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn init_logging(format: LogFormat) {
+fn init_logging(format: LogFormat, traces: &Traces) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let logs = tracing_subscriber::fmt::layer()
         // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
+    let logs = match format {
+        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    registry().with(traces.layer()).with(logs.with_filter(filter)).init();
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::lease_file::LeaseFile;
 use crate::observe::ObserveAt;
 use crate::options::{StoreArgs, parse_duration, parse_listen};
 use crate::parent;
+use crate::traces::{TraceArgs, Traces};
 use crate::witness::{Witness, parent_gone};
 
 /// How an instance runs.
@@ -122,6 +123,9 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_OBSERVE", value_name = "ADDRESS", default_value_t = ObserveAt::default())]
     observe: ObserveAt,
 
+    #[command(flatten)]
+    traces: TraceArgs,
+
     /// Runs the instance under a small parent process, which gives its lease back the moment it is dead, however it died, so that
     /// another leads at once instead of after the TTL. Signals are passed on, and the exit code is the instance's.
     #[arg(long, env = "CURATOR_SUPERVISED", conflicts_with = "embedded")]
@@ -141,6 +145,14 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
+    /// Where its spans go. The parent of an instance has none.
+    pub(crate) fn traces(&self) -> Result<Traces, Box<dyn std::error::Error>> {
+        match self.supervised {
+            true => Ok(Traces::default()),
+            false => self.traces.start(self.node_id.as_deref()),
+        }
+    }
+
     /// Runs until told to end; the exit code says how it ended.
     pub(crate) fn run(&self) -> ExitCode {
         if self.supervised {

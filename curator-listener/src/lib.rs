@@ -69,6 +69,7 @@ mod source;
 mod target;
 mod tls;
 mod trace;
+mod version;
 
 pub use config::ListenerConfig;
 pub use lead::Drained;

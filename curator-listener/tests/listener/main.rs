@@ -16,5 +16,6 @@ mod never_twice;
 mod raw;
 mod roles;
 mod services;
+mod skew;
 mod stage;
 mod stalls;

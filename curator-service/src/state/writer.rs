@@ -93,7 +93,7 @@ impl Writer {
         self.arrived.notify_one();
         match answered.await {
             Ok(fate) => {
-                debug!(target: TRACED, ?fate, "written, or not");
+                debug!(target: TRACED, ?fate, "outcome of a change");
                 Ok(fate?)
             }
             Err(_) => Err(StateError::Over),

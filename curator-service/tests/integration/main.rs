@@ -32,3 +32,4 @@ mod supervised;
 mod takeover;
 mod tls;
 mod traces;
+mod upgrade;

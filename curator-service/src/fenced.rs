@@ -321,7 +321,7 @@ impl Fenced {
             Ok(done) => {
                 let outcome = if done.succeeded { "done" } else { "condition" };
                 span.record("outcome", outcome).record("revision", done.revision.0);
-                debug!(target: TRACED, outcome, revision = done.revision.0, "answered");
+                debug!(target: TRACED, "answered");
             }
             Err(error) => {
                 span.record("outcome", "error");

@@ -21,6 +21,7 @@ use register::Register;
 use release::Release;
 use serve::Serve;
 use traces::Traces;
+use tracing::Subscriber;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, registry};
@@ -107,6 +108,10 @@ fn wrong_arguments(wrong: &dyn std::error::Error, command: &str) -> ExitCode {
 
 fn init_logging(format: LogFormat, traces: &Traces) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    subscriber(format, filter, traces).init();
+}
+
+fn subscriber(format: LogFormat, filter: EnvFilter, traces: &Traces) -> impl Subscriber + Send + Sync + use<> {
     let logs = tracing_subscriber::fmt::layer()
         // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
         .log_internal_errors(false)
@@ -115,7 +120,7 @@ fn init_logging(format: LogFormat, traces: &Traces) {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
     };
-    registry().with(traces.layer()).with(logs.with_filter(filter)).init();
+    registry().with(traces.layer()).with(logs.with_filter(filter))
 }
 
 #[cfg(test)]
@@ -126,5 +131,18 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// What the log does not want is not made: each call would pay for it.
+    #[test]
+    fn as_a_rule_calls_have_no_spans() {
+        use tracing::subscriber::with_default;
+
+        let logs = |filter: &str| subscriber(LogFormat::Json, EnvFilter::new(filter), &Traces::default());
+        let info = logs("info");
+        assert_eq!(info.max_level_hint(), Some(tracing::level_filters::LevelFilter::INFO));
+        let span = || tracing::debug_span!(target: "curator::call", "call");
+        with_default(info, || assert!(span().is_disabled()));
+        with_default(logs("info,curator::call=debug"), || assert!(!span().is_disabled()));
     }
 }

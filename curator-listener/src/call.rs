@@ -1,6 +1,7 @@
 //! One call from its arrival to its answer: served here, forwarded, held, or refused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Code;
+use tracing::{Instrument, Span, debug, warn};
 
 use crate::body::Body;
 use crate::config::ListenerConfig;
@@ -27,6 +29,8 @@ use crate::services::{Kinds, Local};
 use crate::source::{Budget, Source};
 use crate::target::{Follow, Target};
 use crate::tls::CallerCertificates;
+use crate::trace;
+use crate::version::{self, Learnt, Version};
 
 /// The first pause before a call that did not run is sent to the same leader again; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -50,6 +54,8 @@ pub(crate) struct Dispatcher {
     /// Uploads that go on beside their answers.
     pub(crate) tasks: TaskTracker,
     pub(crate) meters: Meters,
+    /// It has been logged that somebody forwards in a version that is not taken. Once, for strangers can do that too.
+    pub(crate) complained: AtomicBool,
 }
 
 impl Dispatcher {
@@ -57,14 +63,27 @@ impl Dispatcher {
     ///
     /// Cancellation: dropping the future cancels the call wherever it is.
     pub(crate) async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let span = trace::begin(&mut parts.headers, parts.uri.path());
+        let answer = self.answer_within(Request::from_parts(parts, body), shard, &span);
+        answer.instrument(span.clone()).await
+    }
+
+    async fn answer_within(&self, request: Request<Incoming>, shard: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
         match self.dispatch(request, shard).await {
             Ok((response, by)) => {
-                by.note(began.elapsed());
+                let took = began.elapsed();
+                by.note(took);
+                span.record("by", by.name());
+                debug!(target: trace::TARGET, by = by.name(), ?took, "the answer begins");
                 response
             }
             Err(refusal) => {
                 meters::refused(&refusal);
+                span.record("by", "refusal");
+                span.record("code", refusal.code.description());
+                debug!(target: trace::TARGET, code = ?refusal.code, reason = %refusal.message, "refused");
                 refusal.response()
             }
         }
@@ -95,7 +114,12 @@ impl Dispatcher {
         loop {
             let target = call.targets.borrow_and_update().clone();
             source = match decide(target.seen(), &marks, &self.me) {
-                Decision::Refuse(refusal) => return Err(refusal),
+                Decision::Refuse(refusal) => {
+                    if refusal.not_run == Some(version::REFUSED) && !self.complained.swap(true, Ordering::Relaxed) {
+                        warn!("not said again: {}", refusal.message);
+                    }
+                    return Err(refusal);
+                }
                 Decision::Hold(refusal) => {
                     call.wait(&refusal, None, None).await?;
                     source
@@ -226,9 +250,12 @@ impl Call<'_> {
                 .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
             deadline: self.deadline,
             certificate: self.parts.extensions.get().and_then(CallerCertificates::to_header),
+            version: follow.spoken.version(),
         };
+        let said = head.version;
         let bounds = Bounds::new(self.deadline, Some(follow.scope.clone()));
         let dispatcher = self.dispatcher;
+        debug!(target: trace::TARGET, leader = follow.leader.node_id, "forwarding");
         let outcome = forward::attempt(
             head,
             source,
@@ -243,13 +270,24 @@ impl Call<'_> {
             Outcome::Answered(response) => Ok(Ok(response.map(Body::Forwarded))),
             Outcome::Ended(refusal) => Err(refusal),
             Outcome::NotRun { why, source } => {
-                let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));
-                let pause = self.pause;
-                self.pause = (pause * 2).min(LONGEST_PAUSE);
-                self.wait(&refusal, None, Some(pause)).await?;
+                self.pause_after(why, follow).await?;
+                Ok(Err(source))
+            }
+            Outcome::OtherVersion { takes, source } => {
+                if let Some(why) = learn(follow, said, takes) {
+                    self.pause_after(why, follow).await?;
+                }
                 Ok(Err(source))
             }
         }
+    }
+
+    /// Waits after a call that did not run, longer each time.
+    async fn pause_after(&mut self, why: String, follow: &Follow) -> Result<(), Refusal> {
+        let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.wait(&refusal, None, Some(pause)).await
     }
 
     /// Waits until it is worth another try, or refuses if the call has waited long enough.
@@ -260,6 +298,7 @@ impl Call<'_> {
         pause: Option<Duration>,
     ) -> Result<(), Refusal> {
         let dispatcher = self.dispatcher;
+        debug!(target: trace::TARGET, reason = %refusal.message, "waits");
         let until = match &self.hold {
             Some((_, _, until)) => *until,
             None => {
@@ -310,6 +349,30 @@ impl Call<'_> {
             }),
             () = connected => Ok(()),
             () = retry => Ok(()),
+        }
+    }
+}
+
+/// Draws the conclusion from the leader's refusal of a version: why the call must wait, unless it can be sent in another one at once.
+fn learn(follow: &Follow, said: Version, takes: Option<Version>) -> Option<String> {
+    let leader = &follow.leader.node_id;
+    match follow.spoken.refused(said, takes) {
+        Learnt::Speaks(version) => {
+            debug!(leader, %version, "the leader is of an earlier version, in which it is told of calls from now on");
+            None
+        }
+        Learnt::Known => None,
+        Learnt::Apart { first } => {
+            let theirs = takes.map_or_else(|| "one that cannot be read".to_owned(), |takes| takes.to_string());
+            let why = format!(
+                "the leader takes version {theirs} of what instances say to each other, and this one speaks {}: they are too far \
+                 apart, upgrade the older one, one version at a time",
+                Version::OURS
+            );
+            if first {
+                warn!(leader, "calls cannot be forwarded: {why}");
+            }
+            Some(why)
         }
     }
 }

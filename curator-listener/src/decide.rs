@@ -5,6 +5,7 @@ use http::HeaderValue;
 use crate::marks::{Marks, TermMark};
 use crate::refusal::Refusal;
 use crate::role::Leader;
+use crate::version::Version;
 
 /// What this instance is at the moment, as far as the rules care.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ pub(crate) fn decide(seen: Seen<'_>, marks: &Marks, me: &HeaderValue) -> Decisio
             Refusal::unavailable("this call was forwarded to the instance that forwarded it: the election names this one as its own leader")
                 .not_run("forwarded-to-itself"),
         ),
+        // What its marks mean is not known, so that none of them counts.
+        Some(hop) if let Some(refusal) = Version::refusal(hop.version()) => Decision::Refuse(refusal),
         Some(hop) => match seen {
             Seen::Lead { term, valid: true, draining: false } if hop.is_for(term) => Decision::Serve,
             // One hop only. The sender waits for the next leader, or for this one to learn that it is it.
@@ -123,9 +126,14 @@ mod tests {
     }
 
     fn forwarded(revision: i64, by: &'static str) -> Marks {
+        forwarded_in(Version::OURS, revision, by)
+    }
+
+    fn forwarded_in(version: Version, revision: i64, by: &'static str) -> Marks {
         let mut headers = HeaderMap::new();
         mark_forwarded(
             &mut headers,
+            version,
             &TermMark::new(&term(revision)),
             &HeaderValue::from_static(by),
             None,
@@ -204,6 +212,31 @@ mod tests {
             };
             assert_eq!(refusal.not_run, Some(why), "{seen:?}");
             assert_eq!(refusal.code, Code::Unavailable);
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_refused_whoever_leads() {
+        let (mark, leader) = (TermMark::new(&term(7)), leader());
+        let before = forwarded_in(Version::OLDEST, 7, "you");
+        assert!(matches!(
+            decide(lead(&mark, true, false), &before, &ME),
+            Decision::Serve
+        ));
+        let mut headers = HeaderMap::new();
+        headers.insert("curator-forwarded-term", HeaderValue::from_static("7//leader/1"));
+        headers.insert("curator-forwarded-version", HeaderValue::from_static("2"));
+        let to_come = Marks::take(&mut headers);
+        for seen in [
+            lead(&mark, true, false),
+            lead(&mark, true, true),
+            Seen::Unknown { reason: "a test" },
+            Seen::Follow { leader: &leader },
+        ] {
+            let Decision::Refuse(refusal) = decide(seen, &to_come, &ME) else {
+                panic!("{seen:?}")
+            };
+            assert_eq!(refusal.not_run, Some("version"));
         }
     }
 }

@@ -3,11 +3,14 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::role::{Leader, TermId};
+use crate::version::Version;
 
 /// All our names begin with this; what a client sends with it goes no further.
 const PREFIX: &str = "curator-";
 /// On a forwarded call: the revision of the term that the sender follows, a slash, and the lock key percent-encoded.
 const FORWARDED_TERM: HeaderName = HeaderName::from_static("curator-forwarded-term");
+/// On a forwarded call: the version of these marks. On the refusal of one: the newest that is taken.
+const FORWARDED_VERSION: HeaderName = HeaderName::from_static("curator-forwarded-version");
 /// On a forwarded call: which process forwards it, so that it knows itself.
 const FORWARDED_BY: HeaderName = HeaderName::from_static("curator-forwarded-by");
 /// On a forwarded call: the authority that the caller asked for.
@@ -37,6 +40,8 @@ pub(crate) struct Marks {
 pub(crate) struct Hop {
     /// The term as it was sent.
     term: HeaderValue,
+    /// That of the marks; `None` if it cannot be read.
+    version: Option<Version>,
     by: Option<HeaderValue>,
     certificate: Option<HeaderValue>,
 }
@@ -45,6 +50,11 @@ impl Hop {
     /// Whether it was meant for this term.
     pub(crate) fn is_for(&self, term: &TermMark) -> bool {
         self.term == term.0
+    }
+
+    /// The version in which it was forwarded; `None` if that cannot be read.
+    pub(crate) const fn version(&self) -> Option<Version> {
+        self.version
     }
 
     /// What the caller has shown to the instance that forwards, by the word of that instance.
@@ -92,6 +102,7 @@ impl Marks {
         let marks = Self {
             hop: headers.get(FORWARDED_TERM).map(|term| Hop {
                 term: term.clone(),
+                version: Version::read(headers.get(FORWARDED_VERSION)),
                 by: headers.get(FORWARDED_BY).cloned(),
                 certificate: headers.get(FORWARDED_CERTIFICATE).cloned(),
             }),
@@ -107,11 +118,15 @@ impl Marks {
 /// Marks a call as forwarded.
 pub(crate) fn mark_forwarded(
     headers: &mut HeaderMap,
+    version: Version,
     term: &TermMark,
     by: &HeaderValue,
     authority: Option<&HeaderValue>,
     certificate: Option<&HeaderValue>,
 ) {
+    if let Some(version) = version.to_header() {
+        headers.insert(FORWARDED_VERSION, version);
+    }
     headers.insert(FORWARDED_TERM, term.0.clone());
     headers.insert(FORWARDED_BY, by.clone());
     if let Some(authority) = authority {
@@ -122,15 +137,31 @@ pub(crate) fn mark_forwarded(
     }
 }
 
-/// Says on an answer that nothing ran, and why.
+/// Says on an answer that nothing ran, why, and which version is taken here.
 pub(crate) fn mark_not_run(headers: &mut HeaderMap, why: &'static str) {
     headers.insert(NOT_RUN, HeaderValue::from_static(why));
+    if let Some(version) = Version::OURS.to_header() {
+        headers.insert(FORWARDED_VERSION, version);
+    }
 }
 
-/// Why nothing ran, if an answer says so; the mark is taken off, for it is between instances.
-pub(crate) fn take_not_run(headers: &mut HeaderMap) -> Option<String> {
+/// What an answer says that nothing ran for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotRun {
+    /// Why, in a word.
+    pub(crate) why: String,
+    /// The newest version that the sender takes; `None` if it cannot be read.
+    pub(crate) takes: Option<Version>,
+}
+
+/// Why nothing ran, if an answer says so; the marks are taken off, for they are between instances.
+pub(crate) fn take_not_run(headers: &mut HeaderMap) -> Option<NotRun> {
+    let version = headers.remove(FORWARDED_VERSION);
     let why = headers.remove(NOT_RUN)?;
-    Some(why.to_str().unwrap_or("for a reason that cannot be read").to_owned())
+    Some(NotRun {
+        why: why.to_str().unwrap_or("for a reason that cannot be read").to_owned(),
+        takes: Version::read(version.as_ref()),
+    })
 }
 
 /// Says on a refusal who leads and where.
@@ -161,6 +192,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         mark_forwarded(
             &mut headers,
+            Version::OURS,
             &TermMark::new(&term("/leader/a b", 7)),
             &by,
             Some(&by),
@@ -171,6 +203,7 @@ mod tests {
         assert!(!hop.is_for(&TermMark::new(&term("/leader/a b", 8))));
         assert!(!hop.is_for(&TermMark::new(&term("/leader/a%20b", 7))));
         assert!(hop.is_from(&by));
+        assert_eq!(hop.version(), Some(Version::OURS));
         assert_eq!(hop.certificate(), Some(&by));
         assert!(!hop.is_from(&HeaderValue::from_static("you")));
     }
@@ -189,6 +222,16 @@ mod tests {
         Marks::take(&mut headers);
         assert_eq!(headers.keys_len(), 4, "{headers:?}");
         assert_eq!(headers.len(), 8, "{headers:?}");
+    }
+
+    #[test]
+    fn a_refusal_says_which_version_is_taken() {
+        let mut headers = HeaderMap::new();
+        mark_not_run(&mut headers, "other-term");
+        let (why, takes) = ("other-term".to_owned(), Some(Version::OURS));
+        assert_eq!(take_not_run(&mut headers), Some(NotRun { why, takes }));
+        assert!(headers.is_empty(), "{headers:?}");
+        assert_eq!(take_not_run(&mut headers), None);
     }
 
     #[test]

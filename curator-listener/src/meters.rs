@@ -37,6 +37,7 @@ pub(crate) struct Meters {
 /// Calls that are answered in one way.
 #[derive(Clone)]
 pub(crate) struct Answered {
+    by: &'static str,
     calls: Counter,
     seconds: Histogram,
 }
@@ -44,9 +45,15 @@ pub(crate) struct Answered {
 impl Answered {
     fn new(by: &'static str) -> Self {
         Self {
+            by,
             calls: metrics::counter!(CALLS, "by" => by),
             seconds: metrics::histogram!(CALL_SECONDS, "by" => by),
         }
+    }
+
+    /// Who answers.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.by
     }
 
     pub(crate) fn note(&self, took: Duration) {

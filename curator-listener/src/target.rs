@@ -20,6 +20,7 @@ use crate::refusal::Refusal;
 use crate::role::{Leader, Role, SharedGuard, TermId};
 use crate::scope::Scope;
 use crate::services::{LeaderTerm, Services};
+use crate::version::Spoken;
 
 /// Forwarded calls outlast the role that they were sent under by this, so that an answer which the old leader gave in time,
 /// and which is still under way, is not cut off by the faster news of its end.
@@ -48,6 +49,8 @@ pub(crate) struct Lead {
 pub(crate) struct Follow {
     pub(crate) leader: Leader,
     pub(crate) term: TermMark,
+    /// What it is told of calls, and how.
+    pub(crate) spoken: Spoken,
     /// One for each shard.
     pools: Vec<Arc<Pool>>,
     pub(crate) scope: Arc<Scope>,
@@ -201,6 +204,7 @@ impl Tracker {
                 Target::Follow(Follow {
                     leader: leader.clone(),
                     term: TermMark::new(&leader.term),
+                    spoken: Spoken::default(),
                     pools: self
                         .runtimes
                         .iter()

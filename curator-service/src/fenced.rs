@@ -9,6 +9,8 @@ use curator_election::store::{
     Compare, Event, KeyValue, Keys, Op, OpResult, Range, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
 use futures::StreamExt;
+use tracing::field::Empty;
+use tracing::{Instrument, debug, debug_span};
 
 /// The state, as one term of leadership may use it. Everything that goes through it is one transaction under the guard that
 /// the lock key is still the one that the term began with.
@@ -17,6 +19,9 @@ pub struct Fenced {
     store: Arc<dyn Store>,
     term: Term,
 }
+
+/// The target of the spans of what is asked of etcd. They belong to the call that it is done for, or the first of those that share it.
+pub(crate) const TRACED: &str = "curator::etcd";
 
 /// Why an access was not made, or is not known to have been.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -168,7 +173,8 @@ impl Fenced {
             keys_only: true,
             ..Range::all(Keys::one(self.term.lock_key().clone()))
         };
-        let found = self.store.range(lock).await?;
+        let span = debug_span!(target: TRACED, "fence", lock_revision = self.term.lock_revision().0);
+        let found = self.store.range(lock).instrument(span).await?;
         match found.kvs.first() {
             Some(lock) if lock.create_revision == self.term.lock_revision() => Ok(found.revision),
             _ => {
@@ -290,14 +296,39 @@ impl Fenced {
         if !sabotage::on(Sabotage::NoGuard) {
             conditions.push(self.term.guard());
         }
+        let span = debug_span!(
+            target: TRACED,
+            "transaction",
+            lock_revision = self.term.lock_revision().0,
+            conditions = conditions.len(),
+            operations = ops.len(),
+            revision = Empty,
+            outcome = Empty,
+        );
         // Which of the conditions failed the store does not say; the lock key, read at the same moment, does.
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
         let again = sabotage::on(Sabotage::SendsLostWriteAgain).then(|| txn.clone());
-        let done = match (self.store.txn(txn).await, again) {
-            (Err(StoreError::Unknown { .. }), Some(again)) => self.store.txn(again).await?,
-            (done, _) => done?,
+        let sent = async {
+            debug!(target: TRACED, "sent");
+            match (self.store.txn(txn).await, again) {
+                (Err(StoreError::Unknown { .. }), Some(again)) => self.store.txn(again).await,
+                (done, _) => done,
+            }
         };
+        let done = sent.instrument(span.clone()).await;
+        span.in_scope(|| match &done {
+            Ok(done) => {
+                let outcome = if done.succeeded { "done" } else { "condition" };
+                span.record("outcome", outcome).record("revision", done.revision.0);
+                debug!(target: TRACED, "answered");
+            }
+            Err(error) => {
+                span.record("outcome", "error");
+                debug!(target: TRACED, %error, "failed");
+            }
+        });
+        let done = done?;
         if done.succeeded {
             return Ok(done);
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::args::Args;
-use crate::commands::{api, bench, chaos, ci, integration, setup, sim, test, up};
+use crate::commands::{api, bench, chaos, ci, integration, setup, sim, test, up, upgrade};
 use crate::error::{Error, Result};
 use crate::step;
 
@@ -29,6 +29,7 @@ pub const COMMANDS: &[Command] = &[
     test::COMMAND,
     sim::COMMAND,
     integration::COMMAND,
+    upgrade::COMMAND,
     chaos::COMMAND,
     api::COMMAND,
     bench::COMMAND,

@@ -55,7 +55,8 @@ pub const CURATOR: Program = Program {
     kind: "--bin",
     name: "curator",
     release: false,
-    feature: None,
+    // Which is off as long as no collector is named.
+    feature: Some("otlp"),
 };
 
 /// The operator's tool.
@@ -129,6 +130,25 @@ pub const STATE_LOAD: Program = Program {
 /// # Errors
 /// When the build fails.
 pub fn build(program: Program) -> Result<PathBuf> {
+    build_as(program, |_| {})
+}
+
+/// Builds a program of another checkout, in a target folder of its own, and says where it is.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_elsewhere(program: Program, checkout: &Path, target: &Path) -> Result<PathBuf> {
+    build_as(program, |command| {
+        command.arg("--target-dir").arg(target).current_dir(checkout);
+        // Cargo has set it for us; if we were started by hand, the checkout's own would have none of what we have brought.
+        command.env(
+            "PROTOC",
+            env::var_os("PROTOC").unwrap_or_else(|| root().join("tools/protoc").into()),
+        );
+    })
+}
+
+fn build_as(program: Program, change: impl FnOnce(&mut Command)) -> Result<PathBuf> {
     let Program {
         package,
         kind,
@@ -143,6 +163,7 @@ pub fn build(program: Program) -> Result<PathBuf> {
     if let Some(feature) = feature {
         command.args(["--features", feature]);
     }
+    change(&mut command);
     let output = crate::step::output(&format!("build {name}"), command)?;
     output
         .lines()

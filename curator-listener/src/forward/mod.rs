@@ -15,7 +15,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::Body;
 use tokio::time::Instant;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -31,6 +31,7 @@ use crate::marks::{self, TermMark};
 use crate::refusal::Refusal;
 use crate::scope::Bounds;
 use crate::source::Source;
+use crate::version::{self, Version};
 use upload::{Upload, Uploaded};
 
 /// The head of a call.
@@ -44,6 +45,8 @@ pub(crate) struct Head {
     pub(crate) deadline: Option<Instant>,
     /// What the caller has shown, if this instance looks at that.
     pub(crate) certificate: Option<HeaderValue>,
+    /// In which version the leader is told of it.
+    pub(crate) version: Version,
 }
 
 /// How an attempt ended.
@@ -52,6 +55,8 @@ pub(crate) enum Outcome<B> {
     Answered(Response<Answer>),
     /// Nothing of the call ran, for this reason; it can be sent again.
     NotRun { why: String, source: Source<B> },
+    /// Nothing of the call ran, since the leader does not take its version, and none newer than this one if that can be read.
+    OtherVersion { takes: Option<Version>, source: Source<B> },
     /// The call is over.
     Ended(Refusal),
 }
@@ -126,8 +131,15 @@ where
     };
     match event {
         Event::Answer(Ok(mut answer)) => {
-            if let Some(why) = marks::take_not_run(answer.headers_mut()) {
-                return not_run(format!("the leader refused the call ({why})"), upload);
+            if let Some(said) = marks::take_not_run(answer.headers_mut()) {
+                let ended = not_run(format!("the leader refused the call ({})", said.why), upload);
+                return match ended {
+                    Outcome::NotRun { source, .. } if said.why == version::REFUSED => Outcome::OtherVersion {
+                        takes: said.takes,
+                        source,
+                    },
+                    ended => ended,
+                };
             }
             upload.answered();
             let upload = uploading.then(|| {
@@ -160,6 +172,7 @@ fn request(head: Head, term: &TermMark, me: &HeaderValue, place: &Place) -> Resu
     let mut headers = head.headers;
     marks::mark_forwarded(
         &mut headers,
+        head.version,
         term,
         me,
         head.authority.as_ref(),
@@ -173,7 +186,7 @@ fn request(head: Head, term: &TermMark, me: &HeaderValue, place: &Place) -> Resu
     let mut request = Request::new(());
     *request.method_mut() = head.method;
     *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_2;
+    *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
 }

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -200,6 +201,7 @@ impl Listener {
             stopping: cancel.clone(),
             tasks: tasks.clone(),
             meters: Meters::new(),
+            complained: AtomicBool::new(false),
         });
         let shared = Arc::new(Shared {
             dispatcher,

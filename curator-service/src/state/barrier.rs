@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use curator_election::sabotage::{self, Sabotage};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use tracing::{Instrument, debug_span};
 
-use crate::fenced::{Fenced, FencedError};
+use crate::fenced::{Fenced, FencedError, TRACED};
 
 type Fence = Shared<BoxFuture<'static, Result<(), FencedError>>>;
 
@@ -44,7 +45,8 @@ impl Barrier {
     /// Waits for a fence that is sent after this call. Cancellation safe: the others that share the fence carry it on.
     pub(crate) async fn pass(self: &Arc<Self>) -> Result<(), FencedError> {
         let fence = self.join();
-        fence.await
+        // The fence itself is in the trace of whoever carries it on.
+        fence.instrument(debug_span!(target: TRACED, "read barrier")).await
     }
 
     fn join(self: &Arc<Self>) -> Fence {

@@ -9,9 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::StoreError;
 use tokio::sync::{Notify, Semaphore, oneshot};
+use tracing::{Instrument, Span, debug, debug_span};
 
 use super::{State, StateError, batch};
-use crate::fenced::{Change, FencedError, Outcome};
+use crate::fenced::{Change, FencedError, Outcome, TRACED};
 use crate::observe::meters;
 
 /// How many changes may wait at a time; any more wait to be let in.
@@ -43,6 +44,8 @@ struct Waiting {
     place: Place,
     change: Change,
     answer: oneshot::Sender<Result<Fate, FencedError>>,
+    /// What it is done for.
+    span: Span,
 }
 
 impl Default for Writer {
@@ -66,16 +69,33 @@ impl Writer {
     ///
     /// Cancellation: whether it was made is not known then.
     pub(super) async fn write(&self, place: Place, change: Change) -> Result<Fate, StateError> {
+        let span = debug_span!(target: TRACED, "write", operations = change.ops.len());
+        self.queue(place, change, &span).instrument(span.clone()).await
+    }
+
+    async fn queue(&self, place: Place, change: Change, span: &Span) -> Result<Fate, StateError> {
         let _room = self.room.acquire().await.map_err(|_| StateError::Over)?;
         let (answer, answered) = oneshot::channel();
         {
             let mut waiting = self.waiting();
             let at = waiting.partition_point(|each| each.place < place);
-            waiting.insert(at, Waiting { place, change, answer });
+            let span = span.clone();
+            waiting.insert(
+                at,
+                Waiting {
+                    place,
+                    change,
+                    answer,
+                    span,
+                },
+            );
         }
         self.arrived.notify_one();
         match answered.await {
-            Ok(fate) => Ok(fate?),
+            Ok(fate) => {
+                debug!(target: TRACED, ?fate, "outcome of a change");
+                Ok(fate?)
+            }
             Err(_) => Err(StateError::Over),
         }
     }
@@ -114,7 +134,7 @@ impl Writer {
 
 async fn write_together(state: &State, taken: Vec<Waiting>) {
     let changes = taken.iter().map(|each| each.change.clone()).collect();
-    match state.fenced.write_all(changes).await {
+    match state.fenced.write_all(changes).instrument(shared(&taken)).await {
         Ok(outcomes) => {
             committed(
                 "ok",
@@ -151,6 +171,18 @@ async fn write_together(state: &State, taken: Vec<Waiting>) {
             }
         }
     }
+}
+
+/// The span of a transaction that these share: in the trace of the first, and linked to the others'.
+fn shared(taken: &[Waiting]) -> Span {
+    let first = taken.first().map(|each| &each.span);
+    let span = debug_span!(target: TRACED, parent: first.and_then(Span::id), "commit", changes = taken.len());
+    if !span.is_disabled() {
+        for each in taken.iter().skip(1) {
+            span.follows_from(each.span.id());
+        }
+    }
+    span
 }
 
 /// Counts a transaction and the changes that it made.

@@ -1,6 +1,6 @@
 //! Calls through every instance while leaders end, hang and are cut off.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use xtask::harness::curator::embedding_from_env;
@@ -15,8 +15,8 @@ const AROUND: Duration = Duration::from_millis(700);
 const NOTICED: Duration = Duration::from_secs(3);
 
 /// Three instances that serve `Echo` in the leader's name, each behind a proxy, and the load on them.
-struct Show {
-    stage: Stage,
+pub(crate) struct Show {
+    pub(crate) stage: Stage,
     leader: usize,
     load: Load,
     record: PathBuf,
@@ -24,19 +24,23 @@ struct Show {
 
 impl Show {
     fn open(label: &str) -> Self {
+        Self::of(label, &embedding_from_env().unwrap())
+    }
+
+    /// With this program for all three.
+    pub(crate) fn of(label: &str, program: &Path) -> Self {
         let options = EtcdOptions {
             client_proxies: true,
             ..EtcdOptions::default()
         };
         let mut stage = Stage::empty(label, options);
         let record = stage.scratch.path().join("record");
-        let program = embedding_from_env().unwrap();
         for member in 0..3 {
             let number = u32::try_from(member + 1).unwrap();
             let mut options = CuratorOptions::new(number, stage.endpoints(member, Reach::Own)).leader_ttl(TTL);
             options.behind_proxy = true;
             options.extra_args = vec!["--record".into(), record.display().to_string()];
-            stage.start_program(&program, options);
+            stage.start_program(program, options);
         }
         let leader = stage.agreed(SOON);
         let addresses: Vec<_> = stage.curators.iter().map(|curator| curator.address()).collect();
@@ -52,13 +56,13 @@ impl Show {
     }
 
     /// Waits until calls through these are answered, and a little longer.
-    fn goes_on(&self, via: &[usize]) {
+    pub(crate) fn goes_on(&self, via: &[usize]) {
         self.load.wait_answered(via, SOON);
         std::thread::sleep(AROUND);
     }
 
     /// The end: what must always hold, and the time without service.
-    fn close(mut self, what: &str, from: Instant, via: &[usize]) -> crate::load::History {
+    pub(crate) fn close(mut self, what: &str, from: Instant, via: &[usize]) -> crate::load::History {
         let to = Instant::now();
         let history = self.load.stop();
         self.stage.seconds = history.by_second(self.stage.began());

@@ -1,5 +1,7 @@
 //! `cargo xtask integration`: the tests of curator-service against real etcd.
 
+use std::path::Path;
+
 use crate::args::Args;
 use crate::cli::Command;
 use crate::error::{Context, Result};
@@ -43,6 +45,14 @@ fn run(mut args: Args) -> Result<()> {
 /// # Errors
 /// With the first failure.
 pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
+    run_tests_with(want, repeat, filter, &[])
+}
+
+/// The same, with further programs that the tests find by these variables.
+///
+/// # Errors
+/// With the first failure.
+pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: &[(&str, &Path)]) -> Result<()> {
     let found = select(want)?;
     let binary = build(CURATOR)?;
     let ctl = build(CURATORCTL)?;
@@ -66,6 +76,7 @@ pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
             command.env(curator::EMBEDDING, &embedding);
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
+            command.envs(programs.iter().copied());
             let name = match repeat {
                 1 => format!("integration tests on etcd {version}"),
                 _ => format!("integration tests on etcd {version}, round {round} of {repeat}"),

@@ -9,3 +9,4 @@ pub mod setup;
 pub mod sim;
 pub mod test;
 pub mod up;
+pub mod upgrade;

@@ -28,6 +28,9 @@ pub const CTL: &str = "CURATORCTL_BIN";
 /// The path of the program that embeds the service, with a leader's service that can be called.
 pub const EMBEDDING: &str = "CURATOR_EMBED_BIN";
 
+/// The path of the same program, built from an earlier commit; `cargo xtask upgrade` builds it.
+pub const EMBEDDING_BEFORE: &str = "CURATOR_EMBED_BEFORE_BIN";
+
 /// The target of the events that tell of a change of role.
 const ROLE_TARGET: &str = "curator::role";
 /// How long a wait looks away from the process itself.
@@ -55,6 +58,16 @@ pub fn ctl_from_env() -> Result<PathBuf> {
 /// When the variable [`EMBEDDING`] is not set, or names no file.
 pub fn embedding_from_env() -> Result<PathBuf> {
     program_from_env(EMBEDDING)
+}
+
+/// The embedding program of an earlier commit; `None` when there is none.
+///
+/// # Errors
+/// When the variable [`EMBEDDING_BEFORE`] names no file.
+pub fn embedding_before_from_env() -> Result<Option<PathBuf>> {
+    env::var_os(EMBEDDING_BEFORE)
+        .map(|_| program_from_env(EMBEDDING_BEFORE))
+        .transpose()
 }
 
 fn program_from_env(variable: &str) -> Result<PathBuf> {
@@ -372,6 +385,15 @@ impl CuratorProcess {
         self.process = launch(&self.spec, &self.scratch, &self.options, &self.events, self.run)?;
         self.lives.becomes(Life::Up);
         Ok(())
+    }
+
+    /// Starts another program in its place, such as a newer version of it. It is killed first when it still runs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_as(&mut self, program: &Path) -> Result<()> {
+        self.spec = self.spec.clone().program(program);
+        self.restart()
     }
 
     /// Its name.

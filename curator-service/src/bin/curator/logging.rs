@@ -9,9 +9,11 @@ use clap::ValueEnum;
 use curator_service::LogFilter;
 use tracing::Level;
 use tracing_subscriber::filter::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, fmt as lines, reload};
+use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
+
+use crate::traces::Traces;
 
 /// The variable that chooses what is logged, by the custom of programs that log as this one does.
 pub(crate) const FILTER_VARIABLE: &str = "RUST_LOG";
@@ -82,9 +84,12 @@ fn compile(text: &str) -> Result<EnvFilter, String> {
     compiled.map_err(|error| format!("{error}: {RIGHT}"))
 }
 
+/// What is below the log: where spans go, which the log's filter has no say in.
+type Spans = Layered<Option<Box<dyn Layer<Registry> + Send + Sync>>, Registry>;
+
 /// Changes what is logged.
 pub(crate) struct LogHandle {
-    handle: reload::Handle<EnvFilter, Registry>,
+    handle: reload::Handle<EnvFilter, Spans>,
     current: Mutex<Filter>,
 }
 
@@ -113,18 +118,19 @@ impl LogFilter for LogHandle {
     }
 }
 
-/// Begins to log to standard error. To be called once.
-pub(crate) fn init(format: LogFormat, filter: &Filter) -> Result<LogHandle, String> {
+/// Begins to log to standard error, and to make the spans that `traces` takes. To be called once.
+pub(crate) fn init(format: LogFormat, filter: &Filter, traces: &Traces) -> Result<LogHandle, String> {
     let (chosen, handle) = reload::Layer::new(filter.compile()?);
     let lines = lines::layer()
         // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    let log = tracing_subscriber::registry().with(chosen);
-    match format {
-        LogFormat::Text => log.with(lines.with_ansi(std::io::stderr().is_terminal())).init(),
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).init(),
-    }
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let spans: Spans = tracing_subscriber::registry().with(traces.layer());
+    spans.with(lines.with_filter(chosen)).init();
     Ok(LogHandle {
         handle,
         current: Mutex::new(filter.clone()),
@@ -135,7 +141,7 @@ pub(crate) fn init(format: LogFormat, filter: &Filter) -> Result<LogHandle, Stri
 pub(crate) fn init_plain() {
     let chosen = std::env::var(FILTER_VARIABLE).ok().and_then(|text| text.parse().ok());
     // The filter is one that has been compiled before.
-    let _ = init(LogFormat::Text, &chosen.unwrap_or_default());
+    let _ = init(LogFormat::Text, &chosen.unwrap_or_default(), &Traces::default());
 }
 
 #[cfg(test)]

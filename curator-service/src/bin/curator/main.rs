@@ -14,6 +14,7 @@ mod release;
 mod reload;
 mod serve;
 mod service_manager;
+mod traces;
 mod transfer;
 mod witness;
 
@@ -100,5 +101,18 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// What the log does not want is not made: each call would pay for it.
+    #[test]
+    fn as_a_rule_calls_have_no_spans() {
+        use tracing::subscriber::with_default;
+
+        let logs = |filter: &str| subscriber(LogFormat::Json, EnvFilter::new(filter), &Traces::default());
+        let info = logs("info");
+        assert_eq!(info.max_level_hint(), Some(tracing::level_filters::LevelFilter::INFO));
+        let span = || tracing::debug_span!(target: "curator::call", "call");
+        with_default(info, || assert!(span().is_disabled()));
+        with_default(logs("info,curator::call=debug"), || assert!(!span().is_disabled()));
     }
 }

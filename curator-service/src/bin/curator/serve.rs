@@ -25,6 +25,7 @@ use crate::options::{ConfigArgs, StoreArgs, parse_duration, parse_listen};
 use crate::parent;
 use crate::reload::Reload;
 use crate::service_manager::ServiceManager;
+use crate::traces::{TraceArgs, Traces};
 use crate::witness::{Witness, parent_gone};
 
 /// How long what is left at the end may take.
@@ -134,6 +135,9 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_OBSERVE", value_name = "ADDRESS", default_value_t = ObserveAt::default())]
     observe: ObserveAt,
 
+    #[command(flatten)]
+    traces: TraceArgs,
+
     /// Runs the instance under a small parent process, which gives its lease back the moment it is dead, however it died, so that
     /// another leads at once instead of after the TTL. Signals are passed on, and the exit code is the instance's.
     #[arg(long, env = "CURATOR_SUPERVISED", conflicts_with = "embedded")]
@@ -158,9 +162,22 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
+    /// Where its spans go. The parent of an instance has none.
+    fn traces(&self) -> Result<Traces, Box<dyn std::error::Error>> {
+        match self.supervised && !self.report_leases {
+            true => Ok(Traces::default()),
+            false => self.traces.start(self.node_id.as_deref()),
+        }
+    }
+
     /// Runs until told to end; the exit code says how it ended.
     pub(crate) fn run(&self, argv: Vec<OsString>, settings: Settings) -> ExitCode {
-        let log = match logging::init(self.log_format, &self.log_filter) {
+        // Until the end, which waits for the last spans.
+        let traces = match self.traces() {
+            Ok(traces) => traces,
+            Err(wrong) => return crate::wrong_arguments(&*wrong, "serve"),
+        };
+        let log = match logging::init(self.log_format, &self.log_filter, &traces) {
             Ok(log) => Arc::new(log),
             Err(wrong) => return crate::wrong_arguments(&*Box::<dyn std::error::Error>::from(wrong), "serve"),
         };

@@ -5,4 +5,5 @@ mod life;
 mod refusals;
 mod rotation;
 mod secrets;
+mod spans;
 mod spoofing;

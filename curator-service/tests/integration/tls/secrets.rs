@@ -11,6 +11,8 @@ use curator_service::PrivateKey;
 use xtask::harness::At;
 
 use super::cast::{Cast, UNLOCK_KEY, Who, bounded, escrow, hex};
+use super::spans::{TRACE, label, logged_in, traceparent};
+use crate::stage::SOON;
 
 /// The ways in which bytes are written by those who write them without thinking.
 fn ways(secret: &[u8]) -> Vec<String> {
@@ -34,6 +36,36 @@ fn ways(secret: &[u8]) -> Vec<String> {
     ways
 }
 
+/// What is in a `traceparent` that is none.
+const RUBBISH: &str = "0badc0ffee0badc0ffee";
+
+/// A call that says a trace is found by it at follower and leader, and at the leader's transaction; what is no trace is not.
+fn follow_a_trace(cast: &Cast) {
+    let [leader, follower] = cast.leader_and_follower();
+    label(cast, follower, "a", traceparent(true).as_bytes()).unwrap();
+    let of = |instance: usize| logged_in(&cast.stage.curators[instance], TRACE);
+    let told = |instance: usize, message: &str| of(instance).iter().any(|event| event.message() == Some(message));
+    xtask::harness::wait_until("the call to be logged by both", SOON, || {
+        (told(follower, "the answer begins") && told(leader, "the answer begins")).then_some(())
+    })
+    .unwrap();
+    assert!(told(follower, "forwarding"), "{:?}", of(follower));
+    let transaction =
+        |event: &xtask::harness::Event| event.target() == Some("curator::etcd") && event.message() == Some("answered");
+    assert!(of(leader).iter().any(transaction), "{:?}", of(leader));
+
+    for wrong in [
+        RUBBISH.into(),
+        format!("{}{RUBBISH}", traceparent(true)),
+        RUBBISH.repeat(2_000),
+        format!("00-{RUBBISH}0000000000-00f067aa0ba902b7-01\t{RUBBISH}"),
+    ] {
+        label(cast, follower, "b", wrong.as_bytes()).unwrap();
+    }
+    let bytes = [&[0xff, 0xfe][..], RUBBISH.as_bytes()].concat();
+    label(cast, follower, "c", &bytes).unwrap();
+}
+
 #[test]
 fn no_secret_is_logged_at_the_finest_level() {
     let traced = |mut options: xtask::harness::CuratorOptions| {
@@ -50,6 +82,7 @@ fn no_secret_is_logged_at_the_finest_level() {
         });
         assert_eq!(joined.into_inner().cluster_unlock_key, UNLOCK_KEY);
     }
+    follow_a_trace(&cast);
     let authority = "namespaced:curator//cluster-pki/keys/cluster-ca-privkey.bin";
     let authority = cast.stage.etcd.get(At::Any, authority).unwrap().unwrap().value;
     let mut secrets = vec![
@@ -77,6 +110,7 @@ fn no_secret_is_logged_at_the_finest_level() {
                 assert!(!log.contains(&way), "{what} is in {name}, as {way:?}");
             }
         }
+        assert!(!log.contains(RUBBISH), "{name} has what a stranger made up");
         // The search finds what is there.
         if name == "curator-1.log" {
             assert!(log.contains(&cast.nodes[0].id) && log.contains("TRACE"), "{name}");

@@ -15,7 +15,7 @@ fn refused(words: &[&str]) -> String {
 #[test]
 fn mistakes_end_with_code_2_and_say_what_is_right() {
     assert!(refused(&[]).contains("Usage: cargo xtask COMMAND"));
-    assert!(refused(&["deploy"]).contains("there are setup, up, test, sim, integration, upgrade, chaos, bench, ci"));
+    assert!(refused(&["deploy"]).contains("there are setup, up, test, sim, integration, upgrade, chaos, api, bench, ci"));
     assert!(refused(&["help", "deploy"]).contains("unknown command `deploy`"));
     assert!(refused(&["up", "--tll", "5s"]).contains("it has --ttl, --etcd, --for, --embedded"));
     assert!(refused(&["up", "--etcd", "all"]).contains("--etcd 3.4"));
@@ -24,7 +24,8 @@ fn mistakes_end_with_code_2_and_say_what_is_right() {
     assert!(refused(&["integration", "--etcd", "new"]).contains("`3.4`, `3.5` or `all`"));
     assert!(refused(&["integration", "a", "b"]).contains("unexpected argument `b`"));
     assert!(refused(&["upgrade", "--from", "no-commit"]).contains("no commit that this checkout has"));
-    assert!(refused(&["bench"]).contains("cargo xtask bench forward"));
+    assert!(refused(&["bench", "--tls"]).contains("cargo xtask bench --help"));
+    assert!(refused(&["bench", "backward"]).contains("cargo xtask bench --help"));
     assert!(refused(&["bench", "forward", "--only", "x"]).contains("no such workload"));
     assert!(refused(&["setup", "now"]).contains("no plain argument"));
 }

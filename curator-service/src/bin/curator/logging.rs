@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
 use curator_service::LogFilter;
-use tracing::Level;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -120,6 +120,19 @@ impl LogFilter for LogHandle {
 
 /// Begins to log to standard error, and to make the spans that `traces` takes. To be called once.
 pub(crate) fn init(format: LogFormat, filter: &Filter, traces: &Traces) -> Result<LogHandle, String> {
+    let (subscriber, handle) = subscriber(format, filter, traces)?;
+    subscriber.init();
+    Ok(LogHandle {
+        handle,
+        current: Mutex::new(filter.clone()),
+    })
+}
+
+fn subscriber(
+    format: LogFormat,
+    filter: &Filter,
+    traces: &Traces,
+) -> Result<(impl Subscriber + Send + Sync + use<>, reload::Handle<EnvFilter, Spans>), String> {
     let (chosen, handle) = reload::Layer::new(filter.compile()?);
     let lines = lines::layer()
         // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
@@ -130,11 +143,7 @@ pub(crate) fn init(format: LogFormat, filter: &Filter, traces: &Traces) -> Resul
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     let spans: Spans = tracing_subscriber::registry().with(traces.layer());
-    spans.with(lines.with_filter(chosen)).init();
-    Ok(LogHandle {
-        handle,
-        current: Mutex::new(filter.clone()),
-    })
+    Ok((spans.with(lines.with_filter(chosen)), handle))
 }
 
 /// The log of a command that ends by itself: for people, by the variable. What is no filter there counts as none.
@@ -166,5 +175,28 @@ mod tests {
             assert!(refused.contains("curator_election=debug"), "{bad:?}: {refused}");
         }
         assert!("a=info,".repeat(LONGEST).parse::<Filter>().is_err());
+    }
+
+    /// What the log does not want is not made: each call would pay for it.
+    #[test]
+    fn as_a_rule_calls_have_no_spans() {
+        use tracing::subscriber::with_default;
+
+        let logs = |filter: &str| {
+            let filter = filter.parse().unwrap();
+            subscriber(LogFormat::Json, &filter, &Traces::default()).unwrap()
+        };
+        let span = || tracing::debug_span!(target: "curator::call", "call");
+        let (info, handle) = logs("info");
+        assert_eq!(info.max_level_hint(), Some(tracing::level_filters::LevelFilter::INFO));
+        with_default(info, || {
+            assert!(span().is_disabled());
+            handle.reload(EnvFilter::new("info,curator::call=debug")).unwrap();
+            assert!(!span().is_disabled());
+            handle.reload(EnvFilter::new("info")).unwrap();
+            assert!(span().is_disabled());
+        });
+        let (debug, _handle) = logs("info,curator::call=debug");
+        with_default(debug, || assert!(!span().is_disabled()));
     }
 }

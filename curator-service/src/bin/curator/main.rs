@@ -102,17 +102,4 @@ mod tests {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }
-
-    /// What the log does not want is not made: each call would pay for it.
-    #[test]
-    fn as_a_rule_calls_have_no_spans() {
-        use tracing::subscriber::with_default;
-
-        let logs = |filter: &str| subscriber(LogFormat::Json, EnvFilter::new(filter), &Traces::default());
-        let info = logs("info");
-        assert_eq!(info.max_level_hint(), Some(tracing::level_filters::LevelFilter::INFO));
-        let span = || tracing::debug_span!(target: "curator::call", "call");
-        with_default(info, || assert!(span().is_disabled()));
-        with_default(logs("info,curator::call=debug"), || assert!(!span().is_disabled()));
-    }
 }

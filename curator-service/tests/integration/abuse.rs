@@ -433,12 +433,14 @@ fn whoever_means_well_is_served_while_others_do_not() {
                 most = most.max(resident(curator.pid()));
             }
             seen.stop.store(true, Ordering::Relaxed);
-            tokio::time::timeout(SOON, meaning_well).await.unwrap().unwrap();
             // A lane that ended has seen an answer that it must not.
             if let Some(Err(wrong)) = lanes.try_join_next() {
                 panic!("{name}: {wrong}");
             }
+            // Before the last honest call is waited for: on a machine that is busy with more than this, it may come late, which its
+            // time tells.
             lanes.shutdown().await;
+            tokio::time::timeout(SOON, meaning_well).await.unwrap().unwrap();
         });
         let after = resident(curator.pid());
         let mut times = std::mem::take(&mut *seen.nanoseconds.lock().unwrap());

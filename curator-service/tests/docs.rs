@@ -7,8 +7,8 @@ use std::process::Command;
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = vec![root.join("README.md"), root.join("SECURITY.md")];
-    for entry in fs::read_dir(root.join("docs")).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(root.join("docs")).expect("there are documents") {
+        let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "md") {
             found.push(path);
         }

@@ -116,24 +116,18 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let (node_id, block_on) = (arguments.node_id, arguments.block_on);
     config.leader_services = Arc::new(move |term, routes| {
         let revision = term.term.lock_revision;
-        let mut service = EchoService::new(node_id.clone(), revision);
-        if let Some(block_on) = block_on {
-            service = service.recording(Arc::new(move |id| {
-                if id == block_on {
-                    loop {
-                        std::thread::park();
-                    }
-                }
-            }));
-        }
-        if let Some(file) = record.clone() {
-            service = service.recording(Arc::new(move |id| {
-                // One write for one line: lines of several processes and threads do not mix.
-                if let Err(error) = (&*file).write_all(format!("{id} {revision}\n").as_bytes()) {
-                    tracing::error!(%error, id, "a call is missing in the record");
-                }
-            }));
-        }
+        let record = record.clone();
+        let service = EchoService::new(node_id.clone(), revision).recording(Arc::new(move |id| {
+            // One write for one line: lines of several processes and threads do not mix.
+            if let Some(file) = &record
+                && let Err(error) = (&**file).write_all(format!("{id} {revision}\n").as_bytes())
+            {
+                tracing::error!(%error, id, "a call is missing in the record");
+            }
+            while block_on == Some(id) {
+                std::thread::park();
+            }
+        }));
         routes.add_service(service.into_server())
     });
     config.leader_descriptors = vec![curator_echo::FILE_DESCRIPTOR_SET];

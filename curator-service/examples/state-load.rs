@@ -73,7 +73,7 @@ async fn main() -> Result<(), Failure> {
             // There are some already: the fewer first.
             trim_nodes(&*store, nodes).await?;
             wait_for_nodes(&leader, nodes.min(there)).await?;
-            let before = resident()?;
+            let before = memory()?;
             put_nodes(&*store, nodes).await?;
             wait_for_nodes(&leader, nodes).await?;
             remembered("nodes", nodes.saturating_sub(there), before)?;
@@ -306,17 +306,14 @@ fn cpu() -> Duration {
 const IDLE: Duration = Duration::from_secs(2);
 
 /// The memory of this process, in bytes.
-fn resident() -> Result<u64, Failure> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.ok_or("the system does not tell the memory of this process")? << 10)
+fn memory() -> Result<u64, Failure> {
+    Ok(xtask::harness::resident(std::process::id())?)
 }
 
 /// Tells what so many more of something have taken of memory. Too few say nothing.
 fn remembered(of: &str, count: usize, before: u64) -> Result<(), Failure> {
     if count >= 1_000 {
-        let bytes = resident()?.saturating_sub(before);
+        let bytes = memory()?.saturating_sub(before);
         println!(
             "{}",
             json!({ "what": "memory", "of": of, "count": count, "bytes": bytes })
@@ -396,7 +393,7 @@ async fn etcd_watches(etcd: &str) -> Result<u64, Failure> {
 
 /// How long it takes from the acknowledgement of an update until all watchers have been told.
 async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<Measured>) -> Result<(), Failure> {
-    let before = resident()?;
+    let before = memory()?;
     let (telling, mut told) = tokio::sync::mpsc::channel::<()>(watchers);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..watchers {

@@ -28,18 +28,14 @@ pub(crate) async fn watch_over(
             () = cancel.cancelled() => return,
             asked = timeout(pulse.limit() / 2, serves(&listener, &leader)) => asked,
         };
-        match asked {
-            Ok(Ok(())) => {
+        match asked.unwrap_or(Err("no answer")) {
+            Ok(()) => {
                 pulse.beat();
                 if !std::mem::replace(&mut well, true) {
                     info!("this instance can serve again");
                 }
             }
-            missing => {
-                let what = match missing {
-                    Ok(Err(what)) => what,
-                    _ => "no answer",
-                };
+            Err(what) => {
                 if std::mem::replace(&mut well, false) {
                     warn!(what, limit = ?pulse.limit(), "this instance cannot serve: it will not lead for longer than the limit");
                 }

@@ -350,7 +350,5 @@ pub(crate) fn measured(what: &str, time: Duration, ttl: Duration) {
 
 /// What a process has in memory, in KiB.
 pub(crate) fn resident(pid: impl std::fmt::Display) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    xtask::harness::resident(pid).unwrap() / 1_024
 }

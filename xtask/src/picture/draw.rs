@@ -491,7 +491,8 @@ fn thousands(number: u64) -> String {
     text
 }
 
-fn escaped(text: &str) -> String {
+/// A text as it stands in a page.
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 
 pub use draw::draw;
+pub(crate) use draw::escaped;
 pub use gather::{instances, members, ms, since};
 pub use record::{Instance, Life, Member, Ms, Record, Second, Span, Stand, code_name};
 

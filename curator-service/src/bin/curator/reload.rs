@@ -64,10 +64,9 @@ impl Reload {
             let (key, from, to) = (&changed.name, &changed.from, &changed.to);
             warn!(key, from, to, "this change of the configuration needs a restart");
         }
-        let before = self.log.filter();
         match self.log.change(&filter) {
-            Ok(_) if before == filter => {}
-            Ok(_) => info!(from = %before, to = %filter, "the log filter is another one from now on"),
+            Ok(before) if before == filter => {}
+            Ok(before) => info!(from = %before, to = %filter, "the log filter is another one from now on"),
             Err(reason) => error!(reason, "the log filter cannot be changed"),
         }
         if let Some(credentials) = self.credentials.clone() {

@@ -1,4 +1,4 @@
-//! The processor time that a process has taken, and its memory.
+//! The processor time that a process has taken.
 
 use std::fs;
 use std::time::Duration;
@@ -19,19 +19,6 @@ pub(super) fn of_process(pid: u32) -> Result<Duration> {
     Ok(total)
 }
 
-/// The memory that it has at the moment, in bytes.
-pub(super) fn memory_of_process(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
-    resident(&text).ok_or_else(|| Error::new(format!("{path} does not say VmRSS")))
-}
-
-fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1_024)
-}
-
 /// Time on the processor, in nanoseconds, is the first of three numbers.
 fn parse(schedstat: &str) -> Option<Duration> {
     let nanoseconds = schedstat.split_whitespace().next()?.parse().ok()?;
@@ -47,7 +34,5 @@ mod tests {
         assert_eq!(parse("814830055 879895 10\n"), Some(Duration::from_nanos(814_830_055)));
         assert_eq!(parse(""), None);
         assert!(of_process(std::process::id()).unwrap() > Duration::ZERO);
-        assert_eq!(resident("VmSize:\t 9 kB\nVmRSS:\t    7 kB\n"), Some(7 * 1_024));
-        assert!(memory_of_process(std::process::id()).unwrap() > 0);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,14 +10,14 @@ use serde_json::Value;
 
 use super::candidates::{Candidate, Kind, build_go};
 use super::comparison::{Better, Comparison};
-use super::{cpu, figures};
-use crate::error::{Context, Error, Result};
+use super::{cpu, figures, keep};
+use crate::error::{Error, Result};
 use crate::harness::process::{Capture, Process, ProcessSpec};
-use crate::harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, Scratch, wait_until};
+use crate::harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, Scratch, resident, wait_until};
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{ECHO_CALLS, EMBED_RELEASE, build, root, shown};
+use crate::workspace::{ECHO_CALLS, EMBED_RELEASE, build};
 
 /// What takes no time worth speaking of.
 const SOON: Duration = Duration::from_secs(20);
@@ -100,11 +99,7 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
             "\nWithout Go's library, which is not installed here: Debian's golang-go and golang-etcd-server-dev.\n",
         );
     }
-    let directory = root().join("target").join("bench");
-    fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;
-    let file = directory.join("election.md");
-    fs::write(&file, &report).context(|| format!("cannot write {}", file.display()))?;
-    step::say(format_args!("written to {}", shown(&file)));
+    keep("election.md", &report)?;
     Ok(all)
 }
 
@@ -365,7 +360,7 @@ impl Stage<'_> {
             for ((candidate, before), after) in candidates.iter().zip(before).zip(spent(candidates)?) {
                 let a_second = (after - before).as_secs_f64() / IDLE.as_secs_f64();
                 self.figures.entry((IDLE_CPU, *kind, ttl)).or_default().push(a_second);
-                let bytes = cpu::memory_of_process(candidate.process().pid())?;
+                let bytes = resident(candidate.process().pid())?;
                 self.figures
                     .entry((IDLE_MEMORY, *kind, ttl))
                     .or_default()

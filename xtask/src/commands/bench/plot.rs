@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::comparison::{Better, Comparison, Ratio};
 use super::summary::parts;
+use crate::picture::escaped;
 
 /// The ratios at the ends of the scale, which is logarithmic: a half is as far from one as two are.
 const ENDS: (f64, f64) = (0.1, 10.0);
@@ -75,10 +76,6 @@ fn row(comparison: &Comparison, ratio: Ratio, out: &mut String) {
     );
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +101,7 @@ mod tests {
         let all = [with("first", Some(("Go's", vec![2.0]))), with("second", None)];
         let page = page(&all, "a machine");
         assert!(
-            page.contains("<h2>a &lt;part></h2>") && page.contains("first<small>beside Go's"),
+            page.contains("<h2>a &lt;part&gt;</h2>") && page.contains("first<small>beside Go's"),
             "{page}"
         );
         assert!(page.contains(">0.50</b>") && !page.contains("second"), "{page}");

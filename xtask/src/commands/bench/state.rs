@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
 
 use serde_json::Value;
 
 use super::Options;
 use super::comparison::{Better, Comparison};
 use super::figures::{median, ratios, spread};
+use super::keep;
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Orphan, bound};
 use crate::harness::{EtcdCluster, EtcdOptions, Scratch};
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{STATE_LOAD, build, root, shown};
+use crate::workspace::{STATE_LOAD, build};
 
 const PARTS: [&str; 5] = ["reads", "writes", "nodes", "watchers", "heartbeats"];
 
@@ -60,11 +60,7 @@ pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<Vec<Compariso
         .collect::<Result<Vec<Value>>>()?;
     let report = report(&measured, binaries.version());
     step::say(&report);
-    let directory = root().join("target").join("bench");
-    fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;
-    let file = directory.join("state.md");
-    fs::write(&file, &report).context(|| format!("cannot write {}", file.display()))?;
-    step::say(format_args!("written to {}", shown(&file)));
+    keep("state.md", &report)?;
     Ok(comparisons(&measured, binaries.version()))
 }
 

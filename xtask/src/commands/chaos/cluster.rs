@@ -103,12 +103,8 @@ pub(super) fn make(programs: &Programs, scratch: &Scratch) -> Result<Made> {
     };
     let endpoint = maker.address().to_string();
     let asked = ["cert", "owner", "--endpoint", &endpoint, "--out", &text("owner.pem")];
-    let shown = [
-        "--ca",
-        &text("credentials-1/ca.pem"),
-        "--key",
-        &text("credentials-1/owner-key.pem"),
-    ];
+    let [ca, key] = [&owner.ca, &owner.key].map(|path| path.display().to_string());
+    let shown = ["--ca", &ca, "--key", &key];
     call(&programs.ctl, &[&asked[..], &shown[..]].concat())?;
     let ctl = Ctl {
         program: &programs.ctl,

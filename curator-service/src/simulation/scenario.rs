@@ -82,14 +82,28 @@ impl Scenario {
         let clients = rng.random_range(2..=if listeners { 4 } else { 8 });
         let mut faults = Vec::new();
         let mut at = Duration::from_millis(rng.random_range(0..1_500));
-        while at < FAULTY {
-            let (fault, longest) = draw(&mut rng, nodes, listeners);
+        let mut plan = |at, until, fault| {
             faults.push(Planned {
                 number: faults.len(),
                 at,
-                until: at + Duration::from_millis(rng.random_range(50..longest)),
+                until,
                 fault,
             });
+        };
+        while at < FAULTY {
+            if rng.random_bool(0.08) {
+                // A leader that is replaced while all that it hears is old.
+                let until = at + TTL;
+                let node = rng.random_range(0..nodes);
+                plan(at, until, Fault::Way { node, faults: late() });
+                let later = at + Duration::from_millis(rng.random_range(50..1_000));
+                let pick = 0;
+                plan(later, until, Fault::LeaseRevoked { pick });
+            } else {
+                let (fault, longest) = draw(&mut rng, nodes, listeners);
+                let until = at + Duration::from_millis(rng.random_range(50..longest));
+                plan(at, until, fault);
+            }
             at += Duration::from_millis(rng.random_range(50..1_800));
         }
         Self {
@@ -221,15 +235,22 @@ fn draw(rng: &mut StdRng, nodes: usize, listeners: bool) -> (Fault, u64) {
     }
 }
 
+/// Answers that are true, and of a while ago, at one who hears of nothing else.
+fn late() -> Faults {
+    Faults {
+        late_replies: TTL.mul_f64(0.4),
+        late_watches: TTL,
+        ..Faults::default()
+    }
+}
+
 fn slow(rng: &mut StdRng) -> Faults {
     let longest = TTL.mul_f64(rng.random_range(0.0..=0.4));
     let (mut delay, mut late_replies, mut late_watches) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-    match rng.random_range(0..4) {
+    match rng.random_range(0..3) {
         0 => delay = longest,
         1 => late_replies = longest,
-        2 => late_watches = longest,
-        // Answers that are true, and of a while ago, at one who hears of nothing else.
-        _ => (late_replies, late_watches) = (longest, TTL),
+        _ => late_watches = longest,
     }
     Faults {
         delay,

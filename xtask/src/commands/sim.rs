@@ -66,12 +66,15 @@ fn run(mut args: Args) -> Result<()> {
     step::run("simulation", simulation(&words))
 }
 
-/// As many seeds as belong to all tests.
+/// As many seeds as belong to all tests, and whether as many find each deliberate bug.
 ///
 /// # Errors
-/// When one of them breaks a rule.
+/// When one of them breaks a rule, or a bug is not found.
 pub fn run_tests() -> Result<()> {
-    step::run("simulation", simulation(&["--seeds".to_owned(), "2000".to_owned()]))
+    let seeds = ["--seeds".to_owned(), "2000".to_owned()];
+    step::run("simulation", simulation(&seeds))?;
+    let bugs = [&["--bugs".to_owned()][..], &seeds].concat();
+    step::run("simulation of deliberate bugs", simulation(&bugs))
 }
 
 /// Built apart from all else: faster, and so that tokio takes its own choices from the seed, which it calls unstable.

@@ -21,18 +21,20 @@ use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build, shown};
 
 use calls::{Findings, Told, by_second, judge};
 use cast::{Cast, Programs, TTL};
+use links::CALLERS;
 use schedule::{Fault, Step, schedule};
 
 mod calls;
 mod cast;
 mod cluster;
+mod links;
 mod schedule;
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "chaos",
     summary: "breaks a real cluster at random, and checks what callers saw of it",
-    help: "Usage: cargo xtask chaos [--seed N] [--minutes M] [--etcd 3.4|3.5] [--program PATH]
+    help: "Usage: cargo xtask chaos [--seed N] [--minutes M] [--etcd 3.4|3.5] [--hosts] [--program PATH]
 
 Makes a cluster with TLS by the commands of `docs/running-three-nodes.md`: three etcd members and three instances on
 loopback, with a proxy between any two that speak with each other, and
@@ -48,6 +50,8 @@ written to target/pictures. What fails says its seed, the rule, and the calls th
   --seed N      the same seed brings the same faults; by default another each time
   --minutes M   how long there are faults (default 1)
   --etcd WHICH  the version of etcd; by default the first at hand
+  --hosts       each instance and its member of etcd on a host of their own, and the callers on another: network
+                namespaces on a bridge, in which packets are lost and not proxies silent. Needs root, and iproute2
   --program P   another build of the example `embed`, such as one that was broken to see whether that is found",
     run,
 };
@@ -71,18 +75,35 @@ fn run(mut args: Args) -> Result<()> {
     let minutes = args.count("--minutes")?.unwrap_or(1);
     let want = Want::read(args.value("--etcd")?.as_deref())?;
     let program = args.value("--program")?.map(PathBuf::from);
+    let hosts = args.switch("--hosts")?;
     args.finish(0)?;
     if want == Want::All {
         return Err(Error::usage("chaos runs one etcd: give `--etcd 3.4` or `--etcd 3.5`"));
     }
-    run_chaos(&want, seed, Duration::from_secs(60) * minutes, program)
+    let play = Play {
+        seed,
+        length: Duration::from_secs(60) * minutes,
+        hosts,
+    };
+    run_chaos(&want, play, program)
+}
+
+/// What is to be played.
+#[derive(Clone, Copy, Debug)]
+pub struct Play {
+    /// What brings the faults.
+    pub seed: u64,
+    /// For how long.
+    pub length: Duration,
+    /// Whether each has a host of its own.
+    pub hosts: bool,
 }
 
 /// Runs it, on the example `embed` unless another program is given.
 ///
 /// # Errors
 /// When a rule is broken, nothing is answered any more, or we are told to stop.
-pub fn run_chaos(want: &Want, seed: u64, length: Duration, program: Option<PathBuf>) -> Result<()> {
+pub fn run_chaos(want: &Want, what: Play, program: Option<PathBuf>) -> Result<()> {
     signals::install()?;
     let Some(Found { binaries, .. }) = select(want)?.into_iter().next() else {
         return Ok(());
@@ -93,22 +114,25 @@ pub fn run_chaos(want: &Want, seed: u64, length: Duration, program: Option<PathB
         embed: program.map_or_else(|| build(EMBED), Ok)?,
         load: build(CHAOS_LOAD)?,
     };
+    let Play { seed, length, hosts } = what;
+    let on_hosts = if hosts { ", on hosts of their own" } else { "" };
     let name = format!(
-        "chaos, seed {seed}, {} s, etcd {}",
+        "chaos, seed {seed}, {} s, etcd {}{on_hosts}",
         length.as_secs(),
         binaries.version()
     );
     step::timed(&name, || {
         let scratch = Scratch::new("chaos")?;
-        let outcome = play(&binaries, &programs, &scratch, seed, length);
+        let outcome = play(&binaries, &programs, &scratch, what);
         if outcome.is_err() && signals::received().is_none() {
             scratch.keep();
         }
         outcome.context(|| {
             format!(
-                "chaos failed; again: cargo xtask chaos --seed {seed} --minutes {} --etcd {}",
+                "chaos failed; again: cargo xtask chaos --seed {seed} --minutes {} --etcd {}{}",
                 length.as_secs() / 60,
-                binaries.series()
+                binaries.series(),
+                if hosts { " --hosts" } else { "" }
             )
         })
     })
@@ -154,14 +178,19 @@ impl Heard {
     }
 }
 
-fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, seed: u64, length: Duration) -> Result<()> {
-    let mut cast = step::timed("start a cluster", || Cast::start(binaries, programs, scratch))?;
+fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, what: Play) -> Result<()> {
+    let Play { seed, length, hosts } = what;
+    let mut cast = step::timed("start a cluster", || Cast::start(binaries, programs, scratch, hosts))?;
     let heard = Heard::default();
     let load = {
-        let addresses: Vec<_> = cast.doors.iter().map(|door| door.address().to_string()).collect();
+        let doors = cast.curators.iter().enumerate();
+        let addresses: Vec<_> = doors
+            .map(|(number, curator)| cast.links.door(curator, number).to_string())
+            .collect();
         let spec = ProcessSpec::new("load", &programs.load)
             .args(cast.owner.arguments())
             .args(&addresses)
+            .on(cast.links.host(CALLERS))
             .capture(Capture::Stdout);
         let heard = heard.clone();
         Process::start_with(&spec, scratch, move |line| heard.hear(line.text))?
@@ -190,11 +219,20 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, seed: u
     }
     let whole = end - begin;
     let record = Record {
-        name: format!("chaos-{seed}"),
+        name: format!("chaos-{seed}{}", if hosts { "-hosts" } else { "" }),
         title: format!("Chaos, seed {seed}"),
         facts: vec![
             ("etcd".to_owned(), binaries.version().to_owned()),
             ("leader TTL".to_owned(), format!("{TTL:?}")),
+            (
+                "network".to_owned(),
+                if hosts {
+                    "a host for each"
+                } else {
+                    "proxies on loopback"
+                }
+                .to_owned(),
+            ),
         ],
         length: picture::ms(whole),
         instances: picture::instances(&cast.curators, begin, end),

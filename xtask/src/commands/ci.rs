@@ -59,7 +59,12 @@ fn run(args: Args) -> Result<()> {
     }
     test::run_tests(&Want::All)?;
     // The same faults each time, so that a failure is the change's.
-    chaos::run_chaos(&Want::First, 1, Duration::from_secs(60), None)
+    let play = chaos::Play {
+        seed: 1,
+        length: Duration::from_secs(60),
+        hosts: false,
+    };
+    chaos::run_chaos(&Want::First, play, None)
 }
 
 /// What the dependencies may be. Known faults are looked up where their list can be had, which is not everywhere.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::clock::Deadline;
+use super::hosts::Host;
 use super::journal::{Journal, Mark};
 use super::lines::Line;
 use super::lives::Lives;
@@ -30,6 +31,9 @@ pub const EMBEDDING: &str = "CURATOR_EMBED_BIN";
 
 /// The path of the same program, built from an earlier commit; `cargo xtask upgrade` builds it.
 pub const EMBEDDING_BEFORE: &str = "CURATOR_EMBED_BEFORE_BIN";
+
+/// Where it listens on a host of its own: its default port.
+const PORT: u16 = 7835;
 
 /// The target of the events that tell of a change of role.
 const ROLE_TARGET: &str = "curator::role";
@@ -109,6 +113,8 @@ pub struct CuratorOptions {
     pub proxy_rules: Option<Rules>,
     /// The directory of its credentials; without, `--insecure-loopback-only`.
     pub credentials: Option<PathBuf>,
+    /// A host of its own; without, it is on loopback.
+    pub host: Option<Host>,
     /// More arguments.
     pub extra_args: Vec<String>,
     /// More environment.
@@ -130,6 +136,7 @@ impl CuratorOptions {
             behind_proxy: false,
             proxy_rules: None,
             credentials: None,
+            host: None,
             extra_args: Vec::new(),
             env: Vec::new(),
             notify: None,
@@ -303,7 +310,10 @@ impl CuratorProcess {
     /// # Errors
     /// When it cannot be started.
     pub fn start(binary: &Path, scratch: &Scratch, options: CuratorOptions) -> Result<Self> {
-        let port = Port::reserve()?;
+        let port = match &options.host {
+            Some(host) => Port::of(host, PORT),
+            None => Port::reserve()?,
+        };
         let address = port.address().to_string();
         let proxy = match (options.behind_proxy, &options.proxy_rules) {
             (true, None) => Some(TcpProxy::start(port.address())?),
@@ -357,7 +367,8 @@ impl CuratorProcess {
         let spec = options
             .env
             .iter()
-            .fold(spec, |spec, (name, value)| spec.env(name, value));
+            .fold(spec, |spec, (name, value)| spec.env(name, value))
+            .on(options.host.as_ref());
         let events = Arc::new(Journal::default());
         let process = launch(&spec, scratch, &options, &events, 1)?;
         let lives = Lives::default();

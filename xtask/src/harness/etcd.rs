@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::clock::{Deadline, wait_until};
+use super::hosts::Host;
 use super::http;
 use super::lives::Lives;
 use super::lock;
@@ -25,6 +26,10 @@ pub const DIRECTORY: &str = "CURATOR_ETCD_DIR";
 
 /// How long a cluster may take until all members answer. A machine that builds at the same time is slow.
 const START: Duration = Duration::from_secs(60);
+/// Where a member listens that has a host of its own: etcd's own ports, and the one after.
+const CLIENTS: u16 = 2379;
+const PEERS: u16 = 2380;
+const METRICS: u16 = 2381;
 const PROBE: Duration = Duration::from_millis(1500);
 const VERSION: Duration = Duration::from_secs(20);
 
@@ -119,6 +124,8 @@ pub struct EtcdOptions {
     pub peer_proxies: bool,
     /// Whether clients reach the members through proxies.
     pub client_proxies: bool,
+    /// A host for each member, with no proxies; without, all are on loopback.
+    pub hosts: Vec<Host>,
     /// TLS between the members and their clients. The members speak with each other without.
     pub tls: Option<EtcdTls>,
     /// More arguments for each member.
@@ -151,6 +158,7 @@ impl Default for EtcdOptions {
             election_timeout: Duration::from_secs(1),
             peer_proxies: true,
             client_proxies: false,
+            hosts: Vec::new(),
             tls: None,
             extra_args: Vec::new(),
         }
@@ -209,15 +217,17 @@ impl EtcdCluster {
     /// # Errors
     /// When there are no free ports.
     pub fn prepare(binaries: &EtcdBinaries, scratch: &Scratch, options: EtcdOptions) -> Result<Self> {
-        let ports = || {
-            (0..options.members)
-                .map(|_| Port::reserve())
-                .collect::<Result<Vec<_>>>()
+        let ports = |of_host| {
+            let port = |member| match options.hosts.get(member) {
+                Some(host) => Ok(Port::of(host, of_host)),
+                None => Port::reserve(),
+            };
+            (0..options.members).map(port).collect::<Result<Vec<_>>>()
         };
-        let (clients, peers, metrics) = (ports()?, ports()?, ports()?);
+        let (clients, peers, metrics) = (ports(CLIENTS)?, ports(PEERS)?, ports(METRICS)?);
         let network = match options.peer_proxies {
             true => Some(PeerNetwork::start(
-                ports()?,
+                ports(PEERS)?,
                 &peers.iter().map(Port::address).collect::<Vec<_>>(),
             )?),
             false => None,
@@ -274,7 +284,8 @@ impl EtcdCluster {
                 .args(["--heartbeat-interval", &millis(options.heartbeat)])
                 .args(["--election-timeout", &millis(options.election_timeout)])
                 .args(["--logger", "zap", "--log-outputs", "stderr"])
-                .args(&options.extra_args);
+                .args(&options.extra_args)
+                .on(options.hosts.get(number));
             members.push(Member {
                 name,
                 spec,

@@ -1,4 +1,5 @@
-//! Ports of the loopback address that no other run of the harness on this machine uses at the same time.
+//! Ports of the loopback address that no other run of the harness on this machine uses at the same time, and ports of
+//! hosts that nobody else has.
 //!
 //! A port is ours while we hold an exclusive lock on its file in a directory that all runs of this user share. The
 //! system drops such a lock with the process, however that ends, so that nothing is ever left to clean up.
@@ -10,18 +11,19 @@ use std::path::PathBuf;
 
 use rustix::process::geteuid;
 
+use super::hosts::Host;
 use crate::error::{Context, Error, Result};
 
 /// Below the ports from which the system serves outgoing connections (32768 and up by default), and above the well-known.
 const DEFAULT_END: u16 = 32_000;
 const COUNT: u16 = 12_000;
 
-/// A port of 127.0.0.1 that is ours until this is dropped.
+/// A port of 127.0.0.1 that is ours until this is dropped, or one of a host that is ours.
 #[derive(Debug)]
 pub struct Port {
-    number: u16,
+    address: SocketAddr,
     // Holds the lock. The file itself stays: to remove it would let two runs lock two files of one name.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Port {
@@ -48,7 +50,10 @@ impl Port {
                 continue;
             }
             if TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self { number, _lock: file });
+                return Ok(Self {
+                    address: (Ipv4Addr::LOCALHOST, number).into(),
+                    _lock: Some(file),
+                });
             }
         }
         Err(Error::new(format!(
@@ -57,17 +62,25 @@ impl Port {
         )))
     }
 
+    /// That one of a host.
+    pub fn of(host: &Host, number: u16) -> Self {
+        Self {
+            address: (host.address(), number).into(),
+            _lock: None,
+        }
+    }
+
     /// Its number.
     pub fn number(&self) -> u16 {
-        self.number
+        self.address.port()
     }
 
-    /// 127.0.0.1 with this port.
+    /// The address with this port.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+        self.address
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://ADDRESS:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }

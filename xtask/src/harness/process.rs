@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::clock::Deadline;
+use super::hosts::Host;
 use super::journal::{Journal, Mark};
 use super::lines::{Line, LineReader};
 use super::lock;
@@ -42,6 +43,7 @@ pub struct ProcessSpec {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, Option<OsString>)>,
+    host: Option<Host>,
     capture: Capture,
 }
 
@@ -53,6 +55,7 @@ impl ProcessSpec {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            host: None,
             capture: Capture::Nothing,
         }
     }
@@ -68,6 +71,13 @@ impl ProcessSpec {
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// On a host of its own.
+    #[must_use]
+    pub fn on(mut self, host: Option<&Host>) -> Self {
+        self.host = host.cloned();
         self
     }
 
@@ -103,7 +113,15 @@ impl ProcessSpec {
     }
 
     fn command(&self) -> Command {
-        let mut command = bound(&self.program, Orphan::Kill);
+        let mut command = match &self.host {
+            // It becomes the program, under the same number.
+            Some(host) => {
+                let mut command = bound("ip", Orphan::Kill);
+                command.args(["netns", "exec", host.namespace()]).arg(&self.program);
+                command
+            }
+            None => bound(&self.program, Orphan::Kill),
+        };
         command.args(&self.args).stdin(Stdio::null());
         for (name, value) in &self.env {
             match value {

@@ -9,6 +9,7 @@ mod child;
 mod cli;
 mod curator;
 mod etcd;
+mod hosts;
 mod ports;
 mod process;
 mod proxy;

@@ -1,15 +1,14 @@
-//! The cluster that faults happen to: etcd, the instances, and a proxy between any two that speak with each other.
+//! The cluster that faults happen to: etcd, the instances, and what lies between any two that speak with each other.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::cluster::{self, Owner};
-use super::schedule::{Fault, HOSTS, Way, Who};
+use super::links::{Links, Networks, Proxies};
+use super::schedule::{Fault, HOSTS, Who};
 use crate::error::{Error, Result};
-use crate::harness::proxy::address_of;
 use crate::harness::{
-    At, CuratorOptions, CuratorProcess, Direction, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, PeerNetwork, Role,
-    Scratch, TcpProxy, wait_until,
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Role, Scratch, wait_until,
 };
 use crate::picture::Life;
 
@@ -33,12 +32,6 @@ pub(super) struct Programs {
 pub(super) struct Cast {
     pub(super) curators: Vec<CuratorProcess>,
     pub(super) etcd: EtcdCluster,
-    /// Between the instances.
-    network: PeerNetwork,
-    /// From each instance to each member.
-    stores: Vec<Vec<TcpProxy>>,
-    /// From the clients to each instance.
-    pub(super) doors: Vec<TcpProxy>,
     /// What the callers show.
     pub(super) owner: Owner,
     /// What the leaders ran.
@@ -47,52 +40,63 @@ pub(super) struct Cast {
     stutters: Option<(usize, bool, Instant)>,
     /// Instances that are down on purpose.
     down: [bool; HOSTS],
+    // After the processes that are on it.
+    pub(super) links: Links,
 }
 
 impl Cast {
-    /// Starts all, and makes a cluster.
-    pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch) -> Result<Self> {
+    /// Starts all, and makes a cluster; each on a host of its own if they shall be.
+    pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, hosts: bool) -> Result<Self> {
         let made = cluster::make(programs, scratch)?;
-        let names = EtcdOptions {
+        let networks = hosts.then(Networks::start).transpose()?;
+        let mut hosts = networks.as_ref().map_or_else(Vec::new, |all| all.hosts().to_vec());
+        hosts.truncate(HOSTS);
+        let options = EtcdOptions {
             names: made.ids.clone(),
+            peer_proxies: hosts.is_empty(),
+            hosts,
             ..EtcdOptions::default()
         };
-        let etcd = EtcdCluster::start(binaries, scratch, names)?;
+        let etcd = EtcdCluster::start(binaries, scratch, options)?;
         cluster::import(programs, &made, &etcd.endpoints())?;
         let record = scratch.path().join("record");
-        let network = PeerNetwork::without_proxies(HOSTS);
-        let mut stores = Vec::new();
+        let mut links = match networks {
+            Some(networks) => Links::Hosts(networks),
+            None => Links::Proxies(Proxies::start(&etcd)?),
+        };
         let mut curators = Vec::new();
-        let mut doors = Vec::new();
-        for number in 1..=u32::try_from(HOSTS).unwrap_or(0) {
-            let own = usize::try_from(number - 1).unwrap_or(0);
-            let proxies = (0..HOSTS)
-                .map(|member| TcpProxy::start(address_of(&etcd.direct_client_url(member))?))
-                .collect::<Result<Vec<_>>>()?;
+        for own in 0..HOSTS {
+            let number = u32::try_from(own + 1).unwrap_or(0);
+            let mut options = CuratorOptions::new(number, Vec::new()).leader_ttl(TTL);
             // Its own member first.
-            let endpoints = (0..HOSTS).map(|next| proxies[(own + next) % HOSTS].url()).collect();
-            let mut options = CuratorOptions::new(number, endpoints).leader_ttl(TTL);
+            let members = (0..HOSTS).map(|next| (own + next) % HOSTS);
+            options.etcd_endpoints = match &links {
+                Links::Proxies(proxies) => {
+                    options.behind_proxy = true;
+                    options.proxy_rules = Some(proxies.network.rules(own));
+                    members.map(|member| proxies.store(own, member)).collect()
+                }
+                Links::Hosts(_) => members.map(|member| etcd.client_url(member)).collect(),
+            };
             options.node_id.clone_from(&made.ids[own]);
             options.credentials = Some(made.credentials[own].clone());
-            options.behind_proxy = true;
-            options.proxy_rules = Some(network.rules(own));
+            options.host = links.host(own).cloned();
             options.extra_args = vec!["--record".to_owned(), record.display().to_string()];
             let curator = CuratorProcess::start(&programs.embed, scratch, options)?;
-            network.set_pid(own, Some(curator.pid()));
-            doors.push(TcpProxy::start(curator.address())?);
+            links.set_pid(own, curator.pid());
+            if let Links::Proxies(proxies) = &mut links {
+                proxies.open(&curator)?;
+            }
             curators.push(curator);
-            stores.push(proxies);
         }
         let cast = Self {
             curators,
             etcd,
-            network,
-            stores,
-            doors,
             owner: made.owner,
             record,
             stutters: None,
             down: [false; HOSTS],
+            links,
         };
         let leader = cast.agreed(SOON)?;
         cluster::all_are_members(programs, &cast.owner, cast.curators[leader].address().to_string())?;
@@ -163,48 +167,28 @@ impl Cast {
                     self.etcd.kill(at)?;
                 }
             }
-            Fault::CutStore { instance, member, way } => cut(&self.stores[instance][member], way),
-            Fault::CutOff { who, way } => {
-                let at = self.find(who);
-                self.stores[at].iter().for_each(|store| cut(store, way));
-                return Ok(Fault::CutOff {
-                    who: Who::Number(at),
-                    way,
-                });
-            }
-            Fault::CutInstance {
-                to: who,
-                way: Way::Reset,
-            } => {
-                let to = self.find(who);
-                self.curators[to].proxy()?.refuse();
-                return Ok(Fault::CutInstance {
-                    to: Who::Number(to),
-                    way: Way::Reset,
-                });
-            }
-            Fault::CutInstance { to: who, way } => {
-                let to = self.find(who);
-                for other in (0..HOSTS).filter(|other| *other != to) {
-                    if way != Way::Mute {
-                        self.network.set(other, to, flow(way));
-                    }
-                    if way != Way::Deaf {
-                        self.network.set(to, other, flow(way));
-                    }
-                }
-                return Ok(Fault::CutInstance {
-                    to: Who::Number(to),
-                    way,
-                });
-            }
-            Fault::CutInstances { from, to, way } => self.network.set(from, to, flow(way)),
-            Fault::CutClients { to, way } => cut(&self.doors[to], way),
-            Fault::CutMembers { from, to, way } => {
-                self.etcd.set_link(from, to, flow(way))?;
-            }
-            Fault::Isolate(member) => {
-                self.etcd.isolate(member)?;
+            Fault::CutStore { .. }
+            | Fault::CutOff { .. }
+            | Fault::CutInstance { .. }
+            | Fault::CutInstances { .. }
+            | Fault::CutMembers { .. }
+            | Fault::Isolate(_)
+            | Fault::CutClients { .. }
+            | Fault::CutHost { .. } => {
+                let fault = match fault {
+                    Fault::CutOff { who, way } => Fault::CutOff {
+                        who: Who::Number(self.find(who)),
+                        way,
+                    },
+                    Fault::CutInstance { to, way } => Fault::CutInstance {
+                        to: Who::Number(self.find(to)),
+                        way,
+                    },
+                    other => other,
+                };
+                let meant = self.links.meant(fault);
+                self.links.cut(meant, &self.etcd, &self.curators)?;
+                return Ok(meant);
             }
             Fault::Compact => {
                 // Only where somebody can do it.
@@ -234,11 +218,8 @@ impl Cast {
                 self.raise(at)?;
             }
             // None is left undecided.
-            Fault::KillInstance(Who::Leader)
-            | Fault::PauseInstance(Who::Leader)
-            | Fault::StopInstance(Who::Leader)
-            | Fault::CutOff { who: Who::Leader, .. }
-            | Fault::CutInstance { to: Who::Leader, .. } => {}
+            Fault::KillInstance(Who::Leader) | Fault::PauseInstance(Who::Leader) | Fault::StopInstance(Who::Leader) => {
+            }
             Fault::KillMember(member) => self.etcd.start_member(member)?,
             Fault::PauseMember(member) => {
                 self.etcd.resume(member)?;
@@ -259,20 +240,14 @@ impl Cast {
                     self.raise(at)?;
                 }
             }
-            Fault::CutStore { instance, member, .. } => self.stores[instance][member].pass()?,
-            Fault::CutOff {
-                who: Who::Number(at), ..
-            } => self.stores[at].iter().try_for_each(TcpProxy::pass)?,
-            Fault::CutInstance {
-                to: Who::Number(to), ..
-            } => {
-                self.network.heal();
-                self.curators[to].proxy()?.accept()?;
-            }
-            Fault::CutInstances { .. } => self.network.heal(),
-            Fault::CutClients { to, .. } => self.doors[to].pass()?,
-            Fault::CutMembers { from, to, .. } => self.etcd.set_link(from, to, Flow::Pass)?,
-            Fault::Isolate(_) => self.etcd.heal()?,
+            Fault::CutStore { .. }
+            | Fault::CutOff { .. }
+            | Fault::CutInstance { .. }
+            | Fault::CutInstances { .. }
+            | Fault::CutMembers { .. }
+            | Fault::Isolate(_)
+            | Fault::CutClients { .. }
+            | Fault::CutHost { .. } => self.links.heal(fault, &self.etcd, &self.curators)?,
             Fault::Compact => {}
         }
         Ok(())
@@ -314,7 +289,7 @@ impl Cast {
 
     fn raise(&mut self, at: usize) -> Result<()> {
         self.curators[at].restart()?;
-        self.network.set_pid(at, Some(self.curators[at].pid()));
+        self.links.set_pid(at, self.curators[at].pid());
         self.down[at] = false;
         Ok(())
     }
@@ -340,27 +315,5 @@ impl Cast {
         }
         terms.sort_by_key(|(_, _, from, _)| *from);
         terms
-    }
-}
-
-fn cut(proxy: &TcpProxy, way: Way) {
-    match way {
-        Way::Silent => proxy.blackhole(),
-        Way::Deaf => proxy.set(Direction::ToServer, Flow::Hold),
-        Way::Mute => proxy.set(Direction::ToClient, Flow::Hold),
-        Way::Slow(by) => {
-            for direction in [Direction::ToServer, Direction::ToClient] {
-                proxy.set(direction, Flow::Delay(by));
-            }
-        }
-        Way::Reset => proxy.refuse(),
-    }
-}
-
-/// What a link does that is cut so, in a direction that is.
-fn flow(way: Way) -> Flow {
-    match way {
-        Way::Slow(by) => Flow::Delay(by),
-        Way::Silent | Way::Deaf | Way::Mute | Way::Reset => Flow::Hold,
     }
 }

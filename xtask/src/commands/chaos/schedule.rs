@@ -93,6 +93,12 @@ pub(super) enum Fault {
         to: usize,
         way: Way,
     },
+    /// A host from another, or from all others of the cluster: what stands for all cuts where each has a host of its own.
+    CutHost {
+        host: usize,
+        other: Option<usize>,
+        way: Way,
+    },
     /// etcd forgets the past.
     Compact,
 }
@@ -136,6 +142,19 @@ impl fmt::Display for Fault {
             Self::CutInstance { to, way } => write!(f, "others to {to}: {way}"),
             Self::CutInstances { from, to, way } => write!(f, "curator-{} to curator-{}: {way}", from + 1, to + 1),
             Self::CutClients { to, way } => write!(f, "clients to curator-{}: {way}", to + 1),
+            Self::CutHost { host, other, way } => {
+                match other {
+                    Some(other) => write!(f, "host-{} and host-{}", host + 1, other + 1)?,
+                    None => write!(f, "host-{} and the others", host + 1)?,
+                }
+                match way {
+                    Way::Silent => f.write_str(": silent"),
+                    Way::Deaf => f.write_str(": it hears nothing"),
+                    Way::Mute => f.write_str(": it is not heard"),
+                    Way::Slow(_) => f.write_str(": it sends slowly"),
+                    Way::Reset => f.write_str(": reset"),
+                }
+            }
             Self::Compact => f.write_str("compaction"),
         }
     }
@@ -168,8 +187,42 @@ impl Fault {
             | Self::Compact => vec![Part::Etcd],
             Self::Everything => vec![Part::Instances, Part::Etcd],
             Self::CutStore { .. } | Self::CutOff { .. } => vec![Part::Stores],
-            Self::CutInstance { .. } | Self::CutInstances { .. } => vec![Part::Network],
+            Self::CutInstance { .. } | Self::CutInstances { .. } | Self::CutHost { .. } => vec![Part::Network],
             Self::CutClients { to, .. } => vec![Part::Clients(to)],
+        }
+    }
+}
+
+impl Fault {
+    /// The same where each instance has a host together with its member of etcd: then what is cut is hosts.
+    pub(super) fn between_hosts(self) -> Self {
+        let cut = |host, other, way| Self::CutHost { host, other, way };
+        match self {
+            Self::CutStore { instance, member, way } => {
+                // Nothing comes between those of one host.
+                let other = match member == instance {
+                    true => (instance + 1) % HOSTS,
+                    false => member,
+                };
+                cut(instance, Some(other), way)
+            }
+            Self::CutOff {
+                who: Who::Number(host),
+                way,
+            }
+            | Self::CutInstance {
+                to: Who::Number(host),
+                way,
+            } => cut(host, None, way),
+            Self::CutMembers { from, to, way } | Self::CutInstances { from, to, way } => {
+                let way = match way {
+                    Way::Slow(_) => way,
+                    Way::Silent | Way::Deaf | Way::Mute | Way::Reset => Way::Mute,
+                };
+                cut(from, Some(to), way)
+            }
+            Self::Isolate(member) => cut(member, None, Way::Silent),
+            other => other,
         }
     }
 }

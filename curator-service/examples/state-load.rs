@@ -424,7 +424,9 @@ async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<Measured>
     let watches = etcd_watches(etcd).await?;
     for round in 0..rounds {
         let spent = cpu();
-        leader.update(&id(1), &format!("192.0.2.{}", round + 10)).await?;
+        // Another each time: what stays the same is no news.
+        let address = format!("198.51.{}.{round}", watchers / 100);
+        leader.update(&id(1), &address).await?;
         let begun = Instant::now();
         all().await;
         println!(

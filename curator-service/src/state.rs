@@ -32,6 +32,7 @@ use curator_election::store::{Keys, Op, Range, Revision};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{debug, info, warn};
 use tx::Tx;
@@ -55,6 +56,8 @@ pub(crate) struct State {
     ready: watch::Sender<bool>,
     barrier: Arc<Barrier>,
     writer: Writer,
+    /// The end of the term, as one waiter for all has seen it: each wait for a term itself looks at the clock from time to time.
+    over: CancellationToken,
     began: Instant,
 }
 
@@ -97,12 +100,15 @@ impl State {
             news: watch::Sender::new(0),
             ready: watch::Sender::new(false),
             writer: Writer::default(),
+            over: CancellationToken::new(),
             began: Instant::now(),
         })
     }
 
     /// Keeps the view, and writes what is waiting, until the term ends.
     pub(crate) async fn run(self: Arc<Self>) {
+        // Also if this is dropped: whoever watches is told nothing more.
+        let _over = self.over.clone().drop_guard();
         tokio::select! {
             biased;
             () = self.fenced.term().ended() => {}
@@ -139,6 +145,11 @@ impl State {
     /// The numbers of the newest changes of nodes.
     pub(crate) fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
+    }
+
+    /// Completes when [`State::run`] has ended: with the term, or before.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
     }
 
     pub(crate) const fn fenced(&self) -> &Fenced {

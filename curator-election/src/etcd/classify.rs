@@ -52,7 +52,8 @@ pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError 
 fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
     match (status.code(), call) {
         (Code::NotFound, Call::Write(Some(id)) | Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
-        // The revision asked for is gone, or still to come, which nobody here asks for.
+        // The revision asked for is gone; or still to come, which nobody here asks for; or there is more to tell of it than
+        // this client takes at once, which is no reason to ask for the same again.
         (Code::OutOfRange, _) => StoreError::Compacted { revision: Revision(0) },
         (
             Code::InvalidArgument

@@ -122,7 +122,7 @@ impl Watcher {
                 tokio::select! {
                     // The sender is in the state.
                     _ = self.news.changed() => {}
-                    () = self.state.fenced().term().ended() => {}
+                    () = self.state.over() => return Err(Status::unavailable("lost leadership")),
                 }
             }
         }

@@ -34,6 +34,10 @@ impl Comparison {
     /// Ours to the peer's: of each round where there are pairs, else of the medians.
     pub(super) fn ratio(&self) -> Option<Ratio> {
         let (_, theirs) = self.peer.as_ref()?;
+        // A margin that is less than nothing is no part of anything.
+        if self.ours.iter().chain(theirs).any(|number| *number < 0.0) {
+            return None;
+        }
         let each = match theirs.len() == self.ours.len() {
             true => ratios(&self.ours, theirs),
             false => vec![median(&self.ours) / median(theirs)],

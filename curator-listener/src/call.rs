@@ -21,7 +21,7 @@ use crate::decide::{Decision, decide};
 use crate::forward::{self, Head, Kind, Outcome, Ready};
 use crate::hold::{self, Hold, Seat};
 use crate::lead;
-use crate::marks::Marks;
+use crate::marks::{self, Marks};
 use crate::meters::{self, Answered, Counted, Meters};
 use crate::refusal::Refusal;
 use crate::scope::{Bounds, Scope};
@@ -178,7 +178,8 @@ impl Call<'_> {
         let may_forward = timeout_at(until, tls.forwarders.may_forward(&shown)).await;
         if !may_forward.map_err(|_| Refusal::unavailable("the leader cannot say yet whose calls it takes"))? {
             let message = "only members of the consensus may forward calls";
-            return Err(Refusal::new(Code::PermissionDenied, message));
+            // The instance in between, if it is one, tells its own caller something else: it may call any other.
+            return Err(Refusal::new(Code::PermissionDenied, message).not_run(marks::NO_MEMBER));
         }
         let Some(header) = hop.certificate() else {
             return Ok(Some(CallerCertificates::default()));
@@ -269,6 +270,11 @@ impl Call<'_> {
         match outcome {
             Outcome::Answered(response) => Ok(Ok(response.map(Body::Forwarded))),
             Outcome::Ended(refusal) => Err(refusal),
+            Outcome::NoMember => {
+                let message = "this instance cannot forward calls: only members of the consensus may forward calls, and its node is \
+                               none (any more); call another instance";
+                Err(Refusal::unavailable(message).with_leader(Some(&follow.leader)))
+            }
             Outcome::NotRun { why, source } => {
                 self.pause_after(why, follow).await?;
                 Ok(Err(source))

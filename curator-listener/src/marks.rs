@@ -137,6 +137,9 @@ pub(crate) fn mark_forwarded(
     }
 }
 
+/// The word for a refusal because the one that forwards may not.
+pub(crate) const NO_MEMBER: &str = "no-member";
+
 /// Says on an answer that nothing ran, why, and which version is taken here.
 pub(crate) fn mark_not_run(headers: &mut HeaderMap, why: &'static str) {
     headers.insert(NOT_RUN, HeaderValue::from_static(why));

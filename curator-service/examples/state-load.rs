@@ -42,6 +42,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// As many nodes are read and written in turn.
 const NODES: usize = 256;
+/// As many are there while watchers are measured.
+const FEW: usize = 100;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -67,9 +69,19 @@ async fn main() -> Result<(), Failure> {
             heartbeats(round, &leader);
         }
     }
+    if wanted("watchers") {
+        // Before there are many nodes: what those have taken would be used again. As few nodes as are enough.
+        trim_nodes(&*store, FEW).await?;
+        wait_for_nodes(&leader, FEW).await?;
+        for watchers in [100, 5_000] {
+            told(&arguments.etcd, watchers, arguments.rounds, &leader).await?;
+        }
+        put_nodes(&*store, NODES).await?;
+        wait_for_nodes(&leader, NODES).await?;
+    }
     let mut there = NODES;
     for nodes in [10, 100, 1_000, 10_000] {
-        if wanted("nodes") || wanted("watchers") {
+        if wanted("nodes") {
             // There are some already: the fewer first.
             trim_nodes(&*store, nodes).await?;
             wait_for_nodes(&leader, nodes.min(there)).await?;
@@ -83,14 +95,6 @@ async fn main() -> Result<(), Failure> {
             for round in 0..arguments.rounds {
                 all_nodes(round, nodes, &leader).await?;
             }
-        }
-    }
-    if wanted("watchers") {
-        // As few nodes as are enough: it is the watchers that are measured.
-        for watchers in [100, 5_000] {
-            trim_nodes(&*store, 100.min(there)).await?;
-            wait_for_nodes(&leader, 100.min(there)).await?;
-            told(&arguments.etcd, watchers, arguments.rounds, &leader).await?;
         }
     }
     Ok(())

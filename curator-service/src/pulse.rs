@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::leader::Leader;
 
 /// How often within the limit the instance is asked.
-const OFTEN: u32 = 8;
+const OFTEN: u32 = 4;
 
 /// Lets the pulse beat for as long as the threads of the listener take work and the leader, if there is one, can read; until
 /// cancelled.

@@ -57,6 +57,8 @@ pub(crate) enum Outcome<B> {
     NotRun { why: String, source: Source<B> },
     /// Nothing of the call ran, since the leader does not take its version, and none newer than this one if that can be read.
     OtherVersion { takes: Option<Version>, source: Source<B> },
+    /// Nothing of the call ran, since the leader takes none from this instance.
+    NoMember,
     /// The call is over.
     Ended(Refusal),
 }
@@ -132,6 +134,9 @@ where
     match event {
         Event::Answer(Ok(mut answer)) => {
             if let Some(said) = marks::take_not_run(answer.headers_mut()) {
+                if said.why == marks::NO_MEMBER {
+                    return Outcome::NoMember;
+                }
                 let ended = not_run(format!("the leader refused the call ({})", said.why), upload);
                 return match ended {
                     Outcome::NotRun { source, .. } if said.why == version::REFUSED => Outcome::OtherVersion {

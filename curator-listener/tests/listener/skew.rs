@@ -26,6 +26,27 @@ fn refuse(mut seen: Seen, takes: Option<&str>) {
     seen.respond.send_response(refusal.body(()).unwrap(), true).unwrap();
 }
 
+/// It is no fault of the caller's, who may go elsewhere: so it is told at once, and not what the leader told the instance.
+#[tokio::test]
+async fn an_instance_that_may_not_forward_sends_its_callers_elsewhere() {
+    let (mut leader, _follower, client) = pair().await;
+    let client = std::sync::Arc::new(client);
+    let calling = begin(&client, "15S");
+    let refusal = http::Response::builder()
+        .header("grpc-status", "7")
+        .header("grpc-message", "only%20members")
+        .header("curator-not-run", "no-member");
+    let mut seen = leader.next().await;
+    seen.respond.send_response(refusal.body(()).unwrap(), true).unwrap();
+    let answer = soon(calling).await.unwrap();
+    assert_eq!(answer.code(), Some("14"), "{answer:?}");
+    assert!(
+        !answer.headers.contains_key("curator-not-run"),
+        "that is between instances"
+    );
+    assert!(answer.headers.contains_key("curator-leader-id"), "{answer:?}");
+}
+
 #[tokio::test]
 async fn an_older_leader_is_spoken_to_in_its_own_version() {
     let (mut leader, _follower, client) = pair().await;

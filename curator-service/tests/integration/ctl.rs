@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use curator_proto::common::NodeStorageSecurity;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use tonic::transport::Channel;
 use xtask::harness::curator::{binary_from_env, ctl_from_env};
 use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, EtcdOptions, Mark};
+use xtask::harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -71,6 +72,33 @@ impl Ctl {
             done.stderr
         );
         done.stderr
+    }
+}
+
+/// A `curatorctl` that goes on, and what it prints.
+struct Following {
+    process: Process,
+    said: Arc<Journal<String>>,
+}
+
+impl Following {
+    fn start(ctl: &Ctl, stage: &Stage, name: &str, args: &[&str]) -> Self {
+        let said = Arc::new(Journal::default());
+        let spec = ProcessSpec::new(name, ctl_from_env().unwrap())
+            .args(args)
+            .env("CURATORCTL_CONFIG", &ctl.config)
+            .capture(Capture::Stdout);
+        let journal = Arc::clone(&said);
+        let process = Process::start_with(&spec, &stage.scratch, move |line| journal.record(line.text)).unwrap();
+        Self { process, said }
+    }
+
+    /// Waits for a line that holds all of that.
+    fn says(&self, from: Mark, words: &[&str]) {
+        let holds = |line: &String| words.iter().all(|word| line.contains(word)).then_some(());
+        let found = self.said.wait(from, Deadline::after(SOON), holds);
+        assert!(found.is_some(), "{words:?} in {:#?}", self.said.since(from));
+        assert!(self.process.is_running());
     }
 }
 
@@ -254,6 +282,22 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     assert!(table.starts_with("NODE") && table.contains("3/3 healthy"), "{table}");
     assert!(ctl.ok(&["leader"]).contains(&nodes[0].id));
 
+    // Those that go on, from instances that do not lead.
+    let follower = stage.curators[1].address().to_string();
+    let start = |name: &str, args: &[&str]| Following::start(&ctl, &stage, name, args);
+    let leaders = start("follow-leader", &["leader", "--follow", "--endpoint", &follower]);
+    let states = start(
+        "watch-status",
+        &["status", "--watch", "--interval", "200ms", "-o", "json"],
+    );
+    let changes = start("watch-nodes", &["nodes", "watch"]);
+    leaders.says(Mark::START, &[&nodes[0].id]);
+    let leads = |node: &Node| format!("\"leader\":{{\"address\":\"{}\"", address_of(&stage, &nodes, node));
+    states.says(Mark::START, &[&leads(&nodes[0])]);
+    for node in &nodes {
+        changes.says(Mark::START, &[&node.id, "up"]);
+    }
+
     // The last in the queue is to lead, and does; the others make way.
     let marks = stage.marks();
     let done = ctl.json(&["step-down", "--to", &nodes[2].id]);
@@ -266,6 +310,8 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
         "measured: seconds from the answer to the next leader's being seen: {}",
         done["seconds"]
     );
+    leaders.says(Mark::START, &[&nodes[2].id]);
+    states.says(Mark::START, &[&leads(&nodes[2])]);
     // It is followed from an instance that does not lead, and back again without a name.
     ctl.ok(&["step-down"]);
     let now = stage.agreed(SOON);
@@ -283,7 +329,29 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     assert_eq!(stage.lock_revision(now), term);
 
     logging(&stage, &ctl);
+    let mark = changes.said.mark();
     management(&ctl, &nodes[2].id);
+    // The watch has gone on through two changes of leader.
+    changes.says(mark, &[&nodes[2].id, "rack=r1"]);
+    changes.says(mark, &[&nodes[2].id, "kubernetes-worker"]);
+    changes.says(mark, &[&nodes[2].id, "deleted"]);
+
+    // Of those that are left, the first is the only one that has the role of a member of the consensus.
+    let last = ctl.refused(&["nodes", "decommission", &nodes[0].id], 1);
+    assert!(last.contains("the last consensus member"), "{last}");
+    let leaving = &nodes[1];
+    let early = ctl.refused(&["nodes", "delete", &leaving.id], 1);
+    assert!(early.contains("decommission"), "{early}");
+    ctl.ok(&["nodes", "decommission", &leaving.id]);
+    changes.says(mark, &[&leaving.id, "decommissioned"]);
+    ctl.ok(&["nodes", "delete", &leaving.id]);
+    changes.says(mark, &[&leaving.id, "deleted"]);
+}
+
+/// Where the instance of a node is.
+fn address_of(stage: &Stage, nodes: &[Node], node: &Node) -> String {
+    let number = nodes.iter().position(|other| other.id == node.id).unwrap();
+    stage.curators[number].address().to_string()
 }
 
 /// Each instance has a filter of its own, which a user changes while it runs.

@@ -49,7 +49,7 @@ fn a_leader_whose_thread_is_blocked_gives_up_and_does_not_come_back() {
     let next = stage.curators[follower]
         .wait_for_role(marks[follower], SOON, "leading instead", Role::is_leader)
         .unwrap();
-    // It was asked an eighth of the limit before it was blocked at most, and is slow to be asked again once.
+    // It was asked a quarter of the limit before it was blocked at most, and is slow to be asked again once.
     let took = next.at.saturating_duration_since(blocked);
     println!("measured: led by another {took:?} after the thread was blocked, with a limit of {STUCK_AFTER:?}");
     assert!(took < STUCK_AFTER * 3, "{took:?}");

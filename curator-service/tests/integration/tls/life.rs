@@ -152,6 +152,11 @@ fn the_whole_life_of_a_cluster() {
         .runtime
         .block_on(through.get_consensus_status(bounded(GetConsensusStatusRequest {})))
         .unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Code::Unavailable,
+        "another instance can be called: {refused}"
+    );
     assert!(
         refused.message().contains("only members of the consensus may forward"),
         "{refused}"

@@ -147,8 +147,13 @@ fn nobody_but_a_member_of_the_consensus_says_who_calls() {
     ask(&cast, member_channel.clone(), &whole).unwrap();
     ask(&cast, owner_channel.clone(), &plain).unwrap();
     cast.give_role(&cast.nodes[third].id, false, leader).unwrap();
-    for refused in [ask(&cast, member_channel, &whole), ask(&cast, owner_channel, &plain)] {
+    // To the instance the leader says what it is; and it sends its own callers to another one.
+    for (refused, code) in [
+        (ask(&cast, member_channel, &whole), Code::PermissionDenied),
+        (ask(&cast, owner_channel, &plain), Code::Unavailable),
+    ] {
         let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
         assert!(refused.message().contains("only members of the consensus"), "{refused}");
     }
 }

@@ -54,18 +54,26 @@ impl Comparison {
             .then_some(ratio)
     }
 
-    /// Whether ours is the better one, by more than the machine does by itself; `None` if they are level.
+    /// Whether ours is the better one, in every round; `None` if now the one was and now the other.
     pub(super) fn ahead(&self) -> Option<bool> {
-        let ratio = self.ratio()?.median;
-        match (0.99..=1.01).contains(&ratio) {
+        let ratio = self.ratio()?;
+        match (ratio.least..=ratio.most).contains(&1.0) {
             true => None,
-            false => Some((ratio < 1.0) == (self.better == Better::Less)),
+            false => Some((ratio.median < 1.0) == (self.better == Better::Less)),
         }
+    }
+
+    /// What was measured, in words.
+    pub(super) fn said(&self) -> String {
+        let theirs = match &self.peer {
+            Some((who, theirs)) => format!("; {who}: {} {}", shown(theirs), self.unit),
+            None => String::new(),
+        };
+        format!("{} {}{theirs}", shown(&self.ours), self.unit)
     }
 
     /// The line of a table.
     pub(super) fn row(&self) -> String {
-        let shown = |numbers: &[f64]| spread(numbers, digits(median(numbers)));
         let (who, theirs) = match &self.peer {
             Some((who, theirs)) => ((*who).to_owned(), shown(theirs)),
             None => ("-".to_owned(), "-".to_owned()),
@@ -86,6 +94,11 @@ impl Comparison {
             shown(&self.ours)
         )
     }
+}
+
+/// The median, and the least and the most.
+fn shown(numbers: &[f64]) -> String {
+    spread(numbers, digits(median(numbers)))
 }
 
 /// As many as say something.
@@ -131,7 +144,20 @@ mod tests {
     fn who_is_ahead_depends_on_what_is_better() {
         assert_eq!(comparison(Better::Less, &[1.0], &[2.0]).ahead(), Some(true));
         assert_eq!(comparison(Better::More, &[1.0], &[2.0]).ahead(), Some(false));
-        assert_eq!(comparison(Better::More, &[1.0], &[1.005]).ahead(), None);
+        assert_eq!(
+            comparison(Better::More, &[1.0, 3.0, 4.0], &[1.5, 2.0, 2.0]).ahead(),
+            None
+        );
+    }
+
+    #[test]
+    fn a_margin_that_is_less_than_nothing_has_no_ratio() {
+        let margins = comparison(Better::More, &[0.5], &[-0.8]);
+        assert_eq!(margins.ratio(), None);
+        assert_eq!(
+            margins.said(),
+            "0.500 (0.500 to 0.500) s; the peer: -0.800 (-0.800 to -0.800) s"
+        );
     }
 
     #[test]

@@ -15,8 +15,15 @@ pub(super) fn page(all: &[Comparison], machine: &str) -> String {
     for part in parts(all) {
         let _ = write!(rows, "<h2>{}</h2>", escaped(part));
         for comparison in all.iter().filter(|comparison| comparison.part == part) {
-            if let Some(ratio) = comparison.ratio() {
-                row(comparison, ratio, &mut rows);
+            match comparison.ratio() {
+                Some(ratio) => row(comparison, ratio, &mut rows),
+                None => {
+                    let (what, said) = (escaped(&comparison.what), escaped(&comparison.said()));
+                    let _ = write!(
+                        rows,
+                        "<div class=\"row\"><span>{what}</span><span class=\"said\">{said}</span></div>"
+                    );
+                }
             }
         }
     }
@@ -24,7 +31,7 @@ pub(super) fn page(all: &[Comparison], machine: &str) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>Beside the peers</title><style>{STYLE}</style><h1>Beside the peers</h1>\
          <p>Measured on {}. Each bar goes from the least to the most that ours was beside the peer in a round; the mark is the \
-         median. On the green side ours is the better one. The scale goes from a tenth over level to ten times.</p>{rows}</html>\n",
+         median. On the green side ours is the better one; what is grey was now better and now worse. The scale goes from a tenth over level to ten times.</p>{rows}</html>\n",
         escaped(machine)
     )
 }
@@ -36,9 +43,10 @@ h2{margin:1.6rem 0 .4rem;font-size:1.1rem}
 .row{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1.2fr) 5.5rem;gap:.2rem 1rem;align-items:center;
 padding:.25rem 0;border-top:1px solid var(--line)}
 .row small{opacity:.7;display:block}
+.row .said{grid-column:2/4;text-align:right;font-variant-numeric:tabular-nums}
 .row b{text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;height:22px;display:block}
-@media(max-width:40rem){.row{grid-template-columns:minmax(0,1fr) 4.5rem}.row>svg{grid-column:1/3;grid-row:2}}
+@media(max-width:40rem){.row{grid-template-columns:minmax(0,1fr) 4.5rem}.row>svg{grid-column:1/3;grid-row:2}.row .said{grid-column:1/3}}
 ";
 
 /// Where a ratio stands, in hundredths of the width; what is better for us is on the right.
@@ -89,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_shows_each_that_has_a_peer() {
+    fn a_page_shows_each_beside_its_peer_if_it_has_one() {
         let with = |what: &str, peer: Option<(&'static str, Vec<f64>)>| Comparison {
             part: "a <part>".into(),
             what: what.into(),
@@ -104,6 +112,8 @@ mod tests {
             page.contains("<h2>a &lt;part&gt;</h2>") && page.contains("first<small>beside Go's"),
             "{page}"
         );
-        assert!(page.contains(">0.50</b>") && !page.contains("second"), "{page}");
+        assert!(page.contains(">0.50</b>"), "{page}");
+        let plain = "<span>second</span><span class=\"said\">1.00 (1.00 to 1.00) s</span>";
+        assert!(page.contains(plain), "{page}");
     }
 }

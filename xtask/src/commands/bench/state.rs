@@ -130,6 +130,10 @@ fn comparisons(measured: &[Value], version: &str) -> Vec<Comparison> {
             "us",
             numbers(measured, of("watchers"), "last_us"),
         );
+        // Of few of them, what is there in any case would count for many.
+        if watchers < 1_000 {
+            continue;
+        }
         let thousands = watchers as f64 / 1_000.0;
         let each = |numbers: Vec<f64>, times: f64| numbers.iter().map(|number| number * times / thousands).collect();
         alone(

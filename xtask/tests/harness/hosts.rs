@@ -52,7 +52,19 @@ fn what_is_lost_is_lost_one_way_and_what_is_refused_is_told() {
         return;
     }
     let scratch = Scratch::new("hosts").unwrap();
-    let hosts = Hosts::start(3).unwrap();
+    let hosts = match Hosts::start(3) {
+        Ok(hosts) => hosts,
+        // Root of a container is not root of the network.
+        Err(error)
+            if ["not permitted", "denied", "not supported", "Unknown device type"]
+                .iter()
+                .any(|word| error.chain().contains(word)) =>
+        {
+            eprintln!("SKIPPED: {}", error.chain());
+            return;
+        }
+        Err(error) => panic!("{}", error.chain()),
+    };
     let there = hosts.all()[1].address().to_string();
     let start = |name: &str, host: usize, text: &str| {
         let said = std::sync::Arc::new(Journal::default());

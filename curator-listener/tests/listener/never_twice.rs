@@ -5,16 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use crate::raw::{Order, RawClient, RawLeader, Seen, goes_away_naming};
+use crate::raw::{Order, RawClient, RawLeader, Seen, goes_away_naming, pair};
 use crate::stage::{Instance, config, remote, soon};
-
-async fn pair() -> (RawLeader, Instance, RawClient) {
-    let leader = RawLeader::start().await;
-    let follower = Instance::following(leader.address, 1);
-    follower.serves(true).await;
-    let client = RawClient::connect(follower.address).await;
-    (leader, follower, client)
-}
 
 fn begin(client: RawClient, body: &'static [u8]) -> tokio::task::JoinHandle<crate::raw::Answer> {
     tokio::spawn(async move { client.call("/a.B/C", &[("grpc-timeout", "15S")], body).await })

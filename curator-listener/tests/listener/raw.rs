@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::stage::soon;
+use crate::stage::{Instance, soon};
 
 /// A connection of a client.
 pub(crate) struct RawClient {
@@ -356,4 +356,13 @@ pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> 
             }
         }
     }
+}
+
+/// A leader, an instance that follows it and calls it already, and a client of that one.
+pub(crate) async fn pair() -> (RawLeader, Instance, RawClient) {
+    let leader = RawLeader::start().await;
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    let client = RawClient::connect(follower.address).await;
+    (leader, follower, client)
 }

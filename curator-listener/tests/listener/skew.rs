@@ -1,15 +1,7 @@
 //! Instances of different versions: a leader that is older, one that is too old or too new, and calls of a version to come.
 
-use crate::raw::{RawClient, RawLeader, Seen};
+use crate::raw::{RawClient, RawLeader, Seen, pair};
 use crate::stage::{Instance, soon};
-
-async fn pair() -> (RawLeader, Instance, RawClient) {
-    let leader = RawLeader::start().await;
-    let follower = Instance::following(leader.address, 1);
-    follower.serves(true).await;
-    let client = RawClient::connect(follower.address).await;
-    (leader, follower, client)
-}
 
 fn begin(client: &std::sync::Arc<RawClient>, timeout: &'static str) -> tokio::task::JoinHandle<crate::raw::Answer> {
     let client = client.clone();

@@ -138,21 +138,18 @@ impl Hosts {
     /// # Errors
     /// When the system refuses.
     pub fn set(&self, from: usize, to: usize, link: Link) -> Result<()> {
-        match link {
-            Link::Open => {
-                self.neighbour(from, to, &hardware_of(to))?;
-                self.refuses(from, to, false)
-            }
-            Link::Lost => {
-                self.neighbour(from, to, NOBODY)?;
-                self.refuses(from, to, false)
-            }
-            Link::Refused => {
-                self.refuses(from, to, true)?;
-                let there = self.hosts[to].address.to_string();
-                self.within(from, "ss", &["--kill", "--tcp", "dst", &there])
-            }
+        let (namespace, there) = (&self.hosts[from].namespace, self.hosts[to].address.to_string());
+        if link == Link::Refused {
+            ip(["-netns", namespace, "route", "replace", "unreachable", &there])?;
+            return self.within(from, "ss", &["--kill", "--tcp", "dst", &there]);
         }
+        let hardware = match link {
+            Link::Lost => NOBODY.to_owned(),
+            Link::Open | Link::Refused => hardware_of(to),
+        };
+        self.neighbour(from, to, &hardware)?;
+        quietly(["-netns", namespace, "route", "delete", "unreachable", &there]);
+        Ok(())
     }
 
     /// Lets a host send no more than so many bits a second; `None`: as much as it likes.
@@ -186,18 +183,6 @@ impl Hosts {
             "nud",
             "permanent",
         ])
-    }
-
-    fn refuses(&self, from: usize, to: usize, refuses: bool) -> Result<()> {
-        let (namespace, there) = (&self.hosts[from].namespace, self.hosts[to].address.to_string());
-        match refuses {
-            true => ip(["-netns", namespace, "route", "replace", "unreachable", &there]),
-            false => {
-                // There may be none.
-                quietly(["-netns", namespace, "route", "delete", "unreachable", &there]);
-                Ok(())
-            }
-        }
     }
 
     fn within(&self, host: usize, program: &str, args: &[&str]) -> Result<()> {

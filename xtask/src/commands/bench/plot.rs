@@ -31,7 +31,8 @@ pub(super) fn page(all: &[Comparison], machine: &str) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>Beside the peers</title><style>{STYLE}</style><h1>Beside the peers</h1>\
          <p>Measured on {}. Each bar goes from the least to the most that ours was beside the peer in a round; the mark is the \
-         median. On the green side ours is the better one; what is grey was now better and now worse. The scale goes from a tenth over level to ten times.</p>{rows}</html>\n",
+         median. On the green side ours is the better one; what is grey was now better and now worse. The \
+         scale goes from a tenth over level to ten times.</p>{rows}</html>\n",
         escaped(machine)
     )
 }

@@ -132,22 +132,14 @@ impl Cast {
 
     /// Does it, and returns what has to be undone, with no leader in it any more.
     pub(super) fn begin(&mut self, fault: Fault) -> Result<Fault> {
+        let fault = self.links.meant(fault.of_number(|who| self.find(who)));
         match fault {
-            Fault::KillInstance(who) => {
-                let at = self.find(who);
-                self.fell(at)?;
-                return Ok(Fault::KillInstance(Who::Number(at)));
-            }
-            Fault::PauseInstance(who) => {
-                let at = self.find(who);
-                self.curators[at].pause()?;
-                return Ok(Fault::PauseInstance(Who::Number(at)));
-            }
+            Fault::KillInstance(who) => self.fell(self.find(who))?,
+            Fault::PauseInstance(who) => self.curators[self.find(who)].pause()?,
             Fault::StopInstance(who) => {
                 let at = self.find(who);
                 self.down[at] = true;
                 self.curators[at].terminate()?;
-                return Ok(Fault::StopInstance(Who::Number(at)));
             }
             Fault::KillMember(member) => self.etcd.kill(member)?,
             Fault::PauseMember(member) => {
@@ -167,35 +159,13 @@ impl Cast {
                     self.etcd.kill(at)?;
                 }
             }
-            Fault::CutStore { .. }
-            | Fault::CutOff { .. }
-            | Fault::CutInstance { .. }
-            | Fault::CutInstances { .. }
-            | Fault::CutMembers { .. }
-            | Fault::Isolate(_)
-            | Fault::CutClients { .. }
-            | Fault::CutHost { .. } => {
-                let fault = match fault {
-                    Fault::CutOff { who, way } => Fault::CutOff {
-                        who: Who::Number(self.find(who)),
-                        way,
-                    },
-                    Fault::CutInstance { to, way } => Fault::CutInstance {
-                        to: Who::Number(self.find(to)),
-                        way,
-                    },
-                    other => other,
-                };
-                let meant = self.links.meant(fault);
-                self.links.cut(meant, &self.etcd, &self.curators)?;
-                return Ok(meant);
-            }
             Fault::Compact => {
                 // Only where somebody can do it.
                 if let Ok(revision) = self.etcd.revision(At::Any) {
                     let _ = self.etcd.compact(At::Any, revision);
                 }
             }
+            cut => self.links.cut(cut, &self.etcd, &self.curators)?,
         }
         Ok(fault)
     }
@@ -203,11 +173,10 @@ impl Cast {
     /// Undoes what [`Cast::begin`] has returned.
     pub(super) fn end(&mut self, fault: Fault) -> Result<()> {
         match fault {
-            Fault::KillInstance(Who::Number(at)) => self.raise(at)?,
-            Fault::PauseInstance(Who::Number(at)) => {
-                self.curators[at].resume()?;
-            }
-            Fault::StopInstance(Who::Number(at)) => {
+            Fault::KillInstance(who) => self.raise(self.find(who))?,
+            Fault::PauseInstance(who) => self.curators[self.find(who)].resume()?,
+            Fault::StopInstance(who) => {
+                let at = self.find(who);
                 let status = self.curators[at].wait_exit(GRACE)?;
                 if !status.success() {
                     return Err(Error::new(format!(
@@ -216,9 +185,6 @@ impl Cast {
                     )));
                 }
                 self.raise(at)?;
-            }
-            // None is left undecided.
-            Fault::KillInstance(Who::Leader) | Fault::PauseInstance(Who::Leader) | Fault::StopInstance(Who::Leader) => {
             }
             Fault::KillMember(member) => self.etcd.start_member(member)?,
             Fault::PauseMember(member) => {
@@ -240,15 +206,8 @@ impl Cast {
                     self.raise(at)?;
                 }
             }
-            Fault::CutStore { .. }
-            | Fault::CutOff { .. }
-            | Fault::CutInstance { .. }
-            | Fault::CutInstances { .. }
-            | Fault::CutMembers { .. }
-            | Fault::Isolate(_)
-            | Fault::CutClients { .. }
-            | Fault::CutHost { .. } => self.links.heal(fault, &self.etcd, &self.curators)?,
             Fault::Compact => {}
+            cut => self.links.heal(cut, &self.etcd, &self.curators)?,
         }
         Ok(())
     }

@@ -194,6 +194,19 @@ impl Fault {
 }
 
 impl Fault {
+    /// The same with `find` asked who is meant, so that it stays the same one.
+    pub(super) fn of_number(self, find: impl Fn(Who) -> usize) -> Self {
+        let number = |who| Who::Number(find(who));
+        match self {
+            Self::KillInstance(who) => Self::KillInstance(number(who)),
+            Self::PauseInstance(who) => Self::PauseInstance(number(who)),
+            Self::StopInstance(who) => Self::StopInstance(number(who)),
+            Self::CutOff { who, way } => Self::CutOff { who: number(who), way },
+            Self::CutInstance { to, way } => Self::CutInstance { to: number(to), way },
+            other => other,
+        }
+    }
+
     /// The same where each instance has a host together with its member of etcd: then what is cut is hosts.
     pub(super) fn between_hosts(self) -> Self {
         let cut = |host, other, way| Self::CutHost { host, other, way };

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::{Layer, Registry};
 
-use super::spans::Spans;
+use super::spans::{CALLS, Spans};
 
 /// A batch is sent at least so often ...
 const EVERY: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ impl Export {
     /// Takes the spans of calls, and what is done for them.
     pub(crate) fn layer(&self) -> impl Layer<Registry> + Send + Sync + use<> {
         let spans = Targets::new()
-            .with_target("curator::call", LevelFilter::DEBUG)
+            .with_target(CALLS, LevelFilter::DEBUG)
             .with_target("curator::etcd", LevelFilter::DEBUG);
         Spans::new(self.processor.clone()).with_filter(spans)
     }

@@ -17,7 +17,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 /// The target of the spans that begin with a trace of their own.
-const CALLS: &str = "curator::call";
+pub(super) const CALLS: &str = "curator::call";
 /// As many others may one span be linked to.
 const MOST_LINKS: usize = 32;
 

@@ -343,9 +343,7 @@ impl Store for EtcdStore {
                 client.lease_grant(seconds, None).await
             })
             .await?;
-        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::Refused {
-            reason: "etcd granted a lease without an id".into(),
-        })?;
+        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::refused("etcd granted a lease without an id"))?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
         let lease = Lease { id, ttl };
         self.remember(lease);

@@ -26,7 +26,7 @@ pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
         Err(StoreError::Unknown { .. }) => "no_answer",
         Err(StoreError::Compacted { .. }) => "compacted",
         Err(StoreError::LeaseNotFound { .. }) => "lease_not_found",
-        Err(StoreError::Refused { .. }) => "refused",
+        Err(StoreError::Refused { kind, .. }) => kind.word(),
     }
 }
 

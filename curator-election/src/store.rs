@@ -426,12 +426,70 @@ pub enum StoreError {
     /// The store refuses the call as such; making it again will not help until something is changed.
     #[error("the store refuses the call: {reason}")]
     Refused {
+        /// What has to change before the call is made again.
+        kind: RefusalKind,
         /// What the store says.
         reason: String,
     },
 }
 
+/// Why a store refuses a call, by what has to change before it is made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// The store has no space left for writes (etcd's NOSPACE alarm): free space, then disarm the alarm.
+    NoSpace,
+    /// The request or its answer is larger than a limit of the store or of its client: ask for less at once.
+    TooLarge,
+    /// The store has too much to do, and did not begin: call again later, and less often.
+    Overloaded,
+    /// The store knows who calls, and does not allow this: grant the permission.
+    Permission,
+    /// The store does not accept who calls: user, password, token or client certificate.
+    Authentication,
+    /// The revision is newer than the store's own. It was read from another store, or from this one before it was restored.
+    FutureRevision,
+    /// The members that answer are of different clusters, or of another one than before.
+    WrongCluster,
+    /// Anything else: the call itself is wrong, or the store cannot carry it out.
+    Other,
+}
+
+impl RefusalKind {
+    /// One word for it, as a metric's label.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NoSpace => "no_space",
+            Self::TooLarge => "too_large",
+            Self::Overloaded => "overloaded",
+            Self::Permission => "permission",
+            Self::Authentication => "authentication",
+            Self::FutureRevision => "future_revision",
+            Self::WrongCluster => "wrong_cluster",
+            Self::Other => "refused",
+        }
+    }
+}
+
 impl StoreError {
+    /// A refusal of no kind of its own.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused {
+            kind: RefusalKind::Other,
+            reason: reason.into(),
+        }
+    }
+
+    /// Why the store refuses the call, if it does.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<RefusalKind> {
+        match self {
+            Self::Refused { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
     /// Whether the call certainly had no effect.
     #[must_use]
     pub const fn never_ran(&self) -> bool {

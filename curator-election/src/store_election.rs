@@ -112,9 +112,9 @@ impl<S: Store + ?Sized> StoreElection<S> {
             return Ok(answer.revision);
         }
         let Some(found) = first_kv(answer) else {
-            return Err(StoreError::Refused {
-                reason: "a key that exists was not found in one transaction".into(),
-            });
+            return Err(StoreError::refused(
+                "a key that exists was not found in one transaction",
+            ));
         };
         if found.value == value {
             return Ok(found.create_revision);

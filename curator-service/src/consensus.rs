@@ -150,7 +150,7 @@ impl Consensus for EtcdConsensus {
             while let Err(error) = self.store.range(Range::all(Keys::one("/"))).await {
                 if failures.is_multiple_of(PROBES_A_LOG_LINE) {
                     match &error {
-                        StoreError::Refused { reason } => {
+                        StoreError::Refused { reason, .. } => {
                             error!(
                                 endpoints = self.endpoints.join(","),
                                 reason, "etcd does not let this instance in"

@@ -8,7 +8,7 @@ use std::error::Error as _;
 use tonic::{Code, ConnectError};
 
 use super::denial;
-use crate::store::{LeaseId, Revision, StoreError};
+use crate::store::{LeaseId, RefusalKind, Revision, StoreError};
 
 /// What was called.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError 
             | etcd_client::Error::InvalidMetadataValue(_)
             | etcd_client::Error::EndpointError(_),
             _,
-        ) => StoreError::Refused { reason },
+        ) => StoreError::refused(reason),
         _ => StoreError::Unknown { reason },
     }
 }
@@ -52,11 +52,12 @@ pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError 
 fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
     match (status.code(), call) {
         (Code::NotFound, Call::Write(Some(id)) | Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
-        // The revision asked for is gone; or still to come, which nobody here asks for; or there is more to tell of it than
-        // this client takes at once, which is no reason to ask for the same again.
-        (Code::OutOfRange, _) => StoreError::Compacted { revision: Revision(0) },
+        (Code::OutOfRange, _) if status.message().contains(COMPACTED) => {
+            StoreError::Compacted { revision: Revision(0) }
+        }
         (
-            Code::InvalidArgument
+            Code::OutOfRange
+            | Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
             | Code::PermissionDenied
@@ -65,10 +66,44 @@ fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
             | Code::ResourceExhausted
             | Code::Unimplemented,
             _,
-        ) => StoreError::Refused { reason },
-        (Code::Unknown, _) if denial::is_of_the_token(status.message()) => StoreError::Refused { reason },
+        ) => StoreError::Refused {
+            kind: refusal_kind(status),
+            reason,
+        },
+        (Code::Unknown, _) if denial::is_of_the_token(status.message()) => StoreError::Refused {
+            kind: RefusalKind::Authentication,
+            reason,
+        },
         _ if never_connected(status) => StoreError::Unreachable { reason },
         _ => StoreError::Unknown { reason },
+    }
+}
+
+const COMPACTED: &str = "required revision has been compacted";
+
+/// The kinds that a message tells and a code does not: etcd's own (`rpctypes/error.go`), grpc-go's and tonic's limits.
+const KINDS: [(&str, RefusalKind); 9] = [
+    ("database space exceeded", RefusalKind::NoSpace),
+    ("too many requests", RefusalKind::Overloaded),
+    ("request is too large", RefusalKind::TooLarge),
+    ("too many operations in txn request", RefusalKind::TooLarge),
+    ("message larger than max", RefusalKind::TooLarge),
+    ("message length too large", RefusalKind::TooLarge),
+    ("future revision", RefusalKind::FutureRevision),
+    ("user name is empty", RefusalKind::Authentication),
+    ("authentication", RefusalKind::Authentication),
+];
+
+fn refusal_kind(status: &tonic::Status) -> RefusalKind {
+    let message = status.message();
+    match status.code() {
+        Code::PermissionDenied => RefusalKind::Permission,
+        Code::Unauthenticated => RefusalKind::Authentication,
+        _ if denial::is_of_the_token(message) => RefusalKind::Authentication,
+        _ => KINDS
+            .iter()
+            .find(|(part, _)| message.contains(part))
+            .map_or(RefusalKind::Other, |(_, kind)| *kind),
     }
 }
 
@@ -140,10 +175,75 @@ mod tests {
 
     #[test]
     fn refusals_and_compaction_have_their_own_names() {
-        assert!(matches!(
-            classify(Call::Read, Code::OutOfRange),
-            StoreError::Compacted { .. }
-        ));
+        let said = |code, message: &str| {
+            let status = tonic::Status::new(code, message);
+            store_error(Call::Read, &etcd_client::Error::GRpcStatus(status))
+        };
+        let compacted = said(
+            Code::OutOfRange,
+            "etcdserver: mvcc: required revision has been compacted",
+        );
+        assert!(matches!(compacted, StoreError::Compacted { .. }), "{compacted}");
+        for (code, message, kind) in [
+            (
+                Code::OutOfRange,
+                "etcdserver: mvcc: required revision is a future revision",
+                RefusalKind::FutureRevision,
+            ),
+            (
+                Code::OutOfRange,
+                "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
+                RefusalKind::TooLarge,
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: trying to send message larger than max (9 vs. 8)",
+                RefusalKind::TooLarge,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: request is too large",
+                RefusalKind::TooLarge,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: too many operations in txn request",
+                RefusalKind::TooLarge,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+                RefusalKind::NoSpace,
+            ),
+            (
+                Code::ResourceExhausted,
+                "etcdserver: too many requests",
+                RefusalKind::Overloaded,
+            ),
+            (
+                Code::PermissionDenied,
+                "etcdserver: permission denied",
+                RefusalKind::Permission,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                RefusalKind::Authentication,
+            ),
+            (
+                Code::FailedPrecondition,
+                "etcdserver: authentication is not enabled",
+                RefusalKind::Authentication,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: duplicate key given in txn request",
+                RefusalKind::Other,
+            ),
+        ] {
+            let error = said(code, message);
+            assert_eq!(error.refusal(), Some(kind), "{message}: {error}");
+        }
         let old = etcd_client::Error::GRpcStatus(tonic::Status::unknown("auth: revision in header is old"));
         assert!(matches!(
             store_error(Call::Write(None), &old),

@@ -14,8 +14,8 @@ use rand::{RngExt, SeedableRng};
 
 use crate::clock::Instant;
 use crate::store::{
-    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RangeResult, Revision, Sort,
-    StoreError, Target, Txn, TxnResult, WatchBatch,
+    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RangeResult, RefusalKind, Revision,
+    Sort, StoreError, Target, Txn, TxnResult, WatchBatch,
 };
 
 pub use restore::{Page, RestoreError, Stored};
@@ -252,9 +252,7 @@ impl Model {
             });
         }
         if revision > self.revision {
-            return Err(StoreError::Refused {
-                reason: "the revision is still to come".into(),
-            });
+            return Err(StoreError::refused("the revision is still to come"));
         }
         self.compacted = revision;
         self.history = self.history.split_off(&revision.next());
@@ -299,8 +297,10 @@ impl Model {
         if revision == Revision(0) {
             Ok(())
         } else if revision > self.revision {
-            // etcd answers with the same code as for a compacted one.
-            Err(StoreError::Compacted { revision: Revision(0) })
+            Err(StoreError::Refused {
+                kind: RefusalKind::FutureRevision,
+                reason: "required revision is a future revision".into(),
+            })
         } else if revision < self.compacted {
             Err(StoreError::Compacted {
                 revision: self.compacted,
@@ -474,9 +474,9 @@ fn writes(ops: &[Op]) -> Result<(BTreeSet<&Bytes>, Vec<&Keys>), StoreError> {
 fn add_puts<'a>(put: &mut BTreeSet<&'a Bytes>, more: BTreeSet<&'a Bytes>, deleted: &[&Keys]) -> Result<(), StoreError> {
     for key in more {
         if deleted.iter().any(|keys| keys.contains(key)) || !put.insert(key) {
-            return Err(StoreError::Refused {
-                reason: "a transaction puts one key twice, or puts and deletes it".into(),
-            });
+            return Err(StoreError::refused(
+                "a transaction puts one key twice, or puts and deletes it",
+            ));
         }
     }
     Ok(())

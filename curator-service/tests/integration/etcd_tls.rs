@@ -521,8 +521,7 @@ fn a_password_is_changed_and_the_leader_keeps_its_term() {
     let refused = runtime
         .block_on(store.txn(put("namespaced:curator/k", "v")))
         .unwrap_err();
-    let is_told =
-        matches!(&refused, StoreError::Refused { reason } if reason.contains("does not take the user and password"));
+    let is_told = matches!(&refused, StoreError::Refused { reason, .. } if reason.contains("does not take the user and password"));
     assert!(is_told, "{refused}");
     let marks = stage.marks();
     write(&user.file, "third", 0o600);

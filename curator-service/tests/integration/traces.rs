@@ -7,7 +7,7 @@ use std::time::Duration;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::memory::MemoryCluster;
 use curator_election::store::{
-    Compare, Keys, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target, Txn,
+    Compare, Keys, LeaseId, Op, OpResult, Ordering, Range, RefusalKind, Revision, Sort, Store, StoreError, Target, Txn,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -145,7 +145,11 @@ impl Side {
 fn failed(error: &StoreError) -> &'static str {
     match error {
         StoreError::LeaseNotFound { .. } => "no such lease",
-        StoreError::Compacted { .. } => "compacted, or still to come",
+        StoreError::Compacted { .. } => "compacted",
+        StoreError::Refused {
+            kind: RefusalKind::FutureRevision,
+            ..
+        } => "still to come",
         StoreError::Refused { .. } => "refused",
         other => panic!("a fault of the test's surroundings: {other}"),
     }

@@ -4,7 +4,7 @@
 //! What the file says is put before the flags that were given, unless a flag or variable says the same thing, and all of it is then
 //! taken as one command line. So what is required, and what excludes what, is said once, by clap, for all sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -184,12 +184,20 @@ pub(crate) fn configured(argv: &[OsString]) -> Result<Configured, NotConfigured>
         Err(error) => return Err(alone(error)),
     };
     let schema = Serve::augment_args(Command::new("serve"));
-    let (words, said) = innermost(&matches);
-    let file = match said.try_get_one::<PathBuf>(CONFIG) {
-        Ok(Some(path)) => Some(ConfigFile::read(path, &schema).map_err(NotConfigured::File)?),
-        Ok(None) | Err(_) => None,
+    let Innermost { words, said, known } = innermost(&matches);
+    // clap panics, or answers for an argument that there is not, when asked for one that the command does not have.
+    let config = known
+        .contains(CONFIG)
+        .then(|| said.get_one::<PathBuf>(CONFIG))
+        .flatten();
+    let file = match config {
+        Some(path) => Some(ConfigFile::read(path, &schema).map_err(NotConfigured::File)?),
+        None => None,
     };
-    let taken = file.as_ref().map(|file| taken(file, &schema, said)).unwrap_or_default();
+    let taken = file
+        .as_ref()
+        .map(|file| taken(file, &schema, said, &known))
+        .unwrap_or_default();
     let mut line: Vec<OsString> = argv.to_vec();
     let at = line.len().min(1 + words);
     line.splice(at..at, taken.iter().flat_map(|(name, entry)| flags(name, &entry.value)));
@@ -206,7 +214,7 @@ pub(crate) fn configured(argv: &[OsString]) -> Result<Configured, NotConfigured>
     };
     let matches = Cli::command().try_get_matches_from(&line).map_err(together)?;
     let settings = Settings {
-        all: settings(&schema, innermost(&matches).1, file.as_ref(), &taken),
+        all: settings(&schema, &innermost(&matches), file.as_ref(), &taken),
         file: file.as_ref().map(|file| file.path.clone()),
     };
     let cli = Cli::from_arg_matches(&matches).map_err(alone)?;
@@ -220,21 +228,38 @@ fn alone(error: clap::Error) -> NotConfigured {
     }
 }
 
-/// The command that was named last, and by how many words.
-fn innermost(matches: &ArgMatches) -> (usize, &ArgMatches) {
-    let (mut words, mut innermost) = (0, matches);
-    while let Some((_, next)) = innermost.subcommand() {
-        (words, innermost) = (words + 1, next);
+/// The command that was named last.
+struct Innermost<'a> {
+    /// By how many words it was named.
+    words: usize,
+    said: &'a ArgMatches,
+    /// The ids of its arguments. Asked of the schema: only a debug build of clap's `ArgMatches` knows them.
+    known: BTreeSet<String>,
+}
+
+fn innermost(matches: &ArgMatches) -> Innermost<'_> {
+    let (mut words, mut said, mut command) = (0, matches, Cli::command());
+    while let Some((name, next)) = said.subcommand() {
+        (words, said) = (words + 1, next);
+        if let Some(found) = command.find_subcommand(name).cloned() {
+            command = found;
+        }
     }
-    (words, innermost)
+    let known = command.get_arguments().map(|arg| arg.get_id().to_string()).collect();
+    Innermost { words, said, known }
 }
 
 /// What of a file counts for a command: what the command knows, and nobody stronger says.
-fn taken<'a>(file: &'a ConfigFile, schema: &'a Command, said: &ArgMatches) -> BTreeMap<&'a str, &'a Entry> {
+fn taken<'a>(
+    file: &'a ConfigFile,
+    schema: &'a Command,
+    said: &ArgMatches,
+    known: &BTreeSet<String>,
+) -> BTreeMap<&'a str, &'a Entry> {
     let counts = |(name, arg): &(&str, &Arg)| {
         let id = arg.get_id().as_str();
         // Another command may have no such flag.
-        said.try_contains_id(id).is_ok()
+        known.contains(id)
             && !matches!(
                 said.value_source(id),
                 Some(ValueSource::CommandLine | ValueSource::EnvVariable)
@@ -257,15 +282,18 @@ fn flags(name: &str, value: &Value) -> Vec<OsString> {
 
 fn settings(
     schema: &Command,
-    said: &ArgMatches,
+    command: &Innermost<'_>,
     file: Option<&ConfigFile>,
     taken: &BTreeMap<&str, &Entry>,
 ) -> Vec<Setting> {
     let setting = |(name, arg): (&str, &Arg)| {
         let id = arg.get_id().as_str();
-        said.try_contains_id(id).ok()?;
-        let raw = said.try_get_raw(id).ok().flatten();
-        let values: Vec<_> = raw
+        if !command.known.contains(id) {
+            return None;
+        }
+        let said = command.said;
+        let values: Vec<_> = said
+            .get_raw(id)
             .into_iter()
             .flatten()
             .map(|value| value.to_string_lossy().into_owned())

@@ -126,6 +126,7 @@ fn arguments() -> Result<Arguments, Failure> {
                 role = Some(Role::Remote(Leader {
                     node_id: SERVER.into(),
                     addresses: vec![words.next().ok_or(USAGE)?],
+                    authorizes_forwarded: true,
                     term: term(),
                 }));
             }

@@ -60,6 +60,12 @@ pub(crate) fn decide(seen: Seen<'_>, marks: &Marks, me: &HeaderValue) -> Decisio
                 Refusal::unavailable(format!("this instance does not lead, {} does, and the caller does not want to be forwarded", named(leader)))
                     .with_leader(Some(leader)),
             ),
+            Seen::Follow { leader } if !leader.authorizes_forwarded => {
+                let refusal = Refusal::unavailable(format!("{} leads, and does not take forwarded calls: call it directly", named(leader)))
+                    .with_leader(Some(leader));
+                // Its address may still be found.
+                if leader.addresses.is_empty() { Decision::Hold(refusal) } else { Decision::Refuse(refusal) }
+            }
             Seen::Follow { .. } => Decision::Forward,
         },
     }
@@ -121,6 +127,7 @@ mod tests {
         Leader {
             node_id: "node-2".into(),
             addresses: vec!["127.0.0.1:9".into()],
+            authorizes_forwarded: true,
             term: term(7),
         }
     }
@@ -185,6 +192,26 @@ mod tests {
         assert_eq!(refusal.leader.as_deref(), Some(&leader));
         let mark = TermMark::new(&term(7));
         assert!(matches!(decide(lead(&mark, true, false), &marks, &ME), Decision::Serve));
+    }
+
+    #[test]
+    fn leader_that_does_not_authorize_callers_gets_no_forwarded_call() {
+        let mut leader = Leader {
+            authorizes_forwarded: false,
+            ..leader()
+        };
+        let Decision::Refuse(refusal) = decide(Seen::Follow { leader: &leader }, &Marks::default(), &ME) else {
+            panic!()
+        };
+        assert_eq!(
+            (refusal.code, refusal.leader.as_deref()),
+            (Code::Unavailable, Some(&leader))
+        );
+        leader.addresses.clear();
+        assert!(matches!(
+            decide(Seen::Follow { leader: &leader }, &Marks::default(), &ME),
+            Decision::Hold(_)
+        ));
     }
 
     #[test]

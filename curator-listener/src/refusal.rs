@@ -108,6 +108,7 @@ mod tests {
         let leader = Leader {
             node_id: "node-2".into(),
             addresses: vec!["127.0.0.1:9".into()],
+            authorizes_forwarded: true,
             term: TermId {
                 lock_key: "/leader/1".into(),
                 lock_revision: 7,

@@ -67,14 +67,14 @@ impl Follow {
         self.pools.first().map(|pool| pool.readiness())
     }
 
-    /// Waits until all shards are connected; false if that will not come.
+    /// Waits until all shards are connected; false if that will not come, or nothing is forwarded to this leader.
     pub(crate) async fn connected(&self) -> bool {
         for pool in &self.pools {
             if pool.readiness().wait_for(|ready| ready.open).await.is_err() {
                 return false;
             }
         }
-        true
+        !self.pools.is_empty()
     }
 }
 
@@ -191,11 +191,15 @@ impl Tracker {
                 })
             }
             (Role::Remote(leader), old) => {
-                info!(
-                    leader = leader.node_id,
-                    address = leader.addresses.first(),
-                    "forwarding to the leader"
-                );
+                let address = leader.addresses.first();
+                if leader.authorizes_forwarded {
+                    info!(leader = leader.node_id, address, "forwarding to the leader");
+                } else {
+                    warn!(
+                        leader = leader.node_id,
+                        address, "the leader does not take forwarded calls: callers are told to call it directly"
+                    );
+                }
                 let scope = match old {
                     // The same term elsewhere: calls under way go on, on the connections that they are on.
                     Target::Follow(old) if old.leader.term == leader.term => old.scope.clone(),
@@ -208,6 +212,7 @@ impl Tracker {
                     pools: self
                         .runtimes
                         .iter()
+                        .filter(|_| leader.authorizes_forwarded)
                         .map(|runtime| Pool::start(leader, &self.config, runtime, &mut self.tasks))
                         .collect(),
                     scope,

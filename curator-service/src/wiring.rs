@@ -21,6 +21,9 @@ pub(crate) fn role(status: &LeaderStatus) -> Role {
         ElectionStatus::Follower(following) => Role::Remote(Leader {
             node_id: following.leader.node_id.clone(),
             addresses: following.leader.advertised_addresses.clone(),
+            // The field is ours alone, and each version of ours that says it authorizes the caller that a forwarded call names. A
+            // Go leader knows nothing of such callers: it looks at the TLS peer, which would be this instance.
+            authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
             term: TermId {
                 lock_key: String::from_utf8_lossy(&following.key).into_owned(),
                 lock_revision: following.revision.0,
@@ -179,6 +182,7 @@ mod tests {
         };
         assert_eq!(leader.node_id, "node-2");
         assert_eq!(leader.addresses, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert!(leader.authorizes_forwarded);
         assert_eq!(
             leader.term,
             TermId {
@@ -261,7 +265,9 @@ mod tests {
         };
         store.txn(put).await.expect("no faults");
         let known = Some(vec!["10.0.0.2:7835".to_owned()]);
-        roles.wait_for(|role| addresses(role) == known).await.unwrap();
+        let role = roles.wait_for(|role| addresses(role) == known).await.unwrap().clone();
+        let Role::Remote(leader) = role else { panic!() };
+        assert!(!leader.authorizes_forwarded, "it may be a Go leader");
         // News that say the same do not send anybody looking again.
         roles.mark_unchanged();
         statuses.send_replace(ElectionStatus::Follower(silent));

@@ -384,6 +384,7 @@ async fn a_leader_without_an_address_is_waited_for_and_named() {
     let role = Role::Remote(curator_listener::Leader {
         node_id: "node-without".into(),
         addresses: Vec::new(),
+        authorizes_forwarded: true,
         term: term(1),
     });
     let follower = Instance::with(role, config, |service| service);
@@ -391,6 +392,28 @@ async fn a_leader_without_an_address_is_waited_for_and_named() {
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("node-without"), "{status}");
     assert_eq!(status.metadata().get("curator-leader-id").unwrap(), "node-without");
+}
+
+#[tokio::test]
+async fn leader_that_does_not_authorize_callers_is_never_dialled_and_named_to_callers() {
+    let leader = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = leader.local_addr().unwrap();
+    let Role::Remote(mut go) = remote(address, 1) else {
+        panic!()
+    };
+    go.authorizes_forwarded = false;
+    let follower = Instance::with(Role::Remote(go), config(), |service| service);
+    let status = soon(follower.client().say(say(1))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("call it directly"), "{status}");
+    assert_eq!(
+        status.metadata().get("curator-leader-address").unwrap(),
+        &address.to_string()
+    );
+    follower.serves(false).await;
+    // Whoever had dialled it would stand in the backlog by now: the call has been refused, and health is known.
+    let dialled = futures::FutureExt::now_or_never(leader.accept());
+    assert!(dialled.is_none(), "the follower has dialled it");
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
     Role::Remote(Leader {
         node_id: format!("node-{}", address.port()),
         addresses: vec![address.to_string()],
+        authorizes_forwarded: true,
         term: term(revision),
     })
 }
@@ -166,6 +167,7 @@ pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
     Role::Remote(Leader {
         node_id: SERVER.into(),
         addresses: vec![address.to_string()],
+        authorizes_forwarded: true,
         term: term(revision),
     })
 }

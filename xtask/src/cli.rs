@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::args::Args;
-use crate::commands::{api, bench, chaos, ci, integration, setup, sim, test, up, upgrade};
+use crate::commands::{api, bench, chaos, ci, integration, setup, sim, smoke, test, up, upgrade};
 use crate::error::{Error, Result};
 use crate::step;
 
@@ -28,6 +28,7 @@ pub const COMMANDS: &[Command] = &[
     up::COMMAND,
     test::COMMAND,
     sim::COMMAND,
+    smoke::COMMAND,
     integration::COMMAND,
     upgrade::COMMAND,
     chaos::COMMAND,

@@ -133,6 +133,16 @@ pub fn build(program: Program) -> Result<PathBuf> {
     build_as(program, |_| {})
 }
 
+/// Builds a program as users get it, with the profile `shipped`, and says where it is.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_shipped(program: Program) -> Result<PathBuf> {
+    build_as(program, |command| {
+        command.args(["--profile", "shipped"]);
+    })
+}
+
 /// Builds a program of another checkout, in a target folder of its own, and says where it is.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ pub mod ci;
 pub mod integration;
 pub mod setup;
 pub mod sim;
+pub mod smoke;
 pub mod test;
 pub mod up;
 pub mod upgrade;

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::commands::{integration, sim};
+use crate::commands::{integration, sim, smoke};
 use crate::error::Result;
 use crate::step;
 use crate::tools::etcd::Want;
@@ -15,8 +15,8 @@ pub const COMMAND: Command = Command {
     summary: "runs all tests: unit, documentation, simulation, integration",
     help: "Usage: cargo xtask test [--etcd 3.4|3.5|all]
 
-Runs the unit tests of the whole workspace, the examples in its documentation, 2,000 seeds of the simulation, and the
-integration tests.
+Runs the unit tests of the whole workspace, the examples in its documentation, 2,000 seeds of the simulation, each
+command of an optimized build, and the integration tests.
 What is missing is brought as by `cargo xtask setup`.
 
   --etcd WHICH  the version to test against, as in `cargo xtask integration`",
@@ -51,5 +51,6 @@ pub fn run_tests(want: &Want) -> Result<()> {
         cargo(&["test", "--workspace", "--all-features", "--doc"]),
     )?;
     sim::run_tests()?;
+    smoke::run_tests()?;
     integration::run_tests(want, 1, None)
 }

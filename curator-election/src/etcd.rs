@@ -17,6 +17,7 @@ mod clients;
 mod cluster;
 mod convert;
 mod denial;
+mod identity;
 mod members;
 mod watch;
 
@@ -35,6 +36,7 @@ pub use self::access::{EtcdAccess, EtcdAccessError};
 use self::classify::Call;
 use self::clients::Clients;
 pub use self::cluster::{EndpointStatus, EtcdMember};
+use self::identity::{Identity, written_elsewhere};
 use self::members::Members;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};
@@ -110,6 +112,7 @@ pub struct EtcdStore {
     config: EtcdConfig,
     clients: Clients,
     members: Members,
+    identity: Identity,
     /// The TTLs of the leases that were granted here: renewals do not change them, and etcd-client does not report them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
 }
@@ -138,10 +141,12 @@ impl EtcdStore {
         config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
         let members = Members::new(config.endpoints.len());
+        let identity = Identity::new(config.endpoints.clone());
         Ok(Self {
             config,
             clients,
             members,
+            identity,
             ttls: Mutex::new(VecDeque::new()),
         })
     }
@@ -202,6 +207,7 @@ impl EtcdStore {
 
     /// A read, asked of one member after the other until one has answered: what it says, be it that we may not read this.
     async fn read(&self, range: &Range) -> Result<(usize, Result<RangeResult, StoreError>), StoreError> {
+        self.know_cluster().await?;
         let mut waiting = self.members.order(BootClock.now()).into_iter();
         let mut asked: FuturesUnordered<BoxFuture<'_, (usize, Result<RangeResult, StoreError>)>> =
             FuturesUnordered::new();
@@ -216,7 +222,12 @@ impl EtcdStore {
                     kv.get(key, Some(options)).await
                 },
             );
-            Box::pin(async move { (member, call.await.map(convert::range_result)) }) as BoxFuture<'_, _>
+            let answer = async move {
+                let answer = call.await?;
+                self.ours(member, answer.header())?;
+                Ok(convert::range_result(answer))
+            };
+            Box::pin(async move { (member, answer.await) }) as BoxFuture<'_, _>
         };
         let mut last = StoreError::Unreachable {
             reason: "there is no member to ask".into(),
@@ -238,6 +249,72 @@ impl EtcdStore {
             }
         }
         Err(last)
+    }
+
+    /// Whether a member's answer is of the cluster in use; else the member counts as one that has failed.
+    fn ours(&self, member: usize, header: Option<&etcd_client::ResponseHeader>) -> Result<(), StoreError> {
+        let checked = self.identity.check(member, header);
+        if checked.is_err() {
+            self.members.failed(member, BootClock.now());
+        }
+        checked
+    }
+
+    /// Asks a member which cluster it is of, which costs no consensus.
+    async fn confirm(&self, member: usize) -> Result<(), StoreError> {
+        let status = self
+            .call(
+                member,
+                Call::Read,
+                (),
+                |mut client, ()| async move { client.status().await },
+            )
+            .await?;
+        self.ours(member, status.header())
+    }
+
+    /// Finds out which cluster to use, the first time that a call needs it.
+    async fn know_cluster(&self) -> Result<(), StoreError> {
+        if self.identity.is_known() {
+            return Ok(());
+        }
+        let _deciding = self.identity.deciding().await;
+        let count = self.config.endpoints.len();
+        let mut asked: FuturesUnordered<_> = (0..count)
+            .map(|member| async move { (member, self.confirm(member).await) })
+            .collect();
+        let (mut last, mut answered) = (None, None);
+        while !self.identity.is_known()
+            && let Some((member, said)) = asked.next().await
+        {
+            match said {
+                Ok(()) => answered = Some(member),
+                Err(error) => last = Some(error),
+            }
+            // The others may still make a majority.
+            if let Err(error) = self.identity.choose()
+                && asked.is_empty()
+            {
+                return Err(error);
+            }
+        }
+        if self.identity.is_known() {
+            return Ok(());
+        }
+        if let (Some(id), Some(member)) = (self.identity.choose()?, answered) {
+            let list = self
+                .call(member, Call::Read, (), |mut client, ()| async move {
+                    client.member_list().await
+                })
+                .await?;
+            let voters = list.members().iter().filter(|member| !member.is_learner()).count();
+            return self.identity.vouched(id, voters);
+        }
+        match last {
+            Some(error) => Err(error),
+            // Something between answers without naming a cluster: there is nothing to compare.
+            None => Ok(()),
+        }
     }
 
     /// A member for a write: one that has answered a moment ago, else the first to answer a small read.
@@ -307,6 +384,7 @@ impl Store for EtcdStore {
                 kv.txn(txn).await
             })
             .await?;
+        self.ours(member, answer.header()).map_err(written_elsewhere)?;
         Ok(convert::txn_result(answer))
     }
 
@@ -318,6 +396,7 @@ impl Store for EtcdStore {
         let mut last = StoreError::Unreachable {
             reason: "there is no member to ask".into(),
         };
+        self.know_cluster().await?;
         let now = BootClock.now();
         let mut members = self.members.order(now);
         // One that hangs costs a whole timeout here, so a member that answers is looked for first.
@@ -325,9 +404,11 @@ impl Store for EtcdStore {
         members.sort_by_key(|member| fresh != Some(*member));
         for member in members {
             let opened = self.call(member, Call::Read, keys.clone(), |client, keys| {
-                watch::open(client, keys, from, member, self.members.clone())
+                watch::open(client, keys, from, member, self.members.clone(), self.identity.clone())
             });
             match opened.await {
+                // It answers, but is of another cluster.
+                Ok(Err(error @ StoreError::Unreachable { .. })) => last = error,
                 Ok(opened) => return opened,
                 Err(error) => last = error,
             }
@@ -343,6 +424,7 @@ impl Store for EtcdStore {
                 client.lease_grant(seconds, None).await
             })
             .await?;
+        self.ours(member, granted.header()).map_err(written_elsewhere)?;
         let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::refused("etcd granted a lease without an id"))?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
         let lease = Lease { id, ttl };
@@ -362,6 +444,11 @@ impl Store for EtcdStore {
                 client.lease_keep_alive(lease.get()).await.map(drop)
             })
             .await;
+        // A member that was restored as a cluster of its own may have the lease too, or not know it: what it says counts only if it is
+        // of the cluster in use. etcd-client keeps the header of the answer to itself, so the member is asked.
+        if matches!(renewed, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {
+            self.confirm(member).await?;
+        }
         if let Err(StoreError::LeaseNotFound { .. }) = renewed {
             self.forget(lease);
         }

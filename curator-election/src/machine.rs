@@ -21,7 +21,7 @@ use crate::clock::Instant;
 use crate::renewal::{Attempt, Renewal};
 use crate::sabotage::{self, Sabotage};
 use crate::status::{Following, Reason};
-use crate::store::{Lease, LeaseId, Revision, StoreError};
+use crate::store::{Lease, LeaseId, RefusalKind, Revision, StoreError};
 use crate::value::LeaderValue;
 
 /// The durations that the decisions depend on.
@@ -303,6 +303,13 @@ impl<V: LeaderValue> Machine<V> {
                 }
             }
             Err(StoreError::LeaseNotFound { .. }) => self.end_round(now, Reason::LeaseGone),
+            // What this instance leads in is not what its callers' writes would go to.
+            Err(
+                error @ StoreError::Refused {
+                    kind: RefusalKind::WrongCluster,
+                    ..
+                },
+            ) => self.end_round(now, Reason::WrongCluster(error.to_string())),
             Err(_) => running.renewal.failed(id, now),
         }
     }

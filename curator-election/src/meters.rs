@@ -38,6 +38,7 @@ const fn word(reason: &Reason) -> &'static str {
         Reason::OpenFailed(_) => "open_failed",
         Reason::LeaseExpired => "lease_expired",
         Reason::LeaseGone => "lease_gone",
+        Reason::WrongCluster(_) => "wrong_cluster",
         Reason::CampaignFailed(_) => "campaign_failed",
         Reason::LockLost => "lock_lost",
         Reason::FencedOut => "fenced_out",
@@ -87,6 +88,14 @@ impl SmallestMargin {
 
 pub(crate) fn fenced_out() {
     metrics::counter!(FENCED_OUT).increment(1);
+}
+
+/// How many endpoints are members of another etcd cluster than the one in use.
+pub const ETCD_FOREIGN_ENDPOINTS: &str = "curator_etcd_foreign_endpoints";
+
+#[cfg(feature = "etcd")]
+pub(crate) fn foreign_endpoints(count: usize) {
+    metrics::gauge!(ETCD_FOREIGN_ENDPOINTS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
 }
 
 #[cfg(feature = "etcd")]

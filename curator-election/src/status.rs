@@ -33,6 +33,8 @@ pub enum Reason {
     LeaseExpired,
     /// The store no longer knows the own lease.
     LeaseGone,
+    /// The store is another one than before, for this reason.
+    WrongCluster(String),
     /// The campaign ended without victory, for this reason.
     CampaignFailed(String),
     /// The lock key of the own term is gone, or is not the oldest any more.
@@ -62,6 +64,7 @@ impl std::fmt::Display for Reason {
             Self::ElectorGone => f.write_str("the election task has ended"),
             Self::OpenFailed(error) => write!(f, "no round could be opened: {error}"),
             Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
+            Self::WrongCluster(error) => f.write_str(error),
             Self::LeaseGone => f.write_str("the lease is gone from the store"),
             Self::CampaignFailed(error) => write!(f, "the campaign failed: {error}"),
             Self::LockLost => f.write_str("the lock key is gone from the store"),

@@ -153,7 +153,7 @@ impl Consensus for EtcdConsensus {
                         StoreError::Refused { reason, .. } => {
                             error!(
                                 endpoints = self.endpoints.join(","),
-                                reason, "etcd does not let this instance in"
+                                reason, "etcd refuses this instance"
                             );
                         }
                         error => warn!(endpoints = self.endpoints.join(","), %error, "waiting for etcd"),

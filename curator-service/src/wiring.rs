@@ -42,6 +42,7 @@ pub(crate) fn role(status: &LeaderStatus) -> Role {
 /// Why nobody knows who leads, for callers, who may be strangers: what the store says of itself is for the log.
 pub(crate) fn told(reason: &Reason) -> String {
     match reason {
+        Reason::WrongCluster(_) => "the members of etcd are not of one cluster".into(),
         Reason::OpenFailed(_) => "this instance cannot take part in the election at the moment".into(),
         Reason::CampaignFailed(_) => "this instance has lost touch with the election".into(),
         Reason::Undecodable(_) => "the leader says something of itself that cannot be read".into(),

@@ -151,14 +151,15 @@ impl EtcdStore {
                         |mut client, ()| async move { client.status().await },
                     )
                     .await;
-                let status = answer.map(|answer| {
+                let status = answer.and_then(|answer| {
+                    self.ours(member, answer.header())?;
                     let member_id = answer.header().map_or(0, etcd_client::ResponseHeader::member_id);
-                    EndpointStatus {
+                    Ok(EndpointStatus {
                         member_id,
                         version: answer.version().to_owned(),
                         leads: member_id != 0 && answer.leader() == member_id,
                         database_bytes: u64::try_from(answer.db_size()).unwrap_or(0),
-                    }
+                    })
                 });
                 (url, status)
             }

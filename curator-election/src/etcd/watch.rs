@@ -10,6 +10,7 @@ use etcd_client::{Client, WatchOptions, WatchRequestSender, WatchResponse, Watch
 use futures::StreamExt;
 
 use super::classify::{Call, store_error};
+use super::identity::Identity;
 use super::members::Members;
 use super::{convert, denial};
 use crate::clock::{BootClock, Clock};
@@ -23,6 +24,7 @@ struct Watch {
     responses: WatchResponseStream,
     member: usize,
     members: Members,
+    identity: Identity,
     asked_for_progress: bool,
 }
 
@@ -33,6 +35,7 @@ pub(super) async fn open(
     from: Revision,
     member: usize,
     members: Members,
+    identity: Identity,
 ) -> Result<Result<WatchStream, StoreError>, etcd_client::Error> {
     let mut options = WatchOptions::new().with_start_revision(from.0);
     let key = match keys {
@@ -43,7 +46,13 @@ pub(super) async fn open(
         }
     };
     let (requests, mut responses) = client.watch(key.to_vec(), Some(options)).await?.split();
-    match responses.message().await? {
+    let first = responses.message().await?;
+    if let Some(response) = &first
+        && let Err(foreign) = identity.check(member, response.header())
+    {
+        return Ok(Err(foreign));
+    }
+    match first {
         Some(response) if response.canceled() => {
             return match denial::of_cancelled_watch(response.cancel_reason()) {
                 Some(denied) => Err(denied.into()),
@@ -58,6 +67,7 @@ pub(super) async fn open(
         responses,
         member,
         members,
+        identity,
         asked_for_progress: false,
     });
     let batches = futures::stream::unfold(watch, |watch| async {
@@ -76,6 +86,7 @@ impl Watch {
             match tokio::time::timeout(PROGRESS_INTERVAL, self.responses.message()).await {
                 Ok(Ok(Some(response))) => {
                     self.asked_for_progress = false;
+                    self.identity.check(self.member, response.header())?;
                     self.members.answered(self.member, BootClock.now());
                     if response.canceled() {
                         return Err(cancelled(&response));

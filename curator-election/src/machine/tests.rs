@@ -334,6 +334,27 @@ fn a_victory_that_arrives_after_the_deadline_is_none() {
 }
 
 #[test]
+fn renewal_refused_by_another_cluster_ends_the_term_at_once() {
+    let mut machine = leading();
+    let attempt = renews(&mut machine, at(2_000));
+    let foreign = StoreError::Refused {
+        kind: RefusalKind::WrongCluster,
+        reason: "a test".into(),
+    };
+    let reason = Reason::WrongCluster(foreign.to_string());
+    assert_eq!(
+        machine.handle(
+            at(2_010),
+            Event::Renewed {
+                id: attempt.id,
+                result: Err(foreign)
+            }
+        ),
+        [undetermined(reason), close(Some(lease()), 4_010)]
+    );
+}
+
+#[test]
 fn a_lease_that_is_gone_ends_the_term_at_once() {
     let mut machine = leading();
     let attempt = renews(&mut machine, at(2_000));

@@ -24,6 +24,7 @@ mod lease_faults;
 mod limits;
 mod load;
 mod membership;
+mod one_cluster;
 mod stage;
 mod status_page;
 mod stores;

@@ -184,6 +184,17 @@ fn verdict(instances: &[Instance]) -> Result<(), Failure> {
     if !instances.iter().any(Instance::knows_leader) {
         return Err(Failure::unavailable("nobody leads").hint("see whether a majority of the consensus' members runs"));
     }
+    let leads = |instance: &&Instance| matches!(&instance.said, Said::Status(status) if status.role() == Role::Leader);
+    let leaders: Vec<_> = instances
+        .iter()
+        .filter(leads)
+        .map(|instance| instance.address.as_str())
+        .collect();
+    if leaders.len() > 1 {
+        return Err(Failure::unavailable(format!("several instances lead: {}", leaders.join(", "))).hint(
+            "ask again: it may be a change of leader; if it stays so, see whether --etcd-endpoints of the instances name members of one etcd cluster",
+        ));
+    }
     Ok(())
 }
 
@@ -525,6 +536,13 @@ mod tests {
 
     #[test]
     fn it_is_said_by_the_exit_code_as_well() {
+        let mut split = instances();
+        let Said::Status(second) = &mut split[1].said else {
+            panic!()
+        };
+        second.role = Role::Leader.into();
+        let told = verdict(&split).expect_err("two leaders").to_string();
+        assert!(told.contains("several instances lead"), "{told}");
         let mut instances = instances();
         verdict(&instances).expect("somebody leads");
         instances.drain(..2);

@@ -1,0 +1,141 @@
+//! Endpoints of several etcd clusters behind one list: one cluster is used, or none.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use curator_election::etcd::{EtcdConfig, EtcdStore};
+use curator_election::store::{Keys, Op, Range, RefusalKind, Store, StoreError, Txn};
+use xtask::harness::curator::binary_from_env;
+use xtask::harness::proxy::address_of;
+use xtask::harness::{At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Scratch};
+
+use crate::stage::SOON;
+
+fn alone(scratch: &Scratch, number: usize) -> EtcdCluster {
+    let options = EtcdOptions {
+        name: format!("alone-{number}"),
+        members: 1,
+        peer_proxies: false,
+        ..EtcdOptions::default()
+    };
+    EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), scratch, options).unwrap()
+}
+
+#[test]
+fn instances_whose_endpoints_are_three_clusters_never_lead_and_say_why() {
+    let scratch = Scratch::new("three-clusters").unwrap();
+    let etcds: Vec<_> = (0..3).map(|number| alone(&scratch, number)).collect();
+    let curators: Vec<_> = (0..3)
+        .map(|first| {
+            let endpoints = (0..3).map(|next| etcds[(first + next) % 3].client_url(0)).collect();
+            let options = CuratorOptions::new(u32::try_from(first + 1).unwrap(), endpoints);
+            CuratorProcess::start(&binary_from_env().unwrap(), &scratch, options).unwrap()
+        })
+        .collect();
+    for curator in &curators {
+        let start = Mark::default();
+        curator
+            .wait_for(start, SOON, "the reason", |event| {
+                event
+                    .text_of("reason")
+                    .is_some_and(|reason| reason.contains("no etcd cluster has more than half of the endpoints"))
+            })
+            .unwrap();
+    }
+    for curator in &curators {
+        let led = curator
+            .roles_since(Mark::default())
+            .iter()
+            .any(|change| change.role.is_leader());
+        assert!(!led, "{} led", curator.name());
+    }
+    for etcd in &etcds {
+        assert_eq!(etcd.revision(At::Any).unwrap(), 1, "something was written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn member_of_another_cluster_is_not_used() {
+    let scratch = Scratch::new("foreign-member").unwrap();
+    let (foreign, etcd) = tokio::task::block_in_place(|| {
+        let foreign = alone(&scratch, 0);
+        let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, EtcdOptions::default()).unwrap();
+        (foreign, etcd)
+    });
+    // First in the list, so that it is what would be asked.
+    let endpoints = vec![foreign.client_url(0), etcd.client_url(0), etcd.client_url(1)];
+    let store = EtcdStore::new(EtcdConfig::new(endpoints)).unwrap();
+    for number in 0..5 {
+        let key = format!("k{number}");
+        store
+            .txn(Txn::default().then(vec![Op::put(key.clone(), "v")]))
+            .await
+            .unwrap();
+        assert_eq!(store.range(Range::all(Keys::one(key))).await.unwrap().kvs.len(), 1);
+    }
+    let lease = store.grant(Duration::from_secs(10)).await.unwrap();
+    let (mut renewed, mut ignored) = (0, 0);
+    for attempt in 0..6 {
+        match store.keep_alive(lease.id, attempt).await {
+            Ok(_) => renewed += 1,
+            Err(StoreError::Unreachable { reason }) if reason.contains("is a member of etcd cluster") => {
+                ignored += 1;
+            }
+            // That lease is none of that cluster's.
+            Err(error) => panic!("attempt {attempt}: {error}"),
+        }
+    }
+    assert_eq!((renewed, ignored), (4, 2));
+    let statuses = store.endpoints().await;
+    let told = statuses[0].1.as_ref().unwrap_err().to_string();
+    assert!(told.contains("is a member of etcd cluster"), "{told}");
+    assert!(statuses[1].1.is_ok() && statuses[2].1.is_ok());
+    tokio::task::block_in_place(|| {
+        assert_eq!(foreign.revision(At::Any).unwrap(), 1, "something was written there");
+    });
+}
+
+/// A way to `target` from one address, until it is stopped.
+fn way(from: &TcpListener, target: SocketAddr) -> tokio::task::JoinHandle<()> {
+    let from = from.try_clone().unwrap();
+    tokio::spawn(async move {
+        from.set_nonblocking(true).unwrap();
+        let from = tokio::net::TcpListener::from_std(from).unwrap();
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut client, _)) = from.accept().await {
+            connections.spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(target).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoint_that_has_become_another_cluster_is_refused() {
+    let scratch = Scratch::new("other-cluster").unwrap();
+    let etcds = tokio::task::block_in_place(|| [alone(&scratch, 0), alone(&scratch, 1)]);
+    let targets = etcds.each_ref().map(|etcd| address_of(&etcd.client_url(0)).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = EtcdStore::new(EtcdConfig::new(vec![format!(
+        "http://{}",
+        listener.local_addr().unwrap()
+    )]))
+    .unwrap();
+    let first = way(&listener, targets[0]);
+    let lease = store.grant(Duration::from_secs(10)).await.unwrap();
+    first.abort();
+    // Its connections are closed with it.
+    assert!(first.await.unwrap_err().is_cancelled());
+    let _second = way(&listener, targets[1]);
+    // Calls fail until the connection is made anew.
+    let refused = loop {
+        match store.range(Range::all(Keys::one("k"))).await {
+            Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => {}
+            said => break said.unwrap_err(),
+        }
+    };
+    assert_eq!(refused.refusal(), Some(RefusalKind::WrongCluster), "{refused}");
+    let refused = store.keep_alive(lease.id, 0).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some(RefusalKind::WrongCluster), "{refused}");
+}

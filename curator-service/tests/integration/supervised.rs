@@ -79,16 +79,29 @@ fn an_instance_that_dies_under_its_parent_costs_no_ttl() {
     assert!(took.iter().all(|took| *took < LONG / 5), "{took:?}");
 }
 
+/// Whether all its threads stand still: a signal takes its time to reach each of them.
+fn is_stopped(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in brackets.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 #[test]
 fn a_parent_killed_with_its_instance_leaves_it_to_the_ttl() {
     let (stage, leader) = supervised("both", TTL);
     let pid = instance(&stage, leader, Mark::START);
     let marks = stage.marks();
-    // It does not hear of its parent's end any more.
-    kill_process(pid, Signal::STOP).unwrap();
-    stage.curators[leader].kill().unwrap();
+    // The parent cannot act on the instance's end. The other way round would not do: the kernel continues a stopped process whose
+    // group is left without a parent, and it hands over.
+    let parent = Pid::from_raw(stage.curators[leader].pid().try_into().unwrap()).unwrap();
+    kill_process(parent, Signal::STOP).unwrap();
+    wait_until("the parent to stand still", SOON, || is_stopped(parent).then_some(())).unwrap();
     let killed = Instant::now();
     kill_process(pid, Signal::KILL).unwrap();
+    stage.curators[leader].kill().unwrap();
     let (_, next) = stage.next_leader(&stage.others(leader), &marks, SOON);
     let took = next.at - killed;
     measured("failover when the parent is killed too", took, TTL);

@@ -284,6 +284,10 @@ impl<V: LeaderValue> Io<V> {
         let backend = self.backend.clone();
         match command {
             Command::Undetermined { reason } => self.publisher.undetermined(reason),
+            Command::Explain { reason } => {
+                warn!(%reason, "nobody is known to lead, and this instance cannot take part in the election");
+                self.publisher.undetermined(reason);
+            }
             Command::Follow(following) => {
                 meters::became_follower();
                 self.publisher.publish(ElectionStatus::Follower(following));

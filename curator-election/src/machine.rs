@@ -18,6 +18,7 @@ use bytes::Bytes;
 use crate::backend::{CampaignError, Candidate, Observation, Victory};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
+use crate::meters;
 use crate::renewal::{Attempt, Renewal};
 use crate::sabotage::{self, Sabotage};
 use crate::status::{Following, Reason};
@@ -71,6 +72,8 @@ pub(crate) enum Event {
 pub(crate) enum Command<V> {
     /// Publish that nothing is known, and end the term if there is one, before anything else.
     Undetermined { reason: Reason },
+    /// Publish another reason: who leads has not been known before either.
+    Explain { reason: Reason },
     /// Publish whom we follow.
     Follow(Following<V>),
     /// Publish that we lead.
@@ -105,6 +108,8 @@ pub(crate) struct Machine<V> {
     state: State,
     /// What was last published, so that the same is not published again.
     published: Published<V>,
+    /// The kind of the reason that was last published.
+    told: Told,
     stopping: bool,
     /// Whether this candidate must not lead, because it could not serve.
     stuck: bool,
@@ -128,6 +133,13 @@ struct Running {
     victory: Option<Victory>,
 }
 
+/// The kind of a reason: the word for it, and that for the store's error behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    reason: &'static str,
+    error: &'static str,
+}
+
 #[derive(Debug, PartialEq)]
 enum Published<V> {
     Undetermined,
@@ -144,6 +156,7 @@ impl<V: LeaderValue> Machine<V> {
             backoff,
             state: State::Waiting { until: now },
             published: Published::Undetermined,
+            told: Told::default(),
             stopping: false,
             stuck: false,
             commands: Vec::new(),
@@ -220,7 +233,11 @@ impl<V: LeaderValue> Machine<V> {
                 self.commands.push(Command::List);
             }
             State::Opening { give_up_at } if now >= *give_up_at => {
-                self.end_round(now, Reason::OpenFailed("the store did not answer in time".into()));
+                self.fail_round(
+                    now,
+                    Reason::OpenFailed("the store did not answer in time".into()),
+                    "no_answer",
+                );
             }
             State::Running(running) => {
                 if running.renewal.expired(now) {
@@ -281,7 +298,7 @@ impl<V: LeaderValue> Machine<V> {
                 });
                 self.commands.push(Command::Campaign { lease: lease.id });
             }
-            Err(error) => self.end_round(now, Reason::OpenFailed(error.to_string())),
+            Err(error) => self.fail_round(now, Reason::OpenFailed(error.to_string()), error.word()),
         }
     }
 
@@ -309,7 +326,7 @@ impl<V: LeaderValue> Machine<V> {
                     kind: RefusalKind::WrongCluster,
                     ..
                 },
-            ) => self.end_round(now, Reason::WrongCluster(error.to_string())),
+            ) => self.fail_round(now, Reason::WrongCluster(error.to_string()), error.word()),
             Err(_) => running.renewal.failed(id, now),
         }
     }
@@ -330,7 +347,13 @@ impl<V: LeaderValue> Machine<V> {
                 self.published = Published::Leader;
                 self.backoff.succeeded();
             }
-            Err(error) => self.end_round(now, Reason::CampaignFailed(error.to_string())),
+            Err(error) => {
+                let word = match &error {
+                    CampaignError::Store(error) => error.word(),
+                    CampaignError::KeyLost { .. } => "key_lost",
+                };
+                self.fail_round(now, Reason::CampaignFailed(error.to_string()), word);
+            }
         }
     }
 
@@ -363,7 +386,11 @@ impl<V: LeaderValue> Machine<V> {
                 };
                 self.follow(following);
             }
-            Err(error) => self.undetermined(Reason::Undecodable(error.to_string())),
+            Err(error) => {
+                let reason = Reason::Undecodable(error.to_string());
+                self.explain(&reason, "");
+                self.undetermined(reason);
+            }
         }
     }
 
@@ -375,9 +402,31 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
+    /// Ends a round that has failed for this reason, which is told even if an earlier one has been, when it is of another kind.
+    fn fail_round(&mut self, now: Instant, reason: Reason, error: &'static str) {
+        self.explain(&reason, error);
+        self.end_round(now, reason);
+    }
+
+    /// Tells why who leads is still not known, unless that has been told. What failed last is what an operator can mend.
+    fn explain(&mut self, reason: &Reason, error: &'static str) {
+        let told = Told {
+            reason: meters::word(reason),
+            error,
+        };
+        let is_new = std::mem::replace(&mut self.told, told) != told;
+        if is_new && self.published == Published::Undetermined {
+            let reason = reason.clone();
+            self.commands.push(Command::Explain { reason });
+        }
+    }
+
     fn undetermined(&mut self, reason: Reason) {
         if self.published != Published::Undetermined {
             self.published = Published::Undetermined;
+            if self.told.reason != meters::word(&reason) {
+                self.told = Told::default();
+            }
             self.commands.push(Command::Undetermined { reason });
         }
     }

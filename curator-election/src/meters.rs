@@ -22,16 +22,12 @@ pub const ETCD_CALL_SECONDS: &str = "curator_etcd_call_seconds";
 pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
     match result {
         Ok(_) => "ok",
-        Err(StoreError::Unreachable { .. }) => "unreachable",
-        Err(StoreError::Unknown { .. }) => "no_answer",
-        Err(StoreError::Compacted { .. }) => "compacted",
-        Err(StoreError::LeaseNotFound { .. }) => "lease_not_found",
-        Err(StoreError::Refused { kind, .. }) => kind.word(),
+        Err(error) => error.word(),
     }
 }
 
 /// One word for why a role has ended.
-const fn word(reason: &Reason) -> &'static str {
+pub(crate) const fn word(reason: &Reason) -> &'static str {
     match reason {
         Reason::Starting => "starting",
         Reason::ElectorGone => "elector_gone",

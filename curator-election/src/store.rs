@@ -481,6 +481,18 @@ impl StoreError {
         }
     }
 
+    /// One word for it, as a metric's label.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Unknown { .. } => "no_answer",
+            Self::Compacted { .. } => "compacted",
+            Self::LeaseNotFound { .. } => "lease_not_found",
+            Self::Refused { kind, .. } => kind.word(),
+        }
+    }
+
     /// Why the store refuses the call, if it does.
     #[must_use]
     pub const fn refusal(&self) -> Option<RefusalKind> {

@@ -145,10 +145,12 @@ impl Consensus for EtcdConsensus {
 
     async fn run(&self, cancel: CancellationToken) {
         let mut failures = 0_u32;
+        let mut told = "";
         let ready = async {
             // Any linearizable read will do: it is answered only by a member that has a quorum.
             while let Err(error) = self.store.range(Range::all(Keys::one("/"))).await {
-                if failures.is_multiple_of(PROBES_A_LOG_LINE) {
+                let is_new = std::mem::replace(&mut told, error.word()) != error.word();
+                if is_new || failures.is_multiple_of(PROBES_A_LOG_LINE) {
                     match &error {
                         StoreError::Refused { reason, .. } => {
                             error!(

@@ -375,7 +375,7 @@ async fn elect(
     slot: ElectorSlot,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
-    let Some(store) = running_store(config.consensus.status(), &cancel).await else {
+    let Some(store) = running_store(config.consensus.status(), &status, &cancel).await else {
         return Ok(());
     };
     let backend = Arc::new(standing.election(store));
@@ -396,26 +396,30 @@ async fn elect(
     Ok(())
 }
 
-/// The store, once the consensus runs; `None` if cancelled before.
+/// The store, once the consensus runs; `None` if cancelled before. Why it does not run is published as the reason meanwhile.
 async fn running_store(
-    mut status: watch::Receiver<ConsensusStatus>,
+    mut consensus: watch::Receiver<ConsensusStatus>,
+    status: &watch::Sender<LeaderStatus>,
     cancel: &CancellationToken,
 ) -> Option<Arc<dyn Store>> {
-    if let ConsensusStatus::NotRunning { reason } = &*status.borrow() {
-        info!(%reason, "waiting for the consensus");
-    }
-    tokio::select! {
-        () = cancel.cancelled() => None,
-        running = status.wait_for(|status| matches!(status, ConsensusStatus::Running(_))) => match running {
-            Ok(status) => match &*status {
-                ConsensusStatus::Running(store) => Some(store.clone()),
-                ConsensusStatus::NotRunning { .. } => None,
-            },
-            Err(_) => {
-                warn!("the consensus is gone for good");
-                None
+    let mut asked = false;
+    loop {
+        match &*consensus.borrow_and_update() {
+            ConsensusStatus::Running(store) => return Some(store.clone()),
+            // The first one only says that nobody has been asked yet.
+            ConsensusStatus::NotRunning { reason } if asked => {
+                status.send_replace(ElectionStatus::Undetermined(Reason::OpenFailed(reason.clone())));
             }
-        },
+            ConsensusStatus::NotRunning { reason } => info!(%reason, "waiting for the consensus"),
+        }
+        asked = true;
+        tokio::select! {
+            () = cancel.cancelled() => return None,
+            changed = consensus.changed() => if changed.is_err() {
+                warn!("the consensus is gone for good");
+                return None;
+            }
+        }
     }
 }
 

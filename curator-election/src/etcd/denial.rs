@@ -88,6 +88,14 @@ fn hint(said: &str) -> Option<&'static str> {
             NO_USER,
             "etcd asks for a user: give one and its password, or a client certificate whose common name is one",
         ),
+        (
+            "database space exceeded",
+            "etcd is out of space (NOSPACE): compact and defragment it or raise --quota-backend-bytes, then run `etcdctl alarm disarm`",
+        ),
+        (
+            "too many requests",
+            "etcd is overloaded: look at its disk and at who else uses it",
+        ),
         (WRONG_PASSWORD, "etcd does not take the user and password"),
         (
             NOT_ENABLED,

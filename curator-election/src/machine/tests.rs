@@ -161,7 +161,8 @@ fn a_failed_grant_ends_the_round_and_backs_off() {
             result: Err(unknown()),
         },
     );
-    assert_eq!(commands, [close(None, 2_005)]);
+    let reason = Reason::OpenFailed(unknown().to_string());
+    assert_eq!(commands, [Command::Explain { reason }, close(None, 2_005)]);
     assert_eq!(machine.handle(at(5), Event::Closed), []);
     let next = machine.next_wakeup().unwrap();
     assert!(next > at(5) && next <= at(105), "{next:?}");
@@ -196,7 +197,11 @@ fn a_store_that_never_answers_ends_the_opening() {
     let mut machine = machine();
     machine.handle(at(0), Event::Tick);
     assert_eq!(machine.next_wakeup(), Some(at(7_000)));
-    assert_eq!(machine.handle(at(7_000), Event::Tick), [close(None, 9_000)]);
+    let reason = Reason::OpenFailed("the store did not answer in time".into());
+    assert_eq!(
+        machine.handle(at(7_000), Event::Tick),
+        [Command::Explain { reason }, close(None, 9_000)]
+    );
 }
 
 #[test]
@@ -594,3 +599,47 @@ leading --step down--> closing
 leading --shutdown--> closing
 closing --closed--> waiting
 ";
+
+#[test]
+fn reason_follows_the_kind_of_the_last_failure() {
+    let mut machine = machine();
+    let refused = |kind| StoreError::Refused {
+        kind,
+        reason: "a test".into(),
+    };
+    let mut now = 0;
+    let mut told = Vec::new();
+    let failures = [
+        StoreError::Unreachable { reason: "one".into() },
+        StoreError::Unreachable { reason: "two".into() },
+        refused(RefusalKind::NoSpace),
+        refused(RefusalKind::NoSpace),
+        refused(RefusalKind::Permission),
+        StoreError::Unreachable { reason: "three".into() },
+    ];
+    for error in failures {
+        now += 10_000;
+        machine.handle(at(now), Event::Tick);
+        machine.handle(at(now), Event::Listed(Ok(Vec::new())));
+        let failed = Event::Granted {
+            sent_at: at(now),
+            result: Err(error),
+        };
+        told.extend(
+            machine
+                .handle(at(now), failed)
+                .into_iter()
+                .filter_map(|command| match command {
+                    Command::Explain { reason } => Some(reason.to_string()),
+                    _ => None,
+                }),
+        );
+        machine.handle(at(now), Event::Closed);
+    }
+    let parts = ["one", "a test", "a test", "three"];
+    assert_eq!(told.len(), parts.len(), "{told:?}");
+    assert!(
+        told.iter().zip(parts).all(|(told, part)| told.contains(part)),
+        "{told:?}"
+    );
+}

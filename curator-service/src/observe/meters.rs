@@ -113,6 +113,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "How long calls of etcd took, by kind and outcome.",
     ),
     (
+        election::ETCD_FOREIGN_ENDPOINTS,
+        Kind::Gauge,
+        "Endpoints that are members of another etcd cluster than the one in use, which are not used.",
+    ),
+    (
         listener::CALLS,
         Kind::Counter,
         "Calls that were answered, by who did: local, leader or forwarded.",

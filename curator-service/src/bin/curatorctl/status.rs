@@ -537,10 +537,7 @@ mod tests {
     #[test]
     fn it_is_said_by_the_exit_code_as_well() {
         let mut split = instances();
-        let Said::Status(second) = &mut split[1].said else {
-            panic!()
-        };
-        second.role = Role::Leader.into();
+        split.extend(instances());
         let told = verdict(&split).expect_err("two leaders").to_string();
         assert!(told.contains("several instances lead"), "{told}");
         let mut instances = instances();

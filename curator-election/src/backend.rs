@@ -105,6 +105,9 @@ pub trait ElectionBackend: Send + Sync + 'static {
     ///
     /// Never ends and has no errors: it recovers from lost connections, hung members and compaction by itself, and stays
     /// silent meanwhile. Whoever needs fresh news takes silence for a failure. It may skip leaders, but not the last one.
+    ///
+    /// The revision is never less than that of the observation before, unless the store has lost what it knew: then it goes
+    /// on from there.
     fn observe(&self) -> BoxStream<'static, Observation>;
 
     /// Gives the lease back, which deletes the candidate's key.

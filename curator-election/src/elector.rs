@@ -22,7 +22,7 @@ use crate::pulse::Pulse;
 use crate::sabotage::{self, Sabotage};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
-use crate::term::{Term, TermKeeper};
+use crate::term::{Term, TermKeeper, WentBack};
 use crate::value::LeaderValue;
 
 /// How an [`Elector`] behaves. `..Default::default()` fills in what is not said.
@@ -235,7 +235,7 @@ impl<V: LeaderValue> Elector<V> {
                     shutting_down = true;
                     Event::Shutdown
                 }
-                () = io.publisher.fenced_out() => Event::FencedOut,
+                went_back = io.publisher.fenced_out() => went_back.map_or(Event::FencedOut, Event::WentBack),
                 () = turns(pulse.as_ref(), machine.is_stuck()) => Event::Stuck(!machine.is_stuck()),
                 () = clock.sleep_until(wakeup) => Event::Tick,
                 Some(()) = maybe(&mut io.closing) => {
@@ -301,6 +301,14 @@ impl<V: LeaderValue> Io<V> {
                 self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
             }
             Command::Extend { deadline } => self.publisher.extend(deadline),
+            Command::WentBack(went_back) => {
+                meters::store_went_back();
+                warn!(
+                    seen = went_back.seen.0,
+                    found = went_back.found.0,
+                    "{went_back} What was changed in between is lost, and everything is read anew"
+                );
+            }
             Command::List => self.call(async move { Event::Listed(backend.candidates().await) }),
             Command::Remove(stale) => self.call(async move {
                 for (key, mod_revision) in stale {
@@ -422,8 +430,8 @@ impl<V: LeaderValue> Publisher<V> {
         }
     }
 
-    /// Completes when somebody was fenced out of the present term; never without a term.
-    async fn fenced_out(&self) {
+    /// Completes when somebody was fenced out of the present term, or found the store gone back; never without a term.
+    async fn fenced_out(&self) -> Option<WentBack> {
         match &self.term {
             Some(keeper) => keeper.fenced_out().await,
             None => std::future::pending().await,

@@ -77,6 +77,6 @@ pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHand
 pub use pulse::Pulse;
 pub use status::{ElectionStatus, Following, Reason};
 pub use store_election::StoreElection;
-pub use term::{Term, TermEnded, TermKeeper};
+pub use term::{Term, TermEnded, TermKeeper, WentBack};
 pub use transfer::{TransferError, make_next};
 pub use value::{DecodeError, LeaderValue, PlainText};

@@ -23,6 +23,7 @@ use crate::renewal::{Attempt, Renewal};
 use crate::sabotage::{self, Sabotage};
 use crate::status::{Following, Reason};
 use crate::store::{Lease, LeaseId, RefusalKind, Revision, StoreError};
+use crate::term::WentBack;
 use crate::value::LeaderValue;
 
 /// The durations that the decisions depend on.
@@ -59,6 +60,8 @@ pub(crate) enum Event {
     Campaigned(Result<Victory, CampaignError>),
     Observed(Observation),
     FencedOut,
+    /// An access of the own term was answered from before what the term had seen.
+    WentBack(WentBack),
     StepDown,
     /// What this candidate would lead for hangs, or does not any more.
     Stuck(bool),
@@ -85,6 +88,8 @@ pub(crate) enum Command<V> {
     },
     /// Move the deadline of the term.
     Extend { deadline: Instant },
+    /// Say that the store has lost what it knew before.
+    WentBack(WentBack),
     /// Read the candidates.
     List,
     /// Remove keys that an earlier process of ours left behind, each guarded by its revision.
@@ -110,6 +115,8 @@ pub(crate) struct Machine<V> {
     published: Published<V>,
     /// The kind of the reason that was last published.
     told: Told,
+    /// The revision of the newest observation, in this round or an earlier one.
+    newest: Revision,
     stopping: bool,
     /// Whether this candidate must not lead, because it could not serve.
     stuck: bool,
@@ -157,6 +164,7 @@ impl<V: LeaderValue> Machine<V> {
             state: State::Waiting { until: now },
             published: Published::Undetermined,
             told: Told::default(),
+            newest: Revision(0),
             stopping: false,
             stuck: false,
             commands: Vec::new(),
@@ -205,6 +213,11 @@ impl<V: LeaderValue> Machine<V> {
             Event::FencedOut => {
                 if self.is_leader() {
                     self.end_round(now, Reason::FencedOut);
+                }
+            }
+            Event::WentBack(went_back) => {
+                if self.is_leader() {
+                    self.went_back(now, went_back);
                 }
             }
             Event::StepDown => {
@@ -363,6 +376,19 @@ impl<V: LeaderValue> Machine<V> {
         };
         running.heard_at = now;
         let Observation { revision, leader } = observation;
+        let newest = std::mem::replace(&mut self.newest, revision);
+        if revision < newest {
+            self.went_back(
+                now,
+                WentBack {
+                    seen: newest,
+                    found: revision,
+                },
+            );
+        }
+        let State::Running(running) = &self.state else {
+            return;
+        };
         if let Some(victory) = &running.victory {
             // News from before the victory may still have been on its way.
             let ours =
@@ -391,6 +417,15 @@ impl<V: LeaderValue> Machine<V> {
                 self.explain(&reason, "");
                 self.undetermined(reason);
             }
+        }
+    }
+
+    /// Says so, and ends the term if there is one: what it has read is not what the store has.
+    fn went_back(&mut self, now: Instant, went_back: WentBack) {
+        self.newest = went_back.found;
+        self.commands.push(Command::WentBack(went_back));
+        if self.is_leader() {
+            self.end_round(now, Reason::WentBack(went_back));
         }
     }
 

@@ -35,6 +35,7 @@ pub(crate) const fn word(reason: &Reason) -> &'static str {
         Reason::LeaseExpired => "lease_expired",
         Reason::LeaseGone => "lease_gone",
         Reason::WrongCluster(_) => "wrong_cluster",
+        Reason::WentBack(_) => "went_back",
         Reason::CampaignFailed(_) => "campaign_failed",
         Reason::LockLost => "lock_lost",
         Reason::FencedOut => "fenced_out",
@@ -80,6 +81,13 @@ impl SmallestMargin {
             metrics::gauge!(SMALLEST_MARGIN_SECONDS).set(left.as_secs_f64());
         }
     }
+}
+
+/// How often the store was found to have lost what it knew before, as when a backup is restored.
+pub const STORE_WENT_BACK: &str = "curator_store_went_back_total";
+
+pub(crate) fn store_went_back() {
+    metrics::counter!(STORE_WENT_BACK).increment(1);
 }
 
 pub(crate) fn fenced_out() {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::store::Revision;
-use crate::term::Term;
+use crate::term::{Term, WentBack};
 use crate::value::LeaderValue;
 
 /// What this instance knows of the election at the moment. It leads, or follows, or knows neither; never two at once.
@@ -35,6 +35,8 @@ pub enum Reason {
     LeaseGone,
     /// The store is another one than before, for this reason.
     WrongCluster(String),
+    /// The store has lost what it knew before.
+    WentBack(WentBack),
     /// The campaign ended without victory, for this reason.
     CampaignFailed(String),
     /// The lock key of the own term is gone, or is not the oldest any more.
@@ -65,6 +67,7 @@ impl std::fmt::Display for Reason {
             Self::OpenFailed(error) => write!(f, "no round could be opened: {error}"),
             Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
             Self::WrongCluster(error) => f.write_str(error),
+            Self::WentBack(went_back) => went_back.fmt(f),
             Self::LeaseGone => f.write_str("the lease is gone from the store"),
             Self::CampaignFailed(error) => write!(f, "the campaign failed: {error}"),
             Self::LockLost => f.write_str("the lock key is gone from the store"),

@@ -33,6 +33,8 @@ use crate::value::LeaderValue;
 /// How long to pause after a failed call to the store: short at first, since many failures pass at once.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+/// After so many reads in a row from before the newest one, an observer takes it that the store has gone back.
+const READS_FROM_THE_PAST: u32 = 3;
 
 /// An election under a prefix of a [`Store`].
 #[derive(Debug)]
@@ -263,6 +265,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
             pauses: self.pauses(),
             watch: None,
             newest: Revision(0),
+            from_the_past: 0,
             started: false,
         };
         futures::stream::unfold(observer, |mut observer| async move {
@@ -302,6 +305,8 @@ struct Observer<S: ?Sized> {
     pauses: Backoff,
     watch: Option<Watched>,
     newest: Revision,
+    /// How many reads in a row were from before the newest.
+    from_the_past: u32,
     started: bool,
 }
 
@@ -319,9 +324,14 @@ impl<S: Store + ?Sized> Observer<S> {
         loop {
             match self.store.range(Range::oldest(self.keys.clone())).await {
                 // Members answer linearizably, so an older revision is only seen if the store itself went back in time.
-                Ok(read) if read.revision >= self.newest => {
+                Ok(read) if read.revision >= self.newest || self.from_the_past + 1 >= READS_FROM_THE_PAST => {
                     self.pauses.succeeded();
                     self.started = true;
+                    self.from_the_past = 0;
+                    if read.revision < self.newest {
+                        // What is watched is to come once more.
+                        self.watch = None;
+                    }
                     self.newest = read.revision;
                     let leader = read.kvs.into_iter().next().map(candidate);
                     // The watch is set up after the news are told: they must not grow old meanwhile.
@@ -336,6 +346,7 @@ impl<S: Store + ?Sized> Observer<S> {
                 }
                 Ok(read) => {
                     debug!(at = %read.revision, newest = %self.newest, "the store answered from its past");
+                    self.from_the_past += 1;
                     tokio::time::sleep(self.pauses.failed()).await;
                 }
                 Err(error) => {

@@ -1,12 +1,13 @@
 //! The capability to act as leader, and its end.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tracing::debug;
 
 use crate::clock::{Instant, SharedClock};
 use crate::sabotage::{self, Sabotage};
@@ -33,8 +34,30 @@ struct Inner {
     deadline: AtomicU64,
     /// Turns true when the term is known to have ended.
     ended: watch::Sender<bool>,
-    /// Tells the elector that the store refused an access of this term.
+    /// Tells the elector that the store refused an access of this term, or has gone back.
     fenced_out: Notify,
+    /// The store was found to have gone back.
+    went_back: OnceLock<WentBack>,
+}
+
+/// The store answered with a revision that is older than one that it has given out before, to a read or write that was
+/// sent after that: it has lost what came in between, as when a backup is restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WentBack {
+    /// The newest revision that was seen.
+    pub seen: Revision,
+    /// The older one that came after it.
+    pub found: Revision,
+}
+
+impl fmt::Display for WentBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seen, found } = self;
+        write!(
+            f,
+            "the store is at revision {found} and was at {seen} before: was it restored from a backup?"
+        )
+    }
 }
 
 /// No deadline: the term has ended. It is less than any deadline that has not passed.
@@ -63,6 +86,7 @@ impl Term {
                 deadline: AtomicU64::new(nanos(deadline)),
                 ended: watch::Sender::new(false),
                 fenced_out: Notify::new(),
+                went_back: OnceLock::new(),
             }),
         };
         (TermKeeper { term: term.clone() }, term)
@@ -203,9 +227,20 @@ impl Term {
         self.inner.fenced_out.notify_one();
     }
 
-    /// Completes when somebody was fenced out.
-    pub(crate) async fn fenced_out(&self) {
+    /// To be called when the store answered from before what this term has seen: the term ends at once, and the elector
+    /// says so, learns of it and begins a new round. What is kept in memory of the store must be read anew then.
+    pub fn report_went_back(&self, went_back: WentBack) {
+        debug!(%went_back, "the term ends");
+        // The first one is told.
+        let _ = self.inner.went_back.set(went_back);
+        self.end();
+        self.inner.fenced_out.notify_one();
+    }
+
+    /// Completes when somebody was fenced out, or has found that the store went back.
+    pub(crate) async fn fenced_out(&self) -> Option<WentBack> {
         self.inner.fenced_out.notified().await;
+        self.inner.went_back.get().copied()
     }
 
     fn end(&self) {
@@ -273,8 +308,8 @@ impl TermKeeper {
         self.term.end();
     }
 
-    pub(crate) async fn fenced_out(&self) {
-        self.term.fenced_out().await;
+    pub(crate) async fn fenced_out(&self) -> Option<WentBack> {
+        self.term.fenced_out().await
     }
 
     /// Tells the elector that the term is over, as a fenced-out access does.

@@ -1,13 +1,14 @@
 //! The leader's one way to the cluster's state: transactions that only take place in its own term.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use curator_election::Term;
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{
     Compare, Event, KeyValue, Keys, Op, OpResult, Range, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
+use curator_election::{Term, WentBack};
 use futures::StreamExt;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
@@ -18,6 +19,34 @@ use tracing::{Instrument, debug, debug_span};
 pub struct Fenced {
     store: Arc<dyn Store>,
     term: Term,
+    newest: Newest,
+}
+
+/// The newest revision that the store is known to have given out in this term. Clones share it.
+///
+/// etcd answers reads and transactions linearizably: what is sent after a revision was seen is answered with that one or a
+/// later one. If it is not, the store has lost what it knew, as when a backup is restored, and a view of it is of no use.
+#[derive(Clone, Debug, Default)]
+struct Newest(Arc<AtomicI64>);
+
+impl Newest {
+    /// What an answer to something that is sent from now on cannot be older than.
+    fn floor(&self) -> Revision {
+        Revision(self.0.load(Ordering::Acquire))
+    }
+
+    fn saw(&self, revision: Revision) {
+        self.0.fetch_max(revision.0, Ordering::AcqRel);
+    }
+
+    /// Takes note of an answer to something that was sent when the newest was `floor`.
+    fn answered(&self, floor: Revision, found: Revision) -> Result<(), WentBack> {
+        if found < floor {
+            return Err(WentBack { seen: floor, found });
+        }
+        self.saw(found);
+        Ok(())
+    }
 }
 
 /// The target of the spans of what is asked of etcd. They belong to the call that it is done for, or the first of those that share it.
@@ -119,7 +148,11 @@ fn first(result: &OpResult) -> Option<KeyValue> {
 impl Fenced {
     /// The state in this store, for this term.
     pub fn new(store: Arc<dyn Store>, term: Term) -> Self {
-        Self { store, term }
+        Self {
+            store,
+            term,
+            newest: Newest::default(),
+        }
     }
 
     /// The term that it is for.
@@ -174,14 +207,20 @@ impl Fenced {
             ..Range::all(Keys::one(self.term.lock_key().clone()))
         };
         let span = debug_span!(target: TRACED, "fence", lock_revision = self.term.lock_revision().0);
+        let floor = self.newest.floor();
         let found = self.store.range(lock).instrument(span).await?;
         match found.kvs.first() {
-            Some(lock) if lock.create_revision == self.term.lock_revision() => Ok(found.revision),
+            Some(lock) if lock.create_revision == self.term.lock_revision() => {}
             _ => {
                 self.term.report_fenced_out();
-                Err(FencedError::LostLeadership)
+                return Err(FencedError::LostLeadership);
             }
         }
+        if let Err(went_back) = self.newest.answered(floor, found.revision) {
+            self.term.report_went_back(went_back);
+            return Err(FencedError::LostLeadership);
+        }
+        Ok(found.revision)
     }
 
     /// The changes of these keys from a revision on, until the term ends: the one access that is no transaction. What it
@@ -194,7 +233,11 @@ impl Fenced {
         let term = self.term.clone();
         let changes = self.store.watch(keys, from).await?;
         let lock = self.term.clone();
+        let newest = self.newest.clone();
         let changes = changes.inspect(move |batch| {
+            if let Ok(batch) = batch {
+                newest.saw(batch.revision);
+            }
             let gone = |event: &Event| matches!(event, Event::Delete { key, .. } if key == lock.lock_key());
             if batch.as_ref().is_ok_and(|batch| batch.events.iter().any(gone)) {
                 lock.report_fenced_out();
@@ -309,6 +352,8 @@ impl Fenced {
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
         let again = sabotage::on(Sabotage::SendsLostWriteAgain).then(|| txn.clone());
+        let writes = !txn.success.iter().all(|op| matches!(op, Op::Range(_)));
+        let floor = self.newest.floor();
         let sent = async {
             debug!(target: TRACED, "sent");
             match (self.store.txn(txn).await, again) {
@@ -329,15 +374,25 @@ impl Fenced {
             }
         });
         let done = done?;
-        if done.succeeded {
-            return Ok(done);
+        if !done.succeeded {
+            let lock = done.results.first().and_then(first);
+            if lock.is_none_or(|lock| lock.create_revision != self.term.lock_revision()) {
+                self.term.report_fenced_out();
+                return Err(FencedError::LostLeadership);
+            }
         }
-        let lock = done.results.first().and_then(first);
-        if lock.is_some_and(|lock| lock.create_revision == self.term.lock_revision()) {
+        let Err(went_back) = self.newest.answered(floor, done.revision) else {
             return Ok(done);
-        }
-        self.term.report_fenced_out();
-        Err(FencedError::LostLeadership)
+        };
+        self.term.report_went_back(went_back);
+        // A write was done, but in a state that is not the one that it was decided on.
+        Err(match done.succeeded && writes {
+            true => StoreError::Unknown {
+                reason: went_back.to_string(),
+            }
+            .into(),
+            false => FencedError::LostLeadership,
+        })
     }
 }
 
@@ -502,6 +557,51 @@ mod tests {
             assert!(matches!(fenced.fence().await, Err(FencedError::LostLeadership)));
             assert_eq!(value(&store, "/a").await, None);
         }
+    }
+
+    /// A store that was set back while the lock key and its lease were there already.
+    async fn set_back(cluster: &MemoryCluster) -> (Fenced, TermKeeper) {
+        let store: Arc<dyn Store> = Arc::new(cluster.client(0));
+        let revision = put(&store, LOCK, "me").await;
+        let backup = cluster.with_model(|model, _| model.snapshot());
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + Duration::from_secs(3_600);
+        let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
+        let fenced = Fenced::new(store, term);
+        for _ in 0..3 {
+            let _ = fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.expect("leads");
+        }
+        cluster.restore(backup);
+        (fenced, keeper)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_goes_back_ends_the_term_at_the_next_access() {
+        let cluster = MemoryCluster::new(1);
+        let (fenced, _keeper) = set_back(&cluster).await;
+        let error = fenced.fence().await;
+        assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
+        assert!(!fenced.term().is_valid());
+
+        let cluster = MemoryCluster::new(1);
+        let (fenced, _keeper) = set_back(&cluster).await;
+        let error = fenced.read(vec![Range::all(Keys::one("/a"))]).await;
+        assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
+
+        // This one is in the store, and what it was decided on is not: nobody may take it for done, nor for not done.
+        let cluster = MemoryCluster::new(1);
+        let (fenced, _keeper) = set_back(&cluster).await;
+        let error = fenced.write(Vec::new(), vec![Op::put("/b", "1")]).await;
+        let unknown = matches!(&error, Err(FencedError::Store(StoreError::Unknown { reason })) if reason.contains("restored from a backup?"));
+        assert!(unknown, "{error:?}");
+        assert!(!fenced.term().is_valid());
+
+        // And this one was refused for what it was decided on.
+        let cluster = MemoryCluster::new(1);
+        let (fenced, _keeper) = set_back(&cluster).await;
+        let changed = vec![Compare::changed_at("/a", Revision(5))];
+        let error = fenced.write(changed, vec![Op::put("/a", "2")]).await;
+        assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use std::time::Duration;
 use barrier::Barrier;
 use bytes::Bytes;
 use curator_election::sabotage::{self, Sabotage};
-use curator_election::store::{Keys, Op, Range, Revision};
+use curator_election::store::{KeyValue, Keys, Op, Range, Revision};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -196,6 +196,7 @@ impl State {
         let ranges = keys.iter().cloned().map(|key| Range::all(Keys::One(key))).collect();
         let read = self.fenced.read(ranges).await?;
         let mut view = self.view_mut();
+        self.check(&view, read.ranges.iter().flatten(), read.revision)?;
         for (key, found) in keys.iter().zip(read.ranges) {
             match found.into_iter().next() {
                 Some(kv) => view.put(kv.key, kv.value, kv.mod_revision),
@@ -209,8 +210,11 @@ impl State {
     async fn refresh(&self) -> Result<Revision, StateError> {
         let ranges = keys::VIEWED.map(|prefix| Range::all(Keys::prefix(prefix)));
         let read = self.fenced.read(ranges.into()).await?;
-        self.view_mut()
-            .reset(read.ranges.into_iter().flatten().collect(), read.revision);
+        {
+            let mut view = self.view_mut();
+            self.check(&view, read.ranges.iter().flatten(), read.revision)?;
+            view.reset(read.ranges.into_iter().flatten().collect(), read.revision);
+        }
         self.tell();
         Ok(read.revision)
     }
@@ -265,9 +269,31 @@ impl State {
         }
     }
 
+    /// Ends the term if what was read is older than what the view has: the store has gone back, and by its revision alone that
+    /// is not to be seen, if others have changed as much since.
+    fn check<'a>(
+        &self,
+        view: &View,
+        found: impl IntoIterator<Item = &'a KeyValue>,
+        at: Revision,
+    ) -> Result<(), StateError> {
+        let Some(went_back) = view.contradicted(found, at) else {
+            return Ok(());
+        };
+        self.fenced.term().report_went_back(went_back);
+        Err(StateError::Over)
+    }
+
     /// Takes in what a conflict has shown.
-    fn found(&self, found: Vec<(Bytes, Option<curator_election::store::KeyValue>)>, at: Revision) {
+    fn found(&self, found: Vec<(Bytes, Option<KeyValue>)>, at: Revision) {
         let mut view = self.view_mut();
+        // The term has ended if so: whoever decides anew finds out.
+        if self
+            .check(&view, found.iter().filter_map(|(_, kv)| kv.as_ref()), at)
+            .is_err()
+        {
+            return;
+        }
         for (key, kv) in found {
             match kv {
                 Some(kv) => view.put(kv.key, kv.value, kv.mod_revision),

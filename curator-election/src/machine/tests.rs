@@ -643,3 +643,63 @@ fn reason_follows_the_kind_of_the_last_failure() {
         "{told:?}"
     );
 }
+
+#[test]
+fn a_leader_whose_store_goes_back_ends_its_term_and_says_so_once() {
+    let mut machine = leading();
+    let own = candidate(OWN, "/leader/abc", 7);
+    assert_eq!(machine.handle(at(30), observed(90, Some(own.clone()))), []);
+    let went_back = WentBack {
+        seen: Revision(90),
+        found: Revision(40),
+    };
+    let commands = machine.handle(at(40), observed(40, Some(own.clone())));
+    let [
+        Command::WentBack(told),
+        Command::Undetermined { reason },
+        Command::Close { .. },
+    ] = &commands[..]
+    else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(
+        (told, reason),
+        (&went_back, &Reason::WentBack(went_back)),
+        "{commands:?}"
+    );
+    assert!(!machine.is_leader());
+}
+
+#[test]
+fn a_term_that_finds_its_store_gone_back_ends() {
+    let mut machine = leading();
+    let own = candidate(OWN, "/leader/abc", 7);
+    assert_eq!(machine.handle(at(30), observed(90, Some(own.clone()))), []);
+    let went_back = WentBack {
+        seen: Revision(95),
+        found: Revision(40),
+    };
+    let commands = machine.handle(at(40), Event::WentBack(went_back));
+    assert_eq!(commands[0], Command::WentBack(went_back));
+    assert!(
+        commands.contains(&Command::Undetermined {
+            reason: Reason::WentBack(went_back)
+        }),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_follower_of_a_store_that_goes_back_goes_on_following() {
+    let mut machine = queued();
+    let other = candidate("node-2", "/leader/1", 5);
+    machine.handle(at(20), observed(90, Some(other.clone())));
+    let commands = machine.handle(at(30), observed(40, Some(other.clone())));
+    let went_back = WentBack {
+        seen: Revision(90),
+        found: Revision(40),
+    };
+    assert_eq!(commands, [Command::WentBack(went_back)]);
+    // Once.
+    assert_eq!(machine.handle(at(40), observed(41, Some(other.clone()))), []);
+}

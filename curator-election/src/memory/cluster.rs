@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::faults::{Fate, Faults, Link};
-use super::model::Model;
+use super::model::{Model, Snapshot};
 use crate::clock::{Clock, Instant, TokioClock};
 use crate::store::{
     Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
@@ -98,6 +98,14 @@ impl MemoryCluster {
     /// Looks at the model, or changes it behind everybody's back; the time is the store's.
     pub fn with_model<T>(&self, act: impl FnOnce(&mut Model, Instant) -> T) -> T {
         self.shared.with_model(act)
+    }
+
+    /// Sets the store back to what it was, as an operator does who stops it, restores a backup and starts it: all watches break.
+    pub fn restore(&self, snapshot: Snapshot) {
+        self.with_model(|model, now| model.go_back_to(snapshot, now));
+        for client in &mut self.shared.state().clients {
+            client.closed += 1;
+        }
     }
 
     /// Replaces the faults of a client.

@@ -3,6 +3,7 @@
 //! The facts are those of etcd 3.4 and 3.5; random traces run side by side on this and on a real etcd keep them honest.
 
 mod restore;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -19,6 +20,7 @@ use crate::store::{
 };
 
 pub use restore::{Page, RestoreError, Stored};
+pub use snapshot::Snapshot;
 
 /// The smallest TTL that a lease gets: one and a half of etcd's default election timeout, rounded up.
 pub const MIN_TTL: Duration = Duration::from_secs(2);
@@ -36,13 +38,13 @@ pub struct Model {
 }
 
 /// What a key was from a revision on; `None` for deleted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Version {
     revision: Revision,
     kv: Option<KeyValue>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct LeaseState {
     ttl: Duration,
     expires_at: Instant,

@@ -337,3 +337,40 @@ async fn news_do_not_wait_for_the_watch_that_follows_them() {
     assert_eq!(leader_of(&mut observer.observe()).await.as_deref(), Some(&b"first"[..]));
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
+
+/// Issue: a backup is restored under the instances, and its revision is far below the newest that they have seen.
+#[tokio::test(start_paused = true)]
+async fn an_observer_of_a_store_that_goes_back_begins_afresh() {
+    let cluster = MemoryCluster::new(1);
+    let election = election(&cluster, 0);
+    let (_, _leads) = queue(&election, "first").await;
+    let backup = cluster.with_model(|model, _| model.snapshot());
+    for _ in 0..100 {
+        let put = Txn::default().then(vec![Op::put("/elsewhere", "v")]);
+        cluster.with_model(|model, _| model.txn(&put)).expect("no faults");
+    }
+    let mut observations = election.observe();
+    let before = soon(observations.next()).await.expect("never ends");
+    cluster.restore(backup.clone());
+    let began = tokio::time::Instant::now();
+    let after = soon(observations.next()).await.expect("never ends");
+    assert!(before.revision > after.revision, "{before:?} {after:?}");
+    assert_eq!(after.revision, backup.revision());
+    assert_eq!(after.leader.expect("is in the backup").value, "first");
+    assert!(
+        began.elapsed() <= TTL / 3 + Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    // What happens from there on is observed, though the revision has been seen before.
+    let (second, _) = queue(&election, "second").await;
+    election.revoke(second).await.expect("no faults");
+    let leader = cluster.with_model(|model, _| {
+        let oldest = Range::oldest(Keys::prefix("/leader/"));
+        model.range(&oldest).expect("no faults").kvs[0].key.clone()
+    });
+    cluster
+        .with_model(|model, _| model.txn(&Txn::default().then(vec![Op::delete(leader)])))
+        .expect("no faults");
+    assert_eq!(leader_of(&mut observations).await, None);
+}

@@ -450,3 +450,37 @@ mod view {
 
     use curator_election::store::KeyValue;
 }
+
+/// A backup is restored under a leader whose lock key is in it. Others have changed so much since that the store's revision
+/// tells nothing; the key's does.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_has_lost_a_write_ends_the_term() {
+    for writes in [false, true] {
+        let stage = Stage::new().await;
+        stage.behind(Op::put("/nodes/n1", "0")).await;
+        stage.behind(Op::put("/nodes/n2", "0")).await;
+        stage.state.read(|_| ()).await.expect("leads");
+        let backup = stage.cluster.with_model(|model, _| model.snapshot());
+        let counted = count(&stage.state, key(1)).await.expect("leads");
+        assert_eq!(counted, 0);
+        stage.cluster.with_model(|model, now| {
+            model.go_back_to(backup, now);
+            for _ in 0..9 {
+                let put = Txn::default().then(vec![Op::put("/elsewhere", "v")]);
+                model.txn(&put).expect("no faults");
+            }
+        });
+        let began = Instant::now();
+        if writes {
+            let error = count(&stage.state, key(1)).await.expect_err("the view is of no use");
+            assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+            assert_eq!(error.message(), "lost leadership");
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        } else {
+            stage.cluster.close_watches(0);
+        }
+        tokio::time::timeout(Duration::from_secs(5), stage.state.fenced().term().ended())
+            .await
+            .expect("the term ends");
+    }
+}

@@ -12,6 +12,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use curator_election::WentBack;
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
@@ -200,6 +201,24 @@ impl View {
             }
         }
         self.deleted.retain(|_, at| *at > followed);
+    }
+
+    /// Whether what was found at revision `at` is older than what is known from before: then the store has lost it, because
+    /// a key's revision never decreases.
+    pub(crate) fn contradicted<'a>(
+        &self,
+        found: impl IntoIterator<Item = &'a KeyValue>,
+        at: Revision,
+    ) -> Option<WentBack> {
+        found.into_iter().find_map(|kv| {
+            let known = self.entries.get(&kv.key)?.changed;
+            // What is known by now may be newer than the read.
+            let lost = kv.mod_revision < known && known <= at;
+            lost.then_some(WentBack {
+                seen: known,
+                found: kv.mod_revision,
+            })
+        })
     }
 
     /// Takes in all of the keys that are viewed, as read at one revision: what is not among them is deleted.

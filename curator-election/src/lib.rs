@@ -59,6 +59,7 @@ mod machine;
 pub mod memory;
 pub mod meters;
 pub mod namespace;
+pub mod pages;
 mod pulse;
 mod renewal;
 #[doc(hidden)]

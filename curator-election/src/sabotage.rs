@@ -36,11 +36,13 @@ pub enum Sabotage {
     BatchesWhatTouches,
     /// A change whose condition did not hold is acknowledged.
     AcknowledgesConflict,
+    /// Answers from before what a term has seen are taken for answers like others.
+    IgnoresStoreGoneBack,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::DeadlineFromReceipt,
         Self::NoMargin,
         Self::RevivesEndedTerm,
@@ -56,6 +58,7 @@ impl Sabotage {
         Self::WritesWithoutConditions,
         Self::BatchesWhatTouches,
         Self::AcknowledgesConflict,
+        Self::IgnoresStoreGoneBack,
     ];
 }
 

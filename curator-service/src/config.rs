@@ -13,6 +13,7 @@ use crate::consensus::Consensus;
 use crate::credentials::CredentialsWatch;
 use crate::log_filter::LogFilter;
 use crate::observe::Observe;
+pub use crate::state::limits::StateLimits;
 
 /// The port of the Curator, the same on every node.
 pub const CURATOR_PORT: u16 = 7835;
@@ -37,6 +38,8 @@ pub struct Config {
     /// How long the instance may be unable to serve (a thread that is blocked, a leader whose reads do not come back) before it
     /// gives up leading, or standing for election, until it can; `None` for the TTL and at least five seconds.
     pub stuck_after: Option<Duration>,
+    /// How large the cluster's state may become. The same on all instances.
+    pub state_limits: StateLimits,
     /// How many calls may wait for a leader at a time.
     pub hold_limit: usize,
     /// How many connections may be open; any more are refused, unless there are some that have made no call: those make room.
@@ -125,6 +128,7 @@ impl Config {
             advertise: None,
             hold_cap: None,
             stuck_after: None,
+            state_limits: StateLimits::default(),
             hold_limit: ListenerConfig::default().hold_limit,
             max_connections: ListenerConfig::default().max_connections,
             max_connections_per_peer: None,

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
+use curator_election::pages::Pages;
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{
-    Compare, Event, KeyValue, Keys, Op, OpResult, Range, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+    Compare, Event, KeyValue, Keys, Op, OpResult, Range, RefusalKind, Revision, Store, StoreError, Txn, TxnResult,
+    WatchStream,
 };
 use curator_election::{Term, WentBack};
 use futures::StreamExt;
@@ -41,7 +43,7 @@ impl Newest {
 
     /// Takes note of an answer to something that was sent when the newest was `floor`.
     fn answered(&self, floor: Revision, found: Revision) -> Result<(), WentBack> {
-        if found < floor {
+        if found < floor && !sabotage::on(Sabotage::IgnoresStoreGoneBack) {
             return Err(WentBack { seen: floor, found });
         }
         self.saw(found);
@@ -188,6 +190,35 @@ impl Fenced {
             true => Ok(Read { revision, ranges }),
             false => Err(FencedError::Answer { asked, got }),
         }
+    }
+
+    /// Reads all of these ranges as they were at one moment, which is returned, a page at a time: they may be of any size. `visit` is
+    /// given a page after the other. Each is read under the term, and the first sees every write that was acknowledged before it began.
+    ///
+    /// Cancellation safe, but for what was visited.
+    ///
+    /// # Errors
+    /// The term has ended, or the store does not answer; [`StoreError::Compacted`] if that moment was forgotten meanwhile. What was
+    /// visited before is not all.
+    pub async fn read_pages(
+        &self,
+        ranges: impl IntoIterator<Item = Keys> + Send,
+        mut visit: impl FnMut(Vec<KeyValue>) + Send,
+    ) -> Result<Revision, FencedError> {
+        let mut pages = Pages::new(ranges);
+        while let Some(page) = pages.next() {
+            match self.read(vec![page]).await {
+                Ok(read) => {
+                    let found = read.ranges.into_iter().next().unwrap_or_default();
+                    pages.answered(read.revision, &found);
+                    visit(found);
+                }
+                Err(FencedError::Store(error))
+                    if error.refusal() == Some(RefusalKind::TooLarge) && pages.too_large() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(pages.revision())
     }
 
     /// Proves that the term still holds: nobody else can have written before the call began. Returns the store's revision.

@@ -47,6 +47,7 @@ use crate::credentials::{CredentialsWatch, recognized};
 use crate::fenced::Fenced;
 use crate::identity::Identity;
 use crate::state::State;
+use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
 
@@ -63,6 +64,8 @@ pub(crate) struct Surroundings {
     pub(crate) node_id: String,
     /// Who the members of the consensus are.
     pub(crate) membership: Arc<dyn Membership>,
+    /// How large the state may become.
+    pub(crate) limits: StateLimits,
     pub(crate) clock: SharedClock,
     /// The time of day: for what people read, and for certificates.
     pub(crate) wall: fn() -> SystemTime,
@@ -84,7 +87,7 @@ pub(crate) struct Leader {
 impl Leader {
     pub(crate) fn new(fenced: Fenced, around: Surroundings) -> Arc<Self> {
         Arc::new(Self {
-            state: State::new(fenced),
+            state: State::new(fenced, around.limits),
             heartbeats: Heartbeats::new(around.clock.clone()),
             claims: Claims::default(),
             filters: Semaphore::new(MOST_FILTERS),
@@ -98,6 +101,11 @@ impl Leader {
     /// Does what a leader does without being called, until the term ends.
     pub(crate) async fn run(self: Arc<Self>) {
         tokio::join!(self.state.clone().run(), background::run(&self));
+    }
+
+    /// Whether the state has been read, so that calls are answered.
+    pub(crate) fn readiness(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.state.readiness()
     }
 
     /// Whether it can do what each call needs: a read behind a fence.

@@ -46,6 +46,7 @@ mod log_filter;
 pub mod measure;
 mod observe;
 mod pulse;
+mod readiness;
 mod service;
 mod shutdown;
 #[cfg(all(feature = "simulation", debug_assertions))]
@@ -62,7 +63,7 @@ pub use authorize::{TEST_CALLER, TestIdentity};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
 pub use certified::{CertifiedAs, NotCertified, certified_as};
 pub use client::{ClientCredentials, ClientError, Connector, Trust};
-pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices};
+pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
     FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, only_consensus_member,
@@ -78,7 +79,7 @@ pub use local::CuratorLocalService;
 pub use log_filter::LogFilter;
 pub use observe::{OBSERVE_PORT, Observe, meters};
 pub use service::{LeaderStatus, Liveness, Service, ServiceError};
-pub use transfer::{TransferError, export, import};
+pub use transfer::{Import, TransferError, export, import};
 
 /// The version of the Curator, with the commit that it was built from if that is known.
 pub const VERSION: &str = env!("CURATOR_VERSION");

@@ -17,6 +17,7 @@ use tonic::Status;
 use crate::consensus::FixedMembership;
 use crate::fenced::Fenced;
 use crate::leader::{Leader, Surroundings};
+use crate::state::limits::StateLimits;
 
 /// A leader without an election, over a store.
 pub struct Measured {
@@ -47,6 +48,7 @@ impl Measured {
         let around = Surroundings {
             node_id: "measured".into(),
             membership: Arc::new(FixedMembership::default()),
+            limits: StateLimits::default(),
             clock,
             wall: || SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000),
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use curator_election::clock::{BootClock, Clock};
-use curator_election::store::{Revision, Store};
+use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Pulse, Reason, Term};
 use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Services, Tls};
 use curator_proto::private::LeaderElectionValue;
@@ -22,10 +22,10 @@ use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
-use crate::pulse;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::wiring::{self, Roles};
+use crate::{pulse, readiness};
 
 /// What an instance of the Curator knows of its election.
 pub type LeaderStatus = ElectionStatus<LeaderElectionValue>;
@@ -167,11 +167,20 @@ impl Service {
             let (history, terms, own_id) = (history.clone(), terms.clone(), config.node_id.clone());
             log_roles(status.subscribe(), history, (own_id, terms), rest_cancel.clone())
         });
+        let ready = watch::Sender::new(false);
+        tasks.spawn("readiness", {
+            let (serving, leader, cancel) = (listener.handle().serving(), leader.clone(), rest_cancel.clone());
+            let ready = ready.clone();
+            async move {
+                readiness::follow(serving, leader, ready, cancel).await;
+                Ok(())
+            }
+        });
         if let (Some(observatory), Some(observe)) = (observatory, &config.observe) {
             let site = Site {
                 node_id: config.node_id.clone(),
                 status: status.subscribe(),
-                ready: listener.handle().serving(),
+                ready: ready.subscribe(),
                 terms,
                 metrics: observe.metrics.clone(),
             };
@@ -202,6 +211,7 @@ impl Service {
             let around = Surroundings {
                 node_id: config.node_id.clone(),
                 membership: config.consensus.membership(),
+                limits: config.state_limits,
                 clock: Arc::new(BootClock),
                 wall: crate::wall_clock,
             };
@@ -334,7 +344,7 @@ async fn lead(
     loop {
         let term = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
-            term = next_term(&mut status, last) => term,
+            term = next_term(&mut status, last.as_ref()) => term,
         };
         let store = match &*consensus.borrow() {
             ConsensusStatus::Running(store) => Some(store.clone()),
@@ -345,7 +355,7 @@ async fn lead(
             cancel.cancelled().await;
             return Ok(());
         };
-        last = Some(term.lock_revision());
+        last = Some(term.clone());
         let leader = Leader::new(Fenced::new(store, term.clone()), around.clone());
         seat.send_replace(Some(leader.clone()));
         tokio::select! {
@@ -357,9 +367,8 @@ async fn lead(
 }
 
 /// The next term that this instance leads in, other than the last one; `None` if there will be none.
-async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<Revision>) -> Option<Term> {
-    let is_next =
-        |status: &LeaderStatus| matches!(status, ElectionStatus::Leader(term) if Some(term.lock_revision()) != last);
+async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Term>) -> Option<Term> {
+    let is_next = |status: &LeaderStatus| matches!(status, ElectionStatus::Leader(term) if Some(term) != last);
     match &*status.wait_for(is_next).await.ok()? {
         ElectionStatus::Leader(term) => Some(term.clone()),
         ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => None,

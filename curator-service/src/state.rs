@@ -17,6 +17,7 @@
 mod barrier;
 mod batch;
 pub(crate) mod keys;
+pub(crate) mod limits;
 pub(crate) mod record;
 pub(crate) mod tx;
 pub(crate) mod view;
@@ -28,8 +29,9 @@ use std::time::Duration;
 use barrier::Barrier;
 use bytes::Bytes;
 use curator_election::sabotage::{self, Sabotage};
-use curator_election::store::{KeyValue, Keys, Op, Range, Revision};
+use curator_election::store::{KeyValue, Keys, Op, Range, RefusalKind, Revision, StoreError};
 use futures::StreamExt;
+use limits::StateLimits;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,9 +49,13 @@ const CONTENTION: Duration = Duration::from_secs(10);
 /// Between attempts to read the state, or to watch it.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// A read of the state that takes longer says how far it is, and again as often.
+const PROGRESS: Duration = Duration::from_secs(2);
+
 /// The state in one term.
 pub(crate) struct State {
     fenced: Fenced,
+    limits: StateLimits,
     view: RwLock<View>,
     /// The number of the newest change of a node.
     news: watch::Sender<u64>,
@@ -77,6 +83,10 @@ impl From<StateError> for Status {
         match &error {
             StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
             // What the store says of itself is for the log.
+            StateError::Fenced(FencedError::Store(StoreError::Refused { kind, .. })) => {
+                warn!(%error, "the store refuses what is asked of it");
+                refused(*kind)
+            }
             StateError::Fenced(FencedError::Store(store)) if !store.never_ran() => {
                 warn!(%error, "no answer from the store");
                 Self::unavailable("no answer from the cluster's store: a change may have been made or not")
@@ -90,10 +100,30 @@ impl From<StateError> for Status {
     }
 }
 
+/// What a caller is told of a refusal of the store: nothing was done.
+fn refused(kind: RefusalKind) -> Status {
+    match kind {
+        RefusalKind::NoSpace => Status::resource_exhausted(
+            "the cluster's store is out of space (etcd: NOSPACE), nothing was done: compact and defragment etcd, or raise its quota, and              disarm the alarm",
+        ),
+        RefusalKind::TooLarge => Status::resource_exhausted(
+            "this is larger than the cluster's store takes at once (etcd: --max-request-bytes, --max-txn-ops), nothing was done",
+        ),
+        RefusalKind::Overloaded => {
+            Status::unavailable("the cluster's store has too much to do, nothing was done: try again later")
+        }
+        RefusalKind::Permission | RefusalKind::Authentication => Status::unavailable(
+            "the cluster's store does not allow this instance to do that, nothing was done: see the leader's log",
+        ),
+        _ => Status::unavailable("the cluster's store refuses, nothing was done: see the leader's log"),
+    }
+}
+
 impl State {
     /// The state, for the term of `fenced`. Nothing is read before [`State::run`].
-    pub(crate) fn new(fenced: Fenced) -> Arc<Self> {
+    pub(crate) fn new(fenced: Fenced, limits: StateLimits) -> Arc<Self> {
         Arc::new(Self {
+            limits,
             barrier: Arc::new(Barrier::new(fenced.clone())),
             fenced,
             view: RwLock::default(),
@@ -173,8 +203,13 @@ impl State {
             let (decided, change) = {
                 let view = self.view();
                 let mut tx = Tx::new(&view);
-                let decided = decide(&mut tx);
-                (decided, tx.into_change())
+                match (decide(&mut tx), tx.into_change()) {
+                    (Ok(value), Some(change)) => match self.limits.check(&view, &change) {
+                        Ok(()) => (Ok(value), Some(change)),
+                        Err(refused) => (Err(refused), None),
+                    },
+                    decided => decided,
+                }
             };
             match (decided, change) {
                 (Ok(value), Some(change)) => match self.writer.write(place, change).await? {
@@ -208,15 +243,31 @@ impl State {
 
     /// Reads everything afresh into the view. Cancellation safe.
     async fn refresh(&self) -> Result<Revision, StateError> {
-        let ranges = keys::VIEWED.map(|prefix| Range::all(Keys::prefix(prefix)));
-        let read = self.fenced.read(ranges.into()).await?;
+        let ranges = keys::VIEWED.map(Keys::prefix);
+        let (mut found, mut bytes, mut told) = (Vec::new(), 0, Instant::now());
+        let read_at = self
+            .fenced
+            .read_pages(ranges, |page: Vec<KeyValue>| {
+                bytes += page.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
+                found.extend(page);
+                if told.elapsed() >= PROGRESS {
+                    told = Instant::now();
+                    info!(keys = found.len(), bytes, "reading the state");
+                }
+            })
+            .await?;
         {
             let mut view = self.view_mut();
-            self.check(&view, read.ranges.iter().flatten(), read.revision)?;
-            view.reset(read.ranges.into_iter().flatten().collect(), read.revision);
+            self.check(&view, &found, read_at)?;
+            view.reset(found, read_at);
         }
         self.tell();
-        Ok(read.revision)
+        Ok(read_at)
+    }
+
+    /// Whether the view has been read for the first time, and each change of it.
+    pub(crate) fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     /// Waits until the view has been read for the first time. Cancellation safe.

@@ -3,12 +3,14 @@
 //! A file has a line for its format, a line for each key, and a last line with their number and a digest of all before it. So
 //! a file that was cut off, or damaged, is refused before anything is written.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use curator_election::store::{Compare, KeyValue, Keys, Op, OpResult, Range, Store, StoreError, Txn};
+use curator_election::pages;
+use curator_election::store::{Compare, KeyValue, Keys, Op, Range, Store, StoreError, Txn};
 use ring::digest::{Context, SHA256};
 
 use crate::state::keys::{CLUSTER_CONFIGURATION, hex};
@@ -38,9 +40,20 @@ pub enum TransferError {
     #[error("this is no whole export, nothing was written: {0}")]
     Damaged(String),
     /// There is something in the store already. Nothing more was written.
-    #[error("{key} is in the store already: import into an empty one")]
+    #[error(
+        "{key} is in the store already: import into an empty one; or, if an import of this file was interrupted, take it up again \
+         with --resume"
+    )]
     NotEmpty {
         /// One of the keys that are there.
+        key: String,
+    },
+    /// An import is to be taken up again, and what is in the store is not what it has left there. Nothing more was written.
+    #[error(
+        "{key} is in the store and is not what this file would have put there: this is no interrupted import of it"
+    )]
+    Foreign {
+        /// The key.
         key: String,
     },
     /// Somebody leads on the store.
@@ -51,19 +64,19 @@ pub enum TransferError {
     },
 }
 
-/// Writes all that is in a store, as it is at one moment; returns how many keys.
+/// Writes all that is in a store, as it is at one moment; returns how many keys. It may be of any size, and is read and written a page at a
+/// time. `progress` is told how many keys are written, after each.
 ///
 /// What is written has private keys in it. Cancellation safe.
 ///
 /// # Errors
-/// The store does not answer, or the file cannot be written.
-pub async fn export(store: &dyn Store, out: &mut impl Write) -> Result<usize, TransferError> {
-    let ranges = PREFIXES.map(|prefix| Op::Range(Range::all(Keys::prefix(prefix))));
-    let read = store.txn(Txn::default().then(ranges.into())).await?;
-    let found = read.results.into_iter().flat_map(|result| match result {
-        OpResult::Range { kvs, .. } => kvs,
-        OpResult::Put | OpResult::Deleted(_) | OpResult::Txn { .. } => Vec::new(),
-    });
+/// The store does not answer, or the file cannot be written. [`StoreError::Compacted`] if the store has forgotten that moment before
+/// all of it was read: then begin again.
+pub async fn export(
+    store: &dyn Store,
+    out: &mut impl Write,
+    mut progress: impl FnMut(usize),
+) -> Result<usize, TransferError> {
     let mut digest = Context::new(&SHA256);
     let mut line = |out: &mut dyn Write, text: String| {
         digest.update(text.as_bytes());
@@ -73,19 +86,33 @@ pub async fn export(store: &dyn Store, out: &mut impl Write) -> Result<usize, Tr
     let mut count = 0;
     // What belongs to a lease goes with it. Moved without one it would stay for ever: the lock of a leader that is no more.
     let stays = |kv: &KeyValue| kv.lease.is_none() && !kv.key.starts_with(ELECTION);
-    for kv in found.filter(stays) {
-        line(
-            out,
-            format!("{} {}\n", STANDARD.encode(&kv.key), STANDARD.encode(&kv.value)),
-        )?;
-        count += 1;
-    }
+    pages::read(store, PREFIXES.map(Keys::prefix), |page: Vec<KeyValue>| {
+        for kv in page.into_iter().filter(stays) {
+            line(
+                out,
+                format!("{} {}\n", STANDARD.encode(&kv.key), STANDARD.encode(&kv.value)),
+            )?;
+            count += 1;
+        }
+        progress(count);
+        Ok::<_, TransferError>(())
+    })
+    .await?;
     writeln!(out, "end {count} {}", hex(digest.finish().as_ref()))?;
     out.flush()?;
     Ok(count)
 }
 
-/// Puts what was exported into an empty store; returns how many keys. `progress` is told how many are there, after each step.
+/// Whether an import begins, or goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Import {
+    /// The store must be empty.
+    Fresh,
+    /// The store may have what an import of the same file has put there before it was interrupted, and nothing else.
+    Resume,
+}
+
+/// Puts what was exported into a store; returns how many keys of the file are there then. `progress` is told how many are there, after each step.
 ///
 /// The cluster's configuration comes last, so that what was begun and not ended is no cluster.
 ///
@@ -96,12 +123,21 @@ pub async fn export(store: &dyn Store, out: &mut impl Write) -> Result<usize, Tr
 pub async fn import(
     store: &dyn Store,
     from: &mut impl BufRead,
+    import: Import,
     mut progress: impl FnMut(usize),
 ) -> Result<usize, TransferError> {
     let mut all = read_all(from)?;
     all.sort_by_key(|(key, _)| key == CLUSTER_CONFIGURATION);
-    check_empty(store).await?;
-    let mut written = 0;
+    check_not_led(store).await?;
+    let there = match import {
+        Import::Fresh => {
+            check_empty(store).await?;
+            BTreeSet::new()
+        }
+        Import::Resume => left_behind(store, &all).await?,
+    };
+    let mut written = there.len();
+    all.retain(|(key, _)| !there.contains(key));
     let mut rest = &all[..];
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -131,16 +167,43 @@ pub async fn import(
     Ok(written)
 }
 
-async fn check_empty(store: &dyn Store) -> Result<(), TransferError> {
-    let shown = |kv: &KeyValue| String::from_utf8_lossy(&kv.key).into_owned();
-    let one = |prefix: &'static str| Range {
+/// The keys that an interrupted import of the same file has put there.
+async fn left_behind(store: &dyn Store, all: &[(Bytes, Bytes)]) -> Result<BTreeSet<Bytes>, TransferError> {
+    let file: BTreeMap<&Bytes, &Bytes> = all.iter().map(|(key, value)| (key, value)).collect();
+    let mut there = BTreeSet::new();
+    pages::read(store, PREFIXES.map(Keys::prefix), |page: Vec<KeyValue>| {
+        for kv in page {
+            if file.get(&kv.key) != Some(&&kv.value) {
+                return Err(TransferError::Foreign { key: shown(&kv) });
+            }
+            there.insert(kv.key);
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(there)
+}
+
+fn shown(kv: &KeyValue) -> String {
+    String::from_utf8_lossy(&kv.key).into_owned()
+}
+
+fn one(prefix: &'static str) -> Range {
+    Range {
         limit: 1,
         keys_only: true,
         ..Range::all(Keys::prefix(prefix))
-    };
-    if let Some(lock) = store.range(one("/leader/")).await?.kvs.first() {
-        return Err(TransferError::Led { key: shown(lock) });
     }
+}
+
+async fn check_not_led(store: &dyn Store) -> Result<(), TransferError> {
+    match store.range(one("/leader/")).await?.kvs.first() {
+        Some(lock) => Err(TransferError::Led { key: shown(lock) }),
+        None => Ok(()),
+    }
+}
+
+async fn check_empty(store: &dyn Store) -> Result<(), TransferError> {
     for prefix in PREFIXES {
         if let Some(kv) = store.range(one(prefix)).await?.kvs.first() {
             return Err(TransferError::NotEmpty { key: shown(kv) });
@@ -217,7 +280,7 @@ mod tests {
 
     async fn exported(cluster: &MemoryCluster) -> Vec<u8> {
         let mut file = Vec::new();
-        assert_eq!(export(&cluster.client(0), &mut file).await.unwrap(), 252);
+        assert_eq!(export(&cluster.client(0), &mut file, |_| {}).await.unwrap(), 252);
         file
     }
 
@@ -236,7 +299,10 @@ mod tests {
         let (from, to) = (filled().await, MemoryCluster::new(2));
         let file = exported(&from).await;
         let mut steps = Vec::new();
-        let count = import(&to.client(0), &mut &file[..], |written| steps.push(written)).await;
+        let count = import(&to.client(0), &mut &file[..], Import::Fresh, |written| {
+            steps.push(written)
+        })
+        .await;
         assert_eq!(count.unwrap(), 252);
         assert_eq!(steps, [100, 200, 252]);
         assert_eq!(everything(&to).await, everything(&from).await);
@@ -248,7 +314,7 @@ mod tests {
             "last"
         );
         // A second time there is something.
-        let again = import(&to.client(0), &mut &file[..], |_| {}).await;
+        let again = import(&to.client(0), &mut &file[..], Import::Fresh, |_| {}).await;
         assert!(matches!(again, Err(TransferError::NotEmpty { .. })), "{again:?}");
     }
 
@@ -267,7 +333,7 @@ mod tests {
         store.txn(Txn::default().then(vec![lock, status])).await.unwrap();
         let mut file = Vec::new();
         assert_eq!(
-            export(&store, &mut file).await.unwrap(),
+            export(&store, &mut file, |_| {}).await.unwrap(),
             253,
             "the status, and not the lock"
         );
@@ -296,10 +362,52 @@ mod tests {
             &[&file[..], b"more"].concat(),
         ] {
             let to = MemoryCluster::new(2);
-            let refused = import(&to.client(0), &mut &broken[..], |_| {}).await;
+            let refused = import(&to.client(0), &mut &broken[..], Import::Fresh, |_| {}).await;
             assert!(matches!(refused, Err(TransferError::Damaged(_))), "{refused:?}");
             assert!(everything(&to).await.is_empty());
         }
+    }
+
+    /// Its process was killed, or the store was gone for a while.
+    #[tokio::test(start_paused = true)]
+    async fn an_import_that_was_interrupted_is_taken_up_again() {
+        let from = filled().await;
+        let file = exported(&from).await;
+        let to = MemoryCluster::new(2);
+        let (store, mut whole) = (to.client(0), &file[..]);
+        let interrupted = import(&store, &mut whole, Import::Fresh, |written| {
+            if written == 100 {
+                to.set_faults(
+                    0,
+                    curator_election::memory::Faults {
+                        link: curator_election::memory::Link::Refused,
+                        ..Default::default()
+                    },
+                );
+            }
+        });
+        let interrupted = interrupted.await;
+        assert!(matches!(interrupted, Err(TransferError::Store(_))), "{interrupted:?}");
+        to.set_faults(0, curator_election::memory::Faults::default());
+        let fresh = import(&to.client(0), &mut &file[..], Import::Fresh, |_| {}).await;
+        assert!(matches!(fresh, Err(TransferError::NotEmpty { .. })), "{fresh:?}");
+
+        let mut steps = Vec::new();
+        let resumed = import(&to.client(0), &mut &file[..], Import::Resume, |written| {
+            steps.push(written)
+        })
+        .await;
+        assert_eq!(resumed.expect("it is the same file"), 252);
+        assert_eq!(steps, [200, 252]);
+        assert_eq!(everything(&to).await, everything(&from).await);
+        // Once more is no harm.
+        let again = import(&to.client(0), &mut &file[..], Import::Resume, |_| {}).await;
+        assert_eq!(again.expect("all of it is there"), 252);
+        // What has been changed since is no leftover.
+        let change = Txn::default().then(vec![Op::put("/nodes/001", "changed")]);
+        to.client(0).txn(change).await.expect("no faults");
+        let foreign = import(&to.client(0), &mut &file[..], Import::Resume, |_| {}).await;
+        assert!(matches!(foreign, Err(TransferError::Foreign { .. })), "{foreign:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -308,7 +416,7 @@ mod tests {
         let to = MemoryCluster::new(2);
         let lock = Txn::default().then(vec![Op::put("/leader/1", "me")]);
         to.client(0).txn(lock).await.unwrap();
-        let refused = import(&to.client(0), &mut &file[..], |_| {}).await;
+        let refused = import(&to.client(0), &mut &file[..], Import::Fresh, |_| {}).await;
         assert!(matches!(refused, Err(TransferError::Led { .. })), "{refused:?}");
     }
 }

@@ -108,6 +108,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Accesses that the store refused because their term was over.",
     ),
     (
+        election::STORE_WENT_BACK,
+        Kind::Counter,
+        "How often the store was found to have lost what it knew before, as when a backup is restored.",
+    ),
+    (
         election::ETCD_CALL_SECONDS,
         Kind::Histogram,
         "How long calls of etcd took, by kind and outcome.",
@@ -165,6 +170,7 @@ pub fn describe() {
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => crate::COMMIT).set(1.0);
     // What has not happened yet is 0, and not nothing.
     metrics::counter!(election::FENCED_OUT).absolute(0);
+    metrics::counter!(election::STORE_WENT_BACK).absolute(0);
     metrics::counter!(HEARTBEATS).absolute(0);
     metrics::gauge!(WATCHERS).set(0.0);
 }

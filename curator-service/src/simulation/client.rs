@@ -81,7 +81,8 @@ impl Record {
         }
     }
 
-    fn moment(&mut self) -> u64 {
+    /// A place among all beginnings and ends of calls.
+    pub(super) fn moment(&mut self) -> u64 {
         self.place += 1;
         self.place
     }

@@ -43,8 +43,59 @@ pub(super) struct Call {
 /// What cannot be: which rule is broken, and how.
 pub(super) type Broken = (&'static str, String);
 
-/// Checks all registers.
-pub(super) fn check(calls: &BTreeMap<CallId, Call>, registers: &[Vec<Version>]) -> Result<(), Broken> {
+/// The registers when the store was restored from a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Restore {
+    /// Its place among all beginnings and ends of calls.
+    pub(super) place: u64,
+    /// What had been written to each register until then, lost or not.
+    pub(super) before: Vec<Vec<Version>>,
+    /// How much of it the snapshot has.
+    pub(super) kept: Vec<usize>,
+}
+
+/// Checks all registers of a store that was restored from a snapshot at most once.
+///
+/// What was written between the snapshot and the restore is lost. Everything before the restore, and everything from it on, must
+/// be as if there had been none: nobody is told what is lost, and nobody writes what was decided on it.
+pub(super) fn check(
+    calls: &BTreeMap<CallId, Call>,
+    registers: &[Vec<Version>],
+    restore: Option<&Restore>,
+) -> Result<(), Broken> {
+    let Some(restore) = restore else {
+        return check_stretch(calls, registers);
+    };
+    // Who was answered after the restore may have been answered by either store.
+    let before = calls.iter().filter(|(_, call)| call.begun < restore.place);
+    let before = before.map(|(id, call)| {
+        let ended = call.ended.filter(|(at, _)| *at < restore.place);
+        (*id, Call { ended, ..*call })
+    });
+    check_stretch(&before.collect(), &restore.before)?;
+    let mut after: BTreeMap<CallId, Call> = calls
+        .iter()
+        .filter(|(_, call)| call.ended.is_none_or(|(at, _)| at > restore.place))
+        .map(|(id, call)| {
+            let ended = call.ended.filter(|_| call.begun > restore.place);
+            (*id, Call { ended, ..*call })
+        })
+        .collect();
+    // What the snapshot has is there from the restore on: as if somebody had read it then.
+    for (register, (versions, kept)) in registers.iter().zip(&restore.kept).enumerate() {
+        let newest = kept.checked_sub(1).and_then(|newest| versions.get(newest));
+        let seen = Call {
+            register,
+            writes: false,
+            begun: restore.place,
+            ended: Some((restore.place, Answer::Read(newest.map(|newest| newest.by)))),
+        };
+        after.insert(CallId::MAX - register as u64, seen);
+    }
+    check_stretch(&after, registers)
+}
+
+fn check_stretch(calls: &BTreeMap<CallId, Call>, registers: &[Vec<Version>]) -> Result<(), Broken> {
     for (register, versions) in registers.iter().enumerate() {
         let of_it = calls
             .iter()
@@ -153,7 +204,7 @@ mod tests {
 
     fn rule(calls: &[Call], versions: Vec<Version>) -> Option<&'static str> {
         let calls = (1..).zip(calls.iter().copied()).collect();
-        check(&calls, &[versions]).err().map(|(rule, _)| rule)
+        check(&calls, &[versions], None).err().map(|(rule, _)| rule)
     }
 
     const LINEARIZABLE: Option<&str> = Some("reads and writes are linearizable");
@@ -171,6 +222,33 @@ mod tests {
         assert_eq!(rule(&[write(1, None), read(2, 3, None)], versions(&[])), None);
         // Writes that overlap may take place in either order.
         assert_eq!(rule(&[write(1, Some(4)), write(2, Some(3))], versions(&[2, 1])), None);
+    }
+
+    #[test]
+    fn a_restore_loses_what_came_after_the_snapshot_and_nothing_else() {
+        // Calls 1 and 2 write, the snapshot is taken in between, and the restore comes at place 10.
+        let told = |after: &[Call], versions: &[CallId]| {
+            let first = [write(1, Some(2)), write(5, Some(6)), read(7, 8, Some(2))];
+            let calls = (1..).zip(first.iter().chain(after).copied()).collect();
+            let restore = Restore {
+                place: 10,
+                before: vec![super::tests::versions(&[1, 2])],
+                kept: vec![1],
+            };
+            let versions = super::tests::versions(versions);
+            check(&calls, &[versions], Some(&restore)).err().map(|(rule, _)| rule)
+        };
+        assert_eq!(told(&[read(11, 12, Some(1))], &[1]), None);
+        assert_eq!(told(&[write(11, Some(12)), read(13, 14, Some(4))], &[1, 4]), None);
+        // On its way when the store was restored: either is true.
+        assert_eq!(told(&[read(9, 12, Some(2))], &[1]), None);
+        assert_eq!(told(&[write(9, Some(12))], &[1]), None);
+        // Asked after the restore, and told what is lost; or less than the snapshot has; or not kept.
+        let lost = told(&[read(11, 12, Some(2))], &[1]);
+        assert_eq!(lost, Some("what is read was written"));
+        assert_eq!(told(&[read(11, 12, None)], &[1]), LINEARIZABLE);
+        let not_kept = told(&[write(11, Some(12))], &[1]);
+        assert_eq!(not_kept, Some("what is acknowledged is kept"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::terms::LOCKS;
 use crate::fenced::Fenced;
 use crate::service::LeaderStatus;
 use crate::state::State;
+use crate::state::limits::StateLimits;
 use crate::wiring::{self, Roles};
 
 /// An instance that runs.
@@ -178,7 +179,7 @@ async fn lead(
             ElectionStatus::Leader(term) => Some(term.clone()),
             _ => None,
         };
-        let state = term.map(|term| State::new(Fenced::new(store.clone(), term)));
+        let state = term.map(|term| State::new(Fenced::new(store.clone(), term), StateLimits::default()));
         present.send_replace(state.clone());
         let running = async {
             if let Some(state) = state {

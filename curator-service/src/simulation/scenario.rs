@@ -9,6 +9,8 @@ use rand::{RngExt, SeedableRng};
 
 /// The TTL of all leases.
 pub(super) const TTL: Duration = Duration::from_secs(3);
+/// For the seed of what restores are drawn from.
+const RESTORES: u64 = 0x7265_7374_6f72_6573;
 const FAULTY: Duration = Duration::from_secs(20);
 
 /// A run: what it is made of, and what goes wrong in it.
@@ -53,6 +55,8 @@ pub(super) enum Fault {
     LockReplaced { pick: usize },
     /// The store's own leader changes, and all leases begin anew.
     StoreFailover,
+    /// A snapshot of the store is taken, and at the end of the fault the store is restored from it.
+    Restore,
     /// An instance is stopped for a while, as by SIGSTOP.
     Stop { node: usize },
     /// An instance is killed, and started again after a while.
@@ -105,6 +109,18 @@ impl Scenario {
                 plan(at, until, fault);
             }
             at += Duration::from_millis(rng.random_range(50..1_800));
+        }
+        // Drawn apart, so that the runs of seeds are else what they are without it.
+        let mut rng = StdRng::seed_from_u64(seed ^ RESTORES);
+        if rng.random_bool(0.2) {
+            let until = Duration::from_millis(rng.random_range(1_000..20_000));
+            let age = Duration::from_millis(rng.random_range(200..8_000));
+            faults.push(Planned {
+                number: faults.len(),
+                at: until.saturating_sub(age),
+                until,
+                fault: Fault::Restore,
+            });
         }
         Self {
             seed,
@@ -292,6 +308,7 @@ impl fmt::Display for Fault {
             Self::LeaseRevoked { .. } => f.write_str("a lease is revoked behind its owner's back"),
             Self::LockReplaced { .. } => f.write_str("a lock key is replaced behind its owner's back"),
             Self::StoreFailover => f.write_str("the store's own leader changes"),
+            Self::Restore => f.write_str("a snapshot of the store is taken, to be restored"),
             Self::Stop { node } => write!(f, "node {node} is stopped"),
             Self::Kill { node } => write!(f, "node {node} is killed"),
             Self::StepDown { node, to: None } => write!(f, "node {node} is asked to step down"),

@@ -69,6 +69,21 @@ pub(super) struct Terms {
     pub(super) versions: Vec<Vec<Version>>,
 }
 
+/// What the store had, as far as it was followed, when a snapshot of it was taken.
+#[derive(Clone)]
+pub(super) struct Kept {
+    locks: BTreeMap<Revision, Bytes>,
+    sides: [bool; 2],
+    versions: Vec<Vec<Version>>,
+}
+
+impl Kept {
+    /// How many versions of each register there were.
+    pub(super) fn versions(&self) -> impl Iterator<Item = usize> {
+        self.versions.iter().map(Vec::len)
+    }
+}
+
 struct Seen {
     term: Term,
     node: usize,
@@ -101,6 +116,30 @@ impl Terms {
         self.locks.values()
     }
 
+    /// What the store has, for when it is restored to this.
+    pub(super) fn keep(&self) -> Kept {
+        Kept {
+            locks: self.locks.clone(),
+            sides: self.sides,
+            versions: self.versions.clone(),
+        }
+    }
+
+    /// The store was restored to what it had then. A term whose lock key is lost cannot know it before the store tells it.
+    pub(super) fn restored(&mut self, now: Duration, kept: Kept) {
+        let lost = self.locks.keys().filter(|revision| !kept.locks.contains_key(revision));
+        for revision in lost {
+            self.meddled.insert(*revision);
+            self.gone.insert(*revision, now);
+        }
+        for revision in kept.locks.keys() {
+            self.gone.remove(revision);
+        }
+        self.locks = kept.locks;
+        self.sides = kept.sides;
+        self.versions = kept.versions;
+    }
+
     /// Somebody is about to revoke this lease.
     pub(super) fn meddle_with_lease(&mut self, lease: LeaseId) {
         self.meddle_with_lock(format!("{LOCKS}/{lease}").as_bytes());
@@ -117,7 +156,11 @@ impl Terms {
         for event in events {
             match event {
                 Event::Put(kv) if kv.key.starts_with(LOCKS.as_bytes()) => {
-                    self.locks.insert(kv.create_revision, kv.key.clone());
+                    // After a restore a revision is given out once more.
+                    self.gone.remove(&kv.create_revision);
+                    if self.locks.insert(kv.create_revision, kv.key.clone()).is_none() {
+                        self.meddled.remove(&kv.create_revision);
+                    }
                 }
                 Event::Delete { key, .. } if key.starts_with(LOCKS.as_bytes()) => {
                     let gone = &mut self.gone;
@@ -183,6 +226,7 @@ impl Terms {
                             look.node,
                             term.lock_revision()
                         ));
+                        self.ended.remove(&term.lock_revision());
                         self.seen.push(Seen {
                             term: term.clone(),
                             node: look.node,
@@ -242,10 +286,11 @@ impl Terms {
                 let what = format!("that of node {} at {}", seen.node, seen.term.lock_revision());
                 return Err(("a term that has ended is never valid again", what));
             }
-            seen.ended = !is_valid;
-            if !is_valid {
-                self.ended.entry(seen.term.lock_revision()).or_insert(now);
+            // Once: after a restore another term may have its revision.
+            if !is_valid && !seen.ended {
+                self.ended.insert(seen.term.lock_revision(), now);
             }
+            seen.ended = !is_valid;
             if is_valid && !self.meddled.contains(&seen.term.lock_revision()) {
                 valid.push((seen.node, seen.term.lock_revision()));
             }

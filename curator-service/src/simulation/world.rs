@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use curator_election::ElectionStatus;
 use curator_election::clock::{SharedClock, TokioClock};
+use curator_election::memory::model::Snapshot;
 use curator_election::memory::{Faults, MemoryCluster};
 use curator_election::store::{Keys, Op, Revision, Txn};
 use curator_listener::simulated::Network;
@@ -21,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::bug::Bug;
 use super::client::{Access, Client, Nodes, Record};
-use super::history::{self, Broken};
+use super::history::{self, Broken, Restore};
 use super::node::{Node, Start, name};
 use super::scenario::{Fault, Planned, Scenario, TTL};
-use super::terms::{Look, Terms};
+use super::terms::{Kept, Look, Terms};
 use crate::service::LeaderStatus;
 use crate::state::keys::CLUSTER_CONFIGURATION;
 
@@ -125,6 +126,9 @@ struct World<'a> {
     ways: Vec<Option<usize>>,
     /// The faults between instances at this moment.
     between: Vec<Planned>,
+    /// The store as it was, to be restored.
+    snapshot: Option<(Snapshot, Kept)>,
+    restored: Option<Restore>,
     trace: String,
 }
 
@@ -156,6 +160,8 @@ impl<'a> World<'a> {
             followed,
             ways: vec![None; scenario.nodes],
             between: Vec::new(),
+            snapshot: None,
+            restored: None,
             trace: String::new(),
         };
         for node in 0..scenario.nodes {
@@ -245,7 +251,7 @@ impl<'a> World<'a> {
             while let Some((_, begins, planned)) = moments.next_if(|(at, _, _)| *at <= self.now()) {
                 match begins {
                     true => self.begin(planned)?,
-                    false => self.is_over(planned),
+                    false => self.is_over(planned)?,
                 }
             }
             self.step().await?;
@@ -311,7 +317,11 @@ impl<'a> World<'a> {
         if let Some(key) = self.terms.locks().next() {
             return Err(("what is left behind runs out", format!("{key:?} is still there")));
         }
-        history::check(&self.record.borrow().calls, &self.terms.versions)
+        history::check(
+            &self.record.borrow().calls,
+            &self.terms.versions,
+            self.restored.as_ref(),
+        )
     }
 
     async fn step(&mut self) -> Result<(), Broken> {
@@ -420,6 +430,10 @@ impl<'a> World<'a> {
                     });
                 }
             }
+            Fault::Restore => {
+                let snapshot = self.cluster.with_model(|model, _| model.snapshot());
+                self.snapshot = Some((snapshot, self.terms.keep()));
+            }
             Fault::StoreFailover => self
                 .cluster
                 .with_model(|model, now| model.change_of_leader(now, Duration::from_secs(1))),
@@ -449,7 +463,23 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn is_over(&mut self, planned: &Planned) {
+    /// Restores the store from a snapshot.
+    fn restore(&mut self, snapshot: Snapshot, kept: Kept) -> Result<(), Broken> {
+        self.follow_store()?;
+        self.restored = Some(Restore {
+            place: self.record.borrow_mut().moment(),
+            before: self.terms.versions.clone(),
+            kept: kept.versions().collect(),
+        });
+        let (from, to) = (self.followed, snapshot.revision());
+        self.followed = to;
+        self.terms.restored(self.now(), kept);
+        self.cluster.restore(snapshot);
+        self.note(format_args!("the store goes back from revision {from} to {to}"));
+        Ok(())
+    }
+
+    fn is_over(&mut self, planned: &Planned) -> Result<(), Broken> {
         match &planned.fault {
             Fault::Way { node, .. } if self.ways.get(*node) == Some(&Some(planned.number)) => {
                 self.ways[*node] = None;
@@ -462,11 +492,17 @@ impl<'a> World<'a> {
             }
             Fault::Kill { node } if *node < self.scenario.nodes && self.nodes.borrow()[*node].is_none() => {
                 self.start(*node);
-                return;
+                return Ok(());
             }
-            _ => return,
+            Fault::Restore => {
+                if let Some((snapshot, kept)) = self.snapshot.take() {
+                    self.restore(snapshot, kept)?;
+                }
+            }
+            _ => return Ok(()),
         }
         self.note(format_args!("#{} is over", planned.number));
+        Ok(())
     }
 
     fn go_on(&self, node: usize) {

@@ -95,7 +95,7 @@ impl Stage {
             store: cluster.client(0),
             accesses: accesses.clone(),
         };
-        let state = State::new(Fenced::new(Arc::new(store), term));
+        let state = State::new(Fenced::new(Arc::new(store), term), StateLimits::default());
         let running = tokio::spawn(state.clone().run());
         state.pass().await.unwrap();
         accesses.store(0, Ordering::Relaxed);

@@ -52,6 +52,8 @@ pub(crate) struct TooFarBehind;
 #[derive(Debug, Default)]
 pub(crate) struct View {
     entries: BTreeMap<Bytes, Entry>,
+    /// The size of all keys and values in `entries`.
+    bytes: usize,
     /// When keys were deleted, until nothing older can come any more.
     deleted: BTreeMap<Bytes, Revision>,
     nodes: BTreeMap<Arc<str>, Slot>,
@@ -92,6 +94,11 @@ impl View {
         self.nodes
             .range::<str, _>((from, Bound::Unbounded))
             .filter_map(|(id, slot)| Some((id, slot.node.as_ref()?)))
+    }
+
+    /// The size of all keys and values, in bytes.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The keys that begin with a prefix.
@@ -158,6 +165,7 @@ impl View {
             return;
         }
         self.deleted.remove(&key);
+        self.bytes += key.len() + value.len();
         let before = self.entries.insert(
             key.clone(),
             Entry {
@@ -165,6 +173,9 @@ impl View {
                 changed,
             },
         );
+        if let Some(before) = &before {
+            self.bytes -= key.len() + before.value.len();
+        }
         // The same bytes again are no news to a watcher, though the record's revision has moved.
         let news = before.is_none_or(|before| before.value != value);
         if let Some(id) = NODES.id(&key) {
@@ -179,9 +190,11 @@ impl View {
             return;
         }
         self.deleted.insert(key.clone(), at);
-        if self.entries.remove(key).is_some()
-            && let Some(id) = NODES.id(key)
-        {
+        let Some(before) = self.entries.remove(key) else {
+            return;
+        };
+        self.bytes -= key.len() + before.value.len();
+        if let Some(id) = NODES.id(key) {
             self.node_changed(id, None, true);
         }
     }
@@ -213,7 +226,7 @@ impl View {
         found.into_iter().find_map(|kv| {
             let known = self.entries.get(&kv.key)?.changed;
             // What is known by now may be newer than the read.
-            let lost = kv.mod_revision < known && known <= at;
+            let lost = kv.mod_revision < known && known <= at && !sabotage::on(Sabotage::IgnoresStoreGoneBack);
             lost.then_some(WentBack {
                 seen: known,
                 found: kv.mod_revision,

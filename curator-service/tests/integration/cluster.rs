@@ -62,10 +62,10 @@ pub(crate) fn embedding(stage: &mut Stage) {
 
 /// Clients of all instances.
 #[derive(Clone)]
-struct Clients(Vec<Channel>);
+pub(crate) struct Clients(Vec<Channel>);
 
 impl Clients {
-    fn new(addresses: &[SocketAddr]) -> Self {
+    pub(crate) fn new(addresses: &[SocketAddr]) -> Self {
         let channel = |address| {
             let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
             endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy()
@@ -73,20 +73,20 @@ impl Clients {
         Self(addresses.iter().map(channel).collect())
     }
 
-    fn any(&self) -> Channel {
+    pub(crate) fn any(&self) -> Channel {
         self.0[rand::rng().random_range(0..self.0.len())].clone()
     }
 
-    fn management(&self) -> ManagementClient<Channel> {
+    pub(crate) fn management(&self) -> ManagementClient<Channel> {
         ManagementClient::new(self.any())
     }
 
-    fn curator(&self) -> CuratorClient<Channel> {
+    pub(crate) fn curator(&self) -> CuratorClient<Channel> {
         CuratorClient::new(self.any())
     }
 }
 
-fn request<T>(message: T, caller: &str) -> Request<T> {
+pub(crate) fn request<T>(message: T, caller: &str) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
     let caller = AsciiMetadataValue::try_from(caller).unwrap();
@@ -94,31 +94,31 @@ fn request<T>(message: T, caller: &str) -> Request<T> {
     request
 }
 
-fn key(number: u16) -> Vec<u8> {
+pub(crate) fn key(number: u16) -> Vec<u8> {
     let mut key = vec![0xab; 32];
     key[..2].copy_from_slice(&number.to_be_bytes());
     key
 }
 
-fn join_key(number: u16) -> Vec<u8> {
+pub(crate) fn join_key(number: u16) -> Vec<u8> {
     let mut key = key(number);
     key[31] = 1;
     key
 }
 
-fn shown(key: &[u8]) -> String {
+pub(crate) fn shown(key: &[u8]) -> String {
     let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("key {hex}")
 }
 
-fn id(number: u16) -> String {
+pub(crate) fn id(number: u16) -> String {
     let hex: String = key(number)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("metropolis-{hex}")
 }
 
 /// Calls until it is answered, whatever becomes of leaders and connections; returns the first answer that is not "try again",
 /// and whether it was called before.
-async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> (Result<T, Status>, bool) {
+pub(crate) async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> (Result<T, Status>, bool) {
     let mut again = false;
     let until = Instant::now() + 4 * SOON;
     loop {
@@ -239,7 +239,7 @@ async fn live(clients: &Clients, ticket: &[u8], number: u16) {
     assert!(told.unwrap().is_empty(), "{} is deleted", id(number));
 }
 
-async fn nodes(clients: &Clients, filter: &str) -> Result<Vec<curator_proto::management_api::Node>, Status> {
+pub(crate) async fn nodes(clients: &Clients, filter: &str) -> Result<Vec<curator_proto::management_api::Node>, Status> {
     let message = GetNodesRequest { filter: filter.into() };
     let mut stream = clients
         .management()

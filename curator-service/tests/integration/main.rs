@@ -25,6 +25,7 @@ mod limits;
 mod load;
 mod membership;
 mod one_cluster;
+mod restore;
 mod stage;
 mod status_page;
 mod stores;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
 use curator_service::{
-    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, only_consensus_member, wall_clock,
+    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, only_consensus_member, wall_clock,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -97,6 +97,27 @@ pub(crate) struct Serve {
     /// [default: the TTL, at least 5s].
     #[arg(long, env = "CURATOR_STUCK_AFTER", value_name = "DURATION", value_parser = parse_duration)]
     stuck_after: Option<Duration>,
+
+    /// The largest record of the state (a node's, for example), in bytes. A change that makes one larger is refused.
+    #[arg(
+        long,
+        env = "CURATOR_MAX_RECORD_BYTES",
+        value_name = "BYTES",
+        default_value_t = 262_144,
+        value_parser = clap::value_parser!(u32).range(4_096..=1_000_000)
+    )]
+    max_record_bytes: u32,
+
+    /// The largest state, all keys and values together, in bytes: each leader has it in memory. A change that makes it larger is
+    /// refused. To be the same on all instances.
+    #[arg(
+        long,
+        env = "CURATOR_MAX_STATE_BYTES",
+        value_name = "BYTES",
+        default_value_t = 268_435_456,
+        value_parser = clap::value_parser!(u64).range(1_048_576..)
+    )]
+    max_state_bytes: u64,
 
     /// How many calls may wait for a leader at a time; any more are refused.
     #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 4_096)]
@@ -256,6 +277,10 @@ impl Serve {
         config.advertise.clone_from(&self.advertise);
         config.hold_cap = self.hold_cap;
         config.stuck_after = self.stuck_after;
+        config.state_limits = StateLimits {
+            record: usize::try_from(self.max_record_bytes).unwrap_or(usize::MAX),
+            total: usize::try_from(self.max_state_bytes).unwrap_or(usize::MAX),
+        };
         config.hold_limit = self.hold_limit;
         config.max_connections = usize::try_from(self.max_connections).unwrap_or(usize::MAX);
         config.max_connections_per_peer = self

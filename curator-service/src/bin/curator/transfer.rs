@@ -6,6 +6,7 @@ use std::io::{BufReader, BufWriter};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -31,6 +32,10 @@ pub(crate) struct Import {
     /// The file that was exported.
     #[arg(value_name = "FILE")]
     file: PathBuf,
+
+    /// Goes on with an import of the same file that was interrupted. Without this the store must be empty.
+    #[arg(long)]
+    resume: bool,
 }
 
 impl Export {
@@ -56,7 +61,7 @@ impl Export {
         let written = (|| {
             let store = self.store.store()?;
             let mut out = BufWriter::new(&file);
-            let count = runtime.block_on(curator_service::export(&*store, &mut out))?;
+            let count = runtime.block_on(curator_service::export(&*store, &mut out, Progress::new().told()))?;
             drop(out);
             file.sync_all()?;
             // Not over one that has come meanwhile.
@@ -77,14 +82,34 @@ impl Import {
         let file = File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let store = self.store.store()?;
-        let progress = |written| {
-            if written % 10_000 == 0 {
-                eprintln!("{written} keys");
-            }
-        };
         let mut file = BufReader::new(file);
-        let imported = curator_service::import(&*store, &mut file, progress);
+        let import = if self.resume {
+            curator_service::Import::Resume
+        } else {
+            curator_service::Import::Fresh
+        };
+        let imported = curator_service::import(&*store, &mut file, import, Progress::new().told());
         Ok(runtime.block_on(imported)?)
+    }
+}
+
+/// Says how far it is each second.
+struct Progress {
+    last: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { last: Instant::now() }
+    }
+
+    fn told(mut self) -> impl FnMut(usize) {
+        move |keys| {
+            if self.last.elapsed() >= Duration::from_secs(1) {
+                self.last = Instant::now();
+                eprintln!("{keys} keys");
+            }
+        }
     }
 }
 

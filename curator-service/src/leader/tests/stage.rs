@@ -25,6 +25,7 @@ use crate::bootstrap::{Bootstrap, bootstrap};
 use crate::consensus::{FixedMembership, Member, Membership, MembershipError};
 use crate::fenced::Fenced;
 use crate::leader::{Leader, Surroundings};
+use crate::state::limits::StateLimits;
 use crate::state::record::ClusterRecord;
 
 /// Whose keys the first node has: all bytes of them are this.
@@ -170,6 +171,7 @@ impl Stage {
         let around = Surroundings {
             node_id: id(FIRST),
             membership: watched.clone(),
+            limits: StateLimits::default(),
             clock,
             wall,
         };

@@ -1,0 +1,117 @@
+//! How large the state may become. Pure; no I/O.
+//!
+//! Every leader reads all of the state and keeps it in memory. What is refused here is far below what etcd refuses, and what a new leader
+//! could not read.
+
+use curator_election::store::{Keys, Op};
+use tonic::Status;
+
+use super::view::View;
+use crate::fenced::Change;
+
+/// How large the state may become. What makes it smaller is never refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateLimits {
+    /// The largest value of one key, in bytes.
+    pub record: usize,
+    /// All keys and values together, in bytes.
+    pub total: usize,
+}
+
+impl Default for StateLimits {
+    /// 256 KiB for a record, which is a sixth of what etcd takes by default, and 256 MiB for all, an eighth of its default quota.
+    fn default() -> Self {
+        Self {
+            record: 256 << 10,
+            total: 256 << 20,
+        }
+    }
+}
+
+impl StateLimits {
+    /// Refuses a change that makes a record, or all of them, larger than they may be.
+    pub(super) fn check(self, view: &View, change: &Change) -> Result<(), Status> {
+        let (mut added, mut removed) = (0, 0);
+        for op in &change.ops {
+            let (key, size) = match op {
+                Op::Put { key, value, .. } => (key, key.len() + value.len()),
+                Op::Delete(Keys::One(key)) => (key, 0),
+                Op::Delete(Keys::Range { .. }) | Op::Range(_) | Op::Txn(_) => continue,
+            };
+            let before = view.get(key).map_or(0, |entry| key.len() + entry.value.len());
+            if size > before && size - key.len() > self.record {
+                return Err(Status::resource_exhausted(format!(
+                    "{} would have {} bytes, and a record may have {}: nothing was changed. The limit is --max-record-bytes",
+                    String::from_utf8_lossy(key),
+                    size - key.len(),
+                    self.record
+                )));
+            }
+            added += size;
+            removed += before;
+        }
+        let after = (view.bytes() + added).saturating_sub(removed);
+        if added > removed && after > self.total {
+            return Err(Status::resource_exhausted(format!(
+                "the cluster's state would have {after} bytes, and it may have {}: nothing was changed. Delete nodes that are not needed, or \
+                 raise --max-state-bytes on all instances",
+                self.total
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::store::Revision;
+    use tonic::Code;
+
+    use super::*;
+
+    fn view(keys: &[(&'static str, usize)]) -> View {
+        let mut view = View::default();
+        for (key, size) in keys {
+            view.put((*key).into(), vec![0; *size].into(), Revision(1));
+        }
+        view
+    }
+
+    fn put(key: &'static str, size: usize) -> Op {
+        Op::put(key, vec![0; size])
+    }
+
+    fn told(view: &View, ops: Vec<Op>) -> Option<String> {
+        let limits = StateLimits {
+            record: 100,
+            total: 300,
+        };
+        let change = Change {
+            conditions: Vec::new(),
+            ops,
+        };
+        limits.check(view, &change).err().map(|status| {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            status.message().to_owned()
+        })
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_and_what_becomes_smaller_is_not() {
+        let full = view(&[("/nodes/a", 90), ("/nodes/b", 90), ("/nodes/c", 90)]);
+        assert_eq!(full.bytes(), 294);
+        // A record.
+        assert_eq!(told(&full, vec![put("/nodes/a", 96)]), None);
+        assert!(told(&full, vec![put("/nodes/a", 101)]).is_some_and(|told| told.contains("--max-record-bytes")));
+        // All of it: by a growing record, and by a new one.
+        assert!(told(&full, vec![put("/nodes/a", 97)]).is_some_and(|told| told.contains("--max-state-bytes")));
+        assert!(told(&full, vec![put("/nodes/d", 1)]).is_some_and(|told| told.contains("303 bytes")));
+        // One for another.
+        assert_eq!(told(&full, vec![put("/nodes/d", 50), Op::delete("/nodes/a")]), None);
+        // A state that is larger than it may be, because the limits were others.
+        let over = view(&[("/nodes/a", 200), ("/nodes/b", 200)]);
+        assert_eq!(told(&over, vec![put("/nodes/a", 150)]), None);
+        assert_eq!(told(&over, vec![Op::delete("/nodes/a")]), None);
+        assert!(told(&over, vec![put("/nodes/c", 1)]).is_some());
+    }
+}

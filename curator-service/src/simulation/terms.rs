@@ -88,6 +88,8 @@ struct Seen {
     term: Term,
     node: usize,
     ended: bool,
+    /// Its revision is one that a restore has taken back, so that another term may have it.
+    lost: bool,
 }
 
 /// A node, at one moment.
@@ -125,8 +127,12 @@ impl Terms {
         }
     }
 
-    /// The store was restored to what it had then. A term whose lock key is lost cannot know it before the store tells it.
-    pub(super) fn restored(&mut self, now: Duration, kept: Kept) {
+    /// The store was restored to what it had then, at this revision. A term whose lock key is lost cannot know it before the store tells it.
+    pub(super) fn restored(&mut self, now: Duration, kept: Kept, revision: Revision) {
+        for seen in &mut self.seen {
+            seen.lost |= seen.term.lock_revision() > revision;
+        }
+        self.ended.retain(|lock, _| *lock <= revision);
         let lost = self.locks.keys().filter(|revision| !kept.locks.contains_key(revision));
         for revision in lost {
             self.meddled.insert(*revision);
@@ -226,11 +232,11 @@ impl Terms {
                             look.node,
                             term.lock_revision()
                         ));
-                        self.ended.remove(&term.lock_revision());
                         self.seen.push(Seen {
                             term: term.clone(),
                             node: look.node,
                             ended: false,
+                            lost: false,
                         });
                         self.check_victory(now, look, term)?;
                     }
@@ -286,11 +292,10 @@ impl Terms {
                 let what = format!("that of node {} at {}", seen.node, seen.term.lock_revision());
                 return Err(("a term that has ended is never valid again", what));
             }
-            // Once: after a restore another term may have its revision.
-            if !is_valid && !seen.ended {
-                self.ended.insert(seen.term.lock_revision(), now);
-            }
             seen.ended = !is_valid;
+            if !is_valid && !seen.lost {
+                self.ended.entry(seen.term.lock_revision()).or_insert(now);
+            }
             if is_valid && !self.meddled.contains(&seen.term.lock_revision()) {
                 valid.push((seen.node, seen.term.lock_revision()));
             }

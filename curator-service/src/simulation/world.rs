@@ -473,7 +473,7 @@ impl<'a> World<'a> {
         });
         let (from, to) = (self.followed, snapshot.revision());
         self.followed = to;
-        self.terms.restored(self.now(), kept);
+        self.terms.restored(self.now(), kept, to);
         self.cluster.restore(snapshot);
         self.note(format_args!("the store goes back from revision {from} to {to}"));
         Ok(())

@@ -226,7 +226,7 @@ impl View {
         found.into_iter().find_map(|kv| {
             let known = self.entries.get(&kv.key)?.changed;
             // What is known by now may be newer than the read.
-            let lost = kv.mod_revision < known && known <= at && !sabotage::on(Sabotage::IgnoresStoreGoneBack);
+            let lost = kv.mod_revision < known && known <= at;
             lost.then_some(WentBack {
                 seen: known,
                 found: kv.mod_revision,

@@ -20,6 +20,7 @@ mod etcd_faults;
 mod etcd_tls;
 mod forwarding;
 mod interop;
+mod large_state;
 mod lease_faults;
 mod limits;
 mod load;

@@ -36,7 +36,7 @@ pub enum Sabotage {
     BatchesWhatTouches,
     /// A change whose condition did not hold is acknowledged.
     AcknowledgesConflict,
-    /// Answers from before what a term has seen are taken for answers like others.
+    /// A fence that is answered from before what the term has seen passes.
     IgnoresStoreGoneBack,
 }
 

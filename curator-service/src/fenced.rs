@@ -43,7 +43,7 @@ impl Newest {
 
     /// Takes note of an answer to something that was sent when the newest was `floor`.
     fn answered(&self, floor: Revision, found: Revision) -> Result<(), WentBack> {
-        if found < floor && !sabotage::on(Sabotage::IgnoresStoreGoneBack) {
+        if found < floor {
             return Err(WentBack { seen: floor, found });
         }
         self.saw(found);
@@ -247,7 +247,9 @@ impl Fenced {
                 return Err(FencedError::LostLeadership);
             }
         }
-        if let Err(went_back) = self.newest.answered(floor, found.revision) {
+        if let Err(went_back) = self.newest.answered(floor, found.revision)
+            && !sabotage::on(Sabotage::IgnoresStoreGoneBack)
+        {
             self.term.report_went_back(went_back);
             return Err(FencedError::LostLeadership);
         }

@@ -55,8 +55,8 @@ handshake measures what connections cost one instance with one thread, with TLS 
 nothing is resumed) and without, and nginx with one thread beside it; and which share of a call they are.
 
 state starts one etcd, and reads and writes through the leader's state and by plain calls of etcd, in turn in each round;
-then it measures GetNodes and watches with 10 to 10,000 nodes, updates with 100 and 5,000 watchers, and heartbeats. It
-says whether what is aimed at is met.
+then it measures GetNodes and watches with 10 to 10,000 nodes, updates with 100 and 5,000 watchers, heartbeats, and how long a
+new leader, an export and an import take with states of 1 to 100 MB, beside a plain reading of the same keys. It says whether what is aimed at is met.
 
 election starts three members of etcd with three of our instances and three candidates of Go's concurrency.Election, and ends
 the leaders of both at a time: by SIGKILL, by SIGTERM, and by cutting them off from etcd. It says how soon another one leads, how
@@ -66,7 +66,7 @@ long a client of ours has no answer, how long before its key is gone a leader st
   --time DURATION  how long each measurement takes (default 2s)
   --tls            of forward: with TLS as well
   --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
-                   of state: one of reads, writes, nodes, watchers, heartbeats
+                   of state: one of reads, writes, nodes, watchers, heartbeats, takeover
   --ttl DURATION   of election: this TTL alone (default: 2s and 5s)
   --etcd WHICH     the version of etcd to measure beside (default: the first at hand)",
     run,

@@ -17,7 +17,7 @@ use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::workspace::{STATE_LOAD, build};
 
-const PARTS: [&str; 5] = ["reads", "writes", "nodes", "watchers", "heartbeats"];
+const PARTS: [&str; 6] = ["reads", "writes", "nodes", "watchers", "heartbeats", "takeover"];
 
 pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<Vec<Comparison>> {
     if let Some(only) = &options.only
@@ -91,6 +91,22 @@ fn comparisons(measured: &[Value], version: &str) -> Vec<Comparison> {
                 });
             }
         }
+    }
+    let is_takeover = |line: &&Value| line["what"] == "takeover";
+    let largest = measured
+        .iter()
+        .filter(is_takeover)
+        .max_by_key(|line| line["bytes"].as_u64());
+    if let Some((nodes, size)) = largest.and_then(|line| Some((line["nodes"].as_u64()?, line["size"].as_u64()?))) {
+        let is = |line: &Value| line["what"] == "takeover" && line["nodes"] == nodes && line["size"] == size;
+        all.push(Comparison {
+            part: part.clone(),
+            what: format!("a new leader has read {nodes} nodes of {size} B"),
+            unit: "us",
+            better: Better::Less,
+            ours: numbers(measured, is, "ours_us"),
+            peer: Some(("plain etcd", numbers(measured, is, "plain_us"))),
+        });
     }
     let mut alone = |what: &str, unit, ours: Vec<f64>| {
         if !ours.is_empty() {
@@ -199,6 +215,7 @@ fn report(measured: &[Value], version: &str) -> String {
     beside_plain(measured, &mut text);
     by_nodes(measured, &mut text);
     by_watchers(measured, &mut text);
+    by_size(measured, &mut text);
     let beats = numbers(measured, |line| line["what"] == "heartbeats", "ns");
     if !beats.is_empty() {
         let share = numbers(measured, |line| line["what"] == "heartbeats", "share_of_a_core");
@@ -307,6 +324,50 @@ fn by_watchers(measured: &[Value], text: &mut String) {
         );
         text.push_str(&rows);
     }
+}
+
+/// How long a new leader takes to have read a state of some size, and what moving it takes.
+fn by_size(measured: &[Value], text: &mut String) {
+    let of_sizes = |what: &'static str| {
+        let lines = measured.iter().filter(move |line| line["what"] == what);
+        lines.filter_map(|line| Some((line["bytes"].as_u64()?, line["nodes"].as_u64()?, line["size"].as_u64()?)))
+    };
+    let sizes: std::collections::BTreeSet<_> = of_sizes("takeover").collect();
+    if sizes.is_empty() {
+        return;
+    }
+    text.push_str(
+        "\n| state | plain reading, ms | takeover, ms | ratio | memory | export, of plain | memory | import, of plain | memory |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    for (bytes, nodes, size) in sizes {
+        let of = |what: &'static str, field: &str| {
+            let is = |line: &Value| line["what"] == what && line["nodes"] == nodes && line["size"] == size;
+            numbers(measured, is, field)
+        };
+        let ms = |numbers: &[f64]| spread(&numbers.iter().map(|us| us / 1e3).collect::<Vec<_>>(), 0);
+        let (plain, ours) = (of("takeover", "plain_us"), of("takeover", "ours_us"));
+        // The first takeover of a size: later ones use memory that is there.
+        let resident = of("takeover", "resident").first().copied().unwrap_or_default();
+        let times = |bytes_of: f64| format!("{:.1} of the state", bytes_of / bytes as f64);
+        let moved = |field| median(&of("transfer", field));
+        let _ = writeln!(
+            text,
+            "| {nodes} nodes, {:.1} MB | {} | {} | {} | {} | {:.1} | {} | {:.1} | {} |",
+            bytes as f64 / 1e6,
+            ms(&plain),
+            ms(&ours),
+            spread(&ratios(&ours, &plain), 2),
+            times(resident),
+            moved("export_us") / moved("plain_us"),
+            times(moved("export_resident")),
+            moved("import_us") / moved("plain_us"),
+            times(moved("import_resident")),
+        );
+    }
+    text.push_str(
+        "\nA plain reading is of the same keys in pages of 1,000. Memory is what the process has grown by.\n",
+    );
 }
 
 fn numbers(measured: &[Value], is: impl Fn(&Value) -> bool, field: &str) -> Vec<f64> {

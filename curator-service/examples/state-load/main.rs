@@ -4,6 +4,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "times are measured for the reader")]
 
+mod takeover;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +35,7 @@ struct Arguments {
     /// How long each measurement takes, in milliseconds.
     #[arg(long, default_value_t = 2_000)]
     time: u64,
-    /// Only this: reads, writes, nodes, watchers or heartbeats.
+    /// Only this: reads, writes, nodes, watchers, heartbeats or takeover.
     #[arg(long)]
     only: Option<String>,
 }
@@ -78,6 +80,9 @@ async fn main() -> Result<(), Failure> {
         }
         put_nodes(&*store, NODES).await?;
         wait_for_nodes(&leader, NODES).await?;
+    }
+    if wanted("takeover") {
+        takeover::all(&arguments.etcd, arguments.rounds).await?;
     }
     let mut there = NODES;
     for nodes in [10, 100, 1_000, 10_000] {

@@ -51,16 +51,19 @@ impl Value {
     }
 }
 
+/// A lock key and the revision that it was created at: after a restore, a revision alone may be that of another one.
+type Lock = (Revision, Bytes);
+
 /// The store's history as far as it has been followed, and the terms that were seen.
 #[derive(Default)]
 pub(super) struct Terms {
     /// The lock keys that are there, by the revision that they were created at.
     locks: BTreeMap<Revision, Bytes>,
     /// When those that are not there any more were deleted.
-    gone: BTreeMap<Revision, Duration>,
+    gone: BTreeMap<Lock, Duration>,
     /// Locks that somebody revoked or replaced behind their owners' backs. A term that is cut off cannot know that it is over;
     /// there the guard alone helps.
-    meddled: BTreeSet<Revision>,
+    meddled: BTreeSet<Lock>,
     sides: [bool; 2],
     seen: Vec<Seen>,
     /// When terms were first seen to have ended.
@@ -75,6 +78,10 @@ pub(super) struct Kept {
     locks: BTreeMap<Revision, Bytes>,
     sides: [bool; 2],
     versions: Vec<Vec<Version>>,
+}
+
+fn lock_of(term: &Term) -> Lock {
+    (term.lock_revision(), term.lock_key().clone())
 }
 
 impl Kept {
@@ -133,13 +140,14 @@ impl Terms {
             seen.lost |= seen.term.lock_revision() > revision;
         }
         self.ended.retain(|lock, _| *lock <= revision);
-        let lost = self.locks.keys().filter(|revision| !kept.locks.contains_key(revision));
-        for revision in lost {
-            self.meddled.insert(*revision);
-            self.gone.insert(*revision, now);
+        for (revision, key) in &self.locks {
+            if kept.locks.get(revision) != Some(key) {
+                self.meddled.insert((*revision, key.clone()));
+                self.gone.insert((*revision, key.clone()), now);
+            }
         }
-        for revision in kept.locks.keys() {
-            self.gone.remove(revision);
+        for (revision, key) in &kept.locks {
+            self.gone.remove(&(*revision, key.clone()));
         }
         self.locks = kept.locks;
         self.sides = kept.sides;
@@ -154,7 +162,8 @@ impl Terms {
     /// Somebody is about to delete this lock key.
     pub(super) fn meddle_with_lock(&mut self, key: &[u8]) {
         let created = self.locks.iter().find(|(_, lock)| lock.as_ref() == key);
-        self.meddled.extend(created.map(|(revision, _)| *revision));
+        self.meddled
+            .extend(created.map(|(revision, key)| (*revision, key.clone())));
     }
 
     /// Follows the store: what happened at one revision, which was looked at at this time.
@@ -162,17 +171,13 @@ impl Terms {
         for event in events {
             match event {
                 Event::Put(kv) if kv.key.starts_with(LOCKS.as_bytes()) => {
-                    // After a restore a revision is given out once more.
-                    self.gone.remove(&kv.create_revision);
-                    if self.locks.insert(kv.create_revision, kv.key.clone()).is_none() {
-                        self.meddled.remove(&kv.create_revision);
-                    }
+                    self.locks.insert(kv.create_revision, kv.key.clone());
                 }
                 Event::Delete { key, .. } if key.starts_with(LOCKS.as_bytes()) => {
                     let gone = &mut self.gone;
                     self.locks.retain(|revision, lock| {
                         if lock == key {
-                            gone.insert(*revision, now);
+                            gone.insert((*revision, lock.clone()), now);
                         }
                         lock != key
                     });
@@ -241,7 +246,9 @@ impl Terms {
                         self.check_victory(now, look, term)?;
                     }
                 }
-                ElectionStatus::Follower(following) => self.check_news(now, look, following.revision)?,
+                ElectionStatus::Follower(following) => {
+                    self.check_news(now, look, &(following.revision, following.key.clone()))?;
+                }
                 ElectionStatus::Undetermined(_) => {}
             }
         }
@@ -251,13 +258,13 @@ impl Terms {
 
     /// How long what the node knows has been out of date, counting only the time in which it was running. `None` for a node that
     /// is stopped, and for what is so.
-    fn out_of_date(&self, now: Duration, look: &Look, lock: Revision) -> Option<Duration> {
-        let gone = *self.gone.get(&lock)?;
+    fn out_of_date(&self, now: Duration, look: &Look, lock: &Lock) -> Option<Duration> {
+        let gone = *self.gone.get(lock)?;
         Some(now.saturating_sub(gone.max(look.running_since?)))
     }
 
     fn check_victory(&self, now: Duration, look: &Look, term: &Term) -> Result<(), Broken> {
-        match self.out_of_date(now, look, term.lock_revision()) {
+        match self.out_of_date(now, look, &lock_of(term)) {
             Some(age) if age > ANSWER => Err((
                 "nobody wins without its key",
                 format!(
@@ -269,15 +276,15 @@ impl Terms {
         }
     }
 
-    fn check_news(&self, now: Duration, look: &Look, leader: Revision) -> Result<(), Broken> {
+    fn check_news(&self, now: Duration, look: &Look, leader: &Lock) -> Result<(), Broken> {
         // A clock may be slower by a fiftieth.
         let longest = TTL.mul_f64(1.03) + ANSWER;
         match self.out_of_date(now, look, leader) {
             Some(age) if age > longest => Err((
                 "old news of a leader are dropped",
                 format!(
-                    "node {} follows the leader of {leader}, which has been gone for {age:?}",
-                    look.node
+                    "node {} follows the leader of {}, which has been gone for {age:?}",
+                    look.node, leader.0
                 ),
             )),
             _ => Ok(()),
@@ -296,17 +303,18 @@ impl Terms {
             if !is_valid && !seen.lost {
                 self.ended.entry(seen.term.lock_revision()).or_insert(now);
             }
-            if is_valid && !self.meddled.contains(&seen.term.lock_revision()) {
-                valid.push((seen.node, seen.term.lock_revision()));
+            let lock = lock_of(&seen.term);
+            if is_valid && !self.meddled.contains(&lock) {
+                valid.push((seen.node, lock));
             }
         }
         if valid.len() > 1 {
             return Err(("at most one term is valid", format!("(node, lock revision): {valid:?}")));
         }
         match valid.first() {
-            Some((node, lock)) if !self.locks.contains_key(lock) => Err((
+            Some((node, (revision, key))) if self.locks.get(revision) != Some(key) => Err((
                 "a valid term has its lock key in the store",
-                format!("that of node {node} at {lock} has not"),
+                format!("that of node {node} at {revision} has not"),
             )),
             _ => Ok(()),
         }

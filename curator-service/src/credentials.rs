@@ -303,10 +303,13 @@ impl Authenticator for CredentialsWatch {
 }
 
 /// An identity as far as a certificate that has been shown proves it.
+///
+/// The cluster's own authority may stand behind it: OpenSSL completes the chain of a client that knows it, as of one that verifies
+/// the server. It proves nothing more, and any other certificate makes it unclear who calls.
 pub(crate) fn recognized(shown: &[CertificateDer<'_>], ca: &[u8], now: SystemTime) -> Result<Identity, NotRecognized> {
     match shown {
         [] => Err(NotRecognized::None),
-        [certificate] => Ok(verify(certificate, ca, now)?),
+        [certificate, chain @ ..] if chain.iter().all(|more| **more == *ca) => Ok(verify(certificate, ca, now)?),
         _ => Err(NotRecognized::Several),
     }
 }
@@ -316,7 +319,7 @@ pub(crate) fn recognized(shown: &[CertificateDer<'_>], ca: &[u8], now: SystemTim
 pub(crate) enum NotRecognized {
     #[error("the connection shows no certificate")]
     None,
-    #[error("the connection shows more than one certificate")]
+    #[error("the connection shows more than one certificate, beside the cluster's own authority")]
     Several,
     #[error("the connection's certificate: {0}")]
     Certificate(#[from] VerifyError),

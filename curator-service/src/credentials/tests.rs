@@ -212,3 +212,32 @@ async fn a_follower_reaches_the_leader_that_it_means_and_nobody_else() {
     let (_, refused) = shake(&stranger, follower.client(stranger.node_id()).unwrap()).await;
     assert!(refused.unwrap_err().contains("not signed by the cluster's authority"));
 }
+
+/// As OpenSSL sends it for a client that knows the authority.
+#[test]
+fn a_certificate_with_the_clusters_authority_behind_it_is_recognized_and_with_any_other_it_is_not() {
+    let (ca, stranger) = (authority(), authority());
+    let (_, id, certificate) = node(&ca);
+    let der = |bytes: &[u8]| CertificateDer::from(bytes.to_vec());
+    let (leaf, own) = (der(&certificate), der(ca.certificate()));
+    let shown = |shown: &[&CertificateDer<'static>]| {
+        let shown: Vec<_> = shown.iter().map(|one| (*one).clone()).collect();
+        recognized(&shown, ca.certificate(), wall())
+    };
+    for good in [&[&leaf][..], &[&leaf, &own], &[&leaf, &own, &own]] {
+        let found = shown(good).expect("it is clear who that is");
+        assert!(matches!(found, Identity::Node { id: found, .. } if found == id));
+    }
+    let other = der(stranger.certificate());
+    for bad in [
+        &[&leaf, &leaf][..],
+        &[&leaf, &other],
+        &[&leaf, &own, &other],
+        &[&leaf, &other, &own],
+    ] {
+        assert!(matches!(shown(bad), Err(NotRecognized::Several)), "{}", bad.len());
+    }
+    // The authority itself is nobody.
+    assert!(matches!(shown(&[&own]), Err(NotRecognized::Certificate(_))));
+    assert!(shown(&[&own, &leaf]).is_err());
+}

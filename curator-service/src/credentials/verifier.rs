@@ -105,8 +105,8 @@ impl NodeVerifier {
             Wanted::AnyNode { ca } => (ca, None),
             Wanted::Anybody => return Ok(()),
         };
-        if !more.is_empty() {
-            return Err("it shows more than one certificate".into());
+        if more.iter().any(|more| more != ca) {
+            return Err("it shows more than one certificate, beside the cluster's own authority".into());
         }
         match verify(certificate, ca, now) {
             Ok(Identity::Node { id, .. }) if node_id.is_none_or(|wanted| *wanted == id) => Ok(()),

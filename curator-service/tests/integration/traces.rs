@@ -61,9 +61,9 @@ impl Side {
             Action::Txn(mut txn, lease) => {
                 let lease = lease.map(|number| self.leases[number]);
                 self.fit(&mut txn, lease);
-                match self.store.txn(txn).await {
+                match self.store.txn(txn.clone()).await {
                     Ok(answer) => {
-                        let results: Vec<_> = answer.results.into_iter().map(|result| self.told(result)).collect();
+                        let results = self.all_told(&txn, answer.succeeded, answer.results);
                         format!("{} {} {results:?}", answer.revision.0 - self.base, answer.succeeded)
                     }
                     Err(error) => failed(&error).into(),
@@ -72,12 +72,13 @@ impl Side {
             Action::Range(mut range) => {
                 range.revision = self.absolute(range.revision);
                 range.max_create_revision = self.absolute(range.max_create_revision);
-                match self.store.range(range).await {
+                match self.store.range(range.clone()).await {
                     Ok(answer) => {
-                        let told = self.told(OpResult::Range {
+                        let result = OpResult::Range {
                             kvs: answer.kvs,
                             count: answer.count,
-                        });
+                        };
+                        let told = self.told(&Op::Range(range), result);
                         format!("{} {told}", answer.revision.0 - self.base)
                     }
                     Err(error) => failed(&error).into(),
@@ -117,17 +118,27 @@ impl Side {
         }
     }
 
-    fn told(&self, result: OpResult) -> String {
-        match result {
-            OpResult::Txn { succeeded, results } => {
-                let results: Vec<_> = results.into_iter().map(|result| self.told(result)).collect();
+    fn all_told(&self, txn: &Txn, succeeded: bool, results: Vec<OpResult>) -> Vec<String> {
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        assert_eq!(ops.len(), results.len());
+        ops.iter()
+            .zip(results)
+            .map(|(op, result)| self.told(op, result))
+            .collect()
+    }
+
+    fn told(&self, op: &Op, result: OpResult) -> String {
+        match (op, result) {
+            (Op::Txn(nested), OpResult::Txn { succeeded, results }) => {
+                let results = self.all_told(nested, succeeded, results);
                 format!("{succeeded} {results:?}")
             }
-            OpResult::Range { kvs, count } => {
+            (Op::Range(range), OpResult::Range { kvs, count }) => {
                 let kvs: Vec<String> = kvs
                     .into_iter()
                     .map(|kv| {
-                        let lease = kv.lease.map(|id| self.names.get(&id));
+                        // Whether the lease comes with the keys alone differs between versions of etcd.
+                        let lease = kv.lease.filter(|_| !range.keys_only).map(|id| self.names.get(&id));
                         let (created, changed) = (kv.create_revision.0 - self.base, kv.mod_revision.0 - self.base);
                         format!(
                             "{:?}={:?} {created} {changed} {} {lease:?}",
@@ -137,7 +148,7 @@ impl Side {
                     .collect();
                 format!("{count} {kvs:?}")
             }
-            other => format!("{other:?}"),
+            (_, other) => format!("{other:?}"),
         }
     }
 }

@@ -38,8 +38,8 @@ pub const COMMAND: Command = Command {
     help: "Usage: cargo xtask bench [--rounds 5] [--time 2s] [--etcd all]
        cargo xtask bench forward [--rounds 5] [--time 2s] [--only WORKLOAD] [--tls]
        cargo xtask bench handshake [--rounds 5] [--time 2s]
-       cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd 3.4|3.5]
-       cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd 3.4|3.5|all]
+       cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd WHICH]
+       cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd WHICH]
 
 Without a name all of them run, one after the other (about half an hour with the defaults), on each etcd that is at hand
 where etcd makes a difference. It writes a table and a page with plots to target/bench, and the summary in

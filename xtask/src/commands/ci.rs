@@ -8,7 +8,7 @@ use crate::commands::{api, chaos, integration, test};
 use crate::error::Result;
 use crate::step;
 use crate::tidy;
-use crate::tools::etcd::Want;
+use crate::tools::etcd::{Want, select};
 use crate::tools::{optional, protoc};
 use crate::workspace::{Package, cargo, packages};
 
@@ -19,7 +19,7 @@ pub const COMMAND: Command = Command {
     help: "Usage: cargo xtask ci
 
 Checks the format, the lints, the documentation, the public API and the tidiness of the sources, builds each library with each of
-its features alone, does what `cargo xtask test --etcd all` does, and then `cargo xtask chaos` for one minute.",
+its features alone, does what `cargo xtask test` does, on the oldest and the newest etcd, and then `cargo xtask chaos` for one minute on each.",
     run,
 };
 
@@ -57,14 +57,18 @@ fn run(args: Args) -> Result<()> {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         step::run(&name, cargo(&words))?;
     }
-    test::run_tests(&Want::All)?;
+    test::run_tests(&Want::Ends)?;
     // The same faults each time, so that a failure is the change's.
     let play = chaos::Play {
         seed: 1,
         length: Duration::from_secs(60),
         hosts: false,
     };
-    chaos::run_chaos(&Want::First, play, None)
+    for found in select(&Want::Ends)? {
+        let version = found.binaries.version().to_owned();
+        chaos::run_chaos(&Want::Named(version), play, None)?;
+    }
+    Ok(())
 }
 
 /// What the dependencies may be. Known faults are looked up where their list can be had, which is not everywhere.

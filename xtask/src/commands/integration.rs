@@ -9,6 +9,7 @@ use crate::harness::curator;
 use crate::harness::etcd;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
+use crate::tools::go_candidate::{self, go_candidate};
 use crate::tools::optional;
 use crate::workspace::{CURATOR, CURATORCTL, EMBED, build, cargo};
 
@@ -16,13 +17,13 @@ use crate::workspace::{CURATOR, CURATORCTL, EMBED, build, cargo};
 pub const COMMAND: Command = Command {
     name: "integration",
     summary: "runs the tests against real etcd clusters and curator processes",
-    help: "Usage: cargo xtask integration [--etcd 3.4|3.5|all] [--repeat N] [FILTER]
+    help: "Usage: cargo xtask integration [--etcd WHICH] [--repeat N] [FILTER]
 
 Builds the curator binary and runs the integration tests of curator-service: real etcd members, real curators, faults
 by signals and proxies. What is missing is brought as by `cargo xtask setup`.
 
-  --etcd WHICH  the version to test against; `all` takes each in turn, and says which it cannot have.
-                By default the first at hand.
+  --etcd WHICH  the version to test against: a series such as `3.7`, a version such as `3.5.1`, `oldest`, `newest`, both
+                `ends`, or `all`. Several are taken in turn; what cannot be had is said. By default the first at hand.
   --repeat N    runs everything N times, until the first failure
   FILTER        only the tests whose name contains this
 
@@ -57,6 +58,7 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
     let binary = build(CURATOR)?;
     let ctl = build(CURATORCTL)?;
     let embedding = build(EMBED)?;
+    let go = go_candidate()?;
     let nextest = optional::has_nextest();
     for round in 1..=repeat {
         for Found { binaries, .. } in &found {
@@ -74,6 +76,9 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
             command.env(curator::BINARY, &binary);
             command.env(curator::CTL, &ctl);
             command.env(curator::EMBEDDING, &embedding);
+            if let Some(go) = &go {
+                command.env(go_candidate::BINARY, &go.binary);
+            }
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
             command.envs(programs.iter().copied());

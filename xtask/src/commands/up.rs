@@ -26,7 +26,7 @@ pub mod board;
 pub const COMMAND: Command = Command {
     name: "up",
     summary: "starts three etcd members and three curators, calls them, and shows who leads and answers",
-    help: "Usage: cargo xtask up [--ttl 5s] [--etcd 3.4|3.5 | --embedded] [--for 20s]
+    help: "Usage: cargo xtask up [--ttl 5s] [--etcd WHICH | --embedded] [--for 20s]
 
 Builds the service, starts three etcd members and three curators on free ports of 127.0.0.1, calls each of them all the
 time, and shows who leads and who answers until ctrl-c stops all of it: a call through a follower is answered by the
@@ -49,13 +49,13 @@ const TICK: Duration = Duration::from_millis(100);
 
 fn run(mut args: Args) -> Result<()> {
     let ttl = args.duration("--ttl")?.unwrap_or(Duration::from_secs(5));
-    let want = Want::read(args.value("--etcd")?.as_deref())?;
+    let want = Want::read_one(args.value("--etcd")?.as_deref())?;
     let limit = args.duration("--for")?;
     let embedded = args.flag("--embedded");
     args.finish(0)?;
-    if want == Want::All || (embedded && want != Want::First) {
+    if embedded && want != Want::First {
         return Err(crate::Error::usage(
-            "`up` runs one etcd: give `--etcd 3.4` or `--etcd 3.5`, or `--embedded` for none",
+            "`up` runs one etcd: give `--etcd`, or `--embedded` for none",
         ));
     }
     signals::install()?;

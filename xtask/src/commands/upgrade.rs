@@ -17,7 +17,7 @@ use crate::workspace::{EMBED, build_elsewhere, root, shown};
 pub const COMMAND: Command = Command {
     name: "upgrade",
     summary: "replaces instances of an earlier commit one by one under load, and takes them back",
-    help: "Usage: cargo xtask upgrade [--from COMMIT] [--etcd 3.4|3.5|all]
+    help: "Usage: cargo xtask upgrade [--from COMMIT] [--etcd WHICH]
 
 Builds an earlier commit beside this one and runs three of its instances on a real etcd, with calls through all of
 them. Then one after the other is stopped and started as this commit is, the leader last, and all the way back. No

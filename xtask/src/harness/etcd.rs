@@ -96,6 +96,16 @@ impl EtcdBinaries {
         &self.directory
     }
 
+    /// The program that looks at files and not at members, such as `snapshot restore`: etcdutl, and etcdctl where there is none,
+    /// as before 3.5. Since 3.6 etcdctl restores no more.
+    pub fn offline(&self) -> PathBuf {
+        let utl = self.directory.join("etcdutl");
+        match utl.is_file() {
+            true => utl,
+            false => self.etcdctl(),
+        }
+    }
+
     pub(super) fn etcdctl(&self) -> PathBuf {
         self.directory.join("etcdctl")
     }

@@ -10,6 +10,7 @@ use crate::harness::wait_until;
 use crate::workspace::{shown, tools_dir};
 
 pub mod etcd;
+pub mod go_candidate;
 pub mod optional;
 pub mod protoc;
 

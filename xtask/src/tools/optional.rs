@@ -1,12 +1,8 @@
 //! Programs that make more tests or nicer runs possible, and that nothing needs.
 
-use std::path::Path;
-
+use super::go_candidate::debian_library;
 use super::on_path;
 use crate::workspace::cargo;
-
-/// Where Debian puts the Go sources of etcd's client.
-const GO_ETCD: &str = "/usr/share/gocode/src/go.etcd.io/etcd/clientv3/concurrency";
 
 /// Whether `cargo nextest` works here.
 pub fn has_nextest() -> bool {
@@ -38,12 +34,12 @@ pub fn report() -> Vec<(&'static str, bool, &'static str)> {
         (
             "go",
             on_path("go").is_some(),
-            "with the next one: candidates of etcd's own Go library in the tests",
+            "etcd 3.5 to 3.7, and candidates of etcd's own Go library in the tests",
         ),
         (
             "golang-etcd-server-dev",
-            Path::new(GO_ETCD).is_dir(),
-            "Debian's sources of that library",
+            debian_library().is_dir(),
+            "that library where there is no module proxy",
         ),
         (
             "nginx",

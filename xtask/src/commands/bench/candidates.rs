@@ -1,21 +1,12 @@
 //! Candidates for leadership of either kind, each with its own way to etcd that can be cut.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::error::{Context, Result};
-use crate::harness::process::{Capture, Process, ProcessSpec, Recorded, run};
+use crate::error::Result;
+use crate::harness::process::{Capture, Process, ProcessSpec, Recorded};
 use crate::harness::proxy::address_of;
 use crate::harness::{CuratorOptions, CuratorProcess, EtcdCluster, Mark, Scratch, TcpProxy};
-use crate::step;
-use crate::tools::on_path;
-use crate::workspace::{root, tools_dir};
-
-/// Where Debian's `golang-etcd-server-dev` puts Go's sources.
-const GOPATH: &str = "/usr/share/gocode";
-/// It compiles all of etcd's client.
-const COMPILES: Duration = Duration::from_secs(300);
 
 /// Whose candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,29 +30,6 @@ impl Kind {
             Self::Go => "go/leader/",
         }
     }
-}
-
-/// Builds the Go candidate; `None`, said aloud, where there is nothing to build it with.
-pub(super) fn build_go() -> Result<Option<PathBuf>> {
-    let library = Path::new(GOPATH).join("src/go.etcd.io/etcd/clientv3/concurrency");
-    if !library.is_dir() || on_path("go").is_none() {
-        step::say(format_args!(
-            "SKIPPED: Go's election, for there is no go, or no {} (golang-etcd-server-dev)",
-            library.display()
-        ));
-        return Ok(None);
-    }
-    let directory = tools_dir();
-    std::fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;
-    let binary = directory.join("go-candidate");
-    let source = root().join("curator-service/tests/integration/go-candidate/main.go");
-    let mut build = Command::new("go");
-    build.args(["build", "-o"]).arg(&binary).arg(source);
-    build.env("GOPATH", GOPATH).env("GO111MODULE", "off");
-    step::timed("build the Go candidate", || {
-        run(build, COMPILES)?.success("go build").map(drop)
-    })?;
-    Ok(Some(binary))
 }
 
 /// A candidate beside a member of etcd.

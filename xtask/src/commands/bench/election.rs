@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::candidates::{Candidate, Kind, build_go};
+use super::candidates::{Candidate, Kind};
 use super::comparison::{Better, Comparison};
 use super::{cpu, figures, keep};
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, Scratch, resi
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
+use crate::tools::go_candidate::go_candidate;
 use crate::workspace::{ECHO_CALLS, EMBED_RELEASE, build};
 
 /// What takes no time worth speaking of.
@@ -49,7 +50,7 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
     signals::install()?;
     let program = build(EMBED_RELEASE)?;
     let caller = build(ECHO_CALLS)?;
-    let go = build_go()?;
+    let go = go_candidate()?;
     let mut all = Vec::new();
     let mut report = String::from("# The election, measured\n");
     for Found { binaries, .. } in select(&want)? {
@@ -72,7 +73,7 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
                 calls: None,
                 turn: false,
             };
-            stage.start(&program, go.as_deref(), &scratch)?;
+            stage.start(&program, go.as_ref().map(|go| go.binary.as_path()), &scratch)?;
             stage.call(&caller, &scratch)?;
             for (what, gap, end) in [(FAILOVER, GAP_KILL, End::Kill), (HANDOVER, GAP_TERM, End::Terminate)] {
                 for round in 0..rounds {
@@ -94,11 +95,11 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
         report.push_str(&table);
         all.extend(comparisons(&measured, &ttls, binaries.version()));
     }
-    if go.is_none() {
-        report.push_str(
-            "\nWithout Go's library, which is not installed here: Debian's golang-go and golang-etcd-server-dev.\n",
-        );
-    }
+    report.push_str(&match &go {
+        Some(go) => format!("\nGo's library: {}.\n", go.library),
+        None => "\nWithout Go's library: there is no Go here, or neither its module proxy nor Debian's golang-etcd-server-dev.\n"
+            .to_owned(),
+    });
     keep("election.md", &report)?;
     Ok(all)
 }

@@ -27,12 +27,7 @@ pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<Vec<Compariso
             "there is no such workload; see `cargo xtask bench --help`",
         ));
     }
-    let want = Want::read(etcd)?;
-    if want == Want::All {
-        return Err(Error::usage(
-            "`bench` measures beside one etcd: give `--etcd 3.4` or `--etcd 3.5`",
-        ));
-    }
+    let want = Want::read_one(etcd)?;
     signals::install()?;
     let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
         return Ok(Vec::new());

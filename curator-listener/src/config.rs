@@ -111,6 +111,12 @@ impl ListenerConfig {
             .unwrap_or_else(|| (self.max_connections / 4).max(1))
     }
 
+    /// The longest head that is read: longer than one that is taken, so that whoever is refused for it is told why, and so that
+    /// what an instance adds to a call that it forwards fits as well.
+    pub(crate) const fn most_headers(&self) -> u32 {
+        self.max_header_list_size.saturating_mul(2)
+    }
+
     /// The window of a whole connection.
     pub(crate) const fn connection_window(&self) -> u32 {
         // The most that HTTP/2 can say is 2^31 - 1.

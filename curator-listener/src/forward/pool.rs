@@ -73,15 +73,16 @@ impl Lane {
     /// A place on the connection with the fewest calls.
     fn place(&self, pool: &Arc<Pool>) -> Option<Place> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
-        let mut emptiest: Option<(usize, &Arc<Connection>)> = None;
+        let mut emptiest: Option<((bool, usize), &Arc<Connection>)> = None;
         for connection in connections.iter() {
             let Some(open) = connection.open() else { continue };
-            if emptiest.is_none_or(|(least, _)| open < least) {
-                emptiest = Some((open, connection));
+            let rank = (connection.is_worn(), open);
+            if emptiest.is_none_or(|(least, _)| rank < least) {
+                emptiest = Some((rank, connection));
             }
         }
-        let (open, connection) = emptiest?;
-        if open >= self.full {
+        let ((worn, open), connection) = emptiest?;
+        if worn || open >= self.full {
             self.more.notify_one();
         }
         // The leader takes a third more than what we call full, and then another connection is on its way.
@@ -95,10 +96,14 @@ impl Lane {
             .push(connection);
     }
 
-    /// Forgets those that have ended, and says how many are left.
+    /// Forgets those that have ended, and those that are worn if there are others; says how many are left. The calls on a worn
+    /// one keep it until the last of them has ended.
     fn prune(&self) -> usize {
         let mut connections = self.connections.write().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.open().is_some());
+        if connections.iter().any(|connection| !connection.is_worn()) {
+            connections.retain(|connection| !connection.is_worn());
+        }
         connections.len()
     }
 
@@ -107,7 +112,7 @@ impl Lane {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let all_full = connections
             .iter()
-            .all(|c| c.open().is_some_and(|open| open >= self.full));
+            .all(|c| c.is_worn() || c.open().is_some_and(|open| open >= self.full));
         let more = usize::from(all_full && !connections.is_empty());
         (connections.len() + more).clamp(self.least, MOST_CONNECTIONS)
     }

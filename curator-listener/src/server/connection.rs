@@ -175,7 +175,7 @@ fn builder(config: &ListenerConfig, tasks: TaskTracker) -> http2::Builder<Tracke
         .initial_stream_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window())
         .max_concurrent_streams(config.max_concurrent_calls)
-        .max_header_list_size(config.max_header_list_size)
+        .max_header_list_size(config.most_headers())
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(ERROR_RESETS)
         .keep_alive_interval(config.client_ping_interval)

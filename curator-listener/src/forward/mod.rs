@@ -27,6 +27,7 @@ use tracing::debug;
 
 pub(crate) use answer::Answer;
 pub(crate) use connection::Place;
+pub(crate) use length::fits;
 pub(crate) use pool::{Kind, Pool, Ready};
 
 use crate::deadline::{self, GRPC_TIMEOUT};
@@ -93,7 +94,7 @@ where
         Err(refusal) => return Outcome::Ended(refusal),
     };
     let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    if !length::fits(request.headers(), path) {
+    if !fits(request.headers(), path) {
         let message = "the metadata of the call is too long to be forwarded, as bytes that are not of text are sent";
         return Outcome::Ended(Refusal::new(Code::ResourceExhausted, message));
     }

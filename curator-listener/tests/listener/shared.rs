@@ -9,11 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use curator_echo::EchoService;
 use curator_echo::proto::{CountRequest, SayResponse};
+use curator_listener::Services;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
 use crate::raw::{RawClient, RawLeader};
@@ -360,6 +364,132 @@ async fn metadata_that_grows_on_its_way_breaks_no_stream() {
     }
     let (broken, why) = bystanders.broken().await;
     assert_eq!(broken, 0, "{why:?}");
+}
+
+/// A service whose refusals have no end.
+#[derive(Clone)]
+struct Verbose;
+
+impl NamedService for Verbose {
+    const NAME: &'static str = "a.Verbose";
+}
+
+impl tower_service::Service<http::Request<Body>> for Verbose {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        let status = Status::invalid_argument(format!("that is no name: {}", "x".repeat(1 << 20)));
+        std::future::ready(Ok(status.into_http()))
+    }
+}
+
+/// A refusal that quotes a long request. As trailers it would be more than a follower takes, which ends the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_without_end_breaks_no_stream() {
+    let leader = Instance::serving(local(1).0, config(), |address| {
+        Services::new(move |_| Routes::new(EchoService::new(address.to_string(), 1).into_server()).add_service(Verbose))
+    });
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    let bystanders = Bystanders::begin(&follower, 5, None).await;
+    let caller = RawClient::connect(follower.address).await;
+    for _ in 0..3 {
+        let answer = caller.call("/a.Verbose/Any", &[], &message(&say(1))).await;
+        assert_eq!(answer.code(), Some("3"), "{answer:?}");
+        assert!(answer.message().starts_with("that%20is%20no%20name"));
+    }
+    let (broken, why) = bystanders.broken().await;
+    assert_eq!(broken, 0, "{why:?}");
+}
+
+/// Requests that the leader answers before they have ended may look to it like errors, of which a connection has so many in all
+/// its life: before that there is another one, and what is on the first goes on.
+#[tokio::test]
+async fn a_connection_that_wears_out_is_replaced() {
+    let mut leader = RawLeader::start().await;
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    let caller = RawClient::connect(follower.address).await;
+    let (bystander, mut request) = caller.begin(COUNT, &[]).await;
+    request.send_data(Bytes::from_static(b"x"), true).unwrap();
+    let first = leader.next().await;
+    let mut last = first.connection;
+    for _ in 0..1_000 {
+        let (response, _endless) = caller.begin(COUNT, &[]).await;
+        let seen = leader.next().await;
+        last = seen.connection;
+        seen.answer(b"");
+        soon(response).await.unwrap();
+        if last != first.connection {
+            break;
+        }
+    }
+    assert_ne!(last, first.connection);
+    first.answer(b"y");
+    assert_eq!(
+        &crate::raw::Answer::read(soon(bystander).await.unwrap()).await.body[..],
+        b"y"
+    );
+}
+
+/// A client gives up all of its calls at once, and keeps its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_cancels_all_its_calls_keeps_its_own_streams() {
+    let still = Still::with(None);
+    let follower = Instance::following(still.leader.address, 1);
+    follower.serves(true).await;
+    let direct = RawClient::connect(still.leader.address).await;
+    for instance in [&still.leader, &follower] {
+        let caller = RawClient::connect(instance.address).await;
+        let (watching, mut request) = caller.begin(COUNT, &[]).await;
+        request.send_data(message(&endless()), true).unwrap();
+        let mut watching = soon(watching).await.unwrap().into_body();
+        for _ in 0..5 {
+            still.stand(&direct, Duration::from_millis(30)).await;
+            let mut calls = Vec::new();
+            for id in 0..200 {
+                let (response, mut body) = caller.begin(SAY, &[]).await;
+                body.send_data(message(&say(id)), true).unwrap();
+                calls.push(response);
+            }
+            drop(calls);
+        }
+        for _ in 0..100 {
+            let data = soon(watching.data()).await.unwrap().expect("goes on");
+            watching.flow_control().release_capacity(data.len()).unwrap();
+        }
+    }
+}
+
+/// What fits at the leader fits through a follower, which adds to it; what does not is refused, and no more than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_fits_through_a_follower_as_at_the_leader() {
+    let certificates = Certificates::new();
+    let mut config = config();
+    config.tls = Some(certificates.tls());
+    let leader = Instance::with(local(1).0, config.clone(), |service| service);
+    let follower = Instance::with(named(leader.address, 1), config, |service| service);
+    follower.serves(true).await;
+    for instance in [&leader, &follower] {
+        let client = soon(RawClient::secured(instance.address, Some(&certificates.client())))
+            .await
+            .unwrap();
+        let (watching, mut request) = client.begin(COUNT, &[]).await;
+        request.send_data(message(&endless()), true).unwrap();
+        let mut watching = soon(watching).await.unwrap().into_body();
+        let value = |length: usize| "abcdefgh".repeat(length / 8);
+        for (length, code) in [(63 << 10, "0"), (80 << 10, "8")] {
+            let answer = client.call(SAY, &[("x-long", &value(length))], &message(&say(1))).await;
+            assert_eq!(answer.code(), Some(code), "{length}: {}", answer.message());
+        }
+        soon(watching.data()).await.unwrap().expect("goes on");
+    }
 }
 
 /// Streams of the smallest of messages whose readers have stopped.

@@ -336,7 +336,14 @@ impl Body for Led {
         if let Err(refusal) = this.bounds.check() {
             return this.end(refusal.trailers());
         }
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let frame = loop {
+            let frame = Pin::new(&mut this.body).poll_frame(cx);
+            // A frame without anything in it tells nobody anything, and HTTP/2 has a connection ended for a hundred of them.
+            if !matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty)) {
+                break frame;
+            }
+        };
+        match frame {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_ref().filter(|trailers| !forward::fits(trailers, 0)) {
                     return this.end(refusal::shortened(trailers));

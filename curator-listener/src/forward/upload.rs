@@ -231,7 +231,8 @@ mod tests {
         let (request, _respond) = server.accept().await.unwrap().unwrap();
         let serving = tokio::spawn(async move { while server.accept().await.is_some() {} });
         let uploaded = poll_fn(|cx| upload.poll(cx)).await;
-        drop((upload, response));
+        // Whoever gives a call up lets go of both streams.
+        let _kept = (uploaded != Uploaded::Abandoned).then_some((upload, response));
         let (mut body, mut seen, mut error) = (request.into_body(), Vec::new(), None);
         while let Some(data) = body.data().await {
             match data {

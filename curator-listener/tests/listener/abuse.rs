@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tonic::Code;
 
 use crate::raw::{Answer, RawClient};
+use crate::shared::Bystanders;
 use crate::stage::{Certificates, Instance, client, config, local, named, remote, say, soon, unknown};
 
 /// Nobody serves it; that much is said of a call before its body is looked at.
@@ -155,6 +156,7 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
     let (leader, _guard) = Instance::leading(1);
     let follower = Instance::following(leader.address, 1);
     follower.serves(true).await;
+    let bystanders = Bystanders::begin(&follower, 10, None).await;
     let flooding = RawClient::connect(follower.address).await;
     let mut other = follower.client();
     let mut sent = 0_u32;
@@ -179,6 +181,8 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
     };
     soon(ended).await;
     soon(other.say(say(1))).await.expect("others are served");
+    let (broken, why) = bystanders.broken().await;
+    assert_eq!(broken, 0, "{why:?}");
     // Whatever became of the flood, nothing of it is left at the leader.
     soon(leader.client().say(say(1))).await.unwrap();
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::header::ALLOW;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -15,6 +16,7 @@ use tonic::Code;
 use tracing::{Instrument, Span, debug, warn};
 
 use crate::body::Body;
+use crate::caller::Caller;
 use crate::config::ListenerConfig;
 use crate::deadline;
 use crate::decide::{Decision, decide};
@@ -24,6 +26,7 @@ use crate::lead;
 use crate::marks::{self, Marks};
 use crate::meters::{self, Answered, Counted, Meters};
 use crate::refusal::Refusal;
+use crate::request;
 use crate::scope::{Bounds, Scope};
 use crate::services::{Kinds, Local};
 use crate::source::{Budget, Source};
@@ -71,6 +74,14 @@ impl Dispatcher {
 
     async fn answer_within(&self, request: Request<Incoming>, shard: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
+        if let Some(status) = request::no_call(&request) {
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = status;
+            if status == StatusCode::METHOD_NOT_ALLOWED {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            return response;
+        }
         match self.dispatch(request, shard).await {
             Ok((response, by)) => {
                 let took = began.elapsed();
@@ -100,12 +111,23 @@ impl Dispatcher {
         }
         let (mut parts, body) = request.into_parts();
         let marks = Marks::take(&mut parts.headers);
+        let most = self.config.max_header_list_size as usize;
+        // What has been forwarded was looked at there, and has been added to since.
+        if marks.hop.is_none() && request::length(&parts) > most {
+            let message = format!("the metadata of the call is longer than {most} bytes");
+            return Err(Refusal::new(Code::ResourceExhausted, message));
+        }
+        let caller = parts
+            .extensions
+            .remove::<Caller>()
+            .ok_or_else(|| Refusal::new(Code::Internal, "nobody knows whose call this is"))?;
         let mut call = Call {
             dispatcher: self,
             shard,
             targets: self.targets.clone(),
             kind: self.kinds.of(parts.uri.path()),
             parts,
+            from: caller,
             deadline,
             hold: None,
             pause: FIRST_PAUSE,
@@ -152,6 +174,7 @@ struct Call<'a> {
     targets: watch::Receiver<Arc<Target>>,
     kind: Kind,
     parts: http::request::Parts,
+    from: Caller,
     deadline: Option<Instant>,
     /// Where it waits, and until when, from the first time that it must.
     hold: Option<(Seat<'a>, Counted, Instant)>,
@@ -221,13 +244,13 @@ impl Call<'_> {
         let pool = follow
             .pool(self.shard)
             .ok_or_else(|| Refusal::new(Code::Internal, "this thread has no connections to the leader"))?;
-        let place = match pool.place(self.kind) {
+        let place = match pool.place(self.kind, self.from.standing) {
             Ok(place) => place,
             Err(_) => {
                 // Asked again, now that no change is missed.
                 let mut readiness = pool.readiness();
                 readiness.borrow_and_update();
-                match pool.place(self.kind) {
+                match pool.place(self.kind, self.from.standing) {
                     Ok(place) => place,
                     Err(why) => {
                         let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));
@@ -309,7 +332,7 @@ impl Call<'_> {
             Some((_, _, until)) => *until,
             None => {
                 let limit = dispatcher.hold.limit();
-                let seat = dispatcher.hold.enter().ok_or_else(|| {
+                let seat = dispatcher.hold.enter(&self.from).ok_or_else(|| {
                     Refusal::new(
                         Code::ResourceExhausted,
                         format!(
@@ -317,6 +340,7 @@ impl Call<'_> {
                             refusal.message
                         ),
                     )
+                    .come_again(hold::come_again())
                 })?;
                 let until = hold::until(Instant::now(), dispatcher.config.hold_cap, self.deadline);
                 self.hold = Some((seat, dispatcher.meters.held(), until));
@@ -338,6 +362,12 @@ impl Call<'_> {
             // Nobody keeps the connections any more: then there will be another target.
             std::future::pending::<()>().await;
         };
+        let lost = async {
+            match &self.hold {
+                Some((seat, ..)) => seat.lost().await,
+                None => std::future::pending().await,
+            }
+        };
         // With a leader to forward to, a call may still get through; without one there is nothing to wait for.
         let hopeless = !matches!(&**self.targets.borrow(), Target::Follow(_));
         tokio::select! {
@@ -353,6 +383,11 @@ impl Call<'_> {
                 message: format!("{}; nothing of the call ran while it waited", refusal.message).into(),
                 ..refusal.clone()
             }),
+            () = lost => Err(Refusal::new(
+                Code::ResourceExhausted,
+                format!("{}; calls of others wait for a leader as well, and this one has made room for them; nothing of it ran", refusal.message),
+            )
+            .come_again(hold::come_again())),
             () = connected => Ok(()),
             () = retry => Ok(()),
         }

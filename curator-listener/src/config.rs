@@ -12,10 +12,12 @@ pub struct ListenerConfig {
     /// is on the caller's runtime. As many as cores makes forwarding cheapest: the two connections of a call never wake each
     /// other across threads.
     pub threads: usize,
-    /// How long a call may wait for a leader, if its own deadline is not sooner. Two thirds of the leader's TTL is right:
-    /// what outlasts that is no change of leader, but a cluster without one. See [`hold_for_ttl`](Self::hold_for_ttl).
+    /// How long a call may wait for a leader, if its own deadline is not sooner. It should outlast the change after a leader
+    /// was lost: what outlasts that is a cluster without one. See [`hold_for_ttl`](Self::hold_for_ttl).
     pub hold_cap: Duration,
-    /// How many calls may wait at a time; any more are refused with `RESOURCE_EXHAUSTED`.
+    /// How many calls may wait at a time. For one more, whoever has most of them gives a place to those who have fewer, and
+    /// callers that the cluster does not know to those that it does ([`Forwarders::knows`](crate::Forwarders::knows)); what finds
+    /// no room is refused with `RESOURCE_EXHAUSTED`, and told when to come again (`grpc-retry-pushback-ms`).
     pub hold_limit: usize,
     /// How long a leader that steps down as planned waits for the calls that it is running.
     pub drain_limit: Duration,
@@ -71,7 +73,7 @@ impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
             threads: 0,
-            hold_cap: Duration::from_secs(6),
+            hold_cap: Duration::from_secs(15),
             hold_limit: 4_096,
             drain_limit: Duration::from_secs(1),
             grace: Duration::from_secs(5),
@@ -98,10 +100,11 @@ impl Default for ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// With the [`hold_cap`](Self::hold_cap) for this TTL of the leader: two thirds of it, and at most ten seconds.
+    /// With the [`hold_cap`](Self::hold_cap) for this TTL of the leader: that long it takes until the lease of one that was lost
+    /// runs out, and five seconds more are enough for the store to notice, the election, and connections to the next leader.
     #[must_use]
     pub fn hold_for_ttl(mut self, ttl: Duration) -> Self {
-        self.hold_cap = (ttl * 2 / 3).min(Duration::from_secs(10));
+        self.hold_cap = ttl + Duration::from_secs(5);
         self
     }
 
@@ -109,6 +112,12 @@ impl ListenerConfig {
     pub(crate) fn connections_per_peer(&self) -> usize {
         self.max_connections_per_peer
             .unwrap_or_else(|| (self.max_connections / 4).max(1))
+    }
+
+    /// The longest head that is read: longer than one that is taken, so that whoever is refused for it is told why, and so that
+    /// what an instance adds to a call that it forwards fits as well.
+    pub(crate) const fn most_headers(&self) -> u32 {
+        self.max_header_list_size.saturating_mul(2)
     }
 
     /// The window of a whole connection.
@@ -130,8 +139,8 @@ mod tests {
                 .hold_for_ttl(Duration::from_secs(ttl))
                 .hold_cap
         };
-        assert_eq!(hold(3), Duration::from_secs(2));
-        assert_eq!(hold(60), Duration::from_secs(10));
+        assert_eq!(hold(3), Duration::from_secs(8));
+        assert_eq!(hold(60), Duration::from_secs(65));
     }
 
     #[test]

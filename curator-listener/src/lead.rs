@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use tokio::sync::Notify;
@@ -17,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower_service::Service;
 
-use crate::refusal::{self, Refusal};
+use crate::forward;
+use crate::refusal::{self, GRPC, Refusal};
 use crate::scope::Bounds;
 
 /// A stream that has sent nothing for so long does not hold up a leader that wants to step down.
@@ -232,7 +234,7 @@ where
     match run(routes, request, &mut bounds).await {
         Ok(response) => {
             call.answered();
-            Ok(response.map(|body| Led::new(body, bounds, Some(call))))
+            Ok(bounded(response).map(|body| Led::new(body, bounds, Some(call))))
         }
         Err(refusal) => Ok(refusal.response()),
     }
@@ -245,9 +247,20 @@ where
     B::Error: Into<tonic::codegen::StdError>,
 {
     match run(routes, request, &mut bounds).await {
-        Ok(response) => response.map(|body| Led::new(body, bounds, None)),
+        Ok(response) => bounded(response).map(|body| Led::new(body, bounds, None)),
         Err(refusal) => refusal.response(),
     }
+}
+
+/// An answer whose head a follower takes: one that is too long would end its connection, and everybody's calls on it.
+fn bounded(response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+    if forward::fits(response.headers(), 0) {
+        return response;
+    }
+    let mut bounded = Response::new(tonic::body::Body::empty());
+    *bounded.headers_mut() = refusal::shortened(response.headers());
+    bounded.headers_mut().insert(CONTENT_TYPE, GRPC);
+    bounded
 }
 
 async fn run<B>(
@@ -323,8 +336,18 @@ impl Body for Led {
         if let Err(refusal) = this.bounds.check() {
             return this.end(refusal.trailers());
         }
-        match Pin::new(&mut this.body).poll_frame(cx) {
+        let frame = loop {
+            let frame = Pin::new(&mut this.body).poll_frame(cx);
+            // A frame without anything in it tells nobody anything, and HTTP/2 has a connection ended for a hundred of them.
+            if !matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty)) {
+                break frame;
+            }
+        };
+        match frame {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref().filter(|trailers| !forward::fits(trailers, 0)) {
+                    return this.end(refusal::shortened(trailers));
+                }
                 if let Some(call) = &mut this.call {
                     call.moved();
                 }

@@ -46,6 +46,7 @@
 
 mod body;
 mod call;
+mod caller;
 mod config;
 mod deadline;
 mod decide;
@@ -57,6 +58,7 @@ mod lead;
 mod marks;
 pub mod meters;
 mod refusal;
+mod request;
 mod role;
 #[doc(hidden)]
 pub mod sabotage;

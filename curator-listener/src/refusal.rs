@@ -6,13 +6,24 @@
 //! for the log.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use crate::marks;
 use crate::role::Leader;
+
+/// When to try again, for clients that do so by themselves. Source: gRFC A6, "Pushback".
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The content type of all answers.
+pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// So much is left of a message that is far too long, in bytes.
+const LONGEST_MESSAGE: usize = 4 << 10;
 
 /// A call's end that no service made.
 #[derive(Clone, Debug)]
@@ -23,6 +34,8 @@ pub(crate) struct Refusal {
     pub(crate) leader: Option<Box<Leader>>,
     /// Nothing of the call ran: said to the instance that forwarded it, with the reason in a word.
     pub(crate) not_run: Option<&'static str>,
+    /// When the caller may try again, if that is to be said.
+    pub(crate) again: Option<Duration>,
 }
 
 impl Refusal {
@@ -32,6 +45,7 @@ impl Refusal {
             message: message.into(),
             leader: None,
             not_run: None,
+            again: None,
         }
     }
 
@@ -65,6 +79,13 @@ impl Refusal {
         self
     }
 
+    /// Says when to try again.
+    #[must_use]
+    pub(crate) const fn come_again(mut self, after: Duration) -> Self {
+        self.again = Some(after);
+        self
+    }
+
     fn status(&self) -> Status {
         let mut headers = HeaderMap::new();
         if let Some(leader) = &self.leader {
@@ -72,6 +93,12 @@ impl Refusal {
         }
         if let Some(why) = self.not_run {
             marks::mark_not_run(&mut headers, why);
+        }
+        if let Some(after) = self.again {
+            headers.insert(
+                PUSHBACK,
+                HeaderValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            );
         }
         Status::with_metadata(self.code, self.message.clone(), MetadataMap::from_headers(headers))
     }
@@ -93,15 +120,65 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
     if status.add_header(&mut headers).is_err() {
         // A message that no header can hold; the code is what counts.
         headers.clear();
-        headers.insert("grpc-status", http::HeaderValue::from(i32::from(status.code())));
+        headers.insert(GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
     }
     headers
+}
+
+/// What is left of a status whose headers are too long: the code and the beginning of the message. Of success nothing is left.
+pub(crate) fn shortened(long: &HeaderMap) -> HeaderMap {
+    let code = long.get(GRPC_STATUS).filter(|code| code.as_bytes() != b"0");
+    let Some(code) = code else {
+        return Refusal::new(Code::ResourceExhausted, "the answer has too much metadata").trailers();
+    };
+    let mut short = HeaderMap::new();
+    short.insert(GRPC_STATUS, code.clone());
+    if let Some(message) = long.get(GRPC_MESSAGE) {
+        let message = message.as_bytes();
+        let mut end = message.len().min(LONGEST_MESSAGE);
+        // Not within a byte that is percent-encoded.
+        if let Some(percent) = message[end.saturating_sub(2)..end]
+            .iter()
+            .position(|byte| *byte == b'%')
+        {
+            end = end.saturating_sub(2) + percent;
+        }
+        if let Ok(message) = HeaderValue::from_bytes(&message[..end]) {
+            short.insert(GRPC_MESSAGE, message);
+        }
+    }
+    short
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::role::TermId;
+
+    #[test]
+    fn of_a_status_that_is_too_long_the_beginning_is_left() {
+        let status = Status::invalid_argument("\u{e4}".repeat(100_000));
+        let short = shortened(&trailers(&status));
+        assert_eq!(short["grpc-status"], "3");
+        let message = short["grpc-message"].to_str().unwrap();
+        assert!(
+            message.len() > 4_000 && message.len() <= LONGEST_MESSAGE,
+            "{}",
+            message.len()
+        );
+        assert!(
+            message.ends_with("%A4") || message.ends_with("%C3"),
+            "{}",
+            &message[4_000..]
+        );
+        assert_eq!(shortened(&HeaderMap::new())["grpc-status"], "8");
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_again() {
+        let refusal = Refusal::unavailable("no").come_again(Duration::from_millis(700));
+        assert_eq!(refusal.trailers()["grpc-retry-pushback-ms"], "700");
+    }
 
     #[test]
     fn a_refusal_says_where_the_leader_is() {

@@ -52,13 +52,21 @@ pub trait Forwarders: Send + Sync + 'static {
     /// Whether whoever has shown these certificates may say who makes the calls that it forwards. Asked while this instance
     /// leads, for each forwarded call; it may wait until that can be said. Cancellation safe.
     async fn may_forward(&self, shown: &CallerCertificates) -> bool;
+
+    /// Whether the cluster has made these certificates: whose they are, and what that allows, is not asked. Callers of whom it
+    /// has not are kept apart from the others on the way to the leader, and wait behind them while nobody leads. Asked once a
+    /// connection, wherever it comes in, if any are shown; it must not block.
+    fn knows(&self, shown: &CallerCertificates) -> bool {
+        let _ = shown;
+        true
+    }
 }
 
 /// The certificates that the caller has shown, whichever instance the call came in through: in the extensions of each call of
 /// a listener with TLS. None if the caller has shown none.
 ///
 /// The caller has proven to have the key of the first one. Nothing else about them has been looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallerCertificates(pub Arc<[CertificateDer<'static>]>);
 
 /// As many of one caller are passed on: one more than is good, so that the leader sees that there are too many.
@@ -132,8 +140,8 @@ impl Turns {
     }
 }
 
-/// Answers the handshake of a client; returns what it has shown as well.
-pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates)> {
+/// Answers the handshake of a client; returns what it has shown as well, and whether the cluster knows that.
+pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates, bool)> {
     // Nothing is computed for a client that has not said what it wants.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let config = tls.server.borrow().clone();
@@ -144,7 +152,8 @@ pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Resul
         return Err(io::Error::other("the client's certificates are too long"));
     }
     let shown = CallerCertificates(shown.iter().take(MOST_CERTIFICATES).cloned().collect());
-    Ok((Io::Tls(Box::new(stream.into())), shown))
+    let known = !shown.0.is_empty() && turns.take(|| tls.forwarders.knows(&shown)).await?;
+    Ok((Io::Tls(Box::new(stream.into())), shown, known))
 }
 
 /// Shakes hands with the leader on a node.

@@ -33,7 +33,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where other instances and clients reach this one; `None` for the first address it listens on.
     pub advertise: Option<String>,
-    /// How long a call may wait for a leader, within its own deadline; `None` for two thirds of the TTL and at most ten seconds.
+    /// How long a call may wait for a leader, within its own deadline; `None` for the TTL and five seconds, which outlasts the
+    /// change after a leader was lost.
     pub hold_cap: Option<Duration>,
     /// How long the instance may be unable to serve (a thread that is blocked, a leader whose reads do not come back) before it
     /// gives up leading, or standing for election, until it can; `None` for the TTL and at least five seconds.

@@ -246,6 +246,10 @@ impl Forwarders for Members {
             |node: &NodeRecord| node.roles().consensus_member.is_some() && node.message().public_key == public_key;
         leader.knows(&id, is_member).await.unwrap_or(false)
     }
+
+    fn knows(&self, shown: &CallerCertificates) -> bool {
+        recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock()).is_ok()
+    }
 }
 
 /// Who makes a call.

@@ -182,7 +182,7 @@ fn each_value_is_shown_with_who_says_it() {
     };
     assert_eq!(row("leader-ttl"), "leader-ttl 7s env CURATOR_LEADER_TTL");
     assert_eq!(row("node-id"), format!("node-id node-1 file {}:2", path.display()));
-    assert_eq!(row("hold-cap"), "hold-cap (two thirds of the TTL, at most 10s) default");
+    assert_eq!(row("hold-cap"), "hold-cap (the TTL and five seconds) default");
     assert!(
         row("etcd-endpoints").starts_with("etcd-endpoints http://***@127.0.0.1:2379 file"),
         "{table}"

@@ -143,6 +143,20 @@ impl Party {
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
+
+    /// As a client that shows no certificate. Nothing is resumed.
+    ///
+    /// # Errors
+    /// The authority cannot be used.
+    pub fn stranger(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&TLS13])?
+            .with_root_certificates(self.roots()?);
+        let mut config = builder.with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
 }
 
 /// The name of [`SERVER`], for a handshake with it.

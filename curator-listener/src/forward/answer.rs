@@ -10,18 +10,26 @@ use http_body::Frame;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Place;
+use super::given_up::{Rest, RestOfAnswer, RestOfRequest};
 use super::outcome;
+use super::upload::Uploaded;
 use crate::refusal::Refusal;
 use crate::scope::Bounds;
 
-/// The body of a forwarded answer. Dropping it cancels the call at the leader, unless it is at its end.
+/// The body of a forwarded answer. Dropping it gives the call up, unless it is at its end.
 pub(crate) struct Answer {
-    stream: RecvStream,
+    /// There until it is dropped.
+    call: Option<Call>,
     bounds: Bounds,
     stage: Stage,
+}
+
+/// What it has at the leader.
+struct Call {
+    stream: RecvStream,
     /// Sends the rest of the request meanwhile.
-    _upload: Option<AbortOnDropHandle<()>>,
-    _place: Place,
+    upload: Option<AbortOnDropHandle<Uploaded>>,
+    place: Place,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,20 +45,18 @@ impl Answer {
     pub(crate) const fn new(
         stream: RecvStream,
         bounds: Bounds,
-        upload: Option<AbortOnDropHandle<()>>,
+        upload: Option<AbortOnDropHandle<Uploaded>>,
         place: Place,
     ) -> Self {
         Self {
-            stream,
+            call: Some(Call { stream, upload, place }),
             bounds,
             stage: Stage::Data,
-            _upload: upload,
-            _place: place,
         }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.stage == Stage::Over || self.stream.is_end_stream()
+        self.stage == Stage::Over || self.call.as_ref().is_none_or(|call| call.stream.is_end_stream())
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -60,11 +66,14 @@ impl Answer {
         if let Err(refusal) = self.bounds.check() {
             return self.end(&refusal);
         }
+        let Some(Call { stream, .. }) = &mut self.call else {
+            return Poll::Ready(None);
+        };
         if self.stage == Stage::Data {
-            match self.stream.poll_data(cx) {
+            match stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     // The client takes it now, so the leader may send as much again.
-                    return match self.stream.flow_control().release_capacity(data.len()) {
+                    return match stream.flow_control().release_capacity(data.len()) {
                         Ok(()) => Poll::Ready(Some(Ok(Frame::data(data)))),
                         Err(error) => self.end(&outcome::lost(&error)),
                     };
@@ -74,7 +83,7 @@ impl Answer {
                 Poll::Pending => return self.wait(cx),
             }
         }
-        match self.stream.poll_trailers(cx) {
+        match stream.poll_trailers(cx) {
             Poll::Ready(Ok(trailers)) => {
                 self.stage = Stage::Over;
                 Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
@@ -94,6 +103,22 @@ impl Answer {
     fn end(&mut self, refusal: &Refusal) -> Polled {
         self.stage = Stage::Over;
         Poll::Ready(Some(Ok(Frame::trailers(refusal.trailers()))))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let Some(Call { stream, upload, place }) = self.call.take() else {
+            return;
+        };
+        if upload.is_none() && stream.is_end_stream() {
+            return;
+        }
+        place.abandon(|place| Rest {
+            answer: RestOfAnswer::Begun(stream),
+            request: upload.and_then(RestOfRequest::sending),
+            place,
+        });
     }
 }
 

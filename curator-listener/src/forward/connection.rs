@@ -1,8 +1,8 @@
 //! One HTTP/2 connection to the leader.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,17 +12,39 @@ use http::uri::Authority;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::given_up::{GivenUp, Rest};
 use super::pool::Pool;
 use crate::config::ListenerConfig;
 use crate::heard::Heard;
 use crate::tls::{self, Io, Plain};
+
+/// Streams that have been reset are remembered for so long, since the leader may have answered them before it saw that: a frame
+/// of a stream that is not known any more is taken for an error, and too many of them end the connection. Longer than a leader
+/// may be silent.
+const RESETS_REMEMBERED: Duration = Duration::from_secs(4);
+/// As many as can be reset within that.
+const MOST_REMEMBERED: usize = 8_192;
+/// A round of resets takes so long at least. With two rounds for what may be on its way that makes 2,000 a second.
+const ROUND: Duration = Duration::from_millis(8);
+/// What frames of answers that nobody reads may take beside their bytes, times the window: h2 ends a connection when small ones
+/// pile up, and gives them half a window by itself. With this much all calls of a connection may stall at messages of 90 bytes.
+const SMALL_FRAMES: usize = 2;
+/// After so many events that the leader may count as errors, which it bears about a thousand of, another connection is opened.
+const WORN: usize = 256;
+/// After so many calls as well: HTTP/2 has numbers for 2^30.
+const MOST_CALLS: usize = 1 << 29;
 
 /// A connection that calls can be sent on.
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
     authority: Authority,
     open: AtomicUsize,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
+    given_up: Arc<GivenUp>,
+    /// Calls so far.
+    calls: AtomicUsize,
+    /// What of them the leader may have counted as an error.
+    wear: AtomicUsize,
 }
 
 /// Why there is no connection.
@@ -43,6 +65,8 @@ pub(crate) enum ConnectError {
 pub(crate) enum Closed {
     #[error("closed by the leader")]
     ByPeer,
+    #[error("not needed any more: another one has taken its place")]
+    Replaced,
     #[error("lost: {0}")]
     Lost(#[from] h2::Error),
     #[error("silent for {0:?}")]
@@ -65,6 +89,7 @@ impl Closed {
     pub(crate) const fn told(&self) -> &'static str {
         match self {
             Self::ByPeer => "closed by the leader",
+            Self::Replaced => "replaced",
             Self::Lost(_) => "lost",
             Self::Silent(_) => "cut: the leader is silent",
         }
@@ -95,6 +120,21 @@ impl Place {
         self.connection.requests.clone()
     }
 
+    /// Gives up what is left of the call on it.
+    pub(crate) fn abandon(self, rest: impl FnOnce(Self) -> Rest) {
+        let given_up = self.connection.given_up.clone();
+        let rest = rest(self);
+        if rest.request.is_some() {
+            rest.place.wears();
+        }
+        given_up.take(rest);
+    }
+
+    /// What was sent of the call may have come when the leader had forgotten it.
+    pub(crate) fn wears(&self) {
+        self.connection.wear.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The connection takes no more: nobody needs to try it again.
     pub(crate) fn give_up(&self) {
         self.connection.closed.store(true, Ordering::Relaxed);
@@ -107,8 +147,14 @@ impl Connection {
         (!self.closed.load(Ordering::Relaxed)).then(|| self.open.load(Ordering::Relaxed))
     }
 
+    /// Whether another one should take its place.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.wear.load(Ordering::Relaxed) >= WORN || self.calls.load(Ordering::Relaxed) >= MOST_CALLS
+    }
+
     /// Takes a place on it.
     pub(crate) fn place(self: &Arc<Self>, pool: &Arc<Pool>) -> Place {
+        self.calls.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         Place {
             connection: self.clone(),
@@ -137,8 +183,10 @@ pub(crate) async fn connect(
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.connection_window())
-            .max_header_list_size(config.max_header_list_size)
-            .max_concurrent_reset_streams(1_024)
+            .max_header_list_size(config.most_headers())
+            .max_concurrent_reset_streams(MOST_REMEMBERED)
+            .reset_stream_duration(RESETS_REMEMBERED)
+            .data_frame_budget(SMALL_FRAMES.saturating_mul(config.connection_window() as usize))
             .enable_push(false)
             .handshake::<_, Bytes>(io)
             .await?;
@@ -159,28 +207,48 @@ pub(crate) async fn connect(
     let (requests, mut driver, pings, heard) = timeout(limit, opening)
         .await
         .map_err(|_| ConnectError::Silent(limit))??;
+    let (closed, given_up) = (Arc::new(AtomicBool::new(false)), Arc::<GivenUp>::default());
     let connection = Arc::new(Connection {
         requests,
         authority,
         open: AtomicUsize::new(0),
-        closed: AtomicBool::new(false),
+        closed: closed.clone(),
+        given_up: given_up.clone(),
+        calls: AtomicUsize::new(0),
+        wear: AtomicUsize::new(0),
     });
     let (interval, patience) = (config.leader_ping_interval, config.leader_ping_timeout);
-    let this = connection.clone();
+    // Once nobody else has it, it ends.
+    let this = Arc::downgrade(&connection);
+    let ending = Ending { closed, given_up };
     let driving = async move {
-        let closed = tokio::select! {
+        let ended = tokio::select! {
             ended = &mut driver => match ended {
+                Ok(()) if Weak::strong_count(&this) == 0 => Closed::Replaced,
                 Ok(()) => Closed::ByPeer,
                 Err(error) => Closed::Lost(error),
             },
-            closed = watch_silence(pings, heard, interval, patience) => closed,
+            closed = ask(pings, heard, &ending.given_up, interval, patience) => closed,
         };
-        this.closed.store(true, Ordering::Relaxed);
+        ending.closed.store(true, Ordering::Relaxed);
         // The calls on it learn of its end when this is dropped.
         drop(driver);
-        closed
+        ended
     };
     Ok((connection, driving))
+}
+
+/// Ends a connection for those that use it, however its driver ends.
+struct Ending {
+    closed: Arc<AtomicBool>,
+    given_up: Arc<GivenUp>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.given_up.end();
+    }
 }
 
 #[cfg_attr(not(feature = "simulation"), allow(unused_variables))]
@@ -196,17 +264,32 @@ async fn dial(address: &str, config: &ListenerConfig) -> io::Result<Plain> {
     Ok(tls::plain(stream))
 }
 
-/// Completes when the other side has not answered a ping in time. Whatever it sends counts as a sign of life.
-async fn watch_silence(mut pings: PingPong, heard: Arc<AtomicUsize>, interval: Duration, patience: Duration) -> Closed {
+/// Asks the other side for signs of life, for two reasons: because it is silent, and because calls are given up. Completes when it
+/// gives none: whatever it sends counts until it is asked.
+async fn ask(
+    mut pings: PingPong,
+    heard: Arc<AtomicUsize>,
+    given_up: &GivenUp,
+    interval: Duration,
+    patience: Duration,
+) -> Closed {
     loop {
-        sleep(interval).await;
-        if heard.swap(0, Ordering::Relaxed) > 0 {
-            continue;
-        }
-        match timeout(patience, pings.ping(Ping::opaque())).await {
+        let limit = tokio::select! {
+            () = sleep(interval) => {
+                if heard.swap(0, Ordering::Relaxed) > 0 {
+                    continue;
+                }
+                patience
+            }
+            // It has not been silent yet.
+            () = given_up.wants_answer() => interval + patience,
+        };
+        match timeout(limit, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Closed::Lost(error),
             Err(_) => return Closed::Silent(interval + patience),
         }
+        given_up.answered();
+        sleep(ROUND).await;
     }
 }

@@ -5,6 +5,8 @@
 
 mod answer;
 mod connection;
+mod given_up;
+mod length;
 mod outcome;
 mod pool;
 mod upload;
@@ -14,6 +16,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::Bytes;
+use h2::client::ResponseFuture;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::Body;
@@ -24,6 +27,7 @@ use tracing::debug;
 
 pub(crate) use answer::Answer;
 pub(crate) use connection::Place;
+pub(crate) use length::fits;
 pub(crate) use pool::{Kind, Pool, Ready};
 
 use crate::deadline::{self, GRPC_TIMEOUT};
@@ -32,6 +36,7 @@ use crate::refusal::Refusal;
 use crate::scope::Bounds;
 use crate::source::Source;
 use crate::version::{self, Version};
+use given_up::{Rest, RestOfAnswer, RestOfRequest};
 use upload::{Upload, Uploaded};
 
 /// The head of a call.
@@ -71,7 +76,7 @@ enum Event {
 
 /// Sends the call to the leader.
 ///
-/// Cancellation: dropping the future cancels the call at the leader.
+/// Cancellation: dropping the future gives the call up.
 pub(crate) async fn attempt<B>(
     head: Head,
     source: Source<B>,
@@ -88,8 +93,13 @@ where
         Ok(request) => request,
         Err(refusal) => return Outcome::Ended(refusal),
     };
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if !fits(request.headers(), path) {
+        let message = "the metadata of the call is too long to be forwarded, as bytes that are not of text are sent";
+        return Outcome::Ended(Refusal::new(Code::ResourceExhausted, message));
+    }
     let whole = source.is_end_stream();
-    let (mut response, stream) = match place.requests().send_request(request, whole) {
+    let (response, stream) = match place.requests().send_request(request, whole) {
         Ok(sent) => sent,
         Err(error) if error.is_io() || error.is_go_away() => {
             debug!(%error, "a connection to the leader is closing");
@@ -107,38 +117,24 @@ where
             ));
         }
     };
-    let mut upload = Upload::new(source, stream);
-    let mut uploading = !whole;
-    let event = poll_fn(|cx| {
-        if uploading && let Poll::Ready(uploaded) = upload.poll(cx) {
-            uploading = false;
-            if uploaded == Uploaded::Abandoned {
-                return Poll::Ready(Event::Abandoned);
-            }
-        }
-        if let Poll::Ready(answer) = Pin::new(&mut response).poll(cx) {
-            return Poll::Ready(Event::Answer(answer));
-        }
-        bounds.poll(cx).map(Event::Bound)
-    })
-    .await;
-    let not_run = |why: String, upload: Upload<B>| {
-        let mut source = upload.into_source();
-        match source.rewind() {
-            true => Outcome::NotRun { why, source },
-            false => Outcome::Ended(Refusal::unavailable(format!(
-                "{why}; nothing of the call ran, but the request is too long to be sent again from here"
-            ))),
-        }
+    let mut sent = Sent(Some((response, Upload::new(source, stream, whole), place)));
+    let event = sent.event(&mut bounds).await;
+    let Some((response, upload, place)) = sent.0.take() else {
+        return Outcome::Ended(Refusal::new(Code::Internal, "the call was given up"));
     };
     match event {
         Event::Answer(Ok(mut answer)) => {
             if let Some(said) = marks::take_not_run(answer.headers_mut()) {
+                let (source, request) = upload.into_parts();
+                place.abandon(|place| Rest {
+                    answer: RestOfAnswer::Begun(answer.into_body()),
+                    request: request.map(RestOfRequest::Idle),
+                    place,
+                });
                 if said.why == marks::NO_MEMBER {
                     return Outcome::NoMember;
                 }
-                let ended = not_run(format!("the leader refused the call ({})", said.why), upload);
-                return match ended {
+                return match not_run(format!("the leader refused the call ({})", said.why), source) {
                     Outcome::NotRun { source, .. } if said.why == version::REFUSED => Outcome::OtherVersion {
                         takes: said.takes,
                         source,
@@ -146,23 +142,96 @@ where
                     ended => ended,
                 };
             }
+            let mut upload = upload;
+            if upload.is_stopped() {
+                place.wears();
+            }
             upload.answered();
-            let upload = uploading.then(|| {
+            let upload = (!upload.is_done()).then(|| {
                 // On its own from here: the client may send more before it reads any of the answer.
-                AbortOnDropHandle::new(tasks.spawn(async move {
-                    poll_fn(|cx| upload.poll(cx)).await;
-                }))
+                AbortOnDropHandle::new(tasks.spawn(async move { poll_fn(|cx| upload.poll(cx)).await }))
             });
             let (parts, stream) = answer.into_parts();
             Outcome::Answered(Response::from_parts(parts, Answer::new(stream, bounds, upload, place)))
         }
+        // The stream has ended, and there is nothing to give up.
         Event::Answer(Err(error)) if outcome::never_ran(&error) => {
             debug!(%error, "the leader did not take a call");
-            not_run("the leader did not take the call".to_owned(), upload)
+            not_run("the leader did not take the call".to_owned(), upload.into_parts().0)
         }
-        Event::Answer(Err(error)) => Outcome::Ended(outcome::lost(&error)),
-        Event::Bound(refusal) => Outcome::Ended(refusal),
-        Event::Abandoned => Outcome::Ended(Refusal::new(Code::Cancelled, "the client is gone")),
+        Event::Answer(Err(error)) => {
+            if !upload.is_done() || upload.is_stopped() {
+                place.wears();
+            }
+            Outcome::Ended(outcome::lost(&error))
+        }
+        Event::Bound(refusal) => {
+            Sent(Some((response, upload, place))).give_up();
+            Outcome::Ended(refusal)
+        }
+        Event::Abandoned => {
+            Sent(Some((response, upload, place))).give_up();
+            Outcome::Ended(Refusal::new(Code::Cancelled, "the client is gone"))
+        }
+    }
+}
+
+/// Nothing of a call ran: it can be sent again if its request has been kept.
+fn not_run<B>(why: String, mut source: Source<B>) -> Outcome<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    match source.rewind() {
+        true => Outcome::NotRun { why, source },
+        false => Outcome::Ended(Refusal::unavailable(format!(
+            "{why}; nothing of the call ran, but the request is too long to be sent again from here"
+        ))),
+    }
+}
+
+/// A call that has been sent, and not been answered. Dropping it gives the call up.
+struct Sent<B>(Option<(ResponseFuture, Upload<B>, Place)>)
+where
+    B: Body<Data = Bytes> + Unpin;
+
+impl<B> Sent<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// What comes next, while the request goes out.
+    async fn event(&mut self, bounds: &mut Bounds) -> Event {
+        poll_fn(|cx| {
+            let Some((response, upload, _)) = &mut self.0 else {
+                return Poll::Ready(Event::Abandoned);
+            };
+            if !upload.is_done() && upload.poll(cx) == Poll::Ready(Uploaded::Abandoned) {
+                return Poll::Ready(Event::Abandoned);
+            }
+            if let Poll::Ready(answer) = Pin::new(response).poll(cx) {
+                return Poll::Ready(Event::Answer(answer));
+            }
+            bounds.poll(cx).map(Event::Bound)
+        })
+        .await
+    }
+
+    fn give_up(&mut self) {
+        if let Some((response, upload, place)) = self.0.take() {
+            place.abandon(|place| Rest {
+                answer: RestOfAnswer::Awaited(response),
+                request: upload.into_parts().1.map(RestOfRequest::Idle),
+                place,
+            });
+        }
+    }
+}
+
+impl<B> Drop for Sent<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 use super::connection::{Closed, Connection, Place, connect};
+use crate::caller::Standing;
 use crate::config::ListenerConfig;
 use crate::role::Leader;
 
@@ -20,6 +21,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// However many calls there are, no more connections of a kind than this.
 const MOST_CONNECTIONS: usize = 64;
+
+/// And of strangers, who have little to ask.
+const MOST_OF_STRANGERS: usize = 8;
 
 /// What a call is, as far as connections care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(crate) enum Kind {
 pub(crate) struct Pool {
     unary: Arc<Lane>,
     streams: Arc<Lane>,
+    /// For callers that the cluster does not know, if they can be told: whatever they do, they do to each other.
+    strangers: Arc<Lane>,
     ready: watch::Receiver<Ready>,
     _stop: DropGuard,
 }
@@ -54,18 +60,20 @@ struct Lane {
     connections: RwLock<Vec<Arc<Connection>>>,
     /// More than this on each, and another is opened.
     full: usize,
-    /// How many there should be at least.
+    /// How many there should be at least, and at most.
     least: usize,
+    most: usize,
     more: Notify,
 }
 
 impl Lane {
-    fn new(config: &ListenerConfig, least: usize) -> Arc<Self> {
+    fn new(config: &ListenerConfig, least: usize, most: usize) -> Arc<Self> {
         let full = usize::try_from(config.max_concurrent_calls / 4 * 3).unwrap_or(1).max(1);
         Arc::new(Self {
             connections: RwLock::default(),
             full,
-            least: least.clamp(1, MOST_CONNECTIONS),
+            least: least.clamp(1, most),
+            most,
             more: Notify::new(),
         })
     }
@@ -73,15 +81,16 @@ impl Lane {
     /// A place on the connection with the fewest calls.
     fn place(&self, pool: &Arc<Pool>) -> Option<Place> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
-        let mut emptiest: Option<(usize, &Arc<Connection>)> = None;
+        let mut emptiest: Option<((bool, usize), &Arc<Connection>)> = None;
         for connection in connections.iter() {
             let Some(open) = connection.open() else { continue };
-            if emptiest.is_none_or(|(least, _)| open < least) {
-                emptiest = Some((open, connection));
+            let rank = (connection.is_worn(), open);
+            if emptiest.is_none_or(|(least, _)| rank < least) {
+                emptiest = Some((rank, connection));
             }
         }
-        let (open, connection) = emptiest?;
-        if open >= self.full {
+        let ((worn, open), connection) = emptiest?;
+        if worn || open >= self.full {
             self.more.notify_one();
         }
         // The leader takes a third more than what we call full, and then another connection is on its way.
@@ -95,10 +104,14 @@ impl Lane {
             .push(connection);
     }
 
-    /// Forgets those that have ended, and says how many are left.
+    /// Forgets those that have ended, and those that are worn if there are others; says how many are left. The calls on a worn
+    /// one keep it until the last of them has ended.
     fn prune(&self) -> usize {
         let mut connections = self.connections.write().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.open().is_some());
+        if connections.iter().any(|connection| !connection.is_worn()) {
+            connections.retain(|connection| !connection.is_worn());
+        }
         connections.len()
     }
 
@@ -107,9 +120,9 @@ impl Lane {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let all_full = connections
             .iter()
-            .all(|c| c.open().is_some_and(|open| open >= self.full));
+            .all(|c| c.is_worn() || c.open().is_some_and(|open| open >= self.full));
         let more = usize::from(all_full && !connections.is_empty());
-        (connections.len() + more).clamp(self.least, MOST_CONNECTIONS)
+        (connections.len() + more).clamp(self.least, self.most)
     }
 }
 
@@ -121,8 +134,9 @@ impl Pool {
         runtime: &Handle,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Self> {
-        let unary = Lane::new(config, config.leader_connections);
-        let streams = Lane::new(config, 1);
+        let unary = Lane::new(config, config.leader_connections, MOST_CONNECTIONS);
+        let streams = Lane::new(config, 1, MOST_CONNECTIONS);
+        let strangers = Lane::new(config, 1, MOST_OF_STRANGERS);
         let why = match leader.addresses.is_empty() {
             true => format!("{} leads and does not say where it can be reached", leader.node_id),
             false => "no connection to the leader yet".to_owned(),
@@ -134,7 +148,11 @@ impl Pool {
         });
         let stop = CancellationToken::new();
         if !leader.addresses.is_empty() {
-            for (lane, reports) in [(&unary, Some(ready)), (&streams, None)] {
+            let mut lanes = vec![(&unary, Some(ready)), (&streams, None)];
+            if config.tls.is_some() {
+                lanes.push((&strangers, None));
+            }
+            for (lane, reports) in lanes {
                 let keeping = keep(lane.clone(), leader.clone(), config.clone(), reports);
                 let stop = stop.clone();
                 let keeping = async move {
@@ -146,19 +164,21 @@ impl Pool {
         Arc::new(Self {
             unary,
             streams,
+            strangers,
             ready: readiness,
             _stop: stop.drop_guard(),
         })
     }
 
     /// A place for one call, or why there is none at this moment.
-    pub(crate) fn place(self: &Arc<Self>, kind: Kind) -> Result<Place, String> {
-        let (first, second) = match kind {
-            Kind::Unary => (&self.unary, &self.streams),
-            Kind::Stream => (&self.streams, &self.unary),
+    pub(crate) fn place(self: &Arc<Self>, kind: Kind, standing: Standing) -> Result<Place, String> {
+        let place = match (standing, kind) {
+            (Standing::Stranger, _) => self.strangers.place(self),
+            // Rather with the other kind than not at all.
+            (Standing::Known, Kind::Unary) => self.unary.place(self).or_else(|| self.streams.place(self)),
+            (Standing::Known, Kind::Stream) => self.streams.place(self).or_else(|| self.unary.place(self)),
         };
-        // Rather with the others than not at all.
-        if let Some(place) = first.place(self).or_else(|| second.place(self)) {
+        if let Some(place) = place {
             return Ok(place);
         }
         let ready = self.ready.borrow();

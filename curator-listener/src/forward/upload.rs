@@ -3,9 +3,9 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use h2::{Reason, SendStream};
-use http_body::Body;
+use bytes::{Bytes, BytesMut};
+use h2::SendStream;
+use http_body::{Body, Frame};
 
 use crate::source::Source;
 
@@ -16,7 +16,7 @@ pub(crate) enum Uploaded {
     Whole,
     /// The leader wants no more of it, or the connection is gone: its answer says which.
     Stopped,
-    /// The client is gone, so that there is no whole request: the leader is told so.
+    /// The client is gone, so that there is no whole request. The leader must not take one for the other: the stream is to be reset.
     Abandoned,
 }
 
@@ -26,11 +26,25 @@ pub(crate) struct Upload<B> {
     stream: SendStream<Bytes>,
     /// What was read and not sent yet.
     rest: Bytes,
+    /// What was read after that.
+    next: Option<Read>,
     /// Nothing comes after the rest.
     last: bool,
+    /// How it has ended.
+    ended: Option<Uploaded>,
     /// Nothing has been sent.
     first: bool,
 }
+
+/// What a body has to give: a frame, nothing more, or no end.
+type Read = Option<Result<Frame<Bytes>, Gone>>;
+
+/// The client is gone.
+struct Gone;
+
+/// Pieces of a request that are smaller than this are put together, as far as there are more of them. A server counts small ones
+/// that nobody has read yet, and ends the connection when there are too many: a client could send a message byte by byte.
+const SMALL: usize = 1_024;
 
 /// The first so many bytes are handed on without asking whether the leader takes them: it has said of no stream yet that it
 /// does not, and h2 can put them into one packet with the headers.
@@ -40,19 +54,23 @@ impl<B> Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    pub(crate) const fn new(source: Source<B>, stream: SendStream<Bytes>) -> Self {
+    /// `whole` if the end of it has been sent with the headers.
+    pub(crate) const fn new(source: Source<B>, stream: SendStream<Bytes>, whole: bool) -> Self {
         Self {
             source,
             stream,
             rest: Bytes::new(),
+            next: None,
             last: false,
+            ended: if whole { Some(Uploaded::Whole) } else { None },
             first: true,
         }
     }
 
-    /// The body again; the stream is let go, which cancels it if it is not at its end.
-    pub(crate) fn into_source(self) -> Source<B> {
-        self.source
+    /// The body again, and the stream if it is not at its end.
+    pub(crate) fn into_parts(self) -> (Source<B>, Option<SendStream<Bytes>>) {
+        let whole = self.ended == Some(Uploaded::Whole);
+        (self.source, (!whole).then_some(self.stream))
     }
 
     /// The leader has begun to answer, so that the request will not be sent again.
@@ -60,8 +78,26 @@ where
         self.source.keep_no_more();
     }
 
+    /// Whether there is nothing more to do.
+    pub(crate) const fn is_done(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Whether the leader did not want all of it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.ended == Some(Uploaded::Stopped)
+    }
+
     /// Sends what can be sent. Ready once there is nothing more to do; not to be polled again then.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
+        let uploaded = self.send(cx);
+        if let Poll::Ready(how) = uploaded {
+            self.ended = Some(how);
+        }
+        uploaded
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         loop {
             if self.first && !self.rest.is_empty() && self.rest.len() <= FIRST {
                 self.first = false;
@@ -95,11 +131,14 @@ where
                 }
                 continue;
             }
-            match Pin::new(&mut self.source).poll_frame(cx) {
+            match self.read(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
                         self.last = self.source.is_end_stream();
                         self.rest = data;
+                        if self.rest.len() < SMALL && !self.last {
+                            self.gather(cx);
+                        }
                         if self.rest.is_empty() && self.last {
                             return Poll::Ready(self.end());
                         }
@@ -113,11 +152,7 @@ where
                     }
                 },
                 Poll::Ready(None) => return Poll::Ready(self.end()),
-                Poll::Ready(Some(Err(_))) => {
-                    // Not the end of the request, but of the client: the leader must not take one for the other.
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Uploaded::Abandoned);
-                }
+                Poll::Ready(Some(Err(Gone))) => return Poll::Ready(Uploaded::Abandoned),
                 Poll::Pending => {
                     return match self.stream.poll_reset(cx) {
                         Poll::Ready(_) => Poll::Ready(Uploaded::Stopped),
@@ -125,6 +160,38 @@ where
                     };
                 }
             }
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
+        match self.next.take() {
+            Some(next) => Poll::Ready(next),
+            None => Pin::new(&mut self.source)
+                .poll_frame(cx)
+                .map(|read| read.map(|read| read.map_err(|_| Gone))),
+        }
+    }
+
+    /// Adds to a small piece what else has come in, up to a frame.
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        let mut pieces = BytesMut::new();
+        while !self.last && self.rest.len() + pieces.len() < FIRST {
+            let Poll::Ready(read) = self.read(cx) else { break };
+            let data = match read {
+                Some(Ok(frame)) if frame.is_data() => frame.into_data().unwrap_or_default(),
+                other => {
+                    self.next = Some(other);
+                    break;
+                }
+            };
+            self.last = self.source.is_end_stream();
+            if pieces.is_empty() {
+                pieces.extend_from_slice(&std::mem::take(&mut self.rest));
+            }
+            pieces.extend_from_slice(&data);
+        }
+        if !pieces.is_empty() {
+            self.rest = pieces.freeze();
         }
     }
 
@@ -153,17 +220,19 @@ mod tests {
         let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
         let ((mut requests, driver), mut server) = (client.unwrap(), server.unwrap());
         let driving = tokio::spawn(driver);
-        let (_response, stream) = requests
+        let (response, stream) = requests
             .send_request(Request::post("http://host/a.B/C").body(()).unwrap(), false)
             .unwrap();
         let frames = frames
             .into_iter()
             .map(|frame| frame.map(|text| Frame::data(Bytes::from(text))));
         let source = Source::new(StreamBody::new(futures::stream::iter(frames)), Budget::new(usize::MAX));
-        let mut upload = Upload::new(source, stream);
+        let mut upload = Upload::new(source, stream, false);
         let (request, _respond) = server.accept().await.unwrap().unwrap();
         let serving = tokio::spawn(async move { while server.accept().await.is_some() {} });
         let uploaded = poll_fn(|cx| upload.poll(cx)).await;
+        // Whoever gives a call up lets go of both streams.
+        let _kept = (uploaded != Uploaded::Abandoned).then_some((upload, response));
         let (mut body, mut seen, mut error) = (request.into_body(), Vec::new(), None);
         while let Some(data) = body.data().await {
             match data {
@@ -188,9 +257,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn small_pieces_are_put_together() {
+        let (uploaded, seen, error) = upload([Ok("x"); 5_000].to_vec()).await;
+        assert_eq!((uploaded, error.is_none()), (Uploaded::Whole, true));
+        assert_eq!(seen.concat(), [b'x'; 5_000]);
+        assert!(seen.len() < 3, "{} pieces", seen.len());
+    }
+
+    #[tokio::test]
     async fn a_body_that_breaks_off_does_not_look_like_one_that_ends() {
         let (uploaded, _, error) = upload(vec![Ok("one"), Err("the client is gone")]).await;
         assert_eq!(uploaded, Uploaded::Abandoned);
-        assert_eq!(error.and_then(|error| error.reason()), Some(Reason::CANCEL));
+        assert_eq!(error.and_then(|error| error.reason()), Some(h2::Reason::CANCEL));
     }
 }

@@ -23,6 +23,7 @@ use tracing::debug;
 use super::seats::Seat;
 use crate::body::Body;
 use crate::call::Dispatcher;
+use crate::caller::{Caller, Standing};
 use crate::config::ListenerConfig;
 use crate::heard::{Heard, Listening};
 use crate::tls::{self, Io, Turns};
@@ -31,9 +32,33 @@ use super::sockets::Arrived;
 
 /// The client connection preface, RFC 9113, section 3.4.
 const PREFACE: usize = 24;
-/// Streams that a client may have reset before they were looked at (CVE-2023-44487), and errors of its own making.
-const PENDING_RESETS: usize = 64;
-const ERROR_RESETS: usize = 1_024;
+
+/// What a connection may do that HTTP/2 has it ended for.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Streams that are reset before they are looked at (CVE-2023-44487). A client may give up all of its calls at once.
+    pending_resets: usize,
+    /// Errors of the client's own making, of all its calls.
+    errors: usize,
+}
+
+impl Limits {
+    /// A follower has the calls of many callers on one connection, so that it may do more than a stranger, and not as much as
+    /// it likes.
+    fn of(standing: Standing, config: &ListenerConfig) -> Self {
+        let calls = usize::try_from(config.max_concurrent_calls).unwrap_or(usize::MAX);
+        match standing {
+            Standing::Known => Self {
+                pending_resets: calls.saturating_mul(4),
+                errors: 16_384,
+            },
+            Standing::Stranger => Self {
+                pending_resets: calls,
+                errors: 1_024,
+            },
+        }
+    }
+}
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -93,13 +118,14 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
     let config = &shared.dispatcher.config;
     let meters = &shared.dispatcher.meters;
     let _counted = meters.connection();
-    let (io, shown) = match &config.tls {
-        None => (Io::Plain(stream), None),
+    let (io, shown, caller) = match &config.tls {
+        None => (Io::Plain(stream), None, Caller::at(seat.peer())),
         Some(tls) => tokio::select! {
             accepted = timeout(config.handshake_timeout, tls::accept(stream, tls, turns)) => match accepted {
-                Ok(Ok((io, shown))) => {
+                Ok(Ok((io, shown, known))) => {
                     meters.shook_hands(true);
-                    (io, Some(shown))
+                    let caller = Caller::showing(&shown, known, seat.peer());
+                    (io, Some(shown), caller)
                 }
                 Ok(Err(error)) => {
                     meters.shook_hands(false);
@@ -127,10 +153,12 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
     let io = TokioIo::new(Heard::new(io, activity.clone()));
     let dispatcher = shared.dispatcher.clone();
     let calls = activity.clone();
+    let limits = Limits::of(caller.standing, config);
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(shown) = &shown {
             request.extensions_mut().insert(shown.clone());
         }
+        request.extensions_mut().insert(caller.clone());
         let (dispatcher, call) = (dispatcher.clone(), OpenCall::new(&calls));
         // Boxed at once: hyper moves the future several times before it first polls it.
         Box::pin(async move {
@@ -138,7 +166,7 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
             Ok::<Response<Counted>, Infallible>(response.map(|body| Counted { body, _call: call }))
         })
     });
-    let connection = builder(config, shared.tasks.clone()).serve_connection(io, service);
+    let connection = builder(config, limits, shared.tasks.clone()).serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut idle = pin!(idle(activity.clone(), config.idle_timeout));
     let mut late = pin!(late(activity.clone(), config.handshake_timeout));
@@ -168,16 +196,16 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
     }
 }
 
-fn builder(config: &ListenerConfig, tasks: TaskTracker) -> http2::Builder<Tracked> {
+fn builder(config: &ListenerConfig, limits: Limits, tasks: TaskTracker) -> http2::Builder<Tracked> {
     let mut builder = http2::Builder::new(Tracked(tasks));
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window())
         .max_concurrent_streams(config.max_concurrent_calls)
-        .max_header_list_size(config.max_header_list_size)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(ERROR_RESETS)
+        .max_header_list_size(config.most_headers())
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_local_error_reset_streams(limits.errors)
         .keep_alive_interval(config.client_ping_interval)
         .keep_alive_timeout(config.client_ping_timeout)
         // gRPC has no use for it.

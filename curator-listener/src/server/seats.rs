@@ -6,29 +6,13 @@
 //! oldest silent one makes room, for the same reason.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+use crate::caller::Peer;
 use crate::config::ListenerConfig;
-
-/// Where a connection comes from. An IPv6 host has a whole /64 to choose addresses from, so all of that is one peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Peer(IpAddr);
-
-impl Peer {
-    fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => {
-                let network = u128::from(v6) & !u128::from(u64::MAX);
-                // The loopback address is not that of a network.
-                IpAddr::V6(if v6.is_loopback() { v6 } else { Ipv6Addr::from(network) })
-            }
-            v4 @ IpAddr::V4(_) => v4,
-        })
-    }
-}
 
 /// The seats of a listener.
 #[derive(Debug)]
@@ -91,7 +75,7 @@ impl Seats {
         let peer = Peer::of(address);
         let mut table = self.table();
         let of_peer = table.by_peer.get(&peer).copied().unwrap_or_default();
-        if of_peer >= self.of_a_peer && !(self.spare_loopback && peer.0.is_loopback()) {
+        if of_peer >= self.of_a_peer && !(self.spare_loopback && peer.is_loopback()) {
             return Err(NoSeat::OfPeer);
         }
         if table.taken >= self.all && !table.cut_longest_silent() {
@@ -164,6 +148,11 @@ impl Table {
 }
 
 impl Seat {
+    /// Where the connection comes from.
+    pub(crate) const fn peer(&self) -> Peer {
+        self.peer
+    }
+
     /// The client has spoken HTTP/2.
     pub(crate) fn spoke(&self) {
         let mut table = self.seats.table();

@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tonic::Code;
 
 use crate::raw::{Answer, RawClient};
+use crate::shared::Bystanders;
 use crate::stage::{Certificates, Instance, client, config, local, named, remote, say, soon, unknown};
 
 /// Nobody serves it; that much is said of a call before its body is looked at.
@@ -125,17 +126,43 @@ async fn headers_that_are_too_long_are_refused() {
     soon(leader.client().say(say(2))).await.unwrap();
 }
 
+/// What is no call is none to anybody: not to a leader, and not through a follower.
+#[tokio::test]
+async fn what_is_not_grpc_is_refused_as_http() {
+    let (leader, _guard) = Instance::leading(1);
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    for instance in [&leader, &follower] {
+        let client = RawClient::connect(instance.address).await;
+        for path in ["/curator.echo.v1.Echo/Say", "/grpc.health.v1.Health/Check"] {
+            for (method, content_type, status) in [
+                ("GET", Some("application/grpc"), 405),
+                ("PUT", Some("application/grpc"), 405),
+                ("POST", Some("text/plain"), 415),
+                ("POST", Some("application/grpc-web"), 415),
+                ("POST", None, 415),
+                ("POST", Some("application/grpc+proto"), 200),
+            ] {
+                let answer = client.request(method, path, content_type).await;
+                assert_eq!(answer.status(), status, "{method} {content_type:?}");
+                assert_eq!(answer.headers().contains_key("grpc-status"), status == 200);
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
     let (leader, _guard) = Instance::leading(1);
     let follower = Instance::following(leader.address, 1);
     follower.serves(true).await;
+    let bystanders = Bystanders::begin(&follower, 10, None).await;
     let flooding = RawClient::connect(follower.address).await;
     let mut other = follower.client();
     let mut sent = 0_u32;
     let began = Instant::now();
     while flooding.is_open() && sent < 200_000 && began.elapsed() < Duration::from_secs(10) {
-        for _ in 0..100 {
+        for _ in 0..2_000 {
             let Some((_, mut stream)) = flooding.try_begin("/curator.echo.v1.Echo/Say") else {
                 break;
             };
@@ -154,6 +181,8 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
     };
     soon(ended).await;
     soon(other.say(say(1))).await.expect("others are served");
+    let (broken, why) = bystanders.broken().await;
+    assert_eq!(broken, 0, "{why:?}");
     // Whatever became of the flood, nothing of it is left at the leader.
     soon(leader.client().say(say(1))).await.unwrap();
 }
@@ -207,7 +236,7 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
 }
 
 /// A connection from another address of this host.
-async fn from(host: u8, to: SocketAddr) -> TcpStream {
+pub(crate) async fn from(host: u8, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
     socket.bind(SocketAddr::new(host, 0)).unwrap();

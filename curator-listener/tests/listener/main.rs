@@ -16,6 +16,7 @@ mod never_twice;
 mod raw;
 mod roles;
 mod services;
+mod shared;
 mod skew;
 mod stage;
 mod stalls;

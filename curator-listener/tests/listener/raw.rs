@@ -79,7 +79,8 @@ impl RawClient {
 
     /// A call without a message, if the connection is still there.
     pub(crate) async fn try_call(&self, path: &str) -> Option<Answer> {
-        let request = Request::post(format!("http://{}{path}", self.authority));
+        let request =
+            Request::post(format!("http://{}{path}", self.authority)).header("content-type", "application/grpc");
         let mut requests = self.requests.clone().ready().await.ok()?;
         let (response, _) = requests.send_request(request.body(()).unwrap(), true).ok()?;
         Some(Answer::read(response.await.ok()?).await)
@@ -97,9 +98,23 @@ impl RawClient {
         requests.send_request(request.body(()).unwrap(), false).unwrap()
     }
 
+    /// A request without a body, whatever it is.
+    pub(crate) async fn request(&self, method: &str, path: &str, content_type: Option<&str>) -> Response<RecvStream> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.authority));
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let mut requests = soon(self.requests.clone().ready()).await.unwrap();
+        let (response, _) = requests.send_request(request.body(()).unwrap(), true).unwrap();
+        soon(response).await.unwrap()
+    }
+
     /// Begins a call at once, if the connection takes it.
     pub(crate) fn try_begin(&self, path: &str) -> Option<(ResponseFuture, SendStream<Bytes>)> {
         let request = Request::post(format!("http://{}{path}", self.authority))
+            .header("content-type", "application/grpc")
             .body(())
             .unwrap();
         self.requests.clone().send_request(request, false).ok()

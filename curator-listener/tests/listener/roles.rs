@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use curator_echo::proto::{CountRequest, SayRequest};
 use curator_listener::{Role, Services};
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
-use crate::raw::{RawClient, RawLeader};
-use crate::stage::{Instance, client, config, local, remote, say, soon, term, unknown};
+use crate::abuse::from;
+use crate::raw::{Answer, RawClient, RawLeader};
+use crate::stage::{Certificates, Instance, client, config, local, remote, say, soon, term, unknown};
 
 /// In-flight calls end within this of a change of role; and a bit, for a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_millis(100 + 200);
@@ -105,6 +107,97 @@ async fn only_so_many_calls_are_held() {
     assert!(!held.is_finished());
     instance.status.set(local(2).0);
     soon(held).await.unwrap().unwrap();
+}
+
+/// However many calls one peer makes while nobody leads, those of another one wait as well, and get through.
+#[tokio::test]
+async fn one_peer_does_not_take_all_the_room_of_those_who_wait() {
+    let mut config = config();
+    config.hold_limit = 512;
+    let instance = Instance::with(unknown(), config, |service| service);
+    let mut many = Vec::new();
+    let mut answers = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let client = RawClient::over(from(66, instance.address).await, instance.address, 65_535)
+            .await
+            .unwrap();
+        for _ in 0..256 {
+            let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
+            body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+            answers.spawn(async move { Answer::read(response.await.unwrap()).await });
+        }
+        many.push(client);
+    }
+    // So many find no room at once.
+    for _ in 0..256 {
+        let refused = soon(answers.join_next()).await.unwrap().unwrap();
+        assert_eq!(refused.code(), Some("8"), "{refused:?}");
+        let again: u64 = refused.headers["grpc-retry-pushback-ms"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((500..2_000).contains(&again), "{again}");
+    }
+    let mut others = tokio::task::JoinSet::new();
+    for id in 0..100 {
+        let mut caller = instance.client();
+        others.spawn(async move { caller.say(say(id)).await });
+    }
+    // For each of them one makes room.
+    for _ in 0..100 {
+        let refused = soon(answers.join_next()).await.unwrap().unwrap();
+        assert_eq!(refused.code(), Some("8"), "{refused:?}");
+        assert!(refused.headers.contains_key("grpc-retry-pushback-ms"));
+    }
+    instance.status.set(local(1).0);
+    while let Some(answer) = soon(others.join_next()).await {
+        answer.unwrap().expect("had its room");
+    }
+    while let Some(answer) = soon(answers.join_next()).await {
+        assert_eq!(answer.unwrap().code(), Some("0"));
+    }
+}
+
+/// Nodes and users, whom the cluster knows, wait before strangers.
+#[tokio::test]
+async fn strangers_make_room_for_those_whom_the_cluster_knows() {
+    let certificates = Certificates::new();
+    let mut config = config();
+    config.hold_limit = 64;
+    config.tls = Some(certificates.tls());
+    let instance = Instance::with(unknown(), config, |service| service);
+    let stranger = soon(RawClient::secured(instance.address, Some(&certificates.stranger())))
+        .await
+        .unwrap();
+    let known = soon(RawClient::secured(instance.address, Some(&certificates.client())))
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    let mut strangers = tokio::task::JoinSet::new();
+    for (client, mine) in [(&stranger, false), (&known, true)] {
+        for _ in 0..64 {
+            let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
+            body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+            match mine {
+                true => waiting.push(response),
+                false => drop(strangers.spawn(async move { Answer::read(response.await.unwrap()).await })),
+            }
+        }
+        if !mine {
+            // They all wait, before the others come.
+            let refused = soon(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+            assert_eq!(refused.code(), Some("8"));
+        }
+    }
+    while let Some(answer) = soon(strangers.join_next()).await {
+        assert_eq!(answer.unwrap().code(), Some("8"));
+    }
+    instance.status.set(local(2).0);
+    for response in waiting {
+        let answer = Answer::read(soon(response).await.unwrap()).await;
+        assert_eq!(answer.code(), Some("0"), "{answer:?}");
+    }
 }
 
 /// A unary call and a stream that are under way.

@@ -14,9 +14,12 @@ use curator_listener::{
     CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
     SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
 };
+use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
@@ -142,6 +145,28 @@ impl Certificates {
 
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
         self.client.client().unwrap()
+    }
+
+    /// For a client that shows no certificate.
+    pub(crate) fn stranger(&self) -> Arc<ClientConfig> {
+        self.client.stranger().unwrap()
+    }
+
+    /// A client with a connection of its own, and the certificate of [`client`](Self::client).
+    pub(crate) fn echo(&self, address: SocketAddr) -> EchoClient<Channel> {
+        let tls = TlsConnector::from(self.client());
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let tls = tls.clone();
+            async move {
+                let name = curator_echo::tls::server_name()?;
+                let stream = TcpStream::connect(address).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+            }
+        });
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_with_connector_lazy(connector);
+        EchoClient::new(channel)
     }
 }
 

@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(case.setting("grace", &[]), pair("5s", "default"));
         assert_eq!(
             case.setting("hold-cap", &[]),
-            pair("(two thirds of the TTL, at most 10s)", "default")
+            pair("(the TTL and five seconds)", "default")
         );
     }
 
@@ -499,7 +499,7 @@ mod tests {
         assert_eq!(
             before.changed(&read(&["--grace=1s", "--hold-cap=2s"])),
             [
-                changed("hold-cap", "(two thirds of the TTL, at most 10s)", "2s"),
+                changed("hold-cap", "(the TTL and five seconds)", "2s"),
                 changed("grace", "5s", "1s")
             ]
         );

@@ -80,7 +80,12 @@ fn compile(text: &str) -> Result<EnvFilter, String> {
         }
     }
     // Whoever gives a filter chooses no regular expression that each event would be held against.
-    let compiled = EnvFilter::builder().with_regex(false).parse(text);
+    let builder = EnvFilter::builder().with_regex(false);
+    // What a peer does wrong in HTTP/2 it can do as often as it likes, strangers too: nobody is warned of that who has not asked.
+    let compiled = match text.contains("h2") || text.trim().eq_ignore_ascii_case("off") {
+        true => builder.parse(text),
+        false => builder.parse(format!("h2=error,{text}")),
+    };
     compiled.map_err(|error| format!("{error}: {RIGHT}"))
 }
 
@@ -175,6 +180,24 @@ mod tests {
             assert!(refused.contains("curator_election=debug"), "{bad:?}: {refused}");
         }
         assert!("a=info,".repeat(LONGEST).parse::<Filter>().is_err());
+    }
+
+    /// h2 warns of each connection that it ends for too many resets.
+    #[test]
+    fn strangers_write_no_warnings() {
+        use tracing::subscriber::with_default;
+
+        let warns = |filter: &str| {
+            let logs = tracing_subscriber::registry().with(compile(filter).unwrap());
+            with_default(
+                logs,
+                || tracing::enabled!(target: "h2::proto::streams::recv", tracing::Level::WARN),
+            )
+        };
+        for quiet in ["info", "warn", "debug", "curator=info", "off", "error"] {
+            assert!(!warns(quiet), "{quiet}");
+        }
+        assert!(warns("info,h2=warn"), "unless they are asked for");
     }
 
     /// What the log does not want is not made: each call would pay for it.

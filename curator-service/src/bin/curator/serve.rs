@@ -89,7 +89,7 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_ADVERTISE", value_name = "ADDRESS")]
     advertise: Option<String>,
 
-    /// How long a call may wait while no leader is known, within its own deadline [default: two thirds of the TTL, at most 10s].
+    /// How long a call may wait while no leader is known, within its own deadline [default: the TTL and five seconds].
     #[arg(long, env = "CURATOR_HOLD_CAP", value_name = "DURATION", value_parser = parse_duration)]
     hold_cap: Option<Duration>,
 

@@ -1,0 +1,74 @@
+//! Who is at the other end of a connection, as far as sharing goes: with whom it takes turns, and who goes first.
+//!
+//! That gives nobody a right: what a caller may do is for the services to say.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::tls::CallerCertificates;
+
+/// Where a connection comes from. An IPv6 host has a whole /64 to choose addresses from, so all of that is one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Peer(IpAddr);
+
+impl Peer {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) & !u128::from(u64::MAX);
+                // The loopback address is not that of a network.
+                IpAddr::V6(if v6.is_loopback() { v6 } else { Ipv6Addr::from(network) })
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+
+    pub(crate) const fn is_loopback(self) -> bool {
+        self.0.is_loopback()
+    }
+}
+
+/// Whether the cluster knows a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Standing {
+    /// A node or a user; anybody, if callers show no certificates.
+    Known,
+    /// Nobody in particular.
+    Stranger,
+}
+
+/// Those who share what one caller gets: known ones by what they have shown, wherever they are, and strangers by their address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Party {
+    Shown(CallerCertificates),
+    At(Peer),
+}
+
+/// The caller behind a connection: in the extensions of each call.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) standing: Standing,
+    pub(crate) party: Arc<Party>,
+}
+
+impl Caller {
+    /// Of a connection without TLS.
+    pub(crate) fn at(peer: Peer) -> Self {
+        Self {
+            standing: Standing::Known,
+            party: Arc::new(Party::At(peer)),
+        }
+    }
+
+    /// Of one with TLS.
+    pub(crate) fn showing(shown: &CallerCertificates, known: bool, peer: Peer) -> Self {
+        let (standing, party) = match known {
+            true => (Standing::Known, Party::Shown(shown.clone())),
+            false => (Standing::Stranger, Party::At(peer)),
+        };
+        Self {
+            standing,
+            party: Arc::new(party),
+        }
+    }
+}

@@ -124,8 +124,15 @@ impl Client {
     ) -> Result<(String, String), Failure> {
         let mut requests = requests.ready().await?;
         let (response, mut stream) = requests.send_request(self.request(path), false)?;
-        stream.send_data(message, true)?;
-        let (parts, mut body) = response.await?.into_parts();
+        // Whoever needs no message may answer before it comes, and close the stream: the answer counts (RFC 9113, section 8.1).
+        let sent = stream.send_data(message, true);
+        let (parts, mut body) = match response.await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                sent?;
+                return Err(error.into());
+            }
+        };
         while let Some(data) = body.data().await {
             let data = data?;
             body.flow_control().release_capacity(data.len())?;

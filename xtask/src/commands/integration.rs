@@ -11,7 +11,7 @@ use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::go_candidate::{self, go_candidate};
 use crate::tools::optional;
-use crate::workspace::{CURATOR, CURATORCTL, EMBED, build, cargo};
+use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped, cargo};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -19,8 +19,9 @@ pub const COMMAND: Command = Command {
     summary: "runs the tests against real etcd clusters and curator processes",
     help: "Usage: cargo xtask integration [--etcd WHICH] [--repeat N] [FILTER]
 
-Builds the curator binary and runs the integration tests of curator-service: real etcd members, real curators, faults
-by signals and proxies. What is missing is brought as by `cargo xtask setup`.
+Builds curator and curatorctl as users get them, optimized and without debug assertions, and runs the integration tests of
+curator-service: real etcd members, real curators, faults by signals and proxies. What is missing is brought as by
+`cargo xtask setup`.
 
   --etcd WHICH  the version to test against: a series such as `3.7`, a version such as `3.5.1`, `oldest`, `newest`, both
                 `ends`, or `all`. Several are taken in turn; what cannot be had is said. By default the first at hand.
@@ -55,9 +56,9 @@ pub fn run_tests(want: &Want, repeat: u32, filter: Option<&str>) -> Result<()> {
 /// With the first failure.
 pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: &[(&str, &Path)]) -> Result<()> {
     let found = select(want)?;
-    let binary = build(CURATOR)?;
-    let ctl = build(CURATORCTL)?;
-    let embedding = build(EMBED)?;
+    let binary = build_shipped(CURATOR)?;
+    let ctl = build_shipped(CURATORCTL)?;
+    let embedding = build_shipped(EMBED)?;
     let go = go_candidate()?;
     let nextest = optional::has_nextest();
     for round in 1..=repeat {

@@ -89,6 +89,57 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
     soon(calling).await.unwrap().expect("it was not idle");
 }
 
+/// Calls that are under way go on, and new ones go to another connection.
+#[tokio::test]
+async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
+    let mut config = config();
+    config.max_connection_age = Some(Duration::from_millis(300));
+    let instance = Instance::with(local(1).0, config, |service| service);
+    let mut caller = instance.client();
+    let slow = curator_echo::proto::SayRequest {
+        delay_ms: 1_500,
+        ..say(1)
+    };
+    let calling = tokio::spawn({
+        let mut caller = caller.clone();
+        async move { caller.say(slow).await }
+    });
+    let raw = RawClient::connect(instance.address).await;
+    let gone = async {
+        while raw.is_open() {
+            soon(caller.say(say(2)))
+                .await
+                .expect("on another connection, if need be");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(gone).await;
+    soon(calling).await.unwrap().expect("it goes on");
+}
+
+/// A message that is longer than its service takes.
+#[tokio::test]
+async fn a_message_that_is_too_long_exhausts_a_resource() {
+    let leader = Instance::serving(local(1).0, config(), |address| {
+        let service = curator_echo::EchoService::new(address.to_string(), 1);
+        curator_listener::Services::new(move |_| {
+            tonic::service::Routes::new(curator_echo::proto::echo_server::EchoServer::new(service.clone()))
+        })
+        .describe(curator_echo::FILE_DESCRIPTOR_SET)
+        .unwrap()
+    });
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    for instance in [&leader, &follower] {
+        let long = curator_echo::proto::SayRequest {
+            payload: Bytes::from(vec![7; 5 << 20]),
+            ..say(1)
+        };
+        let status = soon(instance.client().say(long)).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+}
+
 #[tokio::test]
 async fn only_so_many_connections_are_taken() {
     let mut config = config();

@@ -89,32 +89,32 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
     soon(calling).await.unwrap().expect("it was not idle");
 }
 
-/// Calls that are under way go on, and new ones go to another connection.
+/// A call that is under way goes on, and the connection ends with it.
 #[tokio::test]
 async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
     let mut config = config();
     config.max_connection_age = Some(Duration::from_millis(300));
     let instance = Instance::with(local(1).0, config, |service| service);
-    let mut caller = instance.client();
-    let slow = curator_echo::proto::SayRequest {
-        delay_ms: 1_500,
-        ..say(1)
+    let client = RawClient::connect(instance.address).await;
+    // A request that has begun, and is not at its end.
+    let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
+    let refused = async {
+        while client.try_begin("/curator.echo.v1.Echo/Say").is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     };
-    let calling = tokio::spawn({
-        let mut caller = caller.clone();
-        async move { caller.say(slow).await }
-    });
-    let raw = RawClient::connect(instance.address).await;
+    soon(refused).await;
+    assert!(client.is_open());
+    body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let answer = Answer::read(soon(response).await.unwrap()).await;
+    assert_eq!(answer.code(), Some("0"), "{answer:?}");
     let gone = async {
-        while raw.is_open() {
-            soon(caller.say(say(2)))
-                .await
-                .expect("on another connection, if need be");
+        while client.is_open() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     soon(gone).await;
-    soon(calling).await.unwrap().expect("it goes on");
+    soon(instance.client().say(say(1))).await.unwrap();
 }
 
 /// A message that is longer than its service takes.

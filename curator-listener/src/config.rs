@@ -49,6 +49,9 @@ pub struct ListenerConfig {
     pub handshake_timeout: Duration,
     /// A connection without a call for so long is closed.
     pub idle_timeout: Duration,
+    /// A connection takes no calls any more once it is so old, give or take a tenth, and its client is told so; those under way
+    /// end by themselves. With it clients spread over the instances again after one was restarted. `None` for any age.
+    pub max_connection_age: Option<Duration>,
     /// An HTTP/2 ping to a client that has been silent for so long ...
     pub client_ping_interval: Duration,
     /// ... must be answered within this.
@@ -86,6 +89,7 @@ impl Default for ListenerConfig {
             max_header_list_size: 64 << 10,
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(15 * 60),
+            max_connection_age: None,
             client_ping_interval: Duration::from_secs(20),
             client_ping_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),

@@ -253,7 +253,8 @@ where
 }
 
 /// An answer whose head a follower takes: one that is too long would end its connection, and everybody's calls on it.
-fn bounded(response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+fn bounded(mut response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+    refusal::corrected(response.headers_mut());
     if forward::fits(response.headers(), 0) {
         return response;
     }
@@ -344,9 +345,13 @@ impl Body for Led {
             }
         };
         match frame {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref().filter(|trailers| !forward::fits(trailers, 0)) {
-                    return this.end(refusal::shortened(trailers));
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    refusal::corrected(trailers);
+                    if !forward::fits(trailers, 0) {
+                        let short = refusal::shortened(trailers);
+                        return this.end(short);
+                    }
                 }
                 if let Some(call) = &mut this.call {
                     call.moved();

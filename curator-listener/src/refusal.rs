@@ -125,6 +125,20 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
     headers
 }
 
+/// Gives what tonic says of a message that is too long the code that gRPC has for it.
+pub(crate) fn corrected(headers: &mut HeaderMap) {
+    // The message is in words of its own, and encoded.
+    const TOO_LONG: &[u8] = b"Error,%20decoded%20message%20length%20too%20large";
+    let says = |name, beginning| {
+        headers
+            .get(name)
+            .is_some_and(|value: &HeaderValue| value.as_bytes().starts_with(beginning))
+    };
+    if says(GRPC_STATUS, b"11") && says(GRPC_MESSAGE, TOO_LONG) {
+        headers.insert(GRPC_STATUS, HeaderValue::from(i32::from(Code::ResourceExhausted)));
+    }
+}
+
 /// What is left of a status whose headers are too long: the code and the beginning of the message. Of success nothing is left.
 pub(crate) fn shortened(long: &HeaderMap) -> HeaderMap {
     let code = long.get(GRPC_STATUS).filter(|code| code.as_bytes() != b"0");

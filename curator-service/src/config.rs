@@ -47,6 +47,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How many of them may be of one peer, an IPv4 address or a /64 of IPv6; `None` for a quarter, and no limit for loopback.
     pub max_connections_per_peer: Option<usize>,
+    /// A connection takes no calls any more once it is so old, so that clients spread over the instances again; `None` for any age.
+    pub max_connection_age: Option<Duration>,
     /// How long an instance that is told to stop may take to hand over and to end its calls.
     pub grace: Duration,
     /// Threads that serve connections; 0 for the caller's runtime.
@@ -133,6 +135,7 @@ impl Config {
             hold_limit: ListenerConfig::default().hold_limit,
             max_connections: ListenerConfig::default().max_connections,
             max_connections_per_peer: None,
+            max_connection_age: None,
             grace: Duration::from_secs(5),
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             credentials: None,

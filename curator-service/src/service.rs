@@ -295,6 +295,7 @@ fn listener_limits(config: &Config) -> ListenerConfig {
     limits.hold_limit = config.hold_limit;
     limits.max_connections = config.max_connections;
     limits.max_connections_per_peer = config.max_connections_per_peer;
+    limits.max_connection_age = config.max_connection_age;
     limits.threads = config.threads;
     // A quarter to drain, a quarter to find the next leader, the rest to answer what is left.
     limits.drain_limit = limits.drain_limit.min(config.grace / 4);

@@ -15,6 +15,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::RngExt;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -169,6 +170,7 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
     let connection = builder(config, limits, shared.tasks.clone()).serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut idle = pin!(idle(activity.clone(), config.idle_timeout));
+    let mut old = pin!(old(config.max_connection_age));
     let mut late = pin!(late(activity.clone(), config.handshake_timeout));
     let mut leaving = false;
     loop {
@@ -188,6 +190,7 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
                 return;
             }
             () = &mut idle, if !leaving => {}
+            () = &mut old, if !leaving => {}
             () = shared.stopping.cancelled(), if !leaving => {}
         }
         // Takes nothing new, tells the client so, and ends with the last call.
@@ -224,6 +227,15 @@ async fn idle(activity: Arc<Activity>, after: Duration) {
         }
         seen = calls;
     }
+}
+
+/// Completes when a connection is so old, give or take a tenth: those that were opened together are not closed together.
+async fn old(age: Option<Duration>) {
+    let Some(age) = age else {
+        return std::future::pending().await;
+    };
+    let share = rand::rng().random_range(0.9..1.1);
+    sleep(age.mul_f64(share)).await;
 }
 
 /// Completes when a client has not said by then that it speaks HTTP/2, and never otherwise.

@@ -89,6 +89,57 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
     soon(calling).await.unwrap().expect("it was not idle");
 }
 
+/// A call that is under way goes on, and the connection ends with it.
+#[tokio::test]
+async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
+    let mut config = config();
+    config.max_connection_age = Some(Duration::from_millis(300));
+    let instance = Instance::with(local(1).0, config, |service| service);
+    let client = RawClient::connect(instance.address).await;
+    // A request that has begun, and is not at its end.
+    let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
+    let refused = async {
+        while client.try_begin("/curator.echo.v1.Echo/Say").is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(refused).await;
+    assert!(client.is_open());
+    body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let answer = Answer::read(soon(response).await.unwrap()).await;
+    assert_eq!(answer.code(), Some("0"), "{answer:?}");
+    let gone = async {
+        while client.is_open() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(gone).await;
+    soon(instance.client().say(say(1))).await.unwrap();
+}
+
+/// A message that is longer than its service takes.
+#[tokio::test]
+async fn a_message_that_is_too_long_exhausts_a_resource() {
+    let leader = Instance::serving(local(1).0, config(), |address| {
+        let service = curator_echo::EchoService::new(address.to_string(), 1);
+        curator_listener::Services::new(move |_| {
+            tonic::service::Routes::new(curator_echo::proto::echo_server::EchoServer::new(service.clone()))
+        })
+        .describe(curator_echo::FILE_DESCRIPTOR_SET)
+        .unwrap()
+    });
+    let follower = Instance::following(leader.address, 1);
+    follower.serves(true).await;
+    for instance in [&leader, &follower] {
+        let long = curator_echo::proto::SayRequest {
+            payload: Bytes::from(vec![7; 5 << 20]),
+            ..say(1)
+        };
+        let status = soon(instance.client().say(long)).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+}
+
 #[tokio::test]
 async fn only_so_many_connections_are_taken() {
     let mut config = config();

@@ -144,6 +144,11 @@ pub(crate) struct Serve {
     )]
     max_connections_per_peer: Option<u32>,
 
+    /// How old a connection may be until it takes no calls any more and its client is told to open another one, so that clients
+    /// spread over the instances again after a restart [default: as old as it gets].
+    #[arg(long, env = "CURATOR_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration)]
+    max_connection_age: Option<Duration>,
+
     /// How many threads serve connections [default: one for each core].
     #[arg(long, env = "CURATOR_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1_024))]
     threads: Option<u16>,
@@ -286,6 +291,7 @@ impl Serve {
         config.max_connections_per_peer = self
             .max_connections_per_peer
             .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        config.max_connection_age = self.max_connection_age;
         config.grace = self.grace;
         if let Some(threads) = self.threads {
             config.threads = threads.into();

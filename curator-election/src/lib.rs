@@ -49,6 +49,7 @@ pub mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod deadline;
+mod duplicate;
 mod elector;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -59,6 +60,7 @@ mod machine;
 pub mod memory;
 pub mod meters;
 pub mod namespace;
+mod process;
 mod pulse;
 mod renewal;
 #[doc(hidden)]
@@ -74,6 +76,7 @@ mod value;
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use process::Process;
 pub use pulse::Pulse;
 pub use status::{ElectionStatus, Following, Reason};
 pub use store_election::StoreElection;

@@ -42,6 +42,7 @@ pub(crate) const fn word(reason: &Reason) -> &'static str {
         Reason::Shutdown => "shutdown",
         Reason::NoLeader => "no_leader",
         Reason::OwnEarlierKey => "own_earlier_key",
+        Reason::Duplicate(_) => "duplicate",
         Reason::Undecodable(_) => "undecodable",
         Reason::Stuck => "stuck",
         Reason::NewsTooOld => "news_too_old",
@@ -80,6 +81,13 @@ impl SmallestMargin {
             metrics::gauge!(SMALLEST_MARGIN_SECONDS).set(left.as_secs_f64());
         }
     }
+}
+
+/// Whether another process stands for election with the id of this one.
+pub const DUPLICATE_ID: &str = "curator_duplicate_id";
+
+pub(crate) fn duplicate_id(found: bool) {
+    metrics::gauge!(DUPLICATE_ID).set(f64::from(u8::from(found)));
 }
 
 pub(crate) fn fenced_out() {

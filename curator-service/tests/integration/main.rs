@@ -15,6 +15,7 @@ mod cluster;
 mod command_line;
 mod compaction;
 mod ctl;
+mod duplicate;
 mod embedded;
 mod etcd_faults;
 mod etcd_tls;

@@ -125,7 +125,7 @@ impl Own {
                         oldest = Some(created);
                         found.duplicate = Some(Duplicate {
                             process,
-                            lives,
+                            lives: lives || own.is_some_and(|own| own < created),
                             is_older: own.is_none_or(|own| created < own),
                         });
                     }

@@ -168,6 +168,13 @@ fn who_could_not_look_before_it_stood_takes_no_key_for_its_own_and_calls_none_al
     ];
     let duplicate = look(&mut own, keys, Some(lease(9))).duplicate.unwrap();
     assert!(!duplicate.lives && duplicate.is_older);
+    // But one that came after the own key did lives.
+    let keys = vec![
+        key(ID, &process("a", "h:1", "boot-1"), 9),
+        key(ID, &process("b", "h:1", "boot-1"), 11),
+    ];
+    let duplicate = look(&mut own, keys, Some(lease(9))).duplicate.unwrap();
+    assert!(duplicate.lives && !duplicate.is_older);
 }
 
 #[test]

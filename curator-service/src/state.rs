@@ -18,6 +18,7 @@ mod barrier;
 mod batch;
 pub(crate) mod keys;
 pub(crate) mod record;
+mod told;
 pub(crate) mod tx;
 pub(crate) mod view;
 mod writer;
@@ -76,14 +77,10 @@ impl From<StateError> for Status {
     fn from(error: StateError) -> Self {
         match &error {
             StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
-            // What the store says of itself is for the log.
-            StateError::Fenced(FencedError::Store(store)) if !store.never_ran() => {
-                warn!(%error, "no answer from the store");
-                Self::unavailable("no answer from the cluster's store: a change may have been made or not")
-            }
-            StateError::Fenced(_) => {
+            StateError::Fenced(FencedError::Store(store)) => told::told(store),
+            StateError::Fenced(FencedError::Answer { .. }) => {
                 warn!(%error, "the store cannot be used");
-                Self::unavailable("the cluster's store cannot be reached: nothing was done")
+                Self::unavailable("the cluster's store cannot be used: a change may have been made or not")
             }
             StateError::Contended => Self::unavailable(error.to_string()),
         }

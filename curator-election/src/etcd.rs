@@ -9,7 +9,8 @@
 //! the call made again, which is safe for a write as well: etcd has refused it, so that it did not run.
 //!
 //! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within it; a write may take it once more
-//! for finding a member that answers; a watch ends within two [`PROGRESS_INTERVAL`]s of silence.
+//! for finding a member that answers; a watch ends within three [`PROGRESS_INTERVAL`]s of silence, but for one behind a proxy
+//! that tells no progress, which may be silent for a minute.
 
 mod access;
 mod classify;

@@ -20,6 +20,7 @@ mod embedded;
 mod etcd_faults;
 mod etcd_tls;
 mod forwarding;
+mod grpc_proxy;
 mod interop;
 mod lease_faults;
 mod limits;

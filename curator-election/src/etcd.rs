@@ -19,6 +19,7 @@ mod cluster;
 mod convert;
 mod denial;
 mod endpoint;
+mod history;
 mod identity;
 mod members;
 mod watch;

@@ -323,12 +323,12 @@ impl<V: LeaderValue> Machine<V> {
 
     /// What could be removed has been.
     fn removed(&mut self, now: Instant) {
-        match &mut self.state {
-            State::Opening { duplicate, .. } => match duplicate.take() {
-                Some(duplicate) => self.duplicated(now, duplicate),
-                None => self.grant(),
-            },
-            _ => {}
+        let State::Opening { duplicate, .. } = &mut self.state else {
+            return;
+        };
+        match duplicate.take() {
+            Some(duplicate) => self.duplicated(now, duplicate),
+            None => self.grant(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Two processes with one id, as of a disk image that was copied, on the model of etcd: one of them leads, for good.
 
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

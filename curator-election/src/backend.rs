@@ -19,6 +19,8 @@ pub struct Candidate {
     pub create_revision: Revision,
     /// The revision of the key's last change.
     pub mod_revision: Revision,
+    /// The lease that the key is attached to.
+    pub lease: Option<LeaseId>,
 }
 
 /// Who leads, as the store had it at a revision.

@@ -152,7 +152,13 @@ impl<V: LeaderValue> Elector<V> {
             .seed
             .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
         let backoff = Backoff::new(config.backoff_first, config.backoff_longest, seed);
-        let machine = Machine::new(value.candidate_id().to_owned(), timing, backoff, config.clock.now());
+        let machine = Machine::new(
+            value.candidate_id().to_owned(),
+            value.process(),
+            timing,
+            backoff,
+            config.clock.now(),
+        );
         let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (sender, requests) = mpsc::channel(8);
         Ok(Self {
@@ -285,7 +291,10 @@ impl<V: LeaderValue> Io<V> {
         match command {
             Command::Undetermined { reason } => self.publisher.undetermined(reason),
             Command::Explain { reason } => {
-                warn!(%reason, "nobody is known to lead, and this instance cannot take part in the election");
+                // Of a duplicate it has been told already, in these words.
+                if !matches!(reason, Reason::Duplicate(_)) {
+                    warn!(%reason, "nobody is known to lead, and this instance cannot take part in the election");
+                }
                 self.publisher.undetermined(reason);
             }
             Command::Follow(following) => {
@@ -310,6 +319,15 @@ impl<V: LeaderValue> Io<V> {
                 );
             }
             Command::List => self.call(async move { Event::Listed(backend.candidates().await) }),
+            Command::Look => self.call(async move { Event::Looked(backend.candidates().await) }),
+            Command::Duplicated { told } => {
+                warn!("{told}");
+                meters::duplicate_id(true);
+            }
+            Command::Alone => {
+                info!("no other process stands for election with the id of this one any more");
+                meters::duplicate_id(false);
+            }
             Command::Remove(stale) => self.call(async move {
                 for (key, mod_revision) in stale {
                     match backend.remove(key.clone(), mod_revision).await {

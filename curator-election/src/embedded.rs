@@ -131,6 +131,17 @@ impl EmbeddedStore {
         })
     }
 
+    /// Completes once the store takes no calls any more, with the reason: a commit has failed, or it was closed. What is on disk then is
+    /// whole, and opening it again is all that helps.
+    ///
+    /// Cancellation safe.
+    pub async fn stopped(&self) -> String {
+        let mut committed = self.handle.committed();
+        while committed.changed().await.is_ok() {}
+        let ended = self.handle.shared.ended.get().cloned();
+        ended.unwrap_or_else(|| "its thread has panicked".into())
+    }
+
     /// How many commits there were since it was opened.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]

@@ -49,6 +49,7 @@ pub mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 pub mod deadline;
+mod duplicate;
 mod elector;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -60,6 +61,7 @@ pub mod memory;
 pub mod meters;
 pub mod namespace;
 pub mod pages;
+mod process;
 mod pulse;
 mod renewal;
 #[doc(hidden)]
@@ -75,6 +77,7 @@ mod value;
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use process::Process;
 pub use pulse::Pulse;
 pub use status::{ElectionStatus, Following, Reason};
 pub use store_election::StoreElection;

@@ -9,6 +9,8 @@
 //!                 grant)       leading)
 //! ```
 //!
+//! While a round runs, all candidates are read once a TTL: who else has the own id is in `duplicate.rs`.
+//!
 //! Whatever happens, the clock is asked first: an event that arrives after the deadline finds the term ended.
 
 use std::time::Duration;
@@ -18,7 +20,9 @@ use bytes::Bytes;
 use crate::backend::{CampaignError, Candidate, Observation, Victory};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
+use crate::duplicate::{Duplicate, Own};
 use crate::meters;
+use crate::process::Process;
 use crate::renewal::{Attempt, Renewal};
 use crate::sabotage::{self, Sabotage};
 use crate::status::{Following, Reason};
@@ -47,6 +51,8 @@ pub(crate) enum Event {
     /// Nothing but the passing of time.
     Tick,
     Listed(Result<Vec<Candidate>, StoreError>),
+    /// The candidates were read while the round runs.
+    Looked(Result<Vec<Candidate>, StoreError>),
     /// The removal was tried, whatever came of it.
     Removed,
     Granted {
@@ -92,6 +98,12 @@ pub(crate) enum Command<V> {
     WentBack(WentBack),
     /// Read the candidates.
     List,
+    /// Read the candidates while the round runs.
+    Look,
+    /// Say that another process has the own id, in these words.
+    Duplicated { told: String },
+    /// Say that there is no such process any more.
+    Alone,
     /// Remove keys that an earlier process of ours left behind, each guarded by its revision.
     Remove(Vec<(Bytes, Revision)>),
     /// Ask for a lease.
@@ -107,10 +119,14 @@ pub(crate) enum Command<V> {
 /// The elector's state.
 #[derive(Debug)]
 pub(crate) struct Machine<V> {
-    own_id: String,
+    own: Own,
     timing: Timing,
     backoff: Backoff,
     state: State,
+    /// Another process with the own id.
+    duplicate: Option<Seen>,
+    /// The present round has ended since that one was there before.
+    yields: bool,
     /// What was last published, so that the same is not published again.
     published: Published<V>,
     /// The kind of the reason that was last published.
@@ -125,10 +141,18 @@ pub(crate) struct Machine<V> {
 
 #[derive(Debug)]
 enum State {
-    Waiting { until: Instant },
-    Opening { give_up_at: Instant },
+    Waiting {
+        until: Instant,
+    },
+    Opening {
+        give_up_at: Instant,
+        /// Why this process is not to stand, which was found out before the stale keys were removed.
+        duplicate: Option<Duplicate>,
+    },
     Running(Running),
-    Closing { give_up_at: Instant },
+    Closing {
+        give_up_at: Instant,
+    },
     Stopped,
 }
 
@@ -137,7 +161,16 @@ struct Running {
     lease: LeaseId,
     renewal: Renewal,
     heard_at: Instant,
+    /// When all candidates are to be read again.
+    look_at: Instant,
     victory: Option<Victory>,
+}
+
+/// A duplicate, from when it was first found.
+#[derive(Debug)]
+struct Seen {
+    since: Instant,
+    told: Option<Duplicate>,
 }
 
 /// The kind of a reason: the word for it, and that for the store's error behind it.
@@ -156,12 +189,14 @@ enum Published<V> {
 
 impl<V: LeaderValue> Machine<V> {
     /// A machine that begins its first round at once. Undetermined counts as published.
-    pub(crate) fn new(own_id: String, timing: Timing, backoff: Backoff, now: Instant) -> Self {
+    pub(crate) fn new(own_id: String, process: Process, timing: Timing, backoff: Backoff, now: Instant) -> Self {
         Self {
-            own_id,
+            own: Own::new(own_id, process),
             timing,
             backoff,
             state: State::Waiting { until: now },
+            duplicate: None,
+            yields: false,
             published: Published::Undetermined,
             told: Told::default(),
             newest: Revision(0),
@@ -175,14 +210,14 @@ impl<V: LeaderValue> Machine<V> {
     pub(crate) fn next_wakeup(&self) -> Option<Instant> {
         match &self.state {
             State::Waiting { until } => Some(*until),
-            State::Opening { give_up_at } | State::Closing { give_up_at } => Some(*give_up_at),
-            State::Running(running) => Some(match self.published {
-                Published::Follower(_) => running
-                    .renewal
-                    .next_wakeup()
-                    .min(running.heard_at + self.timing.observation_ttl),
-                _ => running.renewal.next_wakeup(),
-            }),
+            State::Opening { give_up_at, .. } | State::Closing { give_up_at } => Some(*give_up_at),
+            State::Running(running) => {
+                let next = running.renewal.next_wakeup().min(running.look_at);
+                Some(match self.published {
+                    Published::Follower(_) => next.min(running.heard_at + self.timing.observation_ttl),
+                    _ => next,
+                })
+            }
             State::Stopped => None,
         }
     }
@@ -204,8 +239,9 @@ impl<V: LeaderValue> Machine<V> {
         self.pass_time(now);
         match event {
             Event::Tick => {}
-            Event::Listed(result) => self.listed(result),
-            Event::Removed => self.grant(),
+            Event::Listed(result) => self.listed(now, result),
+            Event::Looked(result) => self.looked(now, result),
+            Event::Removed => self.removed(now),
             Event::Granted { sent_at, result } => self.granted(now, sent_at, result),
             Event::Renewed { id, result } => self.renewed(now, id, result),
             Event::Campaigned(result) => self.campaigned(now, result),
@@ -242,10 +278,11 @@ impl<V: LeaderValue> Machine<V> {
             State::Waiting { until } if now >= *until => {
                 self.state = State::Opening {
                     give_up_at: now + self.timing.open_timeout,
+                    duplicate: None,
                 };
                 self.commands.push(Command::List);
             }
-            State::Opening { give_up_at } if now >= *give_up_at => {
+            State::Opening { give_up_at, .. } if now >= *give_up_at => {
                 self.fail_round(
                     now,
                     Reason::OpenFailed("the store did not answer in time".into()),
@@ -264,6 +301,10 @@ impl<V: LeaderValue> Machine<V> {
                         attempt,
                     });
                 }
+                if now >= running.look_at {
+                    running.look_at = now + self.timing.ttl;
+                    self.commands.push(Command::Look);
+                }
                 if too_old && matches!(self.published, Published::Follower(_)) {
                     self.undetermined(Reason::NewsTooOld);
                 }
@@ -273,21 +314,71 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    fn listed(&mut self, result: Result<Vec<Candidate>, StoreError>) {
-        if !matches!(self.state, State::Opening { .. }) {
+    fn listed(&mut self, now: Instant, result: Result<Vec<Candidate>, StoreError>) {
+        let State::Opening { duplicate, .. } = &mut self.state else {
             return;
-        }
+        };
         // Reading what is left behind is a help and not a condition: if it failed, the grant will tell.
-        let stale: Vec<_> = result
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|candidate| V::decode(&candidate.value).is_ok_and(|value| value.candidate_id() == self.own_id))
-            .map(|candidate| (candidate.key, candidate.mod_revision))
-            .collect();
-        if stale.is_empty() {
-            self.grant();
+        let Ok(candidates) = result else {
+            return self.grant();
+        };
+        let found = self.own.look::<V>(candidates, None);
+        duplicate.clone_from(&found.duplicate);
+        if found.duplicate.is_none() {
+            self.alone();
+        }
+        if found.stale.is_empty() {
+            self.removed(now);
         } else {
-            self.commands.push(Command::Remove(stale));
+            self.commands.push(Command::Remove(found.stale));
+        }
+    }
+
+    /// What could be removed has been.
+    fn removed(&mut self, now: Instant) {
+        let State::Opening { duplicate, .. } = &mut self.state else {
+            return;
+        };
+        match duplicate.take() {
+            Some(duplicate) => self.duplicated(now, duplicate),
+            None => self.grant(),
+        }
+    }
+
+    fn looked(&mut self, now: Instant, result: Result<Vec<Candidate>, StoreError>) {
+        let (State::Running(running), Ok(candidates)) = (&self.state, result) else {
+            return;
+        };
+        match self.own.look::<V>(candidates, Some(running.lease)).duplicate {
+            Some(duplicate) => self.duplicated(now, duplicate),
+            None => self.alone(),
+        }
+    }
+
+    fn alone(&mut self) {
+        if self.duplicate.take().is_some() {
+            self.commands.push(Command::Alone);
+        }
+    }
+
+    /// Another process has the own id. Tells it once, and again if more is known; gives way to one that was there before.
+    fn duplicated(&mut self, now: Instant, found: Duplicate) {
+        let seen = self.duplicate.get_or_insert(Seen { since: now, told: None });
+        let outlived_its_lease = now >= seen.since + self.timing.ttl;
+        let duplicate = Duplicate {
+            lives: found.lives || outlived_its_lease,
+            ..found
+        };
+        let text = self.own.tell(&duplicate);
+        if seen.told.as_ref() != Some(&duplicate) {
+            self.commands.push(Command::Duplicated { told: text.clone() });
+            seen.told = Some(duplicate.clone());
+        }
+        // A leader's key is the oldest of all: what says otherwise is told by the observer, with its revision.
+        if duplicate.is_older && !self.is_leader() {
+            self.yields = true;
+            let word = if duplicate.lives { "lives" } else { "may_live" };
+            self.fail_round(now, Reason::Duplicate(text), word);
         }
     }
 
@@ -303,10 +394,12 @@ impl<V: LeaderValue> Machine<V> {
         }
         match result {
             Ok(lease) => {
+                self.own.granted(lease.id);
                 self.state = State::Running(Running {
                     lease: lease.id,
                     renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin),
                     heard_at: now,
+                    look_at: now + self.timing.ttl,
                     victory: None,
                 });
                 self.commands.push(Command::Campaign { lease: lease.id });
@@ -386,7 +479,7 @@ impl<V: LeaderValue> Machine<V> {
                 },
             );
         }
-        let State::Running(running) = &self.state else {
+        let State::Running(running) = &mut self.state else {
             return;
         };
         if let Some(victory) = &running.victory {
@@ -403,7 +496,12 @@ impl<V: LeaderValue> Machine<V> {
         };
         match V::decode(&leader.value) {
             // Ours, before the campaign has returned, or left behind by an earlier process: nobody to follow.
-            Ok(value) if value.candidate_id() == self.own_id => self.undetermined(Reason::OwnEarlierKey),
+            Ok(value) if value.candidate_id() == self.own.id() => {
+                if !self.own.holds(leader.lease) {
+                    running.look_at = now;
+                }
+                self.undetermined(Reason::OwnEarlierKey);
+            }
             Ok(value) => {
                 let following = Following {
                     leader: value,
@@ -489,9 +587,11 @@ impl<V: LeaderValue> Machine<V> {
             self.state = if self.stopping {
                 State::Stopped
             } else {
-                State::Waiting {
-                    until: now + self.backoff.failed(),
+                let mut pause = self.backoff.failed();
+                if std::mem::take(&mut self.yields) {
+                    pause = self.timing.ttl + pause.min(self.timing.ttl / 2);
                 }
+                State::Waiting { until: now + pause }
             };
         }
     }

@@ -43,6 +43,7 @@ pub(crate) const fn word(reason: &Reason) -> &'static str {
         Reason::Shutdown => "shutdown",
         Reason::NoLeader => "no_leader",
         Reason::OwnEarlierKey => "own_earlier_key",
+        Reason::Duplicate(_) => "duplicate",
         Reason::Undecodable(_) => "undecodable",
         Reason::Stuck => "stuck",
         Reason::NewsTooOld => "news_too_old",
@@ -88,6 +89,13 @@ pub const STORE_WENT_BACK: &str = "curator_store_went_back_total";
 
 pub(crate) fn store_went_back() {
     metrics::counter!(STORE_WENT_BACK).increment(1);
+}
+
+/// Whether another process stands for election with the id of this one.
+pub const DUPLICATE_ID: &str = "curator_duplicate_id";
+
+pub(crate) fn duplicate_id(found: bool) {
+    metrics::gauge!(DUPLICATE_ID).set(f64::from(u8::from(found)));
 }
 
 pub(crate) fn fenced_out() {

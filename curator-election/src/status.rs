@@ -51,6 +51,8 @@ pub enum Reason {
     NoLeader,
     /// The leader is this candidate itself, by a key whose victory it has not seen.
     OwnEarlierKey,
+    /// Another process has the id of this one and was there before, as this text says.
+    Duplicate(String),
     /// The leader says something of itself that cannot be read.
     Undecodable(String),
     /// Whom this instance followed has not been confirmed for too long.
@@ -77,6 +79,7 @@ impl std::fmt::Display for Reason {
             Self::NoLeader => f.write_str("no candidate leads"),
             Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
             Self::Undecodable(error) => f.write_str(error),
+            Self::Duplicate(told) => f.write_str(told),
             Self::Stuck => f.write_str("this instance has not been able to serve for too long"),
             Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
         }

@@ -407,6 +407,7 @@ fn candidate(kv: KeyValue) -> Candidate {
         value: kv.value,
         create_revision: kv.create_revision,
         mod_revision: kv.mod_revision,
+        lease: kv.lease,
     }
 }
 

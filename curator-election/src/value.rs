@@ -1,5 +1,7 @@
 //! What a leader says of itself in the election.
 
+use crate::process::Process;
+
 /// The value that a candidate puts under its key, and that everybody who observes the election reads.
 ///
 /// Any type can be elected with; the encoding is the component's own (a protobuf message, plain text, ...).
@@ -26,9 +28,16 @@
 /// }
 /// ```
 pub trait LeaderValue: Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
-    /// Who this is. Two values with the same id are of the same candidate, of which only one process may run at a time:
-    /// at its start a candidate removes the keys that an earlier process with its id left behind.
+    /// Who this is. Two values with the same id are of the same candidate, of which only one process should run at a time:
+    /// at its start a candidate removes the keys that an earlier process with its id left behind. Of two that run, the younger one
+    /// does not stand for election.
     fn candidate_id(&self) -> &str;
+
+    /// Which process of the candidate says this. The more of it is said, the better a second process with the same id is told from
+    /// an earlier one of this candidate.
+    fn process(&self) -> Process {
+        Process::default()
+    }
 
     /// The bytes that are stored.
     fn encode(&self) -> Vec<u8>;
@@ -87,6 +96,14 @@ impl LeaderValue for PlainText {
 impl LeaderValue for curator_proto::private::LeaderElectionValue {
     fn candidate_id(&self) -> &str {
         &self.node_id
+    }
+
+    fn process(&self) -> Process {
+        Process {
+            number: self.process.clone(),
+            address: self.advertised_addresses.first().cloned().unwrap_or_default(),
+            boot: self.boot.clone(),
+        }
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -26,7 +26,7 @@ fn leader_election_value() {
         node_id: "node".into(),
         ttl: 10,
         advertised_addresses: vec![],
-        transfer_to_key: String::new(),
+        ..Default::default()
     };
     check(&value, b"\x0a\x04node\x10\x0a");
     // Field 100, a string: (100 << 3) | 2 = 802 = 0xa2 0x06 as a varint.
@@ -35,6 +35,13 @@ fn leader_election_value() {
     // Field 101: (101 << 3) | 2 = 810 = 0xaa 0x06.
     value.transfer_to_key.push_str("/l/1");
     check(&value, b"\x0a\x04node\x10\x0a\xa2\x06\x03h:1\xaa\x06\x04/l/1");
+    // Fields 102 and 103: 818 = 0xb2 0x06, 826 = 0xba 0x06.
+    value.process.push('p');
+    value.boot.push('b');
+    check(
+        &value,
+        b"\x0a\x04node\x10\x0a\xa2\x06\x03h:1\xaa\x06\x04/l/1\xb2\x06\x01p\xba\x06\x01b",
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The consensus: where the state is kept, and whether it is there yet.
 
 mod embedded;
+mod history;
 mod leases;
 mod membership;
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 pub use curator_election::etcd::EndpointStatus;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
@@ -77,6 +79,8 @@ pub struct EtcdConsensus {
     membership: Arc<EtcdMembership>,
     status: watch::Sender<ConsensusStatus>,
     endpoints: Vec<String>,
+    /// A key of the namespace, as etcd has it.
+    key: Bytes,
 }
 
 /// How often to look whether etcd answers.
@@ -107,6 +111,7 @@ impl EtcdConsensus {
     pub fn with(config: EtcdConfig, namespace: Namespace) -> Result<Self, ConsensusError> {
         let endpoints = config.endpoints.clone();
         let etcd = Arc::new(EtcdStore::new(config)?);
+        let key = Bytes::copy_from_slice(namespace.prefix().as_bytes());
         let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd.clone(), namespace));
         let membership = Arc::new(EtcdMembership(etcd.clone()));
         let reason = format!("etcd at {} has not answered yet", endpoints.join(", "));
@@ -116,6 +121,7 @@ impl EtcdConsensus {
             membership,
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
             endpoints,
+            key,
         })
     }
 
@@ -171,6 +177,7 @@ impl Consensus for EtcdConsensus {
             ready.await;
             info!(endpoints = self.endpoints.join(","), "etcd answers");
             self.status.send_replace(ConsensusStatus::Running(self.store.clone()));
+            history::watch(&self.etcd, self.key.clone()).await;
         };
         let until_told = async {
             tokio::join!(running, self.etcd.follow_files());

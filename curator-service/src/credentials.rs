@@ -98,6 +98,20 @@ pub enum CredentialsError {
         /// What is wrong.
         reason: String,
     },
+    /// The certificate will be valid later, by the clock of this host. Certificates are made for the present, so it is the clock that is
+    /// wrong.
+    #[error(
+        "{} is not valid yet, but from {valid_from} on, and the clock of this host says {now}: set the clock",
+        path.display()
+    )]
+    NotYet {
+        /// The file.
+        path: PathBuf,
+        /// When it begins to be valid.
+        valid_from: String,
+        /// What the clock says.
+        now: String,
+    },
     /// The key is not that of the certificate, or cannot be used.
     #[error("the private key and the certificate do not go together: {0}")]
     Key(#[from] rustls::Error),
@@ -117,6 +131,13 @@ impl Credentials {
         let node_id = match verify(&certificate, &ca, now) {
             Ok(Identity::Node { id, .. }) => id,
             Ok(Identity::User { name }) => return Err(wrong(format!("it is that of the user {name:?}"))),
+            Err(VerifyError::NotYet { valid_from }) => {
+                return Err(CredentialsError::NotYet {
+                    path: directory.join(files::names::NODE),
+                    valid_from,
+                    now: humantime::format_rfc3339_seconds(now.max(SystemTime::UNIX_EPOCH)).to_string(),
+                });
+            }
             Err(error) => return Err(wrong(error.to_string())),
         };
         let key = files::read_private_key(&directory.join(files::names::NODE_KEY))?;

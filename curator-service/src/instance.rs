@@ -9,7 +9,7 @@ use std::time::Duration;
 use curator_election::backend::Candidate as Queued;
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
-use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, StoreElection};
+use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, Process, StoreElection};
 use curator_proto::admin_api::instance_server::{Instance, InstanceServer};
 use curator_proto::admin_api::{
     Candidate, Consensus as ConsensusMessage, GetInstanceStatusRequest, GetInstanceStatusResponse, GetLogFilterRequest,
@@ -46,12 +46,15 @@ pub(crate) struct Standing {
 impl Standing {
     pub(crate) fn new(config: &Config, advertise: String) -> Arc<Self> {
         let ttl = config.effective_ttl();
+        let Process { number, address, boot } = Process::this(advertise);
         Arc::new(Self {
             value: LeaderElectionValue {
                 node_id: config.node_id.clone(),
                 ttl: ttl.as_secs(),
-                advertised_addresses: vec![advertise],
+                advertised_addresses: vec![address],
                 transfer_to_key: String::new(),
+                process: number,
+                boot,
             },
             prefix: config.election_prefix.clone(),
             ttl,

@@ -203,7 +203,7 @@ mod tests {
             node_id: "node-2".into(),
             ttl: 10,
             advertised_addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
-            transfer_to_key: String::new(),
+            ..Default::default()
         };
         ElectionStatus::Follower(Following {
             leader,

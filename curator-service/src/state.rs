@@ -19,6 +19,7 @@ mod batch;
 pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod record;
+mod told;
 pub(crate) mod tx;
 pub(crate) mod view;
 mod writer;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use barrier::Barrier;
 use bytes::Bytes;
 use curator_election::sabotage::{self, Sabotage};
-use curator_election::store::{KeyValue, Keys, Op, Range, RefusalKind, Revision, StoreError};
+use curator_election::store::{KeyValue, Keys, Op, Range, Revision};
 use futures::StreamExt;
 use limits::StateLimits;
 use tokio::sync::watch;
@@ -82,40 +83,13 @@ impl From<StateError> for Status {
     fn from(error: StateError) -> Self {
         match &error {
             StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
-            // What the store says of itself is for the log.
-            StateError::Fenced(FencedError::Store(StoreError::Refused { kind, .. })) => {
-                warn!(%error, "the store refuses what is asked of it");
-                refused(*kind)
-            }
-            StateError::Fenced(FencedError::Store(store)) if !store.never_ran() => {
-                warn!(%error, "no answer from the store");
-                Self::unavailable("no answer from the cluster's store: a change may have been made or not")
-            }
-            StateError::Fenced(_) => {
+            StateError::Fenced(FencedError::Store(store)) => told::told(store),
+            StateError::Fenced(FencedError::Answer { .. }) => {
                 warn!(%error, "the store cannot be used");
-                Self::unavailable("the cluster's store cannot be reached: nothing was done")
+                Self::unavailable("the cluster's store cannot be used: a change may have been made or not")
             }
             StateError::Contended => Self::unavailable(error.to_string()),
         }
-    }
-}
-
-/// What a caller is told of a refusal of the store: nothing was done.
-fn refused(kind: RefusalKind) -> Status {
-    match kind {
-        RefusalKind::NoSpace => Status::resource_exhausted(
-            "the cluster's store is out of space (etcd: NOSPACE), nothing was done: compact and defragment etcd, or raise its quota, and              disarm the alarm",
-        ),
-        RefusalKind::TooLarge => Status::resource_exhausted(
-            "this is larger than the cluster's store takes at once (etcd: --max-request-bytes, --max-txn-ops), nothing was done",
-        ),
-        RefusalKind::Overloaded => {
-            Status::unavailable("the cluster's store has too much to do, nothing was done: try again later")
-        }
-        RefusalKind::Permission | RefusalKind::Authentication => Status::unavailable(
-            "the cluster's store does not allow this instance to do that, nothing was done: see the leader's log",
-        ),
-        _ => Status::unavailable("the cluster's store refuses, nothing was done: see the leader's log"),
     }
 }
 

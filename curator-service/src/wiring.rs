@@ -167,7 +167,7 @@ mod tests {
             node_id: "node-2".into(),
             ttl: 10,
             advertised_addresses: vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()],
-            transfer_to_key: String::new(),
+            ..Default::default()
         };
         ElectionStatus::Follower(Following {
             leader,

@@ -317,3 +317,26 @@ fn under_a_parent_the_instance_tells_and_hears() {
     manager.hear_until("stopping", |line| line == "STOPPING=1");
     assert!(curator.wait_exit(SOON).unwrap().success());
 }
+
+/// An instance that cannot begin, for whatever passes at a time that nobody can foresee, is started again without end, and not before
+/// the clock is set where something sets it.
+#[test]
+fn the_unit_waits_for_the_clock_and_never_gives_up() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/curator.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let section = |name: &str| {
+        unit.split("\n[")
+            .find(|part| part.contains(&format!("{name}]\n")))
+            .unwrap()
+    };
+    let says = |section: &str, key: &str, value: &str| {
+        section
+            .lines()
+            .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .any(|said| said.split(' ').any(|word| word == value))
+    };
+    // That key is one of [Unit]; elsewhere it is passed over.
+    assert!(says(section("Unit"), "StartLimitIntervalSec", "0"));
+    assert!(says(section("Unit"), "After", "time-sync.target"));
+    assert!(says(section("Service"), "Restart", "always"));
+}

@@ -34,6 +34,7 @@ fn candidate(name: &'static str, created: i64) -> Candidate {
         value: name.into(),
         create_revision: Revision(created),
         mod_revision: Revision(created),
+        lease: LeaseId::new(created),
     }
 }
 

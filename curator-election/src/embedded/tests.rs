@@ -368,6 +368,8 @@ async fn a_failed_commit_stops_the_store() {
     let told = next(&mut watch).await.unwrap();
     assert!(matches!(&told, Err(StoreError::Unreachable { .. })), "{told:?}");
     assert!(next(&mut watch).await.is_none());
+    let why = store.stopped().await;
+    assert!(why.contains("fire"), "{why}");
     assert!(matches!(store.close(), Err(EmbeddedError::Stopped { .. })));
 }
 

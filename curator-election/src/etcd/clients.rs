@@ -3,11 +3,12 @@
 //! New files are tried on a member before any call to it depends on them, until it takes them; calls and watches under way go on with the client that
 //! they began with, and so on its connection.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::EtcdConfigError;
 use super::access::{EtcdAccess, Secrets};
@@ -32,6 +33,8 @@ pub(super) struct Clients {
     /// One look at a time, with what it last complained of.
     looking: tokio::sync::Mutex<Option<String>>,
     members: Vec<tokio::sync::Mutex<Option<Login>>>,
+    /// Whether etcd asked for no user when last one was to be logged in, though there is one.
+    open: AtomicBool,
 }
 
 /// A client, and which of a member's logins it is: each has its own token.
@@ -59,6 +62,7 @@ impl Clients {
             access,
             secrets: Mutex::new(secrets),
             looking: tokio::sync::Mutex::new(None),
+            open: AtomicBool::new(false),
         })
     }
 
@@ -112,7 +116,13 @@ impl Clients {
             .secrets
             .login()
             .map(|(user, password)| (user.to_owned(), password.to_owned()));
-        let renewed = login.client.update_user(user).await;
+        let mut renewed = login.client.update_user(user).await;
+        if renewed.as_ref().is_err_and(denial::needs_no_login) {
+            self.is_open(true);
+            renewed = login.client.update_user(None).await;
+        } else if renewed.is_ok() {
+            self.is_open(false);
+        }
         let login = slot.insert(login);
         match renewed {
             Ok(()) => {
@@ -219,6 +229,18 @@ impl Clients {
         }
     }
 
+    /// Tells, once, that etcd asks for no user, or does so again.
+    fn is_open(&self, open: bool) {
+        match (self.open.swap(open, Ordering::Relaxed), open) {
+            (false, true) => warn!(
+                "etcd has authentication disabled, and goes on to be used without the user that was given. Whoever reaches etcd may \
+                 read and change everything: run `etcdctl auth enable`, or leave the user out"
+            ),
+            (true, false) => info!("etcd asks for a user again, and takes the one that was given"),
+            _ => {}
+        }
+    }
+
     fn secrets(&self) -> Arc<Secrets> {
         // Nothing that holds the lock can panic half-way.
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -235,10 +257,26 @@ impl Clients {
         if let Some(tls) = secrets.tls() {
             options = options.with_tls(tls.clone());
         }
-        if let Some((user, password)) = secrets.login() {
-            options = options.with_user(user, password);
-        }
-        match Client::connect([&self.endpoints[member]], Some(options)).await {
+        let endpoint = [&self.endpoints[member]];
+        let connected = match secrets.login() {
+            None => Client::connect(endpoint, Some(options)).await,
+            Some((user, password)) => {
+                let with_user = options.clone().with_user(user, password);
+                match Client::connect(endpoint, Some(with_user)).await {
+                    Err(error) if denial::needs_no_login(&error) => {
+                        self.is_open(true);
+                        Client::connect(endpoint, Some(options)).await
+                    }
+                    connected => {
+                        if connected.is_ok() {
+                            self.is_open(false);
+                        }
+                        connected
+                    }
+                }
+            }
+        };
+        match connected {
             Ok(client) => Ok(Login {
                 client,
                 number,

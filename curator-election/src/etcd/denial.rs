@@ -18,16 +18,24 @@ const NOT_ENABLED: &str = "authentication is not enabled";
 const OLD: [&str; 2] = ["revision of auth store is old", "revision in header is old"];
 const INVALID: &str = "invalid auth token";
 
-/// Whether etcd has refused a call because of its token, and would take it with a new one.
+/// Whether etcd has refused a call of a user because of its token, and would take it with a new one.
 pub(super) fn wants_another_login(error: &etcd_client::Error) -> bool {
     let etcd_client::Error::GRpcStatus(status) = error else {
         return false;
     };
     match status.code() {
         Code::Unauthenticated => true,
-        Code::InvalidArgument | Code::Unknown => is_of_the_token(status.message()),
+        // Or it has none, from when etcd had authentication disabled.
+        Code::InvalidArgument | Code::Unknown => {
+            is_of_the_token(status.message()) || status.message().contains(NO_USER)
+        }
         _ => false,
     }
+}
+
+/// Whether etcd has refused to give a token, since it asks for none.
+pub(super) fn needs_no_login(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains(NOT_ENABLED))
 }
 
 /// Whether an error of no known code is one of these refusals.
@@ -97,10 +105,6 @@ fn hint(said: &str) -> Option<&'static str> {
             "etcd is overloaded: look at its disk and at who else uses it",
         ),
         (WRONG_PASSWORD, "etcd does not take the user and password"),
-        (
-            NOT_ENABLED,
-            "etcd has authentication disabled, and a user was given: enable it, or leave the user out",
-        ),
         (INVALID, "etcd does not take the token that it gave"),
         (
             "invalid peer certificate",
@@ -153,6 +157,7 @@ mod tests {
             (Code::Unauthenticated, "etcdserver: invalid auth token"),
             (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
             (Code::Unknown, "auth: revision in header is old"),
+            (Code::InvalidArgument, "etcdserver: user name is empty"),
         ] {
             assert!(wants_another_login(&error(code, message)), "{message}");
         }
@@ -162,7 +167,6 @@ mod tests {
                 Code::InvalidArgument,
                 "etcdserver: authentication failed, invalid user ID or password",
             ),
-            (Code::InvalidArgument, "etcdserver: user name is empty"),
             (Code::Unavailable, "etcdserver: no leader"),
         ] {
             assert!(!wants_another_login(&error(code, message)), "{message}");

@@ -18,6 +18,19 @@ pub(super) struct Members {
 struct Health {
     answered_at: Option<Instant>,
     failed_at: Option<Instant>,
+    progress: Progress,
+}
+
+/// What is known of how a member answers a watch that asks for its progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// It has answered.
+    Told,
+    /// It has not, and answered everything else: etcd's own gRPC proxy is such a one.
+    NeverTold,
 }
 
 impl Health {
@@ -41,6 +54,27 @@ impl Members {
 
     pub(super) fn failed(&self, member: usize, now: Instant) {
         self.state()[member].failed_at = Some(now);
+    }
+
+    /// Whether it tells watches of their progress.
+    pub(super) fn progress(&self, member: usize) -> Progress {
+        self.state()[member].progress
+    }
+
+    /// It has told a watch of its progress.
+    pub(super) fn tells_progress(&self, member: usize) {
+        self.state()[member].progress = Progress::Told;
+    }
+
+    /// It answers, and has told a watch nothing when asked for progress; whether that is news. One that has told once is not taken for
+    /// such a one any more.
+    pub(super) fn tells_no_progress(&self, member: usize) -> bool {
+        let known = &mut self.state()[member].progress;
+        let is_new = *known == Progress::Unknown;
+        if is_new {
+            *known = Progress::NeverTold;
+        }
+        is_new
     }
 
     /// All members: as they were configured, but suspects last, the one that failed longest ago first.

@@ -3,23 +3,35 @@
 //! etcd sends all events of one revision in one response unless fragments are asked for, which we do not. It says nothing
 //! while nothing happens, so each [`PROGRESS_INTERVAL`] of silence is answered with a request for progress; if that brings
 //! nothing either, the watch ends with an error and the member is not asked for a while.
+//!
+//! etcd's gRPC proxy does not answer such requests. So what has never answered one, and answers a read of what is watched instead, is
+//! taken for such a proxy: from then on a read is the sign of life. It does not prove that the watch still hears, so the watch ends
+//! after [`LONGEST_SILENCE`] all the same, and whoever uses it looks for itself.
 
 use std::time::Duration;
 
-use etcd_client::{Client, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use etcd_client::{Client, GetOptions, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use futures::StreamExt;
 
 use super::classify::{Call, store_error};
 use super::identity::Identity;
-use super::members::Members;
+use super::members::{Members, Progress};
 use super::{convert, denial};
-use crate::clock::{BootClock, Clock};
+use crate::clock::{BootClock, Clock, Instant};
 use crate::store::{Keys, Revision, StoreError, WatchBatch, WatchStream};
 
 /// How long a watch may be silent before its member is asked for a sign of life.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// After how long a watch ends that has brought nothing, if the member tells no progress.
+const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+
 struct Watch {
+    client: Client,
+    /// What is watched.
+    key: Vec<u8>,
+    /// When the watch itself has last brought something.
+    heard_at: Instant,
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     member: usize,
@@ -45,7 +57,8 @@ pub(super) async fn open(
             start
         }
     };
-    let (requests, mut responses) = client.watch(key.to_vec(), Some(options)).await?.split();
+    let key = key.to_vec();
+    let (requests, mut responses) = client.watch(key.clone(), Some(options)).await?.split();
     let first = responses.message().await?;
     if let Some(response) = &first
         && let Err(foreign) = identity.check(member, response.header())
@@ -63,6 +76,9 @@ pub(super) async fn open(
         None => return Ok(Err(closed())),
     }
     let watch = Some(Watch {
+        client,
+        key,
+        heard_at: BootClock.now(),
         requests,
         responses,
         member,
@@ -85,7 +101,11 @@ impl Watch {
         loop {
             match tokio::time::timeout(PROGRESS_INTERVAL, self.responses.message()).await {
                 Ok(Ok(Some(response))) => {
+                    if self.asked_for_progress && response.events().is_empty() {
+                        self.members.tells_progress(self.member);
+                    }
                     self.asked_for_progress = false;
+                    self.heard_at = BootClock.now();
                     self.identity.check(self.member, response.header())?;
                     self.members.answered(self.member, BootClock.now());
                     if response.canceled() {
@@ -102,9 +122,14 @@ impl Watch {
                     self.members.failed(self.member, BootClock.now());
                     return Err(store_error(Call::Read, &error));
                 }
-                Err(_) if self.asked_for_progress => {
+                Err(_) if self.asked_for_progress || self.members.progress(self.member) == Progress::NeverTold => {
+                    if self.is_behind_a_proxy().await {
+                        self.asked_for_progress = false;
+                        continue;
+                    }
                     self.members.failed(self.member, BootClock.now());
-                    let reason = format!("the member has been silent for {:?}", 2 * PROGRESS_INTERVAL);
+                    let silent = BootClock.now().saturating_since(self.heard_at);
+                    let reason = format!("the member has been silent for {silent:?}");
                     return Err(StoreError::Unknown { reason });
                 }
                 Err(_) => {
@@ -117,6 +142,28 @@ impl Watch {
                 }
             }
         }
+    }
+}
+
+impl Watch {
+    /// Whether the member answers everything but requests for progress.
+    async fn is_behind_a_proxy(&mut self) -> bool {
+        let silent = BootClock.now().saturating_since(self.heard_at);
+        if self.members.progress(self.member) == Progress::Told || silent >= LONGEST_SILENCE {
+            return false;
+        }
+        let options = GetOptions::new().with_limit(1).with_keys_only();
+        let mut kv = self.client.kv_client();
+        let read = tokio::time::timeout(PROGRESS_INTERVAL, kv.get(self.key.clone(), Some(options))).await;
+        let answers = matches!(&read, Ok(Ok(answer)) if self.identity.check(self.member, answer.header()).is_ok());
+        if answers && self.members.tells_no_progress(self.member) {
+            tracing::warn!(
+                "an etcd endpoint answers reads and tells watches nothing of their progress, as etcd's gRPC proxy does: a watch that \
+                 has gone deaf is noticed after {LONGEST_SILENCE:?} there, instead of {:?}. Name the members themselves",
+                2 * PROGRESS_INTERVAL
+            );
+        }
+        answers
     }
 }
 

@@ -23,7 +23,7 @@ fn machine() -> Machine<PlainText> {
         close_timeout: Duration::from_secs(2),
     };
     let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), 1);
-    Machine::new(OWN.into(), timing, backoff, at(0))
+    Machine::new(OWN.into(), Process::default(), timing, backoff, at(0))
 }
 
 fn granted() -> Event {
@@ -85,6 +85,7 @@ fn candidate(name: &str, key: &str, created: i64) -> Candidate {
         value: name.to_owned().into(),
         create_revision: Revision(created),
         mod_revision: Revision(created),
+        lease: LeaseId::new(created),
     }
 }
 
@@ -227,7 +228,7 @@ fn a_queued_candidate_follows_and_renews() {
 fn nobody_follows_itself() {
     let mut machine = queued();
     machine.handle(at(30), observed(10, Some(candidate("node-2", "/leader/1", 3))));
-    let own = observed(12, Some(candidate(OWN, "/leader/abc", 7)));
+    let own = observed(12, Some(own_key(7)));
     assert_eq!(machine.handle(at(40), own), [undetermined(Reason::OwnEarlierKey)]);
 }
 
@@ -299,7 +300,9 @@ fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
     while now < at(7_400) {
         let commands = machine.handle(now, Event::Tick);
         assert!(
-            commands.iter().all(|command| matches!(command, Command::Renew { .. })),
+            commands
+                .iter()
+                .all(|command| matches!(command, Command::Renew { .. } | Command::Look)),
             "{commands:?}"
         );
         now = machine.next_wakeup().unwrap();
@@ -702,4 +705,118 @@ fn a_follower_of_a_store_that_goes_back_goes_on_following() {
     assert_eq!(commands, [Command::WentBack(went_back)]);
     // Once.
     assert_eq!(machine.handle(at(40), observed(41, Some(other.clone()))), []);
+}
+
+/// The key of this candidate's present round.
+fn own_key(created: i64) -> Candidate {
+    Candidate {
+        lease: Some(lease()),
+        ..candidate(OWN, "/leader/abc", created)
+    }
+}
+
+fn told(commands: &[Command<PlainText>]) -> Vec<&str> {
+    commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Duplicated { told } => Some(told.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn of_two_that_stand_the_younger_one_yields_for_a_ttl_and_tells_it_once() {
+    let mut machine = queued();
+    // That the leader has the own id and not the own lease is a reason to look.
+    let other = || candidate(OWN, "/leader/1", 3);
+    assert_eq!(machine.handle(at(30), observed(4, Some(other()))), [Command::Look]);
+    let commands = machine.handle(at(40), Event::Looked(Ok(vec![other(), own_key(7)])));
+    let [text] = told(&commands)[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(
+        commands[1..],
+        [
+            Command::Explain {
+                reason: Reason::Duplicate(text.into())
+            },
+            close(Some(lease()), 2_040)
+        ]
+    );
+    machine.handle(at(50), Event::Closed);
+    for round in 0_u64..3 {
+        let next = machine.next_wakeup().unwrap();
+        assert!(next >= at(50 + (round + 1) * 6_000), "round {round}: {next:?}");
+        assert_eq!(machine.handle(next, Event::Tick), [Command::List]);
+        let commands = machine.handle(next, Event::Listed(Ok(vec![other()])));
+        assert_eq!(told(&commands), Vec::<&str>::new(), "round {round}: it is told already");
+        assert!(
+            !commands.iter().any(|command| matches!(command, Command::Grant { .. })),
+            "round {round}: {commands:?}"
+        );
+        machine.handle(next, Event::Closed);
+    }
+    let next = machine.next_wakeup().unwrap();
+    machine.handle(next, Event::Tick);
+    assert_eq!(
+        machine.handle(next, Event::Listed(Ok(vec![]))),
+        [Command::Alone, Command::Grant { ttl: TTL }]
+    );
+}
+
+#[test]
+fn a_leader_stays_beside_a_younger_process_and_tells_it_once() {
+    let mut machine = leading();
+    let mut looks = 0;
+    let mut tellings = 0;
+    for now in (1_000..60_000).step_by(1_000) {
+        for command in machine.handle(at(now), Event::Tick) {
+            match command {
+                Command::Renew { attempt, .. } => {
+                    machine.handle(
+                        at(now),
+                        Event::Renewed {
+                            id: attempt.id,
+                            result: Ok(TTL),
+                        },
+                    );
+                }
+                Command::Look => {
+                    looks += 1;
+                    let found = vec![own_key(7), candidate(OWN, "/leader/9", 9)];
+                    tellings += told(&machine.handle(at(now), Event::Looked(Ok(found)))).len();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(machine.is_leader());
+    assert_eq!((looks, tellings), (9, 1));
+}
+
+#[test]
+fn what_an_earlier_process_left_goes_even_if_another_process_is_found() {
+    let mut machine = machine();
+    machine.own = Own::new(OWN.into(), Process::default());
+    machine.handle(at(0), Event::Tick);
+    machine.handle(at(1), Event::Listed(Ok(vec![])));
+    machine.handle(at(2), granted());
+    machine.handle(
+        at(3),
+        Event::Renewed {
+            id: 0,
+            result: Err(StoreError::LeaseNotFound { id: lease() }),
+        },
+    );
+    machine.handle(at(4), Event::Closed);
+    machine.handle(at(1_000), Event::Tick);
+    let found = vec![own_key(7), candidate(OWN, "/leader/9", 9)];
+    assert_eq!(
+        machine.handle(at(1_001), Event::Listed(Ok(found))),
+        [Command::Remove(vec![("/leader/abc".into(), Revision(7))])]
+    );
+    let commands = machine.handle(at(1_002), Event::Removed);
+    assert_eq!(told(&commands).len(), 1, "{commands:?}");
+    assert!(commands.contains(&close(None, 3_002)), "{commands:?}");
 }

@@ -11,7 +11,7 @@ use curator_proto::private::Node;
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Consensus, ConsensusStatus, FixedMembership, Member, Membership};
 use crate::state::keys::NODES;
@@ -69,7 +69,15 @@ impl Consensus for EmbeddedConsensus {
             directory = %self.store.path().display(),
             "the state is in this directory alone: this is not highly available"
         );
-        cancel.cancelled().await;
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            // Not half alive: whoever started the instance starts it again, which opens the store again.
+            reason = self.store.stopped() => error!(
+                directory = %self.store.path().display(),
+                reason,
+                "the store has stopped, and this instance ends: see to the disk, and start it again unless that is done by itself"
+            ),
+        }
     }
 }
 
@@ -87,4 +95,29 @@ pub async fn only_consensus_member(store: &dyn Store) -> Result<Option<String>, 
     });
     let first = members.next();
     Ok(first.filter(|_| members.next().is_none()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_has_stopped_ends_the_instance() {
+        let directory = std::env::temp_dir().join(format!("curator-stopped-{}", std::process::id()));
+        let consensus = EmbeddedConsensus::open(&directory, Namespace::root(), "node-1").unwrap();
+        let store = consensus.store.clone();
+        let running = tokio::spawn(async move { consensus.run(CancellationToken::new()).await });
+        // As after a commit that has failed.
+        tokio::task::spawn_blocking(move || store.close())
+            .await
+            .unwrap()
+            .unwrap();
+        tokio::time::timeout(Duration::from_secs(20), running)
+            .await
+            .expect("it ends")
+            .unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

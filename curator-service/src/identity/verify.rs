@@ -29,8 +29,8 @@ pub(crate) enum VerifyError {
     Signature,
     #[error("it is an authority's")]
     Authority,
-    #[error("it is not valid yet")]
-    NotYet,
+    #[error("it is not valid yet, but from {valid_from} on")]
+    NotYet { valid_from: String },
     #[error("it is not valid any more")]
     Expired,
     #[error("it is neither a node's nor a user's")]
@@ -57,7 +57,9 @@ pub(crate) fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity,
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     };
     if certificate.validity().not_before.timestamp() > seconds(now + AHEAD) {
-        return Err(VerifyError::NotYet);
+        return Err(VerifyError::NotYet {
+            valid_from: certificate.validity().not_before.to_string(),
+        });
     }
     if certificate.validity().not_after.timestamp() < seconds(now) {
         return Err(VerifyError::Expired);
@@ -213,7 +215,10 @@ mod tests {
         let last = bent.len() - 1;
         bent[last] ^= 1;
         assert_eq!(by(&bent, ca.certificate(), NOW), VerifyError::Signature);
-        assert_eq!(by(&good, ca.certificate(), NOW - 301), VerifyError::NotYet);
+        assert!(matches!(
+            by(&good, ca.certificate(), NOW - 301),
+            VerifyError::NotYet { .. }
+        ));
         verify(&good, ca.certificate(), at(NOW - 300)).expect("clocks differ");
         assert_eq!(by(&good, ca.certificate(), 253_402_300_800), VerifyError::Expired);
     }

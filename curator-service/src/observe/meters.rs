@@ -103,6 +103,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "The least time that was left of a term when a renewal moved its deadline.",
     ),
     (
+        election::DUPLICATE_ID,
+        Kind::Gauge,
+        "Whether another process stands for election with the id of this one.",
+    ),
+    (
         election::FENCED_OUT,
         Kind::Counter,
         "Accesses that the store refused because their term was over.",

@@ -76,6 +76,7 @@ impl Node {
             node_id: name(number),
             ttl: TTL.as_secs(),
             advertised_addresses: address.into_iter().collect(),
+            process: format!("{seed:x}"),
             ..LeaderElectionValue::default()
         };
         let elector = Elector::new(backend.clone(), &value, config).unwrap_or_else(|error| panic!("{error}"));

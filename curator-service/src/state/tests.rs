@@ -1,12 +1,14 @@
 //! The state under a leader: what is shared, what is proven, and what happens when it cannot be.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use curator_election::clock::{Clock, TokioClock};
 use curator_election::memory::{Faults, Link, MemoryClient, MemoryCluster};
-use curator_election::store::{Lease, LeaseId, RangeResult, Store, StoreError, Txn, TxnResult, WatchStream};
+use curator_election::store::{
+    Lease, LeaseId, RangeResult, RefusalKind, Store, StoreError, Txn, TxnResult, WatchStream,
+};
 use curator_election::{Term, TermKeeper};
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -19,6 +21,8 @@ struct Counting {
     store: MemoryClient,
     accesses: Arc<AtomicUsize>,
     answers: watch::Receiver<bool>,
+    /// Whether it refuses all transactions that write, for having too much to do.
+    overloaded: Arc<AtomicBool>,
 }
 
 impl Counting {
@@ -32,6 +36,14 @@ impl Counting {
 #[async_trait]
 impl Store for Counting {
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
+        if self.overloaded.load(Ordering::Relaxed) && txn.success.iter().any(|op| !matches!(op, Op::Range(_))) {
+            return self
+                .answer(Err(StoreError::Refused {
+                    kind: RefusalKind::Overloaded,
+                    reason: "etcdserver: too many requests".into(),
+                }))
+                .await;
+        }
         let done = self.store.txn(txn).await;
         self.answer(done).await
     }
@@ -67,6 +79,7 @@ struct Stage {
     state: Arc<State>,
     accesses: Arc<AtomicUsize>,
     answers: watch::Sender<bool>,
+    overloaded: Arc<AtomicBool>,
     running: JoinHandle<()>,
     _keeper: TermKeeper,
 }
@@ -90,7 +103,9 @@ impl Stage {
         let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
         let accesses = Arc::new(AtomicUsize::new(0));
         let (answers, answered) = watch::channel(true);
+        let overloaded = Arc::new(AtomicBool::new(false));
         let store = Counting {
+            overloaded: overloaded.clone(),
             answers: answered,
             store: cluster.client(0),
             accesses: accesses.clone(),
@@ -105,6 +120,7 @@ impl Stage {
             state,
             accesses,
             answers,
+            overloaded,
             running,
             _keeper: keeper,
         }
@@ -307,6 +323,40 @@ async fn what_was_changed_behind_the_leaders_back_is_decided_on_anew() {
     assert_eq!(count(&stage.state, key(1)).await.unwrap(), 41);
     stage.behind(Op::delete(key(1))).await;
     assert_eq!(count(&stage.state, key(1)).await.unwrap(), 0);
+}
+
+/// A store that has too much to do is not asked 64 times more for it, and each second less often while it stays so.
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_store_gets_less_to_do() {
+    let stage = Stage::new().await;
+    stage.overloaded.store(true, Ordering::Relaxed);
+    let writes = (0..64).map(|number| count(&stage.state, key(number)));
+    for refused in futures::future::join_all(writes).await {
+        let refused = refused.unwrap_err();
+        assert!(refused.message().contains("too much to do"), "{refused}");
+    }
+    assert!(stage.accesses() <= 3, "{} accesses", stage.accesses());
+    // Those who try again at once.
+    let state = stage.state.clone();
+    let stubborn = tokio::spawn(async move {
+        loop {
+            if count(&state, key(1)).await.is_ok() {
+                return;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stage.accesses.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(stage.accesses() <= 60, "{} accesses in ten seconds", stage.accesses());
+    stage.overloaded.store(false, Ordering::Relaxed);
+    tokio::time::timeout(Duration::from_secs(2), stubborn)
+        .await
+        .unwrap()
+        .unwrap();
+    let begun = tokio::time::Instant::now();
+    count(&stage.state, key(2)).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(10), "{:?}", begun.elapsed());
 }
 
 /// A write whose answer is lost is not said to have been made, and shows when it has been.

@@ -5,9 +5,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use curator_election::backoff::Backoff;
 use curator_election::sabotage::{self, Sabotage};
-use curator_election::store::StoreError;
+use curator_election::store::{RefusalKind, StoreError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{Instrument, Span, debug, debug_span};
 
@@ -17,6 +19,9 @@ use crate::observe::meters;
 
 /// How many changes may wait at a time; any more wait to be let in.
 const MOST_WAITING: usize = 4_096;
+/// Between two transactions for a store that has too much to do. What waits meanwhile goes together.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
 /// The queue of changes before the store.
 pub(super) struct Writer {
@@ -102,6 +107,7 @@ impl Writer {
 
     /// Writes what is waiting, one transaction after the other. Never returns. Not to be run twice at a time.
     pub(super) async fn run(&self, state: &State) {
+        let mut pauses = Backoff::new(PAUSE_FIRST, PAUSE_LONGEST, 0);
         loop {
             let taken = {
                 let view = state.view();
@@ -115,7 +121,10 @@ impl Writer {
             };
             match taken.is_empty() {
                 true => self.arrived.notified().await,
-                false => write_together(state, taken).await,
+                false => match write_together(state, taken).await {
+                    Some(RefusalKind::Overloaded) => tokio::time::sleep(pauses.failed()).await,
+                    _ => pauses.succeeded(),
+                },
             }
         }
     }
@@ -132,7 +141,16 @@ impl Writer {
     }
 }
 
-async fn write_together(state: &State, taken: Vec<Waiting>) {
+/// Whether the store may refuse a transaction of several changes for what is in one of them.
+const fn may_be_of_one(kind: RefusalKind) -> bool {
+    !matches!(
+        kind,
+        RefusalKind::NoSpace | RefusalKind::Overloaded | RefusalKind::Authentication | RefusalKind::WrongCluster
+    )
+}
+
+/// Makes the changes in one transaction, and answers each; says why the store has refused it, if it has.
+async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKind> {
     let changes = taken.iter().map(|each| each.change.clone()).collect();
     match state.fenced.write_all(changes).instrument(shared(&taken)).await {
         Ok(outcomes) => {
@@ -157,18 +175,25 @@ async fn write_together(state: &State, taken: Vec<Waiting>) {
                 // Whoever has gone does not want to know.
                 let _ = each.answer.send(Ok(fate));
             }
+            None
         }
         // What is wrong with one is no fault of the others.
-        Err(FencedError::Store(StoreError::Refused { .. })) if taken.len() > 1 => {
+        Err(FencedError::Store(StoreError::Refused { kind, .. })) if taken.len() > 1 && may_be_of_one(kind) => {
             for each in taken {
                 Box::pin(write_together(state, vec![each])).await;
             }
+            None
         }
         Err(error) => {
             committed("failed", 0);
+            let refusal = match &error {
+                FencedError::Store(store) => store.refusal(),
+                FencedError::LostLeadership | FencedError::Answer { .. } => None,
+            };
             for each in taken {
                 let _ = each.answer.send(Err(error.clone()));
             }
+            refusal
         }
     }
 }

@@ -34,6 +34,24 @@ fn compaction_disturbs_no_election_that_goes_on() {
     stage.nobody_led_beside_another();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn history_that_nobody_compacts_is_noticed() {
+    let scratch = Scratch::new("history").unwrap();
+    let etcd = tokio::task::block_in_place(|| {
+        EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, EtcdOptions::default()).unwrap()
+    });
+    let store = EtcdStore::new(EtcdConfig::new(etcd.endpoints())).unwrap();
+    let keeps = async |revisions| store.keeps_more_than(revisions, "none".into()).await.unwrap();
+    assert!(!keeps(20).await, "there is no such history yet");
+    for _ in 0..30 {
+        store.txn(Txn::default().then(vec![Op::put("k", "v")])).await.unwrap();
+    }
+    assert!(keeps(20).await);
+    tokio::task::block_in_place(|| etcd.compact(At::Any, etcd.revision(At::Any).unwrap() - 5).unwrap());
+    assert!(!keeps(20).await);
+    assert!(keeps(3).await);
+}
+
 /// An etcd in which, right before a watch begins, the leader's lease goes and the history is compacted past that: the event
 /// that the watch is for can never be delivered.
 struct Forgetful {

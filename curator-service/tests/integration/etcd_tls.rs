@@ -433,12 +433,6 @@ fn rotated_certificates_are_used_without_a_failed_call_and_the_leader_keeps_its_
 fn a_user_whose_role_is_the_namespace_is_enough() {
     let mut stage = Stage::empty("user", EtcdOptions::default());
     let user = User::new(&stage.scratch, "curator", "right");
-    let before = export(&stage, "never", &user.args());
-    assert!(
-        before.stderr.contains("has authentication disabled"),
-        "{}",
-        before.stderr
-    );
     stage.etcd.add_user("curator", "right", &NAMESPACES).unwrap();
     stage.etcd.add_user("elsewhere", "right", &["another/"]).unwrap();
     stage.etcd.enable_auth("root").unwrap();
@@ -531,11 +525,64 @@ fn a_password_is_changed_and_the_leader_keeps_its_term() {
     assert_eq!(stage.lock_revision(leader), revision, "the leader has kept its term");
 }
 
-async fn change_password(stage: &Stage, password: &str) {
+#[test]
+fn leader_goes_on_while_authentication_is_disabled_and_says_so() {
+    const OPEN: &str = "etcd has authentication disabled";
+    let mut stage = Stage::empty("auth-disabled", EtcdOptions::default());
+    stage.etcd.add_user("curator", "right", &NAMESPACES).unwrap();
+    stage.etcd.enable_auth("root").unwrap();
+    let user = User::new(&stage.scratch, "curator", "right");
+    let leader = start_three(&mut stage, &user.args());
+    let marks = stage.marks();
+    let revision = stage.lock_revision(leader);
+    let runtime = runtime();
+    let store = Arc::new(EtcdStore::new(user.config(&stage)).unwrap());
+    let load = Load::start(&runtime, store.clone());
+    load.goes_on();
+    runtime.block_on(async {
+        root(&stage).await.auth_disable().await.unwrap();
+    });
+    load.goes_on();
+    for (curator, mark) in stage.curators.iter().zip(&marks) {
+        let is_told = |event: &xtask::harness::Event| event.message().is_some_and(|said| said.starts_with(OPEN));
+        curator.wait_for(*mark, SOON, OPEN, is_told).unwrap();
+        let times = curator
+            .events_since(*mark)
+            .iter()
+            .filter(|event| is_told(event))
+            .count();
+        assert_eq!(times, 1, "{}", curator.name());
+    }
+    // One that starts meanwhile, and all of them once it is enabled again.
+    let another = stage.start(0, Reach::All, |options| CuratorOptions {
+        extra_args: user.args(),
+        ..options.leader_ttl(TTL)
+    });
+    assert_ne!(stage.agreed(SOON), another);
+    runtime.block_on(async {
+        let mut anybody = etcd_client::Client::connect(stage.etcd.endpoints(), None)
+            .await
+            .unwrap();
+        anybody.auth_enable().await.unwrap();
+    });
+    load.goes_on();
+    load.end(&runtime);
+    assert_eq!(stage.agreed(SOON), leader);
+    assert_eq!(stage.lock_revision(leader), revision, "the leader has kept its term");
+    let marks = stage.marks();
+    stage.curators[leader].terminate().unwrap();
+    stage.next_leader(&stage.others(leader), &marks, SOON);
+}
+
+async fn root(stage: &Stage) -> etcd_client::Client {
     let options = etcd_client::ConnectOptions::new().with_user("root", "root");
-    let mut root = etcd_client::Client::connect(stage.etcd.endpoints(), Some(options))
+    etcd_client::Client::connect(stage.etcd.endpoints(), Some(options))
         .await
-        .unwrap();
+        .unwrap()
+}
+
+async fn change_password(stage: &Stage, password: &str) {
+    let mut root = root(stage).await;
     root.user_change_password("curator", password).await.unwrap();
 }
 

@@ -15,7 +15,7 @@ fn value() -> String {
         node_id: STRANGER.to_owned(),
         ttl: 60,
         advertised_addresses: vec![],
-        transfer_to_key: String::new(),
+        ..Default::default()
     };
     String::from_utf8(value.encode()).unwrap()
 }

@@ -1,6 +1,7 @@
 //! The `curator` binary: arguments, logging, signals and exit codes; nothing else.
 
 mod bootstrap;
+mod clock;
 mod config_command;
 mod config_file;
 mod configured;

@@ -35,7 +35,8 @@ pub(crate) struct StoreArgs {
     #[arg(long, env = "CURATOR_EMBEDDED", value_name = "DIR")]
     pub(crate) embedded: Option<PathBuf>,
 
-    /// The namespace of all keys: parts with colons between them.
+    /// The namespace of all keys: parts with colons between them. It is never empty: with keys at etcd's root, whoever shares the etcd
+    /// would be in the way, and its users could not be told apart by a prefix.
     #[arg(
         long,
         env = "CURATOR_ETCD_NAMESPACE",

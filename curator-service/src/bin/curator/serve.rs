@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::clock;
 use crate::configured::Settings;
 use crate::lease_file::LeaseFile;
 use crate::logging::{self, FILTER_VARIABLE, Filter, LogFormat, LogHandle};
@@ -249,7 +250,12 @@ impl Serve {
 
     fn prepare(&self, log: Arc<LogHandle>) -> Result<Config, Box<dyn std::error::Error>> {
         let credentials = match &self.credentials {
-            Some(directory) => Some(CredentialsWatch::new(directory.clone(), wall_clock)?),
+            Some(directory) => {
+                let load = || CredentialsWatch::new(directory.clone(), wall_clock);
+                #[allow(clippy::disallowed_methods, reason = "there is no runtime yet that it could block")]
+                let pause = || std::thread::sleep(clock::LOOK);
+                Some(clock::once_right(load, pause)?)
+            }
             None => None,
         };
         let certified = credentials

@@ -1,0 +1,48 @@
+//! etcd behind its own gRPC proxy, which answers everything but a watch's request for progress.
+
+use curator_election::etcd::{EtcdConfig, EtcdStore, PROGRESS_INTERVAL};
+use curator_election::store::{Event, Keys, Op, Revision, Store, Txn};
+use futures::StreamExt;
+use tokio::time::timeout;
+use xtask::harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Port, Process, ProcessSpec, Scratch};
+
+use crate::stage::SOON;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_through_etcds_proxy_goes_on_in_silence() {
+    let scratch = Scratch::new("grpc-proxy").unwrap();
+    let binaries = EtcdBinaries::from_env().unwrap();
+    let program = binaries.directory().join("etcd");
+    let port = Port::reserve().unwrap();
+    let (etcd, _proxy) = tokio::task::block_in_place(|| {
+        let etcd = EtcdCluster::start(&binaries, &scratch, EtcdOptions::default()).unwrap();
+        let spec = ProcessSpec::new("grpc-proxy", program).args([
+            "grpc-proxy",
+            "start",
+            "--endpoints",
+            &etcd.endpoints().join(","),
+            "--listen-addr",
+            &port.address().to_string(),
+        ]);
+        let proxy = Process::start(&spec, &scratch).unwrap();
+        (etcd, proxy)
+    });
+    let store = EtcdStore::new(EtcdConfig::new(vec![port.url()])).unwrap();
+    let put = |value: &'static str| Txn::default().then(vec![Op::put("k", value)]);
+    let ready = async { while store.txn(put("before")).await.is_err() {} };
+    timeout(SOON, ready).await.expect("the proxy is there");
+    let mut watch = store.watch(Keys::one("k"), Revision(0)).await.unwrap();
+    // Before, it ended after two of these, and whoever used it read everything anew.
+    let silence = timeout(5 * PROGRESS_INTERVAL, watch.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    tokio::task::block_in_place(|| etcd.etcdctl(At::Any, &["put", "k", "after"], SOON).unwrap());
+    let heard = async {
+        loop {
+            let batch = watch.next().await.expect("goes on").expect("goes on");
+            if let Some(Event::Put(kv)) = batch.events.into_iter().next() {
+                return kv.value;
+            }
+        }
+    };
+    assert_eq!(timeout(SOON, heard).await.expect("it hears"), "after");
+}

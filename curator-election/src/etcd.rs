@@ -26,6 +26,7 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ use self::members::Members;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};
 use crate::store::{
-    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+    Keys, Lease, LeaseId, Range, RangeResult, RefusalKind, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
 
 /// How to reach an etcd.
@@ -110,6 +111,8 @@ pub struct EtcdStore {
     clients: Clients,
     members: Members,
     identity: Identity,
+    /// A member does not tell its status to this user.
+    keeps_status: AtomicBool,
     /// The TTLs of the leases that were granted here: renewals do not change them, and etcd-client does not report them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
 }
@@ -144,6 +147,7 @@ impl EtcdStore {
             clients,
             members,
             identity,
+            keeps_status: AtomicBool::new(false),
             ttls: Mutex::new(VecDeque::new()),
         })
     }
@@ -258,16 +262,32 @@ impl EtcdStore {
     }
 
     /// Asks a member which cluster it is of, which costs no consensus.
+    ///
+    /// Some patches of etcd let nobody but root ask for a member's status (etcd#21663); those let users ask for the list of members. A
+    /// learner answers the status alone.
     async fn confirm(&self, member: usize) -> Result<(), StoreError> {
-        let status = self
-            .call(
-                member,
-                Call::Read,
-                (),
-                |mut client, ()| async move { client.status().await },
-            )
+        if !self.keeps_status.load(Ordering::Relaxed) {
+            let status = self
+                .call(
+                    member,
+                    Call::Read,
+                    (),
+                    |mut client, ()| async move { client.status().await },
+                )
+                .await;
+            match status {
+                Err(error) if error.refusal() == Some(RefusalKind::Permission) => {
+                    self.keeps_status.store(true, Ordering::Relaxed);
+                }
+                status => return self.ours(member, status?.header()),
+            }
+        }
+        let list = self
+            .call(member, Call::Read, (), |mut client, ()| async move {
+                client.member_list().await
+            })
             .await?;
-        self.ours(member, status.header())
+        self.ours(member, list.header())
     }
 
     /// Finds out which cluster to use, the first time that a call needs it.

@@ -20,7 +20,7 @@ fn of(error: &StoreError) -> Status {
         }
         None => Status::unavailable("the cluster's store cannot be reached: nothing was done"),
         Some(RefusalKind::NoSpace) => {
-            Status::resource_exhausted("the cluster's store is out of space: nothing was done")
+            Status::resource_exhausted("the cluster's store is out of space (etcd: NOSPACE): nothing was done")
         }
         Some(RefusalKind::TooLarge) => {
             Status::resource_exhausted("this is more at once than the cluster's store takes: nothing was done")

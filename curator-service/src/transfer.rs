@@ -300,7 +300,7 @@ mod tests {
         let file = exported(&from).await;
         let mut steps = Vec::new();
         let count = import(&to.client(0), &mut &file[..], Import::Fresh, |written| {
-            steps.push(written)
+            steps.push(written);
         })
         .await;
         assert_eq!(count.unwrap(), 252);
@@ -394,7 +394,7 @@ mod tests {
 
         let mut steps = Vec::new();
         let resumed = import(&to.client(0), &mut &file[..], Import::Resume, |written| {
-            steps.push(written)
+            steps.push(written);
         })
         .await;
         assert_eq!(resumed.expect("it is the same file"), 252);

@@ -656,7 +656,7 @@ fn a_leader_whose_store_goes_back_ends_its_term_and_says_so_once() {
         seen: Revision(90),
         found: Revision(40),
     };
-    let commands = machine.handle(at(40), observed(40, Some(own.clone())));
+    let commands = machine.handle(at(40), observed(40, Some(own)));
     let [
         Command::WentBack(told),
         Command::Undetermined { reason },
@@ -677,7 +677,7 @@ fn a_leader_whose_store_goes_back_ends_its_term_and_says_so_once() {
 fn a_term_that_finds_its_store_gone_back_ends() {
     let mut machine = leading();
     let own = candidate(OWN, "/leader/abc", 7);
-    assert_eq!(machine.handle(at(30), observed(90, Some(own.clone()))), []);
+    assert_eq!(machine.handle(at(30), observed(90, Some(own))), []);
     let went_back = WentBack {
         seen: Revision(95),
         found: Revision(40),
@@ -704,7 +704,7 @@ fn a_follower_of_a_store_that_goes_back_goes_on_following() {
     };
     assert_eq!(commands, [Command::WentBack(went_back)]);
     // Once.
-    assert_eq!(machine.handle(at(40), observed(41, Some(other.clone()))), []);
+    assert_eq!(machine.handle(at(40), observed(41, Some(other))), []);
 }
 
 /// The key of this candidate's present round.

@@ -537,7 +537,7 @@ fn leader_goes_on_while_authentication_is_disabled_and_says_so() {
     let revision = stage.lock_revision(leader);
     let runtime = runtime();
     let store = Arc::new(EtcdStore::new(user.config(&stage)).unwrap());
-    let load = Load::start(&runtime, store.clone());
+    let load = Load::start(&runtime, store);
     load.goes_on();
     runtime.block_on(async {
         root(&stage).await.auth_disable().await.unwrap();

@@ -95,7 +95,7 @@ fn comparisons(measured: &[Value], version: &str) -> Vec<Comparison> {
     if let Some((nodes, size)) = largest.and_then(|line| Some((line["nodes"].as_u64()?, line["size"].as_u64()?))) {
         let is = |line: &Value| line["what"] == "takeover" && line["nodes"] == nodes && line["size"] == size;
         all.push(Comparison {
-            part: part.clone(),
+            part,
             what: format!("a new leader has read {nodes} nodes of {size} B"),
             unit: "us",
             better: Better::Less,

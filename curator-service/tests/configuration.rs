@@ -15,7 +15,7 @@ const SOON: Duration = Duration::from_secs(20);
 const GOOD: &str = "# An instance beside its member of etcd.\n\
                     node-id = \"node-1\"\n\
                     insecure-loopback-only = true\n\
-                    etcd-endpoints = [\"http://user:hunter2@127.0.0.1:2379\"]\n\
+                    etcd-endpoints = [\"http://127.0.0.1:2379\"]\n\
                     leader-ttl = \"5s\"\n\
                     listen = [\"127.0.0.1:1\", \"[::1]:1\"]\n";
 
@@ -99,9 +99,14 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
         ("node-id = \"node-1\"", "node-id = \"a/b\"", "no node id"),
         ("leader-ttl", "advertise = \"nowhere\"\nleader-ttl", "give host:port"),
         (
-            "http://user:hunter2@127.0.0.1:2379",
-            "127.0.0.1:2379",
             "http://127.0.0.1:2379",
+            "127.0.0.1:2379",
+            "for example http://127.0.0.1:2379",
+        ),
+        (
+            "http://127.0.0.1:2379",
+            "http://user:hunter2@127.0.0.1:2379",
+            "--etcd-password-file",
         ),
         (
             "leader-ttl",
@@ -117,6 +122,7 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
         let path = file(&scratch, &GOOD.replace(from, to));
         let checked = curator(&["config", "check"], Some(&path), &[]);
         assert!(refused(&checked).contains(reason), "{to}: {checked:?}");
+        assert!(!checked.stderr.contains("hunter2"), "a password is shown: {checked:?}");
     }
 }
 
@@ -184,10 +190,15 @@ fn each_value_is_shown_with_who_says_it() {
     assert_eq!(row("node-id"), format!("node-id node-1 file {}:2", path.display()));
     assert_eq!(row("hold-cap"), "hold-cap (the TTL and five seconds) default");
     assert!(
-        row("etcd-endpoints").starts_with("etcd-endpoints http://***@127.0.0.1:2379 file"),
+        row("etcd-endpoints").starts_with("etcd-endpoints http://127.0.0.1:2379 file"),
         "{table}"
     );
-    assert!(!table.contains("hunter2") && !shown.to_string().contains("hunter2"));
+    // Nor is a password that should not be where it is.
+    let secret = "--etcd-endpoints=http://user:hunter2@127.0.0.1:2379";
+    for output in ["--output=json", "--output=table"] {
+        let shown = curator(&["config", "show", secret, output], Some(&path), &[]);
+        assert!(!format!("{shown:?}").contains("hunter2"), "{shown:?}");
+    }
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! Which of two processes stays, case by case.
+
 use curator_proto::private::LeaderElectionValue;
 
 use super::*;

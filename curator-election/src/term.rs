@@ -228,7 +228,7 @@ impl Term {
     }
 
     /// To be called when the store answered from before what this term has seen: the term ends at once, and the elector
-    /// says so, learns of it and begins a new round. What is kept in memory of the store must be read anew then.
+    /// learns of it, says so and begins a new round. What is kept in memory of the store must be read anew then.
     pub fn report_went_back(&self, went_back: WentBack) {
         debug!(%went_back, "the term ends");
         // The first one is told.

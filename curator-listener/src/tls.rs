@@ -69,8 +69,9 @@ pub trait Forwarders: Send + Sync + 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallerCertificates(pub Arc<[CertificateDer<'static>]>);
 
-/// As many of one caller are passed on: one more than is good, so that the leader sees that there are too many.
-const MOST_CERTIFICATES: usize = 2;
+/// As many of one caller are passed on: its own, that of its authority, and one more than is good, so that the leader sees that there
+/// are too many.
+const MOST_CERTIFICATES: usize = 3;
 /// All certificates of one caller together, in bytes. Those of a cluster have a few hundred, and followers send them with each
 /// call, so what a stranger shows must not fill the headers of connections that others use as well.
 const LONGEST_CERTIFICATES: usize = 8 << 10;

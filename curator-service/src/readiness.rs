@@ -45,3 +45,69 @@ async fn changed(read: Option<watch::Receiver<bool>>) {
     }
     std::future::pending::<()>().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use curator_election::Term;
+    use curator_election::clock::{Clock, TokioClock};
+    use curator_election::memory::{Faults, Link, MemoryCluster};
+    use curator_election::store::{Op, Store, Txn};
+
+    use super::*;
+    use crate::consensus::FixedMembership;
+    use crate::fenced::Fenced;
+    use crate::leader::Surroundings;
+    use crate::state::limits::StateLimits;
+
+    /// It holds its lease, and cannot read the state yet.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_is_ready_once_it_has_read_the_state() {
+        let (cluster, lock) = (MemoryCluster::new(1), "/leader/1");
+        let store = cluster.client(0);
+        let put = Txn::default().then(vec![Op::put(lock, "me"), Op::put("/cluster/configuration", "some")]);
+        let revision = store.txn(put).await.expect("no faults").revision;
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + Duration::from_secs(1_000);
+        let (_keeper, term) = Term::for_test(lock, revision, until, clock.clone());
+        let around = Surroundings {
+            node_id: "node-1".into(),
+            membership: Arc::new(FixedMembership::default()),
+            limits: StateLimits::default(),
+            clock,
+            wall: || SystemTime::UNIX_EPOCH,
+        };
+        let refuses = |link| {
+            let faults = Faults {
+                link,
+                ..Faults::default()
+            };
+            cluster.set_faults(0, faults);
+        };
+        refuses(Link::Refused);
+        let leads = Leader::new(Fenced::new(Arc::new(store), term), around);
+        let (serving, leader) = (watch::Sender::new(true), watch::Sender::new(None));
+        let ready = watch::Sender::new(false);
+        let (mut told, cancel) = (ready.subscribe(), CancellationToken::new());
+        let following = tokio::spawn(follow(serving.subscribe(), leader.subscribe(), ready, cancel.clone()));
+        let soon = Duration::from_secs(60);
+        let mut becomes = async |wanted: bool| {
+            let told = told.wait_for(|ready| *ready == wanted);
+            tokio::time::timeout(soon, told).await.map(drop)
+        };
+        // A follower that reaches the leader.
+        becomes(true).await.expect("it serves");
+        leader.send_replace(Some(leads.clone()));
+        becomes(false).await.expect("nothing is read");
+        let running = tokio::spawn(leads.run());
+        becomes(true).await.expect_err("nothing can be read");
+        refuses(Link::Up);
+        becomes(true).await.expect("it can be read");
+        serving.send_replace(false);
+        becomes(false).await.expect("it does not serve");
+        running.abort();
+        cancel.cancel();
+        following.await.expect("it ends");
+    }
+}

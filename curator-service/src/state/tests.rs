@@ -534,3 +534,18 @@ async fn a_store_that_has_lost_a_write_ends_the_term() {
             .expect("the term ends");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_too_large_is_refused_and_nothing_is_written() {
+    let stage = Stage::new().await;
+    let large = vec![0; StateLimits::default().record + 1];
+    let write = |tx: &mut Tx<'_>| {
+        tx.put("/nodes/n1", large.clone());
+        Ok(())
+    };
+    let refused = stage.state.transact(write).await.expect_err("it is too large");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    let there = stage.cluster.with_model(|model, _| model.get(b"/nodes/n1").is_some());
+    assert!(!there, "it was written");
+    count(&stage.state, key(1)).await.expect("others go on");
+}

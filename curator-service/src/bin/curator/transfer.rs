@@ -62,7 +62,7 @@ impl Export {
         let written = (|| {
             let store = self.store.store()?;
             let mut out = BufWriter::new(&file);
-            let count = runtime.block_on(curator_service::export(&*store, &mut out, Progress::new().told()))?;
+            let count = runtime.block_on(curator_service::export(&*store, &mut out, progress()))?;
             drop(out);
             file.sync_all()?;
             // Not over one that has come meanwhile.
@@ -89,27 +89,18 @@ impl Import {
         } else {
             curator_service::Import::Fresh
         };
-        let imported = curator_service::import(&*store, &mut file, import, Progress::new().told());
+        let imported = curator_service::import(&*store, &mut file, import, progress());
         Ok(runtime.block_on(imported)?)
     }
 }
 
-/// Says how far it is each second.
-struct Progress {
-    last: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { last: Instant::now() }
-    }
-
-    fn told(mut self) -> impl FnMut(usize) {
-        move |keys| {
-            if self.last.elapsed() >= Duration::from_secs(1) {
-                self.last = Instant::now();
-                eprintln!("{keys} keys");
-            }
+/// Says how far it is, each second.
+fn progress() -> impl FnMut(usize) {
+    let mut last = Instant::now();
+    move |keys| {
+        if last.elapsed() >= Duration::from_secs(1) {
+            last = Instant::now();
+            eprintln!("{keys} keys");
         }
     }
 }

@@ -175,6 +175,8 @@ fn certificates_that_prove_nothing_are_refused() {
             "not Ed25519",
         );
         refused("two certificates", &[good.clone(), good.clone()], &key, "more than one");
+        let third = [good.clone(), cast.ca.clone(), good.clone()];
+        refused("one behind the authority", &third, &key, "more than one");
         refused(
             "self-signed",
             std::slice::from_ref(&self_signed),

@@ -69,9 +69,8 @@ pub trait Forwarders: Send + Sync + 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallerCertificates(pub Arc<[CertificateDer<'static>]>);
 
-/// As many of one caller are passed on: its own, that of its authority, and one more than is good, so that the leader sees that there
-/// are too many.
-const MOST_CERTIFICATES: usize = 3;
+/// As many of one caller are passed on: its own, and that of its authority.
+const MOST_CERTIFICATES: usize = 2;
 /// All certificates of one caller together, in bytes. Those of a cluster have a few hundred, and followers send them with each
 /// call, so what a stranger shows must not fill the headers of connections that others use as well.
 const LONGEST_CERTIFICATES: usize = 8 << 10;
@@ -152,7 +151,12 @@ pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Resul
     if shown.iter().map(|certificate| certificate.len()).sum::<usize>() > LONGEST_CERTIFICATES {
         return Err(io::Error::other("the client's certificates are too long"));
     }
-    let shown = CallerCertificates(shown.iter().take(MOST_CERTIFICATES).cloned().collect());
+    let shown = match shown {
+        // What is cut off must not make the rest look good: twice its own is good for nobody.
+        [own, ..] if shown.len() > MOST_CERTIFICATES => vec![own.clone(); MOST_CERTIFICATES],
+        shown => shown.to_vec(),
+    };
+    let shown = CallerCertificates(shown.into());
     let known = !shown.0.is_empty() && turns.take(|| tls.forwarders.knows(&shown)).await?;
     Ok((Io::Tls(Box::new(stream.into())), shown, known))
 }

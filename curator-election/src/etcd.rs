@@ -22,10 +22,12 @@ mod endpoint;
 mod history;
 mod identity;
 mod members;
+mod pin;
 mod watch;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub use self::cluster::{EndpointStatus, EtcdMember};
 pub use self::endpoint::EndpointError;
 use self::identity::{Identity, written_elsewhere};
 use self::members::Members;
+pub use self::pin::ClusterFileError;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};
 use crate::store::{
@@ -61,6 +64,9 @@ pub struct EtcdConfig {
     pub hedge_after: Duration,
     /// What etcd asks of its clients, and where it is.
     pub access: EtcdAccess,
+    /// A file that keeps the id of the etcd cluster in use, in hex: with it no other cluster is ever used, also after a restart of
+    /// this process. It is made when an id is chosen for the first time. By default the id is remembered for as long as the store is.
+    pub cluster_file: Option<PathBuf>,
 }
 
 impl EtcdConfig {
@@ -72,6 +78,7 @@ impl EtcdConfig {
             call_timeout: Duration::from_secs(2),
             hedge_after: Duration::from_millis(150),
             access: EtcdAccess::default(),
+            cluster_file: None,
         }
     }
 
@@ -103,6 +110,9 @@ pub enum EtcdConfigError {
     /// The endpoints and the files for TLS and the user do not go together, or a file cannot be used.
     #[error(transparent)]
     Access(#[from] EtcdAccessError),
+    /// The file for the cluster's id cannot be used.
+    #[error(transparent)]
+    ClusterFile(#[from] ClusterFileError),
 }
 
 /// A real etcd as a [`Store`].
@@ -136,12 +146,13 @@ impl EtcdStore {
     /// The etcd of this configuration. Nothing is dialled before the first call.
     ///
     /// # Errors
-    /// There is no endpoint, or one that cannot be used; or the files of [`EtcdConfig::access`] cannot.
+    /// There is no endpoint, or one that cannot be used; or the files of [`EtcdConfig::access`] or [`EtcdConfig::cluster_file`]
+    /// cannot.
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
         let members = Members::new(config.endpoints.len());
-        let identity = Identity::new(config.endpoints.clone());
+        let identity = Identity::new(config.endpoints.clone(), config.cluster_file.clone())?;
         Ok(Self {
             config,
             clients,

@@ -59,6 +59,11 @@ pub trait Consensus: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The id of the cluster in use, as etcd has it; `None` if it is not known, or there is none.
+    fn cluster_id(&self) -> Option<u64> {
+        None
+    }
+
     /// Does whatever the consensus needs done to report its status, until cancelled. Called once.
     async fn run(&self, cancel: CancellationToken);
 }
@@ -68,6 +73,8 @@ pub trait Consensus: Send + Sync + 'static {
 pub struct Endpoint {
     /// Where it is.
     pub url: String,
+    /// Which cluster it has last said that it is of.
+    pub cluster_id: Option<u64>,
     /// What answers there, or why nothing does.
     pub status: Result<EndpointStatus, StoreError>,
 }
@@ -145,8 +152,21 @@ impl Consensus for EtcdConsensus {
     }
 
     async fn endpoints(&self) -> Vec<Endpoint> {
-        let endpoints = self.membership.0.endpoints().await.into_iter();
-        endpoints.map(|(url, status)| Endpoint { url, status }).collect()
+        let endpoints = self.etcd.endpoints().await;
+        let named = self.etcd.named_clusters();
+        endpoints
+            .into_iter()
+            .zip(named)
+            .map(|((url, status), cluster_id)| Endpoint {
+                url,
+                cluster_id,
+                status,
+            })
+            .collect()
+    }
+
+    fn cluster_id(&self) -> Option<u64> {
+        self.etcd.cluster_id()
     }
 
     async fn run(&self, cancel: CancellationToken) {

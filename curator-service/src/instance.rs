@@ -169,6 +169,7 @@ impl InstanceService {
             endpoints: endpoints.unwrap_or_default().into_iter().map(endpoint).collect(),
             members_error: members.as_ref().err().cloned().unwrap_or_default(),
             members: members.unwrap_or_default().into_iter().map(member).collect(),
+            cluster_id: self.consensus.cluster_id().unwrap_or_default(),
         };
         // Looked at last: what takes no time is as fresh as can be.
         let status = self.status.borrow().clone();
@@ -237,7 +238,12 @@ fn candidate(queued: Queued) -> Candidate {
 }
 
 fn endpoint(endpoint: Endpoint) -> consensus::Endpoint {
-    let Endpoint { url, status } = endpoint;
+    let Endpoint {
+        url,
+        cluster_id,
+        status,
+    } = endpoint;
+    let cluster_id = cluster_id.unwrap_or_default();
     match status {
         Ok(status) => consensus::Endpoint {
             url,
@@ -246,10 +252,12 @@ fn endpoint(endpoint: Endpoint) -> consensus::Endpoint {
             version: status.version,
             leads: status.leads,
             database_bytes: i64::try_from(status.database_bytes).unwrap_or(i64::MAX),
+            cluster_id,
         },
         Err(error) => consensus::Endpoint {
             url,
             error: error.to_string(),
+            cluster_id,
             ..Default::default()
         },
     }

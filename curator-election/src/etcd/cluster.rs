@@ -136,6 +136,18 @@ pub struct EndpointStatus {
 }
 
 impl EtcdStore {
+    /// The id of the etcd cluster in use; `None` before one was chosen.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.identity.id()
+    }
+
+    /// Which cluster each configured endpoint has last said that it is of, in their order; `None` if it has not.
+    #[must_use]
+    pub fn named_clusters(&self) -> Vec<Option<u64>> {
+        self.identity.named()
+    }
+
     /// Asks each configured endpoint, all at once, how it is. None of them is spared because it has failed before.
     ///
     /// Cancellation safe.

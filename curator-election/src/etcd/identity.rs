@@ -3,13 +3,16 @@
 //! Endpoints of several clusters behind one list (members that were each started alone, a member that was restored as a cluster of
 //! its own) would make an election in each of them, and so a leader in each. So one id is in use for as long as the process runs: the
 //! one that more than half of the endpoints name, or, while some do not answer, the only one that is named, if its cluster has at
-//! least as many voting members as there are endpoints. An answer with another id counts as none.
+//! least as many voting members as there are endpoints. An answer with another id counts as none. With a file for it the id outlives
+//! the process.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_client::ResponseHeader;
 use tracing::{error, info, warn};
 
+use super::pin::{self, ClusterFileError};
 use crate::meters;
 use crate::store::{RefusalKind, StoreError};
 
@@ -22,6 +25,8 @@ pub(super) struct Identity {
 #[derive(Debug)]
 struct Shared {
     endpoints: Vec<String>,
+    /// Where the id in use is kept.
+    file: Option<PathBuf>,
     known: Mutex<Known>,
     /// One decision at a time.
     deciding: tokio::sync::Mutex<()>,
@@ -62,15 +67,31 @@ fn choose(named: &[Option<u64>]) -> Choice {
 }
 
 impl Identity {
-    pub(super) fn new(endpoints: Vec<String>) -> Self {
+    /// With a file, the id in it is the one in use; if there is no such file yet, it is made once an id is chosen.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub(super) fn new(endpoints: Vec<String>, file: Option<PathBuf>) -> Result<Self, ClusterFileError> {
         let named = vec![None; endpoints.len()];
-        Self {
+        let id = file.as_deref().map(pin::read).transpose()?.flatten();
+        Ok(Self {
             shared: Arc::new(Shared {
                 endpoints,
-                known: Mutex::new(Known { id: None, named }),
+                file,
+                known: Mutex::new(Known { id, named }),
                 deciding: tokio::sync::Mutex::new(()),
             }),
-        }
+        })
+    }
+
+    /// The id in use, if one was chosen.
+    pub(super) fn id(&self) -> Option<u64> {
+        self.known().id
+    }
+
+    /// What each endpoint has named last.
+    pub(super) fn named(&self) -> Vec<Option<u64>> {
+        self.known().named.clone()
     }
 
     pub(super) fn is_known(&self) -> bool {
@@ -112,8 +133,12 @@ impl Identity {
         );
         let others = known.named.iter().flatten().filter(|named| **named != id).count();
         if 2 * others > known.named.len() {
+            let new_one = match &self.shared.file {
+                Some(file) => format!("remove {} and restart this instance", file.display()),
+                None => "restart this instance".to_owned(),
+            };
             return Err(wrong_cluster(format!(
-                "{reason}; so it is with {others} of {} endpoints: name the members of one cluster, or restart this instance to use the new one",
+                "{reason}; so it is with {others} of {} endpoints: name the members of one cluster, or {new_one} to use the new one",
                 known.named.len()
             )));
         }
@@ -171,6 +196,15 @@ impl Identity {
     fn put_to_use(&self, known: &mut Known, id: u64) {
         known.id = Some(id);
         info!(cluster = format!("{id:x}"), "the etcd cluster in use");
+        if let Some(file) = &self.shared.file
+            && let Err(error) = pin::write(file, id)
+        {
+            warn!(
+                file = %file.display(),
+                %error,
+                "the id of the etcd cluster in use could not be kept: after a restart another cluster may be used"
+            );
+        }
         for endpoint in 0..known.named.len() {
             self.report(known, endpoint, None);
         }
@@ -252,11 +286,8 @@ mod tests {
     }
 
     fn identity(named: &[Option<u64>]) -> Identity {
-        let identity = Identity::new(
-            (0..named.len())
-                .map(|number| format!("http://etcd-{number}:2379"))
-                .collect(),
-        );
+        let endpoints = (0..named.len()).map(|number| format!("http://etcd-{number}:2379"));
+        let identity = Identity::new(endpoints.collect(), None).unwrap();
         identity.known().named = named.to_vec();
         identity
     }
@@ -298,5 +329,24 @@ mod tests {
         assert!(identity.vouched(1, 1).is_err() && !identity.is_known());
         identity.vouched(1, 3).unwrap();
         assert!(identity.is_known());
+    }
+
+    #[test]
+    fn id_outlives_the_process_in_a_file() {
+        let file = std::env::temp_dir().join(format!("curator-identity-{}", std::process::id()));
+        let endpoints = || vec!["http://etcd-0:2379".to_owned()];
+        let first = Identity::new(endpoints(), Some(file.clone())).unwrap();
+        assert!(!first.is_known());
+        first.check_id(0, 7).unwrap();
+        first.choose().unwrap();
+        let next = Identity::new(endpoints(), Some(file.clone())).unwrap();
+        assert_eq!(next.id(), Some(7));
+        next.check_id(0, 7).unwrap();
+        let other = next.check_id(0, 8).unwrap_err();
+        assert_eq!(other.refusal(), Some(RefusalKind::WrongCluster));
+        let told = other.to_string();
+        assert!(told.contains(&format!("remove {}", file.display())), "{told}");
+        assert_eq!(next.named(), [Some(8)]);
+        std::fs::remove_file(&file).unwrap();
     }
 }

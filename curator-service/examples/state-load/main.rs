@@ -38,6 +38,9 @@ struct Arguments {
     /// Only this: reads, writes, nodes, watchers, heartbeats or takeover.
     #[arg(long)]
     only: Option<String>,
+    /// In a process of its own, so that its memory can be told apart.
+    #[command(subcommand)]
+    alone: Option<takeover::Alone>,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -50,6 +53,9 @@ const FEW: usize = 100;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
+    if let Some(alone) = &arguments.alone {
+        return alone.measure(&arguments.etcd).await;
+    }
     let etcd = EtcdStore::new(EtcdConfig::new(vec![arguments.etcd.clone()]))?;
     let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd, "namespaced:curator".parse()?));
     put_nodes(&*store, NODES).await?;

@@ -1,6 +1,10 @@
 //! How long it takes until a new leader has read the state, and to export and import it, beside a plain reading of the same keys.
 
-use std::io::{BufReader, Seek, SeekFrom, Write};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +16,7 @@ use curator_proto::private::Node;
 use curator_service::measure::Measured;
 use curator_service::{Import, export, import};
 use prost::Message;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Failure, id, key, memory, record};
 
@@ -25,17 +29,20 @@ const PAGE: usize = 1_000;
 
 pub(crate) async fn all(etcd: &str, rounds: usize) -> Result<(), Failure> {
     for (nodes, size) in SIZES {
-        let space = format!("takeover-{nodes}-{size}");
-        let store = open(etcd, &space)?;
+        let store = open(etcd, &space(nodes, size))?;
         fill(&*store, nodes, size).await?;
         for round in 0..rounds {
-            takeover(round, nodes, size, &store).await?;
+            takeover(etcd, round, nodes, size, &*store).await?;
         }
         moved(etcd, nodes, size, &*store).await?;
         let everything = Op::Delete(Keys::prefix("/"));
         store.txn(Txn::default().then(vec![everything])).await?;
     }
     Ok(())
+}
+
+fn space(nodes: usize, size: usize) -> String {
+    format!("takeover-{nodes}-{size}")
 }
 
 fn open(etcd: &str, space: &str) -> Result<Arc<dyn Store>, Failure> {
@@ -95,22 +102,96 @@ async fn plain(store: &dyn Store) -> Result<usize, Failure> {
     }
 }
 
-async fn takeover(round: usize, nodes: usize, size: usize, store: &Arc<dyn Store>) -> Result<(), Failure> {
-    let begun = Instant::now();
-    let bytes = plain(&**store).await?;
-    let plain_us = begun.elapsed().as_secs_f64() * 1e6;
-    let before = memory()?;
-    let begun = Instant::now();
-    let leader = Measured::begin(store.clone(), "/leader/measured").await?;
-    if !leader.read(&id(nodes - 1)).await? {
-        return Err("the last node is not there".into());
+/// What is measured in a process of its own: prints how long it took, and by how much the process grew at most.
+#[derive(clap::Subcommand)]
+pub(crate) enum Alone {
+    /// What a new leader does.
+    Takeover {
+        space: String,
+        last: usize,
+    },
+    Export {
+        space: String,
+        file: PathBuf,
+    },
+    Import {
+        space: String,
+        file: PathBuf,
+    },
+}
+
+impl Alone {
+    pub(crate) async fn measure(&self, etcd: &str) -> Result<(), Failure> {
+        let space = match self {
+            Self::Takeover { space, .. } | Self::Export { space, .. } | Self::Import { space, .. } => space,
+        };
+        let store = open(etcd, space)?;
+        // The connection is there.
+        store.range(Range::all(Keys::one("/cluster/configuration"))).await?;
+        let before = memory()?;
+        let begun = Instant::now();
+        match self {
+            Self::Takeover { last, .. } => {
+                let leader = Measured::begin(store.clone(), "/leader/measured").await?;
+                if !leader.read(&id(*last)).await? {
+                    return Err("the last node is not there".into());
+                }
+                report(begun, before)?;
+                drop(leader);
+                let lock = Op::delete("/leader/measured");
+                store.txn(Txn::default().then(vec![lock])).await?;
+            }
+            Self::Export { file, .. } => {
+                export(&*store, &mut File::create_new(file)?, |_| {}).await?;
+                report(begun, before)?;
+            }
+            Self::Import { file, .. } => {
+                import(&*store, &mut BufReader::new(File::open(file)?), Import::Fresh, |_| {}).await?;
+                report(begun, before)?;
+            }
+        }
+        Ok(())
     }
-    let ours_us = begun.elapsed().as_secs_f64() * 1e6;
-    // What an earlier round has given back is taken again: the first one tells.
-    let resident = memory()?.saturating_sub(before);
-    drop(leader);
-    let lock = Op::delete("/leader/measured");
-    store.txn(Txn::default().then(vec![lock])).await?;
+
+    fn arguments(&self) -> Vec<OsString> {
+        match self {
+            Self::Takeover { space, last } => vec!["takeover".into(), space.into(), last.to_string().into()],
+            Self::Export { space, file } => vec!["export".into(), space.into(), file.into()],
+            Self::Import { space, file } => vec!["import".into(), space.into(), file.into()],
+        }
+    }
+
+    /// Runs it in a process of its own: the microseconds, and the bytes.
+    async fn run(&self, etcd: &str) -> Result<(f64, u64), Failure> {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command
+            .arg("--etcd")
+            .arg(etcd)
+            .args(self.arguments())
+            .kill_on_drop(true);
+        let out = command.stderr(Stdio::inherit()).output().await?;
+        let said: Value = serde_json::from_slice(&out.stdout)?;
+        let (us, bytes) = (said["us"].as_f64(), said["bytes"].as_u64());
+        us.zip(bytes).ok_or_else(|| format!("it says {said}").into())
+    }
+}
+
+fn report(begun: Instant, before: u64) -> Result<(), Failure> {
+    let us = begun.elapsed().as_secs_f64() * 1e6;
+    let bytes = xtask::harness::peak(std::process::id())?.saturating_sub(before);
+    println!("{}", json!({ "us": us, "bytes": bytes }));
+    Ok(())
+}
+
+async fn takeover(etcd: &str, round: usize, nodes: usize, size: usize, store: &dyn Store) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let bytes = plain(store).await?;
+    let plain_us = begun.elapsed().as_secs_f64() * 1e6;
+    let alone = Alone::Takeover {
+        space: space(nodes, size),
+        last: nodes - 1,
+    };
+    let (ours_us, resident) = alone.run(etcd).await?;
     println!(
         "{}",
         json!({
@@ -125,23 +206,23 @@ async fn moved(etcd: &str, nodes: usize, size: usize, store: &dyn Store) -> Resu
     let begun = Instant::now();
     let bytes = plain(store).await?;
     let plain_us = begun.elapsed().as_secs_f64() * 1e6;
-    let mut file = tempfile()?;
-    let before = memory()?;
-    let begun = Instant::now();
-    let count = export(store, &mut file, |_| {}).await?;
-    let export_us = begun.elapsed().as_secs_f64() * 1e6;
-    let export_resident = memory()?.saturating_sub(before);
-    file.flush()?;
-    file.seek(SeekFrom::Start(0))?;
+    let file = std::env::temp_dir().join(format!("curator-state-load-{}", std::process::id()));
+    let exporting = Alone::Export {
+        space: space(nodes, size),
+        file: file.clone(),
+    };
+    let importing = Alone::Import {
+        space: format!("imported-{nodes}-{size}"),
+        file: file.clone(),
+    };
+    let both = async {
+        let exported = exporting.run(etcd).await?;
+        Ok::<_, Failure>((exported, importing.run(etcd).await?))
+    };
+    let both = both.await;
+    std::fs::remove_file(&file)?;
+    let ((export_us, export_resident), (import_us, import_resident)) = both?;
     let to = open(etcd, &format!("imported-{nodes}-{size}"))?;
-    let before = memory()?;
-    let begun = Instant::now();
-    let imported = import(&*to, &mut BufReader::new(&mut file), Import::Fresh, |_| {}).await?;
-    let import_us = begun.elapsed().as_secs_f64() * 1e6;
-    let import_resident = memory()?.saturating_sub(before);
-    if imported != count {
-        return Err(format!("{imported} keys of {count}").into());
-    }
     to.txn(Txn::default().then(vec![Op::Delete(Keys::prefix("/"))])).await?;
     println!(
         "{}",
@@ -152,13 +233,4 @@ async fn moved(etcd: &str, nodes: usize, size: usize, store: &dyn Store) -> Resu
         })
     );
     Ok(())
-}
-
-/// A file that goes with its handle.
-fn tempfile() -> Result<std::fs::File, Failure> {
-    let path = std::env::temp_dir().join(format!("curator-state-load-{}", std::process::id()));
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }

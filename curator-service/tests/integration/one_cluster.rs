@@ -1,15 +1,17 @@
 //! Endpoints of several etcd clusters behind one list: one cluster is used, or none.
 
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::time::Duration;
 
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Keys, Op, Range, RefusalKind, Store, StoreError, Txn};
-use xtask::harness::curator::binary_from_env;
+use xtask::harness::curator::{binary_from_env, ctl_from_env};
+use xtask::harness::process::{Finished, run};
 use xtask::harness::proxy::address_of;
-use xtask::harness::{At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Scratch};
+use xtask::harness::{At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role, Scratch};
 
-use crate::stage::SOON;
+use crate::stage::{Reach, SOON, Stage, TTL};
 
 fn alone(scratch: &Scratch, number: usize) -> EtcdCluster {
     let options = EtcdOptions {
@@ -95,8 +97,108 @@ async fn member_of_another_cluster_is_not_used() {
     });
 }
 
+/// The endpoints that an instance warned of.
+fn warned_of(curator: &CuratorProcess, since: Mark) -> Vec<String> {
+    let told = curator.events_since(since);
+    let warned = told.iter().filter(|event| {
+        event.text_of("level") == Some("WARN")
+            && event
+                .message()
+                .is_some_and(|message| message.contains("is a member of another etcd cluster"))
+    });
+    warned
+        .filter_map(|event| event.text_of("endpoint").map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn member_restored_as_a_cluster_of_its_own_is_not_used_and_is_named() {
+    let (stage, leader) = Stage::elected("restored-alone", Reach::All, TTL, EtcdOptions::default());
+    let restored = (leader + 1) % 3;
+    let snapshot = stage.scratch.path().join("snapshot");
+    stage.etcd.snapshot(At::Member(leader), &snapshot).unwrap();
+    let (marks, before) = (stage.marks(), stage.etcd.revision(At::Member(leader)).unwrap());
+    stage.etcd.kill(restored).unwrap();
+    stage.etcd.restore_alone(restored, &snapshot).unwrap();
+    stage.etcd.start_member(restored).unwrap();
+    let url = stage.etcd.client_url(restored);
+    for (curator, mark) in stage.curators.iter().zip(&marks) {
+        curator
+            .wait_for(*mark, SOON, "the warning", |_| warned_of(curator, *mark).contains(&url))
+            .unwrap();
+    }
+    // Leaders come and go, and none of them in the other cluster, which has the keys of all three instances.
+    for _ in 0..2 {
+        let leader = stage.agreed(SOON);
+        let marks = stage.marks();
+        stage.curators[leader].pause().unwrap();
+        let others: Vec<_> = (0..3).filter(|curator| *curator != leader).collect();
+        stage.next_leader(&others, &marks, 2 * SOON);
+        stage.curators[leader].resume().unwrap();
+    }
+    stage.agreed(SOON);
+    stage.nobody_led_beside_another();
+    let own = stage.etcd.get_prefix(At::Member(restored), "").unwrap();
+    let written: Vec<_> = own.iter().filter(|key| key.mod_revision > before).collect();
+    assert!(written.is_empty(), "it was used: {written:?}");
+    for (curator, mark) in stage.curators.iter().zip(&marks) {
+        assert_eq!(warned_of(curator, *mark), [url.as_str()], "{}", curator.name());
+    }
+    let status = status(&stage);
+    assert_eq!(status.status.code(), Some(3), "{}{}", status.stdout, status.stderr);
+    assert!(
+        status.stderr.contains("members of 2 etcd clusters") && status.stderr.contains(&url),
+        "{}",
+        status.stderr
+    );
+}
+
+fn status(stage: &Stage) -> Finished {
+    let mut command = Command::new(ctl_from_env().unwrap());
+    command.env("CURATORCTL_CONFIG", stage.scratch.path().join("contexts.toml"));
+    let address = stage.curators[0].address().to_string();
+    command.args(["status", "--insecure-loopback-only", "--endpoint", &address]);
+    run(command, SOON).unwrap()
+}
+
+#[test]
+fn file_pins_the_cluster_across_restarts() {
+    let scratch = Scratch::new("pinned").unwrap();
+    let etcds = [alone(&scratch, 0), alone(&scratch, 1)];
+    let file = scratch.path().join("etcd-cluster");
+    let start = |number: u32, etcd: &EtcdCluster| {
+        let mut options = CuratorOptions::new(number, vec![etcd.client_url(0)]);
+        options.extra_args = vec!["--etcd-cluster-file".to_owned(), file.display().to_string()];
+        CuratorProcess::start(&binary_from_env().unwrap(), &scratch, options).unwrap()
+    };
+    let first = start(1, &etcds[0]);
+    first
+        .wait_for_role(Mark::START, SOON, "leading", Role::is_leader)
+        .unwrap();
+    first.terminate().unwrap();
+    first.wait_exit(SOON).unwrap();
+    let id = std::fs::read_to_string(&file).unwrap();
+    // Another etcd at what is named, as after a disk that was not mounted.
+    let second = start(2, &etcds[1]);
+    let told = format!("this instance uses cluster {}", id.trim());
+    second
+        .wait_for(Mark::START, SOON, "the refusal", |event| {
+            event
+                .text_of("reason")
+                .is_some_and(|reason| reason.contains(&told) && reason.contains(&format!("remove {}", file.display())))
+        })
+        .unwrap();
+    assert_eq!(etcds[1].revision(At::Any).unwrap(), 1, "something was written");
+    std::fs::remove_file(&file).unwrap();
+    let third = start(3, &etcds[1]);
+    third
+        .wait_for_role(Mark::START, SOON, "leading", Role::is_leader)
+        .unwrap();
+    assert_ne!(std::fs::read_to_string(&file).unwrap(), id);
+}
+
 /// A way to `target` from one address, until it is stopped.
-fn way(from: &TcpListener, target: SocketAddr) -> tokio::task::JoinHandle<()> {
+pub(crate) fn way(from: &TcpListener, target: SocketAddr) -> tokio::task::JoinHandle<()> {
     let from = from.try_clone().unwrap();
     tokio::spawn(async move {
         from.set_nonblocking(true).unwrap();

@@ -20,14 +20,16 @@ use crate::tools::etcd::{Found, Want, select};
 use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build, shown};
 
 use calls::{Findings, Told, by_second, judge};
-use cast::{Cast, Programs, TTL};
+use cast::{Cast, Happened, Programs, TTL};
 use links::CALLERS;
+use past::{During, Restore};
 use schedule::{Fault, Step, schedule};
 
 mod calls;
 mod cast;
 mod cluster;
 mod links;
+mod past;
 mod schedule;
 
 /// The command.
@@ -40,11 +42,13 @@ Makes a cluster with TLS by the commands of `docs/running-three-nodes.md`: three
 loopback, with a proxy between any two that speak with each other, and
 callers that read and write registers and node records through every instance. Then come faults, as the seed has them:
 processes are killed, stopped in their tracks, asked to end and started again; connections are silent, one-way, slow or
-reset; etcd loses its quorum, or forgets the past; everything is restarted. In the end all is healed, calls must be
+reset; etcd loses its quorum, forgets the past, or is restored from a backup of some
+seconds ago; everything is restarted. In the end all is healed, calls must be
 answered again, and everything is read once more.
 
 What the callers saw must be what one honest service can have answered: each register is linearizable, no
-acknowledged write is lost, no call runs twice, and none is answered by a term that has ended. A picture of the run is
+acknowledged write is lost, no call runs twice, and none is answered by a term that has ended. A restore may lose what
+was acknowledged after the backup, and nothing else. A picture of the run is
 written to target/pictures. What fails says its seed, the rule, and the calls that show it; its logs are kept.
 
   --seed N      the same seed brings the same faults; by default another each time
@@ -209,7 +213,8 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, what: P
     }
     let told = heard.told();
     let runs = runs(&cast.record)?;
-    let mut findings = judge(&told, &runs, origin);
+    let restores = restores(&cast, begin);
+    let mut findings = judge(&told, &runs, origin, &restores);
     findings.wrong.extend(led_beside_another(&cast));
     if let Err(error) = &ended {
         findings.wrong.push(error.chain());
@@ -347,20 +352,41 @@ fn runs(record: &Path) -> Result<Vec<(u64, i64)>> {
         .collect())
 }
 
-/// No two lead at once, as far as their logs tell.
+/// The restores of etcd, since the run began.
+fn restores(cast: &Cast, begin: Instant) -> Vec<Restore> {
+    let during = |(from, to): Happened| During {
+        from: from.saturating_duration_since(begin),
+        to: to.saturating_duration_since(begin),
+    };
+    let restored = cast.restored().iter();
+    restored
+        .map(|(taken, put_back)| Restore {
+            taken: during(*taken),
+            put_back: during(*put_back),
+        })
+        .collect()
+}
+
+/// No two lead at once, as far as their logs tell. A leader whose key a restore of etcd has lost finds that out within its
+/// lease; and the revisions that were lost are given out again.
 fn led_beside_another(cast: &Cast) -> Vec<String> {
     let terms = cast.terms();
     let mut wrong = Vec::new();
     for pair in terms.windows(2) {
-        let ((one, term, _, end), (other, next, begin, _)) = (pair[0], pair[1]);
-        if one != other && end.is_none_or(|end| end > begin + JITTER) {
+        let ((one, term, first, end), (other, next, begin, _)) = (pair[0], pair[1]);
+        let restored = cast
+            .restored()
+            .iter()
+            .find(|(_, (from, _))| (first..begin).contains(from));
+        let lasting = restored.is_some_and(|(_, (_, to))| begin < *to + TTL + JITTER);
+        if one != other && !lasting && end.is_none_or(|end| end > begin + JITTER) {
             wrong.push(format!(
                 "curator-{} still led in term {term} when curator-{} led in term {next}",
                 one + 1,
                 other + 1
             ));
         }
-        if next <= term {
+        if next <= term && restored.is_none() {
             wrong.push(format!("term {next} came after term {term}"));
         }
     }

@@ -511,6 +511,39 @@ impl EtcdCluster {
         self.copy_data(&replace, from)
     }
 
+    /// Saves a snapshot, as a member that runs has it.
+    ///
+    /// # Errors
+    /// When the member does not answer in time.
+    pub fn snapshot(&self, at: At, file: &Path) -> Result<()> {
+        let file = file.display().to_string();
+        self.etcdctl(at, &["snapshot", "save", &file], START).map(drop)
+    }
+
+    /// Gives a member that does not run the data of a snapshot instead of what it has, as a cluster of its own: what an operator
+    /// does who restores it by itself.
+    ///
+    /// # Errors
+    /// When it runs, or the snapshot cannot be restored.
+    pub fn restore_alone(&self, member: usize, snapshot: &Path) -> Result<()> {
+        let Member { name, .. } = &self.members[member];
+        if self.process(member).is_ok() {
+            return Err(Error::new(format!("{name} runs: stop it first")));
+        }
+        let data = self.scratch.path().join(format!("{name}.data"));
+        fs::remove_dir_all(&data).context(|| format!("cannot remove the data of {name}"))?;
+        let peer = "http://127.0.0.1:1";
+        let mut command = bound(self.binaries.offline(), Orphan::Kill);
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(snapshot);
+        command.args(["--name", name, "--initial-cluster", &format!("{name}={peer}")]);
+        command.args(["--initial-advertise-peer-urls", peer, "--initial-cluster-token", name]);
+        command.arg("--data-dir").arg(&data);
+        run(command, START)?.success("snapshot restore").map(drop)
+    }
+
     fn copy_data(&self, copy: &dyn Fn(&Path, &Path) -> io::Result<()>, backup: &Path) -> Result<()> {
         for (number, member) in self.members.iter().enumerate() {
             if self.process(number).is_ok() {

@@ -10,13 +10,25 @@ use crate::error::{Context, Error, Result};
 /// # Errors
 /// There is no such process, or the system does not say.
 pub fn resident(pid: impl Display) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
-    parse(&text).ok_or_else(|| Error::new(format!("{path} does not say VmRSS")))
+    status(pid, "VmRSS:")
 }
 
-fn parse(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// The most that it has had, in bytes.
+///
+/// # Errors
+/// There is no such process, or the system does not say.
+pub fn peak(pid: impl Display) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+fn status(pid: impl Display, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
+    parse(&text, field).ok_or_else(|| Error::new(format!("{path} does not say {field}")))
+}
+
+fn parse(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1_024)
 }
@@ -27,7 +39,10 @@ mod tests {
 
     #[test]
     fn the_status_is_read() {
-        assert_eq!(parse("VmSize:\t 9 kB\nVmRSS:\t    7 kB\n"), Some(7 * 1_024));
-        assert!(resident(std::process::id()).unwrap() > 0);
+        let text = "VmSize:\t 9 kB\nVmHWM:\t 8 kB\nVmRSS:\t    7 kB\n";
+        assert_eq!(parse(text, "VmRSS:"), Some(7 * 1_024));
+        assert_eq!(parse(text, "VmHWM:"), Some(8 * 1_024));
+        let pid = std::process::id();
+        assert!(resident(pid).unwrap() > 0 && peak(pid).unwrap() > 0);
     }
 }

@@ -30,7 +30,7 @@ pub use hosts::{Host, Hosts, Link};
 pub use journal::{Journal, Mark};
 pub use lines::Line;
 pub use lives::Lives;
-pub use memory::resident;
+pub use memory::{peak, resident};
 pub use peers::PeerNetwork;
 pub use ports::Port;
 pub use process::{Capture, Process, ProcessSpec, Recorded};

@@ -28,6 +28,17 @@ pub(crate) struct StoreArgs {
     #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
 
+    /// A file, for instance beside the credentials, that keeps the id of the etcd cluster in use: with it no other cluster is ever
+    /// used, also after a restart. It is made at the first contact; remove it to move to another cluster. Without it the id is
+    /// remembered for as long as the process runs.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_CLUSTER_FILE",
+        value_name = "FILE",
+        requires = "etcd_endpoints"
+    )]
+    etcd_cluster_file: Option<PathBuf>,
+
     #[command(flatten)]
     access: EtcdAccessArgs,
 
@@ -89,6 +100,7 @@ impl StoreArgs {
         config.access.key.clone_from(&self.access.etcd_key);
         config.access.user.clone_from(&self.access.etcd_user);
         config.access.password_file.clone_from(&self.access.etcd_password_file);
+        config.cluster_file.clone_from(&self.etcd_cluster_file);
         config
     }
 

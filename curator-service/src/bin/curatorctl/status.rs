@@ -195,7 +195,44 @@ fn verdict(instances: &[Instance]) -> Result<(), Failure> {
             "ask again: it may be a change of leader; if it stays so, see whether --etcd-endpoints of the instances name members of one etcd cluster",
         ));
     }
+    let clusters = clusters(instances);
+    if clusters.len() > 1 {
+        let list = clusters
+            .iter()
+            .map(|(id, named_by)| format!("{id:x} ({})", named_by.join(", ")));
+        return Err(Failure::unavailable(format!(
+            "the instances' endpoints are members of {} etcd clusters: {}",
+            clusters.len(),
+            list.collect::<Vec<_>>().join("; ")
+        ))
+        .hint(
+            "see whether a member was started without --initial-cluster, or restored as a cluster of its own; it has to join the others anew",
+        ));
+    }
     Ok(())
+}
+
+/// The ids of etcd clusters that are named, each with the instances and endpoints that name it.
+fn clusters(instances: &[Instance]) -> BTreeMap<u64, Vec<&str>> {
+    let mut clusters: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for instance in instances {
+        let Said::Status(status) = &instance.said else {
+            continue;
+        };
+        let Some(consensus) = &status.consensus else { continue };
+        let endpoints = consensus
+            .endpoints
+            .iter()
+            .map(|endpoint| (endpoint.cluster_id, &*endpoint.url));
+        for (id, named_by) in endpoints.chain([(consensus.cluster_id, &*instance.address)]) {
+            let named = clusters.entry(id).or_default();
+            if !named.contains(&named_by) {
+                named.push(named_by);
+            }
+        }
+    }
+    clusters.remove(&0);
+    clusters
 }
 
 fn role_name(role: Role) -> &'static str {
@@ -335,6 +372,7 @@ fn one(instance: &Instance) -> Value {
                     "version": some(&endpoint.version),
                     "leads": endpoint.leads,
                     "database_bytes": endpoint.database_bytes,
+                    "cluster": some(&member_id(endpoint.cluster_id)),
                 })
             };
             let member = |member: &consensus::Member| json!({"id": member_id(member.id), "name": member.name, "learner": member.learner});
@@ -363,6 +401,7 @@ fn one(instance: &Instance) -> Value {
                     "endpoints": consensus.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
                     "members": consensus.members.iter().map(member).collect::<Vec<_>>(),
                     "members_error": some(&consensus.members_error),
+                    "cluster": some(&member_id(consensus.cluster_id)),
                 },
                 "candidates": status.candidates.iter().map(|candidate| json!({
                     "node": some(&candidate.node_id),
@@ -541,6 +580,22 @@ mod tests {
         let told = verdict(&split).expect_err("two leaders").to_string();
         assert!(told.contains("several instances lead"), "{told}");
         let mut instances = instances();
+        let name = |instances: &mut [Instance], endpoint: usize, id: u64| {
+            if let Said::Status(status) = &mut instances[0].said {
+                let consensus = status.consensus.as_mut().expect("it has one");
+                consensus.cluster_id = 0xab;
+                consensus.endpoints[endpoint].cluster_id = id;
+            }
+        };
+        name(&mut instances, 0, 0xab);
+        verdict(&instances).expect("all are of one cluster");
+        name(&mut instances, 1, 0xcd);
+        let told = verdict(&instances).expect_err("two clusters").to_string();
+        assert!(
+            told.contains("2 etcd clusters: ab (http://10.0.0.1:2379, 10.0.0.1:7835); cd (http://10.0.0.2:2379)"),
+            "{told}"
+        );
+        name(&mut instances, 1, 0);
         verdict(&instances).expect("somebody leads");
         instances.drain(..2);
         assert!(

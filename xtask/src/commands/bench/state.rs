@@ -342,9 +342,8 @@ fn by_size(measured: &[Value], text: &mut String) {
         };
         let ms = |numbers: &[f64]| spread(&numbers.iter().map(|us| us / 1e3).collect::<Vec<_>>(), 0);
         let (plain, ours) = (of("takeover", "plain_us"), of("takeover", "ours_us"));
-        // The first takeover of a size: later ones use memory that is there.
-        let resident = of("takeover", "resident").first().copied().unwrap_or_default();
-        let times = |bytes_of: f64| format!("{:.1} of the state", bytes_of / bytes as f64);
+        let resident = median(&of("takeover", "resident"));
+        let times = |bytes_of: f64| format!("{:.1}", bytes_of / bytes as f64);
         let moved = |field| median(&of("transfer", field));
         let _ = writeln!(
             text,
@@ -361,7 +360,8 @@ fn by_size(measured: &[Value], text: &mut String) {
         );
     }
     text.push_str(
-        "\nA plain reading is of the same keys in pages of 1,000. Memory is what the process has grown by.\n",
+        "\nA plain reading is of the same keys in pages of 1,000. Memory is by how much a process of its own grew at most, in sizes\n\
+         of the state.\n",
     );
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::cast::TTL;
+use super::past::{self, Restore};
 use crate::history::rules::{Answer, each_ran_once, terms_only_go_up};
 use crate::history::{Call, Step, Verdict, check, shorten};
 use crate::picture::{Second, code_name};
@@ -14,6 +16,8 @@ use crate::picture::{Second, code_name};
 const BOUND: usize = 3_000_000;
 /// The same when what was found is made short: each of many attempts is small.
 const BOUND_SHORT: usize = 200_000;
+/// How long after its lease's end an answer of a term may still be on its way.
+const LATE: Duration = Duration::from_secs(1);
 /// As many findings of one kind are told.
 const MOST: usize = 5;
 /// The calls that the leaders themselves record.
@@ -101,10 +105,13 @@ pub(super) struct Findings {
 }
 
 /// Looks at all calls, and at what the leaders say that they ran.
-pub(super) fn judge(told: &[Told], runs: &[(u64, i64)], origin: u64) -> Findings {
+pub(super) fn judge(told: &[Told], runs: &[(u64, i64)], origin: u64, restores: &[Restore]) -> Findings {
     let mut findings = Findings::default();
     let answers: Vec<Answer> = told.iter().filter_map(|told| told.answer(origin)).collect();
-    let broken = [each_ran_once(runs, &answers), terms_only_go_up(&answers)].concat();
+    let mut broken = each_ran_once(runs, &answers);
+    for past in past::answers(&answers, restores, TTL + LATE) {
+        broken.extend(terms_only_go_up(&past));
+    }
     findings.wrong.extend(broken.iter().take(MOST).map(ToString::to_string));
     if broken.len() > MOST {
         findings
@@ -136,7 +143,12 @@ pub(super) fn judge(told: &[Told], runs: &[(u64, i64)], origin: u64) -> Findings
         objects.entry(&told.object).or_default().extend(told.call(origin));
     }
     let (mut calls_checked, mut most, mut unknown) = (0, 0, 0);
-    for (object, calls) in &objects {
+    let pasts = objects.iter().flat_map(|(object, calls)| {
+        let pasts = past::histories(calls, restores);
+        pasts.into_iter().map(move |past| (object, past))
+    });
+    for (object, calls) in pasts {
+        let calls = &calls;
         calls_checked += calls.len();
         unknown += calls.iter().filter(|call| call.ended.is_none()).count();
         match check(0, calls, BOUND) {
@@ -195,7 +207,7 @@ mod tests {
     }
 
     fn wrong(told: &[Told]) -> Vec<String> {
-        judge(told, &[], 0).wrong
+        judge(told, &[], 0, &[]).wrong
     }
 
     #[test]
@@ -238,7 +250,7 @@ mod tests {
     fn echoes_are_held_against_what_the_leaders_ran() {
         let echo = |id: u64, began: u64, term: i64| told(id, "say", began, json!({ "object": "echo", "term": term }));
         let calls = [echo(1, 0, 5), echo(2, 10, 9), echo(3, 20, 5)];
-        let found = judge(&calls, &[(1, 5), (2, 9), (3, 5), (3, 5)], 0).wrong;
+        let found = judge(&calls, &[(1, 5), (2, 9), (3, 5), (3, 5)], 0, &[]).wrong;
         assert_eq!(found.len(), 2, "{found:?}");
     }
 

@@ -1,12 +1,13 @@
 //! The cluster that faults happen to: etcd, the instances, and what lies between any two that speak with each other.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::cluster::{self, Owner};
 use super::links::{Links, Networks, Proxies};
 use super::schedule::{Fault, HOSTS, Who};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::harness::{
     At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Role, Scratch, wait_until,
 };
@@ -29,6 +30,9 @@ pub(super) struct Programs {
     pub(super) load: PathBuf,
 }
 
+/// From when until when something was done.
+pub(super) type Happened = (Instant, Instant);
+
 pub(super) struct Cast {
     pub(super) curators: Vec<CuratorProcess>,
     pub(super) etcd: EtcdCluster,
@@ -40,6 +44,10 @@ pub(super) struct Cast {
     stutters: Option<(usize, bool, Instant)>,
     /// Instances that are down on purpose.
     down: [bool; HOSTS],
+    /// Where a backup of etcd is kept, and when the one that is not yet restored was taken.
+    backup: (PathBuf, Option<Happened>),
+    /// The backups that were restored.
+    restored: Vec<(Happened, Happened)>,
     // After the processes that are on it.
     pub(super) links: Links,
 }
@@ -96,6 +104,8 @@ impl Cast {
             record,
             stutters: None,
             down: [false; HOSTS],
+            backup: (scratch.path().join("backup"), None),
+            restored: Vec::new(),
             links,
         };
         let leader = cast.agreed(SOON)?;
@@ -165,6 +175,11 @@ impl Cast {
                     let _ = self.etcd.compact(At::Any, revision);
                 }
             }
+            Fault::Restore => {
+                let backup = self.backup.0.clone();
+                let taken = self.stopped(|etcd| etcd.back_up(&backup))?;
+                self.backup.1 = Some(taken);
+            }
             cut => self.links.cut(cut, &self.etcd, &self.curators)?,
         }
         Ok(fault)
@@ -207,6 +222,13 @@ impl Cast {
                 }
             }
             Fault::Compact => {}
+            Fault::Restore => {
+                let backup = self.backup.0.clone();
+                let put_back = self.stopped(|etcd| etcd.restore(&backup))?;
+                self.restored
+                    .extend(self.backup.1.take().map(|taken| (taken, put_back)));
+                fs::remove_dir_all(&backup).context(|| format!("cannot remove {}", backup.display()))?;
+            }
             cut => self.links.heal(cut, &self.etcd, &self.curators)?,
         }
         Ok(())
@@ -239,6 +261,20 @@ impl Cast {
             }
         }
         Ok(())
+    }
+
+    /// Does something while no member of etcd runs.
+    fn stopped(&mut self, work: impl FnOnce(&EtcdCluster) -> Result<()>) -> Result<Happened> {
+        let from = Instant::now();
+        self.etcd.kill_all()?;
+        work(&self.etcd)?;
+        self.etcd.start_all()?;
+        Ok((from, Instant::now()))
+    }
+
+    /// When the backups that were restored were taken, and when they were restored.
+    pub(super) fn restored(&self) -> &[(Happened, Happened)] {
+        &self.restored
     }
 
     fn fell(&mut self, at: usize) -> Result<()> {

@@ -101,6 +101,8 @@ pub(super) enum Fault {
     },
     /// etcd forgets the past.
     Compact,
+    /// A backup of etcd is taken, and restored at the end.
+    Restore,
 }
 
 impl fmt::Display for Way {
@@ -156,6 +158,7 @@ impl fmt::Display for Fault {
                 }
             }
             Self::Compact => f.write_str("compaction"),
+            Self::Restore => f.write_str("a backup of etcd, restored"),
         }
     }
 }
@@ -184,7 +187,8 @@ impl Fault {
             | Self::NoQuorum(_)
             | Self::CutMembers { .. }
             | Self::Isolate(_)
-            | Self::Compact => vec![Part::Etcd],
+            | Self::Compact
+            | Self::Restore => vec![Part::Etcd],
             Self::Everything => vec![Part::Instances, Part::Etcd],
             Self::CutStore { .. } | Self::CutOff { .. } => vec![Part::Stores],
             Self::CutInstance { .. } | Self::CutInstances { .. } | Self::CutHost { .. } => vec![Part::Network],
@@ -326,8 +330,9 @@ fn fault(random: &mut Random) -> Fault {
             to: other,
             way: link,
         },
-        88..95 => Fault::CutClients { to: one, way },
-        _ => Fault::Compact,
+        88..94 => Fault::CutClients { to: one, way },
+        94..97 => Fault::Compact,
+        _ => Fault::Restore,
     }
 }
 
@@ -397,7 +402,7 @@ mod tests {
             .flat_map(|seed| schedule(seed, MINUTE))
             .map(|step| name(step.fault))
             .collect();
-        assert_eq!(kinds.len(), 16, "{kinds:?}");
+        assert_eq!(kinds.len(), 17, "{kinds:?}");
         let ways: BTreeSet<_> = (0..20)
             .flat_map(|seed| schedule(seed, MINUTE))
             .filter_map(|step| match step.fault {

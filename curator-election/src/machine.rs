@@ -283,11 +283,11 @@ impl<V: LeaderValue> Machine<V> {
                 self.commands.push(Command::List);
             }
             State::Opening { give_up_at, .. } if now >= *give_up_at => {
-                self.fail_round(
-                    now,
-                    Reason::OpenFailed("the store did not answer in time".into()),
-                    "no_answer",
-                );
+                let reason = Reason::OpenFailed {
+                    word: "no_answer",
+                    error: "the store did not answer in time".into(),
+                };
+                self.fail_round(now, reason, "no_answer");
             }
             State::Running(running) => {
                 if running.renewal.expired(now) {
@@ -404,7 +404,14 @@ impl<V: LeaderValue> Machine<V> {
                 });
                 self.commands.push(Command::Campaign { lease: lease.id });
             }
-            Err(error) => self.fail_round(now, Reason::OpenFailed(error.to_string()), error.word()),
+            Err(error) => {
+                let word = error.word();
+                let reason = Reason::OpenFailed {
+                    word,
+                    error: error.to_string(),
+                };
+                self.fail_round(now, reason, word);
+            }
         }
     }
 
@@ -458,7 +465,11 @@ impl<V: LeaderValue> Machine<V> {
                     CampaignError::Store(error) => error.word(),
                     CampaignError::KeyLost { .. } => "key_lost",
                 };
-                self.fail_round(now, Reason::CampaignFailed(error.to_string()), word);
+                let reason = Reason::CampaignFailed {
+                    word,
+                    error: error.to_string(),
+                };
+                self.fail_round(now, reason, word);
             }
         }
     }

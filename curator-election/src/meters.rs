@@ -31,12 +31,12 @@ pub(crate) const fn word(reason: &Reason) -> &'static str {
     match reason {
         Reason::Starting => "starting",
         Reason::ElectorGone => "elector_gone",
-        Reason::OpenFailed(_) => "open_failed",
+        // Whatever it was that failed: what has to change is the same.
+        Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => word,
         Reason::LeaseExpired => "lease_expired",
         Reason::LeaseGone => "lease_gone",
         Reason::WrongCluster(_) => "wrong_cluster",
         Reason::WentBack(_) => "went_back",
-        Reason::CampaignFailed(_) => "campaign_failed",
         Reason::LockLost => "lock_lost",
         Reason::FencedOut => "fenced_out",
         Reason::StepDown => "step_down",

@@ -27,8 +27,14 @@ pub enum Reason {
     Starting,
     /// The elector has ended.
     ElectorGone,
-    /// No round could be opened, for this reason.
-    OpenFailed(String),
+    /// No round could be opened.
+    OpenFailed {
+        /// One word for why, as [`StoreError::word`](crate::store::StoreError::word) has them, or `not_running` of whoever has no
+        /// store yet.
+        word: &'static str,
+        /// What the store says.
+        error: String,
+    },
     /// The own lease was not renewed in time.
     LeaseExpired,
     /// The store no longer knows the own lease.
@@ -37,8 +43,13 @@ pub enum Reason {
     WrongCluster(String),
     /// The store has lost what it knew before.
     WentBack(WentBack),
-    /// The campaign ended without victory, for this reason.
-    CampaignFailed(String),
+    /// The campaign ended without victory.
+    CampaignFailed {
+        /// One word for why, as [`StoreError::word`](crate::store::StoreError::word) has them, or `key_lost`.
+        word: &'static str,
+        /// What the store says.
+        error: String,
+    },
     /// The lock key of the own term is gone, or is not the oldest any more.
     LockLost,
     /// An access of the own term was refused, or the term was found past its deadline.
@@ -66,12 +77,12 @@ impl std::fmt::Display for Reason {
         match self {
             Self::Starting => f.write_str("the election has not begun"),
             Self::ElectorGone => f.write_str("the election task has ended"),
-            Self::OpenFailed(error) => write!(f, "no round could be opened: {error}"),
+            Self::OpenFailed { error, .. } => write!(f, "no round could be opened: {error}"),
             Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
             Self::WrongCluster(error) => f.write_str(error),
             Self::WentBack(went_back) => went_back.fmt(f),
             Self::LeaseGone => f.write_str("the lease is gone from the store"),
-            Self::CampaignFailed(error) => write!(f, "the campaign failed: {error}"),
+            Self::CampaignFailed { error, .. } => write!(f, "the campaign failed: {error}"),
             Self::LockLost => f.write_str("the lock key is gone from the store"),
             Self::FencedOut => f.write_str("an access of this term was refused, or its deadline has passed"),
             Self::StepDown => f.write_str("asked to step down"),

@@ -133,9 +133,11 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     config.leader_descriptors = vec![curator_echo::FILE_DESCRIPTOR_SET];
 
     let cancel = CancellationToken::new();
-    let running = tokio::spawn(Service::new(config)?.run(cancel.clone()));
+    let mut running = tokio::spawn(Service::new(config)?.run(cancel.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
+        // It ends by itself when its store has stopped.
+        ended = &mut running => return Ok(ended??),
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }

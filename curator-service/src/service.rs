@@ -418,7 +418,11 @@ async fn running_store(
             ConsensusStatus::Running(store) => return Some(store.clone()),
             // The first one only says that nobody has been asked yet.
             ConsensusStatus::NotRunning { reason } if asked => {
-                status.send_replace(ElectionStatus::Undetermined(Reason::OpenFailed(reason.clone())));
+                let reason = Reason::OpenFailed {
+                    word: "not_running",
+                    error: reason.clone(),
+                };
+                status.send_replace(ElectionStatus::Undetermined(reason));
             }
             ConsensusStatus::NotRunning { reason } => info!(%reason, "waiting for the consensus"),
         }

@@ -43,11 +43,32 @@ pub(crate) fn role(status: &LeaderStatus) -> Role {
 pub(crate) fn told(reason: &Reason) -> String {
     match reason {
         Reason::WrongCluster(_) => "the members of etcd are not of one cluster".into(),
-        Reason::OpenFailed(_) => "this instance cannot take part in the election at the moment".into(),
-        Reason::CampaignFailed(_) => "this instance has lost touch with the election".into(),
+        Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => {
+            format!(
+                "this instance cannot take part in the election: {}",
+                kind_in_words(word)
+            )
+        }
         Reason::Undecodable(_) => "the leader says something of itself that cannot be read".into(),
         // The rest are words of our own.
         reason => reason.to_string(),
+    }
+}
+
+/// What kind of trouble the store has, without where it is and what it says.
+fn kind_in_words(word: &str) -> &'static str {
+    match word {
+        "not_running" => "its consensus is not there yet",
+        "unreachable" => "etcd cannot be reached",
+        "no_answer" => "etcd does not answer, and may have no quorum",
+        "no_space" => "etcd is out of space",
+        "permission" => "etcd does not permit this to its user",
+        "authentication" => "etcd does not accept its user or certificate",
+        "overloaded" => "etcd has too much to do",
+        "wrong_cluster" => "the members of etcd are not of one cluster",
+        "future_revision" | "compacted" => "etcd has another history than before",
+        "key_lost" | "lease_not_found" => "its key or its lease is gone",
+        _ => "etcd refuses it",
     }
 }
 
@@ -150,8 +171,14 @@ mod tests {
     fn callers_are_not_told_what_the_store_says_of_itself() {
         let inside = || "https://10.0.0.7:2379: x509: /etc/etcd/key.pem".to_owned();
         for reason in [
-            Reason::OpenFailed(inside()),
-            Reason::CampaignFailed(inside()),
+            Reason::OpenFailed {
+                word: "permission",
+                error: inside(),
+            },
+            Reason::CampaignFailed {
+                word: "no_answer",
+                error: inside(),
+            },
             Reason::Undecodable(inside()),
         ] {
             let Role::Undetermined { reason: told } = role(&ElectionStatus::Undetermined(reason.clone())) else {

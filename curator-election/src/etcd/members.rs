@@ -22,16 +22,24 @@ struct Health {
 }
 
 /// What is known of how a member answers a watch that asks for its progress.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing yet.
-    #[default]
-    Unknown,
+    /// Nothing yet, after so many requests.
+    Unknown(u32),
     /// It has answered.
     Told,
     /// It has not, and answered everything else: etcd's own gRPC proxy is such a one.
     NeverTold,
 }
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::Unknown(0)
+    }
+}
+
+/// So many requests for progress without an answer are no accident: a busy member is late now and then.
+const MAX_MISSED: u32 = 4;
 
 impl Health {
     /// Whether its last failure is recent, and not followed by an answer.
@@ -66,15 +74,21 @@ impl Members {
         self.state()[member].progress = Progress::Told;
     }
 
-    /// It answers, and has told a watch nothing when asked for progress; whether that is news. One that has told once is not taken for
-    /// such a one any more.
+    /// It answers, and has told a watch nothing when asked for progress; whether it is now taken for one that never does. One that
+    /// has told once is not taken for such a one any more.
     pub(super) fn tells_no_progress(&self, member: usize) -> bool {
         let known = &mut self.state()[member].progress;
-        let is_new = *known == Progress::Unknown;
-        if is_new {
-            *known = Progress::NeverTold;
+        match *known {
+            Progress::Unknown(missed) if missed + 1 >= MAX_MISSED => {
+                *known = Progress::NeverTold;
+                true
+            }
+            Progress::Unknown(missed) => {
+                *known = Progress::Unknown(missed + 1);
+                false
+            }
+            Progress::Told | Progress::NeverTold => false,
         }
-        is_new
     }
 
     /// All members: as they were configured, but suspects last, the one that failed longest ago first.

@@ -4,9 +4,10 @@
 //! while nothing happens, so each [`PROGRESS_INTERVAL`] of silence is answered with a request for progress; if that brings
 //! nothing either, the watch ends with an error and the member is not asked for a while.
 //!
-//! etcd's gRPC proxy does not answer such requests. So what has never answered one, and answers a read of what is watched instead, is
-//! taken for such a proxy: from then on a read is the sign of life. It does not prove that the watch still hears, so the watch ends
-//! after [`LONGEST_SILENCE`] all the same, and whoever uses it looks for itself.
+//! etcd's gRPC proxy does not answer such requests. So where none was ever answered, a read of what is watched is the sign of life
+//! instead, and after some more requests without an answer it is said that this is such a proxy. A read does not prove that the watch
+//! still hears, so the watch ends after [`LONGEST_SILENCE`] all the same, and whoever uses it looks for itself. The first answer, even
+//! a late one of a busy member, ends that.
 
 use std::time::Duration;
 
@@ -101,7 +102,8 @@ impl Watch {
         loop {
             match tokio::time::timeout(PROGRESS_INTERVAL, self.responses.message()).await {
                 Ok(Ok(Some(response))) => {
-                    if self.asked_for_progress && response.events().is_empty() {
+                    // What else it says without an event is that it has ended.
+                    if response.events().is_empty() && !response.canceled() {
                         self.members.tells_progress(self.member);
                     }
                     self.asked_for_progress = false;
@@ -122,7 +124,7 @@ impl Watch {
                     self.members.failed(self.member, BootClock.now());
                     return Err(store_error(Call::Read, &error));
                 }
-                Err(_) if self.asked_for_progress || self.members.progress(self.member) == Progress::NeverTold => {
+                Err(_) if self.asked_for_progress => {
                     if self.is_behind_a_proxy().await {
                         self.asked_for_progress = false;
                         continue;

@@ -162,7 +162,10 @@ fn a_failed_grant_ends_the_round_and_backs_off() {
             result: Err(unknown()),
         },
     );
-    let reason = Reason::OpenFailed(unknown().to_string());
+    let reason = Reason::OpenFailed {
+        word: "no_answer",
+        error: unknown().to_string(),
+    };
     assert_eq!(commands, [Command::Explain { reason }, close(None, 2_005)]);
     assert_eq!(machine.handle(at(5), Event::Closed), []);
     let next = machine.next_wakeup().unwrap();
@@ -198,7 +201,10 @@ fn a_store_that_never_answers_ends_the_opening() {
     let mut machine = machine();
     machine.handle(at(0), Event::Tick);
     assert_eq!(machine.next_wakeup(), Some(at(7_000)));
-    let reason = Reason::OpenFailed("the store did not answer in time".into());
+    let reason = Reason::OpenFailed {
+        word: "no_answer",
+        error: "the store did not answer in time".into(),
+    };
     assert_eq!(
         machine.handle(at(7_000), Event::Tick),
         [Command::Explain { reason }, close(None, 9_000)]

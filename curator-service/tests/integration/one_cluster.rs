@@ -9,7 +9,9 @@ use curator_election::store::{Keys, Op, Range, RefusalKind, Store, StoreError, T
 use xtask::harness::curator::{binary_from_env, ctl_from_env};
 use xtask::harness::process::{Finished, run};
 use xtask::harness::proxy::address_of;
-use xtask::harness::{At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role, Scratch};
+use xtask::harness::{
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Mark, Role, Scratch,
+};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -97,18 +99,11 @@ async fn member_of_another_cluster_is_not_used() {
     });
 }
 
-/// The endpoints that an instance warned of.
-fn warned_of(curator: &CuratorProcess, since: Mark) -> Vec<String> {
-    let told = curator.events_since(since);
-    let warned = told.iter().filter(|event| {
-        event.text_of("level") == Some("WARN")
-            && event
-                .message()
-                .is_some_and(|message| message.contains("is a member of another etcd cluster"))
-    });
-    warned
-        .filter_map(|event| event.text_of("endpoint").map(str::to_owned))
-        .collect()
+/// The endpoint that is warned of.
+fn warned_of(event: &Event) -> Option<&str> {
+    let of_another = |message: &str| message.contains("is a member of another etcd cluster");
+    let warned = event.text_of("level") == Some("WARN") && event.message().is_some_and(of_another);
+    event.text_of("endpoint").filter(|_| warned)
 }
 
 #[test]
@@ -122,11 +117,14 @@ fn member_restored_as_a_cluster_of_its_own_is_not_used_and_is_named() {
     stage.etcd.restore_alone(restored, &snapshot).unwrap();
     stage.etcd.start_member(restored).unwrap();
     let url = stage.etcd.client_url(restored);
-    for (curator, mark) in stage.curators.iter().zip(&marks) {
-        curator
-            .wait_for(*mark, SOON, "the warning", |_| warned_of(curator, *mark).contains(&url))
+    let warned = |curator: usize| {
+        let of_it = |event: &Event| warned_of(event) == Some(url.as_str());
+        stage.curators[curator]
+            .wait_for(marks[curator], SOON, "the warning", of_it)
             .unwrap();
-    }
+    };
+    // The one that would have used it.
+    warned(restored);
     // Leaders come and go, and none of them in the other cluster, which has the keys of all three instances.
     for _ in 0..2 {
         let leader = stage.agreed(SOON);
@@ -141,10 +139,14 @@ fn member_restored_as_a_cluster_of_its_own_is_not_used_and_is_named() {
     let own = stage.etcd.get_prefix(At::Member(restored), "").unwrap();
     let written: Vec<_> = own.iter().filter(|key| key.mod_revision > before).collect();
     assert!(written.is_empty(), "it was used: {written:?}");
-    for (curator, mark) in stage.curators.iter().zip(&marks) {
-        assert_eq!(warned_of(curator, *mark), [url.as_str()], "{}", curator.name());
-    }
+    // Whoever asks for the status has all endpoints asked.
     let status = status(&stage);
+    for (at, curator) in stage.curators.iter().enumerate() {
+        warned(at);
+        let told = curator.events_since(marks[at]);
+        let of: Vec<_> = told.iter().filter_map(warned_of).collect();
+        assert_eq!(of, [url.as_str()], "{}", curator.name());
+    }
     assert_eq!(status.status.code(), Some(3), "{}{}", status.stdout, status.stderr);
     assert!(
         status.stderr.contains("members of 2 etcd clusters") && status.stderr.contains(&url),

@@ -67,8 +67,9 @@ fn user_who_may_only_read_is_told_to_be_one() {
     let start = Mark::default();
     warned(&stage, reader, start, "does not permit this to its user");
     let refused = refusal(&stage, reader);
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(
-        refused.message().contains("does not permit this to its user"),
+        refused.message().contains("etcd does not permit this to its user"),
         "{refused}"
     );
     // It goes on by itself once it may write.
@@ -115,17 +116,17 @@ fn reason_follows_what_has_become_of_etcd() {
     let marks = stage.marks();
     stage.etcd.kill_all().unwrap();
     for (curator, mark) in marks.iter().enumerate() {
-        warned(&stage, curator, *mark, "cannot be reached");
+        warned(&stage, curator, *mark, "could not be reached");
     }
     // Two of three members are not there: the one that is cannot answer for them.
     let marks = stage.marks();
     stage.etcd.start_member(0).unwrap();
     for (curator, mark) in marks.iter().enumerate() {
-        warned(&stage, curator, *mark, "quorum");
+        warned(&stage, curator, *mark, "no answer from the store");
     }
     let refused = refusal(&stage, leader);
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    assert!(refused.message().contains("quorum"), "{refused}");
+    assert!(refused.message().contains("may have no quorum"), "{refused}");
     stage.etcd.start_all().unwrap();
     stage.agreed(2 * SOON);
 }

@@ -9,22 +9,45 @@ use crate::error::{Context, Error, Result};
 use crate::harness::process::{Orphan, bound};
 use crate::harness::scratch::Scratch;
 use crate::step;
-use crate::workspace::{CURATOR, CURATORCTL, build_shipped};
+use crate::workspace::{CURATOR, CURATORCTL, build_shipped, cargo, root};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "smoke",
     summary: "tries each command of the programs, optimized and without debug assertions",
-    help: "Usage: cargo xtask smoke
+    help: "Usage: cargo xtask smoke [--installed]
 
 Builds curator and curatorctl with the profile `shipped`: optimized and without debug assertions, as users get them, less the
-link-time optimization. Then runs each command on an embedded store, and checks its exit code.",
+link-time optimization. Then runs each command on an embedded store, and checks its exit code.
+
+  --installed  what `cargo install --path curator-service` installs, with the release profile, which takes minutes",
     run,
 };
 
-fn run(args: Args) -> Result<()> {
+fn run(mut args: Args) -> Result<()> {
+    let installed = args.switch("--installed")?;
     args.finish(0)?;
-    run_tests()
+    match installed {
+        true => run_installed(),
+        false => run_tests(),
+    }
+}
+
+/// Installs the programs as the README says, and runs each of their commands.
+///
+/// # Errors
+/// They cannot be installed, or with the first command that ends with another exit code than it should.
+pub fn run_installed() -> Result<()> {
+    let place = root().join("target").join("installed");
+    let mut install = cargo(&["install", "--locked", "--force", "--path", "curator-service", "--root"]);
+    install.arg(&place);
+    step::run("install the programs", install)?;
+    let program = |name: &str| place.join("bin").join(name);
+    each_command(
+        &program("curator"),
+        &program("curatorctl"),
+        "each command of the installed programs",
+    )
 }
 
 /// Runs them.
@@ -34,42 +57,46 @@ fn run(args: Args) -> Result<()> {
 pub fn run_tests() -> Result<()> {
     let curator = build_shipped(CURATOR)?;
     let ctl = build_shipped(CURATORCTL)?;
-    step::timed("each command of a build without debug assertions", || {
+    each_command(&curator, &ctl, "each command of a build without debug assertions")
+}
+
+fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
+    step::timed(what, || {
         let scratch = Scratch::new("smoke")?;
         let at = |name: &str| scratch.path().join(name).display().to_string();
         let (state, copy, credentials, file) = (at("state"), at("copy"), at("credentials"), at("state.export"));
         let (nowhere, none) = (at("nowhere"), "http://127.0.0.1:1");
         let cases: [(&Path, &[&str], i32); 13] = [
             (
-                &curator,
+                curator,
                 &["bootstrap", "--embedded", &state, "--credentials", &credentials],
                 0,
             ),
             (
-                &curator,
+                curator,
                 &["config", "check", "--embedded", &state, "--credentials", &credentials],
                 0,
             ),
             (
-                &curator,
+                curator,
                 &["config", "show", "--embedded", &state, "--credentials", &credentials],
                 0,
             ),
-            (&curator, &["export", "--embedded", &state, "--out", &file], 0),
-            (&curator, &["import", "--embedded", &copy, &file], 0),
+            (curator, &["export", "--embedded", &state, "--out", &file], 0),
+            (curator, &["import", "--embedded", &copy, &file], 0),
             // There is no such directory, so that there is nothing to give back.
             (
-                &curator,
+                curator,
                 &["release", "--runtime-dir", &nowhere, "--etcd-endpoints", none],
                 1,
             ),
-            (&curator, &["register"], 2),
-            (&curator, &["serve"], 2),
-            (&curator, &["bootstrap"], 2),
-            (&curator, &["export"], 2),
-            (&curator, &["import"], 2),
-            (&curator, &["release"], 2),
-            (&ctl, &["--help"], 0),
+            (curator, &["register"], 2),
+            (curator, &["serve"], 2),
+            (curator, &["bootstrap"], 2),
+            (curator, &["export"], 2),
+            (curator, &["import"], 2),
+            (curator, &["release"], 2),
+            (ctl, &["--help"], 0),
         ];
         cases
             .iter()

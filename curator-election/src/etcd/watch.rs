@@ -4,6 +4,9 @@
 //! while nothing happens, so each [`PROGRESS_INTERVAL`] of silence is answered with a request for progress; if that brings
 //! nothing either, the watch ends with an error and the member is not asked for a while.
 //!
+//! Newer versions (3.5.35, 3.6, 3.7) tell no progress of a watch whose first revision has not happened yet. While a read shows
+//! that, there is nothing that the watch could have missed.
+//!
 //! etcd's gRPC proxy does not answer such requests. So where none was ever answered, a read of what is watched is the sign of life
 //! instead, and after some more requests without an answer it is said that this is such a proxy. A read does not prove that the watch
 //! still hears, so the watch ends after [`LONGEST_SILENCE`] all the same, and whoever uses it looks for itself. The first answer, even
@@ -29,8 +32,9 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
 struct Watch {
     client: Client,
-    /// What is watched.
+    /// What is watched, and from which revision on.
     key: Vec<u8>,
+    from: i64,
     /// When the watch itself has last brought something.
     heard_at: Instant,
     requests: WatchRequestSender,
@@ -79,6 +83,7 @@ pub(super) async fn open(
     let watch = Some(Watch {
         client,
         key,
+        from: from.0,
         heard_at: BootClock.now(),
         requests,
         responses,
@@ -125,7 +130,7 @@ impl Watch {
                     return Err(store_error(Call::Read, &error));
                 }
                 Err(_) if self.asked_for_progress => {
-                    if self.is_behind_a_proxy().await {
+                    if self.may_go_on().await {
                         self.asked_for_progress = false;
                         continue;
                     }
@@ -148,24 +153,32 @@ impl Watch {
 }
 
 impl Watch {
-    /// Whether the member answers everything but requests for progress.
-    async fn is_behind_a_proxy(&mut self) -> bool {
+    /// Whether nothing speaks against the watch though no progress is told: nothing has happened yet that it waits for, or the
+    /// member answers everything but requests for progress.
+    async fn may_go_on(&mut self) -> bool {
+        let options = GetOptions::new().with_limit(1).with_keys_only();
+        let mut kv = self.client.kv_client();
+        let read = tokio::time::timeout(PROGRESS_INTERVAL, kv.get(self.key.clone(), Some(options))).await;
+        let Ok(Ok(answer)) = read else { return false };
+        if self.identity.check(self.member, answer.header()).is_err() {
+            return false;
+        }
+        if convert::revision(answer.header()).0 < self.from {
+            self.heard_at = BootClock.now();
+            return true;
+        }
         let silent = BootClock.now().saturating_since(self.heard_at);
         if self.members.progress(self.member) == Progress::Told || silent >= LONGEST_SILENCE {
             return false;
         }
-        let options = GetOptions::new().with_limit(1).with_keys_only();
-        let mut kv = self.client.kv_client();
-        let read = tokio::time::timeout(PROGRESS_INTERVAL, kv.get(self.key.clone(), Some(options))).await;
-        let answers = matches!(&read, Ok(Ok(answer)) if self.identity.check(self.member, answer.header()).is_ok());
-        if answers && self.members.tells_no_progress(self.member) {
+        if self.members.tells_no_progress(self.member) {
             tracing::warn!(
                 "an etcd endpoint answers reads and tells watches nothing of their progress, as etcd's gRPC proxy does: a watch that \
                  has gone deaf is noticed after {LONGEST_SILENCE:?} there, instead of {:?}. Name the members themselves",
                 2 * PROGRESS_INTERVAL
             );
         }
-        answers
+        true
     }
 }
 

@@ -1,13 +1,11 @@
 //! Endpoints of several etcd clusters behind one list: one cluster is used, or none.
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
 use std::time::Duration;
 
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Keys, Op, Range, RefusalKind, Store, StoreError, Txn};
-use xtask::harness::curator::{binary_from_env, ctl_from_env};
-use xtask::harness::process::{Finished, run};
+use xtask::harness::curator::binary_from_env;
 use xtask::harness::proxy::address_of;
 use xtask::harness::{
     At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Mark, Role, Scratch,
@@ -139,28 +137,17 @@ fn member_restored_as_a_cluster_of_its_own_is_not_used_and_is_named() {
     let own = stage.etcd.get_prefix(At::Member(restored), "").unwrap();
     let written: Vec<_> = own.iter().filter(|key| key.mod_revision > before).collect();
     assert!(written.is_empty(), "it was used: {written:?}");
-    // Whoever asks for the status has all endpoints asked.
-    let status = status(&stage);
+    // Whoever looks at an instance has all of its endpoints asked.
     for (at, curator) in stage.curators.iter().enumerate() {
+        let (status, page) = curator.observed("/status.json", SOON).unwrap();
+        assert!(status == 200 && page.contains("is a member of etcd cluster"), "{page}");
         warned(at);
         let told = curator.events_since(marks[at]);
         let of: Vec<_> = told.iter().filter_map(warned_of).collect();
         assert_eq!(of, [url.as_str()], "{}", curator.name());
+        let (_, metrics) = curator.observed("/metrics", SOON).unwrap();
+        assert!(metrics.contains("curator_etcd_foreign_endpoints 1"), "{metrics}");
     }
-    assert_eq!(status.status.code(), Some(3), "{}{}", status.stdout, status.stderr);
-    assert!(
-        status.stderr.contains("members of 2 etcd clusters") && status.stderr.contains(&url),
-        "{}",
-        status.stderr
-    );
-}
-
-fn status(stage: &Stage) -> Finished {
-    let mut command = Command::new(ctl_from_env().unwrap());
-    command.env("CURATORCTL_CONFIG", stage.scratch.path().join("contexts.toml"));
-    let address = stage.curators[0].address().to_string();
-    command.args(["status", "--insecure-loopback-only", "--endpoint", &address]);
-    run(command, SOON).unwrap()
 }
 
 #[test]

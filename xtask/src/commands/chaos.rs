@@ -17,7 +17,7 @@ use crate::picture::{self, Record, Span};
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build, shown};
+use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build_shipped, shown};
 
 use calls::{Findings, Told, by_second, judge};
 use cast::{Cast, Happened, Programs, TTL};
@@ -110,10 +110,10 @@ pub fn run_chaos(want: &Want, what: Play, program: Option<PathBuf>) -> Result<()
         return Ok(());
     };
     let programs = Programs {
-        curator: build(CURATOR)?,
-        ctl: build(CURATORCTL)?,
-        embed: program.map_or_else(|| build(EMBED), Ok)?,
-        load: build(CHAOS_LOAD)?,
+        curator: build_shipped(CURATOR)?,
+        ctl: build_shipped(CURATORCTL)?,
+        embed: program.map_or_else(|| build_shipped(EMBED), Ok)?,
+        load: build_shipped(CHAOS_LOAD)?,
     };
     let Play { seed, length, hosts } = what;
     let on_hosts = if hosts { ", on hosts of their own" } else { "" };

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::clock::Deadline;
 use super::hosts::Host;
+use super::http;
 use super::journal::{Journal, Mark};
 use super::lines::Line;
 use super::lives::Lives;
@@ -436,6 +437,17 @@ impl CuratorProcess {
     pub fn observe_address(&self) -> Option<SocketAddr> {
         let said = |event: &Event| event.run == self.run && event.text_of("observe").is_some();
         self.events.last(said)?.text_of("observe")?.parse().ok()
+    }
+
+    /// What it answers there at a path, such as `/status.json`: the status, and the body.
+    ///
+    /// # Errors
+    /// It has not said where that is, or does not answer in time.
+    pub fn observed(&self, path: &str, within: Duration) -> Result<(u16, String)> {
+        let address = self.observe_address();
+        let address =
+            address.ok_or_else(|| Error::new(format!("{} does not say where it is looked at", self.name())))?;
+        http::get(address, path, within)
     }
 
     /// How it was started.

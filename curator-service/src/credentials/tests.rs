@@ -18,17 +18,21 @@ pub(crate) fn wall() -> SystemTime {
 }
 
 /// A directory that goes away.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("curator-credentials-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
         Self(path)
     }
 
-    fn write(&self, ca: &Authority, certificate: &[u8], key: &PrivateKey) {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn write(&self, ca: &Authority, certificate: &[u8], key: &PrivateKey) {
         fs::write(self.0.join(CA), certificate_pem(ca.certificate())).unwrap();
         fs::write(self.0.join(NODE), certificate_pem(certificate)).unwrap();
         let path = self.0.join(NODE_KEY);

@@ -1,6 +1,7 @@
 //! Identity and TLS with real processes: the whole life of a cluster, who is refused, and what nobody can pretend.
 
 mod cast;
+mod clients;
 mod life;
 mod refusals;
 mod rotation;

@@ -1,8 +1,8 @@
 //! An instance's own certificate and key, on disk, and what it speaks TLS with because of them.
 //!
 //! A directory has three PEM files: `ca.pem`, the cluster's certificate; `node.pem`, the node's; and `node-key.pem`, its private key
-//! (PKCS #8), which nobody but its owner may read, as nobody else may write any of the others, or into the directory. They are
-//! looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
+//! (PKCS #8), which nobody but its owner may read, as nobody else may write any of the others, or into the directory. The original's
+//! files are taken as well, under the original's names. They are looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
 
 pub(crate) mod files;
 mod offer;
@@ -130,22 +130,25 @@ impl Credentials {
     pub fn load(directory: &Path, now: SystemTime) -> Result<Self, CredentialsError> {
         files::check_directory(directory)?;
         let ca = files::read_certificate(&directory.join(files::names::CA))?;
-        let path = directory.join(files::names::NODE);
+        let [path, key_path] = files::of_node(directory);
         let certificate = files::read_certificate(&path)?;
-        let wrong = |reason: String| CredentialsError::Certificate { path, reason };
+        let wrong = |reason: String| CredentialsError::Certificate {
+            path: path.clone(),
+            reason,
+        };
         let node_id = match verify(&certificate, &ca, now) {
             Ok(Identity::Node { id, .. }) => id,
             Ok(Identity::User { name }) => return Err(wrong(format!("it is that of the user {name:?}"))),
             Err(VerifyError::NotYet { valid_from }) => {
                 return Err(CredentialsError::NotYet {
-                    path: directory.join(files::names::NODE),
+                    path,
                     valid_from,
                     now: humantime::format_rfc3339_seconds(now.max(SystemTime::UNIX_EPOCH)).to_string(),
                 });
             }
             Err(error) => return Err(wrong(error.to_string())),
         };
-        let key = files::read_private_key(&directory.join(files::names::NODE_KEY))?;
+        let key = files::read_private_key(&key_path)?;
         Ok(Self::new(node_id, ca, certificate, &key)?)
     }
 
@@ -302,7 +305,7 @@ impl CredentialsWatch {
         }
         if found.node_id != known.node_id {
             return Err(CredentialsError::Certificate {
-                path: self.directory.join(files::names::NODE),
+                path: files::of_node(&self.directory)[0].clone(),
                 reason: format!(
                     "it is that of {}, and this instance is {}",
                     found.node_id, known.node_id

@@ -123,6 +123,28 @@ fn what_is_wrong_with_credentials_is_said() {
     assert!(!said(&directory).contains(&id));
 }
 
+/// DER, the key as it is stored, and other names.
+#[test]
+fn the_originals_files_are_taken_as_they_are() {
+    let (directory, ca) = (Directory::new("originals"), authority());
+    let (key, id, certificate) = node(&ca);
+    let write = |name: &str, bytes: &[u8]| {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o400);
+        std::io::Write::write_all(&mut file.open(directory.0.join(name)).unwrap(), bytes).unwrap();
+    };
+    write(CA, ca.certificate());
+    write(files::names::ORIGINALS_NODE, &certificate);
+    write(files::names::ORIGINALS_NODE_KEY, &key.to_bytes()[..]);
+    assert_eq!(directory.load().unwrap().node_id(), id);
+    // Ours come first, if there are any.
+    let (other_key, other, certificate) = node(&ca);
+    write(NODE, certificate_pem(&certificate).as_bytes());
+    directory.load().expect_err("its key is not there");
+    write(NODE_KEY, other_key.to_pem().as_bytes());
+    assert_eq!(directory.load().unwrap().node_id(), other);
+}
+
 #[test]
 fn new_credentials_are_taken_if_they_are_good() {
     let (directory, ca) = (Directory::new("rotation"), authority());

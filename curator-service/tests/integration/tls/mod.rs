@@ -3,6 +3,7 @@
 mod cast;
 mod clients;
 mod life;
+mod moving;
 mod refusals;
 mod rotation;
 mod secrets;

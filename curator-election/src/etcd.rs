@@ -56,7 +56,7 @@ use crate::store::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
-    /// The client URLs of the members, the nearest first.
+    /// The client URLs of the members, the nearest first: `http`, `https`, or `unix://` and the absolute path of a socket.
     pub endpoints: Vec<String>,
     /// The deadline of each call.
     pub call_timeout: Duration,
@@ -518,6 +518,22 @@ mod tests {
         let store = EtcdStore::new(EtcdConfig::new(vec![format!("http://127.0.0.1:{port}")])).unwrap();
         let error = store.txn(Txn::default()).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    }
+
+    /// One that is not there, and one that nobody listens on any more.
+    #[tokio::test]
+    async fn a_socket_of_nobody_is_known_to_have_done_nothing() {
+        let path = std::env::temp_dir().join(format!("curator-nobody-{}.sock", std::process::id()));
+        let endpoint = format!("unix://{}", path.display());
+        for left_behind in [false, true] {
+            if left_behind {
+                drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            }
+            let store = EtcdStore::new(EtcdConfig::new(vec![endpoint.clone()])).unwrap();
+            let error = store.txn(Txn::default()).await.unwrap_err();
+            assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[tokio::test]

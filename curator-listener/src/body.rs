@@ -16,6 +16,8 @@ pub(crate) enum Body {
     /// Headers say it all.
     #[default]
     Empty,
+    /// A sentence for people; nothing once it has been said.
+    Said(&'static str),
     /// Made here.
     Led(Led),
     /// Made by the leader.
@@ -29,6 +31,10 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
+            Self::Said(text) => match std::mem::take(text) {
+                "" => Poll::Ready(None),
+                text => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))),
+            },
             Self::Led(body) => Pin::new(body).poll_frame(cx),
             Self::Forwarded(body) => body.poll_frame(cx),
         }
@@ -37,6 +43,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Said(text) => text.is_empty(),
             Self::Led(body) => body.is_end_stream(),
             Self::Forwarded(body) => body.is_end_stream(),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::ALLOW;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -75,8 +75,11 @@ impl Dispatcher {
     async fn answer_within(&self, request: Request<Incoming>, shard: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
         if let Some(status) = request::no_call(&request) {
-            let mut response = Response::new(Body::default());
+            // Whoever asks so is a person, or a tool that tries HTTP/2.
+            let mut response = Response::new(Body::Said("This is a server of gRPC: POST application/grpc.\n"));
             *response.status_mut() = status;
+            let text = HeaderValue::from_static("text/plain");
+            response.headers_mut().insert(CONTENT_TYPE, text);
             if status == StatusCode::METHOD_NOT_ALLOWED {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             }

@@ -33,6 +33,7 @@ use futures::future::BoxFuture;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -155,7 +156,8 @@ impl ClientCredentials {
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match shown {
             Some((certificate, key)) => {
-                builder.with_client_cert_resolver(certified(CertificateDer::from(certificate), key)?)
+                let certified = certified(CertificateDer::from(certificate), key)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
             None => builder.with_no_client_auth(),
         };

@@ -1,10 +1,12 @@
 //! An instance's own certificate and key, on disk, and what it speaks TLS with because of them.
 //!
 //! A directory has three PEM files: `ca.pem`, the cluster's certificate; `node.pem`, the node's; and `node-key.pem`, its private key
-//! (PKCS #8), which nobody but its owner may read, as nobody else may write any of the others, or into the directory. They are
-//! looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
+//! (PKCS #8), which nobody but its owner may read, as nobody else may write any of the others, or into the directory. The original's
+//! files are taken as well, under the original's names. They are looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
 
 pub(crate) mod files;
+mod offer;
+pub(crate) mod second;
 pub(crate) mod verifier;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use curator_listener::{CallerCertificates, ToLeader};
 use http::request::Parts;
+use offer::ByOffer;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
@@ -35,8 +38,10 @@ pub struct Credentials {
     node_id: String,
     ca: CertificateDer<'static>,
     certificate: CertificateDer<'static>,
+    certified: Arc<CertifiedKey>,
+    /// For clients that know no Ed25519.
+    second: Option<Arc<CertifiedKey>>,
     server: Arc<ServerConfig>,
-    client: Arc<dyn rustls::client::ResolvesClientCert>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -125,22 +130,25 @@ impl Credentials {
     pub fn load(directory: &Path, now: SystemTime) -> Result<Self, CredentialsError> {
         files::check_directory(directory)?;
         let ca = files::read_certificate(&directory.join(files::names::CA))?;
-        let path = directory.join(files::names::NODE);
+        let [path, key_path] = files::of_node(directory);
         let certificate = files::read_certificate(&path)?;
-        let wrong = |reason: String| CredentialsError::Certificate { path, reason };
+        let wrong = |reason: String| CredentialsError::Certificate {
+            path: path.clone(),
+            reason,
+        };
         let node_id = match verify(&certificate, &ca, now) {
             Ok(Identity::Node { id, .. }) => id,
             Ok(Identity::User { name }) => return Err(wrong(format!("it is that of the user {name:?}"))),
             Err(VerifyError::NotYet { valid_from }) => {
                 return Err(CredentialsError::NotYet {
-                    path: directory.join(files::names::NODE),
+                    path,
                     valid_from,
                     now: humantime::format_rfc3339_seconds(now.max(SystemTime::UNIX_EPOCH)).to_string(),
                 });
             }
             Err(error) => return Err(wrong(error.to_string())),
         };
-        let key = files::read_private_key(&directory.join(files::names::NODE_KEY))?;
+        let key = files::read_private_key(&key_path)?;
         Ok(Self::new(node_id, ca, certificate, &key)?)
     }
 
@@ -152,21 +160,25 @@ impl Credentials {
     ) -> Result<Self, rustls::Error> {
         let (ca, certificate) = (CertificateDer::from(ca), CertificateDer::from(certificate));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let resolver = certified(certificate.clone(), key)?;
-        let mut server = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(AnyClient::new(provider.clone())))
-            .with_cert_resolver(resolver.clone());
-        server.alpn_protocols = vec![b"h2".to_vec()];
-        // Each connection shows its certificate anew.
-        server.send_tls13_tickets = 0;
+        let certified = certified(certificate.clone(), key)?;
+        let server = server_config(&provider, certified.clone(), None)?;
         Ok(Self {
             node_id,
             ca,
             certificate,
-            server: Arc::new(server),
-            client: resolver,
+            certified,
+            second: None,
+            server,
             provider,
+        })
+    }
+
+    /// The same, with a certificate for clients that know no Ed25519.
+    fn with_second(&self, second: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            server: server_config(&self.provider, self.certified.clone(), Some(second.clone()))?,
+            second: Some(second),
+            ..self.clone()
         })
     }
 
@@ -196,22 +208,37 @@ impl Credentials {
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(self.client.clone());
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified.clone())));
         client.alpn_protocols = vec![b"h2".to_vec()];
         Ok(client)
     }
+}
+
+fn server_config(
+    provider: &Arc<CryptoProvider>,
+    own: Arc<CertifiedKey>,
+    second: Option<Arc<CertifiedKey>>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut server = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(AnyClient::new(provider.clone())))
+        .with_cert_resolver(Arc::new(ByOffer { own, second }));
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    // Each connection shows its certificate anew.
+    server.send_tls13_tickets = 0;
+    Ok(Arc::new(server))
 }
 
 /// A certificate with its key, as TLS uses them.
 pub(crate) fn certified(
     certificate: CertificateDer<'static>,
     key: &PrivateKey,
-) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+) -> Result<Arc<CertifiedKey>, rustls::Error> {
     let der = key.to_pkcs8();
     let signing = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&der[..]))?;
     let certified = CertifiedKey::new(vec![certificate], signing);
     certified.keys_match()?;
-    Ok(Arc::new(SingleCertAndKey::from(certified)))
+    Ok(Arc::new(certified))
 }
 
 /// The newest credentials of a directory.
@@ -278,16 +305,40 @@ impl CredentialsWatch {
         }
         if found.node_id != known.node_id {
             return Err(CredentialsError::Certificate {
-                path: self.directory.join(files::names::NODE),
+                path: files::of_node(&self.directory)[0].clone(),
                 reason: format!(
                     "it is that of {}, and this instance is {}",
                     found.node_id, known.node_id
                 ),
             });
         }
-        self.server.send_replace(found.server());
-        self.newest.send_replace(Arc::new(found));
+        // Of the same node and the same authority, so that it is as good as it was.
+        let found = match &known.second {
+            Some(second) if found.ca == known.ca => found.with_second(second.clone())?,
+            _ => found,
+        };
+        self.replace(found, |_| true);
         Ok(true)
+    }
+
+    /// Waits until there are other credentials, but no longer than this. Cancellation safe.
+    async fn changed_within(&self, time: Duration) {
+        let mut newest = self.newest.subscribe();
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(time, newest.changed()).await;
+    }
+
+    /// Puts credentials to use if those that there are until then are as expected; whether they were.
+    fn replace(&self, credentials: Credentials, expected: impl FnOnce(&Credentials) -> bool) -> bool {
+        self.newest.send_if_modified(|newest| {
+            let replaced = expected(newest);
+            if replaced {
+                // Within, so that the two change in the same order.
+                self.server.send_replace(credentials.server());
+                *newest = Arc::new(credentials);
+            }
+            replaced
+        })
     }
 }
 

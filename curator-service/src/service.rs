@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::authorize::{Authenticator, Authorized, Nobody};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
+use crate::credentials::second;
 use crate::fenced::Fenced;
 use crate::history::History;
 use crate::instance::{InstanceService, Standing};
@@ -201,9 +202,12 @@ impl Service {
         let (handle, watched_leader) = (listener.handle(), leader.clone());
         told.send_replace(Some(handle.clone()));
         if let Some(credentials) = config.credentials.clone() {
-            let cancel = rest_cancel.clone();
+            let (cancel, consensus) = (rest_cancel.clone(), config.consensus.status());
             tasks.spawn("credentials", async move {
-                credentials.run(cancel).await;
+                tokio::join!(
+                    credentials.run(cancel.clone()),
+                    second::run(credentials.clone(), consensus, cancel)
+                );
                 Ok(())
             });
         }

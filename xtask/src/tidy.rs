@@ -9,13 +9,17 @@ use crate::harness::process::{Orphan, bound};
 use crate::step::quiet;
 use crate::workspace::{cargo, root};
 
+/// The documents that name tests.
+const SECURITY: &str = "SECURITY.md";
+const CLAIMS: &str = "docs/claims.md";
+
 /// Runs all of them.
 ///
 /// # Errors
 /// With each thing that is not as it should be.
 pub fn check() -> Result<()> {
     let mut wrong = Vec::new();
-    let mut functions = BTreeSet::new();
+    let mut tests = BTreeSet::new();
     for path in tracked_files()? {
         let Ok(text) = fs::read_to_string(root().join(&path)) else {
             // Not text, or removed and not yet committed.
@@ -23,16 +27,15 @@ pub fn check() -> Result<()> {
         };
         wrong.extend(check_file(&path, &text));
         if path.ends_with(".rs") {
-            functions.extend(functions_in(&text).map(str::to_owned));
+            tests.extend(tests_declared(&text).map(str::to_owned));
         }
     }
-    let security = root().join("SECURITY.md");
-    let security = fs::read_to_string(&security).context(|| format!("cannot read {}", security.display()))?;
-    wrong.extend(
-        tests_in(&security)
-            .filter(|name| !functions.contains(*name))
-            .map(|name| format!("SECURITY.md names the test `{name}`, which there is none of")),
-    );
+    for document in [SECURITY, CLAIMS] {
+        let text = read(document)?;
+        let missing = tests_in(&text).filter(|name| !tests.contains(*name));
+        wrong.extend(missing.map(|name| format!("{document} names the test `{name}`, which there is none of")));
+    }
+    wrong.extend(check_claims(&read(CLAIMS)?, read)?);
     wrong.extend(check_listener_tree()?);
     wrong.extend(check_features()?);
     if wrong.is_empty() {
@@ -77,12 +80,62 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// The names of the functions that a source declares.
-fn functions_in(source: &str) -> impl Iterator<Item = &str> {
-    source.lines().filter_map(|line| {
+/// The names of the tests that a source declares: of functions below an attribute that says so.
+fn tests_declared(source: &str) -> impl Iterator<Item = &str> {
+    let mut is_test = false;
+    source.lines().filter_map(move |line| {
+        let line = line.trim_start();
+        if line.starts_with("#[") {
+            is_test |= ["#[test]", "#[tokio::test"]
+                .iter()
+                .any(|attribute| line.starts_with(attribute));
+        }
         let (_, rest) = line.split_once("fn ")?;
-        rest.split_once('(').map(|(name, _)| name)
+        let name = rest.split_once('(').map(|(name, _)| name);
+        name.filter(|_| std::mem::take(&mut is_test))
     })
+}
+
+/// What the documents say of the listener must still be what they say, and no row of its sizes may be without a claim.
+fn check_claims(claims: &str, read: impl Fn(&str) -> Result<String>) -> Result<Vec<String>> {
+    let rows: Vec<_> = claims_in(claims).collect();
+    let mut wrong = Vec::new();
+    for (document, claim) in &rows {
+        if !on_one_line(&read(document)?).contains(claim) {
+            wrong.push(format!("{CLAIMS}: {document} does not say {claim:?} any more"));
+        }
+    }
+    let architecture = read("ARCHITECTURE.md")?;
+    let section = architecture.split("### Sizes").nth(1).unwrap_or_default();
+    let section = section.split("\n#").next().unwrap_or_default();
+    // Those of the state are not the listener's.
+    let others = ["what", "record of the state", "state in all", "page of the state"];
+    let sizes = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" |").map(|(what, _)| what));
+    for size in sizes.filter(|size| !others.contains(size)) {
+        if !rows.iter().any(|(_, claim)| *claim == size) {
+            wrong.push(format!("{CLAIMS} names no test of {size:?}, a size in ARCHITECTURE.md"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// The document and the words in it of each row that has such.
+fn claims_in(table: &str) -> impl Iterator<Item = (&str, &str)> {
+    table.lines().filter_map(|line| {
+        let (document, rest) = line.strip_prefix("| ")?.split_once(" | \"")?;
+        rest.split_once("\" |").map(|(claim, _)| (document, claim))
+    })
+}
+
+/// A text without its line breaks.
+fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn read(document: &str) -> Result<String> {
+    fs::read_to_string(root().join(document)).context(|| format!("cannot read {document}"))
 }
 
 /// The tests that the last column of a table names.
@@ -184,8 +237,40 @@ mod tests {
     fn tests_that_a_table_names_are_found() {
         let table = "| who | can | shown by |\n|---|---|---|\n| a | `b` | `first`, `second` |\n| c | | |\nand `none`\n";
         assert_eq!(tests_in(table).collect::<Vec<_>>(), ["first", "second"]);
-        let source = "    async fn first() {\npub(crate) fn second<T>(\n";
-        assert_eq!(functions_in(source).collect::<Vec<_>>(), ["first", "second<T>"]);
+        let source = "#[test]\n    fn first() {\nfn helper(\n#[tokio::test(start_paused = true)]\n#[x]\nasync fn second() {\n#[y]\nfn other()";
+        assert_eq!(tests_declared(source).collect::<Vec<_>>(), ["first", "second"]);
+    }
+
+    #[test]
+    fn what_the_documents_say_of_the_listener_is_shown_by_tests_that_there_are() {
+        let mut tests = BTreeSet::new();
+        for path in tracked_files().unwrap() {
+            if path.ends_with(".rs") {
+                let text = fs::read_to_string(root().join(&path)).unwrap_or_default();
+                tests.extend(tests_declared(&text).map(str::to_owned));
+            }
+        }
+        for document in [SECURITY, CLAIMS] {
+            let text = read(document).unwrap();
+            let missing: Vec<_> = tests_in(&text).filter(|name| !tests.contains(*name)).collect();
+            assert_eq!(missing, Vec::<&str>::new(), "{document}");
+        }
+        let claims = read(CLAIMS).unwrap();
+        assert_eq!(check_claims(&claims, read).unwrap(), Vec::<String>::new());
+        assert!(claims_in(&claims).count() > 40);
+    }
+
+    #[test]
+    fn a_claim_that_is_not_made_any_more_is_found_and_so_is_a_size_without_one() {
+        let architecture = "It holds\nalways.\n### Sizes\n| what | value |\n|---|---|\n| window | 1 |\n| state in all | 2 |\n## More\n| x | y |\n";
+        let read = |_: &str| Ok(architecture.to_owned());
+        let row = |claim: &str| format!("| ARCHITECTURE.md | \"{claim}\" | `first` |\n");
+        let good = row("It holds always.") + &row("window");
+        assert_eq!(check_claims(&good, read).unwrap(), Vec::<String>::new());
+        let gone = check_claims(&(row("It holds never.") + &row("window")), read).unwrap();
+        assert!(gone.len() == 1 && gone[0].contains("does not say"), "{gone:?}");
+        let without = check_claims(&row("It holds always."), read).unwrap();
+        assert!(without.len() == 1 && without[0].contains("\"window\""), "{without:?}");
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Channel, Client, ConnectOptions};
+use tonic::transport::Endpoint;
 use tracing::{error, info, warn};
 
 use super::EtcdConfigError;
 use super::access::{EtcdAccess, Secrets};
 use super::classify::{Call, store_error};
-use super::denial;
+use super::{denial, endpoint};
 use crate::store::StoreError;
 
 /// HTTP/2 pings find a connection that leads nowhere within the sum of the two.
@@ -257,15 +258,15 @@ impl Clients {
         if let Some(tls) = secrets.tls() {
             options = options.with_tls(tls.clone());
         }
-        let endpoint = [&self.endpoints[member]];
+        let endpoint = &self.endpoints[member];
         let connected = match secrets.login() {
-            None => Client::connect(endpoint, Some(options)).await,
+            None => dial(endpoint, options).await,
             Some((user, password)) => {
                 let with_user = options.clone().with_user(user, password);
-                match Client::connect(endpoint, Some(with_user)).await {
+                match dial(endpoint, with_user).await {
                     Err(error) if denial::needs_no_login(&error) => {
                         self.is_open(true);
-                        Client::connect(endpoint, Some(options)).await
+                        dial(endpoint, options).await
                     }
                     connected => {
                         if connected.is_ok() {
@@ -285,4 +286,18 @@ impl Clients {
             Err(error) => Err(self.store_error(Call::Read, &error)),
         }
     }
+}
+
+/// A client of one member. On a socket of this host it is the same but for the way there.
+async fn dial(endpoint: &str, options: ConnectOptions) -> Result<Client, etcd_client::Error> {
+    if !endpoint::is_unix(endpoint) {
+        return Client::connect([endpoint], Some(options)).await;
+    }
+    let channel = Endpoint::from_shared(endpoint.to_owned())?
+        .keep_alive_while_idle(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_lazy();
+    Client::from_channel(Channel::Tonic(channel), Some(options)).await
 }

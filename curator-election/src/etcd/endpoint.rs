@@ -8,7 +8,8 @@ use tonic::transport::Uri;
 pub enum EndpointError {
     /// It is no URL with all parts.
     #[error(
-        "{endpoint:?} is no etcd endpoint: give a URL with scheme, host and port, for example http://127.0.0.1:2379"
+        "{endpoint:?} is no etcd endpoint: give a URL with scheme, host and port, for example http://127.0.0.1:2379, or unix:// and the \
+         absolute path of a socket"
     )]
     NoUrl {
         /// What was given.
@@ -43,8 +44,26 @@ pub(super) fn tidied(endpoint: &str) -> String {
     }
 }
 
+/// What the endpoint of a member begins with that listens on a socket of this host.
+const UNIX: &str = "unix://";
+/// A socket's path is no longer: what Linux has room for, less the byte that ends it.
+const LONGEST_PATH: usize = 107;
+
+/// Whether it is a socket of this host. What follows is its path, with all that etcd may have put behind it, such as `:0`.
+pub(super) fn is_unix(endpoint: &str) -> bool {
+    endpoint.starts_with(UNIX)
+}
+
 /// Whether a tidied endpoint can be used.
 pub(super) fn check(endpoint: &str) -> Result<(), EndpointError> {
+    if let Some(path) = endpoint.strip_prefix(UNIX) {
+        return match path.starts_with('/') && path.len() > 1 && path.len() <= LONGEST_PATH {
+            true => Ok(()),
+            false => Err(EndpointError::NoUrl {
+                endpoint: endpoint.to_owned(),
+            }),
+        };
+    }
     let shown = without_user(endpoint);
     if shown != endpoint {
         return Err(EndpointError::User { endpoint: shown });
@@ -87,6 +106,8 @@ mod tests {
             ("HTTP://a:1\t", "http://a:1"),
             ("Https://etcd.Example:1", "https://etcd.Example:1"),
             ("http://[::1]:2379", "http://[::1]:2379"),
+            ("unix:///run/etcd.sock:0", "unix:///run/etcd.sock:0"),
+            (" UNIX:///run/A@b ", "unix:///run/A@b"),
             ("http://[fe80::1%eth0]:2379", "http://[fe80::1%eth0]:2379"),
         ] {
             let tidied = tidied(given);
@@ -97,12 +118,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_refused_in_words() {
+        let long = format!("unix:///{}", "x".repeat(107));
         for (given, part) in [
             ("", "scheme, host and port"),
             ("127.0.0.1:2379", "scheme, host and port"),
             ("http://", "scheme, host and port"),
             ("http://127.0.0.1", "scheme, host and port"),
             ("ftp://a:1", "scheme, host and port"),
+            ("unix:/run/etcd.sock", "scheme, host and port"),
+            ("unix://run/etcd.sock", "absolute path of a socket"),
+            ("unix:///", "absolute path of a socket"),
+            (long.as_str(), "absolute path of a socket"),
             ("http://a b:1", "scheme, host and port"),
             ("https://[fe80::1%eth0]:2379", "which no certificate can name"),
             ("http://user:secret@a:1", "--etcd-password-file"),

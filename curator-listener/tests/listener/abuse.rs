@@ -197,6 +197,8 @@ async fn what_is_not_grpc_is_refused_as_http() {
                 let answer = client.request(method, path, content_type).await;
                 assert_eq!(answer.status(), status, "{method} {content_type:?}");
                 assert_eq!(answer.headers().contains_key("grpc-status"), status == 200);
+                let is_text = answer.headers()["content-type"] == "text/plain";
+                assert_eq!(is_text, status != 200, "people can read it");
             }
         }
     }

@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use super::CredentialsError;
-use crate::identity::PrivateKey;
+use crate::identity::{PrivateKey, is_certificate};
 
 /// The names that credentials have in their directory.
 pub mod names {
@@ -22,6 +22,10 @@ pub mod names {
     pub const NODE: &str = "node.pem";
     /// A node's private key.
     pub const NODE_KEY: &str = "node-key.pem";
+    /// A node's certificate, as the original calls it.
+    pub const ORIGINALS_NODE: &str = "cert.pem";
+    /// A node's private key, as the original calls it.
+    pub const ORIGINALS_NODE_KEY: &str = "cert-key.pem";
     /// The private key that a node joins with after a restart.
     pub const JOIN_KEY: &str = "join-key.pem";
     /// The certificate of the cluster's owner.
@@ -39,12 +43,26 @@ const OTHERS_WRITE: u32 = 0o022;
 /// In a directory: files are renamed and removed by their owners alone.
 const STICKY: u32 = 0o1000;
 
-/// Reads a certificate in PEM, the first one in the file, as DER.
+/// Where a node's certificate and key are in a directory: under the original's names if it has those alone.
+pub(super) fn of_node(directory: &Path) -> [PathBuf; 2] {
+    let has = |name: &str| directory.join(name).symlink_metadata().is_ok();
+    let is_originals = has(names::ORIGINALS_NODE) && !has(names::NODE);
+    match is_originals {
+        true => [names::ORIGINALS_NODE, names::ORIGINALS_NODE_KEY],
+        false => [names::NODE, names::NODE_KEY],
+    }
+    .map(|name| directory.join(name))
+}
+
+/// Reads a certificate as DER: the first one in PEM in the file, or DER and nothing else, as the original keeps it.
 ///
 /// # Errors
 /// The file cannot be read, others may write it, or there is no certificate in it.
 pub fn read_certificate(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     let text = read(path, OTHERS_WRITE)?;
+    if is_certificate(&text) {
+        return Ok(text.to_vec());
+    }
     let certificate = CertificateDer::from_pem_slice(&text).map_err(|error| CredentialsError::Pem {
         path: path.to_owned(),
         what: "certificate",
@@ -53,13 +71,13 @@ pub fn read_certificate(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     Ok(certificate.to_vec())
 }
 
-/// Reads an Ed25519 private key, PKCS #8 in PEM.
+/// Reads an Ed25519 private key: PKCS #8 in PEM, or as the original keeps those of its nodes and of its owner.
 ///
 /// # Errors
 /// The file cannot be read, others may read it, or there is no such key in it. No error shows any of the file.
 pub fn read_private_key(path: &Path) -> Result<PrivateKey, CredentialsError> {
     let text = read(path, OTHERS)?;
-    PrivateKey::from_pem(&text).map_err(|error| CredentialsError::Pem {
+    PrivateKey::from_file(&text).map_err(|error| CredentialsError::Pem {
         path: path.to_owned(),
         what: "private key",
         reason: error.to_string(),

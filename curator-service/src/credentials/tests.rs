@@ -18,17 +18,21 @@ pub(crate) fn wall() -> SystemTime {
 }
 
 /// A directory that goes away.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("curator-credentials-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
         Self(path)
     }
 
-    fn write(&self, ca: &Authority, certificate: &[u8], key: &PrivateKey) {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn write(&self, ca: &Authority, certificate: &[u8], key: &PrivateKey) {
         fs::write(self.0.join(CA), certificate_pem(ca.certificate())).unwrap();
         fs::write(self.0.join(NODE), certificate_pem(certificate)).unwrap();
         let path = self.0.join(NODE_KEY);
@@ -117,6 +121,28 @@ fn what_is_wrong_with_credentials_is_said() {
         said(&directory)
     );
     assert!(!said(&directory).contains(&id));
+}
+
+/// DER, the key as it is stored, and other names.
+#[test]
+fn the_originals_files_are_taken_as_they_are() {
+    let (directory, ca) = (Directory::new("originals"), authority());
+    let (key, id, certificate) = node(&ca);
+    let write = |name: &str, bytes: &[u8]| {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o400);
+        std::io::Write::write_all(&mut file.open(directory.0.join(name)).unwrap(), bytes).unwrap();
+    };
+    write(CA, ca.certificate());
+    write(files::names::ORIGINALS_NODE, &certificate);
+    write(files::names::ORIGINALS_NODE_KEY, &key.to_bytes()[..]);
+    assert_eq!(directory.load().unwrap().node_id(), id);
+    // Ours come first, if there are any.
+    let (other_key, other, certificate) = node(&ca);
+    write(NODE, certificate_pem(&certificate).as_bytes());
+    directory.load().expect_err("its key is not there");
+    write(NODE_KEY, other_key.to_pem().as_bytes());
+    assert_eq!(directory.load().unwrap().node_id(), other);
 }
 
 #[test]

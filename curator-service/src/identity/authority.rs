@@ -1,6 +1,6 @@
 //! Certificate authorities, and what they issue. The fields are the original's, so that each accepts the other's.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType,
@@ -15,6 +15,8 @@ use super::verify::public_key_of;
 
 /// 9999-12-31T23:59:59Z, which RFC 5280, 4.1.2.5 has for certificates that do not end.
 const NEVER: i64 = 253_402_300_799;
+/// How far in the past a certificate for clients with stock rules begins.
+const BACKDATED: Duration = Duration::from_secs(60 * 60);
 
 /// What a certificate that is not an authority's says of its holder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,7 +123,29 @@ impl Authority {
         public_key: &[u8; 32],
         now: SystemTime,
     ) -> Result<Vec<u8>, AuthorityError> {
-        let mut params = params(now)?;
+        self.sign(subject, &Holder::Ed25519(*public_key), params(now)?)
+    }
+
+    /// A certificate for a node's P-256 key, DER, from an hour ago until then. It says of the node what its own does. It ends because
+    /// it is made anew without anybody being asked, and it has begun already because stock clients forgive no clock.
+    pub(crate) fn issue_p256(
+        &self,
+        node_id: &str,
+        public_key: &[u8; 65],
+        now: SystemTime,
+        until: SystemTime,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let mut params = params(now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH))?;
+        params.not_after = at(until)?;
+        self.sign(&Subject::node(node_id), &Holder::P256(*public_key), params)
+    }
+
+    fn sign(
+        &self,
+        subject: &Subject,
+        holder: &Holder,
+        mut params: CertificateParams,
+    ) -> Result<Vec<u8>, AuthorityError> {
         params
             .distinguished_name
             .push(DnType::CommonName, subject.common_name.as_str());
@@ -133,7 +157,10 @@ impl Authority {
         if let Some(name) = &subject.dns_name {
             params.subject_alt_names = CertificateParams::new(vec![name.clone()])?.subject_alt_names;
         }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.key_usages = match holder {
+            Holder::Ed25519(_) => vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment],
+            Holder::P256(_) => vec![KeyUsagePurpose::DigitalSignature],
+        };
         params.extended_key_usages = [
             (subject.client, ExtendedKeyUsagePurpose::ClientAuth),
             (subject.server, ExtendedKeyUsagePurpose::ServerAuth),
@@ -145,7 +172,7 @@ impl Authority {
         // rcgen gives a certificate that says it is no authority a key identifier of its own, which the original's lack.
         params.is_ca = IsCa::NoCa;
         params.custom_extensions = vec![no_authority()];
-        Ok(params.signed_by(&Holder(*public_key), &self.issuer)?.der().to_vec())
+        Ok(params.signed_by(holder, &self.issuer)?.der().to_vec())
     }
 
     /// An empty list of what is revoked, DER. It has a number, which the original's lacks and RFC 5280, 5.2.3 asks for.
@@ -178,15 +205,25 @@ pub(crate) fn ephemeral(key: &PrivateKey, now: SystemTime) -> Result<Vec<u8>, Au
 }
 
 /// A public key that a certificate is for.
-struct Holder([u8; 32]);
+enum Holder {
+    Ed25519([u8; 32]),
+    /// The point, not compressed.
+    P256([u8; 65]),
+}
 
 impl PublicKeyData for Holder {
     fn der_bytes(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Ed25519(key) => key,
+            Self::P256(key) => key,
+        }
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &rcgen::PKCS_ED25519
+        match self {
+            Self::Ed25519(_) => &rcgen::PKCS_ED25519,
+            Self::P256(_) => &rcgen::PKCS_ECDSA_P256_SHA256,
+        }
     }
 }
 
@@ -234,8 +271,6 @@ fn never() -> Result<OffsetDateTime, AuthorityError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use x509_parser::prelude::*;
 
     use super::*;

@@ -1,5 +1,6 @@
 //! Private keys: in the store as the original has them, the 32-byte seed and then the 32-byte public key; in files as PKCS #8
-//! in PEM, as openssl and Go write it.
+//! in PEM, as openssl and Go write it. The original's files are read as well: a node's key is in its file as it would be in the store, and
+//! the owner's is that in PEM, with a label of its own.
 
 use std::fmt;
 
@@ -41,6 +42,9 @@ pub enum KeyError {
 /// The lines around a key in PEM.
 const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const END: &str = "-----END PRIVATE KEY-----";
+/// Those around the owner's key in the original's file.
+const OWNERS_BEGIN: &str = "-----BEGIN METROPOLIS INITIAL OWNER PRIVATE KEY-----";
+const OWNERS_END: &str = "-----END METROPOLIS INITIAL OWNER PRIVATE KEY-----";
 /// What PKCS #8, version 1, has before an Ed25519 seed: RFC 8410, 7.
 const PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
@@ -77,14 +81,29 @@ impl PrivateKey {
     /// There is none, or it is of another kind.
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
         let text = std::str::from_utf8(text).map_err(|_| KeyError::Pem)?;
-        let (_, rest) = text.split_once(BEGIN).ok_or(KeyError::Pem)?;
-        let (body, _) = rest.split_once(END).ok_or(KeyError::Pem)?;
+        let between = |begin, end| text.split_once(begin)?.1.split_once(end).map(|(body, _)| body);
+        let (body, is_pkcs8) = match between(BEGIN, END) {
+            Some(body) => (body, true),
+            None => (between(OWNERS_BEGIN, OWNERS_END).ok_or(KeyError::Pem)?, false),
+        };
         // As long as it can become, so that no copy of it is left behind by growing.
         let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
         base64.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
         let mut der = Zeroizing::new(vec![0; base64.len()]);
         let length = STANDARD.decode_slice(&*base64, &mut der).map_err(|_| KeyError::Pem)?;
-        Self::from_pkcs8(&der[..length])
+        match is_pkcs8 {
+            true => Self::from_pkcs8(&der[..length]),
+            false => Self::from_bytes(&der[..length]),
+        }
+    }
+
+    /// The key in a file: PEM, or nothing but the bytes that would be stored, as the original keeps a node's.
+    pub(crate) fn from_file(bytes: &[u8]) -> Result<Self, KeyError> {
+        match bytes.len() {
+            // Too short for any PEM.
+            64 => Self::from_bytes(bytes),
+            _ => Self::from_pem(bytes),
+        }
     }
 
     /// PKCS #8, version 1, or version 2, which has the public key after the seed.
@@ -208,6 +227,24 @@ mod tests {
         let pair = Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap();
         let ours = PrivateKey::from_pkcs8(document.as_ref()).unwrap();
         assert_eq!(ours.public_key(), pair.public_key().as_ref());
+    }
+
+    /// Its owner's and its nodes'.
+    #[test]
+    fn a_key_in_a_file_of_the_originals_is_read() {
+        let key = PrivateKey::generate().unwrap();
+        let stored = key.to_bytes();
+        let pem = format!("{OWNERS_BEGIN}\n{}\n{OWNERS_END}\n", STANDARD.encode(&stored[..]));
+        for file in [pem.as_bytes(), &stored[..]] {
+            assert_eq!(PrivateKey::from_file(file).unwrap().public_key(), key.public_key());
+        }
+        let pkcs8 = pem.replace(&STANDARD.encode(&stored[..]), &STANDARD.encode(&key.to_pkcs8()[..]));
+        assert_eq!(
+            PrivateKey::from_file(pkcs8.as_bytes()).unwrap_err(),
+            KeyError::Length(48)
+        );
+        assert_eq!(PrivateKey::from_file(&[1; 64]).unwrap_err(), KeyError::Mismatch);
+        assert_eq!(PrivateKey::from_file(&stored[..63]).unwrap_err(), KeyError::Pem);
     }
 
     #[test]

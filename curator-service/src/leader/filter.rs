@@ -4,10 +4,13 @@
 //! it for messages. Whether a field is set is what `has()` asks; for that the map has a second key for each field, to which the
 //! test is rewritten.
 
+mod constants;
+mod types;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
-use cel::common::ast::{EntryExpr, Expr};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::Key;
 use cel::{Context, Env, IdedExpr, Value};
 use curator_proto::common::NodeState;
@@ -125,6 +128,7 @@ impl Filter {
             .compile(text)
             .map_err(|errors| Status::invalid_argument(format!("filter: {errors}")))?;
         let mut expression = program.expression().clone();
+        types::check(&expression).map_err(|wrong| Status::invalid_argument(format!("filter: {wrong}")))?;
         let mut known = Known {
             constants: &root,
             bound: Vec::new(),
@@ -148,6 +152,9 @@ impl Filter {
         context.add_variable_from_value("node", value(node, &self.fields)?);
         match Value::resolve(expression, &context) {
             Ok(Value::Bool(keeps)) => Ok(keeps),
+            // A text that says so.
+            Ok(Value::String(text)) if ["1", "t", "T", "true", "TRUE", "True"].contains(&text.as_str()) => Ok(true),
+            Ok(Value::String(text)) if ["0", "f", "F", "false", "FALSE", "False"].contains(&text.as_str()) => Ok(false),
             Ok(other) => Err(Status::invalid_argument(format!(
                 "filter: it must say true or false, and says a {}",
                 other.type_of()
@@ -179,6 +186,8 @@ impl Fields {
     }
 }
 
+/// What all full names begin with.
+const PACKAGES: &str = "metropolis";
 /// What CEL calls its own types.
 const TYPES: [&str; 11] = [
     "bool",
@@ -197,6 +206,9 @@ const TYPES: [&str; 11] = [
 impl Known<'_> {
     /// Rewrites the tests whether a field is set, and refuses what would take too long and names that there are not.
     fn prepare(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
+        if self.is_constant(expression) {
+            return Ok(());
+        }
         match &mut expression.expr {
             Expr::Ident(name) => {
                 self.fields.all |= self.is_variable(name);
@@ -249,6 +261,9 @@ impl Known<'_> {
 
     /// The same for what is looked into: a field of it, or its elements.
     fn prepare_path(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
+        if self.is_constant(expression) {
+            return Ok(());
+        }
         match &mut expression.expr {
             Expr::Ident(name) => self.check_name(name),
             Expr::Select(select) => {
@@ -271,6 +286,15 @@ impl Known<'_> {
                 self.prepare(&mut entry.value, nested)
             }
         }
+    }
+
+    /// Whether it is the full name of an enum's value; then it is its number from now on.
+    fn is_constant(&self, expression: &mut IdedExpr) -> bool {
+        let number = constants::named(&expression.expr).filter(|_| !self.bound.iter().any(|bound| bound == PACKAGES));
+        if let Some(number) = number {
+            expression.expr = Expr::Literal(LiteralValue::Int(number.into()));
+        }
+        number.is_some()
     }
 
     /// Whether it may be a message: the node, or an element of a list. What a loop gathers is named by CEL itself.
@@ -471,6 +495,76 @@ mod tests {
         }
         assert_eq!(keeps("node.time_since_heartbeat > duration('5s')").await, Ok(false));
         assert_eq!(keeps("node.state == NODE_STATE_NEW").await, Ok(false));
+    }
+
+    /// As the original has them, where the types of nodes are known by their descriptors.
+    #[tokio::test]
+    async fn values_of_enums_have_full_names_too() {
+        for yes in [
+            "node.state == metropolis.proto.common.NodeState.NODE_STATE_UP",
+            "node.health == metropolis.proto.api.Node.Health.HEALTH_HEALTHY",
+            "node.tpm_usage == metropolis.proto.common.NodeTPMUsage.NODE_TPM_USAGE_INVALID",
+            "metropolis.proto.common.NodeState.NODE_STATE_UP == NODE_STATE_UP",
+            "metropolis.proto.common.NodeState.NODE_STATE_UP in [3]",
+            "[3].exists(state, state == metropolis.proto.common.NodeState.NODE_STATE_UP)",
+            "[{'proto': 7}].exists(metropolis, metropolis.proto == 7)",
+        ] {
+            assert_eq!(keeps(yes).await, Ok(true), "{yes}");
+        }
+        for bad in [
+            "node.state == metropolis.proto.common.NodeState.NODE_STATE_NOWHERE",
+            "node.state == metropolis.proto.common.NodeState",
+            "metropolis.proto.common.NodeState.NODE_STATE_UP == 'up'",
+        ] {
+            assert_eq!(keeps(bad).await, Err(Code::InvalidArgument), "{bad}");
+        }
+    }
+
+    /// What is wrong whatever a node has is refused before any is looked at; what depends on the node is found with it.
+    #[tokio::test]
+    async fn types_that_do_not_go_together_are_refused_with_the_originals_code() {
+        for bad in [
+            "1 == 'a'",
+            "1 < 'a'",
+            "1 == 1u",
+            "1 < 2.0",
+            "NODE_STATE_UP == 'up'",
+            "!1",
+            "1 && true",
+            "true ? 1 : 'a'",
+            "'a' + 1",
+            "-'a'",
+            "1 in ['a']",
+            "1 in 2",
+            "[1]['a']",
+            "'a'.field == 1",
+            "1.exists(x, true)",
+            "[1].exists(x, x == 'a')",
+            "size(1) == 1",
+            "duration('1s') == 1",
+            "duration(true) == node.time_since_heartbeat",
+            "nothing(1)",
+            "node.nothing()",
+            "'a'.startsWith(1)",
+            "node.id.startsWith(1)",
+        ] {
+            assert_eq!(keeps(bad).await, Err(Code::InvalidArgument), "{bad}");
+        }
+        for depends in ["node.id + 1 == 2", "node.state < 'a'", "node.id.nothing == 1"] {
+            assert_eq!(keeps(depends).await, Err(Code::Unavailable), "{depends}");
+        }
+        for good in [
+            "timestamp('2026-01-01T00:00:00Z') + duration('1s') > timestamp('2026-01-01T00:00:00Z')",
+            "timestamp('2026-01-01T00:00:01Z') - timestamp('2026-01-01T00:00:00Z') == duration('1s')",
+            "[1, 2].map(x, x + 1) == [2, 3] && [1, 'a'].size() == 2",
+            "dyn(1) == dyn(1) && size('abc') == 3 && {'a': 1}['a'] == 1 && 'a' in {'a': 1}",
+            "[1, 2].exists_one(x, x > 1) && [1, 2].filter(x, x > 1) == [2]",
+            "(node.id == 'a' ? 1 : 2) == 2 && type(1) == int && int('3') * 2 % 4 == 2",
+            "string(node.state) == '3' && node.id.matches('metropolis-[0-9]') && 2.0 / 2.0 == 1.0",
+            "'true'",
+        ] {
+            assert_eq!(keeps(good).await, Ok(true), "{good}");
+        }
     }
 
     /// A node that has not reported its status is like one that has reported nothing.

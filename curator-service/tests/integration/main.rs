@@ -14,6 +14,7 @@ mod calls;
 mod cluster;
 mod command_line;
 mod compaction;
+mod conformance;
 mod ctl;
 mod duplicate;
 mod embedded;

@@ -8,10 +8,11 @@ use crate::error::{Context, Result};
 use crate::harness::curator;
 use crate::harness::etcd;
 use crate::step;
+use crate::tools::clients;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::go_candidate::{self, go_candidate};
 use crate::tools::optional;
-use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped, cargo};
+use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped, cargo, tools_dir};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -60,6 +61,7 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
     let ctl = build_shipped(CURATORCTL)?;
     let embedding = build_shipped(EMBED)?;
     let go = go_candidate()?;
+    clients::bring();
     let nextest = optional::has_nextest();
     for round in 1..=repeat {
         for Found { binaries, .. } in &found {
@@ -80,6 +82,7 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
             if let Some(go) = &go {
                 command.env(go_candidate::BINARY, &go.binary);
             }
+            command.env(clients::DIRECTORY, tools_dir());
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
             command.envs(programs.iter().copied());

@@ -6,13 +6,13 @@ use crate::error::Result;
 use crate::signals;
 use crate::step;
 use crate::tools::etcd::{Want, select};
-use crate::tools::{optional, protoc};
+use crate::tools::{clients, optional, protoc};
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "setup",
     summary: "finds or brings protoc and etcd, and says what it did",
-    help: "Usage: cargo xtask setup [--etcd WHICH] [--only protoc]
+    help: "Usage: cargo xtask setup [--etcd WHICH] [--clients] [--only protoc]
 
 Finds or brings what the workspace needs beside Rust, and says what it did. Nothing is installed: all that is
 brought lies beneath target/tools. The other commands do the needed part of this by themselves.
@@ -25,12 +25,15 @@ brought lies beneath target/tools. The other commands do the needed part of this
 
   --etcd WHICH   which of them: `oldest`, `newest`, both `ends` (what is meant without this flag), `all`, a series such as
                  `3.6`, or a version such as `3.5.1`
+  --clients      brings clients that others wrote, for the integration tests, as those would: grpcio from PyPI, grpc-js from npm,
+                 grpc-go, grpcurl and h2spec with Go, all pinned in tools/clients; what cannot be had is skipped aloud
   --only protoc  leaves etcd alone: what a build needs, and no more. A plain `cargo build` does it by itself.",
     run,
 };
 
 fn run(mut args: Args) -> Result<()> {
     let only = args.value("--only")?;
+    let with_clients = args.switch("--clients")?;
     let want = match args.value("--etcd")? {
         None => Want::Ends,
         text => Want::read(text.as_deref())?,
@@ -46,6 +49,19 @@ fn run(mut args: Args) -> Result<()> {
     }
     for found in select(&want)? {
         step::say(format_args!("etcd     {found}"));
+    }
+    if with_clients {
+        clients::bring();
+    }
+    for (name, here) in clients::report() {
+        step::say(format_args!(
+            "{name:<15} {}",
+            if here {
+                "here"
+            } else {
+                "not here: `--clients` brings it"
+            }
+        ));
     }
     step::say("optional:");
     for (name, here, purpose) in optional::report() {

@@ -149,6 +149,8 @@ pub struct EtcdOptions {
     pub peer_proxies: bool,
     /// Whether clients reach the members through proxies.
     pub client_proxies: bool,
+    /// Clients may reach each member through a socket in the scratch as well.
+    pub client_sockets: bool,
     /// A host for each member, with no proxies; without, all are on loopback.
     pub hosts: Vec<Host>,
     /// TLS between the members and their clients. The members speak with each other without.
@@ -185,6 +187,7 @@ impl Default for EtcdOptions {
             client_proxies: false,
             hosts: Vec::new(),
             tls: None,
+            client_sockets: false,
             extra_args: Vec::new(),
         }
     }
@@ -283,13 +286,17 @@ impl EtcdCluster {
             let advertised = client_proxy.as_ref().map_or_else(|| client.url(), TcpProxy::url);
             let tls = options.tls.as_ref();
             let data = scratch.path().join(format!("{name}.data"));
+            let mut listens = of_scheme(client.url(), tls);
+            if options.client_sockets {
+                listens = format!("{listens},{}", socket_url(scratch, &name));
+            }
             let spec = ProcessSpec::new(&name, binaries.directory.join("etcd"))
                 .without_env("ETCD_")
                 .args(["--name", &name, "--data-dir"])
                 .args([&data])
                 .args([
                     "--listen-client-urls",
-                    &of_scheme(client.url(), tls),
+                    &listens,
                     "--advertise-client-urls",
                     &of_scheme(advertised, tls),
                 ])
@@ -354,6 +361,11 @@ impl EtcdCluster {
 
     pub(super) fn scratch(&self) -> &Scratch {
         &self.scratch
+    }
+
+    /// Where clients of this host reach a member that has a socket for them.
+    pub fn client_socket(&self, member: usize) -> String {
+        socket_url(&self.scratch, &self.members[member].name)
     }
 
     /// Where clients reach a member: its proxy if it has one.
@@ -773,6 +785,11 @@ impl EtcdCluster {
 }
 
 /// The scheme that clients reach the members by.
+fn socket_url(scratch: &Scratch, name: &str) -> String {
+    // As the Go Curator has it: to etcd, all of it is the path.
+    format!("unix://{}", scratch.path().join(format!("{name}.sock:0")).display())
+}
+
 fn of_scheme(url: String, tls: Option<&EtcdTls>) -> String {
     match tls {
         Some(_) => url.replacen("http:", "https:", 1),

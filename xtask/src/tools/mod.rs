@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Result};
 use crate::harness::wait_until;
 use crate::workspace::{shown, tools_dir};
 
+pub mod clients;
 pub mod etcd;
 pub mod go_candidate;
 pub mod optional;

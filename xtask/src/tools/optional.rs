@@ -34,8 +34,16 @@ pub fn report() -> Vec<(&'static str, bool, &'static str)> {
         (
             "go",
             on_path("go").is_some(),
-            "etcd 3.5 to 3.7, and candidates of etcd's own Go library in the tests",
+            "etcd 3.5 to 3.7, candidates of etcd's own Go library in the tests, and clients",
         ),
+        (
+            "python3",
+            on_path("python3").is_some(),
+            "a client on gRPC's C core in the tests",
+        ),
+        ("npm", on_path("npm").is_some(), "a client on grpc-js in the tests"),
+        ("curl", on_path("curl").is_some(), "a client in the tests"),
+        ("h2load", on_path("h2load").is_some(), "a load of HTTP/2 in the tests"),
         (
             "golang-etcd-server-dev",
             debian_library().is_dir(),

@@ -24,7 +24,7 @@ pub(crate) struct ConfigArgs {
 #[derive(Args)]
 #[command(group = ArgGroup::new("store").required(true).args(["etcd_endpoints", "embedded"]))]
 pub(crate) struct StoreArgs {
-    /// The client URLs of etcd's members, with commas between them.
+    /// The client URLs of etcd's members, with commas between them: http, https, or unix:// and the absolute path of a socket.
     #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
 

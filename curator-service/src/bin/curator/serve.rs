@@ -50,7 +50,7 @@ pub(crate) struct Serve {
     node_id: Option<String>,
 
     /// The directory of the node's credentials: ca.pem, node.pem and node-key.pem, as `curator bootstrap --credentials` or `curator
-    /// register` make it. Nobody else may read the key (mode 600), or change what is there (mode 700). What is new in it is used
+    /// register` make it, or ca.pem, cert.pem and cert-key.pem as the Go Curator has left them. Nobody else may read the key (mode 600), or change what is there (mode 700). What is new in it is used
     /// within seconds.
     #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: Option<PathBuf>,

@@ -276,7 +276,7 @@ fn rows() -> Vec<Row> {
         "node.id == b'\\xff",
         "unknown",
         "1",
-        "'true'",
+        "'maybe'",
         "null",
         "[true]",
     ] {

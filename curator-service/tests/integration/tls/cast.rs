@@ -142,6 +142,7 @@ impl Cast {
                 scratch,
                 EtcdOptions {
                     names: nodes.iter().map(|node| node.id.clone()).collect(),
+                    client_sockets: true,
                     ..EtcdOptions::default()
                 },
             ),

@@ -1,7 +1,9 @@
 //! Identity and TLS with real processes: the whole life of a cluster, who is refused, and what nobody can pretend.
 
 mod cast;
+mod clients;
 mod life;
+mod moving;
 mod refusals;
 mod rotation;
 mod secrets;

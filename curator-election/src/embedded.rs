@@ -69,6 +69,15 @@ impl EmbeddedStore {
         Self::start(path, journal, stored)
     }
 
+    /// The same, of a store that is there: none is made.
+    ///
+    /// # Errors
+    /// There is none; or those of [`open`](Self::open).
+    pub fn open_existing(dir: &Path) -> Result<Self, EmbeddedError> {
+        let (path, journal, stored) = file::open_existing(dir)?;
+        Self::start(path, journal, stored)
+    }
+
     fn start(path: PathBuf, journal: Journal, stored: Stored) -> Result<Self, EmbeddedError> {
         let now = BootClock.now();
         // Ids of leases must not come again, so the seed must not either.

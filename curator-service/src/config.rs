@@ -113,6 +113,15 @@ pub enum ConfigError {
         /// What was given.
         address: String,
     },
+    /// Nobody can reach it at all addresses.
+    #[error(
+        "{listen} is every address of this host, and others cannot dial that: say with --advertise at which host:port they reach this \
+         instance, for example 10.0.0.1:{}", listen.port()
+    )]
+    NoAdvertise {
+        /// What it listens on.
+        listen: SocketAddr,
+    },
     /// The elector refuses its part.
     #[error(transparent)]
     Elector(#[from] curator_election::ElectorError),
@@ -192,6 +201,12 @@ impl Config {
                 id: self.node_id.clone(),
                 certified: credentials.newest().node_id().to_owned(),
             });
+        }
+        if self.advertise.is_none()
+            && let Some(listen) = self.listen.first()
+            && listen.ip().is_unspecified()
+        {
+            return Err(ConfigError::NoAdvertise { listen: *listen });
         }
         if let Some(address) = &self.advertise
             && !is_host_and_port(address)

@@ -15,7 +15,7 @@ pub use curator_election::etcd::EndpointStatus;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::{Keys, Range, Store, StoreError};
-pub use embedded::{EmbeddedConsensus, only_consensus_member, open_embedded};
+pub use embedded::{EmbeddedConsensus, only_consensus_member, open_embedded, open_existing_embedded};
 pub use leases::LeaseWitness;
 use leases::Witnessed;
 use membership::EtcdMembership;

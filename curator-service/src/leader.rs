@@ -8,6 +8,7 @@ mod configure;
 mod curator;
 mod decommission;
 mod deletion;
+mod encoded;
 mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -35,6 +36,9 @@ use curator_listener::{CallerCertificates, Forwarders};
 use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
+#[cfg(feature = "measure")]
+pub(crate) use encoded::EncodedEvent;
+use encoded::SharedWatch;
 use health::Heartbeats;
 use pki::Pki;
 use tokio::sync::Semaphore;
@@ -190,6 +194,7 @@ impl Seat {
         let curator = CuratorServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let management = ManagementServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let curator = SharedWatch::new(curator, self.clone());
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(aaa, authenticator.clone(), self))

@@ -67,7 +67,7 @@ pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices, StateLimits}
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
     FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, only_consensus_member,
-    open_embedded,
+    open_embedded, open_existing_embedded,
 };
 pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,

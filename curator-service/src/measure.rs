@@ -7,16 +7,17 @@ use curator_election::clock::{BootClock, Clock};
 use curator_election::store::{Compare, Op, Revision, Store, StoreError, Txn};
 use curator_election::{Term, TermKeeper};
 use curator_proto::common::NodeStatus;
+use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
-use curator_proto::curator_api::{UpdateNodeStatusRequest, WatchEvent, WatchRequest};
+use curator_proto::curator_api::{UpdateNodeStatusRequest, WatchRequest};
 use curator_proto::management_api::{GetNodesRequest, Node};
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::consensus::FixedMembership;
 use crate::fenced::Fenced;
-use crate::leader::{Leader, Surroundings};
+use crate::leader::{EncodedEvent, Leader, Surroundings};
 use crate::state::limits::StateLimits;
 
 /// A leader without an election, over a store.
@@ -105,13 +106,15 @@ impl Measured {
         self.leader.get_nodes(request).await
     }
 
-    /// A watch of all nodes.
+    /// A watch of all nodes: how many nodes each event tells of, and whether it is the last of the backlog.
     ///
     /// # Errors
     /// Those of the call.
-    pub async fn watch(&self) -> Result<impl Stream<Item = Result<WatchEvent, Status>> + use<>, Status> {
+    pub async fn watch(&self) -> Result<impl Stream<Item = Result<(usize, bool), Status>> + use<>, Status> {
         let kind = Some(Kind::NodesInCluster(NodesInCluster {}));
-        self.leader.watch(WatchRequest { kind }).await
+        let events = self.leader.watch(WatchRequest { kind }).await?;
+        let told = |event: EncodedEvent| (event.nodes.len(), event.progress() == Progress::LastBacklogged);
+        Ok(events.map(move |event| event.map(told)))
     }
 
     /// One heartbeat of a node.

@@ -1,5 +1,6 @@
 //! Finds out again and again whether the instance can serve, and tells the elector.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use curator_election::Pulse;
@@ -24,27 +25,41 @@ pub(crate) async fn watch_over(
 ) {
     let mut well = true;
     loop {
-        let asked = tokio::select! {
+        let mut asked = pin!(serves(&listener, &leader));
+        let answered = tokio::select! {
             () = cancel.cancelled() => return,
-            asked = timeout(pulse.limit() / 2, serves(&listener, &leader)) => asked,
+            answered = timeout(pulse.limit() / 2, &mut asked) => answered,
         };
-        match asked.unwrap_or(Err("no answer")) {
+        let answered = match answered {
+            Ok(answered) => answered,
+            // A late answer is a sign of life too: whoever is asked anew each time never gives one.
+            Err(_) => {
+                warn_once(&mut well, "no answer", &pulse);
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    answered = asked => answered,
+                }
+            }
+        };
+        match answered {
             Ok(()) => {
                 pulse.beat();
                 if !std::mem::replace(&mut well, true) {
                     info!("this instance can serve again");
                 }
             }
-            Err(what) => {
-                if std::mem::replace(&mut well, false) {
-                    warn!(what, limit = ?pulse.limit(), "this instance cannot serve: it will not lead for longer than the limit");
-                }
-            }
+            Err(what) => warn_once(&mut well, what, &pulse),
         }
         tokio::select! {
             () = cancel.cancelled() => return,
             () = sleep(pulse.limit() / OFTEN) => {}
         }
+    }
+}
+
+fn warn_once(well: &mut bool, what: &str, pulse: &Pulse) {
+    if std::mem::replace(well, false) {
+        warn!(what, limit = ?pulse.limit(), "this instance cannot serve: it will not lead for longer than the limit");
     }
 }
 

@@ -173,7 +173,7 @@ impl State {
         let mut fenced = false;
         let place = self.writer.place();
         let until = Instant::now() + CONTENTION;
-        while Instant::now() < until {
+        loop {
             let (decided, change) = {
                 let view = self.view();
                 let mut tx = Tx::new(&view);
@@ -188,7 +188,10 @@ impl State {
             match (decided, change) {
                 (Ok(value), Some(change)) => match self.writer.write(place, change).await? {
                     Fate::Done => return Ok(value),
-                    Fate::Overtaken => debug!("decided on what is not so any more: once more"),
+                    Fate::Overtaken if Instant::now() < until => {
+                        debug!("decided on what is not so any more: once more");
+                    }
+                    Fate::Overtaken => return Err(StateError::Contended.into()),
                 },
                 (decided, _) if fenced => return decided,
                 _ => {
@@ -197,7 +200,6 @@ impl State {
                 }
             }
         }
-        Err(StateError::Contended.into())
     }
 
     /// Reads these keys into the view: those that it does not keep by itself. Cancellation safe.

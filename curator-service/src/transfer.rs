@@ -36,6 +36,11 @@ pub enum TransferError {
     /// The file cannot be read or written.
     #[error("the file: {0}")]
     File(#[from] io::Error),
+    /// What was to be exported is no cluster.
+    #[error(
+        "there is no cluster in this store, or not all of it in this namespace: {0} is missing; see --etcd-namespace, or --embedded"
+    )]
+    NoCluster(&'static str),
     /// The file is not one, or not whole. Nothing was written.
     #[error("this is no whole export, nothing was written: {0}")]
     Damaged(String),
@@ -83,11 +88,12 @@ pub async fn export(
         out.write_all(text.as_bytes())
     };
     line(out, format!("{FORMAT}\n"))?;
-    let mut count = 0;
+    let (mut count, mut is_cluster) = (0, false);
     // What belongs to a lease goes with it. Moved without one it would stay for ever: the lock of a leader that is no more.
     let stays = |kv: &KeyValue| kv.lease.is_none() && !kv.key.starts_with(ELECTION);
     pages::read(store, PREFIXES.map(Keys::prefix), |page: Vec<KeyValue>| {
         for kv in page.into_iter().filter(stays) {
+            is_cluster |= kv.key == CLUSTER_CONFIGURATION;
             line(
                 out,
                 format!("{} {}\n", STANDARD.encode(&kv.key), STANDARD.encode(&kv.value)),
@@ -98,6 +104,9 @@ pub async fn export(
         Ok::<_, TransferError>(())
     })
     .await?;
+    if !is_cluster {
+        return Err(TransferError::NoCluster(CLUSTER_CONFIGURATION));
+    }
     writeln!(out, "end {count} {}", hex(digest.finish().as_ref()))?;
     out.flush()?;
     Ok(count)

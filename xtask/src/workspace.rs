@@ -125,6 +125,15 @@ pub const STATE_LOAD: Program = Program {
     feature: Some("measure"),
 };
 
+/// The clients of a big cluster.
+pub const STORM: Program = Program {
+    package: "curator-service",
+    kind: "--example",
+    name: "storm",
+    release: true,
+    feature: None,
+};
+
 /// Builds a program and says where it is. Cargo's own messages go to stderr.
 ///
 /// # Errors

@@ -15,6 +15,12 @@ pub enum EmbeddedError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// There is no store.
+    #[error("{} is not there: no store was made in this directory", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process, or another store in this one, has the file open.
     #[error("{} is in use: stop the process that has it open, or give this one a directory of its own", path.display())]
     InUse {

@@ -24,6 +24,15 @@ pub(super) fn open(dir: &Path) -> Result<(PathBuf, Journal, Stored), EmbeddedErr
     if !exists(&path)? {
         create(dir, &path)?;
     }
+    open_existing(dir)
+}
+
+/// The same, of a store that is there.
+pub(super) fn open_existing(dir: &Path) -> Result<(PathBuf, Journal, Stored), EmbeddedError> {
+    let path = dir.join(NAME);
+    if !exists(&path)? {
+        return Err(EmbeddedError::Missing { path });
+    }
     // A file altered by others would make the database panic later, if it were not looked through now.
     let mut builder = builder();
     builder.set_check_integrity_on_open(true);

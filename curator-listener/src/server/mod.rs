@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod progress;
 mod seats;
 mod shard;
 mod sockets;
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures::future::join_all;
 use http::HeaderValue;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -36,6 +37,7 @@ use crate::source::Budget;
 use crate::target::{Target, Tracker};
 use accept::accept;
 use connection::Shared;
+use progress::Worker;
 use seats::Seats;
 use shard::Shard;
 use sockets::Arrivals;
@@ -55,7 +57,7 @@ pub struct Listener {
     serving: watch::Sender<bool>,
     unready: CancellationToken,
     /// Where connections are served, once they are.
-    runtimes: watch::Sender<Vec<Handle>>,
+    workers: watch::Sender<Vec<Worker>>,
 }
 
 /// Asks a listener, while it runs and before.
@@ -65,7 +67,7 @@ pub struct ListenerHandle {
     targets: watch::Receiver<Arc<Target>>,
     serving: watch::Receiver<bool>,
     unready: CancellationToken,
-    runtimes: watch::Receiver<Vec<Handle>>,
+    workers: watch::Receiver<Vec<Worker>>,
 }
 
 /// Why the listener cannot begin or go on.
@@ -129,7 +131,7 @@ impl Listener {
             targets: watch::Sender::new(Arc::new(unknown)),
             serving: watch::Sender::new(false),
             unready: CancellationToken::new(),
-            runtimes: watch::Sender::default(),
+            workers: watch::Sender::default(),
         })
     }
 
@@ -147,7 +149,7 @@ impl Listener {
             targets: self.targets.subscribe(),
             serving: self.serving.subscribe(),
             unready: self.unready.clone(),
-            runtimes: self.runtimes.subscribe(),
+            workers: self.workers.subscribe(),
         }
     }
 
@@ -172,7 +174,7 @@ impl Listener {
             targets,
             serving,
             unready,
-            runtimes: known_runtimes,
+            workers: known_workers,
         } = self;
         // A failure here is not the caller's end.
         let cancel = cancel.child_token();
@@ -186,7 +188,8 @@ impl Listener {
         if shards.is_empty() {
             shards.push(Shard::here());
         }
-        let runtimes: Vec<_> = shards.iter().map(|shard| shard.runtime.clone()).collect();
+        let workers: Vec<_> = shards.iter().map(|shard| shard.worker.clone()).collect();
+        let runtimes: Vec<_> = workers.iter().map(|worker| worker.runtime.clone()).collect();
         let tasks = TaskTracker::new();
         let local_scope = Scope::new(None);
         let dispatcher = Arc::new(Dispatcher {
@@ -221,7 +224,7 @@ impl Listener {
             }
         });
         own.spawn({
-            let tracker = Tracker::new(services, config.clone(), runtimes.clone(), targets);
+            let tracker = Tracker::new(services, config.clone(), runtimes, targets);
             let (roles, over) = (status.subscribe(), over.clone());
             async move {
                 tracker.run(roles, over).await;
@@ -241,7 +244,7 @@ impl Listener {
         for socket in sockets {
             accepting.spawn(accept(socket, seats.clone(), ways.clone(), cancel.clone()));
         }
-        known_runtimes.send_replace(runtimes);
+        known_workers.send_replace(workers);
         // Theirs are the last: the shards end when those have ended.
         drop(ways);
         let outcome = tokio::select! {
@@ -332,27 +335,19 @@ impl ListenerHandle {
         self.serving.clone()
     }
 
-    /// Completes once each thread that serves connections has done something that was asked of it: none of them is blocked.
-    /// Never, while one of them is, or before the listener [serves](Listener::run), or after it has ended. Cancellation safe.
+    /// Completes once each thread that serves connections has done something that was asked of it, or has got on with what it
+    /// has to do: none of them is blocked. Never, while one of them is, or before the listener [serves](Listener::run), or after
+    /// it has ended. Cancellation safe.
     pub async fn responds(&self) {
-        let mut known = self.runtimes.clone();
-        let runtimes = known.wait_for(|runtimes| !runtimes.is_empty()).await;
-        let Ok(runtimes) = runtimes.map(|runtimes| runtimes.clone()) else {
+        let mut known = self.workers.clone();
+        let workers = known.wait_for(|workers| !workers.is_empty()).await;
+        let Ok(workers) = workers.map(|workers| workers.clone()) else {
             // The listener has ended without having run.
             return std::future::pending().await;
         };
-        let mut asked = JoinSet::new();
-        for runtime in &runtimes {
-            asked.spawn_on(async {}, runtime);
-        }
-        while let Some(answer) = asked.join_next().await {
-            if answer.is_err() {
-                // The thread is gone, and whoever runs the listener will hear of it.
-                return std::future::pending().await;
-            }
-        }
+        join_all(workers.iter().map(Worker::responds)).await;
         // A runtime may be the caller's, and outlive the listener.
-        if self.runtimes.has_changed().is_err() {
+        if self.workers.has_changed().is_err() {
             std::future::pending::<()>().await;
         }
     }

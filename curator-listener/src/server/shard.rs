@@ -14,6 +14,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Shared, serve};
+use super::progress::{Progress, Worker};
 use super::seats::Seat;
 use super::sockets::Arrived;
 use crate::tls::Turns;
@@ -28,8 +29,8 @@ pub(crate) type Accepted = (Arrived, Seat);
 pub(crate) struct Shard {
     /// The way to it. Once all of them are gone, the shard ends with its last connection.
     connections: mpsc::Sender<Accepted>,
-    /// Where its tasks run.
-    pub(crate) runtime: Handle,
+    /// What does its work.
+    pub(crate) worker: Worker,
     start: oneshot::Sender<Start>,
     ended: Ended,
 }
@@ -51,11 +52,15 @@ impl Shard {
     pub(crate) fn here() -> Self {
         let (connections, queue) = mpsc::channel(QUEUE);
         let (start, started) = oneshot::channel();
+        let progress = Progress::default();
         Self {
             connections,
-            runtime: Handle::current(),
             start,
-            ended: Box::pin(run(queue, started)),
+            ended: Box::pin(run(queue, started, progress.clone())),
+            worker: Worker {
+                runtime: Handle::current(),
+                progress,
+            },
         }
     }
 
@@ -66,6 +71,8 @@ impl Shard {
         let (made, runtime) = oneshot::channel();
         let (done, ended) = oneshot::channel::<()>();
         let name = format!("listener-{number}");
+        let progress = Progress::default();
+        let counted = progress.clone();
         let thread = thread::Builder::new().name(name).spawn(move || {
             // Made and dropped there: a runtime must not be dropped within another one.
             let runtime = match Builder::new_current_thread().enable_all().build() {
@@ -76,7 +83,7 @@ impl Shard {
                 }
             };
             let _ = made.send(Ok(runtime.handle().clone()));
-            runtime.block_on(run(queue, started));
+            runtime.block_on(run(queue, started, counted));
             drop(done);
         })?;
         let runtime = runtime
@@ -91,7 +98,7 @@ impl Shard {
         });
         Ok(Self {
             connections,
-            runtime,
+            worker: Worker { runtime, progress },
             start,
             ended,
         })
@@ -113,7 +120,7 @@ impl Shard {
 }
 
 /// Waits for its start, then serves connections until no more can come and the last one has ended, or all are cut.
-async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Start>) {
+async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Start>, progress: Progress) {
     let Ok(Start { shared, shard, cut }) = started.await else {
         return;
     };
@@ -124,8 +131,10 @@ async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Sta
             tokio::select! {
                 accepted = queue.recv(), if open => match accepted {
                     Some((stream, seat)) => {
-                        let (shared, turns) = (shared.clone(), turns.clone());
-                        connections.spawn(async move { serve(stream, seat, &shared, shard, &turns).await });
+                        let (shared, turns, progress) = (shared.clone(), turns.clone(), progress.clone());
+                        connections.spawn(async move {
+                            progress.of(serve(stream, seat, &shared, shard, &turns)).await;
+                        });
                     }
                     None => open = false,
                 },

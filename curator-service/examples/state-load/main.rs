@@ -16,7 +16,6 @@ use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Compare, Keys, Op, Range, Store, Txn};
 use curator_proto::common::{NodeState, NodeStatus, node_labels};
-use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::private::Node;
 use curator_service::measure::Measured;
 use futures::StreamExt;
@@ -370,9 +369,9 @@ async fn all_nodes(round: usize, nodes: usize, leader: &Measured) -> Result<(), 
     let mut watch = std::pin::pin!(leader.watch().await?);
     let mut told = 0;
     while let Some(event) = watch.next().await {
-        let event = event?;
-        told += event.nodes.len();
-        if event.progress() == Progress::LastBacklogged {
+        let (nodes, last) = event?;
+        told += nodes;
+        if last {
             break;
         }
     }
@@ -415,8 +414,8 @@ async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<Measured>
         let mut watch = Box::pin(leader.watch().await?);
         let telling = telling.clone();
         tasks.spawn(async move {
-            while let Some(Ok(event)) = watch.next().await {
-                if event.progress() == Progress::LastBacklogged || !event.nodes.is_empty() {
+            while let Some(Ok((nodes, last))) = watch.next().await {
+                if last || nodes > 0 {
                     let _ = telling.send(()).await;
                 }
             }

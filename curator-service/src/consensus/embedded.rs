@@ -32,6 +32,15 @@ pub fn open_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn S
     Ok(Arc::new(Namespaced::new(store, namespace)))
 }
 
+/// The same, of a store that is there: none is made.
+///
+/// # Errors
+/// There is none, or it cannot be opened.
+pub fn open_existing_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn Store>, EmbeddedError> {
+    let store = Arc::new(EmbeddedStore::open_existing(directory)?);
+    Ok(Arc::new(Namespaced::new(store, namespace)))
+}
+
 impl EmbeddedConsensus {
     /// The store in this directory, for the instance of a node.
     ///

@@ -7,25 +7,26 @@ use curator_proto::curator_api::{
     CommitNodeRequest, CommitNodeResponse, GetConsensusStatusRequest, GetConsensusStatusResponse, HeartbeatRequest,
     HeartbeatResponse, IssueCertificateRequest, IssueCertificateResponse, JoinNodeRequest, JoinNodeResponse,
     RegisterNodeRequest, RegisterNodeResponse, UpdateNodeClusterNetworkingRequest, UpdateNodeClusterNetworkingResponse,
-    UpdateNodeStatusRequest, UpdateNodeStatusResponse, WatchRequest,
+    UpdateNodeStatusRequest, UpdateNodeStatusResponse, WatchEvent, WatchRequest,
 };
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::load::to_stranger;
-use super::watch::Events;
 use super::{Seat, calling_key, calling_node};
 
 type Heartbeats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Curator for Seat {
-    type WatchStream = Events;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
     type HeartbeatStream = Heartbeats;
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Events>, Status> {
+    /// For calls within the process: what comes over the wire is answered by `SharedWatch`.
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let events = self.leader().await?.watch(request.into_inner()).await?;
-        Ok(Response::new(events))
+        let decoded = events.map(|event| event.and_then(|event| event.decoded()));
+        Ok(Response::new(Box::pin(decoded)))
     }
 
     async fn update_node_status(

@@ -5,29 +5,29 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use curator_proto::curator_api::WatchRequest;
 use curator_proto::curator_api::watch_event::{NodeTombstone, Progress};
 use curator_proto::curator_api::watch_request::Kind;
-use curator_proto::curator_api::{Node, WatchEvent, WatchRequest};
 use futures::Stream;
-use prost::Message;
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::warn;
 
+use super::encoded::EncodedEvent;
 use super::{Leader, load};
 use crate::observe::meters;
 use crate::state::State;
 use crate::state::keys::NODES;
-use crate::state::record::NodeRecord;
 use crate::state::view::{Changed, TooFarBehind};
 
-/// An event of the backlog is sent once it is larger.
-const CHUNK: usize = 2 << 20;
+/// An event of the backlog is sent once it is larger. Small, so that a backlog leaves room for whatever else the thread has to
+/// do between two of them, and so that a watcher who does not read holds no more than one.
+const CHUNK: usize = 64 << 10;
 /// How many nodes are taken out of the view at a time, and how many changes.
-const NODES_AT_ONCE: usize = 1_024;
+const NODES_AT_ONCE: usize = 64;
 const CHANGES_AT_ONCE: usize = 16;
 
-pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<EncodedEvent, Status>> + Send>>;
 
 impl Leader {
     /// Watches one node or all.
@@ -80,7 +80,7 @@ struct Watcher {
     /// The number of the newest change that is told.
     told: u64,
     backlog: Backlog,
-    ready: VecDeque<WatchEvent>,
+    ready: VecDeque<EncodedEvent>,
     news: watch::Receiver<u64>,
     state: Arc<State>,
     _counted: Counted,
@@ -104,7 +104,7 @@ impl Drop for Counted {
 }
 
 impl Watcher {
-    async fn next(&mut self) -> Result<WatchEvent, Status> {
+    async fn next(&mut self) -> Result<EncodedEvent, Status> {
         loop {
             self.state
                 .fenced()
@@ -188,15 +188,15 @@ impl Watcher {
             let more = taken.len() == NODES_AT_ONCE;
             (taken, !more)
         };
-        let mut event = WatchEvent::default();
+        let mut event = EncodedEvent::default();
         let mut size = 0;
         let mut told = None;
         let mut full = false;
         for (id, node) in nodes {
             match node {
                 Ok(node) => {
-                    let node = to_api(&node);
-                    size += node.encoded_len();
+                    let node = node.watched();
+                    size += node.len();
                     event.nodes.push(node);
                 }
                 Err(corrupt) => warn!(%corrupt, "a node is left out of a watch"),
@@ -230,7 +230,7 @@ fn too_far(error: TooFarBehind) -> Status {
 }
 
 /// What a watch of all nodes is told. A record that cannot be used is no reason to end it.
-fn event_for_all(change: Changed) -> Option<WatchEvent> {
+fn event_for_all(change: Changed) -> Option<EncodedEvent> {
     match event(change) {
         Ok(event) => Some(event),
         Err(status) => {
@@ -240,31 +240,18 @@ fn event_for_all(change: Changed) -> Option<WatchEvent> {
     }
 }
 
-fn event(change: Changed) -> Result<WatchEvent, Status> {
+fn event(change: Changed) -> Result<EncodedEvent, Status> {
     match change.node {
-        Some(Ok(node)) => Ok(WatchEvent {
-            nodes: vec![to_api(&node)],
-            ..WatchEvent::default()
+        Some(Ok(node)) => Ok(EncodedEvent {
+            nodes: vec![node.watched()],
+            ..EncodedEvent::default()
         }),
         Some(Err(corrupt)) => Err(load::unusable(&corrupt)),
-        None => Ok(WatchEvent {
+        None => Ok(EncodedEvent {
             node_tombstones: vec![NodeTombstone {
                 node_id: change.id.to_string(),
             }],
-            ..WatchEvent::default()
+            ..EncodedEvent::default()
         }),
-    }
-}
-
-/// What a watch shows of a node: no keys.
-fn to_api(node: &NodeRecord) -> Node {
-    let record = node.message();
-    Node {
-        id: node.id().to_owned(),
-        roles: record.roles.clone(),
-        status: record.status.clone(),
-        clusternet: record.clusternet.clone(),
-        state: record.fsm_state,
-        labels: record.labels.clone(),
     }
 }

@@ -27,6 +27,7 @@ mod handshake;
 mod plot;
 mod report;
 mod state;
+mod storm;
 mod summary;
 mod ways;
 mod workload;
@@ -40,6 +41,7 @@ pub const COMMAND: Command = Command {
        cargo xtask bench handshake [--rounds 5] [--time 2s]
        cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd WHICH]
        cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd WHICH]
+       cargo xtask bench storm [--only NxW] [--etcd WHICH]
 
 Without a name all of them run, one after the other (about half an hour with the defaults), on each etcd that is at hand
 where etcd makes a difference. It writes a table and a page with plots to target/bench, and the summary in
@@ -62,11 +64,16 @@ election starts three members of etcd with three of our instances and three cand
 the leaders of both at a time: by SIGKILL, by SIGTERM, and by cutting them off from etcd. It says how soon another one leads, how
 long a client of ours has no answer, how long before its key is gone a leader stops, and what idle ones cost.
 
+storm starts three members of etcd and three instances, and lets all clients of a big cluster come at once: at the start, after a
+planned end of the leader, and after it was killed. It says how long it takes until all are told of all nodes, what that costs the
+leader, how often the leader changed, and what an owner's calls see of it. It is not among those that run without a name.
+
   --rounds N       how often everything is measured (default 5)
   --time DURATION  how long each measurement takes (default 2s)
   --tls            of forward: with TLS as well
   --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
-                   of state: one of reads, writes, nodes, watchers, heartbeats, takeover
+                   of state: one of reads, writes, nodes, watchers, heartbeats, takeover;
+                   of storm: the size, such as 1000x100
   --ttl DURATION   of election: this TTL alone (default: 2s and 5s)
   --etcd WHICH     the version of etcd to measure beside (default: the first at hand)",
     run,
@@ -86,6 +93,7 @@ fn run(mut args: Args) -> Result<()> {
         Some("forward") if etcd.is_none() => forward(&options, tls),
         Some("handshake") if etcd.is_none() && !tls && options.only.is_none() => handshake::run(&options),
         Some("state") if !tls => state::run(&options, etcd.as_deref()),
+        Some("storm") if !tls => return storm::run(options.only.as_deref(), etcd.as_deref()),
         Some("election") if !tls => election::run(options.rounds, ttl, etcd.as_deref()),
         _ => Err(Error::usage("these do not go together; see `cargo xtask bench --help`")),
     }

@@ -9,7 +9,9 @@ use clap::{ArgGroup, Args};
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
-use curator_service::{Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded};
+use curator_service::{
+    Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded, open_existing_embedded,
+};
 
 /// Where what is not said by flags or variables is read.
 #[derive(Args)]
@@ -116,6 +118,14 @@ impl StoreArgs {
             (None, None) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?),
             (None, Some(witness)) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?.witnessed(witness)),
         })
+    }
+
+    /// The store itself, within the namespace; none is made.
+    pub(crate) fn existing(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
+        match &self.embedded {
+            Some(directory) => Ok(open_existing_embedded(directory, self.etcd_namespace.clone())?),
+            None => self.store(),
+        }
     }
 
     /// The store itself, within the namespace.

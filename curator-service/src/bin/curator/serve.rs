@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
 use curator_service::{
-    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, only_consensus_member, wall_clock,
+    Config, ConfigError, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, only_consensus_member,
+    wall_clock,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,7 +87,8 @@ pub(crate) struct Serve {
     )]
     listen: Vec<SocketAddr>,
 
-    /// The address that others reach this instance at, as host:port [default: the first one it listens on].
+    /// The address that others reach this instance at, as host:port [default: the first one it listens on; needed where that is
+    /// every address of the host].
     #[arg(long, env = "CURATOR_ADVERTISE", value_name = "ADDRESS")]
     advertise: Option<String>,
 
@@ -242,6 +244,13 @@ impl Serve {
         }
         self.fill(&mut config);
         config.validate()?;
+        let listen = self.listen.first().copied();
+        let listen = listen.or_else(|| self.credentials.is_some().then_some(DEFAULT_ADDRESS));
+        if let (Some(listen), None) = (listen, &self.advertise)
+            && listen.ip().is_unspecified()
+        {
+            return Err(ConfigError::NoAdvertise { listen }.into());
+        }
         if self.store.embedded.is_none() {
             self.store.etcd().check()?;
         }

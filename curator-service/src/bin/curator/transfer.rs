@@ -2,13 +2,14 @@
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, BufWriter};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::io::{self, BufReader, BufWriter};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::time::Instant;
 
 use crate::options::StoreArgs;
@@ -57,19 +58,29 @@ impl Export {
             .create_new(true)
             .mode(0o600)
             .open(&partial);
-        let file = file.map_err(|error| format!("{}: {error}", partial.display()))?;
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => format!(
+                "{} is there: another export is under way, or one was killed; if it was, remove that file and try again",
+                partial.display()
+            ),
+            _ => format!("{}: {error}", partial.display()),
+        })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let written = (|| {
-            let store = self.store.store()?;
+            let store = self.store.existing()?;
             let mut out = BufWriter::new(&file);
             let count = runtime.block_on(curator_service::export(&*store, &mut out, progress()))?;
             drop(out);
             file.sync_all()?;
             // Not over one that has come meanwhile.
-            fs::hard_link(&partial, &self.out)?;
+            renameat_with(CWD, &partial, CWD, &self.out, RenameFlags::NOREPLACE)?;
+            let directory = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
             Ok(count)
         })();
-        fs::remove_file(&partial)?;
+        if written.is_err() {
+            fs::remove_file(&partial)?;
+        }
         written
     }
 }
@@ -81,6 +92,16 @@ impl Import {
 
     fn import(&self) -> Result<usize, Box<dyn Error>> {
         let file = File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let mode = file.metadata()?.mode();
+        if mode & 0o077 != 0 {
+            return Err(format!(
+                "{0} has the cluster's private keys in it and may be read by others (mode {1:03o}): chmod 600 {0}, and think of who may \
+                 have read it",
+                self.file.display(),
+                mode & 0o777
+            )
+            .into());
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let store = self.store.store()?;
         let mut file = BufReader::new(file);

@@ -261,6 +261,9 @@ pub(crate) fn role_names(roles: Option<&NodeRoles>) -> Vec<&'static str> {
     all.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect()
 }
 
+/// As long as nobody waits, in seconds: a century.
+const NEVER: f64 = 100.0 * 365.0 * 86_400.0;
+
 pub(crate) fn state_name(state: NodeState) -> String {
     short(state.as_str_name(), "NODE_STATE_")
 }
@@ -270,12 +273,15 @@ fn table(nodes: &[Node]) -> Table {
     for node in nodes {
         let labels = node.labels.iter().flat_map(|labels| &labels.pairs);
         let labels: Vec<_> = labels.map(|pair| format!("{}={}", pair.key, pair.value)).collect();
-        let beat = seconds(node.time_since_heartbeat.as_ref()).map(for_people);
         table.row([
             node.id.clone(),
             state_name(node.state()),
             short(Health::as_str_name(&node.health()), "HEALTH_"),
-            beat.filter(|_| node.health() != Health::Unknown).unwrap_or_default(),
+            match (node.health(), since_heartbeat(node)) {
+                (Health::Unknown, _) => String::new(),
+                (_, Some(since)) => for_people(since),
+                (_, None) => "never".to_owned(),
+            },
             role_names(node.roles.as_ref()).join(","),
             node.status
                 .as_ref()
@@ -285,6 +291,11 @@ fn table(nodes: &[Node]) -> Table {
         ]);
     }
     table
+}
+
+/// How long ago the leader has heard of it, in seconds; `None` if it never has, which is said by the longest time that there is.
+fn since_heartbeat(node: &Node) -> Option<f64> {
+    seconds(node.time_since_heartbeat.as_ref()).filter(|since| *since < NEVER)
 }
 
 fn data(nodes: &[Node]) -> Value {
@@ -302,7 +313,7 @@ fn one_data(node: &Node) -> Value {
         "public_key": hex(&node.pubkey),
         "state": state_name(node.state()),
         "health": short(Health::as_str_name(&node.health()), "HEALTH_"),
-        "since_heartbeat_seconds": seconds(node.time_since_heartbeat.as_ref()),
+        "since_heartbeat_seconds": since_heartbeat(node),
         "roles": role_names(node.roles.as_ref()),
         "tpm_usage": short(node.tpm_usage().as_str_name(), "NODE_TPM_USAGE_"),
         "address": status.map(|status| &status.external_address).filter(|address| !address.is_empty()),
@@ -406,5 +417,21 @@ mod tests {
         assert_eq!(wish(Role::KubernetesWorker, &add, &remove), Ok(Some(false)));
         assert_eq!(wish(Role::KubernetesController, &add, &remove), Ok(None));
         assert!(wish(Role::ConsensusMember, &add, &add).is_err());
+    }
+
+    #[test]
+    fn node_that_was_never_heard_of_is_said_to_be_one() {
+        let mut silent = node();
+        silent.health = Health::HeartbeatTimeout.into();
+        silent.time_since_heartbeat = Some(prost_types::Duration {
+            seconds: i64::MAX / 1_000_000_000,
+            nanos: 854_775_807,
+        });
+        let text = Format::Table
+            .render(&data(&[silent.clone()]), &table(&[silent.clone()]))
+            .expect("text");
+        assert!(text.contains("never"), "{text}");
+        assert_eq!(one_data(&silent)["since_heartbeat_seconds"], Value::Null);
+        assert_eq!(one_data(&node())["since_heartbeat_seconds"], 1.5);
     }
 }

@@ -1,8 +1,11 @@
 //! A node's record.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 use curator_proto::common::{NodeLabels, NodeRoles, NodeState, NodeTpmUsage, node_labels};
-use curator_proto::private;
+use curator_proto::{curator_api, private};
+use prost::Message as _;
 
 use super::{Corrupt, decode, encode};
 use crate::state::keys::{InvalidId, NODES, join_key};
@@ -16,6 +19,18 @@ pub(crate) struct NodeRecord {
     message: private::Node,
     /// What it was decoded from.
     stored: Option<Bytes>,
+    /// What watchers are told of it.
+    watched: Watched,
+}
+
+/// A record as it is told to watchers, encoded for the first of them. A record that may become another begins without.
+#[derive(Debug, Default)]
+struct Watched(OnceLock<Bytes>);
+
+impl Clone for Watched {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// A role that a node may have.
@@ -48,6 +63,7 @@ impl NodeRecord {
             id,
             message: made_good(message),
             stored: None,
+            watched: Watched::default(),
         }
     }
 
@@ -86,6 +102,7 @@ impl NodeRecord {
             id: id.to_owned(),
             message: made_good(message),
             stored: Some(value.clone()),
+            watched: Watched::default(),
         })
     }
 
@@ -99,8 +116,26 @@ impl NodeRecord {
     }
 
     /// To be changed, all but the id.
-    pub(crate) const fn message_mut(&mut self) -> &mut private::Node {
+    pub(crate) fn message_mut(&mut self) -> &mut private::Node {
+        self.watched = Watched::default();
         &mut self.message
+    }
+
+    /// What watchers are told of it, encoded once for all of them: no keys.
+    pub(crate) fn watched(&self) -> Bytes {
+        let record = &self.message;
+        let encode = || {
+            let node = curator_api::Node {
+                id: self.id.clone(),
+                roles: record.roles.clone(),
+                status: record.status.clone(),
+                clusternet: record.clusternet.clone(),
+                state: record.fsm_state,
+                labels: record.labels.clone(),
+            };
+            node.encode_to_vec().into()
+        };
+        self.watched.0.get_or_init(encode).clone()
     }
 
     /// The state, also when it is a number that is not known.
@@ -122,7 +157,7 @@ impl NodeRecord {
     }
 
     pub(crate) fn roles_mut(&mut self) -> &mut NodeRoles {
-        self.message.roles.get_or_insert_default()
+        self.message_mut().roles.get_or_insert_default()
     }
 
     /// The first role that the node has.

@@ -1,0 +1,256 @@
+//! `cargo xtask bench storm`: all clients of a big cluster come back at once.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{cpu, keep};
+use crate::error::{Error, Result};
+use crate::harness::process::{Capture, Orphan, ProcessSpec, bound};
+use crate::harness::{
+    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, Role, Scratch, peak,
+    resident, wait_until,
+};
+use crate::signals;
+use crate::step;
+use crate::tools::etcd::{Found, Want, select};
+use crate::workspace::{EMBED_RELEASE, STORM, build};
+
+/// How many nodes there are, and how many of them watch.
+const SIZES: [(usize, usize); 5] = [
+    (1_000, 100),
+    (1_000, 1_000),
+    (1_000, 3_000),
+    (3_000, 1_000),
+    (10_000, 1_000),
+];
+const SOON: Duration = Duration::from_secs(30);
+/// A storm may take as long: the generator gives up a little sooner.
+const PATIENCE: Duration = Duration::from_secs(200);
+
+/// What happened before all came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// They come for the first time.
+    Start,
+    /// The leader is killed.
+    Kill,
+    /// The leader ends as planned.
+    StepDown,
+}
+
+impl Before {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Kill => "kill",
+            Self::StepDown => "step-down",
+        }
+    }
+}
+
+/// One storm, and what it took.
+struct Storm {
+    nodes: usize,
+    watchers: usize,
+    before: Before,
+    told: Value,
+    /// Of the instance that led at its end.
+    leader_cpu: Duration,
+    /// The most that any instance had, and what they had when it was calm.
+    peak: u64,
+    calm: u64,
+    /// Times that somebody began to lead.
+    leaders: usize,
+}
+
+pub(super) fn run(only: Option<&str>, etcd: Option<&str>) -> Result<()> {
+    let sizes: Vec<_> = SIZES
+        .into_iter()
+        .filter(|(nodes, watchers)| only.is_none_or(|only| only == format!("{nodes}x{watchers}")))
+        .collect();
+    if sizes.is_empty() {
+        return Err(Error::usage("there is no such size; see `cargo xtask bench --help`"));
+    }
+    let want = Want::read_one(etcd)?;
+    signals::install()?;
+    let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
+        return Ok(());
+    };
+    let (program, load) = (build(EMBED_RELEASE)?, build(STORM)?);
+    let mut storms = Vec::new();
+    for (nodes, watchers) in sizes {
+        let name = format!("{nodes} nodes, {watchers} of which watch");
+        storms.extend(step::timed(&name, || {
+            measure(&binaries, &program, &load, nodes, watchers)
+        })?);
+    }
+    let report = report(&storms, binaries.version());
+    step::say(&report);
+    keep("storm.md", &report)
+}
+
+fn measure(
+    binaries: &EtcdBinaries,
+    program: &std::path::Path,
+    load: &std::path::Path,
+    nodes: usize,
+    watchers: usize,
+) -> Result<Vec<Storm>> {
+    let scratch = Scratch::new("bench-storm")?;
+    let options = EtcdOptions {
+        peer_proxies: false,
+        ..EtcdOptions::default()
+    };
+    let etcd = EtcdCluster::start(binaries, &scratch, options)?;
+    let mut filling = bound(load, Orphan::Kill);
+    filling.args(["--fill", &etcd.client_url(0), "--nodes", &nodes.to_string()]);
+    step::output("put the nodes into etcd", filling)?;
+    let mut curators = Vec::new();
+    for number in 1..=3 {
+        // The default TTL: what a storm does to it is what is looked at.
+        let options = CuratorOptions::new(number, etcd.endpoints()).leader_ttl(Duration::from_secs(10));
+        curators.push(CuratorProcess::start(program, &scratch, options)?);
+    }
+    wait_until("a leader", SOON, || leader(&curators))?;
+    let calm = most(&curators, resident)?;
+    let addresses: Vec<_> = curators.iter().map(|curator| curator.address().to_string()).collect();
+    let spec = ProcessSpec::new("storm", load)
+        .args(["--nodes", &nodes.to_string(), "--watchers", &watchers.to_string()])
+        .args(["--instances", &addresses.join(",")])
+        .capture(Capture::Stdout);
+    let before_cpu = all_cpu(&curators)?;
+    let marks: Vec<_> = curators.iter().map(CuratorProcess::mark).collect();
+    let generator = Recorded::start(&spec, &scratch)?;
+    let mut storms = vec![finish(&curators, &generator, Before::Start, calm, &before_cpu, &marks)?];
+    for before in [Before::StepDown, Before::Kill] {
+        let leads = wait_until("a leader", SOON, || leader(&curators))?;
+        let (before_cpu, marks) = (
+            all_cpu(&curators)?,
+            curators.iter().map(CuratorProcess::mark).collect::<Vec<_>>(),
+        );
+        generator.process.signal(Signal::USR1)?;
+        generator.wait_line(Mark::START, SOON, |line| line.contains("begun"))?;
+        match before {
+            Before::Kill => curators[leads].kill().map(drop)?,
+            Before::StepDown | Before::Start => {
+                curators[leads].terminate()?;
+                curators[leads].wait_exit(SOON)?;
+            }
+        }
+        storms.push(finish(&curators, &generator, before, calm, &before_cpu, &marks)?);
+        curators[leads].restart()?;
+        wait_until("all to agree", SOON, || agreed(&curators))?;
+    }
+    for storm in &mut storms {
+        (storm.nodes, storm.watchers) = (nodes, watchers);
+    }
+    Ok(storms)
+}
+
+/// Waits for the end of the storm, and looks at what it took.
+fn finish(
+    curators: &[CuratorProcess],
+    generator: &Recorded,
+    before: Before,
+    calm: u64,
+    before_cpu: &[Duration],
+    marks: &[Mark],
+) -> Result<Storm> {
+    let count = match before {
+        Before::Start => 0,
+        Before::StepDown => 1,
+        Before::Kill => 2,
+    };
+    let told = |line: &str| {
+        let told: Value = serde_json::from_str(line).ok()?;
+        told["done"].is_boolean().then_some(told)
+    };
+    let lines = || generator.lines.since(Mark::START);
+    let found = wait_until("the storm to be over", PATIENCE, || {
+        lines().iter().filter_map(|line| told(&line.text)).nth(count)
+    })?;
+    let leads = wait_until("a leader", SOON, || leader(curators))?;
+    let took = cpu::of_process(curators[leads].pid())?.saturating_sub(before_cpu[leads]);
+    let leaders = curators
+        .iter()
+        .zip(marks)
+        .flat_map(|(curator, mark)| curator.roles_since(*mark))
+        .filter(|change| change.role.is_leader())
+        .count();
+    Ok(Storm {
+        nodes: 0,
+        watchers: 0,
+        before,
+        told: found,
+        leader_cpu: took,
+        peak: most(curators, peak)?,
+        calm,
+        leaders,
+    })
+}
+
+fn leader(curators: &[CuratorProcess]) -> Option<usize> {
+    let leads = |curator: &CuratorProcess| {
+        curator.process().is_running() && curator.role().is_some_and(|role| role.is_leader())
+    };
+    curators.iter().position(leads)
+}
+
+fn agreed(curators: &[CuratorProcess]) -> Option<()> {
+    let leader = leader(curators)?;
+    let term = curators[leader].role()?.lock_revision();
+    let follows = |curator: &CuratorProcess| curator.role().as_ref().and_then(Role::lock_revision) == term;
+    curators.iter().all(follows).then_some(())
+}
+
+fn all_cpu(curators: &[CuratorProcess]) -> Result<Vec<Duration>> {
+    curators.iter().map(|curator| cpu::of_process(curator.pid())).collect()
+}
+
+fn most(curators: &[CuratorProcess], of: impl Fn(u32) -> Result<u64>) -> Result<u64> {
+    let running = curators.iter().filter(|curator| curator.process().is_running());
+    let each = running.map(|curator| of(curator.pid())).collect::<Result<Vec<_>>>()?;
+    each.into_iter().max().ok_or_else(|| Error::new("no instance runs"))
+}
+
+fn report(storms: &[Storm], version: &str) -> String {
+    let mut text = format!(
+        "# The storm, measured\n\nThree members of etcd {version}, three instances and all clients on one machine. Each client has a \
+         watch of all nodes and a stream of heartbeats.\n\n\
+         | nodes x watchers | after | told, MB | all told after, s | leaders | leader's processor, s | peak, MiB (calm) | owner: calls, failed \
+         | p50, p99, longest, ms |\n|---|---|---|---|---|---|---|---|---|\n"
+    );
+    for storm in storms {
+        let number = |field: &str| storm.told[field].as_f64().unwrap_or(f64::NAN);
+        let done = match storm.told["done"].as_bool() {
+            Some(true) => format!("{:.1}", number("seconds")),
+            _ => format!(
+                "not within {:.0}: {} of {}",
+                number("seconds"),
+                storm.told["complete"],
+                storm.watchers
+            ),
+        };
+        let _ = writeln!(
+            text,
+            "| {} x {} | {} | {:.0} | {done} | {} | {:.1} | {} ({}) | {}, {} | {:.0}, {:.0}, {:.0} |",
+            storm.nodes,
+            storm.watchers,
+            storm.before.name(),
+            number("bytes") / 1e6,
+            storm.leaders,
+            storm.leader_cpu.as_secs_f64(),
+            storm.peak >> 20,
+            storm.calm >> 20,
+            storm.told["owner_calls"],
+            storm.told["owner_failed"],
+            number("owner_p50_ms"),
+            number("owner_p99_ms"),
+            number("owner_longest_ms"),
+        );
+    }
+    text
+}

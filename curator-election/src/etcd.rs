@@ -250,7 +250,10 @@ impl EtcdStore {
                 biased;
                 Some((member, answer)) = asked.next() => match answer {
                     Err(error @ (StoreError::Unreachable { .. } | StoreError::Unknown { .. })) => {
-                        last = error;
+                        // One that is there and does not answer says more than others that are not there.
+                        if !matches!(last, StoreError::Unknown { .. }) {
+                            last = error;
+                        }
                         asked.extend(waiting.next().map(ask));
                     }
                     answer => return Ok((member, answer)),

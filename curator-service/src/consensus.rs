@@ -59,6 +59,11 @@ pub trait Consensus: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The endpoints that have last said that they are members of another cluster than the one in use.
+    fn foreign_endpoints(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The id of the cluster in use, as etcd has it; `None` if it is not known, or there is none.
     fn cluster_id(&self) -> Option<u64> {
         None
@@ -162,6 +167,17 @@ impl Consensus for EtcdConsensus {
                 cluster_id,
                 status,
             })
+            .collect()
+    }
+
+    fn foreign_endpoints(&self) -> Vec<String> {
+        let Some(id) = self.etcd.cluster_id() else {
+            return Vec::new();
+        };
+        let named = self.endpoints.iter().zip(self.etcd.named_clusters());
+        named
+            .filter(|(_, named)| named.is_some_and(|named| named != id))
+            .map(|(endpoint, _)| endpoint.clone())
             .collect()
     }
 

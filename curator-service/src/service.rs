@@ -184,6 +184,10 @@ impl Service {
                 ready: ready.subscribe(),
                 terms,
                 metrics: observe.metrics.clone(),
+                foreign: {
+                    let consensus = config.consensus.clone();
+                    Arc::new(move || consensus.foreign_endpoints())
+                },
             };
             let (cancel, listen) = (rest_cancel.clone(), observe.listen);
             tasks.spawn("observatory", async move {

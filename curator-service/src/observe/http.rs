@@ -39,6 +39,8 @@ pub(crate) struct Site {
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) terms: Terms,
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The endpoints that are members of another etcd cluster.
+    pub(crate) foreign: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 /// The socket that an instance is looked at by.
@@ -131,13 +133,14 @@ fn answer<B>(site: &Site, request: &Request<B>, loopback: bool) -> Response<Full
     match request.uri().path() {
         "/" => typed(StatusCode::OK, "text/html; charset=utf-8", page::HTML.into()),
         "/status.json" => {
-            let shown = page::status(
+            let mut shown = page::status(
                 &site.node_id,
                 &site.status.borrow(),
                 ready,
                 &site.terms,
                 BootClock.now(),
             );
+            shown["foreign_etcd_endpoints"] = (site.foreign)().into();
             typed(StatusCode::OK, "application/json", shown.to_string())
         }
         "/metrics" => {
@@ -199,6 +202,7 @@ mod tests {
             ready,
             terms: Terms::default(),
             metrics: Arc::new(|| "curator_ready 1\n".into()),
+            foreign: Arc::new(Vec::new),
         }
     }
 

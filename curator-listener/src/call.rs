@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::header::ALLOW;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,7 @@ use crate::meters::{self, Answered, Counted, Meters};
 use crate::refusal::Refusal;
 use crate::request;
 use crate::scope::{Bounds, Scope};
+use crate::server::{Inflow, Keep};
 use crate::services::{Kinds, Local};
 use crate::source::{Budget, Source};
 use crate::target::{Follow, Target};
@@ -65,14 +65,14 @@ impl Dispatcher {
     /// Answers a call.
     ///
     /// Cancellation: dropping the future cancels the call wherever it is.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Body> {
+    pub(crate) async fn answer(&self, request: Request<Inflow>, shard: usize) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let span = trace::begin(&mut parts.headers, parts.uri.path());
         let answer = self.answer_within(Request::from_parts(parts, body), shard, &span);
         answer.instrument(span.clone()).await
     }
 
-    async fn answer_within(&self, request: Request<Incoming>, shard: usize, span: &Span) -> Response<Body> {
+    async fn answer_within(&self, request: Request<Inflow>, shard: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
         if let Some(status) = request::no_call(&request) {
             let mut response = Response::new(Body::default());
@@ -100,11 +100,13 @@ impl Dispatcher {
         }
     }
 
-    async fn dispatch(&self, request: Request<Incoming>, shard: usize) -> Result<(Response<Body>, &Answered), Refusal> {
+    async fn dispatch(&self, request: Request<Inflow>, shard: usize) -> Result<(Response<Body>, &Answered), Refusal> {
         let timeout = deadline::timeout(request.headers())
             .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         if let Some(routes) = self.local.routes(request.uri().path()) {
+            let mut request = request;
+            request.body_mut().keep(Keep::Messages);
             let response =
                 lead::serve_local(routes, request, Bounds::new(deadline, Some(self.local_scope.clone()))).await;
             return Ok((response.map(Body::Led), &self.meters.local));
@@ -216,9 +218,13 @@ impl Call<'_> {
         &self,
         target: &Target,
         caller: Option<CallerCertificates>,
-        source: Source<Incoming>,
-    ) -> Result<Response<Body>, Source<Incoming>> {
+        mut source: Source<Inflow>,
+    ) -> Result<Response<Body>, Source<Inflow>> {
         let Target::Lead(lead) = target else { return Err(source) };
+        source.incoming().keep(match self.kind {
+            Kind::Unary => Keep::All,
+            Kind::Stream => Keep::Messages,
+        });
         let mut request = Request::new(source);
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
@@ -231,7 +237,11 @@ impl Call<'_> {
         let bounds = Bounds::new(self.deadline, Some(lead.scope.clone()));
         match lead::serve(&lead.routes, &lead.running, request, bounds).await {
             Ok(response) => Ok(response.map(Body::Led)),
-            Err(request) => Err(request.into_body()),
+            Err(request) => {
+                let mut source = request.into_body();
+                source.incoming().keep(Keep::Nothing);
+                Err(source)
+            }
         }
     }
 
@@ -239,8 +249,8 @@ impl Call<'_> {
     async fn forward(
         &mut self,
         follow: &Follow,
-        source: Source<Incoming>,
-    ) -> Result<Result<Response<Body>, Source<Incoming>>, Refusal> {
+        source: Source<Inflow>,
+    ) -> Result<Result<Response<Body>, Source<Inflow>>, Refusal> {
         let pool = follow
             .pool(self.shard)
             .ok_or_else(|| Refusal::new(Code::Internal, "this thread has no connections to the leader"))?;

@@ -2,6 +2,10 @@
 
 mod accept;
 mod connection;
+mod frames;
+mod inflow;
+mod limits;
+mod outflow;
 mod seats;
 mod shard;
 mod sockets;
@@ -27,6 +31,7 @@ use crate::config::ListenerConfig;
 use crate::health::{self, HealthService};
 use crate::hold::Hold;
 use crate::lead::Drained;
+use crate::memory::Memory;
 use crate::meters::Meters;
 use crate::refusal::Refusal;
 use crate::role::StatusStream;
@@ -34,6 +39,9 @@ use crate::scope::Scope;
 use crate::services::Services;
 use crate::source::Budget;
 use crate::target::{Target, Tracker};
+pub(crate) use inflow::{Inflow, Keep};
+pub(crate) use limits::{calls_of_stranger, window_of_all};
+
 use accept::accept;
 use connection::Shared;
 use seats::Seats;
@@ -205,6 +213,7 @@ impl Listener {
         });
         let shared = Arc::new(Shared {
             dispatcher,
+            memory: Memory::new(config.max_memory),
             stopping: cancel.clone(),
             tasks: tasks.clone(),
         });

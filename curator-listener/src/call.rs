@@ -392,7 +392,8 @@ impl Call<'_> {
             () = sleep_until(until) => Err(Refusal {
                 message: format!("{}; nothing of the call ran while it waited", refusal.message).into(),
                 ..refusal.clone()
-            }),
+            }
+            .come_again(hold::come_again())),
             () = lost => Err(Refusal::new(
                 Code::ResourceExhausted,
                 format!("{}; calls of others wait for a leader as well, and this one has made room for them; nothing of it ran", refusal.message),

@@ -129,8 +129,8 @@ impl ListenerConfig {
             .unwrap_or_else(|| (self.max_connections / 4).max(1))
     }
 
-    /// The longest head that is read: longer than one that is taken, so that whoever is refused for it is told why, and so that
-    /// what an instance adds to a call that it forwards fits as well.
+    /// The longest head of an answer that is read, and the least of a request's: longer than one that is taken, so that what an
+    /// instance adds to a call that it forwards fits as well.
     pub(crate) const fn most_headers(&self) -> u32 {
         self.max_header_list_size.saturating_mul(2)
     }

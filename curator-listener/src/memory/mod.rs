@@ -100,7 +100,10 @@ impl Memory {
 impl Account {
     /// As much as it may hold at this moment.
     fn share(&self) -> usize {
-        let free = self.memory.most.saturating_sub(self.memory.used.load(Ordering::Relaxed));
+        let free = self
+            .memory
+            .most
+            .saturating_sub(self.memory.used.load(Ordering::Relaxed));
         match self.standing {
             Standing::Known => free / OF_A_MEMBER,
             Standing::Stranger => {
@@ -277,7 +280,10 @@ mod tests {
         let taken: usize = others.iter().map(fill).sum();
         assert!(taken + alone <= (16 << 20) + 200 * FLOOR, "{taken}");
         let member = fill(&memory.of(&known(201)));
-        assert!(about(member, ((64 << 20) - taken - alone) / 3), "{member} beside {taken}");
+        assert!(
+            about(member, ((64 << 20) - taken - alone) / 3),
+            "{member} beside {taken}"
+        );
     }
 
     #[test]

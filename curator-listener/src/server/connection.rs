@@ -34,13 +34,15 @@ use crate::request;
 use crate::tls::{self, CallerCertificates, Io, Turns};
 
 /// What an open call takes beside its head and its messages: its stream, its task, and what is made for them.
-const CALL: usize = 2 << 10;
+const CALL: usize = 4 << 10;
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
     /// What all callers together may make this instance hold.
     pub(crate) memory: Arc<Memory>,
     pub(crate) stopping: CancellationToken,
+    /// Nobody is listened to any more, which comes later.
+    pub(crate) deaf: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -136,6 +138,11 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
         shown,
         caller,
     };
+    // Who comes when this instance is stopping knows no other, and would be back at once.
+    let stopping = match shared.stopping.is_cancelled() {
+        true => &shared.deaf,
+        false => &shared.stopping,
+    };
     let leave = CancellationToken::new();
     let mut talk = pin!(talk(io, calls, &leave));
     let mut idle = pin!(idle(activity.clone(), config.idle_timeout));
@@ -154,7 +161,7 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
             }
             () = &mut idle, if !leave.is_cancelled() => {}
             () = &mut old, if !leave.is_cancelled() => {}
-            () = shared.stopping.cancelled(), if !leave.is_cancelled() => {}
+            () = stopping.cancelled(), if !leave.is_cancelled() => {}
         }
         // Takes nothing new, tells the client so, and ends with the last call.
         leave.cancel();

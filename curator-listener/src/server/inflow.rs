@@ -72,7 +72,9 @@ impl Ledger {
     /// So much of a request is kept no longer.
     fn release(&self, stream: u32, bytes: usize) {
         let mut table = self.table();
-        let Some(kept) = table.open.get_mut(&stream) else { return };
+        let Some(kept) = table.open.get_mut(&stream) else {
+            return;
+        };
         let released = bytes.min(*kept);
         *kept -= released;
         drop(table);

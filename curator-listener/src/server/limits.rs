@@ -15,6 +15,10 @@ const RESETS_REMEMBERED: Duration = Duration::from_secs(4);
 /// The window of a stream and the calls on a connection are so many times less for strangers ...
 const WINDOW_OF_STRANGERS: u32 = 4;
 const CALLS_OF_STRANGERS: u32 = 8;
+/// The longest heads that are read, so that whoever sends one that is not taken is told so: what is longer by far ends the
+/// connection.
+const HEADS: u32 = 1 << 20;
+const HEADS_OF_STRANGERS: u32 = 256 << 10;
 /// ... but as many calls as clients take for granted before they are told anything.
 const TAKEN_FOR_GRANTED: u32 = 100;
 
@@ -40,21 +44,27 @@ impl Limits {
     /// A follower has the calls of many callers on one connection, so that it may do more than a stranger, and not as much as
     /// it likes.
     pub(super) fn of(standing: Standing, config: &ListenerConfig) -> Self {
-        let (calls, stream_window, errors) = match standing {
-            Standing::Known => (config.max_concurrent_calls, config.stream_window, 16_384),
+        let (calls, stream_window, heads, errors) = match standing {
+            Standing::Known => (config.max_concurrent_calls, config.stream_window, HEADS, 16_384),
             Standing::Stranger => (
                 config.calls_of_stranger(),
                 config.stream_window / WINDOW_OF_STRANGERS,
+                HEADS_OF_STRANGERS,
                 1_024,
             ),
         };
-        let many = usize::try_from(calls).unwrap_or(usize::MAX).saturating_mul(4);
+        let all = usize::try_from(calls).unwrap_or(usize::MAX);
+        let many = all.saturating_mul(4);
         Self {
             calls,
             stream_window,
-            heads: config.most_headers(),
+            heads: heads.max(config.most_headers()),
             pending_resets: many,
-            remembered: many,
+            // They are not counted in the budget: half a kilobyte each.
+            remembered: match standing {
+                Standing::Known => many,
+                Standing::Stranger => all,
+            },
             errors,
         }
     }

@@ -47,12 +47,7 @@ impl Buf for Piece {
 struct Gone;
 
 /// Sends an answer, no faster than the client takes it. `window` is what may come from a leader for somebody who takes nothing.
-pub(super) async fn send(
-    mut respond: SendResponse<Piece>,
-    response: Response<Body>,
-    held: &Arc<Held>,
-    window: usize,
-) {
+pub(super) async fn send(mut respond: SendResponse<Piece>, response: Response<Body>, held: &Arc<Held>, window: usize) {
     let (head, mut body) = response.into_parts();
     let ended = body.is_end_stream();
     let stream = match respond.send_response(Response::from_parts(head, ()), ended) {

@@ -12,12 +12,18 @@ mod abuse;
 mod deadlines;
 mod fidelity;
 mod handover;
+mod memory;
 mod never_twice;
 mod raw;
 mod roles;
+mod server;
 mod services;
 mod shared;
 mod skew;
 mod stage;
 mod stalls;
 mod threads;
+
+/// The one that `curator` has: with glibc's, what a storm of calls leaves behind is not given back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

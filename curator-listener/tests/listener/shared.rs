@@ -70,7 +70,7 @@ impl Still {
 }
 
 /// A message as it stands in a body.
-fn message(message: &impl prost::Message) -> Bytes {
+pub(crate) fn message(message: &impl prost::Message) -> Bytes {
     let encoded = message.encode_to_vec();
     let mut body = vec![0];
     body.extend_from_slice(&u32::try_from(encoded.len()).unwrap().to_be_bytes());
@@ -117,7 +117,7 @@ impl Bystanders {
 }
 
 /// What asks for a stream that does not end.
-const fn endless() -> CountRequest {
+pub(crate) const fn endless() -> CountRequest {
     CountRequest {
         messages: 0,
         size: 1,

@@ -1,6 +1,7 @@
 //! Instances, their roles, and clients.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use async_trait::async_trait;
 use curator_echo::EchoService;
 use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
-use curator_echo::tls::{Party, SERVER};
+use curator_echo::tls::{CLIENT, Party, SERVER};
 use curator_listener::{
     CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
     SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
@@ -127,6 +128,16 @@ pub(crate) struct Certificates {
 impl Certificates {
     pub(crate) fn new() -> Self {
         let (server, client) = curator_echo::tls::parties().unwrap();
+        Self {
+            newest: watch::Sender::new(server.server().unwrap()),
+            server,
+            client,
+        }
+    }
+
+    /// Those that were written into a directory.
+    pub(crate) fn read(directory: &Path) -> Self {
+        let [server, client] = [SERVER, CLIENT].map(|name| Party::read(directory, name).unwrap());
         Self {
             newest: watch::Sender::new(server.server().unwrap()),
             server,

@@ -105,13 +105,11 @@ impl Dispatcher {
             .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         if let Some(routes) = self.local.routes(request.uri().path()) {
-            let mut request = request;
-            request.body_mut().keep(Keep::Messages);
             let response =
                 lead::serve_local(routes, request, Bounds::new(deadline, Some(self.local_scope.clone()))).await;
             return Ok((response.map(Body::Led), &self.meters.local));
         }
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         let marks = Marks::take(&mut parts.headers);
         let most = self.config.max_header_list_size as usize;
         // What has been forwarded was looked at there, and has been added to since.
@@ -134,6 +132,9 @@ impl Dispatcher {
             hold: None,
             pause: FIRST_PAUSE,
         };
+        if call.kind == Kind::Unary {
+            body.keep(Keep::All);
+        }
         let mut source = Source::new(body, self.budget.clone());
         loop {
             let target = call.targets.borrow_and_update().clone();
@@ -150,6 +151,9 @@ impl Dispatcher {
                 }
                 Decision::Serve => {
                     let caller = call.caller(&marks).await?;
+                    if marks.hop.is_some() {
+                        source.incoming().is_forwarded();
+                    }
                     match call.serve(&target, caller, source).await {
                         Ok(response) => return Ok((response, &self.meters.led)),
                         // It began to step down a moment ago; the rules say what follows.
@@ -218,13 +222,9 @@ impl Call<'_> {
         &self,
         target: &Target,
         caller: Option<CallerCertificates>,
-        mut source: Source<Inflow>,
+        source: Source<Inflow>,
     ) -> Result<Response<Body>, Source<Inflow>> {
         let Target::Lead(lead) = target else { return Err(source) };
-        source.incoming().keep(match self.kind {
-            Kind::Unary => Keep::All,
-            Kind::Stream => Keep::Messages,
-        });
         let mut request = Request::new(source);
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
@@ -237,11 +237,7 @@ impl Call<'_> {
         let bounds = Bounds::new(self.deadline, Some(lead.scope.clone()));
         match lead::serve(&lead.routes, &lead.running, request, bounds).await {
             Ok(response) => Ok(response.map(Body::Led)),
-            Err(request) => {
-                let mut source = request.into_body();
-                source.incoming().keep(Keep::Nothing);
-                Err(source)
-            }
+            Err(request) => Err(request.into_body()),
         }
     }
 

@@ -9,7 +9,7 @@
 mod turn;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::caller::{Caller, Party, Standing};
@@ -50,6 +50,8 @@ pub(crate) struct Account {
 pub(crate) struct Held {
     account: Arc<Account>,
     used: AtomicUsize,
+    /// Another instance is at its other end, whose callers have their shares there.
+    forwards: AtomicBool,
 }
 
 /// A part of what a connection holds. Dropping it gives it back.
@@ -88,6 +90,7 @@ impl Memory {
         Arc::new(Held {
             account,
             used: AtomicUsize::new(0),
+            forwards: AtomicBool::new(false),
         })
     }
 
@@ -153,8 +156,20 @@ impl Held {
 
     /// Whether it may hold so many bytes more.
     pub(crate) fn fits(&self, bytes: usize) -> bool {
-        self.used.load(Ordering::Relaxed).saturating_add(bytes) <= FLOOR
-            || self.account.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.account.share()
+        if self.used.load(Ordering::Relaxed).saturating_add(bytes) <= FLOOR {
+            return true;
+        }
+        if self.forwards.load(Ordering::Relaxed) {
+            let memory = &self.account.memory;
+            return memory.used.load(Ordering::Relaxed).saturating_add(bytes) <= memory.most;
+        }
+        self.account.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.account.share()
+    }
+
+    /// From now on it may hold whatever is free: it carries the calls of many, each of whom the instance that forwards them has
+    /// let have no more than its share. Were it stopped for one of them, all others would be as well.
+    pub(crate) fn forwards(&self) {
+        self.forwards.store(true, Ordering::Relaxed);
     }
 
     /// How much it holds.
@@ -295,6 +310,17 @@ mod tests {
         assert!(other.fits(FLOOR));
         other.take(FLOOR);
         assert!(!other.has_room());
+    }
+
+    #[test]
+    fn an_instance_that_forwards_has_all_that_is_free() {
+        let memory = Memory::new(63 << 20);
+        let held = memory.of(&known(1));
+        assert!(about(fill(&held), 21 << 20));
+        held.forwards();
+        fill(&held);
+        assert!(about(held.used(), 63 << 20));
+        assert!(!held.has_room());
     }
 
     #[tokio::test(start_paused = true)]

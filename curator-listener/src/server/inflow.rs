@@ -227,9 +227,7 @@ impl Drop for CallCost {
 /// Until when what has been read of a request counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// It goes on to the leader at once.
-    Nothing,
-    /// A service puts it together until a message is whole.
+    /// A service puts it together until a message is whole, here or at the leader.
     Messages,
     /// A service has it in hand until it answers.
     All,
@@ -257,7 +255,7 @@ impl Inflow {
             number,
             ledger,
             cost,
-            keep: Keep::Nothing,
+            keep: Keep::Messages,
             messages: Messages::default(),
             kept: 0,
             data_ended: false,
@@ -269,10 +267,14 @@ impl Inflow {
         self.keep = keep;
     }
 
+    /// An instance has forwarded the call, and may.
+    pub(crate) fn is_forwarded(&self) {
+        self.ledger.held.forwards();
+    }
+
     fn has_read(&mut self, data: &Bytes) {
         self.kept += data.len();
         let still = match self.keep {
-            Keep::Nothing => 0,
             Keep::Messages => self.messages.read(data),
             Keep::All => self.kept,
         };

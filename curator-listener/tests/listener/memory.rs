@@ -51,6 +51,8 @@ fn a_process_that_serves() {
         let mut config = config();
         config.threads = 2;
         config.max_memory = BUDGET;
+        // Longer than the tests take.
+        config.hold_cap = Duration::from_secs(300);
         let certificates = std::env::var(CERTIFICATES).ok();
         config.tls = certificates.map(|directory| Certificates::read(directory.as_ref()).tls());
         let role = if role == "leading" { local(1).0 } else { unknown() };
@@ -186,7 +188,7 @@ async fn stalling(
         }
     };
     // It knows how many calls it may make once it has been answered.
-    soon(client.try_call("/curator.echo.v1.Echo/Nothing")).await;
+    soon(client.try_call("/grpc.health.v1.Health/Nothing")).await;
     (client, stalls)
 }
 

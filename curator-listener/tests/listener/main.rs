@@ -12,7 +12,6 @@ mod abuse;
 mod deadlines;
 mod fidelity;
 mod handover;
-mod memory;
 mod never_twice;
 mod raw;
 mod roles;
@@ -23,7 +22,3 @@ mod skew;
 mod stage;
 mod stalls;
 mod threads;
-
-/// The one that `curator` has: with glibc's, what a storm of calls leaves behind is not given back.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::abuse::from;
 use crate::raw::{Answer, RawClient};
-use crate::shared::{Bystanders, Bytewise, endless, message};
-use crate::stage::{Certificates, Instance, client, config, local, say, soon, unknown};
+use crate::shared::{Bystanders, Bytewise, endless};
+use crate::stage::{Certificates, Instance, client, config, from, local, message, say, soon, unknown};
 
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";

@@ -20,9 +20,8 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
-use crate::abuse::from;
 use crate::raw::{RawClient, RawLeader};
-use crate::stage::{Certificates, Instance, client, config, local, named, remote, say, soon};
+use crate::stage::{Certificates, Instance, client, config, from, local, message, named, remote, say, soon};
 
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
@@ -68,15 +67,6 @@ impl Still {
         tokio::spawn(response);
         soon(self.stands.notified()).await;
     }
-}
-
-/// A message as it stands in a body.
-pub(crate) fn message(message: &impl prost::Message) -> Bytes {
-    let encoded = message.encode_to_vec();
-    let mut body = vec![0];
-    body.extend_from_slice(&u32::try_from(encoded.len()).unwrap().to_be_bytes());
-    body.extend_from_slice(&encoded);
-    body.into()
 }
 
 /// Streams like those that nodes have open, through one instance.

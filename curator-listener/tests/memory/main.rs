@@ -1,6 +1,19 @@
 //! What callers can make an instance hold, measured from outside, of a process of its own: the most of it, and what is left of it
 //! when they are gone. Whoever means well is answered meanwhile.
 
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "times are compared with bounds that the documentation states"
+)]
+
+#[path = "../listener/raw.rs"]
+#[allow(dead_code, reason = "of the other scenarios")]
+mod raw;
+#[path = "../listener/stage.rs"]
+#[allow(dead_code, reason = "of the other scenarios")]
+mod stage;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,10 +32,12 @@ use tokio_rustls::TlsConnector;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use crate::abuse::from;
 use crate::raw::RawClient;
-use crate::shared::message;
-use crate::stage::{Certificates, Instance, config, local, say, soon, unknown};
+use crate::stage::{Certificates, Instance, config, from, local, message, say, soon, unknown};
+
+/// The one that `curator` has: with glibc's, what a storm of calls leaves behind is not given back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const SAY: &str = "/curator.echo.v1.Echo/Say";
@@ -76,7 +91,7 @@ impl Served {
     fn start(role: &str, certificates: Option<&PathBuf>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "memory::a_process_that_serves", "--ignored", "--nocapture"])
+            .args(["--exact", "a_process_that_serves", "--ignored", "--nocapture"])
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());

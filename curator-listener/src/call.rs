@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,7 @@ use crate::meters::{self, Answered, Counted, Meters};
 use crate::refusal::Refusal;
 use crate::request;
 use crate::scope::{Bounds, Scope};
+use crate::server::{Inflow, Keep};
 use crate::services::{Kinds, Local};
 use crate::source::{Budget, Source};
 use crate::target::{Follow, Target};
@@ -65,14 +65,14 @@ impl Dispatcher {
     /// Answers a call.
     ///
     /// Cancellation: dropping the future cancels the call wherever it is.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, shard: usize) -> Response<Body> {
+    pub(crate) async fn answer(&self, request: Request<Inflow>, shard: usize) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let span = trace::begin(&mut parts.headers, parts.uri.path());
         let answer = self.answer_within(Request::from_parts(parts, body), shard, &span);
         answer.instrument(span.clone()).await
     }
 
-    async fn answer_within(&self, request: Request<Incoming>, shard: usize, span: &Span) -> Response<Body> {
+    async fn answer_within(&self, request: Request<Inflow>, shard: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
         if let Some(status) = request::no_call(&request) {
             // Whoever asks so is a person, or a tool that tries HTTP/2.
@@ -103,7 +103,7 @@ impl Dispatcher {
         }
     }
 
-    async fn dispatch(&self, request: Request<Incoming>, shard: usize) -> Result<(Response<Body>, &Answered), Refusal> {
+    async fn dispatch(&self, request: Request<Inflow>, shard: usize) -> Result<(Response<Body>, &Answered), Refusal> {
         let timeout = deadline::timeout(request.headers())
             .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
@@ -112,7 +112,7 @@ impl Dispatcher {
                 lead::serve_local(routes, request, Bounds::new(deadline, Some(self.local_scope.clone()))).await;
             return Ok((response.map(Body::Led), &self.meters.local));
         }
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         let marks = Marks::take(&mut parts.headers);
         let most = self.config.max_header_list_size as usize;
         // What has been forwarded was looked at there, and has been added to since.
@@ -135,6 +135,9 @@ impl Dispatcher {
             hold: None,
             pause: FIRST_PAUSE,
         };
+        if call.kind == Kind::Unary {
+            body.keep(Keep::All);
+        }
         let mut source = Source::new(body, self.budget.clone());
         loop {
             let target = call.targets.borrow_and_update().clone();
@@ -151,6 +154,9 @@ impl Dispatcher {
                 }
                 Decision::Serve => {
                     let caller = call.caller(&marks).await?;
+                    if marks.hop.is_some() {
+                        source.incoming().is_forwarded();
+                    }
                     match call.serve(&target, caller, source).await {
                         Ok(response) => return Ok((response, &self.meters.led)),
                         // It began to step down a moment ago; the rules say what follows.
@@ -219,8 +225,8 @@ impl Call<'_> {
         &self,
         target: &Target,
         caller: Option<CallerCertificates>,
-        source: Source<Incoming>,
-    ) -> Result<Response<Body>, Source<Incoming>> {
+        source: Source<Inflow>,
+    ) -> Result<Response<Body>, Source<Inflow>> {
         let Target::Lead(lead) = target else { return Err(source) };
         let mut request = Request::new(source);
         *request.method_mut() = self.parts.method.clone();
@@ -242,8 +248,8 @@ impl Call<'_> {
     async fn forward(
         &mut self,
         follow: &Follow,
-        source: Source<Incoming>,
-    ) -> Result<Result<Response<Body>, Source<Incoming>>, Refusal> {
+        source: Source<Inflow>,
+    ) -> Result<Result<Response<Body>, Source<Inflow>>, Refusal> {
         let pool = follow
             .pool(self.shard)
             .ok_or_else(|| Refusal::new(Code::Internal, "this thread has no connections to the leader"))?;
@@ -385,7 +391,8 @@ impl Call<'_> {
             () = sleep_until(until) => Err(Refusal {
                 message: format!("{}; nothing of the call ran while it waited", refusal.message).into(),
                 ..refusal.clone()
-            }),
+            }
+            .come_again(hold::come_again())),
             () = lost => Err(Refusal::new(
                 Code::ResourceExhausted,
                 format!("{}; calls of others wait for a leader as well, and this one has made room for them; nothing of it ran", refusal.message),

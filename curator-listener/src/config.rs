@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use crate::server;
 use crate::tls::Tls;
+
+/// As many as every release takes of one connection.
+const CALLS_TO_LEADER: u32 = 256;
 
 /// The limits and times of a [`Listener`](crate::Listener). All memory that a peer can make it use is bounded by them.
 #[derive(Clone, Debug)]
@@ -37,8 +41,14 @@ pub struct ListenerConfig {
     /// As many bytes of requests may be kept at a time, of all calls, to be sent again if nothing of them ran. What does not fit
     /// is sent once only. A hundred thousand of ordinary calls.
     pub max_kept_bytes: usize,
-    /// As many calls may be under way on one connection. Times [`stream_window`](Self::stream_window) it is the window of
-    /// the connection, so that calls whose reader has stopped cannot take it all and freeze the others on it.
+    /// As many bytes may be held at a time of all callers together: requests that nobody has read, answers that nobody takes,
+    /// and open calls. Of one whom the cluster knows half of what is free: 85 MiB, if nobody else holds any. Strangers have a
+    /// quarter of it together, and one address of theirs an eighth of what is free there: 7 MiB. Who has no room is not read from,
+    /// and further calls are refused with `RESOURCE_EXHAUSTED`; a connection with next to nothing always goes on.
+    pub max_memory: usize,
+    /// As many calls may be under way on one connection, since clients open one for all that they do; on a stranger's an eighth,
+    /// but a hundred if there can be as many. Times [`stream_window`](Self::stream_window) it is the window of the connection, so
+    /// that calls whose reader has stopped cannot take it all and freeze the others on it.
     pub max_concurrent_calls: u32,
     /// As much of one call's messages may be under way or buffered, in bytes. At a round trip of 1 ms it lets 250 MB/s
     /// through for each call.
@@ -84,7 +94,8 @@ impl Default for ListenerConfig {
             max_connections_per_peer: None,
             max_new_connections: 1_024,
             max_kept_bytes: 64 << 20,
-            max_concurrent_calls: 256,
+            max_memory: 256 << 20,
+            max_concurrent_calls: 1_024,
             stream_window: 256 << 10,
             max_header_list_size: 64 << 10,
             handshake_timeout: Duration::from_secs(5),
@@ -118,17 +129,26 @@ impl ListenerConfig {
             .unwrap_or_else(|| (self.max_connections / 4).max(1))
     }
 
-    /// The longest head that is read: longer than one that is taken, so that whoever is refused for it is told why, and so that
-    /// what an instance adds to a call that it forwards fits as well.
+    /// The longest head of an answer that is read, and the least of a request's: longer than one that is taken, so that what an
+    /// instance adds to a call that it forwards fits as well.
     pub(crate) const fn most_headers(&self) -> u32 {
         self.max_header_list_size.saturating_mul(2)
     }
 
-    /// The window of a whole connection.
-    pub(crate) const fn connection_window(&self) -> u32 {
-        // The most that HTTP/2 can say is 2^31 - 1.
-        let all = self.stream_window.saturating_mul(self.max_concurrent_calls);
-        if all > 0x7fff_ffff { 0x7fff_ffff } else { all }
+    /// How many calls a stranger's connection may have.
+    pub(crate) fn calls_of_stranger(&self) -> u32 {
+        server::calls_of_stranger(self.max_concurrent_calls)
+    }
+
+    /// How many calls go on one connection to the leader. Further ones get another connection, and what is kept of answers there
+    /// is bounded by its window.
+    pub(crate) fn calls_to_leader(&self) -> u32 {
+        self.max_concurrent_calls.min(CALLS_TO_LEADER)
+    }
+
+    /// The window of a whole connection to the leader.
+    pub(crate) fn window_to_leader(&self) -> u32 {
+        server::window_of_all(self.stream_window, self.calls_to_leader())
     }
 }
 
@@ -145,19 +165,5 @@ mod tests {
         };
         assert_eq!(hold(3), Duration::from_secs(8));
         assert_eq!(hold(60), Duration::from_secs(65));
-    }
-
-    #[test]
-    fn stalled_calls_cannot_take_a_connections_window() {
-        let config = ListenerConfig::default();
-        assert_eq!(
-            u64::from(config.connection_window()),
-            u64::from(config.stream_window) * u64::from(config.max_concurrent_calls)
-        );
-        let huge = ListenerConfig {
-            stream_window: u32::MAX,
-            ..config
-        };
-        assert_eq!(huge.connection_window(), 0x7fff_ffff);
     }
 }

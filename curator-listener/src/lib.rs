@@ -56,6 +56,7 @@ mod heard;
 mod hold;
 mod lead;
 mod marks;
+mod memory;
 pub mod meters;
 mod refusal;
 mod request;

@@ -85,6 +85,11 @@ where
         }
     }
 
+    /// Where it comes from.
+    pub(crate) const fn incoming(&mut self) -> &mut B {
+        &mut self.incoming
+    }
+
     /// Starts again from the beginning, if that has been kept.
     pub(crate) fn rewind(&mut self) -> bool {
         self.next = 0;

@@ -28,6 +28,7 @@ mod authorize;
 mod bootstrap;
 mod certified;
 mod client;
+mod complaint;
 mod config;
 mod consensus;
 mod credentials;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tracing::warn;
 
+use crate::complaint::Complaint;
 use crate::config::CURATOR_PORT;
 use crate::consensus::ConsensusStatus;
 use crate::leader::pki::Layout;
@@ -163,7 +164,8 @@ impl CuratorLocal for CuratorLocalService {
             .range(Range::all(Keys::One(Layout::CLUSTER.certificate())))
             .await
             .map_err(|error| {
-                warn!(%error, "the cluster's certificate could not be read");
+                static COMPLAINT: Complaint = Complaint::new();
+                COMPLAINT.say(|left_out| warn!(%error, left_out, "the cluster's certificate could not be read"));
                 Status::unavailable("the cluster's certificate could not be read")
             })?;
         let stored = read.kvs.into_iter().next();

@@ -42,6 +42,7 @@ use tx::Tx;
 use view::View;
 use writer::{Fate, Writer};
 
+use crate::complaint::Complaint;
 use crate::fenced::{Fenced, FencedError};
 use crate::observe::meters;
 
@@ -85,7 +86,8 @@ impl From<StateError> for Status {
             StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
             StateError::Fenced(FencedError::Store(store)) => told::told(store),
             StateError::Fenced(FencedError::Answer { .. }) => {
-                warn!(%error, "the store cannot be used");
+                static COMPLAINT: Complaint = Complaint::new();
+                COMPLAINT.say(|left_out| warn!(%error, left_out, "the store cannot be used"));
                 Self::unavailable("the cluster's store cannot be used: a change may have been made or not")
             }
             StateError::Contended => Self::unavailable(error.to_string()),

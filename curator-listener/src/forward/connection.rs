@@ -182,11 +182,11 @@ pub(crate) async fn connect(
         let io = Heard::new(io, heard.clone());
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
-            .initial_connection_window_size(config.connection_window())
+            .initial_connection_window_size(config.window_to_leader())
             .max_header_list_size(config.most_headers())
             .max_concurrent_reset_streams(MOST_REMEMBERED)
             .reset_stream_duration(RESETS_REMEMBERED)
-            .data_frame_budget(SMALL_FRAMES.saturating_mul(config.connection_window() as usize))
+            .data_frame_budget(SMALL_FRAMES.saturating_mul(config.window_to_leader() as usize))
             .enable_push(false)
             .handshake::<_, Bytes>(io)
             .await?;

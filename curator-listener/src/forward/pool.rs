@@ -68,7 +68,7 @@ struct Lane {
 
 impl Lane {
     fn new(config: &ListenerConfig, least: usize, most: usize) -> Arc<Self> {
-        let full = usize::try_from(config.max_concurrent_calls / 4 * 3).unwrap_or(1).max(1);
+        let full = usize::try_from(config.calls_to_leader() / 4 * 3).unwrap_or(1).max(1);
         Arc::new(Self {
             connections: RwLock::default(),
             full,

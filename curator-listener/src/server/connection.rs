@@ -1,70 +1,48 @@
 //! One client's connection.
 
-use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Frame;
-use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::server::SendResponse;
+use h2::{Ping, PingPong, RecvStream};
+use http::Request;
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 use tracing::debug;
 
+use super::frames::PREFACE;
+use super::inflow::{CallCost, Inflow, Ledger, Socket};
+use super::limits::Limits;
+use super::outflow::{self, Piece};
 use super::seats::Seat;
-use crate::body::Body;
-use crate::call::Dispatcher;
-use crate::caller::{Caller, Standing};
-use crate::config::ListenerConfig;
-use crate::heard::{Heard, Listening};
-use crate::tls::{self, Io, Turns};
-
 use super::sockets::Arrived;
+use crate::call::Dispatcher;
+use crate::caller::Caller;
+use crate::heard::Listening;
+use crate::hold;
+use crate::memory::Memory;
+use crate::meters;
+use crate::refusal::Refusal;
+use crate::request;
+use crate::tls::{self, CallerCertificates, Io, Turns};
 
-/// The client connection preface, RFC 9113, section 3.4.
-const PREFACE: usize = 24;
-
-/// What a connection may do that HTTP/2 has it ended for.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// Streams that are reset before they are looked at (CVE-2023-44487). A client may give up all of its calls at once.
-    pending_resets: usize,
-    /// Errors of the client's own making, of all its calls.
-    errors: usize,
-}
-
-impl Limits {
-    /// A follower has the calls of many callers on one connection, so that it may do more than a stranger, and not as much as
-    /// it likes.
-    fn of(standing: Standing, config: &ListenerConfig) -> Self {
-        let calls = usize::try_from(config.max_concurrent_calls).unwrap_or(usize::MAX);
-        match standing {
-            Standing::Known => Self {
-                pending_resets: calls.saturating_mul(4),
-                errors: 16_384,
-            },
-            Standing::Stranger => Self {
-                pending_resets: calls,
-                errors: 1_024,
-            },
-        }
-    }
-}
-
+/// What an open call takes beside its head and its messages: its stream, its task, and what is made for them.
+const CALL: usize = 4 << 10;
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
+    /// What all callers together may make this instance hold.
+    pub(crate) memory: Arc<Memory>,
     pub(crate) stopping: CancellationToken,
+    /// Nobody is listened to any more, which comes later.
+    pub(crate) deaf: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -151,36 +129,28 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
         calls: AtomicU64::new(0),
         open: AtomicUsize::new(0),
     });
-    let io = TokioIo::new(Heard::new(io, activity.clone()));
-    let dispatcher = shared.dispatcher.clone();
-    let calls = activity.clone();
-    let limits = Limits::of(caller.standing, config);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(shown) = &shown {
-            request.extensions_mut().insert(shown.clone());
-        }
-        request.extensions_mut().insert(caller.clone());
-        let (dispatcher, call) = (dispatcher.clone(), OpenCall::new(&calls));
-        // Boxed at once: hyper moves the future several times before it first polls it.
-        Box::pin(async move {
-            let response = dispatcher.answer(request, shard).await;
-            Ok::<Response<Counted>, Infallible>(response.map(|body| Counted { body, _call: call }))
-        })
-    });
-    let connection = builder(config, limits, shared.tasks.clone()).serve_connection(io, service);
-    let mut connection = pin!(connection);
+    let calls = Calls {
+        shared: shared.clone(),
+        shard,
+        activity: activity.clone(),
+        ledger: Ledger::new(shared.memory.of(&caller)),
+        window: Limits::of(caller.standing, config).stream_window as usize,
+        shown,
+        caller,
+    };
+    // Who comes when this instance is stopping knows no other, and would be back at once.
+    let stopping = match shared.stopping.is_cancelled() {
+        true => &shared.deaf,
+        false => &shared.stopping,
+    };
+    let leave = CancellationToken::new();
+    let mut talk = pin!(talk(io, calls, &leave));
     let mut idle = pin!(idle(activity.clone(), config.idle_timeout));
     let mut old = pin!(old(config.max_connection_age));
     let mut late = pin!(late(activity.clone(), config.handshake_timeout));
-    let mut leaving = false;
     loop {
         tokio::select! {
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    debug!(%error, "connection ended");
-                }
-                return;
-            }
+            () = &mut talk => return,
             () = &mut late => {
                 debug!("connection cut: the client has not begun to speak HTTP/2");
                 return;
@@ -189,31 +159,131 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
                 debug!("connection cut: it has made no call, and others wait for its place");
                 return;
             }
-            () = &mut idle, if !leaving => {}
-            () = &mut old, if !leaving => {}
-            () = shared.stopping.cancelled(), if !leaving => {}
+            () = &mut idle, if !leave.is_cancelled() => {}
+            () = &mut old, if !leave.is_cancelled() => {}
+            () = stopping.cancelled(), if !leave.is_cancelled() => {}
         }
         // Takes nothing new, tells the client so, and ends with the last call.
-        connection.as_mut().graceful_shutdown();
-        leaving = true;
+        leave.cancel();
     }
 }
 
-fn builder(config: &ListenerConfig, limits: Limits, tasks: TaskTracker) -> http2::Builder<Tracked> {
-    let mut builder = http2::Builder::new(Tracked(tasks));
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(config.stream_window)
-        .initial_connection_window_size(config.connection_window())
-        .max_concurrent_streams(config.max_concurrent_calls)
-        .max_header_list_size(config.most_headers())
-        .max_pending_accept_reset_streams(limits.pending_resets)
-        .max_local_error_reset_streams(limits.errors)
-        .keep_alive_interval(config.client_ping_interval)
-        .keep_alive_timeout(config.client_ping_timeout)
-        // gRPC has no use for it.
-        .auto_date_header(false);
-    builder
+/// What the calls of a connection share.
+struct Calls {
+    shared: Arc<Shared>,
+    shard: usize,
+    activity: Arc<Activity>,
+    ledger: Arc<Ledger>,
+    window: usize,
+    shown: Option<CallerCertificates>,
+    caller: Caller,
+}
+
+/// Speaks HTTP/2 with a client until one of the two has enough of it.
+async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
+    let config = &calls.shared.dispatcher.config;
+    let socket = Socket::new(io, calls.activity.clone(), calls.ledger.clone());
+    let builder = Limits::of(calls.caller.standing, config).builder();
+    let mut connection = match builder.handshake::<_, Piece>(socket).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            debug!(%error, "connection ended");
+            return;
+        }
+    };
+    let mut alive = pin!(alive(
+        connection.ping_pong(),
+        calls.activity.clone(),
+        config.client_ping_interval,
+        config.client_ping_timeout,
+    ));
+    let mut leaving = pin!(leave.cancelled());
+    let mut told = false;
+    loop {
+        let accepted = poll_fn(|cx| {
+            if !told && leaving.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.graceful_shutdown();
+            }
+            if alive.as_mut().poll(cx).is_ready() {
+                debug!("connection cut: the client gives no sign of life");
+                return Poll::Ready(None);
+            }
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                calls.ledger.settle();
+            }
+            accepted
+        });
+        match accepted.await {
+            Some(Ok((request, respond))) => calls.take(request, respond),
+            Some(Err(error)) => {
+                debug!(%error, "connection ended");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+impl Calls {
+    /// Takes a call in.
+    fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
+        let open = OpenCall::new(&self.activity);
+        let held = self.ledger.held();
+        let (mut parts, stream) = request.into_parts();
+        let cost = CALL + request::length(&parts);
+        let has_room = held.fits(cost);
+        self.ledger.open(stream.stream_id().as_u32());
+        let cost = CallCost::new(held.clone(), cost);
+        let body = Inflow::new(stream, self.ledger.clone(), cost.clone());
+        if !has_room {
+            let message = "there is no room for more calls of the same caller: too many of them are open, or their messages wait \
+                           to be taken; nothing of the call ran";
+            let refusal = Refusal::new(Code::ResourceExhausted, message).come_again(hold::come_again());
+            meters::refused(&refusal);
+            // The client may be gone already.
+            let _ = respond.send_response(refusal.response(), true);
+            return;
+        }
+        if let Some(shown) = &self.shown {
+            parts.extensions.insert(shown.clone());
+        }
+        parts.extensions.insert(self.caller.clone());
+        let request = Request::from_parts(parts, body);
+        let (shared, shard, held, window) = (self.shared.clone(), self.shard, held.clone(), self.window);
+        self.shared.tasks.spawn(async move {
+            let _open = open;
+            // Boxed at once: a call is large, and is moved before it is first polled.
+            let mut answering = Box::pin(shared.dispatcher.answer(request, shard));
+            let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                // Reset, or the connection has ended.
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            });
+            let Some(response) = answer.await else { return };
+            drop(answering);
+            cost.answered();
+            outflow::send(respond, response, &held, window).await;
+        });
+    }
+}
+
+/// Completes when a client gives no sign of life, and never otherwise: whatever it sends counts until it is asked.
+async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Duration, patience: Duration) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    let mut seen = activity.read.load(Ordering::Relaxed);
+    loop {
+        sleep(interval).await;
+        let read = activity.read.load(Ordering::Relaxed);
+        if std::mem::replace(&mut seen, read) == read
+            && !matches!(timeout(patience, pings.ping(Ping::opaque())).await, Ok(Ok(_)))
+        {
+            return;
+        }
+    }
 }
 
 /// Completes when a connection has had no call for so long, or up to twice as long.
@@ -243,38 +313,5 @@ async fn late(activity: Arc<Activity>, after: Duration) {
     sleep(after).await;
     if activity.read.load(Ordering::Relaxed) >= PREFACE {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Runs hyper's tasks where they can be waited for.
-#[derive(Clone)]
-struct Tracked(TaskTracker);
-
-impl<F> Executor<F> for Tracked
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
-/// A body that keeps its call open.
-struct Counted {
-    body: Body,
-    _call: OpenCall,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
     }
 }

@@ -2,6 +2,10 @@
 
 mod accept;
 mod connection;
+mod frames;
+mod inflow;
+mod limits;
+mod outflow;
 mod progress;
 mod seats;
 mod shard;
@@ -28,6 +32,7 @@ use crate::config::ListenerConfig;
 use crate::health::{self, HealthService};
 use crate::hold::Hold;
 use crate::lead::Drained;
+use crate::memory::Memory;
 use crate::meters::Meters;
 use crate::refusal::Refusal;
 use crate::role::StatusStream;
@@ -35,6 +40,9 @@ use crate::scope::Scope;
 use crate::services::Services;
 use crate::source::Budget;
 use crate::target::{Target, Tracker};
+pub(crate) use inflow::{Inflow, Keep};
+pub(crate) use limits::{calls_of_stranger, window_of_all};
+
 use accept::accept;
 use connection::Shared;
 use progress::Worker;
@@ -153,9 +161,10 @@ impl Listener {
         }
     }
 
-    /// Answers calls until cancelled. Then it takes no new connections and tells the open ones so; waits for the calls under
-    /// way; ends those that are still there after [`drain_limit`](ListenerConfig::drain_limit) with `UNAVAILABLE`; and cuts
-    /// what is left after [`grace`](ListenerConfig::grace).
+    /// Answers calls until cancelled. Then it tells its connections to go elsewhere, and waits for the calls under way; new
+    /// connections are taken meanwhile, for those who know no other address. After [`drain_limit`](ListenerConfig::drain_limit)
+    /// it listens no more, and ends the calls that are still there with `UNAVAILABLE`; what is left after
+    /// [`grace`](ListenerConfig::grace) is cut.
     ///
     /// Not cancellation safe: when the future is dropped, so are all connections.
     ///
@@ -206,9 +215,13 @@ impl Listener {
             meters: Meters::new(),
             complained: AtomicBool::new(false),
         });
+        // Nobody is listened to any more. That is later: until then who has no other address finds somebody here.
+        let deaf = CancellationToken::new();
         let shared = Arc::new(Shared {
             dispatcher,
+            memory: Memory::new(config.max_memory),
             stopping: cancel.clone(),
+            deaf: deaf.clone(),
             tasks: tasks.clone(),
         });
         // Calls under way go on for a while after the cancellation, and the way to the leader with them.
@@ -242,7 +255,7 @@ impl Listener {
         let seats = Seats::new(&config);
         let mut accepting = JoinSet::new();
         for socket in sockets {
-            accepting.spawn(accept(socket, seats.clone(), ways.clone(), cancel.clone()));
+            accepting.spawn(accept(socket, seats.clone(), ways.clone(), deaf.clone()));
         }
         known_workers.send_replace(workers);
         // Theirs are the last: the shards end when those have ended.
@@ -264,9 +277,11 @@ impl Listener {
         };
         unready.cancel();
         cancel.cancel();
-        all(&mut accepting).await;
         let limit = config.drain_limit.min(config.grace);
-        if timeout(limit, all(&mut serving)).await.is_err() {
+        let drained = timeout(limit, seats.empty()).await;
+        deaf.cancel();
+        all(&mut accepting).await;
+        if drained.is_err() {
             debug!("calls under way are ended");
             local_scope.end(Refusal::unavailable("this instance is stopping"));
             over.cancel();

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::caller::Peer;
@@ -23,6 +25,8 @@ pub(crate) struct Seats {
     spare_loopback: bool,
     new: usize,
     table: Mutex<Table>,
+    /// Told when the last seat is free.
+    emptied: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +71,20 @@ impl Seats {
             spare_loopback: config.max_connections_per_peer.is_none(),
             new: config.max_new_connections.max(1),
             table: Mutex::default(),
+            emptied: Notify::new(),
         })
+    }
+
+    /// Completes once no seat is taken. Cancellation safe.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let mut emptied = pin!(self.emptied.notified());
+            emptied.as_mut().enable();
+            if self.table().taken == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// A seat for a connection from this address; another connection may be cut for it.
@@ -182,6 +199,10 @@ impl Drop for Seat {
         // Otherwise it is another's by now.
         if !self.cut.is_cancelled() {
             table.free(self.peer);
+        }
+        if table.taken == 0 {
+            drop(table);
+            self.seats.emptied.notify_waiters();
         }
     }
 }

@@ -1,18 +1,17 @@
 //! Clients that mean no good, or know no better: bounded in what they cost, and others are served.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::raw::{Answer, RawClient};
 use crate::shared::Bystanders;
-use crate::stage::{Certificates, Instance, client, config, local, named, remote, say, soon, unknown};
+use crate::stage::{Certificates, Instance, client, config, from, local, named, remote, say, soon, unknown};
 
 /// Nobody serves it; that much is said of a call before its body is looked at.
 const NOTHING: &str = "/curator.echo.v1.Echo/Nothing";
@@ -286,14 +285,6 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
         streams.push((stream, caller));
     }
     soon(follower.client().say(say(1))).await.unwrap();
-}
-
-/// A connection from another address of this host.
-pub(crate) async fn from(host: u8, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
-    socket.bind(SocketAddr::new(host, 0)).unwrap();
-    soon(socket.connect(to)).await.unwrap()
 }
 
 /// Strangers open connections and hang in the middle of their first words, more of them than there are seats, and none of them is

@@ -15,6 +15,7 @@ mod handover;
 mod never_twice;
 mod raw;
 mod roles;
+mod server;
 mod services;
 mod shared;
 mod skew;

@@ -120,6 +120,11 @@ impl RawClient {
         self.requests.clone().send_request(request, false).ok()
     }
 
+    /// As many calls as the other side has said that it takes at a time.
+    pub(crate) fn most_calls(&self) -> usize {
+        self.requests.current_max_send_streams()
+    }
+
     /// Whether the connection is open.
     pub(crate) fn is_open(&self) -> bool {
         !self.driver.is_finished()

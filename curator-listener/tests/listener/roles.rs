@@ -10,9 +10,8 @@ use curator_listener::{Role, Services};
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
-use crate::abuse::from;
 use crate::raw::{Answer, RawClient, RawLeader};
-use crate::stage::{Certificates, Instance, client, config, local, remote, say, soon, term, unknown};
+use crate::stage::{Certificates, Instance, client, config, from, local, remote, say, soon, term, unknown};
 
 /// In-flight calls end within this of a change of role; and a bit, for a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_millis(100 + 200);

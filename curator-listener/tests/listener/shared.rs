@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
 use crate::raw::{RawClient, RawLeader};
-use crate::stage::{Certificates, Instance, client, config, local, named, remote, say, soon};
+use crate::stage::{Certificates, Instance, client, config, from, local, message, named, remote, say, soon};
 
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
@@ -69,15 +69,6 @@ impl Still {
     }
 }
 
-/// A message as it stands in a body.
-fn message(message: &impl prost::Message) -> Bytes {
-    let encoded = message.encode_to_vec();
-    let mut body = vec![0];
-    body.extend_from_slice(&u32::try_from(encoded.len()).unwrap().to_be_bytes());
-    body.extend_from_slice(&encoded);
-    body.into()
-}
-
 /// Streams like those that nodes have open, through one instance.
 pub(crate) struct Bystanders {
     streams: JoinSet<Result<(), Status>>,
@@ -117,7 +108,7 @@ impl Bystanders {
 }
 
 /// What asks for a stream that does not end.
-const fn endless() -> CountRequest {
+pub(crate) const fn endless() -> CountRequest {
     CountRequest {
         messages: 0,
         size: 1,
@@ -243,10 +234,10 @@ async fn bursts_of_cancels_break_no_stream() {
 }
 
 /// HTTP/2, byte by byte.
-struct Bytewise(TcpStream);
+pub(crate) struct Bytewise(TcpStream);
 
 impl Bytewise {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut stream = soon(TcpStream::connect(address)).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let mut this = Self(stream);
@@ -264,11 +255,15 @@ impl Bytewise {
 
     /// The head of a call, of literal fields that nobody remembers.
     async fn begin(&mut self, stream: u32, path: &str) {
+        self.begin_at(stream, "x", path).await;
+    }
+
+    pub(crate) async fn begin_at(&mut self, stream: u32, authority: &str, path: &str) {
         let mut block = Vec::new();
         for (name, value) in [
             (":method", "POST"),
             (":scheme", "http"),
-            (":authority", "x"),
+            (":authority", authority),
             (":path", path),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
@@ -282,14 +277,24 @@ impl Bytewise {
     }
 
     /// Reads until this many streams have been reset by the other side.
-    async fn resets(&mut self, mut number: usize) {
+    pub(crate) async fn resets(&mut self, number: usize) {
+        self.frames(3, number).await;
+    }
+
+    /// Reads until an answer begins.
+    pub(crate) async fn answer(&mut self) {
+        self.frames(1, 1).await;
+    }
+
+    /// Reads until there have been so many frames of a kind.
+    async fn frames(&mut self, kind: u8, mut number: usize) {
         while number > 0 {
             let mut head = [0; 9];
             soon(self.0.read_exact(&mut head)).await.expect("the connection lives");
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             soon(self.0.read_exact(&mut vec![0; length as usize])).await.unwrap();
             assert_ne!(head[3], 7, "GOAWAY");
-            number -= usize::from(head[3] == 3);
+            number -= usize::from(head[3] == kind);
         }
     }
 }
@@ -533,4 +538,38 @@ async fn small_messages_that_nobody_reads_break_no_call() {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(stream.poll_reset(&mut cx).is_pending(), "it goes on");
     }
+}
+
+/// Somebody's uploads stall half-way, more of them than the leader has room for from one caller. They come in at a follower, which
+/// the leader must not take for the one who stalls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_stall_at_the_leader_hold_up_nobody_else_at_the_follower() {
+    let mut config = config();
+    config.max_memory = 8 << 20;
+    let leader = Instance::with(local(1).0, config.clone(), |service| service);
+    let follower = Instance::with(remote(leader.address, 1), config, |service| service);
+    follower.serves(true).await;
+    let bystanders = Bystanders::begin(&follower, 3, None).await;
+    let stalling = RawClient::over(from(66, follower.address).await, follower.address, 65_535)
+        .await
+        .unwrap();
+    let mut uploads = Vec::new();
+    for _ in 0..40 {
+        let (response, mut body) = stalling.begin(SAY, &[]).await;
+        // The beginning of a message of a megabyte.
+        let mut piece = vec![0, 0, 0x10, 0, 0];
+        piece.resize(250 << 10, 7);
+        // It is refused when there is no more room.
+        let _ = body.send_data(piece.into(), false);
+        uploads.push((response, body));
+    }
+    // For longer than a leader may be silent.
+    let began = std::time::Instant::now();
+    let mut caller = follower.client();
+    while began.elapsed() < Duration::from_secs(5) {
+        soon(caller.say(say(1))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (broken, why) = bystanders.broken().await;
+    assert_eq!(broken, 0, "{why:?}");
 }

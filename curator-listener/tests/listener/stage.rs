@@ -1,22 +1,24 @@
 //! Instances, their roles, and clients.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use curator_echo::EchoService;
 use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
-use curator_echo::tls::{Party, SERVER};
+use curator_echo::tls::{CLIENT, Party, SERVER};
 use curator_listener::{
     CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
     SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -127,6 +129,17 @@ pub(crate) struct Certificates {
 impl Certificates {
     pub(crate) fn new() -> Self {
         let (server, client) = curator_echo::tls::parties().unwrap();
+        Self {
+            newest: watch::Sender::new(server.server().unwrap()),
+            server,
+            client,
+        }
+    }
+
+    /// Those that were written into a directory.
+    #[allow(dead_code, reason = "of the process that is measured")]
+    pub(crate) fn read(directory: &Path) -> Self {
+        let [server, client] = [SERVER, CLIENT].map(|name| Party::read(directory, name).unwrap());
         Self {
             newest: watch::Sender::new(server.server().unwrap()),
             server,
@@ -287,4 +300,21 @@ pub(crate) fn say(id: u64) -> SayRequest {
         id,
         ..SayRequest::default()
     }
+}
+
+/// A connection from another address of this host.
+pub(crate) async fn from(host: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
+    socket.bind(SocketAddr::new(host, 0)).unwrap();
+    soon(socket.connect(to)).await.unwrap()
+}
+
+/// A message as it stands in a body.
+pub(crate) fn message(message: &impl prost::Message) -> Bytes {
+    let encoded = message.encode_to_vec();
+    let mut body = vec![0];
+    body.extend_from_slice(&u32::try_from(encoded.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(&encoded);
+    body.into()
 }

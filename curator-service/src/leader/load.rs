@@ -9,6 +9,7 @@ use curator_proto::management_api::{
 use tonic::Status;
 use tracing::warn;
 
+use crate::complaint::Complaint;
 use crate::identity::node_id;
 use crate::state::keys::{CLUSTER_CONFIGURATION, InvalidId};
 use crate::state::record::{ClusterRecord, Corrupt, NodeRecord, SaveError};
@@ -47,7 +48,8 @@ pub(super) fn cluster(tx: &mut Tx<'_>) -> Result<ClusterRecord, Status> {
 
 /// What is stored cannot be used. The key is for whoever mends it; there are no secrets in it.
 pub(super) fn unusable(corrupt: &Corrupt) -> Status {
-    warn!(%corrupt, "a stored value cannot be used");
+    static COMPLAINT: Complaint = Complaint::new();
+    COMPLAINT.say(|left_out| warn!(%corrupt, left_out, "a stored value cannot be used"));
     let mut status = Status::unavailable(corrupt.to_string());
     status.set_source(Arc::new(corrupt.clone()));
     status

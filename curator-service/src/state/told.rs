@@ -7,9 +7,13 @@ use curator_election::store::{RefusalKind, StoreError};
 use tonic::Status;
 use tracing::warn;
 
+use crate::complaint::Complaint;
+
+static COMPLAINT: Complaint = Complaint::new();
+
 pub(super) fn told(error: &StoreError) -> Status {
     let status = of(error);
-    warn!(%error, "{}", status.message());
+    COMPLAINT.say(|left_out| warn!(%error, left_out, "{}", status.message()));
     status
 }
 

@@ -31,6 +31,12 @@ use release::Release;
 use serve::Serve;
 use transfer::{Export, Import};
 
+/// Gives back what a storm of calls has taken, by threads of its own, within seconds and while nothing happens. glibc keeps it: it
+/// can return only the end of a heap, and something that lives is always there. mimalloc returns pages when a thread next
+/// allocates, so that a process that is quiet again keeps most of them.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The Curator: the leader-elected service that manages a cluster.
 ///
 /// Exit codes: 0 ended as asked, 1 failed while running, 2 wrong arguments.

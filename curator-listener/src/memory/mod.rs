@@ -1,0 +1,363 @@
+//! One budget of memory for all that callers make this instance hold: requests that nobody has read yet, answers that nobody
+//! takes, and calls that are open.
+//!
+//! Nobody's share is a fixed number. A party may hold half as much as is free at the moment, so that one alone gets a third of
+//! the budget, two get a quarter each, and there is always something left for whoever comes next. Strangers share a quarter of
+//! the budget in the same way, and one of them gets an eighth of what is free there. Nothing is ever taken back from anybody:
+//! what a party has no room for is not read from its sockets, not asked of the services, or refused.
+
+mod turn;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::caller::{Caller, Party, Standing};
+pub(crate) use turn::Turn;
+use turn::Waiters;
+
+/// A connection with no more than this is never stopped, so that whoever has all but used up its share at one connection still
+/// gets small calls through at another: a frame of HTTP/2.
+const FLOOR: usize = 16 << 10;
+/// Strangers have this part of it together.
+const OF_STRANGERS: usize = 4;
+/// And one of them this part of what is free of that.
+const OF_A_STRANGER: usize = 8;
+/// Whom the cluster knows has this part of all that is free.
+const OF_A_MEMBER: usize = 2;
+
+/// The budget.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    most: usize,
+    used: AtomicUsize,
+    used_by_strangers: AtomicUsize,
+    accounts: Mutex<HashMap<Arc<Party>, Weak<Account>>>,
+}
+
+/// What one party holds, on all of its connections.
+#[derive(Debug)]
+pub(crate) struct Account {
+    memory: Arc<Memory>,
+    party: Arc<Party>,
+    standing: Standing,
+    used: AtomicUsize,
+    waiters: Waiters,
+}
+
+/// What one connection holds. Whatever is left of it when it is dropped is given back.
+#[derive(Debug)]
+pub(crate) struct Held {
+    account: Arc<Account>,
+    used: AtomicUsize,
+    /// Another instance is at its other end, whose callers have their shares there.
+    forwards: AtomicBool,
+}
+
+/// A part of what a connection holds. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    held: Arc<Held>,
+    bytes: usize,
+}
+
+impl Memory {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            used: AtomicUsize::new(0),
+            used_by_strangers: AtomicUsize::new(0),
+            accounts: Mutex::default(),
+        })
+    }
+
+    /// For a connection of this caller.
+    pub(crate) fn of(self: &Arc<Self>, caller: &Caller) -> Arc<Held> {
+        let mut accounts = self.accounts();
+        let known = accounts.get(&caller.party).and_then(Weak::upgrade);
+        let account = known.unwrap_or_else(|| {
+            let account = Arc::new(Account {
+                memory: self.clone(),
+                party: caller.party.clone(),
+                standing: caller.standing,
+                used: AtomicUsize::new(0),
+                waiters: Waiters::default(),
+            });
+            accounts.insert(caller.party.clone(), Arc::downgrade(&account));
+            account
+        });
+        drop(accounts);
+        Arc::new(Held {
+            account,
+            used: AtomicUsize::new(0),
+            forwards: AtomicBool::new(false),
+        })
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<Party>, Weak<Account>>> {
+        // Nothing that holds the lock can panic half-way.
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Account {
+    /// As much as it may hold at this moment.
+    fn share(&self) -> usize {
+        let free = self
+            .memory
+            .most
+            .saturating_sub(self.memory.used.load(Ordering::Relaxed));
+        match self.standing {
+            Standing::Known => free / OF_A_MEMBER,
+            Standing::Stranger => {
+                let theirs = self.memory.most / OF_STRANGERS;
+                let left = theirs.saturating_sub(self.memory.used_by_strangers.load(Ordering::Relaxed));
+                left.min(free) / OF_A_STRANGER
+            }
+        }
+    }
+
+    fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.memory.used.fetch_add(bytes, Ordering::Relaxed);
+        if self.standing == Standing::Stranger {
+            self.memory.used_by_strangers.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+        if self.standing == Standing::Stranger {
+            self.memory.used_by_strangers.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        self.waiters.wake_one();
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let mut accounts = self.memory.accounts();
+        // There may be another one by now.
+        if accounts
+            .get(&self.party)
+            .is_some_and(|account| account.strong_count() == 0)
+        {
+            accounts.remove(&self.party);
+        }
+    }
+}
+
+impl Held {
+    /// Whether the connection may hold more.
+    pub(crate) fn has_room(&self) -> bool {
+        self.fits(1)
+    }
+
+    /// Whether it may hold so many bytes more.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        if self.used.load(Ordering::Relaxed).saturating_add(bytes) <= FLOOR {
+            return true;
+        }
+        if self.forwards.load(Ordering::Relaxed) {
+            let memory = &self.account.memory;
+            return memory.used.load(Ordering::Relaxed).saturating_add(bytes) <= memory.most;
+        }
+        self.account.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.account.share()
+    }
+
+    /// From now on it may hold whatever is free: it carries the calls of many, each of whom the instance that forwards them has
+    /// let have no more than its share. Were it stopped for one of them, all others would be as well.
+    pub(crate) fn forwards(&self) {
+        self.forwards.store(true, Ordering::Relaxed);
+    }
+
+    /// How much it holds.
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Counts what is there already, whether there is room or not.
+    pub(crate) fn take(&self, bytes: usize) {
+        if bytes > 0 {
+            self.used.fetch_add(bytes, Ordering::Relaxed);
+            self.account.take(bytes);
+        }
+    }
+
+    /// Counts it out again.
+    pub(crate) fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            self.account.give_back(bytes);
+        }
+    }
+
+    /// Counts it for as long as what is returned lives.
+    pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.take(bytes);
+        Charge {
+            held: self.clone(),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.account.give_back(*self.used.get_mut());
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.held.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::caller::Peer;
+    use crate::tls::CallerCertificates;
+
+    const PIECE: usize = 1 << 10;
+
+    fn known(host: u8) -> Caller {
+        Caller::at(Peer::of(IpAddr::from([192, 0, 2, host])))
+    }
+
+    fn stranger(host: u8) -> Caller {
+        Caller::showing(
+            &CallerCertificates::default(),
+            false,
+            Peer::of(IpAddr::from([192, 0, 2, host])),
+        )
+    }
+
+    /// Takes as much as there is room for.
+    fn fill(held: &Arc<Held>) -> usize {
+        let mut taken = 0;
+        while held.fits(PIECE) {
+            held.take(PIECE);
+            taken += PIECE;
+        }
+        taken
+    }
+
+    /// Within a percent, and a piece.
+    fn about(taken: usize, expected: usize) -> bool {
+        taken.abs_diff(expected) <= expected / 100 + PIECE
+    }
+
+    #[test]
+    fn one_alone_has_a_third_and_there_is_always_something_for_whoever_comes_next() {
+        let memory = Memory::new(63 << 20);
+        let first = memory.of(&known(1));
+        assert!(about(fill(&first), 21 << 20));
+        let second = memory.of(&known(2));
+        assert!(about(fill(&second), 14 << 20));
+        // However many there are, there is something left for one more.
+        let more: Vec<_> = (3..13).map(|host| memory.of(&known(host))).collect();
+        for held in &more {
+            assert!(fill(held) >= FLOOR);
+        }
+        assert!(memory.used.load(Ordering::Relaxed) <= memory.most);
+        drop((first, second, more));
+        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+        assert!(memory.accounts().is_empty(), "nothing is left of those who have gone");
+    }
+
+    #[test]
+    fn the_connections_of_a_party_share_what_it_has() {
+        let memory = Memory::new(63 << 20);
+        let connections: Vec<_> = (0..20).map(|_| memory.of(&known(1))).collect();
+        let taken: usize = connections.iter().map(fill).sum();
+        assert!(taken <= (21 << 20) + 19 * FLOOR, "{taken}");
+        let other = memory.of(&known(2));
+        assert!(other.fits(8 << 20), "what it does, it does to itself");
+    }
+
+    #[test]
+    fn strangers_have_a_quarter_together_and_members_the_rest() {
+        let memory = Memory::new(64 << 20);
+        let first = memory.of(&stranger(1));
+        let alone = fill(&first);
+        assert!(about(alone, (16 << 20) / 9), "{alone}");
+        let others: Vec<_> = (2..200).map(|host| memory.of(&stranger(host))).collect();
+        let taken: usize = others.iter().map(fill).sum();
+        assert!(taken + alone <= (16 << 20) + 200 * FLOOR, "{taken}");
+        let member = fill(&memory.of(&known(201)));
+        assert!(
+            about(member, ((64 << 20) - taken - alone) / 3),
+            "{member} beside {taken}"
+        );
+    }
+
+    #[test]
+    fn small_calls_get_through_at_another_connection() {
+        let memory = Memory::new(64 << 20);
+        let stalls = memory.of(&stranger(1));
+        fill(&stalls);
+        let other = memory.of(&stranger(1));
+        assert!(other.fits(FLOOR));
+        other.take(FLOOR);
+        assert!(!other.has_room());
+    }
+
+    #[test]
+    fn an_instance_that_forwards_has_all_that_is_free() {
+        let memory = Memory::new(63 << 20);
+        let held = memory.of(&known(1));
+        assert!(about(fill(&held), 21 << 20));
+        held.forwards();
+        fill(&held);
+        assert!(about(held.used(), 63 << 20));
+        assert!(!held.has_room());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_goes_on_as_soon_as_its_own_is_given_back() {
+        let memory = Memory::new(1 << 20);
+        let held = memory.of(&known(1));
+        let charge = held.charge(1 << 20);
+        let mut turns: Vec<_> = (0..3).map(|_| Turn::default()).collect();
+        for turn in &mut turns {
+            let waits = timeout(Duration::from_millis(1), poll_fn(|cx| turn.poll(&held, cx))).await;
+            assert!(waits.is_err());
+        }
+        // One that goes away must not take the turn of those who stay with it.
+        let gone = turns.remove(0);
+        drop(charge);
+        drop(gone);
+        let began = tokio::time::Instant::now();
+        for turn in &mut turns {
+            poll_fn(|cx| turn.poll(&held, cx)).await;
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_goes_on_soon_after_others_give_back() {
+        let memory = Memory::new(1 << 20);
+        let (one, other) = (memory.of(&known(1)), memory.of(&known(2)));
+        one.take(100 << 10);
+        let charge = other.charge((1 << 20) - (100 << 10));
+        let mut turn = Turn::default();
+        assert!(
+            timeout(Duration::from_secs(60), poll_fn(|cx| turn.poll(&one, cx)))
+                .await
+                .is_err()
+        );
+        drop(charge);
+        let goes_on = timeout(Duration::from_secs(2), poll_fn(|cx| turn.poll(&one, cx))).await;
+        assert!(goes_on.is_ok());
+    }
+}

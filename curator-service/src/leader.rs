@@ -37,7 +37,6 @@ use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
 use health::Heartbeats;
 use pki::Pki;
-use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::service::Routes;
 
@@ -50,9 +49,6 @@ use crate::state::State;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
-
-/// How many calls with a filter are worked on at a time; any more wait.
-const MOST_FILTERS: usize = 4;
 
 /// The longest message that the leader takes of members of the cluster, in bytes. Of others it takes less: `authorize`.
 const MOST_MESSAGE: usize = 4 << 20;
@@ -78,7 +74,7 @@ pub(crate) struct Leader {
     heartbeats: Heartbeats,
     claims: Claims,
     /// Who may look through the nodes with a filter: each takes a thread.
-    filters: Semaphore,
+    filters: filter::Turns,
     cluster_pki: Pki,
     etcd_pki: Pki,
     kubernetes_pki: Pki,
@@ -90,7 +86,7 @@ impl Leader {
             state: State::new(fenced, around.limits),
             heartbeats: Heartbeats::new(around.clock.clone()),
             claims: Claims::default(),
-            filters: Semaphore::new(MOST_FILTERS),
+            filters: filter::Turns::default(),
             cluster_pki: Pki::cluster(),
             etcd_pki: Pki::etcd(),
             kubernetes_pki: Pki::kubernetes(),

@@ -14,6 +14,7 @@ use futures::Stream;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
+use crate::authorize::Caller;
 use crate::consensus::FixedMembership;
 use crate::fenced::Fenced;
 use crate::leader::{Leader, Surroundings};
@@ -102,7 +103,10 @@ impl Measured {
     /// Those of the call.
     pub async fn nodes(&self, filter: &str) -> Result<impl Stream<Item = Result<Node, Status>> + use<>, Status> {
         let request = GetNodesRequest { filter: filter.into() };
-        self.leader.get_nodes(request).await
+        let owner = Caller::User {
+            identity: "owner".into(),
+        };
+        self.leader.get_nodes(&owner, request).await
     }
 
     /// A watch of all nodes.

@@ -79,7 +79,7 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
             update_mask: Some(FieldMask::default()),
             ..ConfigureClusterRequest::default()
         });
-        "GetNodes": |leader| leader.get_nodes(GetNodesRequest::default());
+        "GetNodes": |leader| leader.get_nodes(&super::stage::owner(), GetNodesRequest::default());
         "GetClusterInfo": |leader| leader.get_cluster_info(GetClusterInfoRequest {});
         "GetRegisterTicket": |leader| leader.get_register_ticket(GetRegisterTicketRequest {});
         "GetConsensusStatus": |leader| leader.get_consensus_status(GetConsensusStatusRequest {});

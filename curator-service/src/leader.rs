@@ -32,6 +32,8 @@ use async_trait::async_trait;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
 use curator_listener::{CallerCertificates, Forwarders};
+use curator_proto::admin_api::tickets_server::TicketsServer;
+use curator_proto::common::NodeState;
 use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
@@ -123,12 +125,18 @@ impl Leader {
         &self.heartbeats
     }
 
-    /// Whether a certificate for this id and key is that of a node of the cluster: one that was deleted has a certificate that
-    /// is as good as ever.
+    /// Whether a certificate for this id and key is that of a node of the cluster that is up: one that was deleted has a certificate
+    /// that is as good as ever, and may register again. What a node needs to become one, it asks for without a certificate.
     async fn check_node(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
-        match self.knows(id, |node| node.message().public_key == public_key).await? {
-            true => Ok(()),
-            false => Err(Status::unauthenticated(format!(
+        if self.knows(id, |node| is_up(node, public_key)).await? {
+            return Ok(());
+        }
+        match self.state.view().node(id) {
+            Some(Ok(node)) if node.message().public_key == public_key => Err(Status::permission_denied(format!(
+                "node {id} is {}: only one that is up may call this",
+                node.state().as_str_name()
+            ))),
+            _ => Err(Status::unauthenticated(format!(
                 "{id} is no node of the cluster, or not any more"
             ))),
         }
@@ -148,6 +156,11 @@ impl Leader {
     fn now(&self) -> SystemTime {
         (self.around.wall)()
     }
+}
+
+/// Whether this is the node with this key, and it has been approved and is in service.
+fn is_up(node: &NodeRecord, public_key: &[u8; 32]) -> bool {
+    node.message().public_key == public_key && node.state() == NodeState::Up
 }
 
 /// What finds the leader of one term: it may begin a moment after its first call has come.
@@ -186,8 +199,10 @@ impl Seat {
         let curator = CuratorServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let management = ManagementServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let tickets = TicketsServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(tickets, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(aaa, authenticator.clone(), self))
     }
 }
@@ -203,7 +218,7 @@ impl Register for Seat {
         let Some(leader) = leader.as_ref().filter(|leader| self.is_of(leader)) else {
             return false;
         };
-        !matches!(leader.state.view().node(id), Some(Ok(node)) if node.message().public_key == public_key)
+        !matches!(leader.state.view().node(id), Some(Ok(node)) if is_up(node, public_key))
     }
 }
 
@@ -238,8 +253,7 @@ impl Forwarders for Members {
         let Ok(Identity::Node { id, public_key }) = recognized else {
             return false;
         };
-        let is_member =
-            |node: &NodeRecord| node.roles().consensus_member.is_some() && node.message().public_key == public_key;
+        let is_member = |node: &NodeRecord| node.roles().consensus_member.is_some() && is_up(node, &public_key);
         leader.knows(&id, is_member).await.unwrap_or(false)
     }
 

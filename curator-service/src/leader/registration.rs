@@ -12,7 +12,7 @@ use tonic::Status;
 use super::ticket::is_ticket;
 use super::{Leader, load};
 use crate::identity::Subject;
-use crate::state::keys::join_key;
+use crate::state::keys::{DELETED_NODES, join_key};
 use crate::state::record::NodeRecord;
 use crate::validate::{MOST_LABELS, key32, label_key, label_value};
 
@@ -46,6 +46,11 @@ impl Leader {
                         NodeState::New if known.message().public_key == key => Ok(response(known.tpm_usage())),
                         _ => Err(Status::failed_precondition(format!("node {id} is registered already"))),
                     };
+                }
+                if tx.get(DELETED_NODES.key(&id).map_err(load::invalid_id)?).is_some() {
+                    return Err(Status::failed_precondition(format!(
+                        "node {id} was deleted: it can only come back as another, with a new key"
+                    )));
                 }
                 let node = private::Node {
                     public_key: key.to_vec(),

@@ -8,6 +8,7 @@ mod lifecycle;
 mod networking;
 mod nodes;
 mod order;
+mod returning;
 mod stage;
 mod upkeep;
 mod watching;

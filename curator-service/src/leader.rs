@@ -16,10 +16,13 @@ mod info;
 mod labels;
 mod load;
 mod management;
+mod newcomers;
+mod pace;
 pub(crate) mod pki;
 mod registration;
 mod roles;
 mod status;
+mod territory;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -38,6 +41,8 @@ use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
 use health::Heartbeats;
+use newcomers::Newcomers;
+use pace::Pace;
 use pki::Pki;
 use tonic::Status;
 use tonic::service::Routes;
@@ -77,6 +82,12 @@ pub(crate) struct Leader {
     claims: Claims,
     /// Who may look through the nodes with a filter: each takes a thread.
     filters: filter::Turns,
+    /// One node registers at a time.
+    newcomers: Newcomers,
+    /// How fast nodes may change what is stored of them.
+    pace: Pace,
+    /// One node gets prefixes at a time.
+    prefixes: tokio::sync::Mutex<()>,
     cluster_pki: Pki,
     etcd_pki: Pki,
     kubernetes_pki: Pki,
@@ -89,6 +100,9 @@ impl Leader {
             heartbeats: Heartbeats::new(around.clock.clone()),
             claims: Claims::default(),
             filters: filter::Turns::default(),
+            newcomers: Newcomers::default(),
+            pace: Pace::new(around.clock.clone()),
+            prefixes: tokio::sync::Mutex::default(),
             cluster_pki: Pki::cluster(),
             etcd_pki: Pki::etcd(),
             kubernetes_pki: Pki::kubernetes(),

@@ -53,6 +53,7 @@ impl Leader {
             })
             .await?;
         self.heartbeats.forget(&id);
+        self.pace.forget(&id);
         Ok(DeleteNodeResponse {})
     }
 }

@@ -34,6 +34,16 @@ impl Leader {
         Ok(GetRegisterTicketResponse { ticket })
     }
 
+    /// Refuses what is not the ticket.
+    pub(super) async fn check_ticket(&self, shown: &[u8]) -> Result<(), Status> {
+        self.state
+            .transact(|tx| match is_ticket(tx, shown) {
+                true => Ok(()),
+                false => Err(not_the_ticket()),
+            })
+            .await
+    }
+
     /// Another ticket in the place of the one that there is: whoever has seen that one has nothing any more.
     pub(super) async fn rotate_register_ticket(
         &self,
@@ -66,6 +76,10 @@ fn fresh() -> Vec<u8> {
     let mut opaque = vec![0; 32];
     rand::rng().fill_bytes(&mut opaque);
     RegisterTicket { opaque }.encode_to_vec()
+}
+
+pub(super) fn not_the_ticket() -> Status {
+    Status::permission_denied("register_ticket: it is not the cluster's")
 }
 
 /// Whether this is the ticket: the stored message as it is, not what is in it. Without one, nothing is.

@@ -5,6 +5,7 @@ mod decommissioning;
 mod escrow;
 mod fencing;
 mod lifecycle;
+mod limits;
 mod networking;
 mod nodes;
 mod order;

@@ -40,6 +40,7 @@ use curator_proto::common::NodeState;
 use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
+use curator_proto::permission::{Authorization, Methods};
 use health::Heartbeats;
 use newcomers::Newcomers;
 use pace::Pace;
@@ -269,6 +270,15 @@ impl Forwarders for Members {
         };
         let is_member = |node: &NodeRecord| node.roles().consensus_member.is_some() && is_up(node, &public_key);
         leader.knows(&id, is_member).await.unwrap_or(false)
+    }
+
+    fn refuses(&self, path: &str, shown: &CallerCertificates) -> Option<String> {
+        // What is not ours, and may be called by anybody, the leader's own services judge.
+        let Ok(Authorization::Authenticated { .. }) = Methods::of_curator().authorization(path) else {
+            return None;
+        };
+        let recognized = recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock());
+        recognized.err().map(|why| why.to_string())
     }
 
     fn knows(&self, shown: &CallerCertificates) -> bool {

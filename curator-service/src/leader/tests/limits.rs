@@ -93,6 +93,7 @@ async fn one_node_does_not_fill_the_store() {
         let until = tokio::time::Instant::now() + Duration::from_secs(60);
         while tokio::time::Instant::now() < until {
             number += 1;
+            assert!(number < 5_000, "without end");
             report(&stage, 2, &large(number)).await.unwrap();
             written += stage.value(&format!("/nodes/{}", id(2))).await.unwrap().len();
         }
@@ -127,11 +128,16 @@ fn newcomer(number: u32, ticket: &[u8], labels: Option<NodeLabels>) -> ([u8; 32]
     (key, request)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn so_many_nodes_wait_for_approval_and_no_more() {
     let stage = Stage::new().await;
     let ticket = stage.ticket().await;
-    // All at once: none of them sees the others waiting.
+    // All at once, and it takes a moment until one is written: nobody sees the others by themselves.
+    let slow = curator_election::memory::Faults {
+        delay: Duration::from_millis(1),
+        ..Default::default()
+    };
+    stage.cluster.set_faults(1, slow);
     let registered = (0..newcomers::MOST as u32 + 200).map(|number| {
         let (key, request) = newcomer(number, &ticket, None);
         stage.leader.register_node(Some(key), request)

@@ -15,7 +15,7 @@ use tonic::Code;
 use tracing::{Instrument, Span, debug, warn};
 
 use crate::body::Body;
-use crate::caller::Caller;
+use crate::caller::{Caller, Standing};
 use crate::config::ListenerConfig;
 use crate::deadline;
 use crate::decide::{Decision, decide};
@@ -124,6 +124,9 @@ impl Dispatcher {
             .extensions
             .remove::<Caller>()
             .ok_or_else(|| Refusal::new(Code::Internal, "nobody knows whose call this is"))?;
+        if marks.hop.is_none() {
+            self.admit(&parts, &caller)?;
+        }
         let mut call = Call {
             dispatcher: self,
             shard,
@@ -171,6 +174,25 @@ impl Dispatcher {
                     Target::Lead(_) | Target::Unknown { .. } => source,
                 },
             };
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Refuses a stranger's call that the leader would refuse.
+    fn admit(&self, parts: &http::request::Parts, caller: &Caller) -> Result<(), Refusal> {
+        let Some(tls) = self
+            .config
+            .tls
+            .as_ref()
+            .filter(|_| caller.standing == Standing::Stranger)
+        else {
+            return Ok(());
+        };
+        let shown = parts.extensions.get().cloned().unwrap_or_default();
+        match tls.forwarders.refuses(parts.uri.path(), &shown) {
+            None => Ok(()),
+            Some(why) => Err(Refusal::new(Code::Unauthenticated, why)),
         }
     }
 }

@@ -60,6 +60,14 @@ pub trait Forwarders: Send + Sync + 'static {
         let _ = shown;
         true
     }
+
+    /// Why the leader would refuse a call of this method (`/package.Service/Method`) whatever it says, by what its caller has shown: then
+    /// it is refused with `UNAUTHENTICATED` where it comes in, and neither waits for a leader nor goes to one. Asked for calls of those
+    /// whom the cluster does not know; it must not block.
+    fn refuses(&self, path: &str, shown: &CallerCertificates) -> Option<String> {
+        let _ = (path, shown);
+        None
+    }
 }
 
 /// The certificates that the caller has shown, whichever instance the call came in through: in the extensions of each call of

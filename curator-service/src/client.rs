@@ -65,6 +65,14 @@ pub enum Trust {
         /// The node's id.
         node_id: String,
     },
+    /// One of these nodes of it: those whose instances are known. Every node's certificate, and that of one that was deleted, is one
+    /// of the cluster; which nodes are members of the consensus, it does not say.
+    Members {
+        /// The certificate of the cluster's authority, DER.
+        ca: Vec<u8>,
+        /// The nodes' ids.
+        node_ids: Vec<String>,
+    },
     /// Whoever answers, even somebody between: for what is then compared by other means, such as the authority's
     /// certificate when there is none yet.
     Unverified,
@@ -75,6 +83,10 @@ impl From<Trust> for Wanted {
         match trust {
             Trust::Cluster { ca } => Self::AnyNode { ca: ca.into() },
             Trust::Node { ca, node_id } => Self::Node { ca: ca.into(), node_id },
+            Trust::Members { ca, node_ids } => Self::OneOf {
+                ca: ca.into(),
+                node_ids,
+            },
             Trust::Unverified => Self::Anybody,
         }
     }
@@ -313,6 +325,42 @@ mod tests {
         let impostor = Credentials::new("owner".into(), one.ca.clone(), certificate, &key).unwrap();
         let user = reach(Trust::Cluster { ca: one.ca }, &impostor).await.unwrap_err();
         assert!(user.contains("it is a user"), "{user}");
+    }
+
+    /// A worker's certificate is as good as a member's. Whoever names the members is not taken in by it.
+    #[tokio::test]
+    async fn of_named_members_no_other_node_is_taken_for_one() {
+        let authority = authority();
+        let ca = authority.certificate().to_vec();
+        let server = || {
+            let (key, node_id, certificate) = node(&authority);
+            (
+                Credentials::new(node_id.clone(), ca.clone(), certificate, &key).unwrap(),
+                node_id,
+            )
+        };
+        let ((member, one), (other_member, two), (worker, three)) = (server(), server(), server());
+        let trust = || Trust::Members {
+            ca: ca.clone(),
+            node_ids: vec![one.clone(), two.clone()],
+        };
+        let reach = async |server| shaken(server, ClientCredentials::nobody(trust()).unwrap()).await;
+        assert_eq!(reach(&member).await, Ok(Vec::new()));
+        assert_eq!(reach(&other_member).await, Ok(Vec::new()));
+        let refused = reach(&worker).await.unwrap_err();
+        assert!(
+            refused.contains("none of the members that are named") && refused.contains(&three),
+            "{refused}"
+        );
+        // An id alone is nothing.
+        let stranger = cluster();
+        let trust = Trust::Members {
+            ca: ca.clone(),
+            node_ids: vec![stranger.node_id.clone()],
+        };
+        shaken(&stranger.server, ClientCredentials::nobody(trust).unwrap())
+            .await
+            .unwrap_err();
     }
 
     #[tokio::test]

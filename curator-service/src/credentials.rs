@@ -87,6 +87,20 @@ pub enum CredentialsError {
         /// The mode that it should have.
         right: u32,
     },
+    /// A file or directory belongs to somebody else, who may change it.
+    #[error(
+        "{} belongs to the user with the id {owner}, and neither to root nor to the one that this runs as: chown {own} {}",
+        path.display(),
+        path.display()
+    )]
+    Owner {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user that this runs as.
+        own: u32,
+    },
     /// A file cannot be written.
     #[error("{} cannot be written: {source}", path.display())]
     Write {

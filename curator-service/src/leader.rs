@@ -17,10 +17,13 @@ mod info;
 mod labels;
 mod load;
 mod management;
+mod newcomers;
+mod pace;
 pub(crate) mod pki;
 mod registration;
 mod roles;
 mod status;
+mod territory;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -33,15 +36,19 @@ use async_trait::async_trait;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
 use curator_listener::{CallerCertificates, Forwarders};
+use curator_proto::admin_api::tickets_server::TicketsServer;
+use curator_proto::common::NodeState;
 use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
+use curator_proto::permission::{Authorization, Methods};
 #[cfg(feature = "measure")]
 pub(crate) use encoded::EncodedEvent;
 use encoded::SharedWatch;
 use health::Heartbeats;
+use newcomers::Newcomers;
+use pace::Pace;
 use pki::Pki;
-use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::service::Routes;
 
@@ -54,9 +61,6 @@ use crate::state::State;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
-
-/// How many calls with a filter are worked on at a time; any more wait.
-const MOST_FILTERS: usize = 4;
 
 /// The longest message that the leader takes of members of the cluster, in bytes. Of others it takes less: `authorize`.
 const MOST_MESSAGE: usize = 4 << 20;
@@ -82,7 +86,13 @@ pub(crate) struct Leader {
     heartbeats: Heartbeats,
     claims: Claims,
     /// Who may look through the nodes with a filter: each takes a thread.
-    filters: Semaphore,
+    filters: filter::Turns,
+    /// One node registers at a time.
+    newcomers: Newcomers,
+    /// How fast nodes may change what is stored of them.
+    pace: Pace,
+    /// One node gets prefixes at a time.
+    prefixes: tokio::sync::Mutex<()>,
     cluster_pki: Pki,
     etcd_pki: Pki,
     kubernetes_pki: Pki,
@@ -94,7 +104,10 @@ impl Leader {
             state: State::new(fenced, around.limits),
             heartbeats: Heartbeats::new(around.clock.clone()),
             claims: Claims::default(),
-            filters: Semaphore::new(MOST_FILTERS),
+            filters: filter::Turns::default(),
+            newcomers: Newcomers::default(),
+            pace: Pace::new(around.clock.clone()),
+            prefixes: tokio::sync::Mutex::default(),
             cluster_pki: Pki::cluster(),
             etcd_pki: Pki::etcd(),
             kubernetes_pki: Pki::kubernetes(),
@@ -131,12 +144,18 @@ impl Leader {
         &self.heartbeats
     }
 
-    /// Whether a certificate for this id and key is that of a node of the cluster: one that was deleted has a certificate that
-    /// is as good as ever.
+    /// Whether a certificate for this id and key is that of a node of the cluster that is up: one that was deleted has a certificate
+    /// that is as good as ever, and may register again. What a node needs to become one, it asks for without a certificate.
     async fn check_node(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
-        match self.knows(id, |node| node.message().public_key == public_key).await? {
-            true => Ok(()),
-            false => Err(Status::unauthenticated(format!(
+        if self.knows(id, |node| is_up(node, public_key)).await? {
+            return Ok(());
+        }
+        match self.state.view().node(id) {
+            Some(Ok(node)) if node.message().public_key == public_key => Err(Status::permission_denied(format!(
+                "node {id} is {}: only one that is up may call this",
+                node.state().as_str_name()
+            ))),
+            _ => Err(Status::unauthenticated(format!(
                 "{id} is no node of the cluster, or not any more"
             ))),
         }
@@ -156,6 +175,11 @@ impl Leader {
     fn now(&self) -> SystemTime {
         (self.around.wall)()
     }
+}
+
+/// Whether this is the node with this key, and it has been approved and is in service.
+fn is_up(node: &NodeRecord, public_key: &[u8; 32]) -> bool {
+    node.message().public_key == public_key && node.state() == NodeState::Up
 }
 
 /// What finds the leader of one term: it may begin a moment after its first call has come.
@@ -195,8 +219,10 @@ impl Seat {
         let management = ManagementServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let curator = SharedWatch::new(curator, self.clone());
+        let tickets = TicketsServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(tickets, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(aaa, authenticator.clone(), self))
     }
 }
@@ -212,7 +238,7 @@ impl Register for Seat {
         let Some(leader) = leader.as_ref().filter(|leader| self.is_of(leader)) else {
             return false;
         };
-        !matches!(leader.state.view().node(id), Some(Ok(node)) if node.message().public_key == public_key)
+        !matches!(leader.state.view().node(id), Some(Ok(node)) if is_up(node, public_key))
     }
 }
 
@@ -247,9 +273,17 @@ impl Forwarders for Members {
         let Ok(Identity::Node { id, public_key }) = recognized else {
             return false;
         };
-        let is_member =
-            |node: &NodeRecord| node.roles().consensus_member.is_some() && node.message().public_key == public_key;
+        let is_member = |node: &NodeRecord| node.roles().consensus_member.is_some() && is_up(node, &public_key);
         leader.knows(&id, is_member).await.unwrap_or(false)
+    }
+
+    fn refuses(&self, path: &str, shown: &CallerCertificates) -> Option<String> {
+        // What is not ours, and may be called by anybody, the leader's own services judge.
+        let Ok(Authorization::Authenticated { .. }) = Methods::of_curator().authorization(path) else {
+            return None;
+        };
+        let recognized = recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock());
+        recognized.err().map(|why| why.to_string())
     }
 
     fn knows(&self, shown: &CallerCertificates) -> bool {

@@ -26,6 +26,8 @@ use crate::shutdown::{self, ElectorSlot};
 
 /// How long the other candidates are given to let one pass; never longer than the TTL.
 const MAKE_WAY: Duration = Duration::from_secs(5);
+/// The longest id that a node may have, in bytes. It is told again in refusals, which go into a header.
+const LONGEST_ID: usize = 255;
 
 /// A term that is to be ended.
 pub(crate) struct HandOver {
@@ -79,6 +81,9 @@ impl Office {
     }
 
     async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
+        if request.to_node_id.len() > LONGEST_ID {
+            return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
+        }
         let term = self.term(id)?;
         let revision = term.lock_revision();
         if request.expected_lock_revision != 0 && request.expected_lock_revision != revision.0 {
@@ -305,6 +310,8 @@ mod tests {
         assert_eq!(code, Code::NotFound);
         assert!(message.contains("b could lead next"), "{message}");
         assert_eq!(stage.ask(to("a")).await.expect_err("leads").0, Code::FailedPrecondition);
+        let (code, message) = stage.ask(to(&"x".repeat(100_000))).await.expect_err("too long");
+        assert!(code == Code::InvalidArgument && message.len() < 100, "{message}");
         let other_term = StepDownRequest {
             to_node_id: String::new(),
             expected_lock_revision: stage.id.lock_revision - 1,

@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt as _};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
+use crate::authorize::Caller;
 use crate::consensus::FixedMembership;
 use crate::fenced::Fenced;
 use crate::leader::{EncodedEvent, Leader, Surroundings};
@@ -103,7 +104,10 @@ impl Measured {
     /// Those of the call.
     pub async fn nodes(&self, filter: &str) -> Result<impl Stream<Item = Result<Node, Status>> + use<>, Status> {
         let request = GetNodesRequest { filter: filter.into() };
-        self.leader.get_nodes(request).await
+        let owner = Caller::User {
+            identity: "owner".into(),
+        };
+        self.leader.get_nodes(&owner, request).await
     }
 
     /// A watch of all nodes: how many nodes each event tells of, and whether it is the last of the backlog.

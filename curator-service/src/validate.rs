@@ -6,7 +6,7 @@ mod network;
 
 pub(crate) use labels::{MOST_LABELS, label_key, label_value};
 pub(crate) use names::cluster_domain;
-pub(crate) use network::{cidr, cluster_network_prefix, wireguard_key};
+pub(crate) use network::{Cidr, cidr, cluster_network_prefix, wireguard_key};
 
 /// What is wrong with a value, and what it is the value of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -21,6 +21,16 @@ pub enum EmbeddedError {
         /// The file.
         path: PathBuf,
     },
+    /// Others may change the store, or put another one in its place.
+    #[error("others may change what is in {}, {what}: {remedy} {}", path.display(), path.display())]
+    Exposed {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why they may.
+        what: String,
+        /// What helps.
+        remedy: String,
+    },
     /// Another process, or another store in this one, has the file open.
     #[error("{} is in use: stop the process that has it open, or give this one a directory of its own", path.display())]
     InUse {

@@ -225,6 +225,32 @@ async fn the_files_are_for_this_user_alone() {
     assert_eq!(fs::read_dir(&nested).unwrap().count(), 1);
 }
 
+#[test]
+fn a_directory_that_others_may_change_is_refused() {
+    let dir = Dir::new();
+    drop(dir.open());
+    for (path, mode, right) in [
+        (dir.0.clone(), 0o777, 0o700),
+        (dir.0.clone(), 0o1777, 0o700),
+        (dir.file(), 0o620, 0o600),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let refusal = dir.refusal().to_string();
+        assert!(refusal.contains(&format!("chmod go-w {}", path.display())), "{refusal}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(right)).unwrap();
+    }
+    // Only root can give files away.
+    if rustix::process::geteuid().is_root() {
+        for path in [dir.0.clone(), dir.file()] {
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            let refusal = dir.refusal().to_string();
+            assert!(refusal.contains("65534") && refusal.contains("chown 0"), "{refusal}");
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        }
+    }
+    drop(dir.open());
+}
+
 #[tokio::test]
 async fn one_at_a_time_can_open_it() {
     let dir = Dir::new();

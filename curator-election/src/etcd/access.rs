@@ -1,7 +1,8 @@
 //! What etcd asks of its clients: TLS, a certificate, a user. All of it is in files, which are looked at again.
 
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,6 +120,14 @@ pub enum EtcdAccessError {
         path: PathBuf,
         /// Its mode.
         mode: u32,
+    },
+    /// A secret belongs to somebody else, who may read and change it.
+    #[error("{} belongs to the user with the id {owner}, and neither to root nor to the one that this runs as: chown it", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
     },
     /// The certificate and the key are not of each other, or cannot be used.
     #[error("the client certificate {} and its private key do not go together: {reason}", path.display())]
@@ -263,16 +272,32 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, EtcdAccessError> {
 
 /// A file that nobody but its owner may read.
 fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, EtcdAccessError> {
-    let metadata = std::fs::metadata(path).map_err(|source| EtcdAccessError::Read {
+    let unreadable = |source| EtcdAccessError::Read {
         path: path.to_owned(),
         source,
-    })?;
+    };
+    let mut file = std::fs::File::open(path).map_err(unreadable)?;
+    // Of what has been opened, whatever the path leads to by now.
+    let metadata = file.metadata().map_err(unreadable)?;
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != own && metadata.uid() != 0 {
+        return Err(EtcdAccessError::Owner {
+            path: path.to_owned(),
+            owner: metadata.uid(),
+        });
+    }
     match metadata.permissions().mode() & 0o777 {
         mode if mode & 0o077 != 0 => Err(EtcdAccessError::Permissions {
             path: path.to_owned(),
             mode,
         }),
-        _ => read(path),
+        _ => {
+            // Room for all of it at once, so that no copy is left behind by growing.
+            let room = usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1);
+            let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+            file.read_to_end(&mut bytes).map_err(unreadable)?;
+            Ok(bytes)
+        }
     }
 }
 
@@ -363,6 +388,23 @@ mod tests {
         assert!(!format!("{secrets:?}").contains("secret\""));
         access.password_file = Some(file("empty", "\n", 0o600));
         assert!(access.load().unwrap_err().to_string().contains("it is empty"));
+    }
+
+    /// Only root can give files away.
+    #[test]
+    fn a_secret_of_somebody_else_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let path = file("foreign", "secret", 0o600);
+        std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        let access = EtcdAccess {
+            user: Some("u".into()),
+            password_file: Some(path),
+            ..EtcdAccess::default()
+        };
+        let error = access.load().unwrap_err().to_string();
+        assert!(error.contains("65534") && error.contains("chown"), "{error}");
     }
 
     #[test]

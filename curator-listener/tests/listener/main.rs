@@ -21,4 +21,5 @@ mod shared;
 mod skew;
 mod stage;
 mod stalls;
+mod strangers;
 mod threads;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -40,6 +40,8 @@ const LONGEST: u64 = 64 << 10;
 const OTHERS: u32 = 0o077;
 /// Others may write.
 const OTHERS_WRITE: u32 = 0o022;
+/// May everything on this host anyway.
+const ROOT: u32 = 0;
 /// In a directory: files are renamed and removed by their owners alone.
 const STICKY: u32 = 0o1000;
 
@@ -87,6 +89,7 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKey, CredentialsError> {
 /// Refuses a directory in which others could put another file in the place of one.
 pub(super) fn check_directory(path: &Path) -> Result<(), CredentialsError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
+    check_owner(path, &metadata)?;
     let mode = metadata.permissions().mode();
     match mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
         true => Err(CredentialsError::Permissions {
@@ -99,12 +102,26 @@ pub(super) fn check_directory(path: &Path) -> Result<(), CredentialsError> {
     }
 }
 
+/// Refuses what belongs to neither the user that this runs as nor root: its owner may change it at any time, whatever its mode.
+fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), CredentialsError> {
+    let own = rustix::process::geteuid().as_raw();
+    match metadata.uid() {
+        owner if owner != own && owner != ROOT => Err(CredentialsError::Owner {
+            path: path.to_owned(),
+            owner,
+            own,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The whole file, if nobody has the permissions in `none` on it.
 fn read(path: &Path, none: u32) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
     let failed = |source| unreadable(path, source);
     let file = File::open(path).map_err(failed)?;
     // Of what has been opened, whatever the path leads to by now.
     let metadata = file.metadata().map_err(failed)?;
+    check_owner(path, &metadata)?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & none != 0 {
         let (may, right) = match none {
@@ -203,10 +220,15 @@ impl CredentialsDirectory {
         let path = self.path(name);
         let partial = self.path(&format!(".{name}.new"));
         let written = (|| {
+            // One that a crash has left behind, or that somebody has made, who could read what is written to it.
+            match fs::remove_file(&partial) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // Neither a file that is there nor what a link leads to.
             let mut file = OpenOptions::new()
                 .write(true)
-                .create(true)
-                .truncate(true)
+                .create_new(true)
                 .mode(0o600)
                 .open(&partial)?;
             file.write_all(bytes)?;

@@ -170,6 +170,49 @@ fn new_credentials_are_taken_if_they_are_good() {
     assert!(!credentials.look().unwrap());
 }
 
+/// Only root can give files away, and tests do not always run as root.
+#[test]
+fn what_belongs_to_somebody_else_is_not_used() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (directory, ca) = (Directory::new("owner"), authority());
+    let (key, _, certificate) = node(&ca);
+    directory.write(&ca, &certificate, &key);
+    for path in [
+        directory.0.join(NODE_KEY),
+        directory.0.join(NODE),
+        directory.0.join(CA),
+        directory.0.clone(),
+    ] {
+        std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+        let said = directory.load().unwrap_err().to_string();
+        let hint = format!("chown 0 {}", path.display());
+        assert!(said.contains("65534") && said.contains(&hint), "{said}");
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    }
+    directory.load().expect("as it should be");
+}
+
+/// Somebody who has made the file beside it first, or a link, does not get the key.
+#[test]
+fn a_key_is_not_written_into_a_file_that_is_there() {
+    let directory = Directory::new("planted");
+    let credentials = files::CredentialsDirectory::create(&directory.0).unwrap();
+    let partial = directory.0.join(format!(".{NODE_KEY}.new"));
+    fs::write(&partial, "").unwrap();
+    let mut planted = fs::File::open(&partial).unwrap();
+    credentials.key(NODE_KEY).unwrap();
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(&mut planted, &mut read).unwrap();
+    assert_eq!(read.len(), 0, "it was written into the file that was there");
+    fs::remove_file(directory.0.join(NODE_KEY)).unwrap();
+    let elsewhere = directory.0.join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, &partial).unwrap();
+    credentials.key(NODE_KEY).unwrap();
+    assert!(!elsewhere.exists(), "it was written to where the link leads");
+}
+
 /// Shakes hands over a pipe; what each side thinks of it.
 pub(crate) async fn shake(
     server: &Credentials,

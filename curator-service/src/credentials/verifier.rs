@@ -81,6 +81,11 @@ pub(crate) enum Wanted {
         ca: CertificateDer<'static>,
         node_id: String,
     },
+    /// One of these nodes of it.
+    OneOf {
+        ca: CertificateDer<'static>,
+        node_ids: Vec<String>,
+    },
     /// Any node of that cluster.
     AnyNode { ca: CertificateDer<'static> },
     /// Whoever answers.
@@ -100,8 +105,9 @@ impl NodeVerifier {
     }
 
     fn verify(&self, certificate: &[u8], more: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
-        let (ca, node_id) = match &self.wanted {
-            Wanted::Node { ca, node_id } => (ca, Some(node_id)),
+        let (ca, wanted) = match &self.wanted {
+            Wanted::Node { ca, node_id } => (ca, Some(std::slice::from_ref(node_id))),
+            Wanted::OneOf { ca, node_ids } => (ca, Some(node_ids.as_slice())),
             Wanted::AnyNode { ca } => (ca, None),
             Wanted::Anybody => return Ok(()),
         };
@@ -109,7 +115,7 @@ impl NodeVerifier {
             return Err("it shows more than one certificate, beside the cluster's own authority".into());
         }
         match verify(certificate, ca, now) {
-            Ok(Identity::Node { id, .. }) if node_id.is_none_or(|wanted| *wanted == id) => Ok(()),
+            Ok(Identity::Node { id, .. }) if wanted.is_none_or(|wanted| wanted.contains(&id)) => Ok(()),
             Ok(Identity::Node { id, .. }) => Err(format!("it is {id}")),
             Ok(Identity::User { .. }) => Err("it is a user".into()),
             Err(error) => Err(error.to_string()),
@@ -130,6 +136,7 @@ impl ServerCertVerifier for NodeVerifier {
         self.verify(certificate, more, now).map_err(|reason| {
             Error::General(match &self.wanted {
                 Wanted::Node { node_id, .. } => format!("this is not node {node_id}: {reason}"),
+                Wanted::OneOf { .. } => format!("this is none of the members that are named: {reason}"),
                 Wanted::AnyNode { .. } | Wanted::Anybody => format!("this is no node of the cluster: {reason}"),
             })
         })?;

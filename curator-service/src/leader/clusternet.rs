@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use curator_proto::common::NodeClusterNetworking;
 use curator_proto::curator_api::{UpdateNodeClusterNetworkingRequest, UpdateNodeClusterNetworkingResponse};
+use prost::Message;
 use tonic::{Code, Status};
 
-use super::{Leader, load};
+use super::pace::Kind;
+use super::{Leader, load, territory};
 use crate::validate::{Invalid, cluster_network_prefix, wireguard_key};
 
 /// How many prefixes a node may have.
@@ -16,6 +18,21 @@ const MOST_PREFIXES: usize = 1_024;
 const MOST_DOUBTFUL: usize = 1_024;
 
 impl Leader {
+    /// The same as the node calls it: no faster than it may.
+    pub(super) async fn change_node_cluster_networking(
+        &self,
+        caller: &str,
+        request: UpdateNodeClusterNetworkingRequest,
+    ) -> Result<UpdateNodeClusterNetworkingResponse, Status> {
+        self.state.ready().await?;
+        let bytes = match self.state.view().node(caller) {
+            Some(Ok(node)) => node.stored_bytes() + request.encoded_len(),
+            _ => 0,
+        };
+        self.pace.turn(caller, Kind::Networking, bytes).await?;
+        self.update_node_cluster_networking(caller, request).await
+    }
+
     /// Replaces the calling node's key and prefixes.
     pub(super) async fn update_node_cluster_networking(
         &self,
@@ -29,6 +46,11 @@ impl Leader {
         // Two nodes must not have one key, which no condition on either's record can say. All writes of nodes in this term
         // go through here, so it is enough that no two with one key are under way at a time.
         let claim = self.claims.claim(&key, caller)?;
+        // The same with prefixes: of two that overlap, one is looked at after the other is written.
+        let _turn = match asked.prefixes.is_empty() {
+            true => None,
+            false => Some(self.prefixes.lock().await),
+        };
         let done = self
             .state
             .transact(|tx| {
@@ -44,13 +66,19 @@ impl Leader {
                 if asked.prefixes.len() > MOST_PREFIXES {
                     return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
                 }
-                for prefix in &asked.prefixes {
-                    cluster_network_prefix(&prefix.cidr, node.external_address())?;
-                }
-                node.message_mut().clusternet = Some(NodeClusterNetworking {
+                let own = node.external_address();
+                let prefixes = asked.prefixes.iter();
+                let prefixes = prefixes.map(|prefix| cluster_network_prefix(&prefix.cidr, own));
+                let prefixes: Vec<_> = prefixes.collect::<Result<_, _>>()?;
+                let networking = Some(NodeClusterNetworking {
                     wireguard_pubkey: key.clone(),
                     prefixes: asked.prefixes.clone(),
                 });
+                if node.message().clusternet == networking {
+                    return Ok(UpdateNodeClusterNetworkingResponse {});
+                }
+                territory::check_prefixes(tx.peek(), caller, &prefixes)?;
+                node.message_mut().clusternet = networking;
                 load::save(node, tx)?;
                 Ok(UpdateNodeClusterNetworkingResponse {})
             })

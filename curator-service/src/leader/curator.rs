@@ -37,7 +37,7 @@ impl Curator for Seat {
         let done = self
             .leader()
             .await?
-            .update_node_status(&node, request.into_inner())
+            .report_node_status(&node, request.into_inner())
             .await;
         done.map(Response::new)
     }
@@ -94,7 +94,7 @@ impl Curator for Seat {
     ) -> Result<Response<UpdateNodeClusterNetworkingResponse>, Status> {
         let node = calling_node(&request)?;
         let leader = self.leader().await?;
-        let done = leader.update_node_cluster_networking(&node, request.into_inner()).await;
+        let done = leader.change_node_cluster_networking(&node, request.into_inner()).await;
         done.map(Response::new)
     }
 

@@ -4,26 +4,42 @@
 //! it for messages. Whether a field is set is what `has()` asks; for that the map has a second key for each field, to which the
 //! test is rewritten.
 
+mod budget;
 mod constants;
+mod evaluate;
+#[cfg(test)]
+mod hostile;
+mod patterns;
+mod told;
+mod turns;
 mod types;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
+use budget::Budget;
 use cel::common::ast::{EntryExpr, Expr, LiteralValue};
 use cel::objects::Key;
 use cel::{Context, Env, IdedExpr, Value};
+use curator_election::clock::SharedClock;
 use curator_proto::common::NodeState;
 use curator_proto::management_api::Node;
 use curator_proto::management_api::node::Health;
+use evaluate::{Evaluation, Stop};
 use prost::Name;
 use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, ReflectMessage};
+use told::told;
 use tonic::Status;
+pub(super) use turns::{Turn, Turns};
 
 /// The longest filter, in bytes.
 const LONGEST: usize = 4_096;
 /// How deep `all`, `exists` and their like may be nested: each level goes through a whole list.
 const MOST_NESTED: usize = 2;
+
+/// How deep brackets may be nested.
+const MOST_BRACKETS: usize = 64;
 
 /// What an expression is nested in, its parser and its evaluation are, and with them the stack. This is enough for the longest.
 const STACK: usize = 64 << 20;
@@ -31,35 +47,22 @@ const STACK: usize = 64 << 20;
 /// The nodes that a filter keeps, in their order, and the error that ended the search, if one did.
 ///
 /// It is a thread of its own that looks, for the sake of the stack and of whoever else the caller's thread serves. It ends early
-/// when nobody waits for it any more.
-pub(super) async fn kept(text: String, nodes: Vec<Node>) -> Result<(Vec<Node>, Option<Status>), Status> {
+/// when nobody waits for it any more, or when the filter has cost too much; the turn ends with it.
+pub(super) async fn kept(
+    text: String,
+    nodes: Vec<Node>,
+    clock: SharedClock,
+    turn: Turn,
+) -> Result<(Vec<Node>, Option<Status>), Status> {
     let (done, kept) = tokio::sync::oneshot::channel();
+    let gone = Arc::new(AtomicBool::new(false));
+    let _ends = Ends(gone.clone());
     let look = move || {
-        let mut kept = Vec::new();
-        let mut ended = None;
-        match Filter::compile(&text) {
-            Err(status) => {
-                let _ = done.send(Err(status));
-                return;
-            }
-            Ok(filter) => {
-                for node in nodes {
-                    match filter.keeps(&node) {
-                        Ok(true) => kept.push(node),
-                        Ok(false) => {}
-                        Err(status) => {
-                            ended = Some(status);
-                            break;
-                        }
-                    }
-                    if done.is_closed() {
-                        return;
-                    }
-                }
-            }
-        }
+        let _turn = turn;
+        let mut budget = Budget::new(clock, move || gone.load(Ordering::Relaxed));
+        let answer = Filter::compile(&text).map(|filter| filter.keep(nodes, &mut budget));
         // Whoever has gone does not want to know.
-        let _ = done.send(Ok((kept, ended)));
+        let _ = done.send(answer);
     };
     let failed = || Status::resource_exhausted("filter: there is no thread for it");
     std::thread::Builder::new()
@@ -71,11 +74,25 @@ pub(super) async fn kept(text: String, nodes: Vec<Node>) -> Result<(Vec<Node>, O
         .map_err(|_| Status::internal("filter: it could not be evaluated"))?
 }
 
+/// Says that nobody waits any more, once it is dropped.
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Compiles a filter and asks it of a node, on a thread as [`kept`] does.
 #[cfg(any(test, fuzzing))]
 pub(super) fn ask(text: &str, node: &Node) -> Option<bool> {
     std::thread::scope(|scope| {
-        let look = || Filter::compile(text).ok()?.keeps(node).ok();
+        let look = || {
+            let clock: SharedClock = Arc::new(curator_election::clock::BootClock);
+            let mut budget = Budget::new(clock, || false);
+            let mut kept = evaluate::Kept::default();
+            Filter::compile(text).ok()?.keeps(node, &mut budget, &mut kept).ok()
+        };
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, look);
         thread
             .ok()?
@@ -124,9 +141,14 @@ impl Filter {
         if text.len() > LONGEST {
             return Err(Status::invalid_argument("filter: it is longer than 4,096 bytes"));
         }
+        if told::depth(text) > MOST_BRACKETS {
+            return Err(Status::invalid_argument(format!(
+                "filter: brackets are nested too deep, at most {MOST_BRACKETS} may be"
+            )));
+        }
         let program = env
             .compile(text)
-            .map_err(|errors| Status::invalid_argument(format!("filter: {errors}")))?;
+            .map_err(|errors| Status::invalid_argument(format!("filter: {}", told(&errors))))?;
         let mut expression = program.expression().clone();
         types::check(&expression).map_err(|wrong| Status::invalid_argument(format!("filter: {wrong}")))?;
         let mut known = Known {
@@ -143,14 +165,28 @@ impl Filter {
         })
     }
 
+    /// Those that pass, and the error that ended the search.
+    fn keep(&self, nodes: Vec<Node>, budget: &mut Budget) -> (Vec<Node>, Option<Status>) {
+        let mut passed = Vec::new();
+        let mut kept = evaluate::Kept::default();
+        for node in nodes {
+            match self.keeps(&node, budget, &mut kept) {
+                Ok(true) => passed.push(node),
+                Ok(false) => {}
+                Err(status) => return (passed, Some(status)),
+            }
+        }
+        (passed, None)
+    }
+
     /// Whether a node passes.
-    fn keeps(&self, node: &Node) -> Result<bool, Status> {
+    fn keeps(&self, node: &Node, budget: &mut Budget, kept: &mut evaluate::Kept) -> Result<bool, Status> {
         let Some(expression) = &self.expression else {
             return Ok(true);
         };
-        let mut context = self.root.new_inner_scope();
-        context.add_variable_from_value("node", value(node, &self.fields)?);
-        match Value::resolve(expression, &context) {
+        budget.next_node()?;
+        let node = value(node, &self.fields)?;
+        match Evaluation::new(&self.root, budget, kept, node).value(expression) {
             Ok(Value::Bool(keeps)) => Ok(keeps),
             // A text that says so.
             Ok(Value::String(text)) if ["1", "t", "T", "true", "TRUE", "True"].contains(&text.as_str()) => Ok(true),
@@ -159,7 +195,8 @@ impl Filter {
                 "filter: it must say true or false, and says a {}",
                 other.type_of()
             ))),
-            Err(error) => Err(Status::unavailable(format!("filter: {error}"))),
+            Err(Stop::Error(error)) => Err(Status::unavailable(format!("filter: {}", told(&error)))),
+            Err(Stop::Spent(spent)) => Err(spent.into()),
         }
     }
 }
@@ -311,7 +348,8 @@ impl Known<'_> {
         match known {
             true => Ok(()),
             false => Err(Status::invalid_argument(format!(
-                "filter: there is no {name:?}, only node and the names of states and healths, such as NODE_STATE_UP"
+                "filter: there is no {:?}, only node and the names of states and healths, such as NODE_STATE_UP",
+                told(name)
             ))),
         }
     }
@@ -434,8 +472,9 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::authorize::Caller;
 
-    fn node() -> Node {
+    pub(super) fn node() -> Node {
         Node {
             id: "metropolis-1".into(),
             pubkey: vec![1, 2],
@@ -458,12 +497,20 @@ mod tests {
         }
     }
 
+    fn owner() -> Caller {
+        Caller::User {
+            identity: "owner".into(),
+        }
+    }
+
     async fn keeps(filter: &str) -> Result<bool, Code> {
         keeps_of(filter, node()).await
     }
 
     async fn keeps_of(filter: &str, node: Node) -> Result<bool, Code> {
-        match kept(filter.into(), vec![node]).await {
+        let turn = Turns::default().next(&owner()).await.unwrap();
+        let clock = Arc::new(curator_election::clock::BootClock);
+        match kept(filter.into(), vec![node], clock, turn).await {
             Ok((_, Some(status))) | Err(status) => Err(status.code()),
             Ok((kept, None)) => Ok(!kept.is_empty()),
         }

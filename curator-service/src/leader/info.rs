@@ -17,6 +17,7 @@ use tonic::Status;
 use tracing::warn;
 
 use super::{Leader, filter};
+use crate::authorize::Caller;
 use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::state::record::{ClusterRecord, NodeRecord};
 use crate::state::view::View;
@@ -28,7 +29,12 @@ pub(crate) type Nodes = Pin<Box<dyn Stream<Item = Result<Node, Status>> + Send>>
 
 impl Leader {
     /// All nodes that the filter keeps, by id. What cannot be decoded is left out.
-    pub(crate) async fn get_nodes(&self, request: GetNodesRequest) -> Result<Nodes, Status> {
+    pub(crate) async fn get_nodes(&self, caller: &Caller, request: GetNodesRequest) -> Result<Nodes, Status> {
+        // Whoever waits for a turn keeps no nodes.
+        let turn = match request.filter.is_empty() {
+            true => None,
+            false => Some(self.filters.next(caller).await?),
+        };
         let nodes = self.state.read(readable).await?;
         // All as they are at one moment, however slowly they are read.
         let health: Vec<_> = {
@@ -39,15 +45,11 @@ impl Leader {
             .into_iter()
             .zip(health)
             .map(|(node, (health, since))| entry(&node, health, since));
-        if request.filter.is_empty() {
+        let Some(turn) = turn else {
             return Ok(Box::pin(futures::stream::iter(entries.map(Ok))));
-        }
-        let _turn = self
-            .filters
-            .acquire()
-            .await
-            .map_err(|_| Status::unavailable("lost leadership"))?;
-        let (kept, ended) = filter::kept(request.filter, entries.collect()).await?;
+        };
+        let clock = self.around.clock.clone();
+        let (kept, ended) = filter::kept(request.filter, entries.collect(), clock, turn).await?;
         let kept = kept.into_iter().map(Ok).chain(ended.map(Err));
         Ok(Box::pin(futures::stream::iter(kept)))
     }

@@ -9,8 +9,8 @@ use curator_proto::management_api::{
 };
 use tonic::{Request, Response, Status};
 
-use super::Seat;
 use super::info::Nodes;
+use super::{Seat, caller};
 
 /// A unary method, which the leader has under the same name.
 macro_rules! unary {
@@ -20,7 +20,8 @@ macro_rules! unary {
             type GetNodesStream = Nodes;
 
             async fn get_nodes(&self, request: Request<GetNodesRequest>) -> Result<Response<Nodes>, Status> {
-                let nodes = self.leader().await?.get_nodes(request.into_inner()).await;
+                let caller = caller(&request)?.clone();
+                let nodes = self.leader().await?.get_nodes(&caller, request.into_inner()).await;
                 nodes.map(Response::new)
             }
 

@@ -7,12 +7,13 @@ use curator_proto::curator_api::{
 };
 use curator_proto::management_api::{ApproveNodeRequest, ApproveNodeResponse};
 use curator_proto::private;
+use prost::Message;
 use tonic::Status;
 
-use super::ticket::is_ticket;
-use super::{Leader, load};
+use super::ticket::{is_ticket, not_the_ticket};
+use super::{Leader, load, newcomers};
 use crate::identity::Subject;
-use crate::state::keys::join_key;
+use crate::state::keys::{DELETED_NODES, join_key};
 use crate::state::record::NodeRecord;
 use crate::validate::{MOST_LABELS, key32, label_key, label_value};
 
@@ -29,10 +30,13 @@ impl Leader {
         let key = key.ok_or_else(no_key_shown)?;
         key32("join_key", &request.join_key)?;
         let id = load::id_of_key("public key", &key)?;
+        // Those who have no ticket wait for nobody, and nobody for them.
+        self.check_ticket(&request.register_ticket).await?;
+        let _turn = self.newcomers.turn().await;
         self.state
             .transact(|tx| {
                 if !is_ticket(tx, &request.register_ticket) {
-                    return Err(Status::permission_denied("register_ticket: it is not the cluster's"));
+                    return Err(not_the_ticket());
                 }
                 let cluster = load::cluster(tx)?;
                 let usage = tpm_usage(cluster.tpm_mode(), request.have_local_tpm)?;
@@ -47,6 +51,11 @@ impl Leader {
                         _ => Err(Status::failed_precondition(format!("node {id} is registered already"))),
                     };
                 }
+                if tx.get(DELETED_NODES.key(&id).map_err(load::invalid_id)?).is_some() {
+                    return Err(Status::failed_precondition(format!(
+                        "node {id} was deleted: it can only come back as another, with a new key"
+                    )));
+                }
                 let node = private::Node {
                     public_key: key.to_vec(),
                     join_key: request.join_key.clone(),
@@ -55,6 +64,7 @@ impl Leader {
                     labels: Some(lenient(request.labels.as_ref())),
                     ..private::Node::default()
                 };
+                newcomers::check(tx.peek(), node.encoded_len())?;
                 load::save(NodeRecord::new(id.clone(), node), tx)?;
                 Ok(response(usage))
             })

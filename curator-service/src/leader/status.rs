@@ -4,16 +4,48 @@ use std::net::IpAddr;
 
 use curator_proto::common::NodeStatus;
 use curator_proto::curator_api::{UpdateNodeStatusRequest, UpdateNodeStatusResponse};
+use prost::Message;
 use prost_types::Timestamp;
 use tonic::Status;
 
-use super::{Leader, load};
+use super::pace::Kind;
+use super::{Leader, load, territory};
+use crate::state::record::NodeRecord;
 use crate::validate::Invalid;
 
 /// The longest that what a node may say freely can be: a boot id, a commit's hash.
 const LONGEST: usize = 1_024;
 
+/// After so long, in seconds, the same status is written again: its time says that it is still so.
+const AGAIN: i64 = 60;
+
 impl Leader {
+    /// The same as the node calls it: no faster than it may, unless it says nothing new.
+    pub(super) async fn report_node_status(
+        &self,
+        caller: &str,
+        request: UpdateNodeStatusRequest,
+    ) -> Result<UpdateNodeStatusResponse, Status> {
+        self.state.ready().await?;
+        let (known, bytes) = match (self.state.view().node(caller), &request.status) {
+            (Some(Ok(node)), Some(status)) => {
+                let stamped = NodeStatus {
+                    timestamp: Some(Timestamp::from(self.now())),
+                    ..status.clone()
+                };
+                (
+                    says_nothing_new(node, &stamped),
+                    node.stored_bytes() + status.encoded_len(),
+                )
+            }
+            _ => (false, 0),
+        };
+        if !known {
+            self.pace.turn(caller, Kind::Status, bytes).await?;
+        }
+        self.update_node_status(caller, request).await
+    }
+
     /// Replaces the status of the calling node. Its timestamp is the leader's.
     pub(crate) async fn update_node_status(
         &self,
@@ -30,12 +62,34 @@ impl Leader {
         self.state
             .transact(|tx| {
                 let mut node = load::node(tx, caller)?;
+                if says_nothing_new(&node, &status) {
+                    return Ok(UpdateNodeStatusResponse {});
+                }
+                if node.external_address() != status.external_address {
+                    territory::check_address(tx.peek(), caller, &status.external_address)?;
+                }
                 node.message_mut().status = Some(status.clone());
                 load::save(node, tx)?;
                 Ok(UpdateNodeStatusResponse {})
             })
             .await
     }
+}
+
+/// Whether it is what was reported a moment ago: then there is nothing to write.
+fn says_nothing_new(node: &NodeRecord, status: &NodeStatus) -> bool {
+    let Some(known) = &node.message().status else {
+        return false;
+    };
+    let seconds = |status: &NodeStatus| status.timestamp.as_ref().map(|time| time.seconds);
+    let (Some(before), Some(now)) = (seconds(known), seconds(status)) else {
+        return false;
+    };
+    let same = NodeStatus {
+        timestamp: status.timestamp,
+        ..known.clone()
+    } == *status;
+    same && (before..before.saturating_add(AGAIN)).contains(&now)
 }
 
 fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {

@@ -1,13 +1,16 @@
 //! The ticket that a node must show to register.
 
+use curator_proto::admin_api::tickets_server::Tickets;
+use curator_proto::admin_api::{RotateRegisterTicketRequest, RotateRegisterTicketResponse};
 use curator_proto::management_api::{GetRegisterTicketRequest, GetRegisterTicketResponse};
 use curator_proto::private::RegisterTicket;
 use prost::Message;
 use rand::Rng;
 use subtle::ConstantTimeEq;
-use tonic::Status;
+use tonic::{Request, Response, Status};
+use tracing::info;
 
-use super::Leader;
+use super::{Leader, Seat};
 use crate::state::keys::REGISTER_TICKET;
 use crate::state::tx::Tx;
 
@@ -17,9 +20,7 @@ impl Leader {
         &self,
         _: GetRegisterTicketRequest,
     ) -> Result<GetRegisterTicketResponse, Status> {
-        let mut opaque = vec![0; 32];
-        rand::rng().fill_bytes(&mut opaque);
-        let fresh = RegisterTicket { opaque }.encode_to_vec();
+        let fresh = fresh();
         let ticket = self
             .state
             .transact(|tx| match tx.get(REGISTER_TICKET) {
@@ -32,6 +33,53 @@ impl Leader {
             .await?;
         Ok(GetRegisterTicketResponse { ticket })
     }
+
+    /// Refuses what is not the ticket.
+    pub(super) async fn check_ticket(&self, shown: &[u8]) -> Result<(), Status> {
+        self.state
+            .transact(|tx| match is_ticket(tx, shown) {
+                true => Ok(()),
+                false => Err(not_the_ticket()),
+            })
+            .await
+    }
+
+    /// Another ticket in the place of the one that there is: whoever has seen that one has nothing any more.
+    pub(super) async fn rotate_register_ticket(
+        &self,
+        _: RotateRegisterTicketRequest,
+    ) -> Result<RotateRegisterTicketResponse, Status> {
+        let ticket = fresh();
+        self.state
+            .transact(|tx| {
+                tx.put(REGISTER_TICKET, ticket.clone());
+                Ok(())
+            })
+            .await?;
+        info!("there is another register ticket, and the one before is good for nothing");
+        Ok(RotateRegisterTicketResponse { ticket })
+    }
+}
+
+#[tonic::async_trait]
+impl Tickets for Seat {
+    async fn rotate_register_ticket(
+        &self,
+        request: Request<RotateRegisterTicketRequest>,
+    ) -> Result<Response<RotateRegisterTicketResponse>, Status> {
+        let done = self.leader().await?.rotate_register_ticket(request.into_inner()).await;
+        done.map(Response::new)
+    }
+}
+
+fn fresh() -> Vec<u8> {
+    let mut opaque = vec![0; 32];
+    rand::rng().fill_bytes(&mut opaque);
+    RegisterTicket { opaque }.encode_to_vec()
+}
+
+pub(super) fn not_the_ticket() -> Status {
+    Status::permission_denied("register_ticket: it is not the cluster's")
 }
 
 /// Whether this is the ticket: the stored message as it is, not what is in it. Without one, nothing is.

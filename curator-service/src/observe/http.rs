@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ impl Observatory {
     /// Answers until cancelled.
     pub(crate) async fn run(self, site: Site, cancel: CancellationToken) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
-        let loopback = self.address.ip().is_loopback();
+        let address = self.address;
         let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
         let mut connections = JoinSet::new();
         loop {
@@ -77,7 +77,7 @@ impl Observatory {
                 Ok((stream, seat)) => {
                     let site = site.clone();
                     connections.spawn(async move {
-                        serve(stream, site, loopback).await;
+                        serve(stream, site, address).await;
                         drop(seat);
                     });
                 }
@@ -102,9 +102,9 @@ async fn accept(
     Ok((socket.accept().await?.0, seat))
 }
 
-async fn serve(stream: TcpStream, site: Arc<Site>, loopback: bool) {
+async fn serve(stream: TcpStream, site: Arc<Site>, address: SocketAddr) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&site, &request, loopback);
+        let answer = answer(&site, &request, address);
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -118,8 +118,8 @@ async fn serve(stream: TcpStream, site: Arc<Site>, loopback: bool) {
     }
 }
 
-fn answer<B>(site: &Site, request: &Request<B>, loopback: bool) -> Response<Full<Bytes>> {
-    if loopback && !meant_for_this_host(request) {
+fn answer<B>(site: &Site, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
+    if address.ip().is_loopback() && !meant_for_this_host(request, address.ip()) {
         return text(StatusCode::MISDIRECTED_REQUEST, "ask for this host by its address");
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -162,15 +162,33 @@ fn answer<B>(site: &Site, request: &Request<B>, loopback: bool) -> Response<Full
     }
 }
 
-/// A page of somebody else's may have given its own name our address, to read what is here with a visitor's browser.
-fn meant_for_this_host<B>(request: &Request<B>) -> bool {
-    let Some(host) = request.headers().get(HOST).and_then(|host| host.to_str().ok()) else {
-        return true;
-    };
-    if host.parse::<SocketAddr>().is_ok() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
-        return true;
+/// A page of somebody else's may have given its own name our address, to read what is here with a visitor's browser. So only those
+/// names are answered that this host has for itself, and the address that is configured; with any port, as somebody may have
+/// forwarded one of another host's.
+fn meant_for_this_host<B>(request: &Request<B>, configured: IpAddr) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    match (first.map(http::HeaderValue::to_str), second) {
+        // No browser leaves it out.
+        (None, _) => true,
+        (Some(Ok(host)), None) => {
+            let name = name_in(host).unwrap_or_default();
+            let own = [configured, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| own.contains(&ip))
+        }
+        (Some(_), _) => false,
     }
-    host.split_once(':').map_or(host, |(name, _)| name) == "localhost"
+}
+
+/// The name or the address in `host` or `host:port`; `None` if it is neither.
+fn name_in(host: &str) -> Option<&str> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').filter(|(ip, _)| ip.contains(':'))?,
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port =
+        |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then_some(name)
 }
 
 fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
@@ -213,7 +231,7 @@ mod tests {
             .header(HOST, host)
             .body(())
             .unwrap();
-        answer(site, &request, true).status()
+        answer(site, &request, "127.0.0.9:7836".parse().unwrap()).status()
     }
 
     #[test]
@@ -227,10 +245,39 @@ mod tests {
 
     #[test]
     fn it_is_read_from_this_host_and_by_nobody_elses_page() {
-        for host in ["127.0.0.1", "127.0.0.1:7836", "localhost:1", "[::1]:7836", "[::1]"] {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:7836",
+            "127.0.0.9:7836",
+            "localhost:1",
+            "Localhost",
+            "[::1]:7836",
+            "[::1]",
+        ] {
             assert_eq!(asked(&site(true), "GET", "/", host), StatusCode::OK, "{host}");
         }
-        for host in ["evil.example", "evil.example:7836", "127.0.0.1.evil.example"] {
+        for host in [
+            "evil.example",
+            "evil.example:7836",
+            "127.0.0.1.evil.example",
+            "localhost:1:evil.com",
+            "localhost:",
+            "localhost:evil",
+            "localhost:+1",
+            "localhost:99999",
+            "localhost.evil.example",
+            "[::1]evil.example",
+            "[::1]:1:2",
+            "[localhost]",
+            "[127.0.0.1]",
+            "::1",
+            "192.0.2.1",
+            "192.0.2.1:7836",
+            "127.0.0.8:7836",
+            "[2001:db8::1]:7836",
+            "0.0.0.0",
+            "",
+        ] {
             assert_eq!(
                 asked(&site(true), "GET", "/", host),
                 StatusCode::MISDIRECTED_REQUEST,

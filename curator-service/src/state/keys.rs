@@ -17,12 +17,15 @@ pub(crate) const NODES: Prefix = Prefix("/nodes/");
 pub(crate) const JOIN_KEYS: Prefix = Prefix("/join_keys/");
 /// Nodes that are being decommissioned: `/decommissions/<id>`. The original knows nothing of these.
 pub(crate) const DECOMMISSIONS: Prefix = Prefix("/decommissions/");
+/// Nodes that were up and are deleted: `/deleted_nodes/<id>`. The original knows nothing of these either.
+pub(crate) const DELETED_NODES: Prefix = Prefix("/deleted_nodes/");
 
 /// What the leader keeps a view of. Neither the election's keys nor private keys are among it.
-pub(crate) const VIEWED: [&str; 6] = [
+pub(crate) const VIEWED: [&str; 7] = [
     "/nodes/",
     "/join_keys/",
     "/decommissions/",
+    "/deleted_nodes/",
     "/cluster/",
     "/global/",
     "/cluster-pki/",

@@ -73,7 +73,7 @@ pub(crate) fn cidr(text: &str) -> Result<Cidr, &'static str> {
 }
 
 /// A prefix that a node may have: one within the cluster's network, or exactly the node's own external address.
-pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Result<(), Invalid> {
+pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Result<Cidr, Invalid> {
     let invalid = |reason: &str| {
         let shown: String = text.chars().take(100).collect();
         Invalid::new(format!("clusternet.prefixes.cidr {shown:?}"), reason)
@@ -84,7 +84,7 @@ pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Resu
     }
     let own = prefix.length == prefix.bits() && prefix.address.to_string() == external_address;
     if own || CLUSTER_NETWORK.contains(prefix) {
-        return Ok(());
+        return Ok(prefix);
     }
     Err(invalid(
         "it is neither within 10.192.0.0/11 nor the node's external address alone",

@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         Ok(configured) => configured,
         Err(wrong) => return wrong.exit(),
     };
+    serve::leave_no_core();
     match cli.command {
         Command::Serve(serve) => serve.run(argv, settings),
         Command::Config(config) => config.run(&settings),

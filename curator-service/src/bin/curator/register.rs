@@ -40,6 +40,11 @@ pub(crate) struct Register {
     #[arg(long, env = "CURATOR_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
+    /// The id of a node that is a member of the consensus: with commas, or repeated, for several. Then only these are taken for the
+    /// cluster, and get the ticket and the unlock key [default: any node with a certificate of the cluster].
+    #[arg(long, env = "CURATOR_MEMBERS", value_name = "NODE", value_delimiter = ',')]
+    member: Vec<String>,
+
     /// The cluster's register ticket, in hex digits. It is a secret: rather set the variable.
     #[arg(long, env = "CURATOR_REGISTER_TICKET", value_name = "HEX", value_parser = parse_hex, hide_env_values = true)]
     ticket: Hex,
@@ -111,7 +116,14 @@ impl Register {
         let ca = read_certificate(self.ca.as_ref().unwrap_or(&in_directory))?;
         let (key, join_key) = (directory.key(names::NODE_KEY)?, directory.key(names::JOIN_KEY)?);
         let id = node_id(key.public_key()).unwrap_or_default();
-        let client = ClientCredentials::with_key(Trust::Cluster { ca: ca.clone() }, &key, wall_clock())?;
+        let trust = match self.member.as_slice() {
+            [] => Trust::Cluster { ca: ca.clone() },
+            members => Trust::Members {
+                ca: ca.clone(),
+                node_ids: members.to_vec(),
+            },
+        };
+        let client = ClientCredentials::with_key(trust, &key, wall_clock())?;
         let mut curator = CuratorClient::new(client.channel(&self.address)?);
 
         let pairs = self.label.iter().map(|(key, value)| node_labels::Pair {

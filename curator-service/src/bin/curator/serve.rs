@@ -382,6 +382,17 @@ fn run(service: Service, reload: Reload, has_parent: bool) -> Result<(), Box<dyn
     ended
 }
 
+/// A core would have keys in it. Whoever wants one nevertheless raises the limit of the process that runs.
+pub(crate) fn leave_no_core() {
+    let limit = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
+    if let Err(error) = setrlimit(Resource::Core, limit) {
+        eprintln!("warning: a crash may leave a core with keys in it: {error}");
+    }
+}
+
 /// A connection takes a file descriptor, and the usual limit of 1,024 is less than a cluster has nodes.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);

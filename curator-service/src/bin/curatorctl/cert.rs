@@ -142,6 +142,7 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
     let anybody = Cluster::new(Settings {
         endpoints: settings.endpoints.clone(),
         ca: settings.ca.clone(),
+        members: settings.members.clone(),
         cert: None,
         key: None,
         ..*settings
@@ -170,10 +171,8 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
     let answer = cluster.call(&reached, asking).await?;
     let certificate = answer.emitted_certificate;
     // Whoever leads has shown a certificate of the cluster, and still this one must be of use.
-    if let Trust::Cluster { ca } = settings.trust()? {
-        certified_as(&certificate, &ca, wall_clock())
-            .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
-    }
+    certified_as(&certificate, &settings.authority()?, wall_clock())
+        .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
     write_new(out, &certificate_pem(&certificate))?;
     say(&format!("{} written", out.display()))
 }

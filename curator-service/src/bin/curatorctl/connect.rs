@@ -242,6 +242,7 @@ mod tests {
         let settings = Settings {
             endpoints: endpoints.clone(),
             ca: None,
+            members: Vec::new(),
             cert: None,
             key: None,
             plain: true,

@@ -33,6 +33,9 @@ pub(crate) struct Context {
     pub(crate) endpoints: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
+    /// The ids of the nodes that are members of the consensus; empty for any node of the cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) members: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +55,7 @@ pub(crate) enum Command {
         /// Its name.
         name: String,
     },
-    /// Makes a context of the flags --endpoint, --ca, --cert, --key, --timeout and --insecure-loopback-only, or changes what they
+    /// Makes a context of the flags --endpoint, --ca, --member, --cert, --key, --timeout and --insecure-loopback-only, or changes what they
     /// say in one that is there. The first one is the current one.
     Set {
         /// Its name.
@@ -112,6 +115,9 @@ impl File {
         if !flags.endpoint.is_empty() {
             context.endpoints.clone_from(&flags.endpoint);
         }
+        if !flags.member.is_empty() {
+            context.members.clone_from(&flags.member);
+        }
         for (field, flag) in [
             (&mut context.ca, &flags.ca),
             (&mut context.certificate, &flags.cert),
@@ -126,6 +132,7 @@ impl File {
         }
         if flags.insecure_loopback_only {
             (context.ca, context.certificate, context.key) = (None, None, None);
+            context.members.clear();
             context.insecure_loopback_only = true;
         }
         if let Some(timeout) = flags.timeout {

@@ -55,8 +55,8 @@ enum Command {
     /// Looks at the nodes of the cluster, and changes them.
     #[command(subcommand)]
     Nodes(nodes::Command),
-    /// Prints the ticket that new nodes register with, in hex. It is a secret.
-    Ticket,
+    /// Prints the ticket that new nodes register with, in hex, or makes another one. It is a secret.
+    Ticket(ticket::Args),
     /// Looks at the configuration of the cluster, and changes it.
     #[command(subcommand)]
     Config(configuration::Command),
@@ -106,7 +106,7 @@ fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
             Command::StepDown(args) => step_down::run(&cluster, &args).await,
             Command::LogLevel(args) => log_level::run(&cluster, &args).await,
             Command::Nodes(command) => nodes::run(&cluster, command).await,
-            Command::Ticket => ticket::run(&cluster).await,
+            Command::Ticket(args) => ticket::run(&cluster, &args).await,
             Command::Config(command) => configuration::run(&cluster, command).await,
             Command::Cert(command) => cert::run(&cluster, command).await,
             Command::Bootstrap | Command::Context(_) | Command::Completions(_) | Command::Man(_) => Ok(()),

@@ -33,6 +33,17 @@ pub(crate) struct Flags {
     #[arg(long, global = true, env = "CURATORCTL_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 
+    /// The id of a node that is a member of the consensus; with commas, or repeated, for several. Then only these are taken for
+    /// instances of the cluster, and not whatever node has a certificate of it.
+    #[arg(
+        long,
+        global = true,
+        env = "CURATORCTL_MEMBERS",
+        value_name = "NODE",
+        value_delimiter = ','
+    )]
+    pub(crate) member: Vec<String>,
+
     /// The certificate to show, PEM.
     #[arg(long, global = true, env = "CURATORCTL_CERT", value_name = "FILE")]
     pub(crate) cert: Option<PathBuf>,
@@ -42,7 +53,7 @@ pub(crate) struct Flags {
     pub(crate) key: Option<PathBuf>,
 
     /// Without TLS: for instances on this host that run without it. They recognize nobody.
-    #[arg(long, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "cert", "key"])]
+    #[arg(long, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "member", "cert", "key"])]
     pub(crate) insecure_loopback_only: bool,
 
     /// How long everything may take together [default: 10s].
@@ -67,6 +78,7 @@ pub(crate) struct Flags {
 pub(crate) struct Settings {
     pub(crate) endpoints: Vec<String>,
     pub(crate) ca: Option<PathBuf>,
+    pub(crate) members: Vec<String>,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
     pub(crate) plain: bool,
@@ -107,6 +119,12 @@ impl Settings {
         }
         Ok(Self {
             endpoints,
+            // Those of the context are of its cluster.
+            members: match (flags.member.is_empty(), flags.ca.is_none()) {
+                (false, _) => flags.member.clone(),
+                (true, true) => context.members,
+                (true, false) => Vec::new(),
+            },
             ca: flags.ca.clone().or(context.ca),
             cert: flags.cert.clone().or(context.certificate),
             key: flags.key.clone().or(context.key),
@@ -118,13 +136,23 @@ impl Settings {
 
     /// Whom to take for the cluster.
     pub(crate) fn trust(&self) -> Result<Trust, Failure> {
+        let ca = self.authority()?;
+        Ok(match self.members.as_slice() {
+            [] => Trust::Cluster { ca },
+            members => Trust::Members {
+                ca,
+                node_ids: members.to_vec(),
+            },
+        })
+    }
+
+    /// The certificate of the cluster's authority, DER.
+    pub(crate) fn authority(&self) -> Result<Vec<u8>, Failure> {
         let ca = self.ca.as_ref().ok_or_else(|| {
             Failure::usage("it is not said which cluster this is")
                 .hint("give the certificate of its authority with --ca; `curatorctl cert ca --out ca.pem` fetches it")
         })?;
-        Ok(Trust::Cluster {
-            ca: read_certificate(ca)?,
-        })
+        Ok(read_certificate(ca)?)
     }
 
     /// What to show.
@@ -193,6 +221,26 @@ mod tests {
             (merged.timeout, merged.ca),
             (Duration::from_secs(1), Some("other.pem".into()))
         );
+    }
+
+    #[test]
+    fn members_are_those_of_the_cluster_that_is_meant() {
+        let pinned = || Context {
+            members: vec!["metropolis-1".into()],
+            ..context()
+        };
+        let members = |flags: &Flags| Settings::merge(flags, pinned()).expect("complete").members;
+        assert_eq!(members(&flags()), ["metropolis-1"]);
+        let named = Flags {
+            member: vec!["metropolis-2".into()],
+            ..flags()
+        };
+        assert_eq!(members(&named), ["metropolis-2"]);
+        let other_cluster = Flags {
+            ca: Some("other.pem".into()),
+            ..flags()
+        };
+        assert!(members(&other_cluster).is_empty());
     }
 
     #[test]

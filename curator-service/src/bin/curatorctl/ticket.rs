@@ -1,5 +1,8 @@
 //! `curatorctl ticket`: what new nodes register with.
 
+use clap::Subcommand;
+use curator_proto::admin_api::RotateRegisterTicketRequest;
+use curator_proto::admin_api::tickets_client::TicketsClient;
 use curator_proto::management_api::GetRegisterTicketRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use serde_json::json;
@@ -9,11 +12,34 @@ use crate::failure::Failure;
 use crate::output::{Format, Table, say};
 use crate::text::hex;
 
-pub(crate) async fn run(cluster: &Cluster) -> Result<(), Failure> {
+/// What is done with it; without a word it is printed.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes another ticket and prints it. The one before registers no node any more: whoever has seen it has nothing.
+    Rotate,
+}
+
+pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     let leader = cluster.leader().await?;
-    let mut management = client!(ManagementClient, leader);
-    let call = management.get_register_ticket(cluster.request(GetRegisterTicketRequest {}));
-    let ticket = hex(&cluster.call(&leader, call).await?.into_inner().ticket);
+    let ticket = match args.command {
+        None => {
+            let mut management = client!(ManagementClient, leader);
+            let call = management.get_register_ticket(cluster.request(GetRegisterTicketRequest {}));
+            cluster.call(&leader, call).await?.into_inner().ticket
+        }
+        Some(Command::Rotate) => {
+            let mut tickets = client!(TicketsClient, leader);
+            let call = tickets.rotate_register_ticket(cluster.request(RotateRegisterTicketRequest {}));
+            cluster.call(&leader, call).await?.into_inner().ticket
+        }
+    };
+    let ticket = hex(&ticket);
     match cluster.settings.output {
         Format::Table => say(&ticket),
         format => format.print(&json!({"ticket": ticket}), &Table::default()),

@@ -31,6 +31,7 @@ pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failur
         let again = Cluster::new(crate::settings::Settings {
             endpoints: cluster.settings.endpoints.clone(),
             ca: cluster.settings.ca.clone(),
+            members: cluster.settings.members.clone(),
             cert: cluster.settings.cert.clone(),
             key: cluster.settings.key.clone(),
             ..cluster.settings

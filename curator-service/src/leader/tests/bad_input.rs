@@ -693,7 +693,7 @@ async fn call(stage: &Stage, method: &str, request: &[u8]) -> Result<(), Status>
         "GetRegisterTicket" => leader.get_register_ticket(decoded(request)?).await.map(drop),
         "GetClusterInfo" => leader.get_cluster_info(decoded(request)?).await.map(drop),
         "GetNodes" => {
-            let nodes = leader.get_nodes(decoded(request)?).await?;
+            let nodes = leader.get_nodes(&super::stage::owner(), decoded(request)?).await?;
             nodes.try_collect::<Vec<_>>().await.map(drop)
         }
         "ApproveNode" => leader.approve_node(decoded(request)?).await.map(drop),

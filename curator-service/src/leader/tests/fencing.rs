@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::memory::Faults;
+use curator_proto::admin_api::RotateRegisterTicketRequest;
 use curator_proto::common::{NodeStatus, NodeStorageSecurity};
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
 use curator_proto::curator_api::{
@@ -79,9 +80,10 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
             update_mask: Some(FieldMask::default()),
             ..ConfigureClusterRequest::default()
         });
-        "GetNodes": |leader| leader.get_nodes(GetNodesRequest::default());
+        "GetNodes": |leader| leader.get_nodes(&super::stage::owner(), GetNodesRequest::default());
         "GetClusterInfo": |leader| leader.get_cluster_info(GetClusterInfoRequest {});
         "GetRegisterTicket": |leader| leader.get_register_ticket(GetRegisterTicketRequest {});
+        "RotateRegisterTicket": |leader| leader.rotate_register_ticket(RotateRegisterTicketRequest {});
         "GetConsensusStatus": |leader| leader.get_consensus_status(GetConsensusStatusRequest {});
         "IssueCertificate": |leader| leader.issue_certificate(&id(2), IssueCertificateRequest::default());
         "Escrow": |leader| leader.owner_certificate(&super::stage::OWNER);

@@ -21,6 +21,7 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
+use crate::authorize::Caller;
 use crate::bootstrap::{Bootstrap, bootstrap};
 use crate::consensus::{FixedMembership, Member, Membership, MembershipError};
 use crate::fenced::Fenced;
@@ -294,12 +295,19 @@ impl Stage {
 
     pub(super) async fn nodes(&self, filter: &str) -> Result<Vec<Node>, Status> {
         let request = GetNodesRequest { filter: filter.into() };
-        self.leader.get_nodes(request).await?.try_collect().await
+        self.leader.get_nodes(&owner(), request).await?.try_collect().await
     }
 
     pub(super) async fn ids(&self, filter: &str) -> Vec<String> {
         let nodes = self.nodes(filter).await.unwrap();
         nodes.into_iter().map(|node| node.id).collect()
+    }
+}
+
+/// Who runs the cluster.
+pub(super) fn owner() -> Caller {
+    Caller::User {
+        identity: "owner".into(),
     }
 }
 

@@ -138,6 +138,11 @@ impl NodeRecord {
         self.watched.0.get_or_init(encode).clone()
     }
 
+    /// How large it is where it is stored.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        self.stored.as_ref().map_or(0, Bytes::len)
+    }
+
     /// The state, also when it is a number that is not known.
     pub(crate) fn state(&self) -> NodeState {
         NodeState::try_from(self.message.fsm_state).unwrap_or(NodeState::Invalid)

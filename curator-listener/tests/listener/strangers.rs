@@ -1,0 +1,60 @@
+//! Calls of strangers that the leader would refuse.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use curator_listener::{CallerCertificates, Forwarders, Tls};
+
+use crate::raw::RawClient;
+use crate::stage::{Certificates, Instance, config, local, soon, unknown};
+
+/// Takes one method from whoever shows a certificate, and the others from anybody.
+struct Choosy;
+
+#[async_trait]
+impl Forwarders for Choosy {
+    async fn may_forward(&self, _: &CallerCertificates) -> bool {
+        true
+    }
+
+    fn knows(&self, shown: &CallerCertificates) -> bool {
+        !shown.0.is_empty()
+    }
+
+    fn refuses(&self, path: &str, shown: &CallerCertificates) -> Option<String> {
+        (path == "/curator.echo.v1.Echo/Say" && shown.0.is_empty()).then(|| "show a certificate".into())
+    }
+}
+
+/// While nobody leads there is one place to wait. A stranger's call does not take it, and is not told that there is no room.
+#[tokio::test]
+async fn a_strangers_call_that_needs_a_certificate_does_not_wait() {
+    let certificates = Certificates::new();
+    let mut config = config();
+    config.hold_limit = 1;
+    config.tls = Some(Tls {
+        forwarders: Arc::new(Choosy),
+        ..certificates.tls()
+    });
+    let instance = Instance::with(unknown(), config, |service| service);
+    let (stranger, known) = (certificates.stranger(), certificates.client());
+    let stranger = soon(RawClient::secured(instance.address, Some(&stranger)))
+        .await
+        .unwrap();
+    let known = soon(RawClient::secured(instance.address, Some(&known))).await.unwrap();
+    let (response, mut body) = known.begin("/curator.echo.v1.Echo/Say", &[]).await;
+    body.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
+    for _ in 0..100 {
+        let refused = soon(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+        assert_eq!(refused.code(), Some("16"), "{refused:?}");
+    }
+    // What anybody may call waits, or is told that there is no room.
+    let waits = soon(stranger.try_call("/curator.echo.v1.Echo/Count")).await.unwrap();
+    assert_eq!(waits.code(), Some("8"), "{waits:?}");
+    instance.status.set(local(2).0);
+    let answer = crate::raw::Answer::read(soon(response).await.unwrap()).await;
+    assert_eq!(answer.code(), Some("0"), "{answer:?}");
+    // By the leader it is refused as well.
+    let refused = soon(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+    assert_eq!(refused.code(), Some("16"), "{refused:?}");
+}

@@ -204,7 +204,10 @@ fn cluster() -> (Stage, Ctl, Vec<Node>) {
     ]);
 
     let ca_der = read_certificate(Path::new(&ca)).unwrap();
-    let ticket = ctl.ok(&["ticket"]);
+    let known = ctl.ok(&["ticket"]);
+    let ticket = ctl.ok(&["ticket", "rotate"]);
+    assert_ne!(ticket, known, "it is another one");
+    assert_eq!(ctl.ok(&["ticket"]), ticket);
     let ticket: Vec<u8> = (0..ticket.trim().len() / 2)
         .map(|at| u8::from_str_radix(&ticket[at * 2..at * 2 + 2], 16).unwrap())
         .collect();
@@ -462,6 +465,7 @@ fn without_tls_little_is_shown_and_nothing_is_done() {
         &["nodes", "list"][..],
         &["step-down"],
         &["ticket"],
+        &["ticket", "rotate"],
         &["log-level"],
         &["log-level", "off"],
     ] {

@@ -4,8 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "curator/admin/v1/admin.proto",
+    "curator/storage/v1/storage.proto",
     "metropolis/node/core/curator/proto/api/api.proto",
     "metropolis/node/core/curator/proto/private/lock.proto",
     "metropolis/node/core/curator/proto/private/storage.proto",

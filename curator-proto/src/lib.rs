@@ -39,6 +39,11 @@ mod generated {
                 tonic::include_proto!("curator.admin.v1");
             }
         }
+        pub mod storage {
+            pub mod v1 {
+                tonic::include_proto!("curator.storage.v1");
+            }
+        }
     }
     pub mod metropolis {
         pub mod node {
@@ -83,6 +88,8 @@ mod generated {
 
 /// `curator.admin.v1`: an instance's own status, and its leadership. Not in the original.
 pub use generated::curator::admin::v1 as admin_api;
+/// `curator.storage.v1`: what is stored beside the records of the original. Not in the original.
+pub use generated::curator::storage::v1 as storage;
 pub use generated::metropolis::node::core::curator::proto::{api as curator_api, private};
 /// `metropolis.proto.api`: the services for those who manage the cluster, and for users.
 pub use generated::metropolis::proto::api as management_api;

@@ -2,7 +2,7 @@
 
 use curator_proto::common::NodeState;
 use curator_proto::management_api::{DeleteNodeRequest, DeleteNodeResponse};
-use curator_proto::private::DeletedNode;
+use curator_proto::storage::DeletedNode;
 use prost::Message;
 use tonic::Status;
 

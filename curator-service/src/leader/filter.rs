@@ -150,7 +150,7 @@ impl Filter {
             .compile(text)
             .map_err(|errors| Status::invalid_argument(format!("filter: {}", told(&errors))))?;
         let mut expression = program.expression().clone();
-        types::check(&expression).map_err(|wrong| Status::invalid_argument(format!("filter: {wrong}")))?;
+        types::check(&expression).map_err(|wrong| Status::invalid_argument(format!("filter: {}", told(&wrong))))?;
         let mut known = Known {
             constants: &root,
             bound: Vec::new(),

@@ -59,7 +59,7 @@ pub(crate) fn told(reason: &Reason) -> String {
 fn kind_in_words(word: &str) -> &'static str {
     match word {
         "not_running" => "its consensus is not there yet",
-        "unreachable" => "etcd cannot be reached",
+        "unreachable" => "etcd cannot be reached, or has no quorum",
         "no_answer" => "etcd does not answer, and may have no quorum",
         "no_space" => "etcd is out of space",
         "permission" => "etcd does not permit this to its user",

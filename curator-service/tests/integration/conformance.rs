@@ -7,7 +7,10 @@ use xtask::tools::clients::Clients;
 use crate::stage::{Reach, SOON, Stage, TTL};
 
 /// What h2spec counts as failed, and why it is not: docs/clients.md.
-const EXPLAINED: [&str; 2] = [
+const EXPLAINED: [&str; 5] = [
+    "Sends a HEADERS frame with the \"content-length\" header field which does not equal the DATA frame payload length",
+    "Sends a HEADERS frame with the \"content-length\" header field which does not equal the sum of the multiple DATA frames payload length",
+    "Sends a second HEADERS frame without the END_STREAM flag",
     "Sends invalid connection preface",
     "Sends a HEADERS frame that contains a pseudo-header field as trailers",
 ];

@@ -65,7 +65,7 @@ fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
         let scratch = Scratch::new("smoke")?;
         let at = |name: &str| scratch.path().join(name).display().to_string();
         let (state, copy, credentials, file) = (at("state"), at("copy"), at("credentials"), at("state.export"));
-        let (nowhere, none) = (at("nowhere"), "http://127.0.0.1:1");
+        let (nowhere, none, none_at) = (at("nowhere"), "http://127.0.0.1:1", "127.0.0.1:1");
         let cases: [(&Path, &[&str], i32); 13] = [
             (
                 curator,
@@ -74,12 +74,30 @@ fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
             ),
             (
                 curator,
-                &["config", "check", "--embedded", &state, "--credentials", &credentials],
+                &[
+                    "config",
+                    "check",
+                    "--embedded",
+                    &state,
+                    "--credentials",
+                    &credentials,
+                    "--advertise",
+                    none_at,
+                ],
                 0,
             ),
             (
                 curator,
-                &["config", "show", "--embedded", &state, "--credentials", &credentials],
+                &[
+                    "config",
+                    "show",
+                    "--embedded",
+                    &state,
+                    "--credentials",
+                    &credentials,
+                    "--advertise",
+                    none_at,
+                ],
                 0,
             ),
             (curator, &["export", "--embedded", &state, "--out", &file], 0),

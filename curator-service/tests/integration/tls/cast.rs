@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use xtask::harness::curator::binary_from_env;
 use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark, Role, Scratch};
+use xtask::harness::{CuratorOptions, CuratorProcess, EtcdBinaries, EtcdOptions, Mark, Role, Scratch};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -66,6 +66,11 @@ pub(super) enum Who<'a> {
     Node(&'a Node),
     /// Somebody who shows a key.
     Key(&'a PrivateKey),
+}
+
+/// Whether etcd can listen on a Unix socket by its path, as the original's does: 3.4 takes a name alone.
+pub(super) fn has_sockets() -> bool {
+    EtcdBinaries::from_env().unwrap().series() != "3.4"
 }
 
 /// The cluster. Dropping it stops everything.
@@ -142,7 +147,7 @@ impl Cast {
                 scratch,
                 EtcdOptions {
                     names: nodes.iter().map(|node| node.id.clone()).collect(),
-                    client_sockets: true,
+                    client_sockets: has_sockets(),
                     ..EtcdOptions::default()
                 },
             ),

@@ -28,7 +28,7 @@ use xtask::harness::curator::{binary_from_env, ctl_from_env};
 use xtask::harness::process::run;
 use xtask::harness::{At, CuratorOptions, Mark, Role};
 
-use super::cast::{Cast, Who, bounded, text};
+use super::cast::{Cast, Who, bounded, has_sockets, text};
 use crate::stage::{SOON, TTL};
 
 const ELECTION: &str = "namespaced:curator//leader";
@@ -65,6 +65,10 @@ fn is_dialled(go: &TcpListener) -> bool {
 
 #[test]
 fn a_node_moves_from_go_to_ours() {
+    if !has_sockets() {
+        println!("SKIPPED: etcd 3.4 listens on no Unix socket by its path, as the original's etcd does");
+        return;
+    }
     let mut cast = Cast::new("tls-moving", |options| options);
     let go = TcpListener::bind((GO, curator_service::CURATOR_PORT)).unwrap();
     go.set_nonblocking(true).unwrap();

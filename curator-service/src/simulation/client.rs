@@ -204,6 +204,10 @@ impl Client {
         }
         let mut record = self.record.borrow_mut();
         record.tell(|| {
+            // When to come again is drawn anew each time.
+            let told = told
+                .as_ref()
+                .map(|told| told.as_ref().map_err(|status| (status.code(), status.message())));
             format!(
                 "call {} of node {node}, {kind:?} of register {register}: {told:?}",
                 asked.id

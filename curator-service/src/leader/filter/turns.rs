@@ -14,8 +14,8 @@ use crate::authorize::Caller;
 
 /// How many filters of users are worked on at a time, and how many of nodes.
 const AT_A_TIME: usize = 2;
-/// How many calls with a filter one caller may have, worked on and waiting.
-const OF_CALLER: usize = 8;
+/// How many calls with a filter one caller may have, worked on and waiting: all who work with the owner's key are one.
+const OF_CALLER: usize = 64;
 
 /// All turns.
 pub(in crate::leader) struct Turns {

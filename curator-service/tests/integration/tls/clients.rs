@@ -273,11 +273,15 @@ fn clients_that_others_wrote_are_answered_without_tls() {
             let text = said("grpcurl", command, &[at.to_string().into(), method.into()]);
             assert!(text.contains("SERVING"), "{text}");
         }
-        if let Some(command) = clients.program("curl") {
+        if let Some(mut command) = clients.program("curl") {
             let url = format!("http://{at}/metropolis.proto.api.Management/GetClusterInfo");
             let first = vec!["--http2-prior-knowledge".into()];
-            let headers = said("curl", command, &curl(first, &message, &url));
-            assert!(headers.contains("grpc-status: 16"), "{headers}");
+            command.args(curl(first, &message, &url));
+            let answered = run(command, 2 * SOON).unwrap();
+            // Such a call is answered at its head. Older versions of curl take the reset without an error that ends the rest of
+            // it for one of the framing (exit code 92), though the answer is whole.
+            assert!(matches!(answered.status.code(), Some(0 | 92)), "{}", answered.stderr);
+            assert!(answered.stdout.contains("grpc-status: 16"), "{}", answered.stdout);
         }
     }
 }

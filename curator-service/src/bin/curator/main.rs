@@ -61,7 +61,8 @@ enum Command {
     Register(Box<Register>),
     /// Writes the whole state into a file, as it is at one moment, to be moved to another store.
     Export(Box<Export>),
-    /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, empty the store and begin anew.
+    /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, go on with --resume, or
+    /// empty the store and begin anew.
     Import(Box<Import>),
     /// Gives the leases of a dead instance back, so that nobody waits for them: for systemd's ExecStopPost=, with the same
     /// arguments for etcd and the same runtime directory. While the instance lives, it is refused.

@@ -202,12 +202,7 @@ impl Config {
                 certified: credentials.newest().node_id().to_owned(),
             });
         }
-        if self.advertise.is_none()
-            && let Some(listen) = self.listen.first()
-            && listen.ip().is_unspecified()
-        {
-            return Err(ConfigError::NoAdvertise { listen: *listen });
-        }
+        Self::check_reachable(self.listen.first().copied(), self.advertise.as_deref())?;
         if let Some(address) = &self.advertise
             && !is_host_and_port(address)
         {
@@ -216,6 +211,19 @@ impl Config {
             });
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Checks that others can reach an instance which listens there first, and advertises that unless it is told what to.
+    ///
+    /// # Errors
+    /// It would advertise every address of its host.
+    pub fn check_reachable(listen: Option<SocketAddr>, advertise: Option<&str>) -> Result<(), ConfigError> {
+        match (listen, advertise) {
+            (Some(listen), None) if listen.ip().is_unspecified() => Err(ConfigError::NoAdvertise { listen }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -302,6 +310,23 @@ mod tests {
         }
         .validate()
         .expect("good");
+    }
+
+    #[test]
+    fn every_address_of_a_host_is_advertised_to_nobody() {
+        for listen in ["0.0.0.0:7835", "[::]:7835"] {
+            let listen = listen.parse().expect("an address");
+            let refused = Config::check_reachable(Some(listen), None).expect_err("nobody can dial it");
+            assert!(refused.to_string().contains("--advertise"), "{refused}");
+            Config::check_reachable(Some(listen), Some("10.0.0.1:7835")).expect("that can be dialled");
+        }
+        Config::check_reachable(None, None).expect("its default is loopback");
+        let config = Config {
+            listen: vec!["[::]:7835".parse().expect("an address")],
+            ..config()
+        };
+        // Without TLS it may not listen there in any case.
+        assert!(matches!(config.validate(), Err(ConfigError::ListenWithoutTls { .. })));
     }
 
     #[test]

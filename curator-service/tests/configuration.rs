@@ -124,6 +124,12 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
         assert!(refused(&checked).contains(reason), "{to}: {checked:?}");
         assert!(!checked.stderr.contains("hunter2"), "a password is shown: {checked:?}");
     }
+    // With credentials it may listen at every address, and others cannot dial that.
+    let text = GOOD
+        .replace("insecure-loopback-only = true", "credentials = \"/etc/curator\"")
+        .replace("[\"127.0.0.1:1\", \"[::1]:1\"]", "\"0.0.0.0:1\"");
+    let checked = curator(&["config", "check"], Some(&file(&scratch, &text)), &[]);
+    assert!(refused(&checked).contains("say with --advertise"), "{checked:?}");
 }
 
 #[test]

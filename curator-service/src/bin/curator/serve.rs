@@ -10,8 +10,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
 use curator_service::{
-    Config, ConfigError, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, only_consensus_member,
-    wall_clock,
+    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, only_consensus_member, wall_clock,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -246,11 +245,7 @@ impl Serve {
         config.validate()?;
         let listen = self.listen.first().copied();
         let listen = listen.or_else(|| self.credentials.is_some().then_some(DEFAULT_ADDRESS));
-        if let (Some(listen), None) = (listen, &self.advertise)
-            && listen.ip().is_unspecified()
-        {
-            return Err(ConfigError::NoAdvertise { listen }.into());
-        }
+        Config::check_reachable(listen, self.advertise.as_deref())?;
         if self.store.embedded.is_none() {
             self.store.etcd().check()?;
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{install, is_executable, on_path};
+use super::{go, install, is_executable, on_path};
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Orphan, bound, run};
 use crate::step;
@@ -72,7 +72,7 @@ const KITS: [Kit; 3] = [
             ("go.sum", include_str!("../../../tools/clients/go/go.sum")),
         ],
         made: &["client", "grpcurl", "h2spec"],
-        fill: go,
+        fill: from_go,
     },
 ];
 
@@ -143,27 +143,14 @@ fn node(directory: &Path) -> Result<()> {
     })
 }
 
-fn go(directory: &Path) -> Result<()> {
+fn from_go(directory: &Path) -> Result<()> {
     for (program, package) in [
         ("client", "."),
         ("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
         ("h2spec", "github.com/summerwind/h2spec/cmd/h2spec"),
     ] {
-        let mut build = bound("go", Orphan::Kill);
-        build
-            .args([
-                "build",
-                "-mod=readonly",
-                "-buildvcs=false",
-                "-trimpath",
-                "-ldflags=-s -w",
-                "-o",
-            ])
-            .arg(directory.join(program))
-            .arg(package)
-            .current_dir(root().join("tools/clients/go"))
-            .env("CGO_ENABLED", "0")
-            .env("GOWORK", "off");
+        let module = root().join("tools/clients/go");
+        let build = go::build(Path::new("go"), &module, package, &directory.join(program));
         step::timed(&format!("build {program} with Go"), || {
             run(build, COMPILES)?.success(&format!("go build {package}")).map(drop)
         })?;

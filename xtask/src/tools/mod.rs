@@ -11,6 +11,7 @@ use crate::workspace::{shown, tools_dir};
 
 pub mod clients;
 pub mod etcd;
+mod go;
 pub mod go_candidate;
 pub mod optional;
 pub mod protoc;

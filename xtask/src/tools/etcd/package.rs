@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use crate::error::{Context, Error, Result};
 use crate::harness::process::{Orphan, bound, run};
 use crate::step;
-use crate::tools::{install, is_executable, make_executable, on_path};
+use crate::tools::{go, install, is_executable, make_executable, on_path};
 use crate::workspace::{root, tools_dir};
 
 const LOCAL: Duration = Duration::from_secs(120);
@@ -251,29 +251,14 @@ fn from_pypi(version: &str, directory: &Path) -> Result<()> {
 
 /// The programs of etcd's own modules, built with Go, which checks what it downloads against our `go.sum`.
 fn from_go(name: &str, manifest: &str, directory: &Path) -> Result<()> {
-    let go = on_path("go").ok_or_else(|| Error::new("there is no go here"))?;
+    let compiler = on_path("go").ok_or_else(|| Error::new("there is no go here"))?;
     let module = root().join("tools/etcd").join(name);
     for (program, package) in [
         ("etcd", "go.etcd.io/etcd/server/v3"),
         ("etcdctl", "go.etcd.io/etcd/etcdctl/v3"),
         ("etcdutl", "go.etcd.io/etcd/etcdutl/v3"),
     ] {
-        let mut command = bound(&go, Orphan::Kill);
-        command
-            .args([
-                "build",
-                "-mod=readonly",
-                "-buildvcs=false",
-                "-trimpath",
-                "-ldflags=-s -w",
-                "-o",
-            ])
-            .arg(directory.join(program))
-            .arg(package);
-        command
-            .current_dir(&module)
-            .env("CGO_ENABLED", "0")
-            .env("GOWORK", "off");
+        let command = go::build(&compiler, &module, package, &directory.join(program));
         step::timed(
             &format!("build {program} {name} with Go (the first time, a minute or two)"),
             || {

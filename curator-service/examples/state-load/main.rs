@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "times are measured for the reader")]
 
+mod nodes;
 mod takeover;
 
 use std::error::Error;
@@ -15,13 +16,15 @@ use clap::Parser;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Compare, Keys, Op, Range, Store, Txn};
-use curator_proto::common::{NodeState, NodeStatus, node_labels};
+use curator_proto::common::NodeStatus;
 use curator_proto::private::Node;
 use curator_service::measure::Measured;
 use futures::StreamExt;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
+
+use nodes::{id, record};
 
 #[derive(Parser)]
 struct Arguments {
@@ -108,33 +111,6 @@ async fn main() -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn id(number: usize) -> String {
-    format!("metropolis-{number:032x}")
-}
-
-fn record(number: usize) -> Vec<u8> {
-    let node = Node {
-        id: id(number),
-        public_key: vec![7; 32],
-        join_key: format!("{number:032}").into_bytes(),
-        cluster_unlock_key: vec![1; 32],
-        fsm_state: NodeState::Up.into(),
-        roles: Some(Default::default()),
-        status: Some(NodeStatus {
-            external_address: "192.0.2.1".into(),
-            ..NodeStatus::default()
-        }),
-        labels: Some(curator_proto::common::NodeLabels {
-            pairs: vec![node_labels::Pair {
-                key: "rack".into(),
-                value: "r1".into(),
-            }],
-        }),
-        ..Node::default()
-    };
-    node.encode_to_vec()
 }
 
 fn key(number: usize) -> String {

@@ -11,14 +11,12 @@ use std::time::Instant;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Keys, Op, Range, Revision, Store, Txn};
-use curator_proto::common::{NodeLabels, node_labels};
-use curator_proto::private::Node;
 use curator_service::measure::Measured;
 use curator_service::{Import, export, import};
-use prost::Message;
 use serde_json::{Value, json};
 
-use crate::{Failure, id, key, memory, record};
+use crate::nodes::{id, large};
+use crate::{Failure, key, memory};
 
 /// How many nodes, and how large the record of each is.
 const SIZES: [(usize, usize); 4] = [(1_000, 1_000), (10_000, 1_000), (100_000, 1_000), (10_000, 6_800)];
@@ -50,22 +48,11 @@ fn open(etcd: &str, space: &str) -> Result<Arc<dyn Store>, Failure> {
     Ok(Arc::new(Namespaced::new(etcd, space.parse()?)))
 }
 
-fn large(number: usize, size: usize) -> Result<Vec<u8>, Failure> {
-    let small = record(number);
-    let mut node = Node::decode(&small[..])?;
-    let pairs = (0..=size.saturating_sub(small.len()) / 100).map(|label| node_labels::Pair {
-        key: format!("measured-{label:04}"),
-        value: "v".repeat(80),
-    });
-    node.labels = Some(NodeLabels { pairs: pairs.collect() });
-    Ok(node.encode_to_vec())
-}
-
 async fn fill(store: &dyn Store, nodes: usize, size: usize) -> Result<(), Failure> {
     let numbers: Vec<usize> = (0..nodes).collect();
     for chunk in numbers.chunks((TOGETHER / size).clamp(1, 100)) {
-        let put = |number: &usize| Ok(Op::put(key(*number), large(*number, size)?));
-        let ops = chunk.iter().map(put).collect::<Result<_, Failure>>()?;
+        let put = |number: &usize| Op::put(key(*number), large(*number, size));
+        let ops = chunk.iter().map(put).collect();
         store.txn(Txn::default().then(ops)).await?;
     }
     let configuration = Op::put("/cluster/configuration", "measured");

@@ -20,7 +20,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use crate::{Count, Failure, id};
+use crate::nodes::id;
+use crate::{Count, Failure};
 
 const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
 /// Before another attempt: doubled each time, with as much at random.

@@ -6,6 +6,9 @@
 #![allow(clippy::disallowed_methods, reason = "times are measured for the reader")]
 
 mod client;
+mod fill;
+#[path = "../state-load/nodes.rs"]
+#[allow(dead_code, reason = "the other half is for measuring the state")]
 mod nodes;
 mod owner;
 
@@ -45,15 +48,11 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// A storm that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-fn id(number: usize) -> String {
-    format!("metropolis-{number:032x}")
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
     if let Some(etcd) = &arguments.fill {
-        return nodes::fill(etcd, arguments.nodes).await;
+        return fill::fill(etcd, arguments.nodes).await;
     }
     let mut asked = signal(SignalKind::user_defined1())?;
     let told = Told::default();

@@ -219,7 +219,7 @@ fn most(curators: &[CuratorProcess], of: impl Fn(u32) -> Result<u64>) -> Result<
 fn report(storms: &[Storm], version: &str) -> String {
     let mut text = format!(
         "# The storm, measured\n\nThree members of etcd {version}, three instances and all clients on one machine. Each client has a \
-         watch of all nodes and a stream of heartbeats.\n\n\
+         watch of all nodes and a stream of heartbeats. The peak is that of a process since its start.\n\n\
          | nodes x watchers | after | told, MB | all told after, s | leaders | leader's processor, s | peak, MiB (calm) | owner: calls, failed \
          | p50, p99, longest, ms |\n|---|---|---|---|---|---|---|---|---|\n"
     );

@@ -1,0 +1,25 @@
+//! The nodes, put into etcd as if they had registered.
+
+use curator_election::etcd::{EtcdConfig, EtcdStore};
+use curator_election::namespace::Namespaced;
+use curator_election::store::{Op, Store, Txn};
+
+use crate::Failure;
+use crate::nodes::{id, large};
+
+/// What a record is filled up to, in bytes.
+const SIZE: usize = 1_000;
+/// As many are put in one transaction.
+const TOGETHER: usize = 60;
+
+pub(crate) async fn fill(etcd: &str, nodes: usize) -> Result<(), Failure> {
+    let etcd = EtcdStore::new(EtcdConfig::new(vec![etcd.to_owned()]))?;
+    let store = Namespaced::new(etcd, "namespaced:curator".parse()?);
+    let numbers: Vec<usize> = (1..=nodes).collect();
+    for chunk in numbers.chunks(TOGETHER) {
+        let put = |number: &usize| Op::put(format!("/nodes/{}", id(*number)), large(*number, SIZE));
+        let ops = chunk.iter().map(put).collect();
+        store.txn(Txn::default().then(ops)).await?;
+    }
+    Ok(())
+}

@@ -250,10 +250,7 @@ impl EtcdStore {
                 biased;
                 Some((member, answer)) = asked.next() => match answer {
                     Err(error @ (StoreError::Unreachable { .. } | StoreError::Unknown { .. })) => {
-                        // One that is there and does not answer says more than others that are not there.
-                        if !matches!(last, StoreError::Unknown { .. }) {
-                            last = error;
-                        }
+                        last = error;
                         asked.extend(waiting.next().map(ask));
                     }
                     answer => return Ok((member, answer)),

@@ -139,6 +139,22 @@ mod tests {
     }
 
     #[test]
+    fn member_that_is_late_now_and_then_is_taken_for_no_proxy() {
+        let members = Members::new(2);
+        for _ in 1..MAX_MISSED {
+            assert!(!members.tells_no_progress(0));
+        }
+        // It answers after all, and from then on nothing makes it one that never does.
+        members.tells_progress(0);
+        assert!((0..2 * MAX_MISSED).all(|_| !members.tells_no_progress(0)));
+        assert_eq!(members.progress(0), Progress::Told);
+        // One that never does is told of once.
+        let told: Vec<_> = (0..2 * MAX_MISSED).map(|_| members.tells_no_progress(1)).collect();
+        assert_eq!(told.iter().filter(|told| **told).count(), 1);
+        assert_eq!(members.progress(1), Progress::NeverTold);
+    }
+
+    #[test]
     fn an_answer_clears_it() {
         let members = Members::new(2);
         members.failed(0, at(100));

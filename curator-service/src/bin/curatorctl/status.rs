@@ -590,7 +590,10 @@ mod tests {
         name(&mut instances, 0, 0xab);
         verdict(&instances).expect("all are of one cluster");
         name(&mut instances, 1, 0xcd);
-        let told = verdict(&instances).expect_err("two clusters").to_string();
+        let failure = verdict(&instances).expect_err("two clusters");
+        // As docs/operations.md has it.
+        assert_eq!(failure.exit_code(), std::process::ExitCode::from(4));
+        let told = failure.to_string();
         assert!(
             told.contains("2 etcd clusters: ab (http://10.0.0.1:2379, 10.0.0.1:7835); cd (http://10.0.0.2:2379)"),
             "{told}"

@@ -1,53 +1,59 @@
-//! A socket that says how much has been read from it.
+//! A socket that says what has been read from it, and is not read while whoever hears that has no room for more.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::Io;
 
 /// Who is told of what comes in.
-pub(crate) trait Listening {
-    /// So many bytes have come in.
-    fn heard(&self, bytes: usize);
+pub(crate) trait Listening: Unpin {
+    /// Ready when more may come in.
+    fn poll_room(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// These bytes have come in: at least one.
+    fn heard(&mut self, bytes: &[u8]);
 }
 
 /// Adds them up, and wraps around.
-impl Listening for AtomicUsize {
-    fn heard(&self, bytes: usize) {
-        self.fetch_add(bytes, Ordering::Relaxed);
+impl Listening for Arc<AtomicUsize> {
+    fn heard(&mut self, bytes: &[u8]) {
+        self.fetch_add(bytes.len(), Ordering::Relaxed);
     }
 }
 
 /// A socket that says what comes in.
 pub(crate) struct Heard<L> {
     stream: Io,
-    to: Arc<L>,
+    to: L,
 }
 
 impl<L> Heard<L> {
-    pub(crate) const fn new(stream: Io, to: Arc<L>) -> Self {
+    pub(crate) const fn new(stream: Io, to: L) -> Self {
         Self { stream, to }
     }
 }
 
 impl<L: Listening> AsyncRead for Heard<L> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.to.poll_room(cx));
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if read > 0 {
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
             self.to.heard(read);
         }
         polled
     }
 }
 
-impl<L> AsyncWrite for Heard<L> {
+impl<L: Unpin> AsyncWrite for Heard<L> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -18,14 +18,14 @@ use tonic::Code;
 use tracing::debug;
 
 use super::frames::PREFACE;
-use super::inflow::{CallCost, Inflow, Ledger, Socket};
+use super::inflow::{CallCost, Counting, Inflow, Ledger};
 use super::limits::Limits;
 use super::outflow::{self, Piece};
 use super::seats::Seat;
 use super::sockets::Arrived;
 use crate::call::Dispatcher;
 use crate::caller::Caller;
-use crate::heard::Listening;
+use crate::heard::{Heard, Listening};
 use crate::hold;
 use crate::memory::Memory;
 use crate::meters;
@@ -57,10 +57,10 @@ struct Activity {
     open: AtomicUsize,
 }
 
-impl Listening for Activity {
-    fn heard(&self, bytes: usize) {
-        let before = self.read.fetch_add(bytes, Ordering::Relaxed);
-        if before < PREFACE && before.saturating_add(bytes) >= PREFACE {
+impl Listening for Arc<Activity> {
+    fn heard(&mut self, bytes: &[u8]) {
+        let before = self.read.fetch_add(bytes.len(), Ordering::Relaxed);
+        if before < PREFACE && before.saturating_add(bytes.len()) >= PREFACE {
             self.seat.spoke();
         }
     }
@@ -182,7 +182,7 @@ struct Calls {
 /// Speaks HTTP/2 with a client until one of the two has enough of it.
 async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     let config = &calls.shared.dispatcher.config;
-    let socket = Socket::new(io, calls.activity.clone(), calls.ledger.clone());
+    let socket = Heard::new(io, Counting::new(calls.activity.clone(), calls.ledger.clone()));
     let builder = Limits::of(calls.caller.standing, config).builder();
     let mut connection = match builder.handshake::<_, Piece>(socket).await {
         Ok(connection) => connection,

@@ -1,7 +1,6 @@
 //! What comes in on one connection: counted as long as it is kept, and not read any further when its party has no room.
 
 use std::collections::HashMap;
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,12 +9,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use http_body::Frame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Seeing};
 use crate::heard::Listening;
 use crate::memory::{Held, Turn};
-use crate::tls::Io;
 
 /// What a frame takes beside its bytes, so that many small ones are no way around the budget.
 pub(super) const FRAME: usize = 256;
@@ -120,19 +117,18 @@ impl Seeing for Writing<'_> {
     }
 }
 
-/// A socket that says what comes in, and is not read while there is no room for it.
-pub(super) struct Socket<L> {
-    stream: Io,
-    to: Arc<L>,
+/// What hears the socket of a connection: counts what comes in, and lets no more come while there is no room for it.
+pub(super) struct Counting<L> {
+    to: L,
     ledger: Arc<Ledger>,
     frames: Frames,
     turn: Turn,
 }
 
-impl<L> Socket<L> {
-    pub(super) fn new(stream: Io, to: Arc<L>, ledger: Arc<Ledger>) -> Self {
+impl<L> Counting<L> {
+    /// `to` is told as well.
+    pub(super) fn new(to: L, ledger: Arc<Ledger>) -> Self {
         Self {
-            stream,
             to,
             ledger,
             frames: Frames::default(),
@@ -141,45 +137,15 @@ impl<L> Socket<L> {
     }
 }
 
-impl<L: Listening> AsyncRead for Socket<L> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.turn.poll(&this.ledger.held, cx));
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
-        let read = &buf.filled()[before..];
-        if !read.is_empty() {
-            this.to.heard(read.len());
-            let mut writing = Writing(this.ledger.table(), &this.ledger.held);
-            this.frames.read(read, &mut writing);
-        }
-        polled
-    }
-}
-
-impl<L> AsyncWrite for Socket<L> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+impl<L: Listening> Listening for Counting<L> {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.turn.poll(&self.ledger.held, cx)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    fn heard(&mut self, bytes: &[u8]) {
+        self.to.heard(bytes);
+        let mut writing = Writing(self.ledger.table(), &self.ledger.held);
+        self.frames.read(bytes, &mut writing);
     }
 }
 

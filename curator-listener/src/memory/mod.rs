@@ -19,6 +19,9 @@ use turn::Waiters;
 /// A connection with no more than this is never stopped, so that whoever has all but used up its share at one connection still
 /// gets small calls through at another: a frame of HTTP/2.
 const FLOOR: usize = 16 << 10;
+/// A connection is counted in the budget by so many bytes at a time, so that small calls do not all write to the same few
+/// counters.
+const GRAIN: usize = 8 << 10;
 /// Strangers have this part of it together.
 const OF_STRANGERS: usize = 4;
 /// And one of them this part of what is free of that.
@@ -50,6 +53,8 @@ pub(crate) struct Account {
 pub(crate) struct Held {
     account: Arc<Account>,
     used: AtomicUsize,
+    /// What the account knows of it: whole grains, and as much as is used or more.
+    counted: AtomicUsize,
     /// Another instance is at its other end, whose callers have their shares there.
     forwards: AtomicBool,
 }
@@ -90,6 +95,7 @@ impl Memory {
         Arc::new(Held {
             account,
             used: AtomicUsize::new(0),
+            counted: AtomicUsize::new(0),
             forwards: AtomicBool::new(false),
         })
     }
@@ -118,6 +124,9 @@ impl Account {
     }
 
     fn take(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         self.used.fetch_add(bytes, Ordering::Relaxed);
         self.memory.used.fetch_add(bytes, Ordering::Relaxed);
         if self.standing == Standing::Stranger {
@@ -126,6 +135,9 @@ impl Account {
     }
 
     fn give_back(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.memory.used.fetch_sub(bytes, Ordering::Relaxed);
         if self.standing == Standing::Stranger {
@@ -181,16 +193,43 @@ impl Held {
     /// Counts what is there already, whether there is room or not.
     pub(crate) fn take(&self, bytes: usize) {
         if bytes > 0 {
-            self.used.fetch_add(bytes, Ordering::Relaxed);
-            self.account.take(bytes);
+            self.used.fetch_add(bytes, Ordering::SeqCst);
+            self.count();
         }
     }
 
     /// Counts it out again.
     pub(crate) fn give_back(&self, bytes: usize) {
         if bytes > 0 {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-            self.account.give_back(bytes);
+            self.used.fetch_sub(bytes, Ordering::SeqCst);
+            self.count();
+            // Even if the account knows nothing of it: what is below the floor is always room.
+            self.account.waiters.wake_one();
+        }
+    }
+
+    /// Lets the account know what is used. Whoever changes `used` calls it afterwards, so that of two at a time the later one
+    /// sees what both have done.
+    fn count(&self) {
+        loop {
+            let used = self.used.load(Ordering::SeqCst);
+            let counted = self.counted.load(Ordering::SeqCst);
+            let grains = used.next_multiple_of(GRAIN);
+            // A grain more than it needs is left to a connection that is in use: it will be back for it.
+            let enough = used <= counted && (used > 0 || counted == 0) && counted - grains <= GRAIN;
+            if enough {
+                return;
+            }
+            // The account is never behind of what is counted: it would fall below nothing.
+            let more = grains.saturating_sub(counted);
+            self.account.take(more);
+            let changed = self
+                .counted
+                .compare_exchange(counted, grains, Ordering::SeqCst, Ordering::SeqCst);
+            self.account.give_back(match changed {
+                Ok(_) => counted.saturating_sub(grains),
+                Err(_) => more,
+            });
         }
     }
 
@@ -206,7 +245,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.account.give_back(*self.used.get_mut());
+        self.account.give_back(*self.counted.get_mut());
     }
 }
 
@@ -273,6 +312,37 @@ mod tests {
         drop((first, second, more));
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
         assert!(memory.accounts().is_empty(), "nothing is left of those who have gone");
+    }
+
+    #[test]
+    fn what_many_do_at_a_time_is_counted_to_the_last_byte() {
+        let memory = Memory::new(63 << 20);
+        let held = memory.of(&known(1));
+        std::thread::scope(|scope| {
+            for thread in 1..5_usize {
+                let held = &held;
+                scope.spawn(move || {
+                    for turn in 1..20_000_usize {
+                        let bytes = thread * turn % (3 * GRAIN) + 1;
+                        held.take(bytes);
+                        let most = held.account.memory.most;
+                        assert!(
+                            held.account.used.load(Ordering::SeqCst) <= most,
+                            "less than nothing is counted"
+                        );
+                        held.give_back(bytes);
+                    }
+                });
+            }
+        });
+        assert_eq!(held.used(), 0);
+        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+        held.take(GRAIN + 1);
+        assert_eq!(memory.used.load(Ordering::Relaxed), 2 * GRAIN);
+        held.give_back(GRAIN);
+        assert_eq!(memory.used.load(Ordering::Relaxed), 2 * GRAIN, "it may be back for it");
+        held.give_back(1);
+        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What comes in on one connection: counted as long as it is kept, and not read any further when its party has no room.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,9 +27,9 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Table {
     /// By stream, of the calls that have been taken in.
-    open: HashMap<u32, usize>,
+    open: BTreeMap<u32, usize>,
     /// Of those that are about to be.
-    early: HashMap<u32, usize>,
+    early: BTreeMap<u32, usize>,
     /// The last that was taken in.
     last: u32,
     /// Of a head that is not at its end.
@@ -60,7 +60,7 @@ impl Ledger {
     pub(super) fn settle(&self) {
         let mut table = self.table();
         if !table.early.is_empty() {
-            let of_none: usize = table.early.drain().map(|(_, bytes)| bytes).sum();
+            let of_none: usize = std::mem::take(&mut table.early).into_values().sum();
             drop(table);
             self.held.give_back(of_none);
         }
@@ -89,12 +89,36 @@ impl Ledger {
     }
 }
 
-/// A table that is being written to.
-struct Writing<'a>(MutexGuard<'a, Table>, &'a Held);
+/// A table that is being written to. What comes of it is counted at once for all that came in together.
+struct Writing<'a> {
+    table: MutexGuard<'a, Table>,
+    held: &'a Held,
+    taken: usize,
+    given_back: usize,
+}
+
+impl<'a> Writing<'a> {
+    fn to(ledger: &'a Ledger) -> Self {
+        Self {
+            table: ledger.table(),
+            held: &ledger.held,
+            taken: 0,
+            given_back: 0,
+        }
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let both = self.taken.min(self.given_back);
+        self.held.take(self.taken - both);
+        self.held.give_back(self.given_back - both);
+    }
+}
 
 impl Seeing for Writing<'_> {
     fn data(&mut self, stream: u32, bytes: usize, begins: bool) {
-        let table = &mut *self.0;
+        let table = &mut *self.table;
         let cost = bytes + if begins { FRAME } else { 0 };
         if let Some(kept) = table.open.get_mut(&stream) {
             *kept += cost;
@@ -104,16 +128,16 @@ impl Seeing for Writing<'_> {
             // Of a call that nobody reads any more.
             return;
         }
-        self.1.take(cost);
+        self.taken += cost;
     }
 
     fn head(&mut self, bytes: usize) {
-        self.0.head += bytes;
-        self.1.take(bytes);
+        self.table.head += bytes;
+        self.taken += bytes;
     }
 
     fn head_ends(&mut self) {
-        self.1.give_back(std::mem::take(&mut self.0.head));
+        self.given_back += std::mem::take(&mut self.table.head);
     }
 }
 
@@ -144,8 +168,7 @@ impl<L: Listening> Listening for Counting<L> {
 
     fn heard(&mut self, bytes: &[u8]) {
         self.to.heard(bytes);
-        let mut writing = Writing(self.ledger.table(), &self.ledger.held);
-        self.frames.read(bytes, &mut writing);
+        self.frames.read(bytes, &mut Writing::to(&self.ledger));
     }
 }
 
@@ -359,7 +382,7 @@ mod tests {
         let memory = Memory::new(1 << 20);
         let held = memory.of(&Caller::at(Peer::of([192, 0, 2, 1].into())));
         let ledger = Ledger::new(held.clone());
-        let see = |stream, bytes| Writing(ledger.table(), &ledger.held).data(stream, bytes, true);
+        let see = |stream, bytes| Writing::to(&ledger).data(stream, bytes, true);
         // Before its call has been taken in, and of one that never is.
         see(1, 1_000);
         see(3, 1_000);

@@ -8,8 +8,9 @@
 //! looked at again: by [`EtcdStore::follow_files`], and whenever etcd refuses a token. A token that has run out is renewed and
 //! the call made again, which is safe for a write as well: etcd has refused it, so that it did not run.
 //!
-//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within it; a write may take it once more
-//! for finding a member that answers; a watch ends within three [`PROGRESS_INTERVAL`]s of silence, but for one behind a proxy
+//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within it, but for a read that no member
+//! answers, which takes half a second more to find out whether they have lost their quorum; a write may take as long as such a
+//! read once more for finding a member that answers; a watch ends within three [`PROGRESS_INTERVAL`]s of silence, but for one behind a proxy
 //! that tells no progress, which may be silent for a minute.
 
 mod access;
@@ -23,6 +24,7 @@ mod history;
 mod identity;
 mod members;
 mod pin;
+mod quorum;
 mod watch;
 
 use std::collections::VecDeque;
@@ -260,7 +262,7 @@ impl EtcdStore {
                 }
             }
         }
-        Err(last)
+        Err(self.without_answer(last).await)
     }
 
     /// Whether a member's answer is of the cluster in use; else the member counts as one that has failed.

@@ -411,6 +411,13 @@ pub enum StoreError {
         /// What went wrong.
         reason: String,
     },
+    /// Members of the store answer, but not enough of them to agree on anything: the call was never carried out, and will not be
+    /// before more of them are back.
+    #[error("the store has no quorum, nothing was done: {reason}")]
+    NoQuorum {
+        /// How many answer, and what to do.
+        reason: String,
+    },
     /// The revision asked for is no longer kept. Read afresh and go on from there.
     #[error("the store has compacted its history up to revision {revision}: read afresh")]
     Compacted {
@@ -487,6 +494,7 @@ impl StoreError {
         match self {
             Self::Unreachable { .. } => "unreachable",
             Self::Unknown { .. } => "no_answer",
+            Self::NoQuorum { .. } => "no_quorum",
             Self::Compacted { .. } => "compacted",
             Self::LeaseNotFound { .. } => "lease_not_found",
             Self::Refused { kind, .. } => kind.word(),

@@ -284,7 +284,10 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
 async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(), StoreError> {
     match error {
         StoreError::LeaseNotFound { .. } | StoreError::Refused { .. } => Err(error),
-        StoreError::Unreachable { .. } | StoreError::Unknown { .. } | StoreError::Compacted { .. } => {
+        StoreError::Unreachable { .. }
+        | StoreError::Unknown { .. }
+        | StoreError::NoQuorum { .. }
+        | StoreError::Compacted { .. } => {
             debug!(%error, "the campaign pauses");
             tokio::time::sleep(pauses.failed()).await;
             Ok(())

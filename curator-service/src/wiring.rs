@@ -59,8 +59,9 @@ pub(crate) fn told(reason: &Reason) -> String {
 fn kind_in_words(word: &str) -> &'static str {
     match word {
         "not_running" => "its consensus is not there yet",
-        "unreachable" => "etcd cannot be reached, or has no quorum",
-        "no_answer" => "etcd does not answer, and may have no quorum",
+        "unreachable" => "etcd cannot be reached",
+        "no_answer" => "etcd does not answer",
+        "no_quorum" => "etcd has no quorum: too few of its members are up, or they do not reach each other",
         "no_space" => "etcd is out of space",
         "permission" => "etcd does not permit this to its user",
         "authentication" => "etcd does not accept its user or certificate",

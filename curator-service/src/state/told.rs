@@ -22,6 +22,9 @@ fn of(error: &StoreError) -> Status {
         None if !error.never_ran() => {
             Status::unavailable("no answer from the cluster's store: a change may have been made or not")
         }
+        None if matches!(error, StoreError::NoQuorum { .. }) => {
+            Status::unavailable("the cluster's store has no quorum: nothing was done")
+        }
         None => Status::unavailable("the cluster's store cannot be reached: nothing was done"),
         Some(RefusalKind::NoSpace) => {
             Status::resource_exhausted("the cluster's store is out of space (etcd: NOSPACE): nothing was done")
@@ -61,6 +64,11 @@ mod tests {
                 StoreError::Unreachable { reason: reason() },
                 Code::Unavailable,
                 "cannot be reached",
+            ),
+            (
+                StoreError::NoQuorum { reason: reason() },
+                Code::Unavailable,
+                "has no quorum",
             ),
             (
                 StoreError::Unknown { reason: reason() },

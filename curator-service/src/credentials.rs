@@ -7,6 +7,7 @@
 pub(crate) mod files;
 mod offer;
 pub(crate) mod second;
+pub(crate) mod state;
 pub(crate) mod verifier;
 
 use std::path::{Path, PathBuf};

@@ -110,3 +110,44 @@ fn export_that_others_may_read_is_not_imported() {
     fs::set_permissions(&out, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(curator("import", &[], &all).status.success());
 }
+
+#[test]
+fn serve_refuses_a_store_that_is_not_of_its_credentials() {
+    let scratch = Scratch::new("foreign-state").unwrap();
+    let at = |name: &str| scratch.path().join(name);
+    for name in ["one", "other"] {
+        let (state, credentials) = (at(name), at(&format!("{name}.credentials")));
+        let made = curator(
+            "bootstrap",
+            &[],
+            &["--embedded".as_ref(), &state, "--credentials".as_ref(), &credentials],
+        );
+        assert!(made.status.success(), "{made:?}");
+    }
+    let serve = |state: &str| {
+        let (state, credentials) = (at(state), at("one.credentials"));
+        let served = curator(
+            "serve",
+            &["--advertise", "localhost:7835", "--listen", "127.0.0.1:0"],
+            &["--embedded".as_ref(), &state, "--credentials".as_ref(), &credentials],
+        );
+        assert_eq!(served.status.code(), Some(2), "{served:?}");
+        served.stderr
+    };
+    // As where a disk is not mounted.
+    let none = serve("none");
+    assert!(none.contains("no store was made in this directory"), "{none}");
+    assert!(!at("none").exists(), "it was made");
+    let other = serve("other");
+    assert!(other.contains("another certificate authority"), "{other}");
+    // One that was made, and in which no cluster is: an import that ended too soon.
+    let (made, file) = (at("made"), at("one.export"));
+    let paths: [&Path; 4] = ["--embedded".as_ref(), &at("one"), "--out".as_ref(), &file];
+    assert!(curator("export", &[], &paths).status.success());
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let halved = curator("import", &[], &["--embedded".as_ref(), &made, &file]);
+    assert_eq!(halved.status.code(), Some(1), "{halved:?}");
+    let half = serve("made");
+    assert!(half.contains("there is no cluster in the store"), "{half}");
+}

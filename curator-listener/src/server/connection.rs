@@ -35,6 +35,10 @@ use crate::tls::{self, CallerCertificates, Io, Turns};
 
 /// What an open call takes beside its head and its messages: its stream, its task, and what is made for them.
 const CALL: usize = 4 << 10;
+/// In the time after which a client is asked for a sign of life it is looked so often whether it gives one by itself: a silence
+/// is noticed no later than a part of that time after it has lasted as long.
+const LOOKS: u32 = 4;
+
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
@@ -275,12 +279,20 @@ async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Durat
         return std::future::pending().await;
     };
     let mut seen = activity.read.load(Ordering::Relaxed);
+    let mut silent = 0;
     loop {
-        sleep(interval).await;
+        sleep(interval / LOOKS).await;
         let read = activity.read.load(Ordering::Relaxed);
-        if std::mem::replace(&mut seen, read) == read
-            && !matches!(timeout(patience, pings.ping(Ping::opaque())).await, Ok(Ok(_)))
-        {
+        silent = if std::mem::replace(&mut seen, read) == read {
+            silent + 1
+        } else {
+            0
+        };
+        if silent < LOOKS {
+            continue;
+        }
+        silent = 0;
+        if !matches!(timeout(patience, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }
     }

@@ -55,7 +55,7 @@ const MOST_IN_ALL: usize = 2 * BUDGET;
 /// So much more than before it may have afterwards.
 const LEFT: usize = 16 << 20;
 /// All that a storm leaves is given back within this.
-const BACK: Duration = Duration::from_secs(90);
+const BACK: Duration = Duration::from_secs(60);
 
 /// Not a test: the process that the tests watch.
 #[test]

@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
 use curator_service::{
-    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, only_consensus_member, wall_clock,
+    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, check_state, only_consensus_member,
+    wall_clock,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -262,6 +263,9 @@ impl Serve {
             }
             None => None,
         };
+        if let (Some(directory), Some(credentials)) = (&self.store.embedded, &credentials) {
+            check_embedded(&self.store, credentials).map_err(|wrong| format!("{}: {wrong}", directory.display()))?;
+        }
         let certified = credentials
             .as_ref()
             .map(|credentials| credentials.newest().node_id().to_owned());
@@ -316,6 +320,13 @@ fn witness(serve: &Serve) -> Result<Option<Arc<dyn LeaseWitness>>, Box<dyn std::
         return Ok(None);
     }
     Ok(Some(Arc::new(Witness::new(serve.report_leases, file)?)))
+}
+
+/// An embedded store has one instance, which would lead at once: so what is there is looked at first.
+fn check_embedded(store: &StoreArgs, credentials: &CredentialsWatch) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = store.existing()?;
+    Ok(runtime.block_on(check_state(&*store, credentials))?)
 }
 
 /// Whose store it is; before there is a cluster, anybody's.

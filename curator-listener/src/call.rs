@@ -363,7 +363,7 @@ impl Call<'_> {
             Some((_, _, until)) => *until,
             None => {
                 let limit = dispatcher.hold.limit();
-                let seat = dispatcher.hold.enter(&self.from).ok_or_else(|| {
+                let seat = dispatcher.hold.enter(&self.from, self.kind).ok_or_else(|| {
                     Refusal::new(
                         Code::ResourceExhausted,
                         format!(

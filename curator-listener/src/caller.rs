@@ -28,11 +28,13 @@ impl Peer {
     }
 }
 
-/// Whether the cluster knows a caller.
+/// What a caller is to the cluster, as far as sharing goes. Whoever comes first here goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Standing {
-    /// A node or a user; anybody, if callers show no certificates.
-    Known,
+pub enum Standing {
+    /// A person, or a program of hers: few of them, with little to ask.
+    User,
+    /// A node; anybody, if callers show no certificates. There are thousands of them, and all come back at once.
+    Member,
     /// Nobody in particular.
     Stranger,
 }
@@ -55,16 +57,16 @@ impl Caller {
     /// Of a connection without TLS.
     pub(crate) fn at(peer: Peer) -> Self {
         Self {
-            standing: Standing::Known,
+            standing: Standing::Member,
             party: Arc::new(Party::At(peer)),
         }
     }
 
     /// Of one with TLS.
-    pub(crate) fn showing(shown: &CallerCertificates, known: bool, peer: Peer) -> Self {
-        let (standing, party) = match known {
-            true => (Standing::Known, Party::Shown(shown.clone())),
-            false => (Standing::Stranger, Party::At(peer)),
+    pub(crate) fn showing(shown: &CallerCertificates, standing: Standing, peer: Peer) -> Self {
+        let party = match standing {
+            Standing::User | Standing::Member => Party::Shown(shown.clone()),
+            Standing::Stranger => Party::At(peer),
         };
         Self {
             standing,

@@ -58,6 +58,7 @@ mod lead;
 mod marks;
 mod memory;
 pub mod meters;
+mod reached;
 mod refusal;
 mod request;
 mod role;
@@ -74,6 +75,7 @@ mod tls;
 mod trace;
 mod version;
 
+pub use caller::Standing;
 pub use config::ListenerConfig;
 pub use lead::Drained;
 pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};

@@ -16,6 +16,8 @@ pub const CALLS_REFUSED: &str = "curator_calls_refused_total";
 pub const CALLS_HELD: &str = "curator_calls_held";
 /// Calls that have had to wait for a leader.
 pub const CALLS_HELD_TOTAL: &str = "curator_calls_held_total";
+/// How often calls and connections have run into a limit of the listener, by the limit's name.
+pub const LIMITS_REACHED: &str = "curator_limits_reached_total";
 /// Connections that are open.
 pub const CONNECTIONS: &str = "curator_connections";
 /// TLS handshakes of clients, by outcome.

@@ -20,6 +20,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::yield_now;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
+use crate::caller::Standing;
+
 /// How a listener encrypts.
 #[derive(Clone)]
 pub struct Tls {
@@ -53,12 +55,12 @@ pub trait Forwarders: Send + Sync + 'static {
     /// leads, for each forwarded call; it may wait until that can be said. Cancellation safe.
     async fn may_forward(&self, shown: &CallerCertificates) -> bool;
 
-    /// Whether the cluster has made these certificates: whose they are, and what that allows, is not asked. Callers of whom it
-    /// has not are kept apart from the others on the way to the leader, and wait behind them while nobody leads. Asked once a
-    /// connection, wherever it comes in, if any are shown; it must not block.
-    fn knows(&self, shown: &CallerCertificates) -> bool {
+    /// Whom the cluster has made these certificates for; what that allows is not asked. Callers for whom it has not are kept apart
+    /// from the others on the way to the leader, and wait behind them while nobody leads; users have places there that nodes do
+    /// not take. Asked once a connection, wherever it comes in, if any are shown; it must not block.
+    fn standing(&self, shown: &CallerCertificates) -> Standing {
         let _ = shown;
-        true
+        Standing::Member
     }
 
     /// Why the leader would refuse a call of this method (`/package.Service/Method`) whatever it says, by what its caller has shown: then
@@ -148,8 +150,8 @@ impl Turns {
     }
 }
 
-/// Answers the handshake of a client; returns what it has shown as well, and whether the cluster knows that.
-pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates, bool)> {
+/// Answers the handshake of a client; returns what it has shown as well, and what the cluster takes that for.
+pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Result<(Io, CallerCertificates, Standing)> {
     // Nothing is computed for a client that has not said what it wants.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let config = tls.server.borrow().clone();
@@ -165,8 +167,11 @@ pub(crate) async fn accept(stream: Plain, tls: &Tls, turns: &Turns) -> io::Resul
         shown => shown.to_vec(),
     };
     let shown = CallerCertificates(shown.into());
-    let known = !shown.0.is_empty() && turns.take(|| tls.forwarders.knows(&shown)).await?;
-    Ok((Io::Tls(Box::new(stream.into())), shown, known))
+    let standing = match shown.0.is_empty() {
+        true => Standing::Stranger,
+        false => turns.take(|| tls.forwarders.standing(&shown)).await?,
+    };
+    Ok((Io::Tls(Box::new(stream.into())), shown, standing))
 }
 
 /// Shakes hands with the leader on a node.

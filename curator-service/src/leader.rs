@@ -35,7 +35,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
-use curator_listener::{CallerCertificates, Forwarders};
+use curator_listener::{CallerCertificates, Forwarders, Standing};
 use curator_proto::admin_api::tickets_server::TicketsServer;
 use curator_proto::common::NodeState;
 use curator_proto::curator_api::curator_server::CuratorServer;
@@ -286,8 +286,12 @@ impl Forwarders for Members {
         recognized.err().map(|why| why.to_string())
     }
 
-    fn knows(&self, shown: &CallerCertificates) -> bool {
-        recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock()).is_ok()
+    fn standing(&self, shown: &CallerCertificates) -> Standing {
+        match recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock()) {
+            Ok(Identity::User { .. }) => Standing::User,
+            Ok(Identity::Node { .. }) => Standing::Member,
+            Err(_) => Standing::Stranger,
+        }
     }
 }
 

@@ -25,6 +25,11 @@ const MOST_CONNECTIONS: usize = 64;
 /// And of strangers, who have little to ask.
 const MOST_OF_STRANGERS: usize = 8;
 
+/// Parts of what a connection takes: everything ...
+const ALL: usize = 1;
+/// ... and what those of another kind may have of it.
+const SPARE: usize = 4;
+
 /// What a call is, as far as connections care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -58,7 +63,9 @@ pub(crate) struct Ready {
 /// Connections for one kind of calls.
 struct Lane {
     connections: RwLock<Vec<Arc<Connection>>>,
-    /// More than this on each, and another is opened.
+    /// As many calls are taken by each.
+    calls: usize,
+    /// With so many on each, another is opened.
     full: usize,
     /// How many there should be at least, and at most.
     least: usize,
@@ -68,18 +75,19 @@ struct Lane {
 
 impl Lane {
     fn new(config: &ListenerConfig, least: usize, most: usize) -> Arc<Self> {
-        let full = usize::try_from(config.calls_to_leader() / 4 * 3).unwrap_or(1).max(1);
+        let calls = usize::try_from(config.calls_to_leader()).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
             connections: RwLock::default(),
-            full,
+            calls,
+            full: (calls / 4 * 3).max(1),
             least: least.clamp(1, most),
             most,
             more: Notify::new(),
         })
     }
 
-    /// A place on the connection with the fewest calls.
-    fn place(&self, pool: &Arc<Pool>) -> Option<Place> {
+    /// A place on the connection with the fewest calls, if they are less than that part of as many as it takes.
+    fn place(&self, pool: &Arc<Pool>, part: usize) -> Option<Place> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let mut emptiest: Option<((bool, usize), &Arc<Connection>)> = None;
         for connection in connections.iter() {
@@ -93,8 +101,8 @@ impl Lane {
         if worn || open >= self.full {
             self.more.notify_one();
         }
-        // The leader takes a third more than what we call full, and then another connection is on its way.
-        (open < self.full / 3 * 4).then(|| connection.place(pool))
+        // When it is full, another connection is on its way.
+        (open < self.calls.div_ceil(part)).then(|| connection.place(pool))
     }
 
     fn add(&self, connection: Arc<Connection>) {
@@ -173,10 +181,11 @@ impl Pool {
     /// A place for one call, or why there is none at this moment.
     pub(crate) fn place(self: &Arc<Self>, kind: Kind, standing: Standing) -> Result<Place, String> {
         let place = match (standing, kind) {
-            (Standing::Stranger, _) => self.strangers.place(self),
+            (Standing::Stranger, _) => self.strangers.place(self, ALL),
             // Rather with the other kind than not at all.
-            (Standing::Known, Kind::Unary) => self.unary.place(self).or_else(|| self.streams.place(self)),
-            (Standing::Known, Kind::Stream) => self.streams.place(self).or_else(|| self.unary.place(self)),
+            (_, Kind::Unary) => self.unary.place(self, ALL).or_else(|| self.streams.place(self, ALL)),
+            // A storm of them leaves the others their places.
+            (_, Kind::Stream) => self.streams.place(self, ALL).or_else(|| self.unary.place(self, SPARE)),
         };
         if let Some(place) = place {
             return Ok(place);

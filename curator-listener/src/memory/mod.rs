@@ -114,7 +114,7 @@ impl Account {
             .most
             .saturating_sub(self.memory.used.load(Ordering::Relaxed));
         match self.standing {
-            Standing::Known => free / OF_A_MEMBER,
+            Standing::User | Standing::Member => free / OF_A_MEMBER,
             Standing::Stranger => {
                 let theirs = self.memory.most / OF_STRANGERS;
                 let left = theirs.saturating_sub(self.memory.used_by_strangers.load(Ordering::Relaxed));
@@ -276,7 +276,7 @@ mod tests {
     fn stranger(host: u8) -> Caller {
         Caller::showing(
             &CallerCertificates::default(),
-            false,
+            Standing::Stranger,
             Peer::of(IpAddr::from([192, 0, 2, host])),
         )
     }

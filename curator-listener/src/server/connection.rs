@@ -105,9 +105,13 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
         None => (Io::Plain(stream), None, Caller::at(seat.peer())),
         Some(tls) => tokio::select! {
             accepted = timeout(config.handshake_timeout, tls::accept(stream, tls, turns)) => match accepted {
-                Ok(Ok((io, shown, known))) => {
+                Ok(Ok((io, shown, standing))) => {
                     meters.shook_hands(true);
-                    let caller = Caller::showing(&shown, known, seat.peer());
+                    let caller = Caller::showing(&shown, standing, seat.peer());
+                    if let Err(why) = seat.is_of(&caller) {
+                        debug!(%why, "connection cut after its TLS handshake");
+                        return;
+                    }
                     (io, Some(shown), caller)
                 }
                 Ok(Err(error)) => {

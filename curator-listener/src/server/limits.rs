@@ -45,7 +45,7 @@ impl Limits {
     /// it likes.
     pub(super) fn of(standing: Standing, config: &ListenerConfig) -> Self {
         let (calls, stream_window, heads, errors) = match standing {
-            Standing::Known => (config.max_concurrent_calls, config.stream_window, HEADS, 16_384),
+            Standing::User | Standing::Member => (config.max_concurrent_calls, config.stream_window, HEADS, 16_384),
             Standing::Stranger => (
                 config.calls_of_stranger(),
                 config.stream_window / WINDOW_OF_STRANGERS,
@@ -62,7 +62,7 @@ impl Limits {
             pending_resets: many,
             // They are not counted in the budget: half a kilobyte each.
             remembered: match standing {
-                Standing::Known => many,
+                Standing::User | Standing::Member => many,
                 Standing::Stranger => all,
             },
             errors,
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn strangers_have_less_and_as_many_calls_as_clients_take_for_granted() {
         let config = ListenerConfig::default();
-        let [known, stranger] = [Standing::Known, Standing::Stranger].map(|standing| Limits::of(standing, &config));
+        let [known, stranger] = [Standing::Member, Standing::Stranger].map(|standing| Limits::of(standing, &config));
         assert_eq!((known.calls, stranger.calls), (1_024, 128));
         assert!(stranger.stream_window < known.stream_window);
         assert_eq!([calls_of_stranger(256), calls_of_stranger(8)], [100, 8]);

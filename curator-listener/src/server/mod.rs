@@ -34,6 +34,7 @@ use crate::hold::Hold;
 use crate::lead::Drained;
 use crate::memory::Memory;
 use crate::meters::Meters;
+use crate::reached::Reached;
 use crate::refusal::Refusal;
 use crate::role::StatusStream;
 use crate::scope::Scope;
@@ -201,12 +202,13 @@ impl Listener {
         let runtimes: Vec<_> = workers.iter().map(|worker| worker.runtime.clone()).collect();
         let tasks = TaskTracker::new();
         let local_scope = Scope::new(None);
+        let reached = Arc::new(Reached::new(&config));
         let dispatcher = Arc::new(Dispatcher {
             local,
             local_scope: local_scope.clone(),
             kinds,
             targets: targets.subscribe(),
-            hold: Hold::new(config.hold_limit),
+            hold: Hold::new(config.hold_limit, reached.clone()),
             budget: Budget::new(config.max_kept_bytes),
             config: config.clone(),
             me: instance_id(),
@@ -252,7 +254,7 @@ impl Listener {
             .enumerate()
             .map(|(number, shard)| shard.start(shared.clone(), number, cut.clone(), &mut serving))
             .collect();
-        let seats = Seats::new(&config);
+        let seats = Seats::new(&config, reached);
         let mut accepting = JoinSet::new();
         for socket in sockets {
             accepting.spawn(accept(socket, seats.clone(), ways.clone(), deaf.clone()));

@@ -4,6 +4,9 @@
 //! until its first call; and then one like all others, which nobody is preferred to. New ones are few, and when there are too
 //! many the oldest of whichever peer has most of them is cut: those who hang keep nobody out. When all seats are taken, the
 //! oldest silent one makes room, for the same reason.
+//!
+//! A connection counts among those of the address that it comes from, until its client has shown to be one that the cluster knows:
+//! then it counts among those of that client, so that the nodes behind one address may be many.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -13,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use crate::caller::Peer;
+use crate::caller::{Caller, Party, Peer, Standing};
 use crate::config::ListenerConfig;
+use crate::reached::{Limit, Reached};
 
 /// The seats of a listener.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub(crate) struct Seats {
     /// Whether connections of this host are not counted by peer.
     spare_loopback: bool,
     new: usize,
+    reached: Arc<Reached>,
     table: Mutex<Table>,
     /// Told when the last seat is free.
     emptied: Notify,
@@ -31,8 +36,9 @@ pub(crate) struct Seats {
 
 #[derive(Debug, Default)]
 struct Table {
-    taken: usize,
-    by_peer: HashMap<Peer, usize>,
+    /// Whose each connection is.
+    taken: HashMap<u64, Arc<Party>>,
+    by_party: HashMap<Arc<Party>, usize>,
     next: u64,
     new: BTreeMap<u64, Waiting>,
     silent: BTreeMap<u64, Waiting>,
@@ -64,12 +70,13 @@ pub(crate) struct Seat {
 }
 
 impl Seats {
-    pub(crate) fn new(config: &ListenerConfig) -> Arc<Self> {
+    pub(crate) fn new(config: &ListenerConfig, reached: Arc<Reached>) -> Arc<Self> {
         Arc::new(Self {
             all: config.max_connections,
             of_a_peer: config.connections_per_peer(),
             spare_loopback: config.max_connections_per_peer.is_none(),
             new: config.max_new_connections.max(1),
+            reached,
             table: Mutex::default(),
             emptied: Notify::new(),
         })
@@ -80,7 +87,7 @@ impl Seats {
         loop {
             let mut emptied = pin!(self.emptied.notified());
             emptied.as_mut().enable();
-            if self.table().taken == 0 {
+            if self.table().taken.is_empty() {
                 return;
             }
             emptied.await;
@@ -90,21 +97,25 @@ impl Seats {
     /// A seat for a connection from this address; another connection may be cut for it.
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Seat, NoSeat> {
         let peer = Peer::of(address);
+        let party = Arc::new(Party::At(peer));
         let mut table = self.table();
-        let of_peer = table.by_peer.get(&peer).copied().unwrap_or_default();
-        if of_peer >= self.of_a_peer && !(self.spare_loopback && peer.is_loopback()) {
+        if table.of(&party) >= self.of_a_peer && !(self.spare_loopback && peer.is_loopback()) {
+            self.reached.note(Limit::ConnectionsPerPeer);
             return Err(NoSeat::OfPeer);
         }
-        if table.taken >= self.all && !table.cut_longest_silent() {
-            return Err(NoSeat::All);
+        if table.taken.len() >= self.all {
+            self.reached.note(Limit::Connections);
+            if !table.cut_longest_silent() {
+                return Err(NoSeat::All);
+            }
         }
         if table.new.len() >= self.new {
+            self.reached.note(Limit::NewConnections);
             table.cut_of_most();
         }
         let number = table.next;
         table.next += 1;
-        table.taken += 1;
-        *table.by_peer.entry(peer).or_default() += 1;
+        table.give(number, party);
         let cut = CancellationToken::new();
         table.new.insert(number, Waiting { peer, cut: cut.clone() });
         drop(table);
@@ -123,11 +134,25 @@ impl Seats {
 }
 
 impl Table {
+    /// How many a party has.
+    fn of(&self, party: &Arc<Party>) -> usize {
+        self.by_party.get(party).copied().unwrap_or_default()
+    }
+
+    /// From now on it is this party's.
+    fn give(&mut self, number: u64, party: Arc<Party>) {
+        self.free(number);
+        *self.by_party.entry(party.clone()).or_default() += 1;
+        self.taken.insert(number, party);
+    }
+
     /// Cuts the connection that has gone longest without a call, if there is one.
     fn cut_longest_silent(&mut self) -> bool {
         let longest = self.silent.pop_first().or_else(|| self.new.pop_first());
-        let Some((_, waiting)) = longest else { return false };
-        self.end(waiting);
+        let Some((number, waiting)) = longest else {
+            return false;
+        };
+        self.end(number, &waiting);
         true
     }
 
@@ -143,22 +168,25 @@ impl Table {
             return;
         };
         if let Some(waiting) = self.new.remove(&number) {
-            self.end(waiting);
+            self.end(number, &waiting);
         }
     }
 
     /// Its seat is free from now on, and its task told so.
-    fn end(&mut self, waiting: Waiting) {
+    fn end(&mut self, number: u64, waiting: &Waiting) {
         waiting.cut.cancel();
-        self.free(waiting.peer);
+        self.free(number);
     }
 
-    fn free(&mut self, peer: Peer) {
-        self.taken -= 1;
-        if let Some(count) = self.by_peer.get_mut(&peer) {
+    /// Once, however often it is said.
+    fn free(&mut self, number: u64) {
+        let Some(party) = self.taken.remove(&number) else {
+            return;
+        };
+        if let Some(count) = self.by_party.get_mut(&party) {
             *count -= 1;
             if *count == 0 {
-                self.by_peer.remove(&peer);
+                self.by_party.remove(&party);
             }
         }
     }
@@ -168,6 +196,27 @@ impl Seat {
     /// Where the connection comes from.
     pub(crate) const fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// The client has shown who it is.
+    ///
+    /// # Errors
+    /// It has as many as one may have.
+    pub(crate) fn is_of(&self, caller: &Caller) -> Result<(), NoSeat> {
+        if self.seats.spare_loopback && self.peer.is_loopback() {
+            return Ok(());
+        }
+        let mut table = self.seats.table();
+        // A stranger stays among those of its address; and what has been cut has no seat any more.
+        if caller.standing == Standing::Stranger || !table.taken.contains_key(&self.number) {
+            return Ok(());
+        }
+        if table.of(&caller.party) >= self.seats.of_a_peer {
+            self.seats.reached.note(Limit::ConnectionsPerPeer);
+            return Err(NoSeat::OfPeer);
+        }
+        table.give(self.number, caller.party.clone());
+        Ok(())
     }
 
     /// The client has spoken HTTP/2.
@@ -196,11 +245,8 @@ impl Drop for Seat {
         let mut table = self.seats.table();
         table.new.remove(&self.number);
         table.silent.remove(&self.number);
-        // Otherwise it is another's by now.
-        if !self.cut.is_cancelled() {
-            table.free(self.peer);
-        }
-        if table.taken == 0 {
+        table.free(self.number);
+        if table.taken.is_empty() {
             drop(table);
             self.seats.emptied.notify_waiters();
         }
@@ -209,15 +255,19 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::CertificateDer;
+
     use super::*;
+    use crate::tls::CallerCertificates;
 
     fn seats(all: usize, of_a_peer: Option<usize>, new: usize) -> Arc<Seats> {
-        Seats::new(&ListenerConfig {
+        let config = ListenerConfig {
             max_connections: all,
             max_connections_per_peer: of_a_peer,
             max_new_connections: new,
             ..ListenerConfig::default()
-        })
+        };
+        Seats::new(&config, Arc::new(Reached::new(&config)))
     }
 
     fn from(address: &str) -> IpAddr {
@@ -244,6 +294,32 @@ mod tests {
         drop(first);
         let _again = calling(&seats, "192.0.2.1");
         assert_eq!(seats.take(from("192.0.2.1")).unwrap_err(), NoSeat::OfPeer);
+    }
+
+    #[test]
+    fn nodes_behind_one_address_have_seats_of_their_own() {
+        let seats = seats(10, Some(2), 10);
+        let node = |name: &'static [u8]| {
+            let shown = CallerCertificates([CertificateDer::from(name)].into());
+            Caller::showing(&shown, Standing::Member, Peer::of(from("192.0.2.1")))
+        };
+        let shown = |name| {
+            let seat = calling(&seats, "192.0.2.1");
+            let taken = seat.is_of(&node(name));
+            (seat, taken)
+        };
+        let many = [b"1", b"2", b"3", b"4"].map(|name| shown(name));
+        assert!(many.iter().all(|(_, taken)| taken.is_ok()));
+        // One of them has no more than an address has.
+        let second = shown(b"1");
+        assert!(second.1.is_ok());
+        assert_eq!(shown(b"1").1, Err(NoSeat::OfPeer));
+        // Those who show nothing share what the address has.
+        let _strangers = [calling(&seats, "192.0.2.1"), calling(&seats, "192.0.2.1")];
+        assert_eq!(seats.take(from("192.0.2.1")).unwrap_err(), NoSeat::OfPeer);
+        drop((many, second, _strangers));
+        let table = seats.table();
+        assert_eq!((table.taken.len(), table.by_party.len()), (0, 0));
     }
 
     #[test]
@@ -301,7 +377,7 @@ mod tests {
         assert_eq!(seats.take(from("192.0.2.6")).unwrap_err(), NoSeat::All);
         drop((busy, next, last));
         let table = seats.table();
-        assert_eq!((table.taken, table.by_peer.len()), (0, 0));
+        assert_eq!((table.taken.len(), table.by_party.len()), (0, 0));
         assert!(table.new.is_empty() && table.silent.is_empty());
     }
 }

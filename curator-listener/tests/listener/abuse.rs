@@ -287,6 +287,41 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
     soon(follower.client().say(say(1))).await.unwrap();
 }
 
+/// Streams take all connections for streams, and more of them wait: the connections for unary calls are left to unary calls.
+#[tokio::test]
+async fn streams_leave_the_connections_of_unary_calls_alone() {
+    let mut config = config();
+    config.max_concurrent_calls = 4;
+    let leader = Instance::with(local(1).0, config.clone(), |service| service);
+    let follower = Instance::with(crate::stage::remote(leader.address, 1), config, |service| service);
+    follower.serves(true).await;
+    let (opened, mut opens) = tokio::sync::mpsc::unbounded_channel();
+    let mut storm = tokio::task::JoinSet::new();
+    // Twice what both kinds of connections take.
+    for _ in 0..1_024 {
+        let (mut caller, opened) = (follower.client(), opened.clone());
+        storm.spawn(async move {
+            let endless = curator_echo::proto::CountRequest {
+                messages: 0,
+                size: 1,
+                pause_us: 60_000_000,
+            };
+            if let Ok(stream) = caller.count(endless).await {
+                let _ = opened.send(());
+                let _ = stream.into_inner().message().await;
+            }
+            std::future::pending::<()>().await;
+        });
+    }
+    // As many as there are connections for.
+    for _ in 0..256 {
+        soon(opens.recv()).await.unwrap();
+    }
+    for _ in 0..8 {
+        soon(follower.client().say(say(1))).await.unwrap();
+    }
+}
+
 /// Strangers open connections and hang in the middle of their first words, more of them than there are seats, and none of them is
 /// late yet. Whoever means it is served at once.
 #[tokio::test]

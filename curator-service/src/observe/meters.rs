@@ -152,6 +152,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Calls that have had to wait for a leader.",
     ),
+    (
+        listener::LIMITS_REACHED,
+        Kind::Counter,
+        "How often calls and connections have run into a limit, by its name.",
+    ),
     (listener::CONNECTIONS, Kind::Gauge, "Connections that are open."),
     (
         listener::TLS_HANDSHAKES,

@@ -123,7 +123,7 @@ pub(crate) struct Serve {
     max_state_bytes: u64,
 
     /// How many calls may wait for a leader at a time; any more are refused.
-    #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 4_096)]
+    #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = 16_384)]
     hold_limit: usize,
 
     /// How many connections may be open. When all are, those that have made no call yet make room for new ones; if there are

@@ -340,3 +340,22 @@ fn the_unit_waits_for_the_clock_and_never_gives_up() {
     assert!(says(section("Unit"), "After", "time-sync.target"));
     assert!(says(section("Service"), "Restart", "always"));
 }
+
+/// The unit sets a runtime directory whatever the store is, and calls `curator release` at the end.
+#[test]
+fn the_units_runtime_directory_does_no_harm_to_an_embedded_store() {
+    let scratch = Scratch::new("unit-embedded").unwrap();
+    let runtime = scratch.dir("run").unwrap();
+    let env = [("CURATOR_RUNTIME_DIR", runtime.to_str().unwrap())];
+    let (curator, _) = start(&scratch, "", &[], &env);
+    leads(&curator);
+    curator.kill().unwrap();
+    let mut release = std::process::Command::new(env!("CARGO_BIN_EXE_curator"));
+    release
+        .arg("release")
+        .env("CURATOR_EMBEDDED", scratch.path().join("state"))
+        .env("CURATOR_RUNTIME_DIR", &runtime);
+    let released = xtask::harness::process::run(release, SOON).unwrap();
+    assert!(released.status.success(), "{released:?}");
+    assert!(released.stdout.contains("given back: 0 leases"), "{released:?}");
+}

@@ -151,3 +151,15 @@ fn serve_refuses_a_store_that_is_not_of_its_credentials() {
     let half = serve("made");
     assert!(half.contains("there is no cluster in the store"), "{half}");
 }
+
+/// The address is one of those for documents, which nobody has.
+#[test]
+fn import_warns_of_a_plaintext_etcd_beyond_this_host() {
+    let scratch = Scratch::new("plaintext").unwrap();
+    let (_, out) = exported(&scratch);
+    for (endpoint, warns) in [("http://192.0.2.1:2379", true), ("http://127.0.0.1:1", false)] {
+        let finished = curator("import", &["--etcd-endpoints", endpoint], &[&out]);
+        let said = refused(&finished);
+        assert_eq!(said.contains("warning: etcd is reached without TLS"), warns, "{said}");
+    }
+}

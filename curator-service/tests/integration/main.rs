@@ -22,6 +22,7 @@ mod etcd_faults;
 mod etcd_tls;
 mod forwarding;
 mod grpc_proxy;
+mod guide;
 mod host_faults;
 mod interop;
 mod large_state;

@@ -115,6 +115,9 @@ impl Bootstrap {
             Ok(asked) => asked,
             Err(wrong) => return crate::wrong_arguments(&*wrong, "bootstrap"),
         };
+        if let Some(warning) = self.store.warning() {
+            eprintln!("warning: {warning}");
+        }
         match self.make(&asked) {
             Ok(made) => {
                 println!("bootstrapped: the first node is {}", made.node_id);

@@ -10,6 +10,7 @@ mod logging;
 mod observe;
 mod options;
 mod parent;
+mod plaintext;
 mod register;
 mod release;
 mod reload;

@@ -13,6 +13,8 @@ use curator_service::{
     Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded, open_existing_embedded,
 };
 
+use crate::plaintext;
+
 /// Where what is not said by flags or variables is read.
 #[derive(Args)]
 pub(crate) struct ConfigArgs {
@@ -104,6 +106,11 @@ impl StoreArgs {
         config.access.password_file.clone_from(&self.access.etcd_password_file);
         config.cluster_file.clone_from(&self.etcd_cluster_file);
         config
+    }
+
+    /// What whoever uses this store should know before.
+    pub(crate) fn warning(&self) -> Option<String> {
+        plaintext::warning(&self.etcd_endpoints)
     }
 
     /// The consensus, for the instance of a node, whose leases are told if they outlive it.

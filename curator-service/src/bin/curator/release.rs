@@ -40,8 +40,9 @@ impl Release {
     }
 
     fn release(&self) -> Result<usize, Box<dyn Error>> {
+        // Its leases end with the instance.
         if self.store.embedded.is_some() {
-            return Err("an embedded store has no leases that outlive its instance".into());
+            return Ok(0);
         }
         let (file, leases) = LeaseFile::of_dead(&self.runtime_dir)?;
         let count = leases.len();

@@ -176,8 +176,9 @@ pub(crate) struct Serve {
     #[arg(long, hide = true)]
     report_leases: bool,
 
-    /// A directory of this instance's own, on this host, in which its leases are noted for `curator release`.
-    #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR", conflicts_with = "embedded")]
+    /// A directory of this instance's own, on this host, in which its leases are noted for `curator release`. With --embedded there are
+    /// none that outlive it.
+    #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
 
     /// How log lines look. They go to standard error.
@@ -215,6 +216,9 @@ impl Serve {
             return parent::run(self.store.etcd());
         }
         raise_file_limit();
+        if let Some(warning) = self.store.warning() {
+            warn!("{warning}");
+        }
         let config = match self.prepare(log.clone()) {
             Ok(config) => config,
             Err(wrong) => return crate::wrong_arguments(&*wrong, "serve"),
@@ -315,6 +319,9 @@ impl Serve {
 
 /// Who is told of the leases, if anybody is.
 fn witness(serve: &Serve) -> Result<Option<Arc<dyn LeaseWitness>>, Box<dyn std::error::Error>> {
+    if serve.store.embedded.is_some() {
+        return Ok(None);
+    }
     let file = serve.runtime_dir.as_deref().map(LeaseFile::begin).transpose()?;
     if !serve.report_leases && file.is_none() {
         return Ok(None);

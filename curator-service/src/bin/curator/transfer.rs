@@ -87,6 +87,9 @@ impl Export {
 
 impl Import {
     pub(crate) fn run(&self) -> ExitCode {
+        if let Some(warning) = self.store.warning() {
+            eprintln!("warning: {warning}");
+        }
         told(self.import().map(|count| format!("imported {count} keys")))
     }
 

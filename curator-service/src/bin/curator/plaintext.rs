@@ -1,0 +1,67 @@
+//! Endpoints of etcd that give the cluster's private keys away to whoever listens on the network.
+
+use std::net::IpAddr;
+
+/// What is wrong with these endpoints, if anything: those with `http` that are on another host, or may be.
+pub(crate) fn warning(endpoints: &[String]) -> Option<String> {
+    let exposed: Vec<_> = endpoints
+        .iter()
+        .map(|endpoint| endpoint.trim())
+        .filter(|endpoint| is_exposed(endpoint))
+        .collect();
+    (!exposed.is_empty()).then(|| {
+        format!(
+            "etcd is reached without TLS beyond this host ({}): the cluster's private keys are in its state, and whoever hears the \
+             network or reaches etcd's port has them. Use https with client certificates: docs/running-three-nodes.md",
+            exposed.join(", ")
+        )
+    })
+}
+
+fn is_exposed(endpoint: &str) -> bool {
+    let Some((scheme, rest)) = endpoint.split_once("://") else {
+        return false;
+    };
+    if !scheme.eq_ignore_ascii_case("http") {
+        return false;
+    }
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(v6),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    match host.parse::<IpAddr>() {
+        Ok(address) => !address.to_canonical().is_loopback(),
+        Err(_) => !host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plaintext_beyond_this_host_is_warned_of() {
+        for (endpoint, exposed) in [
+            ("http://10.0.0.1:2379", true),
+            (" HTTP://etcd-0:2379", true),
+            ("http://[2001:db8::1]:2379", true),
+            ("http://[fe80::1%eth0]:2379", true),
+            ("http://127.0.0.1:2379", false),
+            ("http://127.0.0.9:2379/", false),
+            ("http://[::1]:2379", false),
+            ("http://[::ffff:127.0.0.1]:2379", false),
+            ("http://localhost:2379", false),
+            ("https://10.0.0.1:2379", false),
+            ("unix:///run/etcd.sock", false),
+        ] {
+            assert_eq!(is_exposed(endpoint.trim()), exposed, "{endpoint}");
+            let warned = warning(&[endpoint.to_owned()]);
+            assert_eq!(
+                warned.is_some_and(|said| said.contains(endpoint.trim())),
+                exposed,
+                "{endpoint}"
+            );
+        }
+    }
+}

@@ -6,6 +6,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+mod growth;
+mod picture;
+
 use super::{cpu, keep};
 use crate::error::{Error, Result};
 use crate::harness::process::{Capture, Orphan, ProcessSpec, bound};
@@ -89,7 +92,15 @@ pub(super) fn run(only: Option<&str>, etcd: Option<&str>) -> Result<()> {
     }
     let report = report(&storms, binaries.version());
     step::say(&report);
+    keep("storm.html", &picture::page(&storms, binaries.version()))?;
     keep("storm.md", &report)
+}
+
+impl Storm {
+    /// What the generator says of it.
+    fn number(&self, field: &str) -> f64 {
+        self.told[field].as_f64().unwrap_or(f64::NAN)
+    }
 }
 
 fn measure(
@@ -224,7 +235,7 @@ fn report(storms: &[Storm], version: &str) -> String {
          | p50, p99, longest, ms |\n|---|---|---|---|---|---|---|---|---|\n"
     );
     for storm in storms {
-        let number = |field: &str| storm.told[field].as_f64().unwrap_or(f64::NAN);
+        let number = |field| storm.number(field);
         let done = match storm.told["done"].as_bool() {
             Some(true) => format!("{:.1}", number("seconds")),
             _ => format!(
@@ -251,6 +262,50 @@ fn report(storms: &[Storm], version: &str) -> String {
             number("owner_p99_ms"),
             number("owner_longest_ms"),
         );
+    }
+    text.push_str(&growth_of(storms));
+    text
+}
+
+/// With what powers the costs grow in the watchers, in the nodes, and in what is told.
+fn growth_of(storms: &[Storm]) -> String {
+    type Size = fn(&Storm) -> f64;
+    type Among = fn(&Storm) -> bool;
+    let sizes: [(&str, Size, Among); 3] = [
+        (
+            "watchers, with 1,000 nodes",
+            |storm| storm.watchers as f64,
+            |storm| storm.nodes == 1_000,
+        ),
+        (
+            "nodes, with 1,000 watchers",
+            |storm| storm.nodes as f64,
+            |storm| storm.watchers == 1_000,
+        ),
+        ("bytes told, of all", |storm| storm.number("bytes"), |_| true),
+    ];
+    let costs: [Size; 3] = [
+        |storm| storm.leader_cpu.as_secs_f64(),
+        |storm| storm.peak as f64,
+        |storm| storm.number("seconds"),
+    ];
+    let mut text = "\nThe exponents with which costs grow:\n\n| in | the leader's processor | the peak | the time |\n|---|---|---|---|\n".to_owned();
+    for (name, size, among) in sizes {
+        let _ = write!(text, "| {name} |");
+        for cost in costs {
+            let points: Vec<_> = storms
+                .iter()
+                .filter(|storm| among(storm))
+                .map(|storm| (size(storm), cost(storm)))
+                .collect();
+            match growth::exponent(&points) {
+                Some(exponent) => {
+                    let _ = write!(text, " {exponent:.2} |");
+                }
+                None => text.push_str(" - |"),
+            }
+        }
+        text.push('\n');
     }
     text
 }

@@ -156,14 +156,32 @@ impl File {
     }
 }
 
-/// Another file takes the place of the one that is there, so that there is always a whole one.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
+/// A file beside another.
+fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let partial = directory.join(name);
+    name.push(end);
+    path.with_file_name(name)
+}
+
+/// Waits until nobody else changes the file; nobody does until what is returned is dropped, or its process ends.
+fn lock(path: &Path) -> io::Result<fs::File> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let file = fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(beside(path, ".lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// Another file takes the place of the one that is there, so that there is always a whole one. For whoever has the lock.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    // Where the file is a link, what it points to is replaced.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let partial = beside(&path, ".new");
     let mut file = fs::File::create(&partial)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -181,6 +199,13 @@ fn path(flags: &Flags) -> Option<PathBuf> {
 }
 
 pub(crate) fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
+    let place = path(flags).filter(|_| !matches!(command, Command::List));
+    let _lock = match &place {
+        Some(place) => {
+            Some(lock(place).map_err(|error| Failure::failed(error.to_string()).at(place.display().to_string()))?)
+        }
+        None => None,
+    };
     // A file that is named and is not there yet is made by `set`.
     let missing = flags.config.as_ref().is_some_and(|path| !path.exists());
     let mut file = match (&command, missing) {

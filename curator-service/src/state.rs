@@ -136,10 +136,21 @@ impl State {
         if !sabotage::on(Sabotage::NoBarrier) {
             self.barrier.pass().await?;
         }
-        if self.view().get(keys::CLUSTER_CONFIGURATION.as_bytes()).is_none() {
+        if self.view().get(keys::CLUSTER_CONFIGURATION.as_bytes()).is_none() && self.has_cluster().await? {
             self.refresh().await?;
         }
         Ok(())
+    }
+
+    /// Whether the store has a cluster at this moment. Only that is read: before there is one, whatever else is there may be large, and
+    /// calls come again and again. Cancellation safe.
+    async fn has_cluster(&self) -> Result<bool, StateError> {
+        let mut found = false;
+        let configuration = [Keys::one(keys::CLUSTER_CONFIGURATION)];
+        self.fenced
+            .read_pages(configuration, |page: Vec<KeyValue>| found |= !page.is_empty())
+            .await?;
+        Ok(found)
     }
 
     /// The view without a fence: what it shows may be of a moment ago, and is never taken back.

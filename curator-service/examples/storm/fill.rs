@@ -4,6 +4,8 @@ use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Op, Store, Txn};
 
+use curator_service::{Bootstrap, bootstrap, wall_clock};
+
 use crate::Failure;
 use crate::nodes::{id, large};
 
@@ -15,6 +17,14 @@ const TOGETHER: usize = 60;
 pub(crate) async fn fill(etcd: &str, nodes: usize) -> Result<(), Failure> {
     let etcd = EtcdStore::new(EtcdConfig::new(vec![etcd.to_owned()]))?;
     let store = Namespaced::new(etcd, "namespaced:curator".parse()?);
+    // Without a cluster each call would read all of the state anew.
+    let cluster = Bootstrap {
+        node_public_key: vec![1; 32],
+        join_public_key: vec![2; 32],
+        owner_public_key: vec![3; 32],
+        ..Bootstrap::default()
+    };
+    bootstrap(&store, &cluster, wall_clock()).await?;
     let numbers: Vec<usize> = (1..=nodes).collect();
     for chunk in numbers.chunks(TOGETHER) {
         let put = |number: &usize| Op::put(format!("/nodes/{}", id(*number)), large(*number, SIZE));

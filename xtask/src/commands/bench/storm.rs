@@ -157,6 +157,13 @@ fn measure(
     }
     for storm in &mut storms {
         (storm.nodes, storm.watchers) = (nodes, watchers);
+        // Records of a kilobyte, less what only the leader sees of them.
+        let least = 0.8 * 1_000.0 * (nodes * watchers) as f64;
+        if storm.told["done"] == true && storm.number("bytes") < least {
+            return Err(Error::new(
+                "the watchers were told less than there is: the records are not what they should be",
+            ));
+        }
     }
     Ok(storms)
 }
@@ -262,6 +269,17 @@ fn report(storms: &[Storm], version: &str) -> String {
             number("owner_p99_ms"),
             number("owner_longest_ms"),
         );
+    }
+    for storm in storms {
+        if let Some(told) = storm.told["owner_told"].as_str() {
+            let _ = writeln!(
+                text,
+                "\nWhat an owner was told last, {} x {} after {}: {told}",
+                storm.nodes,
+                storm.watchers,
+                storm.before.name()
+            );
+        }
     }
     text.push_str(&growth_of(storms));
     text

@@ -96,8 +96,8 @@ impl Owner {
                 let mut calls = self.calls();
                 match answer {
                     Ok(_) => calls.took.push(begun.elapsed()),
-                    // The instance that was killed is not there.
-                    Err(status) if status.message().contains("transport error") => {}
+                    // The instance that has ended is not there: whoever is told so calls another.
+                    Err(status) if status.message().contains("connect error") => {}
                     Err(status) => {
                         calls.failed += 1;
                         calls.told = Some(status.to_string());

@@ -2,6 +2,7 @@
 
 mod aaa;
 mod background;
+mod backlogs;
 mod certificates;
 mod clusternet;
 mod configure;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use backlogs::Backlogs;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
 use curator_listener::{CallerCertificates, Forwarders, Standing};
@@ -87,6 +89,8 @@ pub(crate) struct Leader {
     claims: Claims,
     /// Who may look through the nodes with a filter: each takes a thread.
     filters: filter::Turns,
+    /// Which watches are told their backlog.
+    backlogs: Arc<Backlogs>,
     /// One node registers at a time.
     newcomers: Newcomers,
     /// How fast nodes may change what is stored of them.
@@ -105,6 +109,7 @@ impl Leader {
             heartbeats: Heartbeats::new(around.clock.clone()),
             claims: Claims::default(),
             filters: filter::Turns::default(),
+            backlogs: Arc::default(),
             newcomers: Newcomers::default(),
             pace: Pace::new(around.clock.clone()),
             prefixes: tokio::sync::Mutex::default(),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tracing::warn;
 
+use super::backlogs::{Backlogs, Turn};
 use super::encoded::EncodedEvent;
 use super::{Leader, load};
 use crate::observe::meters;
@@ -49,6 +50,8 @@ impl Leader {
             told: 0,
             backlog: Backlog::Begins,
             ready: VecDeque::new(),
+            backlogs: self.backlogs.clone(),
+            turn: None,
             news,
             state: self.state.clone(),
             _counted: Counted::new(),
@@ -81,6 +84,9 @@ struct Watcher {
     told: u64,
     backlog: Backlog,
     ready: VecDeque<EncodedEvent>,
+    backlogs: Arc<Backlogs>,
+    /// To be told the backlog.
+    turn: Option<Turn>,
     news: watch::Receiver<u64>,
     state: Arc<State>,
     _counted: Counted,
@@ -111,6 +117,18 @@ impl Watcher {
                 .term()
                 .check()
                 .map_err(|_| Status::unavailable("lost leadership"))?;
+            // Asked for more: whoever does that has taken what was told before.
+            match (&self.turn, &self.backlog, &self.what) {
+                (None, Backlog::Begins, What::All) => {
+                    self.turn = tokio::select! {
+                        turn = self.backlogs.turn() => Some(turn),
+                        () = self.state.over() => return Err(Status::unavailable("lost leadership")),
+                    };
+                }
+                (Some(_), Backlog::Told, _) if self.ready.is_empty() => self.turn = None,
+                (Some(turn), ..) => turn.moves(),
+                (None, ..) => {}
+            }
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }

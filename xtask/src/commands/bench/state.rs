@@ -119,7 +119,7 @@ fn comparisons(measured: &[Value], version: &str) -> Vec<Comparison> {
         ("nodes", "memory of the leader, per 1,000 nodes"),
         (
             "watchers",
-            "memory of the leader, per 1,000 watchers, each with all it is told",
+            "memory of the leader, per 1,000 watchers within its process, without their connections",
         ),
     ] {
         let of_one = measured

@@ -4,6 +4,7 @@ mod authority;
 #[cfg(test)]
 mod golden;
 mod key;
+mod signatures;
 mod verify;
 
 pub(crate) use authority::{Authority, AuthorityError, Subject, ephemeral};

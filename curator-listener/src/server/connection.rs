@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use h2::{Ping, PingPong, RecvStream};
 use http::Request;
 use rand::RngExt;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,10 @@ use crate::tls::{self, CallerCertificates, Io, Turns};
 
 /// What an open call takes beside its head and its messages: its stream, its task, and what is made for them.
 const CALL: usize = 4 << 10;
+/// After so many calls of one connection all else that is ready on its thread has its turn. Whoever cancels what it has just called may
+/// send calls faster than they are looked at, and reading on would never end.
+const AT_ONCE: usize = 8;
+
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
@@ -199,6 +204,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     ));
     let mut leaving = pin!(leave.cancelled());
     let mut told = false;
+    let mut taken = 0_usize;
     loop {
         let accepted = poll_fn(|cx| {
             if !told && leaving.as_mut().poll(cx).is_ready() {
@@ -216,7 +222,13 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
             accepted
         });
         match accepted.await {
-            Some(Ok((request, respond))) => calls.take(request, respond),
+            Some(Ok((request, respond))) => {
+                calls.take(request, respond);
+                taken = (taken + 1) % AT_ONCE;
+                if taken == 0 {
+                    yield_now().await;
+                }
+            }
             Some(Err(error)) => {
                 debug!(%error, "connection ended");
                 return;

@@ -11,7 +11,7 @@ use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::node_id;
+use super::{node_id, signatures};
 
 /// How far ahead of this clock the one of whoever has made a certificate may be.
 const AHEAD: Duration = Duration::from_secs(5 * 60);
@@ -48,7 +48,11 @@ pub(crate) enum Identity {
 pub(crate) fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity, VerifyError> {
     let certificate = parsed(der)?;
     let public_key = ed25519(&certificate).ok_or(VerifyError::KeyKind)?;
-    signed_by(&certificate, ca)?;
+    let pair = signatures::Pair::of(der, ca);
+    if !signatures::is_good(&pair) {
+        signed_by(&certificate, ca)?;
+        signatures::is_found_good(pair);
+    }
     if certificate.is_ca() {
         return Err(VerifyError::Authority);
     }
@@ -221,6 +225,22 @@ mod tests {
         ));
         verify(&good, ca.certificate(), at(NOW - 300)).expect("clocks differ");
         assert_eq!(by(&good, ca.certificate(), 253_402_300_800), VerifyError::Expired);
+    }
+
+    /// That a signature was found good before is good for nothing else.
+    #[test]
+    fn what_was_found_good_once_is_looked_at_again() {
+        let (ca, other) = (authority(), authority());
+        let good = ca.issue(&Subject::user("owner"), &[7; 32], at(NOW)).unwrap();
+        verify(&good, ca.certificate(), at(NOW)).expect("it is good");
+        let by = |der: &[u8], ca: &[u8], now| verify(der, ca, at(now)).unwrap_err();
+        assert_eq!(by(&good, other.certificate(), NOW), VerifyError::Signature);
+        assert_eq!(by(&good, ca.certificate(), 253_402_300_800), VerifyError::Expired);
+        for byte in 0..good.len() {
+            let mut bent = good.clone();
+            bent[byte] ^= 1;
+            verify(&bent, ca.certificate(), at(NOW)).expect_err("it is another");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cast;
 mod clients;
+mod hostile;
 mod life;
 mod moving;
 mod refusals;

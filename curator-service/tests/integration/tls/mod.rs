@@ -5,6 +5,7 @@ mod clients;
 mod hostile;
 mod life;
 mod moving;
+mod proof;
 mod refusals;
 mod rotation;
 mod secrets;

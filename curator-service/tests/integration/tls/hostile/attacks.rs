@@ -28,8 +28,8 @@ use tonic::{Request, Status};
 use super::raw;
 use crate::stage::SOON;
 
-const CURATOR: &str = "/metropolis.node.core.curator.proto.api.Curator";
-const MANAGEMENT: &str = "/metropolis.proto.api.Management";
+pub(super) const CURATOR: &str = "/metropolis.node.core.curator.proto.api.Curator";
+pub(super) const MANAGEMENT: &str = "/metropolis.proto.api.Management";
 /// How much lower the attackers' priority is than that of the cluster: they have machines of their own, and it is their calls that
 /// count, not what it takes to make them.
 const NICE: i32 = 15;
@@ -234,14 +234,14 @@ impl Camp {
             Attack::UnreadWatches if lane < 2 => self.report(&self.nodes[lane], at, dice).await,
             Attack::UnreadWatches => {
                 let kind = Some(Kind::NodesInCluster(NodesInCluster {}));
-                let watch = request_without_end(&WatchRequest { kind });
+                let watch = without_end(&WatchRequest { kind });
                 let _unread = raw::call(channel, &format!("{CURATOR}/Watch"), watch).await?;
                 self.sent(Ok(()));
                 std::future::pending().await
             }
             Attack::UnreadNodes => {
                 let filter = "true".into();
-                let list = request_without_end(&GetNodesRequest { filter });
+                let list = without_end(&GetNodesRequest { filter });
                 let _unread = raw::call(channel, &nodes, list).await?;
                 self.sent(Ok(()));
                 // Some come again.
@@ -433,13 +433,17 @@ impl Camp {
 }
 
 /// The same without a deadline.
-fn request_without_end(message: &impl Message) -> Request<Bytes> {
+pub(super) fn without_end(message: &impl Message) -> Request<Bytes> {
     Request::new(message.encode_to_vec().into())
 }
 
-fn labels(dice: &mut StdRng, number: usize) -> NodeLabels {
+pub(super) fn labels(dice: &mut StdRng, number: usize) -> NodeLabels {
     let pairs = (0..number).map(|at| node_labels::Pair {
-        key: format!("{}.example/{at}", "d".repeat(dice.random_range(1..60))),
+        key: format!(
+            "{}{}.example/{at}",
+            "e".repeat(60) + "." + &("f".repeat(60) + ".").repeat(2),
+            "d".repeat(dice.random_range(40..60))
+        ),
         value: "v".repeat(63),
     });
     NodeLabels { pairs: pairs.collect() }

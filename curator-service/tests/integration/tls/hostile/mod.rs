@@ -7,6 +7,7 @@
 mod attacks;
 mod honest;
 mod raw;
+mod stalled;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -209,7 +210,7 @@ fn strangers_who_wait_for_a_leader_make_nobody_else_wait_longer() {
     }
     let [calm, attacked] = [times[0], times[1]].map(|ways| ways[0].max(ways[1]));
     println!(
-        "measured: the slowest honest call while the leader is replaced: {calm:?} in calm, {attacked:?} with all the strangers that there may be"
+        "measured: the slowest honest call while the leader is replaced: {calm:?} in calm, {attacked:?} beside strangers who wait"
     );
     assert!(attacked < calm.max(FAILOVER).mul_f64(MOST), "{attacked:?} of {calm:?}");
 }

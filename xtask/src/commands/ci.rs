@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::commands::{api, chaos, integration, test};
+use crate::commands::{api, chaos, fuzz, integration, test};
 use crate::error::Result;
 use crate::step;
 use crate::tidy;
@@ -19,7 +19,8 @@ pub const COMMAND: Command = Command {
     help: "Usage: cargo xtask ci
 
 Checks the format, the lints, the documentation, the public API and the tidiness of the sources, builds each library with each of
-its features alone, does what `cargo xtask test` does, on the oldest and the newest etcd, and then `cargo xtask chaos` for one minute on each.",
+its features alone, does what `cargo xtask test` does, on the oldest and the newest etcd, and then `cargo xtask fuzz` for half a minute and
+`cargo xtask chaos` for one minute on each.",
     run,
 };
 
@@ -58,6 +59,7 @@ fn run(args: Args) -> Result<()> {
         step::run(&name, cargo(&words))?;
     }
     test::run_tests(&Want::Ends)?;
+    fuzz::run_tests()?;
     // The same faults each time, so that a failure is the change's.
     let play = chaos::Play {
         seed: 1,

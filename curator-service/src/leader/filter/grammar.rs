@@ -70,7 +70,7 @@ impl Writer<'_> {
         let Some(depth) = depth.checked_sub(1) else {
             return self.put("true");
         };
-        match self.choice(12) {
+        match self.choice(15) {
             0 => self.put("true"),
             1 => self.between(" && ", depth, Self::truth),
             2 => self.between(" || ", depth, Self::truth),
@@ -120,6 +120,26 @@ impl Writer<'_> {
                 self.any(depth);
                 self.put(" == ");
                 self.any(depth);
+            }
+            // What has grown is looked at as a whole.
+            11 => {
+                let from = self.text.len();
+                self.grown(depth);
+                let grown = self.text[from..].to_owned();
+                let more = [" == ", " != ", " in ["][self.choice(3)];
+                self.put(more);
+                self.put(&grown);
+                self.put(if more == " in [" { "]" } else { "" });
+            }
+            12 => {
+                let of = ["string(", "size("][self.choice(2)];
+                self.put(of);
+                self.grown(depth);
+                self.put(if of == "size(" { ") == 1" } else { ") == ''" });
+            }
+            13 => {
+                self.grown(depth);
+                self.put("[0].matches('(x+x+)+y')");
             }
             _ => self.put("node.state == NODE_STATE_UP"),
         }
@@ -213,13 +233,7 @@ impl Writer<'_> {
                 self.list(depth);
                 self.loops("map", depth, Self::any);
             }
-            // What makes it longer each time.
-            4 => {
-                self.list(depth);
-                let times = 1 + self.choice(20);
-                let more = [".map(a, [a, a, a, a])", ".map(a, a + a)", ".map(a, {'k': a, 'l': a})"][self.choice(3)];
-                self.put(&more.repeat(times));
-            }
+            4 => self.grown(depth),
             5 => {
                 self.list(depth);
                 self.loops("filter", depth, Self::truth);
@@ -227,6 +241,24 @@ impl Writer<'_> {
             6 => self.between(" + ", depth, Self::list),
             _ => self.variable(),
         }
+    }
+
+    /// A list that is made longer, or deeper, many times.
+    fn grown(&mut self, depth: u32) {
+        match self.choice(4) {
+            0 => self.put("['0123456789abcdef']"),
+            1 => self.put("[[1, 2]]"),
+            2 => self.put("[b'01234567']"),
+            _ => self.list(depth),
+        }
+        let times = 1 + self.choice(40);
+        let more = [
+            ".map(a, a + a)",
+            ".map(a, [a, a, a, a])",
+            ".map(a, a + a + a)",
+            ".map(a, {'k': a, 'l': a})",
+        ][self.choice(4)];
+        self.put(&more.repeat(times));
     }
 
     fn map(&mut self, depth: u32) {

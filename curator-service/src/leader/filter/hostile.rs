@@ -306,7 +306,7 @@ fn no_filter_that_is_put_together_at_random_does() {
 /// The same with filters that a fuzzer makes of bytes, here from a seed that is always the same.
 #[test]
 fn no_filter_that_the_grammar_makes_does() {
-    let (memory, took) = measured(&format!("{BY_GRAMMAR}400"));
+    let (memory, took) = measured(&format!("{BY_GRAMMAR}150"));
     assert!(memory < MOST_MEMORY, "{memory} bytes");
     assert!(took < MOST_TIME, "{took:?}");
 }

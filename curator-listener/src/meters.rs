@@ -22,6 +22,12 @@ pub const LIMITS_REACHED: &str = "curator_limits_reached_total";
 pub const CONNECTIONS: &str = "curator_connections";
 /// TLS handshakes of clients, by outcome.
 pub const TLS_HANDSHAKES: &str = "curator_tls_handshakes_total";
+/// What all callers together make this instance hold, of what they may, in bytes.
+pub const MEMORY_HELD: &str = "curator_callers_memory_bytes";
+/// What they may, in bytes.
+pub const MEMORY_LIMIT: &str = "curator_callers_memory_limit_bytes";
+/// How often a connection was read no further, or an answer not sent on, because its caller had no room.
+pub const WAITS_FOR_ROOM: &str = "curator_callers_waits_for_room_total";
 
 /// Handles, so that nothing is looked up a call.
 #[derive(Clone)]
@@ -95,6 +101,18 @@ impl Meters {
         self.held_total.increment(1);
         Counted::new(self.held.clone())
     }
+}
+
+/// Somebody has no room, and waits.
+pub(crate) fn waits_for_room() {
+    metrics::counter!(WAITS_FOR_ROOM).increment(1);
+}
+
+/// What is held, and what may be.
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn memory(used: usize, most: usize) {
+    metrics::gauge!(MEMORY_HELD).set(used as f64);
+    metrics::gauge!(MEMORY_LIMIT).set(most as f64);
 }
 
 pub(crate) fn refused(refusal: &Refusal) {

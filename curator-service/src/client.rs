@@ -43,8 +43,8 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
-use crate::credentials::certified;
 use crate::credentials::verifier::{NodeVerifier, Wanted};
+use crate::credentials::{PROOF, certified};
 use crate::identity::{AuthorityError, PrivateKey, ephemeral};
 
 /// How long a connection may take, until hands are shaken.
@@ -53,6 +53,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Whom a client takes for the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
+    /// Any node of the cluster that proves to be a member of the consensus, as instances do when they are asked: so nobody else is told
+    /// a secret, or believed. A node that was deleted or lost the role has a proof for two hours more at most. Instances of the
+    /// original, and earlier ones of this one, have none.
+    Instances {
+        /// The certificate of the cluster's authority, DER.
+        ca: Vec<u8>,
+    },
     /// Any node of the cluster whose authority has this certificate.
     Cluster {
         /// DER.
@@ -81,6 +88,7 @@ pub enum Trust {
 impl From<Trust> for Wanted {
     fn from(trust: Trust) -> Self {
         match trust {
+            Trust::Instances { ca } => Self::Instance { ca: ca.into() },
             Trust::Cluster { ca } => Self::AnyNode { ca: ca.into() },
             Trust::Node { ca, node_id } => Self::Node { ca: ca.into(), node_id },
             Trust::Members { ca, node_ids } => Self::OneOf {
@@ -120,6 +128,8 @@ impl From<AuthorityError> for ClientError {
 #[derive(Clone)]
 pub struct ClientCredentials {
     config: Arc<ClientConfig>,
+    /// A proof of membership is asked for.
+    asks: bool,
 }
 
 impl std::fmt::Debug for ClientCredentials {
@@ -161,6 +171,7 @@ impl ClientCredentials {
 
     fn new(trust: Trust, shown: Option<(Vec<u8>, &PrivateKey)>) -> Result<Self, ClientError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let asks = matches!(trust, Trust::Instances { .. });
         let verifier = NodeVerifier::new(trust.into(), provider.clone());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
@@ -176,19 +187,31 @@ impl ClientCredentials {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self {
             config: Arc::new(config),
+            asks,
         })
     }
 
-    /// For TLS by other means.
+    /// For TLS by other means, together with [`server_name`](Self::server_name).
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {
         self.config.clone()
     }
 
+    /// The name to ask for in the handshake. It says nothing of who answers, which the certificate decides; [`Trust::Instances`] asks for
+    /// a proof by it.
+    #[must_use]
+    pub fn server_name(&self) -> ServerName<'static> {
+        match (self.asks, ServerName::try_from(PROOF)) {
+            (true, Ok(name)) => name,
+            // One must be given, and this is not sent.
+            _ => ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        }
+    }
+
     /// Connects with these credentials, for an [`Endpoint`] with a scheme of `http`: it knows nothing of TLS, the connector does.
     #[must_use]
     pub fn connector(&self) -> Connector {
-        Connector(self.config())
+        Connector(self.clone())
     }
 
     /// A channel to an instance at `host:port`, which connects when it is first used, and again whenever it must.
@@ -215,7 +238,7 @@ impl ClientCredentials {
 
 /// Opens connections with the credentials that it comes from.
 #[derive(Clone)]
-pub struct Connector(Arc<ClientConfig>);
+pub struct Connector(ClientCredentials);
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -233,15 +256,13 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let config = self.0.clone();
+        let (config, name) = (self.0.config(), self.0.server_name());
         let connecting = async move {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
             let port = uri.port_u16().unwrap_or(crate::CURATOR_PORT);
             let stream = TcpStream::connect((host, port)).await?;
             // Without it, small messages wait for the acknowledgement of the one before.
             stream.set_nodelay(true)?;
-            // The certificate decides whom this is; a name is only asked for because one must be given.
-            let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))
         };
         let bounded = async move {

@@ -5,6 +5,7 @@
 //! files are taken as well, under the original's names. They are looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
 
 pub(crate) mod files;
+pub(crate) mod membership;
 mod offer;
 pub(crate) mod second;
 pub(crate) mod state;
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use curator_listener::{CallerCertificates, ToLeader};
 use http::request::Parts;
 use offer::ByOffer;
+pub(crate) use offer::PROOF;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
@@ -42,6 +44,8 @@ pub struct Credentials {
     certified: Arc<CertifiedKey>,
     /// For clients that know no Ed25519.
     second: Option<Arc<CertifiedKey>>,
+    /// For clients that ask for a proof of membership.
+    member: Option<Arc<CertifiedKey>>,
     server: Arc<ServerConfig>,
     provider: Arc<CryptoProvider>,
 }
@@ -176,13 +180,14 @@ impl Credentials {
         let (ca, certificate) = (CertificateDer::from(ca), CertificateDer::from(certificate));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let certified = certified(certificate.clone(), key)?;
-        let server = server_config(&provider, certified.clone(), None)?;
+        let server = server_config(&provider, certified.clone(), None, None)?;
         Ok(Self {
             node_id,
             ca,
             certificate,
             certified,
             second: None,
+            member: None,
             server,
             provider,
         })
@@ -191,8 +196,27 @@ impl Credentials {
     /// The same, with a certificate for clients that know no Ed25519.
     fn with_second(&self, second: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
         Ok(Self {
-            server: server_config(&self.provider, self.certified.clone(), Some(second.clone()))?,
+            server: server_config(
+                &self.provider,
+                self.certified.clone(),
+                Some(second.clone()),
+                self.member.clone(),
+            )?,
             second: Some(second),
+            ..self.clone()
+        })
+    }
+
+    /// The same, with a proof of membership, or without one.
+    fn with_member(&self, member: Option<Arc<CertifiedKey>>) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            server: server_config(
+                &self.provider,
+                self.certified.clone(),
+                self.second.clone(),
+                member.clone(),
+            )?,
+            member,
             ..self.clone()
         })
     }
@@ -233,11 +257,12 @@ fn server_config(
     provider: &Arc<CryptoProvider>,
     own: Arc<CertifiedKey>,
     second: Option<Arc<CertifiedKey>>,
+    member: Option<Arc<CertifiedKey>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(AnyClient::new(provider.clone())))
-        .with_cert_resolver(Arc::new(ByOffer { own, second }));
+        .with_cert_resolver(Arc::new(ByOffer { own, second, member }));
     server.alpn_protocols = vec![b"h2".to_vec()];
     // Each connection shows its certificate anew.
     server.send_tls13_tickets = 0;
@@ -328,11 +353,16 @@ impl CredentialsWatch {
             });
         }
         // Of the same node and the same authority, so that it is as good as it was.
-        let found = match &known.second {
-            Some(second) if found.ca == known.ca => found.with_second(second.clone())?,
-            _ => found,
-        };
-        self.replace(found, |_| true);
+        self.update(|there| {
+            if found.ca != there.ca {
+                return Ok(Some(found));
+            }
+            let found = found.with_member(there.member.clone())?;
+            Ok(Some(match &there.second {
+                Some(second) => found.with_second(second.clone())?,
+                None => found,
+            }))
+        })?;
         Ok(true)
     }
 
@@ -343,17 +373,26 @@ impl CredentialsWatch {
         let _ = tokio::time::timeout(time, newest.changed()).await;
     }
 
-    /// Puts credentials to use if those that there are until then are as expected; whether they were.
-    fn replace(&self, credentials: Credentials, expected: impl FnOnce(&Credentials) -> bool) -> bool {
-        self.newest.send_if_modified(|newest| {
-            let replaced = expected(newest);
-            if replaced {
+    /// Puts to use what is made of those credentials that there are at this moment, if anything is; whether it was.
+    fn update(
+        &self,
+        make: impl FnOnce(&Credentials) -> Result<Option<Credentials>, rustls::Error>,
+    ) -> Result<bool, rustls::Error> {
+        let mut failed = None;
+        let replaced = self.newest.send_if_modified(|newest| match make(newest) {
+            Ok(Some(made)) => {
                 // Within, so that the two change in the same order.
-                self.server.send_replace(credentials.server());
-                *newest = Arc::new(credentials);
+                self.server.send_replace(made.server());
+                *newest = Arc::new(made);
+                true
             }
-            replaced
-        })
+            Ok(None) => false,
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        failed.map_or(Ok(replaced), Err)
     }
 }
 

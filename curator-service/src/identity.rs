@@ -4,11 +4,14 @@ mod authority;
 #[cfg(test)]
 mod golden;
 mod key;
+mod signatures;
 mod verify;
 
 pub(crate) use authority::{Authority, AuthorityError, Subject, ephemeral};
 pub use key::{KeyError, PrivateKey};
-pub(crate) use verify::{Identity, VerifyError, is_certificate, is_crl, public_key_of, self_signed_key, verify};
+pub(crate) use verify::{
+    Identity, VerifyError, is_certificate, is_crl, public_key_of, says_member, self_signed_key, verify,
+};
 
 use crate::state::keys::hex;
 

@@ -16,6 +16,7 @@ pub(crate) mod fuzzing;
 pub(crate) mod health;
 mod info;
 mod labels;
+mod lists;
 mod load;
 mod management;
 mod newcomers;
@@ -48,6 +49,7 @@ use curator_proto::permission::{Authorization, Methods};
 pub(crate) use encoded::EncodedEvent;
 use encoded::SharedWatch;
 use health::Heartbeats;
+use lists::Lists;
 use newcomers::Newcomers;
 use pace::Pace;
 use pki::Pki;
@@ -91,6 +93,8 @@ pub(crate) struct Leader {
     filters: filter::Turns,
     /// Which watches are told their backlog.
     backlogs: Arc<Backlogs>,
+    /// Those who are being told of nodes.
+    lists: Lists,
     /// One node registers at a time.
     newcomers: Newcomers,
     /// How fast nodes may change what is stored of them.
@@ -110,6 +114,7 @@ impl Leader {
             claims: Claims::default(),
             filters: filter::Turns::default(),
             backlogs: Arc::default(),
+            lists: Lists::new(around.clock.clone()),
             newcomers: Newcomers::default(),
             pace: Pace::new(around.clock.clone()),
             prefixes: tokio::sync::Mutex::default(),
@@ -122,7 +127,11 @@ impl Leader {
 
     /// Does what a leader does without being called, until the term ends.
     pub(crate) async fn run(self: Arc<Self>) {
-        tokio::join!(self.state.clone().run(), background::run(&self));
+        let work = async { tokio::join!(self.state.clone().run(), background::run(&self)) };
+        tokio::select! {
+            _ = work => {}
+            () = self.lists.run() => {}
+        }
     }
 
     /// Whether the state has been read, so that calls are answered.

@@ -74,6 +74,7 @@ pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
 };
 pub use credentials::state::{ForeignState, check_state};
+pub use credentials::verifier::NO_PROOF;
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use identity::{KeyError, PrivateKey, node_id};

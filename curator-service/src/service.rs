@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::authorize::{Authenticator, Authorized, Nobody};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
-use crate::credentials::second;
+use crate::credentials::{membership, second};
 use crate::fenced::Fenced;
 use crate::history::History;
 use crate::instance::{InstanceService, Standing};
@@ -210,7 +210,8 @@ impl Service {
             tasks.spawn("credentials", async move {
                 tokio::join!(
                     credentials.run(cancel.clone()),
-                    second::run(credentials.clone(), consensus, cancel)
+                    second::run(credentials.clone(), consensus.clone(), cancel.clone()),
+                    membership::run(credentials.clone(), consensus, cancel)
                 );
                 Ok(())
             });

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::args::Args;
-use crate::commands::{api, bench, chaos, ci, integration, setup, sim, smoke, test, up, upgrade};
+use crate::commands::{api, bench, chaos, ci, fuzz, integration, setup, sim, smoke, test, up, upgrade};
 use crate::error::{Error, Result};
 use crate::step;
 
@@ -27,6 +27,7 @@ pub const COMMANDS: &[Command] = &[
     setup::COMMAND,
     up::COMMAND,
     test::COMMAND,
+    fuzz::COMMAND,
     sim::COMMAND,
     smoke::COMMAND,
     integration::COMMAND,

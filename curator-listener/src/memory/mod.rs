@@ -11,8 +11,10 @@ mod turn;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::caller::{Caller, Party, Standing};
+use crate::meters;
 pub(crate) use turn::Turn;
 use turn::Waiters;
 
@@ -28,6 +30,9 @@ const OF_STRANGERS: usize = 4;
 const OF_A_STRANGER: usize = 8;
 /// Whom the cluster knows has this part of all that is free.
 const OF_A_MEMBER: usize = 2;
+
+/// How often it is told how much is held.
+const TELL: Duration = Duration::from_secs(5);
 
 /// The budget.
 #[derive(Debug)]
@@ -74,6 +79,14 @@ impl Memory {
             used_by_strangers: AtomicUsize::new(0),
             accounts: Mutex::default(),
         })
+    }
+
+    /// Tells now and then what is held. Never returns.
+    pub(crate) async fn tell(&self) {
+        loop {
+            meters::memory(self.used.load(Ordering::Relaxed), self.most);
+            tokio::time::sleep(TELL).await;
+        }
     }
 
     /// For a connection of this caller.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use super::{Account, Held};
+use crate::meters;
 
 /// The first pause before it is asked again what others have given back; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -95,11 +96,14 @@ impl Turn {
             }
             return Poll::Ready(());
         }
-        let waiting = self.waiting.get_or_insert_with(|| Waiting {
-            account: held.account.clone(),
-            place: None,
-            pause: FIRST_PAUSE,
-            again: Box::pin(sleep(FIRST_PAUSE)),
+        let waiting = self.waiting.get_or_insert_with(|| {
+            meters::waits_for_room();
+            Waiting {
+                account: held.account.clone(),
+                place: None,
+                pause: FIRST_PAUSE,
+                again: Box::pin(sleep(FIRST_PAUSE)),
+            }
         });
         loop {
             waiting.account.waiters.wait(&mut waiting.place, cx.waker());

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use h2::{Ping, PingPong, RecvStream};
 use http::Request;
 use rand::RngExt;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,9 @@ const CALL: usize = 4 << 10;
 /// In the time after which a client is asked for a sign of life it is looked so often whether it gives one by itself: a silence
 /// is noticed no later than a part of that time after it has lasted as long.
 const LOOKS: u32 = 4;
+/// After so many calls of one connection all else that is ready on its thread has its turn. Whoever cancels what it has just called may
+/// send calls faster than they are looked at, and reading on would never end.
+const AT_ONCE: usize = 8;
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -207,6 +211,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     ));
     let mut leaving = pin!(leave.cancelled());
     let mut told = false;
+    let mut taken = 0_usize;
     loop {
         let accepted = poll_fn(|cx| {
             if !told && leaving.as_mut().poll(cx).is_ready() {
@@ -224,7 +229,13 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
             accepted
         });
         match accepted.await {
-            Some(Ok((request, respond))) => calls.take(request, respond),
+            Some(Ok((request, respond))) => {
+                calls.take(request, respond);
+                taken = (taken + 1) % AT_ONCE;
+                if taken == 0 {
+                    yield_now().await;
+                }
+            }
             Some(Err(error)) => {
                 debug!(%error, "connection ended");
                 return;

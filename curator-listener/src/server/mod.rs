@@ -230,6 +230,13 @@ impl Listener {
         let over = CancellationToken::new();
         let mut own = JoinSet::new();
         own.spawn({
+            let (memory, over) = (shared.memory.clone(), over.clone());
+            async move {
+                over.run_until_cancelled(memory.tell()).await;
+                "memory"
+            }
+        });
+        own.spawn({
             let readiness = health::report(targets.subscribe(), serving, unready.clone());
             let cancel = cancel.clone();
             async move {

@@ -30,27 +30,36 @@ const LOOK: Duration = Duration::from_secs(60);
 /// How soon it is tried again at first.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Why there is none.
+/// Why there is no authority to make anything.
 #[derive(Debug, thiserror::Error)]
-enum NoSecond {
+pub(super) enum NoAuthority {
     #[error("the store cannot be read: {0}")]
     Read(#[from] curator_election::store::StoreError),
     #[error("the cluster is not bootstrapped")]
-    NoAuthority,
+    None,
     #[error("the authority in the store is not that of ca.pem")]
-    OtherAuthority,
+    Other,
+    #[error(transparent)]
+    Broken(#[from] AuthorityError),
+}
+
+impl From<crate::identity::KeyError> for NoAuthority {
+    fn from(error: crate::identity::KeyError) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+enum NoSecond {
+    #[error(transparent)]
+    NoAuthority(#[from] NoAuthority),
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error("no key can be made")]
     Key,
     #[error(transparent)]
     Tls(#[from] rustls::Error),
-}
-
-impl From<crate::identity::KeyError> for NoSecond {
-    fn from(error: crate::identity::KeyError) -> Self {
-        Self::Authority(error.into())
-    }
 }
 
 /// Makes one as soon as the store is there, and another one in time, until cancelled.
@@ -96,7 +105,7 @@ fn is_due(made: Option<SystemTime>, now: SystemTime) -> bool {
     made.is_none_or(|made| now.duration_since(made).map_or(true, |age| age >= RENEW))
 }
 
-async fn running(consensus: &mut watch::Receiver<ConsensusStatus>) -> Option<Arc<dyn Store>> {
+pub(super) async fn running(consensus: &mut watch::Receiver<ConsensusStatus>) -> Option<Arc<dyn Store>> {
     let is_running = |status: &ConsensusStatus| matches!(status, ConsensusStatus::Running(_));
     match &*consensus.wait_for(is_running).await.ok()? {
         ConsensusStatus::Running(store) => Some(store.clone()),
@@ -109,20 +118,20 @@ async fn make(credentials: &CredentialsWatch, store: &dyn Store, now: SystemTime
     let newest = credentials.newest();
     let authority = authority(store).await?;
     if authority.certificate() != newest.ca() {
-        return Err(NoSecond::OtherAuthority);
+        return Err(NoAuthority::Other.into());
     }
-    let second = certified(&authority, &newest, now)?;
-    let with_second = newest.with_second(Arc::new(second))?;
-    Ok(credentials.replace(with_second, |there| {
-        there.certificate == newest.certificate && there.ca == newest.ca
-    }))
+    let second = Arc::new(certified(&authority, &newest, now)?);
+    Ok(credentials.update(|there| {
+        let same = there.certificate == newest.certificate && there.ca == newest.ca;
+        same.then(|| there.with_second(second)).transpose()
+    })?)
 }
 
 /// The cluster's authority. What the store has of it never changes.
-async fn authority(store: &dyn Store) -> Result<Authority, NoSecond> {
+pub(super) async fn authority(store: &dyn Store) -> Result<Authority, NoAuthority> {
     let read = async |key| {
         let read = store.range(Range::all(Keys::One(key))).await?;
-        read.kvs.into_iter().next().ok_or(NoSecond::NoAuthority)
+        read.kvs.into_iter().next().ok_or(NoAuthority::None)
     };
     let certificate = read(Layout::CLUSTER.certificate()).await?.value.to_vec();
     let key = PrivateKey::from_bytes(&read(Layout::CLUSTER.key()).await?.value)?;
@@ -292,7 +301,7 @@ mod tests {
         // An instance that shows it alone is not taken for the node by any other.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let alone = Credentials {
-            server: super::super::server_config(&provider, second, None).unwrap(),
+            server: super::super::server_config(&provider, second, None, None).unwrap(),
             ..(*newest).clone()
         };
         let wanted = Wanted::AnyNode { ca: newest.ca.clone() };
@@ -340,10 +349,10 @@ mod tests {
         let (_directory, credentials, ..) = cluster("second-other").await;
         let (_d, _c, _a, other) = cluster("second-stranger").await;
         let error = make(&credentials, &other.client(0), wall()).await.unwrap_err();
-        assert!(matches!(error, NoSecond::OtherAuthority), "{error}");
+        assert!(matches!(error, NoSecond::NoAuthority(NoAuthority::Other)), "{error}");
         let nothing = MemoryCluster::new(1);
         let error = make(&credentials, &nothing.client(0), wall()).await.unwrap_err();
-        assert!(matches!(error, NoSecond::NoAuthority), "{error}");
+        assert!(matches!(error, NoSecond::NoAuthority(NoAuthority::None)), "{error}");
         assert!(credentials.newest().second.is_none());
     }
 

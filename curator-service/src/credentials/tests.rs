@@ -218,6 +218,15 @@ pub(crate) async fn shake(
     server: &Credentials,
     client: ClientConfig,
 ) -> (Result<Vec<Vec<u8>>, String>, Result<(), String>) {
+    shake_as(server, client, ServerName::try_from("anybody").unwrap()).await
+}
+
+/// The same with a client that asks for somebody by name.
+pub(crate) async fn shake_as(
+    server: &Credentials,
+    client: ClientConfig,
+    name: ServerName<'static>,
+) -> (Result<Vec<Vec<u8>>, String>, Result<(), String>) {
     let (here, there) = tokio::io::duplex(64 << 10);
     let accepting = async {
         let stream = TlsAcceptor::from(server.server()).accept(here).await;
@@ -226,7 +235,6 @@ pub(crate) async fn shake(
         Ok(shown.iter().map(|certificate| certificate.to_vec()).collect())
     };
     let connecting = async {
-        let name = ServerName::try_from("anybody").unwrap();
         let mut stream = TlsConnector::from(Arc::new(client))
             .connect(name, there)
             .await

@@ -12,7 +12,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::identity::{Identity, verify};
+use crate::identity::{Identity, says_member, verify};
 
 /// Takes any client, with a certificate or without: who it is, each call asks for itself.
 #[derive(Debug)]
@@ -73,6 +73,9 @@ impl ClientCertVerifier for AnyClient {
     }
 }
 
+/// What is said of a node that is taken for no instance for want of a proof.
+pub const NO_PROOF: &str = "does not prove that it is a member of the consensus";
+
 /// Whom a client wants to reach.
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
@@ -86,6 +89,8 @@ pub(crate) enum Wanted {
         ca: CertificateDer<'static>,
         node_ids: Vec<String>,
     },
+    /// Any node of that cluster that proves to be a member of the consensus.
+    Instance { ca: CertificateDer<'static> },
     /// Any node of that cluster.
     AnyNode { ca: CertificateDer<'static> },
     /// Whoever answers.
@@ -108,13 +113,17 @@ impl NodeVerifier {
         let (ca, wanted) = match &self.wanted {
             Wanted::Node { ca, node_id } => (ca, Some(std::slice::from_ref(node_id))),
             Wanted::OneOf { ca, node_ids } => (ca, Some(node_ids.as_slice())),
-            Wanted::AnyNode { ca } => (ca, None),
+            Wanted::AnyNode { ca } | Wanted::Instance { ca } => (ca, None),
             Wanted::Anybody => return Ok(()),
         };
         if more.iter().any(|more| more != ca) {
             return Err("it shows more than one certificate, beside the cluster's own authority".into());
         }
+        let proof = matches!(self.wanted, Wanted::Instance { .. });
         match verify(certificate, ca, now) {
+            Ok(Identity::Node { id, .. }) if proof && !says_member(certificate) => {
+                Err(format!("{id} is a node of the cluster and {NO_PROOF}"))
+            }
             Ok(Identity::Node { id, .. }) if wanted.is_none_or(|wanted| wanted.contains(&id)) => Ok(()),
             Ok(Identity::Node { id, .. }) => Err(format!("it is {id}")),
             Ok(Identity::User { .. }) => Err("it is a user".into()),
@@ -137,6 +146,7 @@ impl ServerCertVerifier for NodeVerifier {
             Error::General(match &self.wanted {
                 Wanted::Node { node_id, .. } => format!("this is not node {node_id}: {reason}"),
                 Wanted::OneOf { .. } => format!("this is none of the members that are named: {reason}"),
+                Wanted::Instance { .. } => format!("this is no instance of the cluster: {reason}"),
                 Wanted::AnyNode { .. } | Wanted::Anybody => format!("this is no node of the cluster: {reason}"),
             })
         })?;

@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::key::{KeyError, PrivateKey};
-use super::verify::public_key_of;
+use super::verify::{MEMBER, public_key_of};
 
 /// 9999-12-31T23:59:59Z, which RFC 5280, 4.1.2.5 has for certificates that do not end.
 const NEVER: i64 = 253_402_300_799;
@@ -140,6 +140,22 @@ impl Authority {
         self.sign(&Subject::node(node_id), &Holder::P256(*public_key), params)
     }
 
+    /// A certificate for a node's own key, DER, from an hour ago until then, which says beside what its own does that the node is a
+    /// member of the consensus at this time.
+    pub(crate) fn issue_member(
+        &self,
+        node_id: &str,
+        public_key: &[u8; 32],
+        now: SystemTime,
+        until: SystemTime,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let mut params = params(now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH))?;
+        params.not_after = at(until)?;
+        // NULL: that it is there says it all.
+        params.custom_extensions = vec![CustomExtension::from_oid_content(MEMBER, vec![0x05, 0])];
+        self.sign(&Subject::node(node_id), &Holder::Ed25519(*public_key), params)
+    }
+
     fn sign(
         &self,
         subject: &Subject,
@@ -171,7 +187,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         // rcgen gives a certificate that says it is no authority a key identifier of its own, which the original's lack.
         params.is_ca = IsCa::NoCa;
-        params.custom_extensions = vec![no_authority()];
+        params.custom_extensions.insert(0, no_authority());
         Ok(params.signed_by(holder, &self.issuer)?.der().to_vec())
     }
 

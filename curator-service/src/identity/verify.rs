@@ -7,14 +7,18 @@ use std::time::{Duration, SystemTime};
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry::OID_SIG_ED25519;
+use x509_parser::oid_registry::{OID_SIG_ED25519, Oid};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::node_id;
+use super::{node_id, signatures};
 
 /// How far ahead of this clock the one of whoever has made a certificate may be.
 const AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// The extension of a certificate whose node is a member of the consensus while it is valid: a number drawn at random, below the arc that
+/// is there for such (ITU-T X.667).
+pub(super) const MEMBER: &[u64] = &[2, 25, 6_917_202_553_071_401_337];
 
 /// Why a certificate proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +52,11 @@ pub(crate) enum Identity {
 pub(crate) fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity, VerifyError> {
     let certificate = parsed(der)?;
     let public_key = ed25519(&certificate).ok_or(VerifyError::KeyKind)?;
-    signed_by(&certificate, ca)?;
+    let pair = signatures::Pair::of(der, ca);
+    if !signatures::is_good(&pair) {
+        signed_by(&certificate, ca)?;
+        signatures::is_found_good(pair);
+    }
     if certificate.is_ca() {
         return Err(VerifyError::Authority);
     }
@@ -78,6 +86,12 @@ pub(crate) fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity,
         return Ok(Identity::User { name: name.to_owned() });
     }
     Err(VerifyError::NeitherNodeNorUser)
+}
+
+/// Whether a certificate that has been verified says that its node is a member of the consensus.
+pub(crate) fn says_member(der: &[u8]) -> bool {
+    let Ok(member) = Oid::from(MEMBER) else { return false };
+    parsed(der).is_ok_and(|certificate| matches!(certificate.get_extension_unique(&member), Ok(Some(_))))
 }
 
 /// The key that a certificate signed by itself shows its holder to have.
@@ -221,6 +235,40 @@ mod tests {
         ));
         verify(&good, ca.certificate(), at(NOW - 300)).expect("clocks differ");
         assert_eq!(by(&good, ca.certificate(), 253_402_300_800), VerifyError::Expired);
+    }
+
+    /// That a signature was found good before is good for nothing else.
+    #[test]
+    fn what_was_found_good_once_is_looked_at_again() {
+        let (ca, other) = (authority(), authority());
+        let good = ca.issue(&Subject::user("owner"), &[7; 32], at(NOW)).unwrap();
+        verify(&good, ca.certificate(), at(NOW)).expect("it is good");
+        let by = |der: &[u8], ca: &[u8], now| verify(der, ca, at(now)).unwrap_err();
+        assert_eq!(by(&good, other.certificate(), NOW), VerifyError::Signature);
+        assert_eq!(by(&good, ca.certificate(), 253_402_300_800), VerifyError::Expired);
+        // What is signed, and the signature; between them stands an algorithm that says nothing.
+        for byte in (0..good.len() - 75).chain(good.len() - 64..good.len()) {
+            let mut bent = good.clone();
+            bent[byte] ^= 1;
+            verify(&bent, ca.certificate(), at(NOW)).expect_err("it is another");
+        }
+    }
+
+    #[test]
+    fn membership_is_said_by_the_authority_and_for_a_while() {
+        let ca = authority();
+        let id = node_id(&[7; 32]).unwrap();
+        let member = ca.issue_member(&id, &[7; 32], at(NOW), at(NOW + 60)).unwrap();
+        assert!(says_member(&member));
+        let node = Identity::Node {
+            id: id.clone(),
+            public_key: [7; 32],
+        };
+        assert_eq!(verify(&member, ca.certificate(), at(NOW + 60)), Ok(node));
+        let late = verify(&member, ca.certificate(), at(NOW + 61));
+        assert_eq!(late, Err(VerifyError::Expired));
+        assert!(!says_member(&ca.issue(&Subject::node(&id), &[7; 32], at(NOW)).unwrap()));
+        assert!(!says_member(b""));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 mod budget;
 mod constants;
 mod evaluate;
+#[cfg(any(test, fuzzing))]
+pub(super) mod grammar;
 #[cfg(test)]
 mod hostile;
 mod patterns;
@@ -41,24 +43,29 @@ const MOST_NESTED: usize = 2;
 /// How deep brackets may be nested.
 const MOST_BRACKETS: usize = 64;
 
+/// How far a filter's thread stands behind those that answer calls, as `nice` has it.
+const BEHIND: i32 = 10;
+
 /// What an expression is nested in, its parser and its evaluation are, and with them the stack. This is enough for the longest.
 const STACK: usize = 64 << 20;
 
-/// The nodes that a filter keeps, in their order, and the error that ended the search, if one did.
+/// Which of the nodes a filter keeps, by their places, and the error that ended the search, if one did.
 ///
 /// It is a thread of its own that looks, for the sake of the stack and of whoever else the caller's thread serves. It ends early
 /// when nobody waits for it any more, or when the filter has cost too much; the turn ends with it.
 pub(super) async fn kept(
     text: String,
-    nodes: Vec<Node>,
+    nodes: impl Iterator<Item = Node> + Send + 'static,
     clock: SharedClock,
     turn: Turn,
-) -> Result<(Vec<Node>, Option<Status>), Status> {
+) -> Result<(Vec<usize>, Option<Status>), Status> {
     let (done, kept) = tokio::sync::oneshot::channel();
     let gone = Arc::new(AtomicBool::new(false));
     let _ends = Ends(gone.clone());
     let look = move || {
         let _turn = turn;
+        // Those who only want to be answered go first. Linux changes this thread alone; where it does not let us, it is as before.
+        let _ = rustix::process::nice(BEHIND);
         let mut budget = Budget::new(clock, move || gone.load(Ordering::Relaxed));
         let answer = Filter::compile(&text).map(|filter| filter.keep(nodes, &mut budget));
         // Whoever has gone does not want to know.
@@ -165,13 +172,13 @@ impl Filter {
         })
     }
 
-    /// Those that pass, and the error that ended the search.
-    fn keep(&self, nodes: Vec<Node>, budget: &mut Budget) -> (Vec<Node>, Option<Status>) {
+    /// The places of those that pass, and the error that ended the search.
+    fn keep(&self, nodes: impl Iterator<Item = Node>, budget: &mut Budget) -> (Vec<usize>, Option<Status>) {
         let mut passed = Vec::new();
         let mut kept = evaluate::Kept::default();
-        for node in nodes {
+        for (at, node) in nodes.enumerate() {
             match self.keeps(&node, budget, &mut kept) {
-                Ok(true) => passed.push(node),
+                Ok(true) => passed.push(at),
                 Ok(false) => {}
                 Err(status) => return (passed, Some(status)),
             }
@@ -510,7 +517,7 @@ mod tests {
     async fn keeps_of(filter: &str, node: Node) -> Result<bool, Code> {
         let turn = Turns::default().next(&owner()).await.unwrap();
         let clock = Arc::new(curator_election::clock::BootClock);
-        match kept(filter.into(), vec![node], clock, turn).await {
+        match kept(filter.into(), vec![node].into_iter(), clock, turn).await {
             Ok((_, Some(status))) | Err(status) => Err(status.code()),
             Ok((kept, None)) => Ok(!kept.is_empty()),
         }

@@ -1,7 +1,11 @@
 //! What of the leader takes text and bytes from callers.
 
-use curator_proto::common::ClusterConfiguration;
+use std::time::Duration;
+
+use curator_election::clock::{BootClock, Clock};
 use curator_proto::common::cluster_configuration::Kubernetes;
+use curator_proto::common::node_labels::Pair;
+use curator_proto::common::{ClusterConfiguration, NodeLabels};
 use curator_proto::management_api::{ConfigureClusterRequest, Node};
 
 use super::{configure, filter as filters};
@@ -17,6 +21,44 @@ pub(crate) fn merge(request: &ConfigureClusterRequest) {
         let kubernetes = current.kubernetes.clone();
         assert_eq!(ClusterConfiguration { kubernetes, ..merged }, current);
     }
+}
+
+/// A filter that bytes make by the grammar takes no more than its share: of memory, beyond what the process had before, and of time.
+pub(crate) fn filter_by_grammar(tape: &[u8]) {
+    let text = filters::grammar::written(tape);
+    let clock = BootClock;
+    let (before, began) = (peak_from_now(), clock.now());
+    let pairs = (0..128).map(|number| Pair {
+        key: format!("{}.example/{number}", "d".repeat(60)),
+        value: "v".repeat(63),
+    });
+    let node = Node {
+        labels: Some(NodeLabels { pairs: pairs.collect() }),
+        ..Node::default()
+    };
+    filters::ask(&text, &node);
+    let took = clock.now().saturating_since(began);
+    assert!(took < MOST_TIME, "{took:?}: {text}");
+    if let (Some(before), Some(after)) = (before, memory("VmHWM:")) {
+        assert!(after < before + MOST_MEMORY, "{} KiB more: {text}", after - before);
+    }
+}
+
+/// How long one filter may take on one node, in a build that checks everything.
+const MOST_TIME: Duration = Duration::from_secs(10);
+/// How much more memory, in KiB: its stack is a part of it.
+const MOST_MEMORY: u64 = 64 << 10;
+
+/// What the process has in memory, in KiB; from now on its peak counts. `None` where the system does not say.
+fn peak_from_now() -> Option<u64> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    memory("VmRSS:")
+}
+
+fn memory(of: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(of))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// A filter gives the same answer twice.

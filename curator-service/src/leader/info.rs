@@ -41,17 +41,22 @@ impl Leader {
             let look = self.heartbeats.look();
             nodes.iter().map(|node| look.health(node.id(), node.state())).collect()
         };
-        let entries = nodes
-            .into_iter()
-            .zip(health)
-            .map(|(node, (health, since))| entry(&node, health, since));
+        let listed: Arc<[_]> = nodes.into_iter().zip(health).collect();
+        let told = |listed: Arc<[(Arc<NodeRecord>, _)]>| {
+            (0..listed.len()).map(move |at| {
+                let (node, (health, since)) = &listed[at];
+                entry(node, *health, *since)
+            })
+        };
         let Some(turn) = turn else {
-            return Ok(Box::pin(futures::stream::iter(entries.map(Ok))));
+            return Ok(Box::pin(self.lists.tell(Box::new(told(listed).map(Ok)))));
         };
         let clock = self.around.clock.clone();
-        let (kept, ended) = filter::kept(request.filter, entries.collect(), clock, turn).await?;
-        let kept = kept.into_iter().map(Ok).chain(ended.map(Err));
-        Ok(Box::pin(futures::stream::iter(kept)))
+        let (kept, ended) = filter::kept(request.filter, told(listed.clone()), clock, turn).await?;
+        let kept: Arc<[_]> = kept.into_iter().map(|at| listed[at].clone()).collect();
+        Ok(Box::pin(
+            self.lists.tell(Box::new(told(kept).map(Ok).chain(ended.map(Err)))),
+        ))
     }
 
     pub(super) async fn get_cluster_info(&self, _: GetClusterInfoRequest) -> Result<GetClusterInfoResponse, Status> {

@@ -5,6 +5,7 @@ use tonic::Status;
 
 use curator_proto::common::NodeState;
 
+use crate::observe::meters;
 use crate::state::view::View;
 
 /// How many nodes may be NEW at a time.
@@ -28,12 +29,13 @@ pub(super) fn check(view: &View, bytes: usize) -> Result<(), Status> {
     let new = view.nodes().filter_map(|(_, node)| node.as_ref().ok());
     let new = new.filter(|node| node.state() == NodeState::New);
     let (nodes, all) = new.fold((0, bytes), |(nodes, all), node| (nodes + 1, all + node.stored_bytes()));
-    match nodes < MOST && all <= MOST_BYTES {
-        true => Ok(()),
-        false => Err(Status::resource_exhausted(format!(
-            "{nodes} nodes wait for their approval, and there may be {MOST}, with records of {} MiB in all: approve or delete some, or \
-             let the ticket be rotated if nobody knows them",
-            MOST_BYTES >> 20
-        ))),
+    if nodes < MOST && all <= MOST_BYTES {
+        return Ok(());
     }
+    metrics::counter!(meters::NEWCOMERS_REFUSED).increment(1);
+    Err(Status::resource_exhausted(format!(
+        "{nodes} nodes wait for their approval, and there may be {MOST}, with records of {} MiB in all: approve or delete some, or let \
+         the ticket be rotated if nobody knows them",
+        MOST_BYTES >> 20
+    )))
 }

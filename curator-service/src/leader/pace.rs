@@ -13,6 +13,8 @@ use curator_election::clock::{Instant, SharedClock};
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use crate::observe::meters;
+
 /// What one node may write a second, in bytes, and at once after a pause.
 const OF_NODE: Rate = Rate {
     bytes: 4 << 10,
@@ -85,11 +87,15 @@ impl Pace {
     pub(super) async fn turn(&self, id: &str, kind: Kind, bytes: usize) -> Result<(), Status> {
         let (place, mut overtaken) = oneshot::channel();
         let mut place = Some(place);
+        let mut waits = false;
         loop {
             let until = match self.take(id, kind, bytes + OVERHEAD, &mut place) {
                 Ok(()) => return Ok(()),
                 Err(until) => until,
             };
+            if !std::mem::replace(&mut waits, true) {
+                metrics::counter!(meters::WRITES_PACED).increment(1);
+            }
             tokio::select! {
                 () = self.clock.sleep_until(until) => {}
                 _ = &mut overtaken => return Err(Status::aborted(

@@ -24,6 +24,16 @@ pub const TAKEOVER_SECONDS: &str = "curator_takeover_seconds";
 pub const WATCHERS: &str = "curator_watchers";
 /// Heartbeats of nodes that this leader has heard.
 pub const HEARTBEATS: &str = "curator_heartbeats_total";
+/// Filters that this leader has refused or ended, by why: `steps`, `memory`, `time`, `gone` or `turns`.
+pub const FILTERS_REFUSED: &str = "curator_filters_refused_total";
+/// Changes of nodes that had to wait, because the node or all nodes together write faster than they may.
+pub const WRITES_PACED: &str = "curator_writes_paced_total";
+/// Nodes that were not registered, because too many wait for their approval.
+pub const NEWCOMERS_REFUSED: &str = "curator_newcomers_refused_total";
+/// Lists of nodes that were taken back, because nobody took them in time.
+pub const LISTS_TAKEN_BACK: &str = "curator_lists_taken_back_total";
+/// 1 if the instance can prove to clients that its node is a member of the consensus.
+pub const PROVES_MEMBERSHIP: &str = "curator_proves_membership";
 /// Transactions that changes of the state went out in, by outcome.
 pub const STATE_COMMITS: &str = "curator_state_commits_total";
 /// Changes of the state that were made.
@@ -76,6 +86,46 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "From a leader's election until it had read the state.",
     ),
     (WATCHERS, Kind::Gauge, "Watches of nodes that are open at this leader."),
+    (
+        FILTERS_REFUSED,
+        Kind::Counter,
+        "Filters that this leader has refused or ended, by why.",
+    ),
+    (
+        WRITES_PACED,
+        Kind::Counter,
+        "Changes of nodes that had to wait, because nodes write faster than they may.",
+    ),
+    (
+        NEWCOMERS_REFUSED,
+        Kind::Counter,
+        "Nodes that were not registered, because too many wait for their approval.",
+    ),
+    (
+        LISTS_TAKEN_BACK,
+        Kind::Counter,
+        "Lists of nodes that were taken back, because nobody took them in time.",
+    ),
+    (
+        PROVES_MEMBERSHIP,
+        Kind::Gauge,
+        "1 if the instance can prove to clients that its node is a member of the consensus.",
+    ),
+    (
+        listener::MEMORY_HELD,
+        Kind::Gauge,
+        "What all callers together make this instance hold, in bytes.",
+    ),
+    (
+        listener::MEMORY_LIMIT,
+        Kind::Gauge,
+        "What all callers together may make this instance hold, in bytes.",
+    ),
+    (
+        listener::WAITS_FOR_ROOM,
+        Kind::Counter,
+        "How often a caller had no room, so that it was read no further or sent nothing more.",
+    ),
     (
         HEARTBEATS,
         Kind::Counter,
@@ -183,6 +233,18 @@ pub fn describe() {
     metrics::counter!(election::STORE_WENT_BACK).absolute(0);
     metrics::counter!(HEARTBEATS).absolute(0);
     metrics::gauge!(WATCHERS).set(0.0);
+    for why in ["steps", "memory", "time", "gone", "turns"] {
+        metrics::counter!(FILTERS_REFUSED, "why" => why).absolute(0);
+    }
+    for counter in [
+        WRITES_PACED,
+        NEWCOMERS_REFUSED,
+        LISTS_TAKEN_BACK,
+        listener::WAITS_FOR_ROOM,
+    ] {
+        metrics::counter!(counter).absolute(0);
+    }
+    metrics::gauge!(PROVES_MEMBERSHIP).set(0.0);
 }
 
 /// Sets what is so at the moment.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::commands::{api, chaos, integration, smoke, test};
+use crate::commands::{api, chaos, fuzz, integration, smoke, test};
 use crate::error::Result;
 use crate::step;
 use crate::tidy;
@@ -20,7 +20,7 @@ pub const COMMAND: Command = Command {
 
 Checks the format, the lints, the documentation, the public API and the tidiness of the sources, builds each library with each of
 its features alone, does what `cargo xtask test` does, on the oldest and the newest etcd, tries the programs that `cargo install` makes, and
-then runs `cargo xtask chaos` for one minute on each.",
+then runs `cargo xtask fuzz` for half a minute and `cargo xtask chaos` for one minute on each.",
     run,
 };
 
@@ -60,6 +60,7 @@ fn run(args: Args) -> Result<()> {
     }
     test::run_tests(&Want::Ends)?;
     smoke::run_installed()?;
+    fuzz::run_tests()?;
     // The same faults each time, so that a failure is the change's.
     let play = chaos::Play {
         seed: 1,

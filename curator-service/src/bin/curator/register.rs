@@ -10,7 +10,8 @@ use curator_proto::common::{NodeLabels, NodeStorageSecurity, node_labels};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, CommitNodeResponse, RegisterNodeRequest};
 use curator_service::{
-    ClientCredentials, CredentialsDirectory, Trust, credential_names as names, node_id, read_certificate, wall_clock,
+    ClientCredentials, CredentialsDirectory, NO_PROOF, Trust, credential_names as names, node_id, read_certificate,
+    wall_clock,
 };
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
@@ -41,9 +42,14 @@ pub(crate) struct Register {
     ca: Option<PathBuf>,
 
     /// The id of a node that is a member of the consensus: with commas, or repeated, for several. Then only these are taken for the
-    /// cluster, and get the ticket and the unlock key [default: any node with a certificate of the cluster].
+    /// cluster, and get the ticket and the unlock key [default: any node that proves to be a member].
     #[arg(long, env = "CURATOR_MEMBERS", value_name = "NODE", value_delimiter = ',')]
     member: Vec<String>,
+
+    /// Takes any node of the cluster for an instance, also one that does not prove to be a member of the consensus: for a cluster that
+    /// the original leads, or an earlier release. Whoever has any node's certificate, even a deleted one's, may get the ticket then.
+    #[arg(long, env = "CURATOR_ANY_NODE", conflicts_with = "member")]
+    any_node: bool,
 
     /// The cluster's register ticket, in hex digits. It is a secret: rather set the variable.
     #[arg(long, env = "CURATOR_REGISTER_TICKET", value_name = "HEX", value_parser = parse_hex, hide_env_values = true)]
@@ -117,7 +123,8 @@ impl Register {
         let (key, join_key) = (directory.key(names::NODE_KEY)?, directory.key(names::JOIN_KEY)?);
         let id = node_id(key.public_key()).unwrap_or_default();
         let trust = match self.member.as_slice() {
-            [] => Trust::Cluster { ca: ca.clone() },
+            [] if self.any_node => Trust::Cluster { ca: ca.clone() },
+            [] => Trust::Instances { ca: ca.clone() },
             members => Trust::Members {
                 ca: ca.clone(),
                 node_ids: members.to_vec(),
@@ -198,6 +205,12 @@ fn told(address: &str, status: &Status) -> String {
     while let Some(beneath) = source {
         text.push_str(&format!(": {beneath}"));
         source = beneath.source();
+    }
+    if text.contains(NO_PROOF) {
+        text.push_str(
+            ". Call an instance, not another node; one proves it a moment after it has started, or got the role. If the original leads the \
+             cluster, or an earlier release, name the members with --member, or take any node with --any-node",
+        );
     }
     text
 }

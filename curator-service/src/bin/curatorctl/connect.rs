@@ -243,6 +243,7 @@ mod tests {
             endpoints: endpoints.clone(),
             ca: None,
             members: Vec::new(),
+            any_node: false,
             cert: None,
             key: None,
             plain: true,

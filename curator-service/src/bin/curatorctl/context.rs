@@ -33,9 +33,12 @@ pub(crate) struct Context {
     pub(crate) endpoints: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
-    /// The ids of the nodes that are members of the consensus; empty for any node of the cluster.
+    /// The ids of the nodes that are members of the consensus; empty for those that prove to be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) members: Vec<String>,
+    /// Any node of the cluster is taken for an instance.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) any_node: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) certificate: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,8 +58,8 @@ pub(crate) enum Command {
         /// Its name.
         name: String,
     },
-    /// Makes a context of the flags --endpoint, --ca, --member, --cert, --key, --timeout and --insecure-loopback-only, or changes what they
-    /// say in one that is there. The first one is the current one.
+    /// Makes a context of the flags --endpoint, --ca, --member, --any-node, --cert, --key, --timeout and --insecure-loopback-only, or
+    /// changes what they say in one that is there. The first one is the current one.
     Set {
         /// Its name.
         name: String,
@@ -117,6 +120,11 @@ impl File {
         }
         if !flags.member.is_empty() {
             context.members.clone_from(&flags.member);
+            context.any_node = false;
+        }
+        if flags.any_node {
+            context.members.clear();
+            context.any_node = true;
         }
         for (field, flag) in [
             (&mut context.ca, &flags.ca),
@@ -133,6 +141,7 @@ impl File {
         if flags.insecure_loopback_only {
             (context.ca, context.certificate, context.key) = (None, None, None);
             context.members.clear();
+            context.any_node = false;
             context.insecure_loopback_only = true;
         }
         if let Some(timeout) = flags.timeout {

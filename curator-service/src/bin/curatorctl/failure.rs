@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use curator_service::CredentialsError;
+use curator_service::{CredentialsError, NO_PROOF};
 use tonic::{Code, Status};
 
 /// The exit codes. `curatorctl --help` says the same.
@@ -85,7 +85,14 @@ impl Failure {
         let own = |exit| Self::new(exit, said(status)).at(address);
         let late = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
         if let (false, Some(reason)) = (late, transport(status)) {
-            return Self::unavailable(format!("no connection: {reason}")).at(address).hint(
+            let failure = Self::unavailable(format!("no connection: {reason}")).at(address);
+            if reason.contains(NO_PROOF) {
+                return failure.hint(
+                    "call an instance, which proves it a moment after its start; if the original leads the cluster, or an earlier release: \
+                     name the members with --member, or take any node with --any-node",
+                );
+            }
+            return failure.hint(
                 "see whether the instance runs, and whether --ca is that of its cluster; or name more with --endpoint",
             );
         }

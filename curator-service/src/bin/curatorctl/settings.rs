@@ -34,7 +34,7 @@ pub(crate) struct Flags {
     pub(crate) ca: Option<PathBuf>,
 
     /// The id of a node that is a member of the consensus; with commas, or repeated, for several. Then only these are taken for
-    /// instances of the cluster, and not whatever node has a certificate of it.
+    /// instances of the cluster, and not whatever node proves to be a member.
     #[arg(
         long,
         global = true,
@@ -43,6 +43,11 @@ pub(crate) struct Flags {
         value_delimiter = ','
     )]
     pub(crate) member: Vec<String>,
+
+    /// Takes any node of the cluster for an instance, also one that does not prove to be a member of the consensus: for a cluster that
+    /// the original leads, or an earlier release.
+    #[arg(long, global = true, env = "CURATORCTL_ANY_NODE", conflicts_with = "member")]
+    pub(crate) any_node: bool,
 
     /// The certificate to show, PEM.
     #[arg(long, global = true, env = "CURATORCTL_CERT", value_name = "FILE")]
@@ -53,7 +58,7 @@ pub(crate) struct Flags {
     pub(crate) key: Option<PathBuf>,
 
     /// Without TLS: for instances on this host that run without it. They recognize nobody.
-    #[arg(long, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "member", "cert", "key"])]
+    #[arg(long, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "member", "any_node", "cert", "key"])]
     pub(crate) insecure_loopback_only: bool,
 
     /// How long everything may take together [default: 10s].
@@ -79,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) endpoints: Vec<String>,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) members: Vec<String>,
+    pub(crate) any_node: bool,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
     pub(crate) plain: bool,
@@ -120,7 +126,8 @@ impl Settings {
         Ok(Self {
             endpoints,
             // Those of the context are of its cluster.
-            members: match (flags.member.is_empty(), flags.ca.is_none()) {
+            any_node: flags.any_node || (context.any_node && flags.ca.is_none() && flags.member.is_empty()),
+            members: match (flags.member.is_empty() && !flags.any_node, flags.ca.is_none()) {
                 (false, _) => flags.member.clone(),
                 (true, true) => context.members,
                 (true, false) => Vec::new(),
@@ -138,7 +145,8 @@ impl Settings {
     pub(crate) fn trust(&self) -> Result<Trust, Failure> {
         let ca = self.authority()?;
         Ok(match self.members.as_slice() {
-            [] => Trust::Cluster { ca },
+            [] if self.any_node => Trust::Cluster { ca },
+            [] => Trust::Instances { ca },
             members => Trust::Members {
                 ca,
                 node_ids: members.to_vec(),
@@ -241,6 +249,33 @@ mod tests {
             ..flags()
         };
         assert!(members(&other_cluster).is_empty());
+        let any = Flags {
+            any_node: true,
+            ..flags()
+        };
+        assert!(members(&any).is_empty());
+    }
+
+    #[test]
+    fn any_node_is_taken_only_where_that_is_said() {
+        let old = || Context {
+            any_node: true,
+            ..context()
+        };
+        let any = |flags: &Flags, context| Settings::merge(flags, context).expect("complete").any_node;
+        assert!(!any(&flags(), context()));
+        assert!(any(&flags(), old()));
+        let said = Flags {
+            any_node: true,
+            ..flags()
+        };
+        assert!(any(&said, context()));
+        // It was said of another cluster.
+        let other_cluster = Flags {
+            ca: Some("other.pem".into()),
+            ..flags()
+        };
+        assert!(!any(&other_cluster, old()));
     }
 
     #[test]

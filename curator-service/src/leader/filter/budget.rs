@@ -9,6 +9,8 @@ use std::fmt;
 use curator_election::clock::{Instant, SharedClock};
 use tonic::Status;
 
+use crate::observe::meters;
+
 /// The steps for one node: each part of an expression that is looked at, each element and each 64 bytes that are worked on.
 pub(super) const STEPS_OF_NODE: u64 = 500_000;
 /// The steps for all nodes: about a second.
@@ -51,8 +53,21 @@ impl fmt::Display for Spent {
     }
 }
 
+impl Spent {
+    /// As it is counted.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::StepsOfNode | Self::Steps => "steps",
+            Self::Bytes => "memory",
+            Self::Time => "time",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 impl From<Spent> for Status {
     fn from(spent: Spent) -> Self {
+        metrics::counter!(meters::FILTERS_REFUSED, "why" => spent.word()).increment(1);
         match spent {
             // The same filter costs the same again.
             Spent::StepsOfNode | Spent::Steps | Spent::Bytes => Self::invalid_argument(format!("filter: {spent}")),

@@ -10,12 +10,16 @@ use curator_proto::common::{NodeLabels, NodeStatus};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::authorize::Caller;
 
 /// What the process that is measured is asked.
 const FILTER: &str = "CURATOR_TEST_HOSTILE_FILTER";
+/// Before a number of filters that are made by the grammar.
+const BY_GRAMMAR: &str = "by grammar ";
 /// How many nodes are looked through.
 const NODES: usize = 50;
 /// What all of such a process may take at its peak. Without a filter it takes a few tens of mebibytes.
@@ -58,7 +62,7 @@ async fn asked(filter: &str, nodes: Vec<Node>, clock: impl Clock) -> Result<usiz
         identity: "owner".into(),
     };
     let turn = Turns::default().next(&caller).await?;
-    let (kept, ended) = kept(filter.into(), nodes, Arc::new(clock), turn).await?;
+    let (kept, ended) = kept(filter.into(), nodes.into_iter(), Arc::new(clock), turn).await?;
     ended.map_or(Ok(kept.len()), Err)
 }
 
@@ -217,7 +221,19 @@ async fn what_is_measured() {
             assert!(known && refused.message().len() <= 600, "{filter}: {refused}");
         }
     };
+    if let Some(cases) = filter
+        .strip_prefix(BY_GRAMMAR)
+        .and_then(|cases| cases.parse::<u32>().ok())
+    {
+        let mut dice = StdRng::seed_from_u64(7);
+        for _ in 0..cases {
+            let mut tape = vec![0; 600];
+            dice.fill_bytes(&mut tape);
+            ask(&grammar::written(&tape)).await;
+        }
+    }
     match filter.parse::<u32>() {
+        _ if filter.starts_with(BY_GRAMMAR) => {}
         Ok(cases) => {
             let mut runner = TestRunner::new(Config::default());
             for _ in 0..cases {
@@ -287,6 +303,14 @@ fn no_filter_that_is_put_together_at_random_does() {
     assert!(took < MOST_TIME, "{took:?}");
 }
 
+/// The same with filters that a fuzzer makes of bytes, here from a seed that is always the same.
+#[test]
+fn no_filter_that_the_grammar_makes_does() {
+    let (memory, took) = measured(&format!("{BY_GRAMMAR}150"));
+    assert!(memory < MOST_MEMORY, "{memory} bytes");
+    assert!(took < MOST_TIME, "{took:?}");
+}
+
 /// Filters as people write them, on the largest nodes there are.
 #[tokio::test]
 async fn honest_filters_are_within_theirs() {
@@ -326,7 +350,7 @@ async fn a_filter_ends_with_its_call() {
         for _ in 0..20 {
             let turn = turns.next(&caller).await.unwrap();
             // Each would take seconds, up to the end of its steps.
-            let call = kept(loops.into(), vec![node(); 1_000], Arc::new(Still), turn);
+            let call = kept(loops.into(), vec![node(); 1_000].into_iter(), Arc::new(Still), turn);
             tokio::select! {
                 biased;
                 _ = call => panic!("it was to take longer"),

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::authorize::Caller;
+use crate::observe::meters;
 
 /// How many filters of users are worked on at a time, and how many of nodes.
 const AT_A_TIME: usize = 2;
@@ -71,6 +72,7 @@ impl Turns {
             calls: 0,
         });
         if place.calls == OF_CALLER {
+            metrics::counter!(meters::FILTERS_REFUSED, "why" => "turns").increment(1);
             return Err(Status::resource_exhausted(format!(
                 "filter: {OF_CALLER} calls of this caller with a filter are under way already"
             )));

@@ -558,7 +558,7 @@ async fn stage() -> (Stage, Vec<u8>) {
 
 /// A request that would be answered.
 #[allow(clippy::too_many_lines, reason = "one for each method")]
-fn good(method: &str, ticket: &[u8]) -> Vec<u8> {
+pub(super) fn good(method: &str, ticket: &[u8]) -> Vec<u8> {
     let rules = |regexp: &str| ClusterConfiguration {
         kubernetes: Some(Kubernetes {
             node_labels_to_synchronize: vec![NodeLabelsToSynchronize { regexp: regexp.into() }],

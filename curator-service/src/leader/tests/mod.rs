@@ -11,5 +11,6 @@ mod nodes;
 mod order;
 mod returning;
 mod stage;
+mod surface;
 mod upkeep;
 mod watching;

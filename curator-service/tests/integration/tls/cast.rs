@@ -190,7 +190,23 @@ impl Cast {
         for node in &cast.nodes[1..] {
             cast.give_role(&node.id, true, leader).unwrap();
         }
+        for instance in 0..3 {
+            let proves = || cast.proves(instance).then_some(());
+            xtask::harness::wait_until("the instance to prove what it is", SOON, proves).unwrap();
+        }
         cast
+    }
+
+    /// Whether an instance proves at this moment that its node is a member of the consensus.
+    pub(super) fn proves(&self, instance: usize) -> bool {
+        let trust = Trust::Instances { ca: self.ca.clone() };
+        let client = ClientCredentials::nobody(trust).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(client.config());
+        let name = client.server_name();
+        self.runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(self.address(instance)).await.unwrap();
+            connector.connect(name, stream).await.is_ok()
+        })
     }
 
     pub(super) fn address(&self, instance: usize) -> SocketAddr {

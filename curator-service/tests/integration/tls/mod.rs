@@ -2,8 +2,10 @@
 
 mod cast;
 mod clients;
+mod hostile;
 mod life;
 mod moving;
+mod proof;
 mod refusals;
 mod rotation;
 mod secrets;

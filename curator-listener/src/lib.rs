@@ -74,6 +74,7 @@ mod tls;
 mod trace;
 mod version;
 
+pub use caller::CallerAddress;
 pub use config::ListenerConfig;
 pub use lead::Drained;
 pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};

@@ -18,9 +18,11 @@ mod labels;
 mod load;
 mod management;
 mod newcomers;
+mod own_certificate;
 mod pace;
 pub(crate) mod pki;
 mod registration;
+mod registrations;
 mod roles;
 mod status;
 mod territory;
@@ -29,13 +31,16 @@ mod tests;
 mod ticket;
 mod watch;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
-use curator_listener::{CallerCertificates, Forwarders};
+use curator_listener::{CallerAddress, CallerCertificates, Forwarders};
+use curator_proto::admin_api::certificates_server::CertificatesServer;
+use curator_proto::admin_api::registrations_server::RegistrationsServer;
 use curator_proto::admin_api::tickets_server::TicketsServer;
 use curator_proto::common::NodeState;
 use curator_proto::curator_api::curator_server::CuratorServer;
@@ -220,9 +225,13 @@ impl Seat {
         let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let curator = SharedWatch::new(curator, self.clone());
         let tickets = TicketsServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let registrations = RegistrationsServer::new(self.clone());
+        let certificates = CertificatesServer::new(self.clone());
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(tickets, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(registrations, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(certificates, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(aaa, authenticator.clone(), self))
     }
 }
@@ -304,6 +313,11 @@ fn calling_node<T>(request: &tonic::Request<T>) -> Result<String, Status> {
         Caller::Node { id, .. } => Ok(id.clone()),
         Caller::User { .. } | Caller::Anybody { .. } => Err(Status::permission_denied("only nodes may call this")),
     }
+}
+
+/// Where a call comes from, if that is known.
+fn calling_address<T>(request: &tonic::Request<T>) -> Option<IpAddr> {
+    request.extensions().get().map(|CallerAddress(address)| *address)
 }
 
 /// The key that the caller has shown to have.

@@ -60,6 +60,7 @@ pub(crate) struct Seat {
     seats: Arc<Seats>,
     number: u64,
     peer: Peer,
+    address: IpAddr,
     cut: CancellationToken,
 }
 
@@ -112,6 +113,7 @@ impl Seats {
             seats: self.clone(),
             number,
             peer,
+            address: address.to_canonical(),
             cut,
         })
     }
@@ -168,6 +170,11 @@ impl Seat {
     /// Where the connection comes from.
     pub(crate) const fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// The address itself, of which a peer may have more.
+    pub(crate) const fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The client has spoken HTTP/2.

@@ -7,7 +7,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::{Leader, load};
-use crate::state::keys::{DECOMMISSIONS, DELETED_NODES};
+use crate::state::keys::{DECOMMISSIONS, DELETED_NODES, REGISTRATIONS};
 
 impl Leader {
     /// Deletes a node's record. One that is up, or has roles, must be decommissioned first, unless the caller says otherwise.
@@ -45,9 +45,11 @@ impl Leader {
                     let key = DELETED_NODES.key(&id).map_err(load::invalid_id)?;
                     tx.put(key, deleted.encode_to_vec());
                 }
-                let decommission = DECOMMISSIONS.key(&id).map_err(load::invalid_id)?;
-                if tx.get(decommission.clone()).is_some() {
-                    tx.delete(decommission);
+                for beside in [DECOMMISSIONS, REGISTRATIONS] {
+                    let key = beside.key(&id).map_err(load::invalid_id)?;
+                    if tx.get(key.clone()).is_some() {
+                        tx.delete(key);
+                    }
                 }
                 Ok(())
             })

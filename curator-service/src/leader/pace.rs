@@ -32,6 +32,7 @@ const OVERHEAD: usize = 512;
 pub(super) enum Kind {
     Status,
     Networking,
+    Certificate,
 }
 
 /// So many bytes in so much time.
@@ -66,7 +67,7 @@ struct Paces {
 
 struct Node {
     paid: Instant,
-    waiting: [Option<oneshot::Sender<()>>; 2],
+    waiting: [Option<oneshot::Sender<()>>; 3],
 }
 
 impl Pace {
@@ -106,7 +107,7 @@ impl Pace {
         let paces = &mut *paces;
         let node = paces.nodes.entry(id.to_owned()).or_insert_with(|| Node {
             paid: now,
-            waiting: [None, None],
+            waiting: [None, None, None],
         });
         // Whoever comes first takes the place of the one that waits, which is told so.
         if let Some(place) = place.take() {

@@ -205,7 +205,7 @@ fn cluster() -> (Stage, Ctl, Vec<Node>) {
 
     let ca_der = read_certificate(Path::new(&ca)).unwrap();
     let known = ctl.ok(&["ticket"]);
-    let ticket = ctl.ok(&["ticket", "rotate"]);
+    let ticket = ctl.ok(&["ticket", "rotate", "--yes"]);
     assert_ne!(ticket, known, "it is another one");
     assert_eq!(ctl.ok(&["ticket"]), ticket);
     let ticket: Vec<u8> = (0..ticket.trim().len() / 2)
@@ -340,14 +340,14 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     changes.says(mark, &[&nodes[2].id, "deleted"]);
 
     // Of those that are left, the first is the only one that has the role of a member of the consensus.
-    let last = ctl.refused(&["nodes", "decommission", &nodes[0].id], 1);
+    let last = ctl.refused(&["nodes", "decommission", "--yes", &nodes[0].id], 1);
     assert!(last.contains("the last consensus member"), "{last}");
     let leaving = &nodes[1];
-    let early = ctl.refused(&["nodes", "delete", &leaving.id], 1);
+    let early = ctl.refused(&["nodes", "delete", "--yes", &leaving.id], 1);
     assert!(early.contains("decommission"), "{early}");
-    ctl.ok(&["nodes", "decommission", &leaving.id]);
+    ctl.ok(&["nodes", "decommission", "--yes", &leaving.id]);
     changes.says(mark, &[&leaving.id, "decommissioned"]);
-    ctl.ok(&["nodes", "delete", &leaving.id]);
+    ctl.ok(&["nodes", "delete", "--yes", &leaving.id]);
     changes.says(mark, &[&leaving.id, "deleted"]);
 }
 
@@ -418,11 +418,19 @@ fn management(ctl: &Ctl, id: &str) {
         set["kubernetes.node_labels_to_synchronize"],
         serde_json::json!(["^rack$"])
     );
-    let has_roles = ctl.refused(&["nodes", "delete", id], 1);
+    // Without a terminal there is nobody to ask.
+    let unasked = ctl.refused(&["nodes", "delete", id], 2);
+    assert!(
+        unasked.contains("--yes") && unasked.contains("kubernetes-worker"),
+        "{unasked}"
+    );
+    ctl.ok(&["nodes", "delete", id, "--dry-run"]);
+    let has_roles = ctl.refused(&["nodes", "delete", "--yes", id], 1);
     assert!(has_roles.contains("at: "), "{has_roles}");
     ctl.ok(&[
         "nodes",
         "delete",
+        "--yes",
         id,
         "--bypass-has-roles",
         "--bypass-not-decommissioned",
@@ -465,7 +473,7 @@ fn without_tls_little_is_shown_and_nothing_is_done() {
         &["nodes", "list"][..],
         &["step-down"],
         &["ticket"],
-        &["ticket", "rotate"],
+        &["ticket", "rotate", "--yes"],
         &["log-level"],
         &["log-level", "off"],
     ] {

@@ -12,7 +12,6 @@ use curator_proto::management_api::{EscrowRequest, EscrowResponse, escrow_reques
 use curator_service::{
     ClientCredentials, Trust, certificate_pem, certified_as, read_certificate, read_private_key, wall_clock,
 };
-use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 use tonic::Status;
@@ -23,7 +22,7 @@ use crate::connect::{Cluster, tls};
 use crate::failure::Failure;
 use crate::output::{Format, Table, say};
 use crate::settings::{Flags, Settings};
-use crate::text::hex;
+use crate::text::{hex, sha256};
 
 /// The one user who can have a certificate.
 const OWNER: &str = "owner";
@@ -100,7 +99,7 @@ async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Re
                 continue;
             }
         };
-        let fingerprint = fingerprint(&der);
+        let fingerprint = sha256(&der);
         if let Some(expected) = expected
             && !expected.replace(':', "").eq_ignore_ascii_case(&fingerprint)
         {
@@ -188,10 +187,6 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     written.map_err(|error| Failure::failed(error.to_string()).at(path.display().to_string()))
 }
 
-fn fingerprint(der: &[u8]) -> String {
-    hex(digest(&SHA256, der).as_ref())
-}
-
 fn show(format: Format, files: &[PathBuf]) -> Result<(), Failure> {
     let mut all = Vec::new();
     let mut table = Table::new(&["FIELD", "VALUE"]);
@@ -227,7 +222,7 @@ fn what_is_in(path: &Path, der: &[u8]) -> Result<Value, Failure> {
         "valid_until": certificate.validity().not_after.to_string(),
         "names": names.join(", "),
         "public_key": hex(&certificate.public_key().subject_public_key.data),
-        "sha256": fingerprint(der),
+        "sha256": sha256(der),
     }))
 }
 

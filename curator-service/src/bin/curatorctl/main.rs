@@ -3,6 +3,7 @@
 mod bootstrap;
 mod cert;
 mod configuration;
+mod confirm;
 mod connect;
 mod context;
 mod failure;
@@ -11,6 +12,7 @@ mod leader;
 mod log_level;
 mod nodes;
 mod output;
+mod registered;
 mod settings;
 mod status;
 mod step_down;

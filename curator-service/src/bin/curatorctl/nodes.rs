@@ -15,10 +15,12 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout_at;
 use tonic::Status;
 
+use crate::confirm::{Asked, Care, Go};
 use crate::connect::{Cluster, Reached, client};
 use crate::failure::Failure;
 use crate::output::{Format, Table, say};
-use crate::text::{for_people, hex, key_from_hex, seconds, short};
+use crate::registered::{self, registrations};
+use crate::text::{for_people, hex, key_from_hex, seconds, sha256, short};
 use crate::watch;
 
 #[derive(Subcommand)]
@@ -31,8 +33,17 @@ pub(crate) enum Command {
     },
     /// Shows one node.
     Get(One),
-    /// Lets a node that has registered become a member.
-    Approve(One),
+    /// Lists the nodes that wait for their approval: when and where from each has registered, and the SHA-256 of its key, which
+    /// `curator register` prints there.
+    Pending,
+    /// Lets a node that has registered become a member. Says first when and where from it has registered, and asks if there is a
+    /// terminal.
+    Approve {
+        #[command(flatten)]
+        node: One,
+        #[command(flatten)]
+        care: Care,
+    },
     /// Gives roles to a node, and takes them away.
     Roles {
         #[command(flatten)]
@@ -43,6 +54,8 @@ pub(crate) enum Command {
         /// A role that it loses; may be repeated.
         #[arg(long, value_enum)]
         remove: Vec<Role>,
+        #[command(flatten)]
+        care: Care,
     },
     /// Changes the labels of a node.
     Labels {
@@ -53,7 +66,12 @@ pub(crate) enum Command {
         changes: Vec<Change>,
     },
     /// Takes a node out of service, role by role, so that it can be deleted.
-    Decommission(One),
+    Decommission {
+        #[command(flatten)]
+        node: One,
+        #[command(flatten)]
+        care: Care,
+    },
     /// Removes a node from the cluster.
     Delete {
         #[command(flatten)]
@@ -64,6 +82,8 @@ pub(crate) enum Command {
         /// Even if it has not been decommissioned.
         #[arg(long)]
         bypass_not_decommissioned: bool,
+        #[command(flatten)]
+        care: Care,
     },
     /// Prints all nodes, and then each change, until it is told to end.
     Watch,
@@ -81,6 +101,16 @@ pub(crate) enum Role {
     ConsensusMember,
     KubernetesController,
     KubernetesWorker,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ConsensusMember => "consensus-member",
+            Self::KubernetesController => "kubernetes-controller",
+            Self::KubernetesWorker => "kubernetes-worker",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,12 +137,27 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
         }
         Command::Get(one) => {
             let node = find(cluster, &leader, &one).await?;
-            let data = one_data(&node);
+            let known = registrations(cluster, &leader, &node.id).await?;
+            let mut data = one_data(&node);
+            data["key_sha256"] = sha256(&node.pubkey).into();
+            data["registered_at"] = registered::at(known.get(&node.id)).into();
+            data["registered_from"] = registered::from(known.get(&node.id)).map(str::to_owned).into();
             cluster.settings.output.print(&data, &details(&data))
         }
-        Command::Approve(one) => {
+        Command::Pending => {
+            let nodes = get(cluster, &leader, "node.state == NODE_STATE_NEW".to_owned()).await?;
+            let known = registrations(cluster, &leader, "").await?;
+            let (data, table) = registered::pending(&nodes, &known);
+            cluster.settings.output.print(&data, &table)
+        }
+        Command::Approve { node, care } => {
             // By its key alone: which node is meant is looked up once, and that one is approved or none.
-            let node = find(cluster, &leader, &one).await?;
+            let node = find(cluster, &leader, &node).await?;
+            let known = registrations(cluster, &leader, &node.id).await?;
+            let what = format!("approve {}", registered::sentence(&node, known.get(&node.id)));
+            if care.ask(Asked::AtTerminals, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             let request = ApproveNodeRequest {
                 pubkey: node.pubkey.clone(),
             };
@@ -121,7 +166,12 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 .await?;
             done(cluster, &node.id, "approved")
         }
-        Command::Roles { node, add, remove } => {
+        Command::Roles {
+            node,
+            add,
+            remove,
+            care,
+        } => {
             let wish = |role| wish(role, &add, &remove);
             let request = UpdateNodeRolesRequest {
                 consensus_member: wish(Role::ConsensusMember)?,
@@ -132,6 +182,21 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                     None => update_node_roles_request::Node::Id(node.node.clone()),
                 }),
             };
+            let names = |roles: &[Role]| roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(", ");
+            let what = format!(
+                "change the roles of {}: add [{}], remove [{}]",
+                node.node,
+                names(&add),
+                names(&remove)
+            );
+            // A member of the consensus is one of etcd: without it a quorum may be lost.
+            let asked = match request.consensus_member {
+                Some(false) => Asked::Always,
+                _ => Asked::Never,
+            };
+            if care.ask(asked, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             cluster
                 .call(&leader, management.update_node_roles(cluster.request(request)))
                 .await?;
@@ -158,7 +223,12 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 .await?;
             done(cluster, &node.node, "has the labels asked for")
         }
-        Command::Decommission(one) => {
+        Command::Decommission { node: one, care } => {
+            let found = find(cluster, &leader, &one).await?;
+            let what = format!("take {} out of service", described(&found));
+            if care.ask(Asked::Always, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             let request = DecommissionNodeRequest {
                 node: Some(match key_from_hex(&one.node) {
                     Some(key) => decommission_node_request::Node::Pubkey(key),
@@ -178,7 +248,13 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
             node,
             bypass_has_roles,
             bypass_not_decommissioned,
+            care,
         } => {
+            let found = find(cluster, &leader, &node).await?;
+            let what = format!("delete {}, which cannot come back under its key", described(&found));
+            if care.ask(Asked::Always, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             let request = DeleteNodeRequest {
                 safety_bypass_has_roles: bypass_has_roles.then_some(SafetyBypassHasRoles {}),
                 safety_bypass_not_decommissioned: bypass_not_decommissioned.then_some(SafetyBypassNotDecommissioned {}),
@@ -194,6 +270,15 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
         }
         Command::Watch => watch::run(cluster, leader).await,
     }
+}
+
+/// A node that something is to be done with: what state it is in, and what it does.
+fn described(node: &Node) -> String {
+    let roles = match role_names(node.roles.as_ref()).join(", ") {
+        none if none.is_empty() => "no roles".to_owned(),
+        roles => roles,
+    };
+    format!("{} ({}, {roles})", node.id, state_name(node.state()))
 }
 
 fn done(cluster: &Cluster, node: &str, what: &str) -> Result<(), Failure> {

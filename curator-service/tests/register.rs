@@ -1,0 +1,176 @@
+//! A node's way into a cluster, interrupted wherever it can be: `curator register` goes on from there.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use xtask::harness::process::{Finished, run};
+use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A cluster of one instance without etcd, with certificates, and its owner.
+struct Home {
+    scratch: Scratch,
+    curator: CuratorProcess,
+}
+
+impl Home {
+    fn new(name: &str) -> Self {
+        let scratch = Scratch::new(name).unwrap();
+        let (state, first) = (scratch.path().join("state"), scratch.path().join("first"));
+        let mut bootstrap = Command::new(env!("CARGO_BIN_EXE_curator"));
+        bootstrap
+            .args(["bootstrap", "--tpm-mode", "best-effort", "--embedded"])
+            .arg(&state)
+            .arg("--credentials")
+            .arg(&first);
+        let made = run(bootstrap, SOON).unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut options = CuratorOptions::new(1, Vec::new());
+        options.node_id = String::new();
+        options.credentials = Some(first);
+        options.extra_args = vec!["--embedded".into(), state.display().to_string()];
+        let curator = CuratorProcess::start(Path::new(env!("CARGO_BIN_EXE_curator")), &scratch, options).unwrap();
+        curator
+            .wait_for_role(Mark::START, SOON, "the instance to lead", |role| role.is_leader())
+            .unwrap();
+        let home = Self { scratch, curator };
+        fs::write(home.path("contexts"), "").unwrap();
+        let (key, out) = (home.path("first/owner-key.pem"), home.path("owner.pem"));
+        home.ctl(&["cert", "owner", "--key", &key, "--out", &out]);
+        home
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.scratch.path().join(name).display().to_string()
+    }
+
+    fn address(&self) -> String {
+        self.curator.address().to_string()
+    }
+
+    /// What `curatorctl` prints.
+    fn ctl(&self, args: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_curatorctl"));
+        command
+            .args(args)
+            .args(["--endpoint", &self.address(), "--ca", &self.path("first/ca.pem")])
+            .env("CURATORCTL_CONFIG", self.path("contexts"));
+        if args[0] != "cert" {
+            command.args([
+                "--cert",
+                &self.path("owner.pem"),
+                "--key",
+                &self.path("first/owner-key.pem"),
+            ]);
+        }
+        let done = run(command, SOON).unwrap();
+        assert!(done.status.success(), "{args:?}: {}{}", done.stdout, done.stderr);
+        done.stdout
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ctl(&[args, &["-o", "json"]].concat())).unwrap()
+    }
+
+    fn register(&self, node: &str, ticket: &str, more: &[&str]) -> Finished {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_curator"));
+        command
+            .args([
+                "register",
+                "--address",
+                &self.address(),
+                "--credentials",
+                &self.path(node),
+            ])
+            .args(["--ca", &self.path("first/ca.pem")])
+            .args(more)
+            .env("CURATOR_REGISTER_TICKET", ticket);
+        run(command, SOON).unwrap()
+    }
+
+    /// A file with so many bytes.
+    fn unlock_key(&self, bytes: usize) -> PathBuf {
+        let path = self.scratch.path().join(format!("unlock-key-{bytes}"));
+        fs::write(&path, vec![7; bytes]).unwrap();
+        path
+    }
+}
+
+/// What it says when it fails.
+fn failed(finished: &Finished) -> &str {
+    assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+    &finished.stderr
+}
+
+#[test]
+fn what_cannot_be_an_unlock_key_is_refused_before_anything_is_registered() {
+    let home = Home::new("register-refused");
+    let ticket = home.ctl(&["ticket"]);
+    let none = home.register("second", ticket.trim(), &[]);
+    assert!(failed(&none).contains("--cluster-unlock-key-file"), "{none:?}");
+    for bytes in [0, 31, 33] {
+        let file = home.unlock_key(bytes).display().to_string();
+        let short = home.register("second", ticket.trim(), &["--cluster-unlock-key-file", &file]);
+        assert!(failed(&short).contains("32 bytes long"), "{short:?}");
+    }
+    let absent = home.register(
+        "second",
+        ticket.trim(),
+        &["--cluster-unlock-key-file", &home.path("absent")],
+    );
+    assert!(failed(&absent).contains("absent"), "{absent:?}");
+    assert_eq!(home.json(&["nodes", "list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_registration_goes_on_from_wherever_it_was() {
+    let home = Home::new("register-again");
+    let ticket = home.ctl(&["ticket"]);
+    let file = home.unlock_key(32).display().to_string();
+    let register = |wait: &str| {
+        home.register(
+            "second",
+            ticket.trim(),
+            &["--cluster-unlock-key-file", &file, "--wait", wait],
+        )
+    };
+    // NEW, and NEW once more.
+    for _ in 0..2 {
+        let late = register("1500ms");
+        assert!(failed(&late).contains("not approved within"), "{late:?}");
+    }
+    let pending = home.json(&["nodes", "pending"]);
+    let [node] = pending.as_array().unwrap().as_slice() else {
+        panic!("{pending:#}")
+    };
+    assert_eq!(node["registered_from"], "127.0.0.1");
+    assert!(node["registered_at"].as_str().unwrap().starts_with("20"), "{node:#}");
+    let said = register("1500ms").stdout;
+    let (id, fingerprint) = (node["id"].as_str().unwrap(), node["key_sha256"].as_str().unwrap());
+    assert!(said.contains(id) && said.contains(fingerprint), "{said} of {node:#}");
+
+    // Approved while nobody waited; and nobody has the ticket any more by then.
+    home.ctl(&["nodes", "approve", id]);
+    home.ctl(&["ticket", "rotate", "--yes"]);
+    let done = register("20s");
+    assert!(done.status.success(), "{done:?}");
+    let certificate = fs::read(home.path("second/node.pem")).unwrap();
+    assert_eq!(home.json(&["nodes", "get", id])["state"], "up");
+
+    // Committed, and the answer got lost.
+    fs::remove_file(home.path("second/node.pem")).unwrap();
+    let again = register("20s");
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(fs::read(home.path("second/node.pem")).unwrap(), certificate);
+    // Nothing that cannot be taken back is done unless it is said that it is meant.
+    home.ctl(&["nodes", "delete", id, "--bypass-not-decommissioned", "--dry-run"]);
+    assert_eq!(home.json(&["nodes", "get", id])["state"], "up");
+    let there = register("20s");
+    assert!(failed(&there).contains("is there already"), "{there:?}");
+}

@@ -62,6 +62,7 @@ use crate::consensus::Membership;
 use crate::credentials::{CredentialsWatch, recognized};
 use crate::fenced::Fenced;
 use crate::identity::Identity;
+use crate::leadership::Office;
 use crate::state::State;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
@@ -77,6 +78,8 @@ pub(crate) struct Surroundings {
     pub(crate) node_id: String,
     /// Who the members of the consensus are.
     pub(crate) membership: Arc<dyn Membership>,
+    /// Who sees to it that another instance leads; `None` for an instance that is no node's.
+    pub(crate) succession: Option<Office>,
     /// How large the state may become.
     pub(crate) limits: StateLimits,
     pub(crate) clock: SharedClock,

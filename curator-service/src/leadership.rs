@@ -80,7 +80,7 @@ impl Office {
         }
     }
 
-    async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
+    pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
         if request.to_node_id.len() > LONGEST_ID {
             return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
         }

@@ -26,6 +26,7 @@
 
 mod authorize;
 mod bootstrap;
+mod candidacy;
 mod certified;
 mod client;
 mod complaint;

@@ -1,5 +1,6 @@
 //! The service: it wires election and listener together and watches over their tasks.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use curator_election::clock::{BootClock, Clock};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::authorize::{Authenticator, Authorized, Nobody};
+use crate::candidacy::{self, Candidacy, Verdict};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::credentials::second;
@@ -204,6 +206,7 @@ impl Service {
         });
         let (listener_done, listener_ended) = oneshot::channel::<()>();
         let (handle, watched_leader) = (listener.handle(), leader.clone());
+        let listener_handle = listener.handle();
         told.send_replace(Some(handle.clone()));
         if let Some(credentials) = config.credentials.clone() {
             let (cancel, consensus) = (rest_cancel.clone(), config.consensus.status());
@@ -215,10 +218,12 @@ impl Service {
                 Ok(())
             });
         }
+        let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
         tasks.spawn("leader", {
             let around = Surroundings {
                 node_id: config.node_id.clone(),
                 membership: config.consensus.membership(),
+                succession: config.credentials.is_some().then(|| office.clone()),
                 limits: config.state_limits,
                 clock: Arc::new(BootClock),
                 wall: crate::wall_clock,
@@ -226,7 +231,6 @@ impl Service {
             let (status, consensus) = (status.subscribe(), config.consensus.status());
             lead(status, consensus, around, seat, rest_cancel.clone())
         });
-        let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
         tasks.spawn("hand-over", {
             let (handle, elector, cancel) = (listener.handle(), elector.clone(), rest_cancel.clone());
             async move {
@@ -286,7 +290,27 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn("election", elect(config, standing, pulse, status, elector, rest_cancel));
+        let verdict = config.credentials.is_some().then(|| {
+            let candidacy = Candidacy {
+                node_id: config.node_id.clone(),
+                membership: config.consensus.membership(),
+            };
+            let (sender, verdict) = watch::channel(Verdict::Unknown);
+            let (consensus, cancel) = (config.consensus.status(), rest_cancel.clone());
+            tasks.spawn("candidacy", async move {
+                candidacy.run(consensus, sender, cancel).await;
+                Ok(())
+            });
+            verdict
+        });
+        let candidate = Candidate {
+            standing,
+            pulse,
+            listener: listener_handle,
+            slot: elector,
+            verdict,
+        };
+        tasks.spawn("election", elect(config, candidate, status, rest_cancel));
         tasks.join().await.map_err(|ended| match ended {
             Ended::Failed { source, .. } => source,
             other => ServiceError::Task(other.to_string()),
@@ -384,32 +408,67 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Ter
     }
 }
 
-/// Waits for the consensus, then takes part in the election until cancelled.
-async fn elect(
-    config: Config,
+/// What an instance stands for election with.
+struct Candidate {
     standing: Arc<Standing>,
     pulse: Pulse,
-    status: watch::Sender<LeaderStatus>,
+    listener: ListenerHandle,
     slot: ElectorSlot,
+    /// Whether its node may lead; `None` if it has no node's certificate.
+    verdict: Option<watch::Receiver<Verdict>>,
+}
+
+/// Waits for the consensus, then takes part in the election until cancelled: as a candidate while it may lead.
+async fn elect(
+    config: Config,
+    candidate: Candidate,
+    status: watch::Sender<LeaderStatus>,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
+    let Candidate {
+        standing,
+        pulse,
+        listener,
+        slot,
+        mut verdict,
+    } = candidate;
     let Some(store) = running_store(config.consensus.status(), &status, &cancel).await else {
         return Ok(());
     };
     let backend = Arc::new(standing.election(store));
-    let elector = Elector::new(
-        backend,
-        &standing.value,
-        ElectorConfig {
-            ttl: standing.ttl,
-            pulse: Some(pulse),
-            ..ElectorConfig::default()
-        },
-    )?;
-    let elector = elector.publish_to(status.clone());
-    // The only one who sets it.
-    let _ = slot.set(elector.handle());
-    elector.run(cancel).await;
+    while !cancel.is_cancelled() {
+        if let Some(verdict) = &mut verdict {
+            let following = candidacy::follow(&*backend, &config.node_id, standing.ttl, &status, verdict);
+            if cancel.run_until_cancelled(following).await.is_none() {
+                break;
+            }
+        }
+        let elector = Elector::new(
+            backend.clone(),
+            &standing.value,
+            ElectorConfig {
+                ttl: standing.ttl,
+                pulse: Some(pulse.clone()),
+                ..ElectorConfig::default()
+            },
+        )?;
+        let elector = elector.publish_to(status.clone());
+        slot.set(Some(elector.handle()));
+        let stands = cancel.child_token();
+        let mut running = pin!(elector.run(stands.clone()));
+        tokio::select! {
+            () = &mut running => {}
+            () = candidacy::barred(verdict.as_mut()) => {
+                let leaving = async {
+                    // Of a leader: what it is running is answered first, and what is new waits for the next one.
+                    listener.drain().await;
+                    stands.cancel();
+                };
+                tokio::join!(running, leaving);
+            }
+        }
+        slot.set(None);
+    }
     status.send_replace(ElectionStatus::Undetermined(Reason::ElectorGone));
     Ok(())
 }

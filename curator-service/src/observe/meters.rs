@@ -16,6 +16,8 @@ pub const TERM_LOCK_REVISION: &str = "curator_term_lock_revision";
 pub const TERM_REMAINING_SECONDS: &str = "curator_term_remaining_seconds";
 /// 1 if a call to the instance gets to a leader.
 pub const READY: &str = "curator_ready";
+/// 1 if the instance's node may lead: it is up, and a member of the consensus. Only where the instance has a node's certificate.
+pub const MAY_LEAD: &str = "curator_may_lead";
 /// How long the instance knew of no leader, from one to the next, in seconds.
 pub const LEADERLESS_SECONDS: &str = "curator_leaderless_seconds";
 /// How long a new leader took from its election until it had read the state, in seconds.
@@ -65,6 +67,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "What is left of the own term unless it is renewed; 0 if it does not lead.",
     ),
     (READY, Kind::Gauge, "1 if a call to the instance gets to a leader."),
+    (
+        MAY_LEAD,
+        Kind::Gauge,
+        "1 if the instance's node may lead: it is up, and a member of the consensus.",
+    ),
     (
         LEADERLESS_SECONDS,
         Kind::Histogram,

@@ -20,6 +20,7 @@ use crate::connect::{Cluster, Reached, client};
 use crate::failure::Failure;
 use crate::output::{Format, Table, say};
 use crate::registered::{self, registrations};
+use crate::step_down::step_down;
 use crate::text::{for_people, hex, key_from_hex, seconds, sha256, short};
 use crate::watch;
 
@@ -251,10 +252,27 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
             care,
         } => {
             let found = find(cluster, &leader, &node).await?;
-            let what = format!("delete {}, which cannot come back under its key", described(&found));
+            let leads = leader
+                .leader
+                .as_ref()
+                .is_some_and(|leader| leader.leader_node_id == found.id);
+            let first = if leads {
+                "make another instance lead, and then "
+            } else {
+                ""
+            };
+            let what = format!(
+                "{first}delete {}, which cannot come back under its key",
+                described(&found)
+            );
             if care.ask(Asked::Always, &what)? == Go::NoFurther {
                 return Ok(());
             }
+            if leads {
+                step_down(cluster, None).await?;
+            }
+            let leader = if leads { cluster.leader().await? } else { leader };
+            let mut management = client!(ManagementClient, leader);
             let request = DeleteNodeRequest {
                 safety_bypass_has_roles: bypass_has_roles.then_some(SafetyBypassHasRoles {}),
                 safety_bypass_not_decommissioned: bypass_not_decommissioned.then_some(SafetyBypassNotDecommissioned {}),

@@ -163,7 +163,7 @@ async fn told(verdict: &mut watch::Receiver<Verdict>, such: impl FnMut(&Verdict)
     let told = verdict.wait_for(such).await.is_ok();
     // Whoever tells it goes with the instance.
     if !told {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

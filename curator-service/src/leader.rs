@@ -1,6 +1,7 @@
 //! What the leader does and serves, in one term.
 
 mod aaa;
+pub(crate) mod audit;
 mod background;
 mod certificates;
 mod clusternet;

@@ -56,6 +56,12 @@ impl Home {
 
     /// What `curatorctl` prints.
     fn ctl(&self, args: &[&str]) -> String {
+        let done = self.try_ctl(args);
+        assert!(done.status.success(), "{args:?}: {}{}", done.stdout, done.stderr);
+        done.stdout
+    }
+
+    fn try_ctl(&self, args: &[&str]) -> Finished {
         let mut command = Command::new(env!("CARGO_BIN_EXE_curatorctl"));
         command
             .args(args)
@@ -69,9 +75,7 @@ impl Home {
                 &self.path("first/owner-key.pem"),
             ]);
         }
-        let done = run(command, SOON).unwrap();
-        assert!(done.status.success(), "{args:?}: {}{}", done.stdout, done.stderr);
-        done.stdout
+        run(command, SOON).unwrap()
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -173,4 +177,52 @@ fn a_registration_goes_on_from_wherever_it_was() {
     assert_eq!(home.json(&["nodes", "get", id])["state"], "up");
     let there = register("20s");
     assert!(failed(&there).contains("is there already"), "{there:?}");
+}
+
+/// Each change is one line, with who made it and how it ended; and no line of the log has the ticket.
+#[test]
+fn who_did_what_is_told_and_no_secret_with_it() {
+    let home = Home::new("audit");
+    let id = home.json(&["nodes", "list"])[0]["id"].as_str().unwrap().to_owned();
+    let tickets = [home.ctl(&["ticket"]), home.ctl(&["ticket", "rotate", "--yes"])];
+    home.ctl(&["nodes", "labels", &id, "rack=the-value"]);
+    home.ctl(&["nodes", "roles", &id, "--add", "kubernetes-worker"]);
+    home.ctl(&["config", "set", "--sync-labels", "^rack$"]);
+    for refused in [
+        &["step-down"][..],
+        &["nodes", "decommission", "--yes", &id],
+        &["nodes", "delete", "--yes", &id],
+    ] {
+        assert_ne!(home.try_ctl(refused).status.code(), Some(0), "{refused:?}");
+    }
+    home.ctl(&["nodes", "approve", &id]);
+    for (action, on, change, outcome) in [
+        ("read register ticket", "register ticket", "", true),
+        ("rotate register ticket", "register ticket", "", true),
+        ("change labels", &*id, "+rack", true),
+        ("change roles", &id, "+kubernetes_worker", true),
+        (
+            "configure cluster",
+            "cluster",
+            "kubernetes.node_labels_to_synchronize",
+            true,
+        ),
+        ("step down", "leader", "", false),
+        ("decommission node", &id, "", false),
+        ("approve node", &id, "", true),
+    ] {
+        let told = home.curator.wait_for(Mark::START, SOON, action, |event| {
+            event.target() == Some("curator::audit") && event.text_of("action") == Some(action)
+        });
+        let told = told.unwrap();
+        assert_eq!(told.text_of("caller"), Some("user owner"), "{}", told.text);
+        assert_eq!(told.text_of("on"), Some(on), "{}", told.text);
+        assert_eq!(told.text_of("change"), Some(change), "{}", told.text);
+        assert_eq!(told.text_of("outcome") == Some("ok"), outcome, "{}", told.text);
+        assert_eq!(told.fields["level"], "INFO");
+    }
+    let log = home.curator.events_since(Mark::START);
+    for secret in tickets.iter().map(|ticket| ticket.trim()).chain(["the-value"]) {
+        assert!(log.iter().all(|event| !event.text.contains(secret)), "{secret}");
+    }
 }

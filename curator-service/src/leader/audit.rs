@@ -70,6 +70,12 @@ impl Entry {
         }
     }
 
+    /// Tells of it only if it is closed.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.closed = true;
+        self
+    }
+
     fn tell(&mut self, outcome: &str, reason: &str) {
         self.closed = true;
         info!(
@@ -89,7 +95,10 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.closed {
-            self.tell("given up", "the caller went or the term ended: it may have been done or not");
+            self.tell(
+                "given up",
+                "the caller went or the term ended: it may have been done or not",
+            );
         }
     }
 }
@@ -265,7 +274,11 @@ mod tests {
         let entry = Entry::of(&request);
         assert_eq!(entry.caller, "user owner");
         assert_eq!(entry.trace_id, "0af7651916cd43dd8448eb211c80319c");
-        assert!(!entry.change.contains("value") && !entry.change.contains('\n'), "{}", entry.change);
+        assert!(
+            !entry.change.contains("value") && !entry.change.contains('\n'),
+            "{}",
+            entry.change
+        );
         assert!(entry.change.starts_with("+rack") && entry.change.chars().count() <= LONGEST);
         entry.close(&Ok(()));
         let stranger = Entry::of(&Request::new(GetRegisterTicketRequest {}));

@@ -3,9 +3,9 @@
 use curator_proto::admin_api::certificates_server::Certificates;
 use curator_proto::admin_api::{IssueOwnRequest, IssueOwnResponse};
 use tonic::{Request, Response, Status};
-use tracing::info;
 
 use super::aaa::{OWNER, owners_key};
+use super::audit::Entry;
 use super::load::{self, to_stranger};
 use super::pace::Kind;
 use super::{Leader, Seat, calling_key, is_up};
@@ -46,9 +46,6 @@ impl Leader {
             }
         });
         let certificate = issued.await?;
-        if request.anew {
-            info!(key_of = id, "a certificate was renewed");
-        }
         Ok(IssueOwnResponse {
             certificate,
             ca_certificate: authority.certificate().to_vec(),
@@ -79,7 +76,15 @@ fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
 impl Certificates for Seat {
     async fn issue_own(&self, request: Request<IssueOwnRequest>) -> Result<Response<IssueOwnResponse>, Status> {
         let key = calling_key(&request)?;
-        let done = self.leader().await?.issue_own(key, request.into_inner()).await;
+        // Who has shown no key of the cluster's is not told of, however often they call.
+        let entry = Entry::of(&request).quiet();
+        let done = match self.leader().await {
+            Ok(leader) => leader.issue_own(key, request.into_inner()).await,
+            Err(status) => Err(status),
+        };
+        if done.is_ok() {
+            entry.close(&done);
+        }
         done.map(Response::new).map_err(to_stranger)
     }
 }

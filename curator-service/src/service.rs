@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
@@ -168,7 +169,8 @@ impl Service {
         let terms = Terms::default();
         tasks.spawn("role log", {
             let (history, terms, own_id) = (history.clone(), terms.clone(), config.node_id.clone());
-            log_roles(status.subscribe(), history, (own_id, terms), rest_cancel.clone())
+            let (status, serving) = (status.subscribe(), listener.handle().serving());
+            log_roles(status, serving, history, (own_id, terms), rest_cancel.clone())
         });
         let ready = watch::Sender::new(false);
         tasks.spawn("readiness", {
@@ -184,7 +186,8 @@ impl Service {
                 node_id: config.node_id.clone(),
                 status: status.subscribe(),
                 ready: ready.subscribe(),
-                terms,
+                terms: terms.clone(),
+                credentials: config.credentials.clone(),
                 metrics: observe.metrics.clone(),
                 foreign: {
                     let consensus = config.consensus.clone();
@@ -250,7 +253,13 @@ impl Service {
             );
             let consensus = config.consensus.clone();
             let log_filter = config.log_filter.clone();
-            let instance = InstanceService::new(standing.clone(), consensus, status.subscribe(), history, log_filter);
+            let instance = InstanceService::new(
+                standing.clone(),
+                consensus,
+                status.subscribe(),
+                (history, terms),
+                log_filter,
+            );
             let services = services(&config, local, instance, office, leader)?;
             let cancel = listener_cancel.clone();
             async move {
@@ -504,9 +513,13 @@ async fn running_store(
     }
 }
 
+/// From when on a leader that does not answer counts as none.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Logs and counts each change of role. `watch` keeps only the newest, so a role that lasted no time at all may be left out.
 async fn log_roles(
     mut status: watch::Receiver<LeaderStatus>,
+    mut serving: watch::Receiver<bool>,
     history: History,
     (own_id, terms): (String, Terms),
     cancel: CancellationToken,
@@ -524,8 +537,16 @@ async fn log_roles(
     };
     loop {
         note(&status.borrow_and_update());
+        let silence = terms.reached(*serving.borrow_and_update(), BootClock.now());
+        // A connection to a new leader takes a moment, which is no silence.
+        if let Some(silence) = silence.filter(|silence| *silence >= SILENCE) {
+            metrics::histogram!(meters::LEADERLESS_SECONDS).record(silence.as_secs_f64());
+        }
         tokio::select! {
-            changed = status.changed() => {
+            changed = async { tokio::select! {
+                changed = status.changed() => changed,
+                Ok(()) = serving.changed() => Ok(()),
+            }} => {
                 if changed.is_err() {
                     cancel.cancelled().await;
                     return Ok(());

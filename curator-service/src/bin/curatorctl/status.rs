@@ -274,6 +274,9 @@ fn cells(instance: &Instance) -> Vec<String> {
                 |duration: Option<&prost_types::Duration>| seconds(duration).map(for_people).unwrap_or_default();
             let leader = status.leader.as_ref();
             let mut note = status.undetermined_reason.clone();
+            if let Some(silent) = seconds(status.leader_silent.as_ref()).filter(|silent| *silent >= 1.0) {
+                note = format!("nothing heard of the leader for {}", for_people(silent));
+            }
             if let Some(wrong) = status.consensus.as_ref().and_then(wrong_with) {
                 note = if note.is_empty() {
                     wrong
@@ -390,6 +393,7 @@ fn one(instance: &Instance) -> Value {
                 })),
                 "ttl_seconds": seconds(status.ttl.as_ref()),
                 "left_seconds": seconds(status.time_left.as_ref()),
+                "leader_silent_seconds": seconds(status.leader_silent.as_ref()),
                 "in_role_seconds": seconds(status.time_in_role.as_ref()),
                 "uptime_seconds": seconds(status.uptime.as_ref()),
                 "transitions": status.transitions,

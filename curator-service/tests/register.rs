@@ -226,3 +226,33 @@ fn who_did_what_is_told_and_no_secret_with_it() {
         assert!(log.iter().all(|event| !event.text.contains(secret)), "{secret}");
     }
 }
+
+#[test]
+fn certificates_are_renewed_while_the_instance_runs() {
+    let home = Home::new("renew");
+    let serial = |name: &str| {
+        let text = fs::read_to_string(home.path(name)).unwrap();
+        assert_eq!(text.matches("BEGIN CERTIFICATE").count(), 1, "{text}");
+        text
+    };
+    let (owner, node) = (serial("owner.pem"), serial("first/node.pem"));
+    let (key, certificate) = (home.path("first/owner-key.pem"), home.path("owner.pem"));
+    let said = home.ctl(&["cert", "renew", "--cert", &certificate, "--key", &key]);
+    assert!(said.contains("user owner"), "{said}");
+    assert_ne!(serial("owner.pem"), owner);
+    home.ctl(&["nodes", "list"]);
+    let mark = home.curator.mark();
+    home.ctl(&["cert", "renew", "--credentials", &home.path("first")]);
+    assert_ne!(serial("first/node.pem"), node);
+    home.curator
+        .wait_for(mark, SOON, "the new certificate to be used", |event| {
+            event.message() == Some("new credentials are used from now on")
+        })
+        .unwrap();
+    home.ctl(&["nodes", "list"]);
+    // A name that is mistyped makes nothing.
+    let nowhere = home.path("nowhere");
+    let refused = home.try_ctl(&["cert", "renew", "--credentials", &nowhere]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(!Path::new(&nowhere).exists());
+}

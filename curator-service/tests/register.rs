@@ -256,3 +256,43 @@ fn certificates_are_renewed_while_the_instance_runs() {
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(!Path::new(&nowhere).exists());
 }
+
+/// All expressions of the document, and labels without one.
+#[test]
+fn nodes_are_found_by_labels_and_by_each_expression_of_the_document() {
+    let home = Home::new("filters");
+    let id = home.json(&["nodes", "list"])[0]["id"].as_str().unwrap().to_owned();
+    home.ctl(&["nodes", "labels", &id, "rack=r1", "ssd="]);
+    let found = |args: &[&str]| {
+        home.json(&[&["nodes", "list"], args].concat())
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(found(&["-l", "rack=r1", "-l", "ssd"]), 1);
+    assert_eq!(found(&["-l", "rack=r1", "--filter", "node.id == 'x' || true"]), 1);
+    for none in [["-l", "rack=r2"], ["-l", "hdd"], ["-l", "ssd=x"]] {
+        assert_eq!(found(&none), 0, "{none:?}");
+    }
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/filters.md");
+    let text = fs::read_to_string(document).unwrap();
+    let rows = text
+        .lines()
+        .filter_map(|line| line.strip_suffix("` |")?.split_once(" | `"));
+    let mut count = 0;
+    for (what, expression) in rows {
+        let wanted = usize::from(
+            ["members of the consensus", "with a label", "either of two"]
+                .iter()
+                .any(|each| what.ends_with(each)),
+        );
+        let all = found(&["--filter", expression]);
+        assert!(all >= wanted, "{what}: {expression}");
+        count += 1;
+    }
+    assert!(count >= 8, "{count} expressions");
+    for wrong in ["node.", "node.id", "1/0 == 1"] {
+        let refused = home.try_ctl(&["nodes", "list", "--filter", wrong]);
+        assert_eq!(refused.status.code(), Some(2), "{wrong}: {refused:?}");
+    }
+}

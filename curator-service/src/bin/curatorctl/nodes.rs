@@ -31,6 +31,9 @@ pub(crate) enum Command {
         /// Such as: node.state == NODE_STATE_NEW || has(node.roles.consensus_member)
         #[arg(long, short, value_name = "CEL", default_value = "", hide_default_value = true)]
         filter: String,
+        /// Only nodes with this label: key=value, or key for any value. May be repeated: then all of them.
+        #[arg(long, short = 'l', value_name = "LABEL")]
+        label: Vec<String>,
     },
     /// Shows one node.
     Get(One),
@@ -132,8 +135,8 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
     let leader = cluster.leader().await?;
     let mut management = client!(ManagementClient, leader);
     match command {
-        Command::List { filter } => {
-            let nodes = get(cluster, &leader, filter).await?;
+        Command::List { filter, label } => {
+            let nodes = get(cluster, &leader, with_labels(filter, &label)).await?;
             cluster.settings.output.print(&data(&nodes), &table(&nodes))
         }
         Command::Get(one) => {
@@ -332,7 +335,35 @@ async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> Result<Vec<
     };
     let answer = timeout_at(cluster.deadline(), all).await;
     let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
-    answer.map_err(|status| Failure::of_status(&status, &leader.address))
+    answer.map_err(|status| match status.message() {
+        // To evaluate it may fail as well, whoever is asked and however often.
+        wrong if wrong.starts_with("filter: ") => Failure::usage(wrong)
+            .at(leader.address.clone())
+            .hint("docs/filters.md has examples; -l key=value asks for a label"),
+        _ => Failure::of_status(&status, &leader.address),
+    })
+}
+
+/// The expression for these labels, and for what else is asked for.
+fn with_labels(filter: String, labels: &[String]) -> String {
+    let quoted = |text: &str| Value::from(text).to_string();
+    let each = labels.iter().map(|label| match label.split_once('=') {
+        Some((key, value)) => format!(
+            "node.labels.pairs.exists(label, label.key == {} && label.value == {})",
+            quoted(key),
+            quoted(value)
+        ),
+        None => format!("node.labels.pairs.exists(label, label.key == {})", quoted(label)),
+    });
+    let all: Vec<_> = (!filter.is_empty() && !labels.is_empty())
+        .then(|| format!("({filter})"))
+        .into_iter()
+        .chain(each)
+        .collect();
+    match all.is_empty() {
+        true => filter,
+        false => all.join(" && "),
+    }
 }
 
 /// The node that is meant. Two keys may share an id: then its key has to be given.
@@ -502,6 +533,18 @@ mod tests {
         assert_eq!(one["public_key"], "01".repeat(32));
         let text = Format::Table.render(&one, &details(&one)).expect("text");
         assert!(text.contains("rack=r1"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_asked_for_by_an_expression() {
+        assert_eq!(with_labels(String::new(), &[]), "");
+        assert_eq!(with_labels("a || b".into(), &[]), "a || b");
+        let labels = ["rack=r\"1".to_owned(), "ssd".to_owned()];
+        assert_eq!(
+            with_labels("a || b".into(), &labels),
+            "(a || b) && node.labels.pairs.exists(label, label.key == \"rack\" && label.value == \"r\\\"1\") && \
+             node.labels.pairs.exists(label, label.key == \"ssd\")"
+        );
     }
 
     #[test]

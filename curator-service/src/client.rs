@@ -179,6 +179,13 @@ impl ClientCredentials {
         })
     }
 
+    /// What is shown and taken is in this.
+    pub(crate) fn of(config: ClientConfig) -> Self {
+        Self {
+            config: Arc::new(config),
+        }
+    }
+
     /// For TLS by other means.
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {

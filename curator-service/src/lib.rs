@@ -49,6 +49,7 @@ pub mod measure;
 mod observe;
 mod pulse;
 mod readiness;
+mod report;
 mod service;
 mod shutdown;
 #[cfg(all(feature = "simulation", debug_assertions))]

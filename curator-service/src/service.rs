@@ -26,6 +26,7 @@ use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
+use crate::report::Reporter;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::wiring::{self, Roles};
@@ -222,6 +223,19 @@ impl Service {
             });
         }
         let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
+        if let (true, Some(credentials), Some(listen)) =
+            (config.report_node, &config.credentials, listener.addresses().first())
+        {
+            let (node_id, consensus) = (config.node_id.clone(), config.consensus.status());
+            let reporter = Reporter::new(node_id, credentials.clone(), consensus, *listen, &advertise);
+            // It calls this instance, so it ends before the rest.
+            let (stop, rest) = (cancel.clone(), rest_cancel.clone());
+            tasks.spawn("report", async move {
+                reporter.run(stop).await;
+                rest.cancelled().await;
+                Ok(())
+            });
+        }
         tasks.spawn("leader", {
             let around = Surroundings {
                 node_id: config.node_id.clone(),

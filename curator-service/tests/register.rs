@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
+use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -270,6 +270,12 @@ fn nodes_are_found_by_labels_and_by_each_expression_of_the_document() {
             .len()
     };
     assert_eq!(found(&["-l", "rack=r1", "-l", "ssd"]), 1);
+    // The instance says of its node that it lives.
+    let healthy = [
+        "--filter",
+        "node.health == HEALTH_HEALTHY && node.time_since_heartbeat < duration('1h')",
+    ];
+    wait_until("the node's heartbeat", SOON, || (found(&healthy) == 1).then_some(())).unwrap();
     assert_eq!(found(&["-l", "rack=r1", "--filter", "node.id == 'x' || true"]), 1);
     for none in [["-l", "rack=r2"], ["-l", "hdd"], ["-l", "ssd=x"]] {
         assert_eq!(found(&none), 0, "{none:?}");

@@ -245,7 +245,7 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
             done(
                 cluster,
                 &one.node,
-                "is being decommissioned; `curatorctl nodes watch` shows how far it is",
+                "is being decommissioned: `curatorctl nodes watch` shows each role that it loses; what holds it up, the leader logs",
             )
         }
         Command::Delete {

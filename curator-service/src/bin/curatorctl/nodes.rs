@@ -304,7 +304,7 @@ fn described(node: &Node) -> String {
 
 fn done(cluster: &Cluster, node: &str, what: &str) -> Result<(), Failure> {
     match cluster.settings.output {
-        Format::Table => say(&format!("{node} {what}")),
+        Format::Table | Format::Wide => say(&format!("{node} {what}")),
         format => format.print(&json!({"node": node, "done": true}), &Table::default()),
     }
 }

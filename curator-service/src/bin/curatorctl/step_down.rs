@@ -82,7 +82,7 @@ pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Cha
 
 fn report(format: Format, old: &Leader, new: &Leader, took: Duration) -> Result<(), Failure> {
     match format {
-        Format::Table => say(&format!(
+        Format::Table | Format::Wide => say(&format!(
             "{} leads now, in term {}; {} led before it, in term {}",
             new.node_id, new.lock_revision, old.node_id, old.lock_revision
         )),

@@ -46,7 +46,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     };
     let ticket = hex(&ticket);
     match cluster.settings.output {
-        Format::Table => say(&ticket),
+        Format::Table | Format::Wide => say(&ticket),
         format => format.print(&json!({"ticket": ticket}), &Table::default()),
     }
 }

@@ -151,10 +151,10 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration)]
     max_connection_age: Option<Duration>,
 
-    /// Whether this instance reports its own node to the leader: its heartbeat, and the IP address of --advertise, unless somebody says more
-    /// of the node already. Switch it off if heartbeats are to come from the node's own agent alone.
-    #[arg(long, env = "CURATOR_REPORT_NODE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    report_node: bool,
+    /// Leave it to the node's own agent to report the node. Else this instance does, where it has a node's certificate: its heartbeat, and
+    /// the IP address of --advertise, unless somebody says more of the node already.
+    #[arg(long, env = "CURATOR_NO_REPORT_NODE")]
+    no_report_node: bool,
 
     /// How many threads serve connections [default: one for each core].
     #[arg(long, env = "CURATOR_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1_024))]
@@ -307,7 +307,7 @@ impl Serve {
             .max_connections_per_peer
             .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         config.max_connection_age = self.max_connection_age;
-        config.report_node = self.report_node;
+        config.report_node = !self.no_report_node;
         config.grace = self.grace;
         if let Some(threads) = self.threads {
             config.threads = threads.into();

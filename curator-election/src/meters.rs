@@ -46,6 +46,7 @@ pub(crate) const fn word(reason: &Reason) -> &'static str {
         Reason::Duplicate(_) => "duplicate",
         Reason::Undecodable(_) => "undecodable",
         Reason::Stuck => "stuck",
+        Reason::Barred(_) => "barred",
         Reason::NewsTooOld => "news_too_old",
     }
 }

@@ -70,6 +70,8 @@ pub enum Reason {
     NewsTooOld,
     /// What this instance would lead for has shown no [sign of life](crate::Pulse) for too long.
     Stuck,
+    /// This instance may not stand for election, as this text says, and nobody else leads.
+    Barred(String),
 }
 
 impl std::fmt::Display for Reason {
@@ -90,7 +92,7 @@ impl std::fmt::Display for Reason {
             Self::NoLeader => f.write_str("no candidate leads"),
             Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
             Self::Undecodable(error) => f.write_str(error),
-            Self::Duplicate(told) => f.write_str(told),
+            Self::Duplicate(told) | Self::Barred(told) => f.write_str(told),
             Self::Stuck => f.write_str("this instance has not been able to serve for too long"),
             Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
         }

@@ -15,7 +15,7 @@ use tonic::Code;
 use tracing::{Instrument, Span, debug, warn};
 
 use crate::body::Body;
-use crate::caller::{Caller, Standing};
+use crate::caller::{Caller, CallerAddress, Standing};
 use crate::config::ListenerConfig;
 use crate::deadline;
 use crate::decide::{Decision, decide};
@@ -157,7 +157,11 @@ impl Dispatcher {
                 }
                 Decision::Serve => {
                     let caller = call.caller(&marks).await?;
-                    if marks.hop.is_some() {
+                    if let Some(hop) = &marks.hop {
+                        call.parts.extensions.remove::<CallerAddress>();
+                        if let Some(address) = hop.address() {
+                            call.parts.extensions.insert(address);
+                        }
                         source.incoming().is_forwarded();
                     }
                     match call.serve(&target, caller, source).await {
@@ -305,6 +309,7 @@ impl Call<'_> {
                 .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
             deadline: self.deadline,
             certificate: self.parts.extensions.get().and_then(CallerCertificates::to_header),
+            address: self.parts.extensions.get().copied(),
             version: follow.spoken.version(),
         };
         let said = head.version;

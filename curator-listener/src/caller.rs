@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use crate::tls::CallerCertificates;
 
 /// Where a connection comes from. An IPv6 host has a whole /64 to choose addresses from, so all of that is one peer.
@@ -25,6 +27,23 @@ impl Peer {
 
     pub(crate) const fn is_loopback(self) -> bool {
         self.0.is_loopback()
+    }
+}
+
+/// The address that a call came from, at the instance that took it from its caller: in the extensions of each call. Of a call that was
+/// forwarded it is what that instance says, and missing if it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallerAddress(pub IpAddr);
+
+impl CallerAddress {
+    /// For the leader, in a header.
+    pub(crate) fn to_header(self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.0.to_string()).ok()
+    }
+
+    /// What a forwarder says; `None` if it cannot be read.
+    pub(crate) fn from_header(header: &HeaderValue) -> Option<Self> {
+        header.to_str().ok()?.parse().ok().map(Self)
     }
 }
 

@@ -145,6 +145,7 @@ mod tests {
             &HeaderValue::from_static(by),
             None,
             None,
+            None,
         );
         Marks::take(&mut headers)
     }

@@ -75,7 +75,7 @@ mod tls;
 mod trace;
 mod version;
 
-pub use caller::Standing;
+pub use caller::{CallerAddress, Standing};
 pub use config::ListenerConfig;
 pub use lead::Drained;
 pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};

@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::caller::CallerAddress;
 use crate::role::{Leader, TermId};
 use crate::version::Version;
 
@@ -17,6 +18,8 @@ const FORWARDED_BY: HeaderName = HeaderName::from_static("curator-forwarded-by")
 const FORWARDED_AUTHORITY: HeaderName = HeaderName::from_static("curator-forwarded-authority");
 /// On a forwarded call: the certificates that the caller has shown, by the word of the sender.
 const FORWARDED_CERTIFICATE: HeaderName = HeaderName::from_static("curator-forwarded-certificate");
+/// On a forwarded call: the address that it came from, by the word of the sender.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("curator-forwarded-for");
 /// On an answer to a forwarded call: nothing of it ran, and it may be dispatched again. The value says why.
 const NOT_RUN: HeaderName = HeaderName::from_static("curator-not-run");
 /// On a client's call: rather refuse it, and say where the leader is, than forward it.
@@ -44,6 +47,7 @@ pub(crate) struct Hop {
     version: Option<Version>,
     by: Option<HeaderValue>,
     certificate: Option<HeaderValue>,
+    address: Option<CallerAddress>,
 }
 
 impl Hop {
@@ -60,6 +64,11 @@ impl Hop {
     /// What the caller has shown to the instance that forwards, by the word of that instance.
     pub(crate) const fn certificate(&self) -> Option<&HeaderValue> {
         self.certificate.as_ref()
+    }
+
+    /// The address that the call came from, by the word of the instance that forwards.
+    pub(crate) const fn address(&self) -> Option<CallerAddress> {
+        self.address
     }
 
     /// Whether the process with this id sent it.
@@ -105,6 +114,7 @@ impl Marks {
                 version: Version::read(headers.get(FORWARDED_VERSION)),
                 by: headers.get(FORWARDED_BY).cloned(),
                 certificate: headers.get(FORWARDED_CERTIFICATE).cloned(),
+                address: headers.get(FORWARDED_FOR).and_then(CallerAddress::from_header),
             }),
             stay: headers.contains_key(NO_FORWARD),
         };
@@ -123,6 +133,7 @@ pub(crate) fn mark_forwarded(
     by: &HeaderValue,
     authority: Option<&HeaderValue>,
     certificate: Option<&HeaderValue>,
+    address: Option<CallerAddress>,
 ) {
     if let Some(version) = version.to_header() {
         headers.insert(FORWARDED_VERSION, version);
@@ -134,6 +145,9 @@ pub(crate) fn mark_forwarded(
     }
     if let Some(certificate) = certificate {
         headers.insert(FORWARDED_CERTIFICATE, certificate.clone());
+    }
+    if let Some(address) = address.and_then(CallerAddress::to_header) {
+        headers.insert(FORWARDED_FOR, address);
     }
 }
 
@@ -200,6 +214,7 @@ mod tests {
             &by,
             Some(&by),
             Some(&by),
+            Some(CallerAddress([192, 0, 2, 7].into())),
         );
         let hop = Marks::take(&mut headers).hop.expect("marked");
         assert!(hop.is_for(&TermMark::new(&term("/leader/a b", 7))));
@@ -208,6 +223,7 @@ mod tests {
         assert!(hop.is_from(&by));
         assert_eq!(hop.version(), Some(Version::OURS));
         assert_eq!(hop.certificate(), Some(&by));
+        assert_eq!(hop.address(), Some(CallerAddress([192, 0, 2, 7].into())));
         assert!(!hop.is_from(&HeaderValue::from_static("you")));
     }
 

@@ -191,6 +191,14 @@ impl ClientCredentials {
         })
     }
 
+    /// What is shown and taken is in this.
+    pub(crate) fn of(config: ClientConfig) -> Self {
+        Self {
+            config: Arc::new(config),
+            asks: false,
+        }
+    }
+
     /// For TLS by other means, together with [`server_name`](Self::server_name).
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {

@@ -57,6 +57,9 @@ pub struct Config {
     pub credentials: Option<CredentialsWatch>,
     /// How callers are recognized; `None` for by their certificates, if there are credentials, and else not at all.
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Whether the instance reports its own node, as long as it has credentials: its heartbeat, and where it is unless somebody else says
+    /// that who knows more of the node. For a node that has no agent of its own.
+    pub report_node: bool,
     /// Where the instance is looked at; `None` for nowhere.
     pub observe: Option<Observe>,
     /// What is logged, which users may change; `None` if that is not to be changed.
@@ -148,6 +151,7 @@ impl Config {
             grace: Duration::from_secs(5),
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             credentials: None,
+            report_node: false,
             authenticator: None,
             observe: None,
             log_filter: None,

@@ -1,5 +1,6 @@
 //! The consensus: where the state is kept, and whether it is there yet.
 
+mod client_certificate;
 mod embedded;
 mod history;
 mod leases;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use client_certificate::ClientCertificate;
 pub use curator_election::etcd::EndpointStatus;
 use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
@@ -93,6 +95,7 @@ pub struct EtcdConsensus {
     endpoints: Vec<String>,
     /// A key of the namespace, as etcd has it.
     key: Bytes,
+    certificate: Option<ClientCertificate>,
 }
 
 /// How often to look whether etcd answers.
@@ -122,6 +125,7 @@ impl EtcdConsensus {
     /// An endpoint is none, or a file cannot be used.
     pub fn with(config: EtcdConfig, namespace: Namespace) -> Result<Self, ConsensusError> {
         let endpoints = config.endpoints.clone();
+        let certificate = config.access.certificate.clone();
         let etcd = Arc::new(EtcdStore::new(config)?);
         let key = Bytes::copy_from_slice(namespace.prefix().as_bytes());
         let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd.clone(), namespace));
@@ -134,6 +138,7 @@ impl EtcdConsensus {
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
             endpoints,
             key,
+            certificate: certificate.map(|path| ClientCertificate::new(path, crate::wall_clock)),
         })
     }
 
@@ -193,7 +198,13 @@ impl Consensus for EtcdConsensus {
             while let Err(error) = self.store.range(Range::all(Keys::one("/"))).await {
                 let is_new = std::mem::replace(&mut told, error.word()) != error.word();
                 if is_new || failures.is_multiple_of(PROBES_A_LOG_LINE) {
+                    let ended = match &self.certificate {
+                        Some(certificate) => certificate.ended().await,
+                        None => None,
+                    };
                     match &error {
+                        // That is why, and has been said.
+                        _ if ended.is_some() => {}
                         StoreError::Refused { reason, .. } => {
                             error!(
                                 endpoints = self.endpoints.join(","),
@@ -202,6 +213,7 @@ impl Consensus for EtcdConsensus {
                         }
                         error => warn!(endpoints = self.endpoints.join(","), %error, "waiting for etcd"),
                     }
+                    let error = ended.unwrap_or_else(|| error.to_string());
                     let reason = format!("etcd at {}: {error}", self.endpoints.join(", "));
                     self.status.send_replace(ConsensusStatus::NotRunning { reason });
                 }
@@ -216,7 +228,12 @@ impl Consensus for EtcdConsensus {
             history::watch(&self.etcd, self.key.clone()).await;
         };
         let until_told = async {
-            tokio::join!(running, self.etcd.follow_files());
+            let certificate = async {
+                if let Some(certificate) = &self.certificate {
+                    certificate.watch().await;
+                }
+            };
+            tokio::join!(running, self.etcd.follow_files(), certificate);
         };
         cancel.run_until_cancelled(until_told).await;
     }

@@ -30,7 +30,8 @@ use tracing::{error, info};
 use verifier::{AnyClient, NodeVerifier, Wanted};
 
 use crate::authorize::{Authenticator, Member};
-use crate::identity::{Identity, PrivateKey, VerifyError, self_signed_key, verify};
+use crate::identity::{Identity, PrivateKey, VerifyError, ends_at, self_signed_key, verify};
+use crate::observe::meters;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -227,6 +228,19 @@ impl Credentials {
         &self.node_id
     }
 
+    /// Which certificate ends when, in seconds since 1970.
+    pub(crate) fn ends(&self) -> Vec<(&'static str, i64)> {
+        let second = self.second.as_ref().and_then(|second| second.cert.first());
+        let all = [
+            ("node", Some(&self.certificate[..])),
+            ("ca", Some(&self.ca[..])),
+            ("second", second.map(|certificate| &certificate[..])),
+        ];
+        all.into_iter()
+            .filter_map(|(name, der)| Some((name, ends_at(der?)?)))
+            .collect()
+    }
+
     /// The certificate of the cluster's authority, DER.
     pub(crate) fn ca(&self) -> &[u8] {
         &self.ca
@@ -325,6 +339,7 @@ impl CredentialsWatch {
                 Err(error) => {
                     let text = error.to_string();
                     if said.as_ref() != Some(&text) {
+                        metrics::counter!(meters::RELOADS_FAILED, "of" => "credentials").increment(1);
                         error!(%error, "new credentials cannot be used: those that there were stay in use");
                     }
                     said = Some(text);

@@ -27,6 +27,7 @@ use crate::consensus::{Consensus, ConsensusStatus, Endpoint};
 use crate::history::History;
 use crate::leader_address::{recorded_host, with_port};
 use crate::log_filter::LogFilter;
+use crate::observe::terms::Terms;
 use crate::service::LeaderStatus;
 
 /// How long the consensus is asked. Its answers are news, not the status itself.
@@ -101,15 +102,16 @@ pub(crate) struct InstanceService {
     consensus: Arc<dyn Consensus>,
     status: watch::Receiver<LeaderStatus>,
     history: History,
+    terms: Terms,
     log_filter: Option<Arc<dyn LogFilter>>,
 }
 
 impl InstanceService {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         standing: Arc<Standing>,
         consensus: Arc<dyn Consensus>,
         status: watch::Receiver<LeaderStatus>,
-        history: History,
+        (history, terms): (History, Terms),
         log_filter: Option<Arc<dyn LogFilter>>,
     ) -> Self {
         Self {
@@ -117,6 +119,7 @@ impl InstanceService {
             consensus,
             status,
             history,
+            terms,
             log_filter,
         }
     }
@@ -194,6 +197,7 @@ impl InstanceService {
             leader,
             ttl: Some(duration(self.standing.ttl)),
             time_left: time_left.map(duration),
+            leader_silent: self.terms.silent_for(BootClock.now()).map(duration),
             consensus: Some(consensus),
             candidates: queued.unwrap_or_default().into_iter().map(candidate).collect(),
         }
@@ -340,7 +344,7 @@ mod tests {
             standing,
             config.consensus.clone(),
             status,
-            history,
+            (history, Terms::default()),
             config.log_filter.clone(),
         )
     }

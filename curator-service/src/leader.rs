@@ -1,6 +1,7 @@
 //! What the leader does and serves, in one term.
 
 mod aaa;
+pub(crate) mod audit;
 mod background;
 mod backlogs;
 mod certificates;
@@ -20,9 +21,11 @@ mod lists;
 mod load;
 mod management;
 mod newcomers;
+mod own_certificate;
 mod pace;
 pub(crate) mod pki;
 mod registration;
+mod registrations;
 mod roles;
 mod status;
 mod territory;
@@ -31,6 +34,7 @@ mod tests;
 mod ticket;
 mod watch;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -38,7 +42,9 @@ use async_trait::async_trait;
 use backlogs::Backlogs;
 use clusternet::Claims;
 use curator_election::clock::SharedClock;
-use curator_listener::{CallerCertificates, Forwarders, Standing};
+use curator_listener::{CallerAddress, CallerCertificates, Forwarders, Standing};
+use curator_proto::admin_api::certificates_server::CertificatesServer;
+use curator_proto::admin_api::registrations_server::RegistrationsServer;
 use curator_proto::admin_api::tickets_server::TicketsServer;
 use curator_proto::common::NodeState;
 use curator_proto::curator_api::curator_server::CuratorServer;
@@ -61,6 +67,7 @@ use crate::consensus::Membership;
 use crate::credentials::{CredentialsWatch, recognized};
 use crate::fenced::Fenced;
 use crate::identity::Identity;
+use crate::leadership::Office;
 use crate::state::State;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
@@ -76,6 +83,8 @@ pub(crate) struct Surroundings {
     pub(crate) node_id: String,
     /// Who the members of the consensus are.
     pub(crate) membership: Arc<dyn Membership>,
+    /// Who sees to it that another instance leads; `None` for an instance that is no node's.
+    pub(crate) succession: Option<Office>,
     /// How large the state may become.
     pub(crate) limits: StateLimits,
     pub(crate) clock: SharedClock,
@@ -234,9 +243,13 @@ impl Seat {
         let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
         let curator = SharedWatch::new(curator, self.clone());
         let tickets = TicketsServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let registrations = RegistrationsServer::new(self.clone());
+        let certificates = CertificatesServer::new(self.clone());
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(management, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(tickets, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(registrations, authenticator.clone(), self.clone()))
+            .add_service(Authorized::new(certificates, authenticator.clone(), self.clone()))
             .add_service(Authorized::new(aaa, authenticator.clone(), self))
     }
 }
@@ -322,6 +335,11 @@ fn calling_node<T>(request: &tonic::Request<T>) -> Result<String, Status> {
         Caller::Node { id, .. } => Ok(id.clone()),
         Caller::User { .. } | Caller::Anybody { .. } => Err(Status::permission_denied("only nodes may call this")),
     }
+}
+
+/// Where a call comes from, if that is known.
+fn calling_address<T>(request: &tonic::Request<T>) -> Option<IpAddr> {
+    request.extensions().get().map(|CallerAddress(address)| *address)
 }
 
 /// The key that the caller has shown to have.

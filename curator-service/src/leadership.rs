@@ -20,6 +20,7 @@ use tracing::info;
 use crate::authorize::Caller;
 use crate::consensus::ConsensusStatus;
 use crate::instance::Standing;
+use crate::leader::audit::Entry;
 use crate::leader::caller;
 use crate::service::LeaderStatus;
 use crate::shutdown::{self, ElectorSlot};
@@ -80,7 +81,7 @@ impl Office {
         }
     }
 
-    async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
+    pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
         if request.to_node_id.len() > LONGEST_ID {
             return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
         }
@@ -150,12 +151,14 @@ pub(crate) struct LeadershipService {
 #[tonic::async_trait]
 impl Leadership for LeadershipService {
     async fn step_down(&self, request: Request<StepDownRequest>) -> Result<Response<StepDownResponse>, Status> {
-        match caller(&request)? {
-            Caller::User { identity } => info!(user = identity, "a user asks this leader to step down"),
-            _ => return Err(Status::permission_denied("only users may make a leader step down")),
-        }
-        let answer = self.office.step_down(&self.term, request.into_inner()).await?;
-        Ok(Response::new(answer))
+        let entry = Entry::of(&request);
+        let done = match caller(&request) {
+            Ok(Caller::User { .. }) => self.office.step_down(&self.term, request.into_inner()).await,
+            Ok(_) => Err(Status::permission_denied("only users may make a leader step down")),
+            Err(status) => Err(status),
+        };
+        entry.close(&done);
+        done.map(Response::new)
     }
 }
 

@@ -26,6 +26,7 @@
 
 mod authorize;
 mod bootstrap;
+mod candidacy;
 mod certified;
 mod client;
 mod complaint;
@@ -48,6 +49,7 @@ pub mod measure;
 mod observe;
 mod pulse;
 mod readiness;
+mod report;
 mod service;
 mod shutdown;
 #[cfg(all(feature = "simulation", debug_assertions))]

@@ -50,6 +50,7 @@ impl Measured {
         let around = Surroundings {
             node_id: "measured".into(),
             membership: Arc::new(FixedMembership::default()),
+            succession: None,
             limits: StateLimits::default(),
             clock,
             wall: || SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000),

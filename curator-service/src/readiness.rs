@@ -74,6 +74,7 @@ mod tests {
         let around = Surroundings {
             node_id: "node-1".into(),
             membership: Arc::new(FixedMembership::default()),
+            succession: None,
             limits: StateLimits::default(),
             clock,
             wall: || SystemTime::UNIX_EPOCH,

@@ -1,6 +1,8 @@
 //! The service: it wires election and listener together and watches over their tasks.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::authorize::{Authenticator, Authorized, Nobody};
+use crate::candidacy::{self, Candidacy, Verdict};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::credentials::{membership, second};
@@ -23,6 +26,7 @@ use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
+use crate::report::Reporter;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::wiring::{self, Roles};
@@ -166,7 +170,8 @@ impl Service {
         let terms = Terms::default();
         tasks.spawn("role log", {
             let (history, terms, own_id) = (history.clone(), terms.clone(), config.node_id.clone());
-            log_roles(status.subscribe(), history, (own_id, terms), rest_cancel.clone())
+            let (status, serving) = (status.subscribe(), listener.handle().serving());
+            log_roles(status, serving, history, (own_id, terms), rest_cancel.clone())
         });
         let ready = watch::Sender::new(false);
         tasks.spawn("readiness", {
@@ -182,7 +187,8 @@ impl Service {
                 node_id: config.node_id.clone(),
                 status: status.subscribe(),
                 ready: ready.subscribe(),
-                terms,
+                terms: terms.clone(),
+                credentials: config.credentials.clone(),
                 metrics: observe.metrics.clone(),
                 foreign: {
                     let consensus = config.consensus.clone();
@@ -204,6 +210,7 @@ impl Service {
         });
         let (listener_done, listener_ended) = oneshot::channel::<()>();
         let (handle, watched_leader) = (listener.handle(), leader.clone());
+        let listener_handle = listener.handle();
         told.send_replace(Some(handle.clone()));
         if let Some(credentials) = config.credentials.clone() {
             let (cancel, consensus) = (rest_cancel.clone(), config.consensus.status());
@@ -216,10 +223,25 @@ impl Service {
                 Ok(())
             });
         }
+        let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
+        if let (true, Some(credentials), Some(listen)) =
+            (config.report_node, &config.credentials, listener.addresses().first())
+        {
+            let (node_id, consensus) = (config.node_id.clone(), config.consensus.status());
+            let reporter = Reporter::new(node_id, credentials.clone(), consensus, *listen, &advertise);
+            // It calls this instance, so it ends before the rest.
+            let (stop, rest) = (cancel.clone(), rest_cancel.clone());
+            tasks.spawn("report", async move {
+                reporter.run(stop).await;
+                rest.cancelled().await;
+                Ok(())
+            });
+        }
         tasks.spawn("leader", {
             let around = Surroundings {
                 node_id: config.node_id.clone(),
                 membership: config.consensus.membership(),
+                succession: config.credentials.is_some().then(|| office.clone()),
                 limits: config.state_limits,
                 clock: Arc::new(BootClock),
                 wall: crate::wall_clock,
@@ -227,7 +249,6 @@ impl Service {
             let (status, consensus) = (status.subscribe(), config.consensus.status());
             lead(status, consensus, around, seat, rest_cancel.clone())
         });
-        let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
         tasks.spawn("hand-over", {
             let (handle, elector, cancel) = (listener.handle(), elector.clone(), rest_cancel.clone());
             async move {
@@ -247,7 +268,13 @@ impl Service {
             );
             let consensus = config.consensus.clone();
             let log_filter = config.log_filter.clone();
-            let instance = InstanceService::new(standing.clone(), consensus, status.subscribe(), history, log_filter);
+            let instance = InstanceService::new(
+                standing.clone(),
+                consensus,
+                status.subscribe(),
+                (history, terms),
+                log_filter,
+            );
             let services = services(&config, local, instance, office, leader)?;
             let cancel = listener_cancel.clone();
             async move {
@@ -287,7 +314,27 @@ impl Service {
                 Ok(())
             }
         });
-        tasks.spawn("election", elect(config, standing, pulse, status, elector, rest_cancel));
+        let verdict = config.credentials.is_some().then(|| {
+            let candidacy = Candidacy {
+                node_id: config.node_id.clone(),
+                membership: config.consensus.membership(),
+            };
+            let (sender, verdict) = watch::channel(Verdict::Unknown);
+            let (consensus, cancel) = (config.consensus.status(), rest_cancel.clone());
+            tasks.spawn("candidacy", async move {
+                candidacy.run(consensus, sender, cancel).await;
+                Ok(())
+            });
+            verdict
+        });
+        let candidate = Candidate {
+            standing,
+            pulse,
+            listener: listener_handle,
+            slot: elector,
+            verdict,
+        };
+        tasks.spawn("election", elect(config, candidate, status, rest_cancel));
         tasks.join().await.map_err(|ended| match ended {
             Ended::Failed { source, .. } => source,
             other => ServiceError::Task(other.to_string()),
@@ -385,32 +432,67 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Ter
     }
 }
 
-/// Waits for the consensus, then takes part in the election until cancelled.
-async fn elect(
-    config: Config,
+/// What an instance stands for election with.
+struct Candidate {
     standing: Arc<Standing>,
     pulse: Pulse,
-    status: watch::Sender<LeaderStatus>,
+    listener: ListenerHandle,
     slot: ElectorSlot,
+    /// Whether its node may lead; `None` if it has no node's certificate.
+    verdict: Option<watch::Receiver<Verdict>>,
+}
+
+/// Waits for the consensus, then takes part in the election until cancelled: as a candidate while it may lead.
+async fn elect(
+    config: Config,
+    candidate: Candidate,
+    status: watch::Sender<LeaderStatus>,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
+    let Candidate {
+        standing,
+        pulse,
+        listener,
+        slot,
+        mut verdict,
+    } = candidate;
     let Some(store) = running_store(config.consensus.status(), &status, &cancel).await else {
         return Ok(());
     };
     let backend = Arc::new(standing.election(store));
-    let elector = Elector::new(
-        backend,
-        &standing.value,
-        ElectorConfig {
-            ttl: standing.ttl,
-            pulse: Some(pulse),
-            ..ElectorConfig::default()
-        },
-    )?;
-    let elector = elector.publish_to(status.clone());
-    // The only one who sets it.
-    let _ = slot.set(elector.handle());
-    elector.run(cancel).await;
+    while !cancel.is_cancelled() {
+        if let Some(verdict) = &mut verdict {
+            let following = candidacy::follow(&*backend, &config.node_id, standing.ttl, &status, verdict);
+            if cancel.run_until_cancelled(following).await.is_none() {
+                break;
+            }
+        }
+        let elector = Elector::new(
+            backend.clone(),
+            &standing.value,
+            ElectorConfig {
+                ttl: standing.ttl,
+                pulse: Some(pulse.clone()),
+                ..ElectorConfig::default()
+            },
+        )?;
+        let elector = elector.publish_to(status.clone());
+        slot.set(Some(elector.handle()));
+        let stands = cancel.child_token();
+        let mut running = pin!(elector.run(stands.clone()));
+        tokio::select! {
+            () = &mut running => {}
+            () = candidacy::barred(verdict.as_mut()) => {
+                let leaving = async {
+                    // Of a leader: what it is running is answered first, and what is new waits for the next one.
+                    listener.drain().await;
+                    stands.cancel();
+                };
+                tokio::join!(running, leaving);
+            }
+        }
+        slot.set(None);
+    }
     status.send_replace(ElectionStatus::Undetermined(Reason::ElectorGone));
     Ok(())
 }
@@ -446,9 +528,13 @@ async fn running_store(
     }
 }
 
+/// From when on a leader that does not answer counts as none.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Logs and counts each change of role. `watch` keeps only the newest, so a role that lasted no time at all may be left out.
 async fn log_roles(
     mut status: watch::Receiver<LeaderStatus>,
+    mut serving: watch::Receiver<bool>,
     history: History,
     (own_id, terms): (String, Terms),
     cancel: CancellationToken,
@@ -466,8 +552,16 @@ async fn log_roles(
     };
     loop {
         note(&status.borrow_and_update());
+        let silence = terms.reached(*serving.borrow_and_update(), BootClock.now());
+        // A connection to a new leader takes a moment, which is no silence.
+        if let Some(silence) = silence.filter(|silence| *silence >= SILENCE) {
+            metrics::histogram!(meters::LEADERLESS_SECONDS).record(silence.as_secs_f64());
+        }
         tokio::select! {
-            changed = status.changed() => {
+            changed = async { tokio::select! {
+                changed = status.changed() => changed,
+                Ok(()) = serving.changed() => Ok(()),
+            }} => {
                 if changed.is_err() {
                     cancel.cancelled().await;
                     return Ok(());

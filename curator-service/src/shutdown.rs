@@ -1,6 +1,6 @@
 //! How an instance goes, or gives up its leadership: without a failed call, if it is given the time.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use curator_election::store::Revision;
@@ -10,8 +10,20 @@ use curator_proto::private::LeaderElectionValue;
 use tokio::time::timeout;
 use tracing::info;
 
-/// The elector's handle, once there is one.
-pub(crate) type ElectorSlot = Arc<OnceLock<ElectorHandle<LeaderElectionValue>>>;
+/// The elector's handle, while there is one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ElectorSlot(Arc<Mutex<Option<ElectorHandle<LeaderElectionValue>>>>);
+
+impl ElectorSlot {
+    pub(crate) fn set(&self, handle: Option<ElectorHandle<LeaderElectionValue>>) {
+        // Nothing that holds the lock can panic half-way.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = handle;
+    }
+
+    fn get(&self) -> Option<ElectorHandle<LeaderElectionValue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Gives up the leadership, if this instance has it, so that no call fails: first those that it is running are answered, and
 /// new ones kept; then it steps down; and then it waits, at most for `limit`, until it knows the next leader, which the kept

@@ -30,6 +30,7 @@ pub(crate) use connection::Place;
 pub(crate) use length::fits;
 pub(crate) use pool::{Kind, Pool, Ready};
 
+use crate::caller::CallerAddress;
 use crate::deadline::{self, GRPC_TIMEOUT};
 use crate::marks::{self, TermMark};
 use crate::refusal::Refusal;
@@ -50,6 +51,8 @@ pub(crate) struct Head {
     pub(crate) deadline: Option<Instant>,
     /// What the caller has shown, if this instance looks at that.
     pub(crate) certificate: Option<HeaderValue>,
+    /// Where the call comes from.
+    pub(crate) address: Option<CallerAddress>,
     /// In which version the leader is told of it.
     pub(crate) version: Version,
 }
@@ -251,6 +254,7 @@ fn request(head: Head, term: &TermMark, me: &HeaderValue, place: &Place) -> Resu
         me,
         head.authority.as_ref(),
         head.certificate.as_ref(),
+        head.address,
     );
     if let Some(deadline) = head.deadline {
         // What has been spent here is not there any more.

@@ -25,7 +25,7 @@ use super::outflow::{self, Piece};
 use super::seats::Seat;
 use super::sockets::Arrived;
 use crate::call::Dispatcher;
-use crate::caller::Caller;
+use crate::caller::{Caller, CallerAddress};
 use crate::heard::{Heard, Listening};
 use crate::hold;
 use crate::memory::Memory;
@@ -269,6 +269,7 @@ impl Calls {
             parts.extensions.insert(shown.clone());
         }
         parts.extensions.insert(self.caller.clone());
+        parts.extensions.insert(CallerAddress(self.activity.seat.address()));
         let request = Request::from_parts(parts, body);
         let (shared, shard, held, window) = (self.shared.clone(), self.shard, held.clone(), self.window);
         self.shared.tasks.spawn(async move {

@@ -66,6 +66,7 @@ pub(crate) struct Seat {
     seats: Arc<Seats>,
     number: u64,
     peer: Peer,
+    address: IpAddr,
     cut: CancellationToken,
 }
 
@@ -123,6 +124,7 @@ impl Seats {
             seats: self.clone(),
             number,
             peer,
+            address: address.to_canonical(),
             cut,
         })
     }
@@ -217,6 +219,11 @@ impl Seat {
         }
         table.give(self.number, caller.party.clone());
         Ok(())
+    }
+
+    /// The address itself, of which a peer may have more.
+    pub(crate) const fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The client has spoken HTTP/2.

@@ -94,6 +94,11 @@ pub(crate) fn says_member(der: &[u8]) -> bool {
     parsed(der).is_ok_and(|certificate| matches!(certificate.get_extension_unique(&member), Ok(Some(_))))
 }
 
+/// Until when a certificate is valid, in seconds since 1970.
+pub(crate) fn ends_at(der: &[u8]) -> Option<i64> {
+    Some(parsed(der).ok()?.validity().not_after.timestamp())
+}
+
 /// The key that a certificate signed by itself shows its holder to have.
 pub(crate) fn self_signed_key(der: &[u8]) -> Option<[u8; 32]> {
     let certificate = parsed(der).ok()?;

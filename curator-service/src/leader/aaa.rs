@@ -15,10 +15,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Leader, Seat, calling_key};
 use crate::identity::Subject;
 use crate::state::keys::INITIAL_OWNER;
+use crate::state::tx::Tx;
 use crate::validate::key32;
 
 /// The one identity that there is.
-const OWNER: &str = "owner";
+pub(super) const OWNER: &str = "owner";
 
 pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
 
@@ -89,16 +90,7 @@ impl Leader {
         let now = self.now();
         self.state
             .transact(|tx| {
-                let owner = tx
-                    .get(INITIAL_OWNER)
-                    .ok_or_else(|| Status::failed_precondition("the cluster has no owner: it is not bootstrapped"))?;
-                let owner = InitialOwner::decode(owner.value.as_ref())
-                    .ok()
-                    .and_then(|owner| <[u8; 32]>::try_from(owner.public_key).ok())
-                    .ok_or_else(|| {
-                        Status::failed_precondition(format!("the value at {INITIAL_OWNER} cannot be used"))
-                    })?;
-                if !bool::from(owner.ct_eq(key)) {
+                if !bool::from(owners_key(tx)?.ct_eq(key)) {
                     return Err(Status::permission_denied("this is not the owner's key"));
                 }
                 let authority = authority.as_ref().map_err(Status::clone)?;
@@ -107,4 +99,15 @@ impl Leader {
             })
             .await
     }
+}
+
+/// The key that the cluster was bootstrapped with.
+pub(super) fn owners_key(tx: &mut Tx<'_>) -> Result<[u8; 32], Status> {
+    let owner = tx
+        .get(INITIAL_OWNER)
+        .ok_or_else(|| Status::failed_precondition("the cluster has no owner: it is not bootstrapped"))?;
+    InitialOwner::decode(owner.value.as_ref())
+        .ok()
+        .and_then(|owner| <[u8; 32]>::try_from(owner.public_key).ok())
+        .ok_or_else(|| Status::failed_precondition(format!("the value at {INITIAL_OWNER} cannot be used")))
 }

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::load::to_stranger;
-use super::{Seat, calling_key, calling_node};
+use super::{Seat, calling_address, calling_key, calling_node};
 
 type Heartbeats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
 
@@ -59,7 +59,12 @@ impl Curator for Seat {
         request: Request<RegisterNodeRequest>,
     ) -> Result<Response<RegisterNodeResponse>, Status> {
         let key = calling_key(&request)?;
-        let done = self.leader().await?.register_node(key, request.into_inner()).await;
+        let from = calling_address(&request);
+        let done = self
+            .leader()
+            .await?
+            .register_node_from(from, key, request.into_inner())
+            .await;
         done.map(Response::new).map_err(to_stranger)
     }
 

@@ -1,5 +1,7 @@
 //! The end of a node.
 
+use curator_listener::TermId;
+use curator_proto::admin_api::StepDownRequest;
 use curator_proto::common::NodeState;
 use curator_proto::management_api::{DeleteNodeRequest, DeleteNodeResponse};
 use curator_proto::storage::DeletedNode;
@@ -7,7 +9,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::{Leader, load};
-use crate::state::keys::{DECOMMISSIONS, DELETED_NODES};
+use crate::state::keys::{DECOMMISSIONS, DELETED_NODES, REGISTRATIONS};
 
 impl Leader {
     /// Deletes a node's record. One that is up, or has roles, must be decommissioned first, unless the caller says otherwise.
@@ -18,6 +20,7 @@ impl Leader {
         let may_have_roles = request.safety_bypass_has_roles.is_some();
         let may_be_up = request.safety_bypass_not_decommissioned.is_some();
         let id = load::Selector::id(request.node)?;
+        self.leave_first(&id).await?;
         self.state
             .transact(|tx| {
                 let node = load::node(tx, &id)?;
@@ -45,9 +48,11 @@ impl Leader {
                     let key = DELETED_NODES.key(&id).map_err(load::invalid_id)?;
                     tx.put(key, deleted.encode_to_vec());
                 }
-                let decommission = DECOMMISSIONS.key(&id).map_err(load::invalid_id)?;
-                if tx.get(decommission.clone()).is_some() {
-                    tx.delete(decommission);
+                for beside in [DECOMMISSIONS, REGISTRATIONS] {
+                    let key = beside.key(&id).map_err(load::invalid_id)?;
+                    if tx.get(key.clone()).is_some() {
+                        tx.delete(key);
+                    }
                 }
                 Ok(())
             })
@@ -55,5 +60,23 @@ impl Leader {
         self.heartbeats.forget(&id);
         self.pace.forget(&id);
         Ok(DeleteNodeResponse {})
+    }
+
+    /// Before the leader's own node is deleted another instance leads: nobody serves for a node that there is none of.
+    async fn leave_first(&self, id: &str) -> Result<(), Status> {
+        let Some(succession) = self.around.succession.as_ref().filter(|_| id == self.around.node_id) else {
+            return Ok(());
+        };
+        let term = self.state.fenced().term();
+        let term = TermId {
+            lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
+            lock_revision: term.lock_revision().0,
+        };
+        // Refused if nobody else stands; what is wrong with the request itself the next leader says.
+        let next = succession.step_down(&term, StepDownRequest::default()).await?;
+        Err(Status::unavailable(format!(
+            "node {id} is the leader's own, and the leader hands over to {} before it is deleted: call again",
+            next.next_node_id
+        )))
     }
 }

@@ -9,12 +9,16 @@ use curator_proto::management_api::{
 };
 use tonic::{Request, Response, Status};
 
+use super::audit::Entry;
 use super::info::Nodes;
 use super::{Seat, caller};
 
-/// A unary method, which the leader has under the same name.
+/// Unary methods, which the leader has under the same names; those that are `audited` are told of.
 macro_rules! unary {
-    ($($method:ident($request:ident) -> $response:ident;)*) => {
+    (
+        plain { $($method:ident($request:ident) -> $response:ident;)* }
+        audited { $($audited:ident($audited_request:ident) -> $audited_response:ident;)* }
+    ) => {
         #[tonic::async_trait]
         impl Management for Seat {
             type GetNodesStream = Nodes;
@@ -29,17 +33,34 @@ macro_rules! unary {
                 let done = self.leader().await?.$method(request.into_inner()).await;
                 done.map(Response::new)
             })*
+
+            $(async fn $audited(
+                &self,
+                request: Request<$audited_request>,
+            ) -> Result<Response<$audited_response>, Status> {
+                let entry = Entry::of(&request);
+                let done = match self.leader().await {
+                    Ok(leader) => leader.$audited(request.into_inner()).await,
+                    Err(status) => Err(status),
+                };
+                entry.close(&done);
+                done.map(Response::new)
+            })*
         }
     };
 }
 
 unary! {
-    get_register_ticket(GetRegisterTicketRequest) -> GetRegisterTicketResponse;
-    get_cluster_info(GetClusterInfoRequest) -> GetClusterInfoResponse;
-    approve_node(ApproveNodeRequest) -> ApproveNodeResponse;
-    update_node_roles(UpdateNodeRolesRequest) -> UpdateNodeRolesResponse;
-    decommission_node(DecommissionNodeRequest) -> DecommissionNodeResponse;
-    delete_node(DeleteNodeRequest) -> DeleteNodeResponse;
-    update_node_labels(UpdateNodeLabelsRequest) -> UpdateNodeLabelsResponse;
-    configure_cluster(ConfigureClusterRequest) -> ConfigureClusterResponse;
+    plain {
+        get_cluster_info(GetClusterInfoRequest) -> GetClusterInfoResponse;
+    }
+    audited {
+        get_register_ticket(GetRegisterTicketRequest) -> GetRegisterTicketResponse;
+        approve_node(ApproveNodeRequest) -> ApproveNodeResponse;
+        update_node_roles(UpdateNodeRolesRequest) -> UpdateNodeRolesResponse;
+        decommission_node(DecommissionNodeRequest) -> DecommissionNodeResponse;
+        delete_node(DeleteNodeRequest) -> DeleteNodeResponse;
+        update_node_labels(UpdateNodeLabelsRequest) -> UpdateNodeLabelsResponse;
+        configure_cluster(ConfigureClusterRequest) -> ConfigureClusterResponse;
+    }
 }

@@ -34,6 +34,7 @@ const OVERHEAD: usize = 512;
 pub(super) enum Kind {
     Status,
     Networking,
+    Certificate,
 }
 
 /// So many bytes in so much time.
@@ -68,7 +69,7 @@ struct Paces {
 
 struct Node {
     paid: Instant,
-    waiting: [Option<oneshot::Sender<()>>; 2],
+    waiting: [Option<oneshot::Sender<()>>; 3],
 }
 
 impl Pace {
@@ -112,7 +113,7 @@ impl Pace {
         let paces = &mut *paces;
         let node = paces.nodes.entry(id.to_owned()).or_insert_with(|| Node {
             paid: now,
-            waiting: [None, None],
+            waiting: [None, None, None],
         });
         // Whoever comes first takes the place of the one that waits, which is told so.
         if let Some(place) = place.take() {

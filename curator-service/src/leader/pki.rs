@@ -184,8 +184,7 @@ impl Pki {
         public_key: &[u8; 32],
         now: SystemTime,
     ) -> Result<Vec<u8>, Status> {
-        let key = self.layout.issued(name);
-        if let Some(stored) = tx.get(key.clone()) {
+        if let Some(stored) = tx.get(self.layout.issued(name)) {
             return match public_key_of(&stored.value) {
                 Some(known) if known == *public_key => Ok(stored.value.to_vec()),
                 _ => Err(Status::unavailable(format!(
@@ -193,11 +192,37 @@ impl Pki {
                 ))),
             };
         }
+        self.put_new(tx, authority, name, subject, public_key, now)
+    }
+
+    /// Another certificate of this name, in the place of the one that there is, if that is for the same key.
+    pub(super) fn renew(
+        &self,
+        tx: &mut Tx<'_>,
+        authority: &Authority,
+        name: &str,
+        subject: &Subject,
+        public_key: &[u8; 32],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, Status> {
+        self.ensure(tx, authority, name, subject, public_key, now)?;
+        self.put_new(tx, authority, name, subject, public_key, now)
+    }
+
+    fn put_new(
+        &self,
+        tx: &mut Tx<'_>,
+        authority: &Authority,
+        name: &str,
+        subject: &Subject,
+        public_key: &[u8; 32],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, Status> {
         let certificate = authority.issue(subject, public_key, now).map_err(|error| {
             error!(%error, name, "a certificate cannot be made");
             Status::unavailable("the certificate cannot be made")
         })?;
-        tx.put(key, certificate.clone());
+        tx.put(self.layout.issued(name), certificate.clone());
         Ok(certificate)
     }
 

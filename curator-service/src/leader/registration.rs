@@ -1,5 +1,7 @@
 //! How a node becomes one of the cluster: registered, approved, committed; and how it comes back after a restart.
 
+use std::net::IpAddr;
+
 use curator_proto::common::cluster_configuration::{StorageSecurityPolicy, TpmMode};
 use curator_proto::common::{NodeLabels, NodeState, NodeStorageSecurity, NodeTpmUsage, node_labels};
 use curator_proto::curator_api::{
@@ -11,7 +13,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::ticket::{is_ticket, not_the_ticket};
-use super::{Leader, load, newcomers};
+use super::{Leader, load, newcomers, registrations};
 use crate::identity::Subject;
 use crate::state::keys::{DELETED_NODES, join_key};
 use crate::state::record::NodeRecord;
@@ -21,9 +23,20 @@ use crate::validate::{MOST_LABELS, key32, label_key, label_value};
 const UNLOCK_KEY: usize = 32;
 
 impl Leader {
-    /// Registers the node with the key that the caller has shown. Again for one that is still NEW, it tells the same again.
+    /// Registers a node of which it is not known where from.
+    #[cfg(test)]
     pub(super) async fn register_node(
         &self,
+        key: Option<[u8; 32]>,
+        request: RegisterNodeRequest,
+    ) -> Result<RegisterNodeResponse, Status> {
+        self.register_node_from(None, key, request).await
+    }
+
+    /// Registers the node with the key that the caller has shown. Again for one that is still NEW, it tells the same again.
+    pub(super) async fn register_node_from(
+        &self,
+        from: Option<IpAddr>,
         key: Option<[u8; 32]>,
         request: RegisterNodeRequest,
     ) -> Result<RegisterNodeResponse, Status> {
@@ -65,6 +78,7 @@ impl Leader {
                     ..private::Node::default()
                 };
                 newcomers::check(tx.peek(), node.encoded_len())?;
+                registrations::note(tx, &id, self.now(), from)?;
                 load::save(NodeRecord::new(id.clone(), node), tx)?;
                 Ok(response(usage))
             })

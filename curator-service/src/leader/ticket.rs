@@ -8,8 +8,8 @@ use prost::Message;
 use rand::Rng;
 use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status};
-use tracing::info;
 
+use super::audit::Entry;
 use super::{Leader, Seat};
 use crate::state::keys::REGISTER_TICKET;
 use crate::state::tx::Tx;
@@ -56,7 +56,6 @@ impl Leader {
                 Ok(())
             })
             .await?;
-        info!("there is another register ticket, and the one before is good for nothing");
         Ok(RotateRegisterTicketResponse { ticket })
     }
 }
@@ -67,7 +66,12 @@ impl Tickets for Seat {
         &self,
         request: Request<RotateRegisterTicketRequest>,
     ) -> Result<Response<RotateRegisterTicketResponse>, Status> {
-        let done = self.leader().await?.rotate_register_ticket(request.into_inner()).await;
+        let entry = Entry::of(&request);
+        let done = match self.leader().await {
+            Ok(leader) => leader.rotate_register_ticket(request.into_inner()).await,
+            Err(status) => Err(status),
+        };
+        entry.close(&done);
         done.map(Response::new)
     }
 }

@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use super::terms::Terms;
 use super::{Observe, meters, page};
+use crate::credentials::CredentialsWatch;
 use crate::service::LeaderStatus;
 
 /// As many connections may be open; any more wait to be accepted.
@@ -38,6 +39,7 @@ pub(crate) struct Site {
     pub(crate) status: watch::Receiver<LeaderStatus>,
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) terms: Terms,
+    pub(crate) credentials: Option<CredentialsWatch>,
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The endpoints that are members of another etcd cluster.
     pub(crate) foreign: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
@@ -144,7 +146,8 @@ fn answer<B>(site: &Site, request: &Request<B>, address: SocketAddr) -> Response
             typed(StatusCode::OK, "application/json", shown.to_string())
         }
         "/metrics" => {
-            meters::look(&site.status.borrow(), ready);
+            meters::look(&site.status.borrow(), ready, site.terms.silent_for(BootClock.now()));
+            meters::look_at_certificates(site.credentials.as_ref());
             typed(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
@@ -219,6 +222,7 @@ mod tests {
             status,
             ready,
             terms: Terms::default(),
+            credentials: None,
             metrics: Arc::new(|| "curator_ready 1\n".into()),
             foreign: Arc::new(Vec::new),
         }

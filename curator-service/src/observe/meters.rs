@@ -1,9 +1,12 @@
 //! The names of all metrics, and what they are. The election's and the listener's are in their crates.
 
+use std::time::Duration;
+
 use curator_election::ElectionStatus;
 use curator_election::meters as election;
 use curator_listener::meters as listener;
 
+use crate::credentials::CredentialsWatch;
 use crate::service::LeaderStatus;
 
 /// The version and the commit that this was built from; always 1.
@@ -16,7 +19,17 @@ pub const TERM_LOCK_REVISION: &str = "curator_term_lock_revision";
 pub const TERM_REMAINING_SECONDS: &str = "curator_term_remaining_seconds";
 /// 1 if a call to the instance gets to a leader.
 pub const READY: &str = "curator_ready";
-/// How long the instance knew of no leader, from one to the next, in seconds.
+/// 1 if the instance's node may lead: it is up, and a member of the consensus. Only where the instance has a node's certificate.
+pub const MAY_LEAD: &str = "curator_may_lead";
+/// How long nothing has been heard of the leader that the instance names, in seconds; 0 while it answers, and while none is known.
+pub const LEADER_SILENT_SECONDS: &str = "curator_leader_silent_seconds";
+/// Which cluster the instance is of, by its authority; always 1.
+pub const CLUSTER_INFO: &str = "curator_cluster_info";
+/// When a certificate that is in use ends, in seconds since 1970.
+pub const CERTIFICATE_END: &str = "curator_certificate_end_timestamp_seconds";
+/// How often something new on the disk could not be used, by what it was.
+pub const RELOADS_FAILED: &str = "curator_reloads_failed_total";
+/// How long the instance knew of no leader, or of one that did not answer, from one to the next, in seconds.
 pub const LEADERLESS_SECONDS: &str = "curator_leaderless_seconds";
 /// How long a new leader took from its election until it had read the state, in seconds.
 pub const TAKEOVER_SECONDS: &str = "curator_takeover_seconds";
@@ -76,9 +89,34 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     ),
     (READY, Kind::Gauge, "1 if a call to the instance gets to a leader."),
     (
+        MAY_LEAD,
+        Kind::Gauge,
+        "1 if the instance's node may lead: it is up, and a member of the consensus.",
+    ),
+    (
+        LEADER_SILENT_SECONDS,
+        Kind::Gauge,
+        "How long nothing has been heard of the leader that the instance names; 0 while it answers.",
+    ),
+    (
+        CLUSTER_INFO,
+        Kind::Gauge,
+        "Which cluster the instance is of, by its authority; always 1.",
+    ),
+    (
+        CERTIFICATE_END,
+        Kind::Gauge,
+        "When a certificate that is in use ends, in seconds since 1970.",
+    ),
+    (
+        RELOADS_FAILED,
+        Kind::Counter,
+        "How often something new on the disk could not be used, by what it was.",
+    ),
+    (
         LEADERLESS_SECONDS,
         Kind::Histogram,
-        "How long the instance knew of no leader, from one to the next.",
+        "How long the instance knew of no leader, or of one that did not answer, from one to the next.",
     ),
     (
         TAKEOVER_SECONDS,
@@ -245,10 +283,67 @@ pub fn describe() {
         metrics::counter!(counter).absolute(0);
     }
     metrics::gauge!(PROVES_MEMBERSHIP).set(0.0);
+    metrics::gauge!(LEADER_SILENT_SECONDS).set(0.0);
+    metrics::gauge!(election::DUPLICATE_ID).set(0.0);
+    metrics::counter!(STATE_CHANGES).absolute(0);
+    for outcome in ["ok", "failed"] {
+        metrics::counter!(STATE_COMMITS, "outcome" => outcome).absolute(0);
+    }
+    for role in ["leader", "follower"] {
+        metrics::counter!(election::ROLE_CHANGES, "role" => role, "reason" => "elected").absolute(0);
+    }
+    for reason in REASONS {
+        metrics::counter!(election::ROLE_CHANGES, "role" => "undetermined", "reason" => *reason).absolute(0);
+    }
+    for code in CODES {
+        metrics::counter!(listener::CALLS_REFUSED, "code" => *code).absolute(0);
+    }
+    for outcome in ["ok", "failed"] {
+        metrics::counter!(listener::TLS_HANDSHAKES, "outcome" => outcome).absolute(0);
+    }
+    for of in ["credentials", "configuration"] {
+        metrics::counter!(RELOADS_FAILED, "of" => of).absolute(0);
+    }
 }
 
+/// Why a role ends, as far as it is foreseen: a counter that begins with its first event has no increase.
+const REASONS: &[&str] = &[
+    "lease_expired",
+    "lease_gone",
+    "lock_lost",
+    "fenced_out",
+    "step_down",
+    "shutdown",
+    "no_leader",
+    "news_too_old",
+    "went_back",
+    "wrong_cluster",
+    "stuck",
+    "barred",
+    "duplicate",
+    "unreachable",
+    "no_answer",
+    "no_quorum",
+    "no_space",
+    "permission",
+    "authentication",
+    "overloaded",
+    "not_running",
+];
+/// With what calls are refused that get to no leader.
+const CODES: &[&str] = &[
+    "unavailable",
+    "resource_exhausted",
+    "deadline_exceeded",
+    "unauthenticated",
+    "permission_denied",
+    "invalid_argument",
+    "internal",
+];
+
 /// Sets what is so at the moment.
-pub(super) fn look(status: &LeaderStatus, ready: bool) {
+pub(super) fn look(status: &LeaderStatus, ready: bool, silent: Option<Duration>) {
+    metrics::gauge!(LEADER_SILENT_SECONDS).set(silent.unwrap_or_default().as_secs_f64());
     let (role, revision, remaining) = match status {
         ElectionStatus::Leader(term) if term.is_valid() => {
             ("leader", term.lock_revision().0, term.remaining().as_secs_f64())
@@ -264,6 +359,21 @@ pub(super) fn look(status: &LeaderStatus, ready: bool) {
     metrics::gauge!(TERM_REMAINING_SECONDS).set(remaining);
     metrics::gauge!(READY).set(if ready { 1.0 } else { 0.0 });
     process();
+}
+
+/// Tells of which cluster the instance is, and until when its certificates are good.
+pub(super) fn look_at_certificates(credentials: Option<&CredentialsWatch>) {
+    let Some(newest) = credentials.map(CredentialsWatch::newest) else {
+        metrics::gauge!(CLUSTER_INFO, "cluster" => "").set(1.0);
+        return;
+    };
+    let digest = ring::digest::digest(&ring::digest::SHA256, newest.ca());
+    let cluster = crate::state::keys::hex(digest.as_ref().get(..8).unwrap_or_default());
+    metrics::gauge!(CLUSTER_INFO, "cluster" => cluster).set(1.0);
+    for (name, end) in newest.ends() {
+        #[allow(clippy::cast_precision_loss, reason = "seconds, and far below 2^53")]
+        metrics::gauge!(CERTIFICATE_END, "certificate" => name).set(end as f64);
+    }
 }
 
 /// What the process has and takes, where the system says so.

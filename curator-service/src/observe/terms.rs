@@ -21,6 +21,8 @@ struct Inner {
     seen: VecDeque<Seen>,
     /// Since when no leader is known, if one was.
     leaderless: Option<Instant>,
+    /// Since when the leader that is known does not answer.
+    silent: Option<Instant>,
 }
 
 /// A term, as far as this instance has seen it.
@@ -50,7 +52,8 @@ impl Terms {
         }
         if let Some(ended) = inner.seen.back_mut().filter(|seen| seen.to.is_none()) {
             ended.to = Some(now);
-            inner.leaderless = Some(now);
+            // It has led by name alone since it fell silent.
+            inner.leaderless = Some(inner.silent.take().unwrap_or(now));
         }
         let (leader, revision) = known?;
         let after = inner.leaderless.take().map(|since| now.saturating_since(since));
@@ -65,6 +68,28 @@ impl Terms {
             after,
         });
         after
+    }
+
+    /// Takes note of whether calls get to the leader that is known. Returns how long they did not, if they do again.
+    pub(crate) fn reached(&self, reached: bool, now: Instant) -> Option<Duration> {
+        let mut inner = self.lock();
+        let known = inner.seen.back().is_some_and(|seen| seen.to.is_none());
+        match (known, reached) {
+            (true, false) => {
+                inner.silent.get_or_insert(now);
+                None
+            }
+            (true, true) => inner.silent.take().map(|since| now.saturating_since(since)),
+            (false, _) => {
+                inner.silent = None;
+                None
+            }
+        }
+    }
+
+    /// How long nothing has been heard of the leader that is known; `None` if it answers, or none is known.
+    pub(crate) fn silent_for(&self, now: Instant) -> Option<Duration> {
+        self.lock().silent.map(|since| now.saturating_since(since))
     }
 
     /// All that is remembered, the newest first.
@@ -126,6 +151,31 @@ mod tests {
             .map(|seen| (&*seen.leader, seen.revision, seen.to))
             .collect();
         assert_eq!(told, [("a", 11, None), ("b", 9, Some(at(8))), ("a", 5, Some(at(4)))]);
+    }
+
+    /// A leader that is dead and named until its lease runs out has not led since it fell silent.
+    #[test]
+    fn leader_that_is_silent_counts_as_none() {
+        let terms = Terms::default();
+        assert_eq!(terms.reached(false, at(1)), None);
+        assert_eq!(terms.silent_for(at(2)), None, "none is known");
+        terms.note("me", &follows("a", 5), at(2));
+        terms.reached(true, at(2));
+        terms.reached(false, at(10));
+        terms.reached(false, at(12));
+        assert_eq!(terms.silent_for(at(15)), Some(Duration::from_secs(5)));
+        let nobody = ElectionStatus::Undetermined(Reason::NoLeader);
+        terms.note("me", &nobody, at(18));
+        assert_eq!(
+            terms.note("me", &follows("b", 9), at(19)),
+            Some(Duration::from_secs(9)),
+            "since it fell silent"
+        );
+        assert_eq!(terms.silent_for(at(19)), None);
+        // It was cut off for a while, and is back.
+        terms.reached(false, at(20));
+        assert_eq!(terms.reached(true, at(24)), Some(Duration::from_secs(4)));
+        assert_eq!(terms.reached(true, at(25)), None);
     }
 
     #[test]

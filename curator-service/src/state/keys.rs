@@ -20,12 +20,16 @@ pub(crate) const DECOMMISSIONS: Prefix = Prefix("/decommissions/");
 /// Nodes that were up and are deleted: `/deleted_nodes/<id>`. The original knows nothing of these either.
 pub(crate) const DELETED_NODES: Prefix = Prefix("/deleted_nodes/");
 
+/// How nodes have registered: `/registrations/<id>`. Nor of these.
+pub(crate) const REGISTRATIONS: Prefix = Prefix("/registrations/");
+
 /// What the leader keeps a view of. Neither the election's keys nor private keys are among it.
-pub(crate) const VIEWED: [&str; 7] = [
+pub(crate) const VIEWED: [&str; 8] = [
     "/nodes/",
     "/join_keys/",
     "/decommissions/",
     "/deleted_nodes/",
+    "/registrations/",
     "/cluster/",
     "/global/",
     "/cluster-pki/",

@@ -15,9 +15,9 @@ use curator_service::{
 };
 use serde_json::Value;
 use tonic::transport::Channel;
-use xtask::harness::curator::{binary_from_env, ctl_from_env};
+use xtask::harness::curator::{Event, binary_from_env, ctl_from_env};
 use xtask::harness::process::{Finished, run};
-use xtask::harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec};
+use xtask::harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec, Scratch};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -96,7 +96,7 @@ impl Following {
     /// Waits for a line that holds all of that.
     fn says(&self, from: Mark, words: &[&str]) {
         let holds = |line: &String| words.iter().all(|word| line.contains(word)).then_some(());
-        let found = self.said.wait(from, Deadline::after(SOON), holds);
+        let found = self.said.wait(from, Deadline::after(SOON * 2), holds);
         assert!(found.is_some(), "{words:?} in {:#?}", self.said.since(from));
         assert!(self.process.is_running());
     }
@@ -142,10 +142,18 @@ impl Node {
 
 /// A cluster of three instances with TLS, from nothing: each node after the first registers, is approved, and commits.
 fn cluster() -> (Stage, Ctl, Vec<Node>) {
-    let mut stage = Stage::empty("ctl", EtcdOptions::default());
-    let at = stage.scratch.path().to_owned();
+    let scratch = Scratch::new("ctl").unwrap();
+    let at = scratch.path().to_owned();
     let text = |path: &Path| path.display().to_string();
     let nodes: Vec<_> = (1..=3).map(|number| Node::new(&at, number)).collect();
+    let names = nodes.iter().map(|node| node.id.clone()).collect();
+    let mut stage = Stage::within(
+        scratch,
+        EtcdOptions {
+            names,
+            ..EtcdOptions::default()
+        },
+    );
     let own = CredentialsDirectory::create(&at.join("owner")).unwrap();
     let owner_key = own.key(names::OWNER_KEY).unwrap();
     let mut bootstrap = Command::new(binary_from_env().unwrap());
@@ -207,7 +215,7 @@ fn cluster() -> (Stage, Ctl, Vec<Node>) {
 
     let ca_der = read_certificate(Path::new(&ca)).unwrap();
     let known = ctl.ok(&["ticket"]);
-    let ticket = ctl.ok(&["ticket", "rotate"]);
+    let ticket = ctl.ok(&["ticket", "rotate", "--yes"]);
     assert_ne!(ticket, known, "it is another one");
     assert_eq!(ctl.ok(&["ticket"]), ticket);
     let ticket: Vec<u8> = (0..ticket.trim().len() / 2)
@@ -253,6 +261,13 @@ fn cluster() -> (Stage, Ctl, Vec<Node>) {
         });
         node.start(&mut stage, usize::from(number));
         stage.agreed(SOON);
+    }
+    // A pass of the leader gives a member of etcd its role.
+    let members = ["nodes", "list", "--filter", "has(node.roles.consensus_member)"];
+    let until = Deadline::after(SOON * 2);
+    while ctl.json(&members).as_array().unwrap().len() < 3 {
+        assert!(!until.passed(), "the members of etcd have no roles");
+        std::thread::sleep(Duration::from_millis(200));
     }
     (stage, ctl, nodes)
 }
@@ -341,16 +356,59 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     changes.says(mark, &[&nodes[2].id, "kubernetes-worker"]);
     changes.says(mark, &[&nodes[2].id, "deleted"]);
 
-    // Of those that are left, the first is the only one that has the role of a member of the consensus.
-    let last = ctl.refused(&["nodes", "decommission", &nodes[0].id], 1);
-    assert!(last.contains("the last consensus member"), "{last}");
     let leaving = &nodes[1];
-    let early = ctl.refused(&["nodes", "delete", &leaving.id], 1);
+    let early = ctl.refused(&["nodes", "delete", "--yes", &leaving.id], 1);
     assert!(early.contains("decommission"), "{early}");
-    ctl.ok(&["nodes", "decommission", &leaving.id]);
+    ctl.ok(&["nodes", "decommission", "--yes", &leaving.id]);
     changes.says(mark, &[&leaving.id, "decommissioned"]);
-    ctl.ok(&["nodes", "delete", &leaving.id]);
+    ctl.ok(&["nodes", "delete", "--yes", &leaving.id]);
     changes.says(mark, &[&leaving.id, "deleted"]);
+    let last = ctl.refused(&["nodes", "decommission", "--yes", &nodes[0].id], 1);
+    assert!(last.contains("the last consensus member"), "{last}");
+}
+
+/// A leader whose node goes makes way first, and does not come back.
+#[test]
+fn a_leader_whose_node_is_deleted_hands_over_and_stands_no_more() {
+    let (stage, ctl, nodes) = cluster();
+    let (leader, marks) = (stage.agreed(SOON), stage.marks());
+    ctl.ok(&[
+        "nodes",
+        "delete",
+        "--yes",
+        "--bypass-has-roles",
+        "--bypass-not-decommissioned",
+        &nodes[leader].id,
+    ]);
+    let (next, _) = stage.next_leader(&[0, 1, 2], &marks, SOON);
+    assert_ne!(next, leader);
+    let barred = |event: &Event| {
+        event
+            .message()
+            .is_some_and(|said| said.contains("does not stand for election"))
+    };
+    stage.curators[leader]
+        .wait_for(marks[leader], SOON, "the deleted node's instance to leave", barred)
+        .unwrap();
+    assert_eq!(ctl.json(&["nodes", "list"]).as_array().unwrap().len(), 2);
+    // Those who stand are the others.
+    let until = Deadline::after(SOON);
+    let standing = || {
+        let status = ctl.json(&["status"]);
+        let candidates = status[0]["candidates"].as_array().cloned().unwrap_or_default();
+        candidates
+            .iter()
+            .map(|each| each["node"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    while standing().contains(&nodes[leader].id) {
+        assert!(!until.passed(), "{:?}", standing());
+    }
+    let marks = stage.marks();
+    ctl.ok(&["step-down"]);
+    let (third, _) = stage.next_leader(&[0, 1, 2], &marks, SOON);
+    assert!(third != leader && third != next, "{third}");
+    stage.nobody_led_beside_another();
 }
 
 /// Where the instance of a node is.
@@ -406,7 +464,10 @@ fn management(ctl: &Ctl, id: &str) {
     ctl.ok(&["nodes", "roles", id, "--add", "kubernetes-worker"]);
     let node = ctl.json(&["nodes", "get", id]);
     assert_eq!(node["labels"], serde_json::json!({"rack": "r1"}));
-    assert_eq!(node["roles"], serde_json::json!(["kubernetes-worker"]));
+    assert_eq!(
+        node["roles"],
+        serde_json::json!(["consensus-member", "kubernetes-worker"])
+    );
     let by_key = ctl.json(&["nodes", "get", node["public_key"].as_str().unwrap()]);
     assert_eq!(by_key["id"], id);
     assert!(ctl.ok(&["nodes", "get", id, "-o", "yaml"]).contains("rack: r1"));
@@ -420,11 +481,19 @@ fn management(ctl: &Ctl, id: &str) {
         set["kubernetes.node_labels_to_synchronize"],
         serde_json::json!(["^rack$"])
     );
-    let has_roles = ctl.refused(&["nodes", "delete", id], 1);
+    // Without a terminal there is nobody to ask.
+    let unasked = ctl.refused(&["nodes", "delete", id], 2);
+    assert!(
+        unasked.contains("--yes") && unasked.contains("kubernetes-worker"),
+        "{unasked}"
+    );
+    ctl.ok(&["nodes", "delete", id, "--dry-run"]);
+    let has_roles = ctl.refused(&["nodes", "delete", "--yes", id], 1);
     assert!(has_roles.contains("at: "), "{has_roles}");
     ctl.ok(&[
         "nodes",
         "delete",
+        "--yes",
         id,
         "--bypass-has-roles",
         "--bypass-not-decommissioned",
@@ -467,7 +536,7 @@ fn without_tls_little_is_shown_and_nothing_is_done() {
         &["nodes", "list"][..],
         &["step-down"],
         &["ticket"],
-        &["ticket", "rotate"],
+        &["ticket", "rotate", "--yes"],
         &["log-level"],
         &["log-level", "off"],
     ] {

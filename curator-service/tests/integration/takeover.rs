@@ -218,3 +218,40 @@ fn two_namespaces_elect_apart() {
     stage.none_led_beside_another(&[here, here_next]);
     stage.none_led_beside_another(&[there, there_next]);
 }
+
+/// A leader that is dead is named until its lease runs out: for so long it is said that nothing is heard of it, and the time without a
+/// leader counts from then.
+#[test]
+fn a_leader_that_is_silent_is_said_to_be_before_its_lease_runs_out() {
+    const LONG: Duration = Duration::from_secs(10);
+    let (mut stage, leader) = Stage::elected("silent", Reach::Own, LONG, EtcdOptions::default());
+    let others = stage.others(leader);
+    let follower = others[0];
+    let value = |stage: &Stage, name: &str| {
+        let (code, text) = stage.curators[follower].observed("/metrics", SOON).unwrap();
+        assert_eq!(code, 200);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.and_then(|line| line.parse::<f64>().ok()).unwrap_or_default()
+    };
+    assert!(value(&stage, "curator_leader_silent_seconds") < 1.0);
+    let before = value(&stage, "curator_leaderless_seconds_sum");
+    let marks = stage.marks();
+    stage.silence(leader);
+    stage.curators[leader].kill().unwrap();
+    xtask::harness::wait_until("the silence to be told", LONG / 2, || {
+        (value(&stage, "curator_leader_silent_seconds") > 1.0).then_some(())
+    })
+    .unwrap();
+    let role = stage.curators[follower].role();
+    let named = role.as_ref().and_then(Role::follows);
+    assert_eq!(named, Some(stage.curators[leader].node_id()), "it is named still");
+    stage.next_leader(&others, &marks, SOON);
+    let counted = xtask::harness::wait_until("the time to be counted", SOON, || {
+        let counted = value(&stage, "curator_leaderless_seconds_sum") - before;
+        (counted > 0.0).then_some(counted)
+    })
+    .unwrap();
+    assert!(counted > LONG.as_secs_f64() / 2.0, "{counted}");
+}

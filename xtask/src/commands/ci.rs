@@ -6,11 +6,12 @@ use crate::args::Args;
 use crate::cli::Command;
 use crate::commands::{api, chaos, fuzz, integration, smoke, test};
 use crate::error::Result;
+use crate::harness::process::{Orphan, bound};
 use crate::step;
 use crate::tidy;
 use crate::tools::etcd::{Want, select};
-use crate::tools::{optional, protoc};
-use crate::workspace::{Package, cargo, packages};
+use crate::tools::{on_path, optional, protoc};
+use crate::workspace::{Package, cargo, packages, root};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -54,6 +55,7 @@ fn run(args: Args) -> Result<()> {
     step::run("documentation", docs)?;
     api::compare(false)?;
     dependencies()?;
+    alerts()?;
     for (name, words) in packages()?.iter().flat_map(feature_builds) {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         step::run(&name, cargo(&words))?;
@@ -70,6 +72,26 @@ fn run(args: Args) -> Result<()> {
     for found in select(&Want::Ends)? {
         let version = found.binaries.version().to_owned();
         chaos::run_chaos(&Want::Named(version), play, None)?;
+    }
+    Ok(())
+}
+
+/// The alerts for Prometheus, by its own tool: that they can be read, and that they fire when they should and else not.
+fn alerts() -> Result<()> {
+    if on_path("promtool").is_none() {
+        step::say("==> alerts: SKIPPED, for there is no promtool (it comes with Prometheus)");
+        return Ok(());
+    }
+    for (name, words) in [
+        (
+            "alerts can be read",
+            ["check", "rules", "deploy/prometheus/alerts.yaml"],
+        ),
+        ("alerts fire", ["test", "rules", "deploy/prometheus/tests.yaml"]),
+    ] {
+        let mut promtool = bound("promtool", Orphan::Kill);
+        promtool.args(words).current_dir(root());
+        step::run(name, promtool)?;
     }
     Ok(())
 }

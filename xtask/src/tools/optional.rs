@@ -32,6 +32,11 @@ pub fn report() -> Vec<(&'static str, bool, &'static str)> {
             "checks the dependencies: licences, sources, duplicates, known faults",
         ),
         (
+            "promtool",
+            on_path("promtool").is_some(),
+            "checks the alerts for Prometheus, and that they fire",
+        ),
+        (
             "go",
             on_path("go").is_some(),
             "etcd 3.5 to 3.7, candidates of etcd's own Go library in the tests, and clients",

@@ -58,7 +58,7 @@ enum Command {
     Bootstrap(Box<Bootstrap>),
     /// Makes this machine a node of a cluster that there is: registers it, waits until it is approved, and gets its certificate.
     ///
-    /// It may be interrupted and run again until it has the certificate.
+    /// It may be interrupted and run again until it has the certificate: it goes on from where the node is.
     Register(Box<Register>),
     /// Writes the whole state into a file, as it is at one moment, to be moved to another store.
     Export(Box<Export>),

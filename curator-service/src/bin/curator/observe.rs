@@ -9,9 +9,14 @@ use curator_service::{OBSERVE_PORT, Observe, meters};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
 /// Bounds of the buckets of times, in seconds.
-const SECONDS: [f64; 14] = [
-    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+const SECONDS: [f64; 18] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 4.0, 5.0, 7.5, 10.0, 30.0,
 ];
+
+/// What is rendered of the time on processors. Counters of the recorder have whole numbers, and this one has fractions of seconds;
+/// so it is a gauge to the recorder, and what it is to Prometheus is said here.
+const CPU_AS_GAUGE: &str = "# TYPE process_cpu_seconds_total gauge\n";
+const CPU_AS_COUNTER: &str = "# TYPE process_cpu_seconds_total counter\n";
 
 /// Where an instance is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +64,7 @@ impl ObserveAt {
         meters::describe();
         let metrics = Arc::new(move || {
             handle.run_upkeep();
-            handle.render()
+            handle.render().replace(CPU_AS_GAUGE, CPU_AS_COUNTER)
         });
         Ok(Some(Observe { listen, metrics }))
     }

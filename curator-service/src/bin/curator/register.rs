@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use curator_proto::admin_api::IssueOwnRequest;
+use curator_proto::admin_api::certificates_client::CertificatesClient;
 use curator_proto::common::{NodeLabels, NodeStorageSecurity, node_labels};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, CommitNodeResponse, RegisterNodeRequest};
@@ -13,6 +15,7 @@ use curator_service::{
     ClientCredentials, CredentialsDirectory, NO_PROOF, Trust, credential_names as names, node_id, read_certificate,
     wall_clock,
 };
+use ring::digest::{SHA256, digest};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -21,6 +24,8 @@ use crate::options::{parse_duration, parse_hex, parse_label};
 
 /// How long one call is given: a change of leader fits in.
 const CALL: Duration = Duration::from_secs(10);
+/// How long the cluster's part of a disk key is.
+const UNLOCK_KEY: usize = 32;
 /// Between two looks at whether the node is approved.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -64,12 +69,7 @@ pub(crate) struct Register {
     storage_security: Storage,
 
     /// A file with the cluster's part of this node's disk key, 32 bytes; needed if the storage is encrypted.
-    #[arg(
-        long,
-        env = "CURATOR_CLUSTER_UNLOCK_KEY_FILE",
-        value_name = "FILE",
-        required_if_eq_any = [("storage_security", "encrypted"), ("storage_security", "authenticated-encrypted")]
-    )]
+    #[arg(long, env = "CURATOR_CLUSTER_UNLOCK_KEY_FILE", value_name = "FILE")]
     cluster_unlock_key_file: Option<PathBuf>,
 
     /// A label of the node, as key=value; may be repeated.
@@ -91,6 +91,16 @@ enum Storage {
     AuthenticatedEncrypted,
 }
 
+impl Storage {
+    const fn in_proto(self) -> NodeStorageSecurity {
+        match self {
+            Self::Insecure => NodeStorageSecurity::Insecure,
+            Self::Encrypted => NodeStorageSecurity::Encrypted,
+            Self::AuthenticatedEncrypted => NodeStorageSecurity::AuthenticatedEncrypted,
+        }
+    }
+}
+
 impl Register {
     /// Registers, waits for the approval, and gets the certificate.
     pub(crate) fn run(&self) -> ExitCode {
@@ -109,10 +119,7 @@ impl Register {
     }
 
     async fn register(&self) -> Result<(), Box<dyn Error>> {
-        let unlock_key = match &self.cluster_unlock_key_file {
-            Some(file) => std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?,
-            None => Vec::new(),
-        };
+        let unlock_key = self.unlock_key()?;
         let directory = CredentialsDirectory::create(&self.credentials)?;
         if directory.has(names::NODE) {
             let path = directory.path(names::NODE);
@@ -131,25 +138,38 @@ impl Register {
             },
         };
         let client = ClientCredentials::with_key(trust, &key, wall_clock())?;
-        let mut curator = CuratorClient::new(client.channel(&self.address)?);
-
+        let channel = client.channel(&self.address)?;
+        println!(
+            "this node is {id}; the SHA-256 of its key is {}",
+            sha256(key.public_key())
+        );
         let pairs = self.label.iter().map(|(key, value)| node_labels::Pair {
             key: key.clone(),
             value: value.clone(),
         });
-        let registering = RegisterNodeRequest {
-            register_ticket: self.ticket.to_vec(),
-            join_key: join_key.public_key().to_vec(),
-            have_local_tpm: self.tpm,
-            labels: Some(NodeLabels { pairs: pairs.collect() }),
+        let newcomer = Newcomer {
+            address: &self.address,
+            id: &id,
+            curator: CuratorClient::new(channel.clone()),
+            certificates: CertificatesClient::new(channel),
+            register: RegisterNodeRequest {
+                register_ticket: self.ticket.to_vec(),
+                join_key: join_key.public_key().to_vec(),
+                have_local_tpm: self.tpm,
+                labels: Some(NodeLabels { pairs: pairs.collect() }),
+            },
+            commit: CommitNodeRequest {
+                cluster_unlock_key: unlock_key,
+                storage_security: self.storage_security.in_proto().into(),
+            },
         };
-        curator
-            .register_node(bounded(registering))
-            .await
-            .map_err(|status| told(&self.address, &status))?;
-        println!("registered: this node is {id}, and waits for its approval");
-        let committed = timeout(self.wait, self.commit(&mut curator, unlock_key)).await;
-        let late = |_| format!("not approved within {:?}: approve {id}, and run this again", self.wait);
+        let committed = timeout(self.wait, newcomer.run()).await;
+        let late = |_| {
+            format!(
+                "not approved within {:?}: approve {id}, and run this again, which goes on from here",
+                self.wait
+            )
+        };
         let committed = committed.map_err(late)??;
         if committed.ca_certificate != ca {
             return Err("the cluster has another authority than it is recognized by: nothing was written".into());
@@ -162,34 +182,114 @@ impl Register {
         Ok(())
     }
 
-    /// Asks for the certificate until the node is approved.
-    async fn commit(
-        &self,
-        curator: &mut CuratorClient<Channel>,
-        cluster_unlock_key: Vec<u8>,
-    ) -> Result<CommitNodeResponse, String> {
-        let storage_security = match self.storage_security {
-            Storage::Insecure => NodeStorageSecurity::Insecure,
-            Storage::Encrypted => NodeStorageSecurity::Encrypted,
-            Storage::AuthenticatedEncrypted => NodeStorageSecurity::AuthenticatedEncrypted,
+    /// The cluster's part of the disk key, of which it is known before anything is registered that the cluster takes it.
+    fn unlock_key(&self) -> Result<Vec<u8>, String> {
+        let encrypted = !matches!(self.storage_security, Storage::Insecure);
+        let Some(file) = &self.cluster_unlock_key_file else {
+            return match encrypted {
+                true => Err(
+                    "the storage is encrypted, and no unlock key is given: give --cluster-unlock-key-file, a file of \
+                             32 random bytes that is kept nowhere else, or --storage-security insecure"
+                        .to_owned(),
+                ),
+                false => Ok(Vec::new()),
+            };
         };
-        let request = CommitNodeRequest {
-            cluster_unlock_key,
-            storage_security: storage_security.into(),
-        };
+        let key = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        match key.len() == UNLOCK_KEY || (!encrypted && key.len() < UNLOCK_KEY) {
+            true => Ok(key),
+            false => Err(format!(
+                "{}: an unlock key is {UNLOCK_KEY} bytes long, and this one is {}; nothing was registered",
+                file.display(),
+                key.len()
+            )),
+        }
+    }
+}
+
+/// A node that is to be one of the cluster, wherever it is on its way.
+struct Newcomer<'a> {
+    address: &'a str,
+    id: &'a str,
+    curator: CuratorClient<Channel>,
+    certificates: CertificatesClient<Channel>,
+    register: RegisterNodeRequest,
+    commit: CommitNodeRequest,
+}
+
+impl Newcomer<'_> {
+    /// Goes on from where the node is, until it has its certificate. The cluster is asked for that at each step, so this may be
+    /// repeated whenever it was interrupted.
+    async fn run(mut self) -> Result<CommitNodeResponse, String> {
+        let (mut answered, mut registered, mut waits) = (false, false, false);
         loop {
-            match curator.commit_node(bounded(request.clone())).await {
+            match self.curator.commit_node(bounded(self.commit.clone())).await {
                 Ok(committed) => return Ok(committed.into_inner()),
+                Err(status) if is_passing(&status) && answered => {}
+                Err(status) if is_passing(&status) => return Err(told(self.address, &status)),
                 // That is what a node is told that is not approved yet.
-                Err(status) if status.code() == Code::PermissionDenied => {}
-                // A change of leader, or the instance is gone for a moment. Should the call have run, the next one says so.
-                Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {}
-                Err(status) if status.source().is_some() => {}
-                Err(status) => return Err(told(&self.address, &status)),
+                Err(status) if status.code() == Code::PermissionDenied => {
+                    answered = true;
+                    if !std::mem::replace(&mut waits, true) {
+                        println!("registered: {} waits for its approval", self.id);
+                    }
+                }
+                Err(status) if status.code() == Code::NotFound && registered => {
+                    return Err(format!("{} was deleted while it waited for its approval", self.id));
+                }
+                Err(status) if status.code() == Code::NotFound => {
+                    answered = true;
+                    match self.curator.register_node(bounded(self.register.clone())).await {
+                        Ok(_) => {
+                            registered = true;
+                            continue;
+                        }
+                        // Should it have run, the next look says so.
+                        Err(status) if is_passing(&status) => {}
+                        Err(status) => return Err(told(self.address, &status)),
+                    }
+                }
+                Err(refused) if refused.code() == Code::FailedPrecondition => {
+                    return self.committed_before(&refused).await;
+                }
+                Err(status) => return Err(told(self.address, &status)),
             }
             sleep(LOOK).await;
         }
     }
+
+    /// What a commit was answered that has run before, and whose answer got lost.
+    async fn committed_before(&mut self, refused: &Status) -> Result<CommitNodeResponse, String> {
+        let issued = self
+            .certificates
+            .issue_own(bounded(IssueOwnRequest { anew: false }))
+            .await;
+        match issued {
+            Ok(issued) => {
+                let issued = issued.into_inner();
+                println!("{} has committed before: it gets its certificate again", self.id);
+                Ok(CommitNodeResponse {
+                    ca_certificate: issued.ca_certificate,
+                    node_certificate: issued.certificate,
+                })
+            }
+            // It was for another reason, which is said.
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unimplemented) => {
+                Err(told(self.address, refused))
+            }
+            Err(status) => Err(told(self.address, &status)),
+        }
+    }
+}
+
+/// A change of leader, or the instance is gone for a moment. Should the call have run, the next one says so.
+fn is_passing(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = digest(&SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn bounded<T>(message: T) -> Request<T> {

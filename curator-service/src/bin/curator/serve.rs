@@ -152,6 +152,11 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration)]
     max_connection_age: Option<Duration>,
 
+    /// Leave it to the node's own agent to report the node. Else this instance does, where it has a node's certificate: its heartbeat, and
+    /// the IP address of --advertise, unless somebody says more of the node already.
+    #[arg(long, env = "CURATOR_NO_REPORT_NODE")]
+    no_report_node: bool,
+
     /// How many threads serve connections [default: one for each core].
     #[arg(long, env = "CURATOR_THREADS", value_name = "THREADS", value_parser = clap::value_parser!(u16).range(1..=1_024))]
     threads: Option<u16>,
@@ -310,6 +315,7 @@ impl Serve {
             .max_connections_per_peer
             .map(|most| usize::try_from(most).unwrap_or(usize::MAX));
         config.max_connection_age = self.max_connection_age;
+        config.report_node = !self.no_report_node;
         config.grace = self.grace;
         if let Some(threads) = self.threads {
             config.threads = threads.into();

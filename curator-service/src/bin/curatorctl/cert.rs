@@ -1,29 +1,32 @@
 //! `curatorctl cert`: certificates of the cluster, of its owner, and any that are in files.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use curator_proto::admin_api::IssueOwnRequest;
+use curator_proto::admin_api::certificates_client::CertificatesClient;
 use curator_proto::curator_api::GetCaCertificateRequest;
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::management_api::aaa_client::AaaClient;
 use curator_proto::management_api::{EscrowRequest, EscrowResponse, escrow_request};
 use curator_service::{
-    ClientCredentials, Trust, certificate_pem, certified_as, read_certificate, read_private_key, wall_clock,
+    ClientCredentials, PrivateKey, Trust, certificate_pem, certified_as, credential_names as names, read_certificate,
+    read_private_key, wall_clock,
 };
-use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tokio::time::timeout_at;
 use tonic::Status;
+use tonic::transport::Channel;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::connect::{Cluster, tls};
+use crate::connect::{Cluster, Reached, tls};
 use crate::failure::Failure;
 use crate::output::{Format, Table, say};
 use crate::settings::{Flags, Settings};
-use crate::text::hex;
+use crate::text::{hex, sha256};
 
 /// The one user who can have a certificate.
 const OWNER: &str = "owner";
@@ -44,6 +47,13 @@ pub(crate) enum Command {
         /// Where it is written, PEM. What is there is not written over.
         #[arg(long, value_name = "FILE", default_value = "owner.pem")]
         out: PathBuf,
+    },
+    /// Gets a newer certificate for the same key from the cluster, and puts it in the place of the one that there is: the owner's, which
+    /// --cert and --key name, or a node's. One that has ended can be renewed as well.
+    Renew {
+        /// The directory of a node's credentials: then that node's certificate is renewed. An instance that runs takes it within seconds.
+        #[arg(long, value_name = "DIR")]
+        credentials: Option<PathBuf>,
     },
     /// Shows what is in certificates, PEM.
     Show {
@@ -69,7 +79,7 @@ impl Command {
         match self {
             Self::Show { files } => show(flags.output, &files),
             Self::Verify { files } => verify(flags, &files),
-            Self::Ca { .. } | Self::Owner { .. } => Ok(()),
+            Self::Ca { .. } | Self::Owner { .. } | Self::Renew { .. } => Ok(()),
         }
     }
 }
@@ -78,6 +88,7 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
     match command {
         Command::Ca { out, fingerprint } => ca(cluster, out.as_deref(), fingerprint.as_deref()).await,
         Command::Owner { out } => owner(cluster, &out).await,
+        Command::Renew { credentials } => renew(cluster, credentials.as_deref()).await,
         Command::Show { .. } | Command::Verify { .. } => Ok(()),
     }
 }
@@ -100,7 +111,7 @@ async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Re
                 continue;
             }
         };
-        let fingerprint = fingerprint(&der);
+        let fingerprint = sha256(&der);
         if let Some(expected) = expected
             && !expected.replace(':', "").eq_ignore_ascii_case(&fingerprint)
         {
@@ -138,19 +149,8 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
     if out.symlink_metadata().is_ok() {
         return Err(Failure::usage("there is such a file already").at(out.display().to_string()));
     }
-    // Who leads is asked as anybody, since there is no certificate yet.
-    let anybody = Cluster::new(Settings {
-        endpoints: settings.endpoints.clone(),
-        ca: settings.ca.clone(),
-        members: settings.members.clone(),
-        cert: None,
-        key: None,
-        ..*settings
-    });
-    let reached = anybody.leader().await?;
-    let shown = ClientCredentials::with_key(settings.trust()?, &key, wall_clock())
-        .map_err(|error| Failure::failed(error.to_string()))?;
-    let mut aaa = AaaClient::new(tls(&shown, &reached.address)?);
+    let (reached, channel) = as_holder_of(settings, &key).await?;
+    let mut aaa = AaaClient::new(channel);
     let request = EscrowRequest {
         parameters: Some(escrow_request::Parameters {
             requested_identity_name: OWNER.to_owned(),
@@ -177,6 +177,89 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
     say(&format!("{} written", out.display()))
 }
 
+/// The way to the leader for whoever has a key and no certificate that is good.
+async fn as_holder_of(settings: &Settings, key: &PrivateKey) -> Result<(Reached, Channel), Failure> {
+    // Who leads is asked as anybody.
+    let anybody = Cluster::new(Settings {
+        endpoints: settings.endpoints.clone(),
+        ca: settings.ca.clone(),
+        members: settings.members.clone(),
+        cert: None,
+        key: None,
+        ..*settings
+    });
+    let reached = anybody.leader().await?;
+    let shown = ClientCredentials::with_key(settings.trust()?, key, wall_clock())
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    let channel = tls(&shown, &reached.address)?;
+    Ok((reached, channel))
+}
+
+async fn renew(cluster: &Cluster, credentials: Option<&Path>) -> Result<(), Failure> {
+    let settings = &cluster.settings;
+    if settings.plain {
+        return Err(Failure::usage("a certificate can be had by TLS alone"));
+    }
+    let (certificate, key) = match (credentials, &settings.cert, &settings.key) {
+        (Some(directory), ..) => (directory.join(names::NODE), directory.join(names::NODE_KEY)),
+        (None, Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+        _ => {
+            return Err(Failure::usage("it is not said whose certificate is meant")
+                .hint("name the owner's with --cert and --key, or a node's with --credentials"));
+        }
+    };
+    // What is there is replaced, and nothing is made where a name is mistyped.
+    read_certificate(&certificate)?;
+    let key = read_private_key(&key)?;
+    let (reached, channel) = as_holder_of(settings, &key).await?;
+    let mut certificates = CertificatesClient::new(channel);
+    let request = cluster.request(IssueOwnRequest { anew: true });
+    let issued = cluster
+        .call(&reached, certificates.issue_own(request))
+        .await?
+        .into_inner();
+    let whose = certified_as(&issued.certificate, &settings.authority()?, wall_clock())
+        .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
+    replace(&certificate, &certificate_pem(&issued.certificate))
+        .map_err(|error| Failure::failed(error.to_string()).at(certificate.display().to_string()))?;
+    say(&format!("{} renewed, for {whose}", certificate.display()))
+}
+
+/// Writes a file in the place of one that is there, whose owner and mode it keeps: all of it or nothing.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let there = std::fs::metadata(path)?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".new");
+    let partial = PathBuf::from(partial);
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(there.mode() & 0o777)
+        .open(&partial)?;
+    let written = (|| {
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (there.uid(), there.gid()) {
+            std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)?;
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => std::fs::File::open(parent)?.sync_all(),
+            None => std::fs::File::open(".")?.sync_all(),
+        }
+    })();
+    if written.is_err() {
+        // It is gone if it was renamed.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
 /// Writes a file that is not there yet.
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let written = std::fs::OpenOptions::new()
@@ -186,10 +269,6 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
     written.map_err(|error| Failure::failed(error.to_string()).at(path.display().to_string()))
-}
-
-fn fingerprint(der: &[u8]) -> String {
-    hex(digest(&SHA256, der).as_ref())
 }
 
 fn show(format: Format, files: &[PathBuf]) -> Result<(), Failure> {
@@ -227,7 +306,7 @@ fn what_is_in(path: &Path, der: &[u8]) -> Result<Value, Failure> {
         "valid_until": certificate.validity().not_after.to_string(),
         "names": names.join(", "),
         "public_key": hex(&certificate.public_key().subject_public_key.data),
-        "sha256": fingerprint(der),
+        "sha256": sha256(der),
     }))
 }
 

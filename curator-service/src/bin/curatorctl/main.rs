@@ -3,6 +3,7 @@
 mod bootstrap;
 mod cert;
 mod configuration;
+mod confirm;
 mod connect;
 mod context;
 mod failure;
@@ -11,6 +12,7 @@ mod leader;
 mod log_level;
 mod nodes;
 mod output;
+mod registered;
 mod settings;
 mod status;
 mod step_down;
@@ -45,30 +47,43 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Shows all instances side by side: their roles, the term, and the consensus as each finds it.
+    #[command(after_help = "Examples:\n  curatorctl status --watch")]
     Status(status::Args),
     /// Prints who leads.
+    #[command(after_help = "Examples:\n  curatorctl leader --follow")]
     Leader(leader::Args),
     /// Makes the leader step down, so that another instance leads. No call fails because of it.
+    #[command(after_help = "Examples:\n  curatorctl step-down --to metropolis-0123456789abcdef0123456789abcdef")]
     StepDown(step_down::Args),
     /// Prints what the named instances log, or changes it: each of them has a filter of its own.
+    #[command(after_help = "Examples:\n  curatorctl log-level info,curator_election=debug --endpoint 10.0.0.1:7835")]
     LogLevel(log_level::Args),
     /// Looks at the nodes of the cluster, and changes them.
+    #[command(after_help = "Examples:\n  curatorctl nodes pending\n  curatorctl nodes list -l rack=r1")]
     #[command(subcommand)]
     Nodes(nodes::Command),
     /// Prints the ticket that new nodes register with, in hex, or makes another one. It is a secret.
+    #[command(after_help = "Examples:\n  curatorctl ticket\n  curatorctl ticket rotate --yes")]
     Ticket(ticket::Args),
     /// Looks at the configuration of the cluster, and changes it.
+    #[command(after_help = "Examples:\n  curatorctl config get")]
     #[command(subcommand)]
     Config(configuration::Command),
     /// Says how a cluster is made.
+    #[command(after_help = "Examples:\n  curatorctl bootstrap")]
     Bootstrap,
     /// Certificates: of the cluster, of its owner, and any that are in files.
+    #[command(after_help = "Examples:\n  curatorctl cert verify owner.pem --ca ca.pem")]
     #[command(subcommand)]
     Cert(cert::Command),
     /// Contexts: what is said once and for all of a cluster.
+    #[command(
+        after_help = "Examples:\n  curatorctl context set home --endpoint 10.0.0.1:7835 --ca ca.pem\n  curatorctl context list"
+    )]
     #[command(subcommand)]
     Context(context::Command),
     /// Prints the completions for a shell.
+    #[command(after_help = "Examples:\n  curatorctl completions bash")]
     Completions(generate::Completions),
     /// Writes the manual pages into a directory.
     #[command(hide = true)]
@@ -122,6 +137,35 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// Each command's help has examples, all of which can be parsed, and its own flags stand before those of all.
+    #[test]
+    fn help_has_examples_and_the_own_flags_first() {
+        use clap::CommandFactory;
+        for name in Cli::command()
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+        {
+            if name == "man" {
+                continue;
+            }
+            let Err(help) = Cli::try_parse_from(["curatorctl", &name, "--help"]) else {
+                panic!("{name} has no help")
+            };
+            let help = help.to_string();
+            let examples = help
+                .split_once("Examples:\n")
+                .map(|(_, examples)| examples)
+                .unwrap_or_default();
+            assert!(!examples.is_empty(), "{name}: {help}");
+            for example in examples.lines() {
+                let parsed = Cli::try_parse_from(example.split_whitespace());
+                assert!(parsed.is_ok(), "{example}");
+            }
+            let (own, all) = (help.find("\nOptions:"), help.find("\nOptions of all commands:"));
+            assert!(own < all, "{help}");
+        }
     }
 
     #[test]

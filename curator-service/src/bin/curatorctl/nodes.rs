@@ -15,10 +15,13 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout_at;
 use tonic::Status;
 
+use crate::confirm::{Asked, Care, Go};
 use crate::connect::{Cluster, Reached, client};
 use crate::failure::Failure;
 use crate::output::{Format, Table, say};
-use crate::text::{for_people, hex, key_from_hex, seconds, short};
+use crate::registered::{self, registrations};
+use crate::step_down::step_down;
+use crate::text::{for_people, hex, key_from_hex, seconds, sha256, short};
 use crate::watch;
 
 #[derive(Subcommand)]
@@ -28,11 +31,23 @@ pub(crate) enum Command {
         /// Such as: node.state == NODE_STATE_NEW || has(node.roles.consensus_member)
         #[arg(long, short, value_name = "CEL", default_value = "", hide_default_value = true)]
         filter: String,
+        /// Only nodes with this label: key=value, or key for any value. May be repeated: then all of them.
+        #[arg(long, short = 'l', value_name = "LABEL")]
+        label: Vec<String>,
     },
     /// Shows one node.
     Get(One),
-    /// Lets a node that has registered become a member.
-    Approve(One),
+    /// Lists the nodes that wait for their approval: when and where from each has registered, and the SHA-256 of its key, which
+    /// `curator register` prints there.
+    Pending,
+    /// Lets a node that has registered become a member. Says first when and where from it has registered, and asks if there is a
+    /// terminal.
+    Approve {
+        #[command(flatten)]
+        node: One,
+        #[command(flatten)]
+        care: Care,
+    },
     /// Gives roles to a node, and takes them away.
     Roles {
         #[command(flatten)]
@@ -43,6 +58,8 @@ pub(crate) enum Command {
         /// A role that it loses; may be repeated.
         #[arg(long, value_enum)]
         remove: Vec<Role>,
+        #[command(flatten)]
+        care: Care,
     },
     /// Changes the labels of a node.
     Labels {
@@ -53,7 +70,12 @@ pub(crate) enum Command {
         changes: Vec<Change>,
     },
     /// Takes a node out of service, role by role, so that it can be deleted.
-    Decommission(One),
+    Decommission {
+        #[command(flatten)]
+        node: One,
+        #[command(flatten)]
+        care: Care,
+    },
     /// Removes a node from the cluster.
     Delete {
         #[command(flatten)]
@@ -64,6 +86,8 @@ pub(crate) enum Command {
         /// Even if it has not been decommissioned.
         #[arg(long)]
         bypass_not_decommissioned: bool,
+        #[command(flatten)]
+        care: Care,
     },
     /// Prints all nodes, and then each change, until it is told to end.
     Watch,
@@ -81,6 +105,16 @@ pub(crate) enum Role {
     ConsensusMember,
     KubernetesController,
     KubernetesWorker,
+}
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ConsensusMember => "consensus-member",
+            Self::KubernetesController => "kubernetes-controller",
+            Self::KubernetesWorker => "kubernetes-worker",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,18 +135,33 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
     let leader = cluster.leader().await?;
     let mut management = client!(ManagementClient, leader);
     match command {
-        Command::List { filter } => {
-            let nodes = get(cluster, &leader, filter).await?;
+        Command::List { filter, label } => {
+            let nodes = get(cluster, &leader, with_labels(filter, &label)).await?;
             cluster.settings.output.print(&data(&nodes), &table(&nodes))
         }
         Command::Get(one) => {
             let node = find(cluster, &leader, &one).await?;
-            let data = one_data(&node);
+            let known = registrations(cluster, &leader, &node.id).await?;
+            let mut data = one_data(&node);
+            data["key_sha256"] = sha256(&node.pubkey).into();
+            data["registered_at"] = registered::at(known.get(&node.id)).into();
+            data["registered_from"] = registered::from(known.get(&node.id)).map(str::to_owned).into();
             cluster.settings.output.print(&data, &details(&data))
         }
-        Command::Approve(one) => {
+        Command::Pending => {
+            let nodes = get(cluster, &leader, "node.state == NODE_STATE_NEW".to_owned()).await?;
+            let known = registrations(cluster, &leader, "").await?;
+            let (data, table) = registered::pending(&nodes, &known);
+            cluster.settings.output.print(&data, &table)
+        }
+        Command::Approve { node, care } => {
             // By its key alone: which node is meant is looked up once, and that one is approved or none.
-            let node = find(cluster, &leader, &one).await?;
+            let node = find(cluster, &leader, &node).await?;
+            let known = registrations(cluster, &leader, &node.id).await?;
+            let what = format!("approve {}", registered::sentence(&node, known.get(&node.id)));
+            if care.ask(Asked::AtTerminals, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             let request = ApproveNodeRequest {
                 pubkey: node.pubkey.clone(),
             };
@@ -121,7 +170,12 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 .await?;
             done(cluster, &node.id, "approved")
         }
-        Command::Roles { node, add, remove } => {
+        Command::Roles {
+            node,
+            add,
+            remove,
+            care,
+        } => {
             let wish = |role| wish(role, &add, &remove);
             let request = UpdateNodeRolesRequest {
                 consensus_member: wish(Role::ConsensusMember)?,
@@ -132,6 +186,21 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                     None => update_node_roles_request::Node::Id(node.node.clone()),
                 }),
             };
+            let names = |roles: &[Role]| roles.iter().map(|role| role.name()).collect::<Vec<_>>().join(", ");
+            let what = format!(
+                "change the roles of {}: add [{}], remove [{}]",
+                node.node,
+                names(&add),
+                names(&remove)
+            );
+            // A member of the consensus is one of etcd: without it a quorum may be lost.
+            let asked = match request.consensus_member {
+                Some(false) => Asked::Always,
+                _ => Asked::Never,
+            };
+            if care.ask(asked, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             cluster
                 .call(&leader, management.update_node_roles(cluster.request(request)))
                 .await?;
@@ -158,7 +227,12 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 .await?;
             done(cluster, &node.node, "has the labels asked for")
         }
-        Command::Decommission(one) => {
+        Command::Decommission { node: one, care } => {
+            let found = find(cluster, &leader, &one).await?;
+            let what = format!("take {} out of service", described(&found));
+            if care.ask(Asked::Always, &what)? == Go::NoFurther {
+                return Ok(());
+            }
             let request = DecommissionNodeRequest {
                 node: Some(match key_from_hex(&one.node) {
                     Some(key) => decommission_node_request::Node::Pubkey(key),
@@ -171,14 +245,37 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
             done(
                 cluster,
                 &one.node,
-                "is being decommissioned; `curatorctl nodes watch` shows how far it is",
+                "is being decommissioned: `curatorctl nodes watch` shows each role that it loses; what holds it up, the leader logs",
             )
         }
         Command::Delete {
             node,
             bypass_has_roles,
             bypass_not_decommissioned,
+            care,
         } => {
+            let found = find(cluster, &leader, &node).await?;
+            let leads = leader
+                .leader
+                .as_ref()
+                .is_some_and(|leader| leader.leader_node_id == found.id);
+            let first = if leads {
+                "make another instance lead, and then "
+            } else {
+                ""
+            };
+            let what = format!(
+                "{first}delete {}, which cannot come back under its key",
+                described(&found)
+            );
+            if care.ask(Asked::Always, &what)? == Go::NoFurther {
+                return Ok(());
+            }
+            if leads {
+                step_down(cluster, None).await?;
+            }
+            let leader = if leads { cluster.leader().await? } else { leader };
+            let mut management = client!(ManagementClient, leader);
             let request = DeleteNodeRequest {
                 safety_bypass_has_roles: bypass_has_roles.then_some(SafetyBypassHasRoles {}),
                 safety_bypass_not_decommissioned: bypass_not_decommissioned.then_some(SafetyBypassNotDecommissioned {}),
@@ -196,9 +293,18 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
     }
 }
 
+/// A node that something is to be done with: what state it is in, and what it does.
+fn described(node: &Node) -> String {
+    let roles = match role_names(node.roles.as_ref()).join(", ") {
+        none if none.is_empty() => "no roles".to_owned(),
+        roles => roles,
+    };
+    format!("{} ({}, {roles})", node.id, state_name(node.state()))
+}
+
 fn done(cluster: &Cluster, node: &str, what: &str) -> Result<(), Failure> {
     match cluster.settings.output {
-        Format::Table => say(&format!("{node} {what}")),
+        Format::Table | Format::Wide => say(&format!("{node} {what}")),
         format => format.print(&json!({"node": node, "done": true}), &Table::default()),
     }
 }
@@ -229,7 +335,35 @@ async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> Result<Vec<
     };
     let answer = timeout_at(cluster.deadline(), all).await;
     let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
-    answer.map_err(|status| Failure::of_status(&status, &leader.address))
+    answer.map_err(|status| match status.message() {
+        // To evaluate it may fail as well, whoever is asked and however often.
+        wrong if wrong.starts_with("filter: ") => Failure::usage(wrong)
+            .at(leader.address.clone())
+            .hint("docs/filters.md has examples; -l key=value asks for a label"),
+        _ => Failure::of_status(&status, &leader.address),
+    })
+}
+
+/// The expression for these labels, and for what else is asked for.
+fn with_labels(filter: String, labels: &[String]) -> String {
+    let quoted = |text: &str| Value::from(text).to_string();
+    let each = labels.iter().map(|label| match label.split_once('=') {
+        Some((key, value)) => format!(
+            "node.labels.pairs.exists(label, label.key == {} && label.value == {})",
+            quoted(key),
+            quoted(value)
+        ),
+        None => format!("node.labels.pairs.exists(label, label.key == {})", quoted(label)),
+    });
+    let all: Vec<_> = (!filter.is_empty() && !labels.is_empty())
+        .then(|| format!("({filter})"))
+        .into_iter()
+        .chain(each)
+        .collect();
+    match all.is_empty() {
+        true => filter,
+        false => all.join(" && "),
+    }
 }
 
 /// The node that is meant. Two keys may share an id: then its key has to be given.
@@ -399,6 +533,18 @@ mod tests {
         assert_eq!(one["public_key"], "01".repeat(32));
         let text = Format::Table.render(&one, &details(&one)).expect("text");
         assert!(text.contains("rack=r1"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_asked_for_by_an_expression() {
+        assert_eq!(with_labels(String::new(), &[]), "");
+        assert_eq!(with_labels("a || b".into(), &[]), "a || b");
+        let labels = ["rack=r\"1".to_owned(), "ssd".to_owned()];
+        assert_eq!(
+            with_labels("a || b".into(), &labels),
+            "(a || b) && node.labels.pairs.exists(label, label.key == \"rack\" && label.value == \"r\\\"1\") && \
+             node.labels.pairs.exists(label, label.key == \"ssd\")"
+        );
     }
 
     #[test]

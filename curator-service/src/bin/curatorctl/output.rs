@@ -12,6 +12,8 @@ pub(crate) enum Format {
     /// For people.
     #[default]
     Table,
+    /// The same with all there is, however wide that is.
+    Wide,
     /// One JSON document.
     Json,
     /// One YAML document.
@@ -57,7 +59,7 @@ impl Format {
     /// The text of an answer. The data are the whole of it; the table may leave something out.
     pub(crate) fn render(self, data: &Value, table: &Table) -> Result<String, Failure> {
         match self {
-            Self::Table => Ok(table.render()),
+            Self::Table | Self::Wide => Ok(table.render()),
             Self::Json => serde_json::to_string_pretty(data)
                 .map_err(|error| Failure::failed(format!("this cannot be written as JSON: {error}"))),
             Self::Yaml => serde_saphyr::to_string(data)
@@ -74,7 +76,7 @@ impl Format {
     /// Prints one of many: a line of text, or of JSON.
     pub(crate) fn print_one(self, data: &Value, text: &str) -> Result<(), Failure> {
         match self {
-            Self::Table => say(text),
+            Self::Table | Self::Wide => say(text),
             Self::Json => say(&data.to_string()),
             Self::Yaml => say(&format!("---\n{}", self.render(data, &Table::default())?)),
         }

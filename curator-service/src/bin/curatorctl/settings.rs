@@ -15,12 +15,15 @@ use crate::text::parse_duration;
 /// How long everything may take, unless it is said.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The head of the flags of all commands in a command's help: its own come first.
+const EVERYWHERE: &str = "Options of all commands";
+
 /// The flags of all commands.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Flags {
     /// An instance, as host:port; with commas, or repeated, for several, of which the first that answers is asked.
     #[arg(
-        long,
+        long, help_heading = EVERYWHERE,
         short,
         global = true,
         env = "CURATORCTL_ENDPOINTS",
@@ -30,13 +33,13 @@ pub(crate) struct Flags {
     pub(crate) endpoint: Vec<String>,
 
     /// The certificate of the cluster's authority, PEM: whoever has none of it is not taken for the cluster.
-    #[arg(long, global = true, env = "CURATORCTL_CA", value_name = "FILE")]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 
     /// The id of a node that is a member of the consensus; with commas, or repeated, for several. Then only these are taken for
     /// instances of the cluster, and not whatever node proves to be a member.
     #[arg(
-        long,
+        long, help_heading = EVERYWHERE,
         global = true,
         env = "CURATORCTL_MEMBERS",
         value_name = "NODE",
@@ -46,35 +49,35 @@ pub(crate) struct Flags {
 
     /// Takes any node of the cluster for an instance, also one that does not prove to be a member of the consensus: for a cluster that
     /// the original leads, or an earlier release.
-    #[arg(long, global = true, env = "CURATORCTL_ANY_NODE", conflicts_with = "member")]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_ANY_NODE", conflicts_with = "member")]
     pub(crate) any_node: bool,
 
     /// The certificate to show, PEM.
-    #[arg(long, global = true, env = "CURATORCTL_CERT", value_name = "FILE")]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CERT", value_name = "FILE")]
     pub(crate) cert: Option<PathBuf>,
 
     /// The private key of the certificate, PEM.
-    #[arg(long, global = true, env = "CURATORCTL_KEY", value_name = "FILE")]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_KEY", value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
 
     /// Without TLS: for instances on this host that run without it. They recognize nobody.
-    #[arg(long, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "member", "any_node", "cert", "key"])]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "member", "any_node", "cert", "key"])]
     pub(crate) insecure_loopback_only: bool,
 
     /// How long everything may take together [default: 10s].
-    #[arg(long, global = true, env = "CURATORCTL_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
     /// How the answer looks.
-    #[arg(long, short, global = true, value_enum, value_name = "FORMAT", default_value_t)]
+    #[arg(long, help_heading = EVERYWHERE, short, global = true, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) output: Format,
 
     /// The context to use instead of the current one.
-    #[arg(long, global = true, env = "CURATORCTL_CONTEXT", value_name = "NAME")]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
 
     /// The file with the contexts [default: curatorctl/config.toml in $XDG_CONFIG_HOME or ~/.config].
-    #[arg(long, global = true, env = "CURATORCTL_CONFIG", value_name = "FILE")]
+    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
 

@@ -42,16 +42,17 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
         let instances = gather(cluster, deadline).await?;
         let format = cluster.settings.output;
         if !args.watch {
-            format.print(&data(&instances), &table(&instances))?;
+            say(&rendered(format, &instances)?)?;
             return verdict(&instances);
         }
-        if format == Format::Table && std::io::stdout().is_terminal() {
+        let for_people = matches!(format, Format::Table | Format::Wide);
+        if for_people && std::io::stdout().is_terminal() {
             // To the upper left, and nothing of what was there.
             say("\x1b[H\x1b[2J\x1b[3J")?;
         }
-        match format {
-            Format::Table => say(&format.render(&data(&instances), &table(&instances))?)?,
-            _ => format.print_one(&data(&instances), "")?,
+        match for_people {
+            true => say(&rendered(format, &instances)?)?,
+            false => format.print_one(&data(&instances), "")?,
         }
         sleep(args.interval).await;
     }
@@ -244,6 +245,62 @@ fn role_name(role: Role) -> &'static str {
     }
 }
 
+/// All of it in this form: of the table, what fits a terminal of 80 columns, and what there is to note below it.
+fn rendered(format: Format, instances: &[Instance]) -> Result<String, Failure> {
+    let data = data(instances);
+    if format != Format::Table {
+        return format.render(&data, &table(instances));
+    }
+    let mut narrow = Table::new(&["NODE", "ROLE", "TERM", "LEADER", "LEFT", "CONSENSUS"]);
+    let mut notes = Vec::new();
+    for instance in instances {
+        let [node, role, term, leader, _, left, _, _, address, _, _, consensus, note] = cells(instance);
+        let named = if node.is_empty() { &address } else { &node };
+        if !note.is_empty() {
+            notes.push(wrapped(&format!(
+                "{}: {note}",
+                if named.is_empty() { "-" } else { named }
+            )));
+        }
+        // The own member's name is mostly that of the node.
+        let health = consensus
+            .split_once(' ')
+            .map_or(&*consensus, |(_, health)| health)
+            .to_owned();
+        let leader = leader.strip_prefix("metropolis-").unwrap_or(&leader).to_owned();
+        narrow.row([cut(named, 19), role, term, cut(&leader, 8), left, cut(&health, 16)]);
+    }
+    let mut text = format.render(&data, &narrow)?;
+    for note in notes {
+        text.push('\n');
+        text.push_str(&note);
+    }
+    Ok(text)
+}
+
+/// The beginning of a name: what tells it from others as a rule. `-o wide` has all of it.
+fn cut(text: &str, longest: usize) -> String {
+    text.chars().take(longest).collect()
+}
+
+/// Lines of at most 80 columns, unless a word is longer; those after the first are indented.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        match lines.last_mut() {
+            Some(last) if line == 0 || line + 1 + word.chars().count() <= 80 => {
+                if line > 0 {
+                    last.push(' ');
+                }
+                last.push_str(word);
+            }
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines.join("\n")
+}
+
 fn table(instances: &[Instance]) -> Table {
     let mut table = Table::new(&[
         "NODE",
@@ -266,7 +323,7 @@ fn table(instances: &[Instance]) -> Table {
     table
 }
 
-fn cells(instance: &Instance) -> Vec<String> {
+fn cells(instance: &Instance) -> [String; 13] {
     let empty = String::new;
     match &instance.said {
         Said::Status(status) => {
@@ -274,6 +331,9 @@ fn cells(instance: &Instance) -> Vec<String> {
                 |duration: Option<&prost_types::Duration>| seconds(duration).map(for_people).unwrap_or_default();
             let leader = status.leader.as_ref();
             let mut note = status.undetermined_reason.clone();
+            if let Some(silent) = seconds(status.leader_silent.as_ref()).filter(|silent| *silent >= 1.0) {
+                note = format!("nothing heard of the leader for {}", for_people(silent));
+            }
             if let Some(wrong) = status.consensus.as_ref().and_then(wrong_with) {
                 note = if note.is_empty() {
                     wrong
@@ -281,7 +341,7 @@ fn cells(instance: &Instance) -> Vec<String> {
                     format!("{note}; {wrong}")
                 };
             }
-            vec![
+            [
                 status.node_id.clone(),
                 role_name(status.role()).to_owned(),
                 leader
@@ -307,22 +367,22 @@ fn cells(instance: &Instance) -> Vec<String> {
                 Some(leader) => (leader.this_node_id.clone(), "follower", leader.leader_node_id.clone()),
                 None => (empty(), "undetermined", empty()),
             };
-            let mut cells = vec![node, role.to_owned(), empty(), leads];
-            cells.extend((0..4).map(|_| empty()));
-            cells.push(instance.address.clone());
-            cells.extend((0..3).map(|_| empty()));
-            cells.push(note.clone());
-            cells
+            told_little([node, role.to_owned(), empty(), leads], instance, note)
         }
         Said::Nothing(why) => {
-            let mut cells = vec![empty(), "unreachable".to_owned()];
-            cells.extend((0..6).map(|_| empty()));
-            cells.push(instance.address.clone());
-            cells.extend((0..3).map(|_| empty()));
-            cells.push(why.clone());
-            cells
+            let unreachable = [empty(), "unreachable".to_owned(), empty(), empty()];
+            told_little(unreachable, instance, why)
         }
     }
+}
+
+/// The cells of an instance that says little of itself.
+fn told_little([node, role, term, leads]: [String; 4], instance: &Instance, note: &str) -> [String; 13] {
+    let mut cells: [String; 13] = Default::default();
+    [cells[0], cells[1], cells[2], cells[3]] = [node, role, term, leads];
+    cells[8].clone_from(&instance.address);
+    note.clone_into(&mut cells[12]);
+    cells
 }
 
 /// The member that the instance prefers, and how many answer.
@@ -390,6 +450,7 @@ fn one(instance: &Instance) -> Value {
                 })),
                 "ttl_seconds": seconds(status.ttl.as_ref()),
                 "left_seconds": seconds(status.time_left.as_ref()),
+                "leader_silent_seconds": seconds(status.leader_silent.as_ref()),
                 "in_role_seconds": seconds(status.time_in_role.as_ref()),
                 "uptime_seconds": seconds(status.uptime.as_ref()),
                 "transitions": status.transitions,
@@ -559,6 +620,32 @@ mod tests {
         assert!(
             lines[3].contains(&"10.0.0.3:7835") && lines[3].contains(&"refused"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn what_people_see_fits_80_columns_and_wide_has_all() {
+        let mut instances = instances();
+        if let Said::Status(status) = &mut instances[0].said {
+            status.node_id = "metropolis-0123456789abcdef0123456789abcdef".into();
+            status.undetermined_reason = "a reason of many words ".repeat(20);
+            let leader = status.leader.as_mut().expect("one");
+            leader.node_id = status.node_id.clone();
+            leader.lock_revision = 123_456_789;
+        }
+        let text = rendered(Format::Table, &instances).expect("text");
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(
+            text.contains("metropolis-01234567") && text.contains("1/2 healthy"),
+            "{text}"
+        );
+        assert!(text.contains("10.0.0.3:7835: refused"), "{text}");
+        let wide = rendered(Format::Wide, &instances).expect("text");
+        assert!(
+            wide.contains("metropolis-0123456789abcdef0123456789abcdef") && wide.contains("VERSION"),
+            "{wide}"
         );
     }
 

@@ -25,7 +25,27 @@ pub(crate) struct Args {
     to: Option<String>,
 }
 
+/// One change of leader.
+pub(crate) struct Changed {
+    old: Leader,
+    new: Leader,
+    took: Duration,
+}
+
 pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
+    let Changed { old, new, took } = step_down(cluster, args.to.as_deref()).await?;
+    report(cluster.settings.output, &old, &new, took)?;
+    match &args.to {
+        Some(wanted) if *wanted != new.node_id => Err(Failure::failed(format!(
+            "{} leads, and not {wanted}, which was next when the leader stepped down: it was lost in that moment",
+            new.node_id
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the leader step down, in favour of a node if one is named, and waits for the next one.
+pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Changed, Failure> {
     let reached = cluster.leader().await?;
     let mut instance = InstanceClient::new(reached.channel.clone());
     let asked = instance.get_instance_status(cluster.request(GetInstanceStatusRequest {}));
@@ -34,7 +54,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
         Failure::unavailable("nobody leads, so that nobody can step down").at(reached.address.clone())
     })?;
     let request = StepDownRequest {
-        to_node_id: args.to.clone().unwrap_or_default(),
+        to_node_id: to.unwrap_or_default().to_owned(),
         // The leader by then may be another one, which nobody has asked to step down.
         expected_lock_revision: old.lock_revision,
     };
@@ -53,19 +73,16 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
             ))
             .hint("`curatorctl status` shows who leads by now")
         })?;
-    report(cluster.settings.output, &old, &new, begun.elapsed())?;
-    match &args.to {
-        Some(wanted) if *wanted != new.node_id => Err(Failure::failed(format!(
-            "{} leads, and not {wanted}, which was next when the leader stepped down: it was lost in that moment",
-            new.node_id
-        ))),
-        _ => Ok(()),
-    }
+    Ok(Changed {
+        old,
+        new,
+        took: begun.elapsed(),
+    })
 }
 
 fn report(format: Format, old: &Leader, new: &Leader, took: Duration) -> Result<(), Failure> {
     match format {
-        Format::Table => say(&format!(
+        Format::Table | Format::Wide => say(&format!(
             "{} leads now, in term {}; {} led before it, in term {}",
             new.node_id, new.lock_revision, old.node_id, old.lock_revision
         )),

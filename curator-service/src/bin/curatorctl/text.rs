@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ring::digest::{SHA256, digest};
+
 /// A duration with a unit.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let right = "give a number and a unit, such as 500ms, 10s or 2m";
@@ -28,6 +30,11 @@ pub(crate) fn for_people(seconds: f64) -> String {
         3_600..86_400 => format!("{hours}h{minutes}m"),
         _ => format!("{days}d{hours}h"),
     }
+}
+
+/// The SHA-256 of something, in hex.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(digest(&SHA256, bytes).as_ref())
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

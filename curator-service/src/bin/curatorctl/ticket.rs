@@ -7,6 +7,7 @@ use curator_proto::management_api::GetRegisterTicketRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use serde_json::json;
 
+use crate::confirm::{Asked, Care, Go};
 use crate::connect::{Cluster, client};
 use crate::failure::Failure;
 use crate::output::{Format, Table, say};
@@ -22,18 +23,22 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Makes another ticket and prints it. The one before registers no node any more: whoever has seen it has nothing.
-    Rotate,
+    Rotate(Care),
 }
 
 pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     let leader = cluster.leader().await?;
-    let ticket = match args.command {
+    let ticket = match &args.command {
         None => {
             let mut management = client!(ManagementClient, leader);
             let call = management.get_register_ticket(cluster.request(GetRegisterTicketRequest {}));
             cluster.call(&leader, call).await?.into_inner().ticket
         }
-        Some(Command::Rotate) => {
+        Some(Command::Rotate(care)) => {
+            let what = "make another register ticket: the one that there is registers no node from then on";
+            if care.ask(Asked::Always, what)? == Go::NoFurther {
+                return Ok(());
+            }
             let mut tickets = client!(TicketsClient, leader);
             let call = tickets.rotate_register_ticket(cluster.request(RotateRegisterTicketRequest {}));
             cluster.call(&leader, call).await?.into_inner().ticket
@@ -41,7 +46,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     };
     let ticket = hex(&ticket);
     match cluster.settings.output {
-        Format::Table => say(&ticket),
+        Format::Table | Format::Wide => say(&ticket),
         format => format.print(&json!({"ticket": ticket}), &Table::default()),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::memory::Faults;
-use curator_proto::admin_api::RotateRegisterTicketRequest;
+use curator_proto::admin_api::{GetRegistrationsRequest, IssueOwnRequest, RotateRegisterTicketRequest};
 use curator_proto::common::{NodeStatus, NodeStorageSecurity};
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
 use curator_proto::curator_api::{
@@ -84,6 +84,8 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
         "GetClusterInfo": |leader| leader.get_cluster_info(GetClusterInfoRequest {});
         "GetRegisterTicket": |leader| leader.get_register_ticket(GetRegisterTicketRequest {});
         "RotateRegisterTicket": |leader| leader.rotate_register_ticket(RotateRegisterTicketRequest {});
+        "GetRegistrations": |leader| leader.get_registrations(GetRegistrationsRequest::default());
+        "IssueOwn": |leader| leader.issue_own(Some(super::stage::OWNER), IssueOwnRequest { anew: true });
         "GetConsensusStatus": |leader| leader.get_consensus_status(GetConsensusStatusRequest {});
         "IssueCertificate": |leader| leader.issue_certificate(&id(2), IssueCertificateRequest::default());
         "Escrow": |leader| leader.owner_certificate(&super::stage::OWNER);

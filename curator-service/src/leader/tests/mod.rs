@@ -9,6 +9,7 @@ mod limits;
 mod networking;
 mod nodes;
 mod order;
+mod registrations;
 mod returning;
 mod stage;
 mod surface;

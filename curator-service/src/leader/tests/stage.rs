@@ -172,6 +172,7 @@ impl Stage {
         let around = Surroundings {
             node_id: id(FIRST),
             membership: watched.clone(),
+            succession: None,
             limits: StateLimits::default(),
             clock,
             wall,

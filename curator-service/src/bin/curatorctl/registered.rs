@@ -1,0 +1,82 @@
+//! How nodes have registered: what there is to go by before one is approved.
+
+use std::collections::HashMap;
+
+use curator_proto::admin_api::registrations_client::RegistrationsClient;
+use curator_proto::admin_api::{GetRegistrationsRequest, Registration};
+use curator_proto::management_api::Node;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::connect::{Cluster, Reached};
+use crate::failure::Failure;
+use crate::output::Table;
+use crate::text::sha256;
+
+/// What the leader knows of it: of one node, or of all that wait for approval. A leader of an earlier version knows nothing.
+pub(crate) async fn registrations(
+    cluster: &Cluster,
+    leader: &Reached,
+    node_id: &str,
+) -> Result<HashMap<String, Registration>, Failure> {
+    let mut client = RegistrationsClient::new(leader.channel.clone());
+    let request = cluster.request(GetRegistrationsRequest {
+        node_id: node_id.to_owned(),
+    });
+    let asking = async {
+        match client.get_registrations(request).await {
+            Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
+            answer => answer.map(|answer| answer.into_inner().registrations),
+        }
+    };
+    let found = cluster.call(leader, asking).await?;
+    Ok(found.into_iter().map(|each| (each.node_id.clone(), each)).collect())
+}
+
+/// When, as people and programs read it.
+pub(crate) fn at(registration: Option<&Registration>) -> Option<String> {
+    registration?.registered_at.as_ref().map(ToString::to_string)
+}
+
+/// Where from.
+pub(crate) fn from(registration: Option<&Registration>) -> Option<&str> {
+    registration
+        .map(|each| each.registered_from.as_str())
+        .filter(|from| !from.is_empty())
+}
+
+/// The nodes that wait, and what is known of them.
+pub(crate) fn pending(nodes: &[Node], known: &HashMap<String, Registration>) -> (Value, Table) {
+    let mut table = Table::new(&["NODE", "REGISTERED", "FROM", "SHA-256 OF ITS KEY"]);
+    let mut all = Vec::new();
+    for node in nodes {
+        let registration = known.get(&node.id);
+        let (at, from, fingerprint) = (at(registration), from(registration), sha256(&node.pubkey));
+        all.push(json!({
+            "id": node.id,
+            "registered_at": at,
+            "registered_from": from,
+            "key_sha256": fingerprint,
+        }));
+        table.row([
+            node.id.clone(),
+            at.unwrap_or_default(),
+            from.unwrap_or_default().to_owned(),
+            fingerprint,
+        ]);
+    }
+    (all.into(), table)
+}
+
+/// The same of one, in a sentence.
+pub(crate) fn sentence(node: &Node, registration: Option<&Registration>) -> String {
+    let mut text = node.id.clone();
+    if let Some(at) = at(registration) {
+        text.push_str(&format!(", registered {at}"));
+    }
+    if let Some(from) = from(registration) {
+        text.push_str(&format!(" from {from}"));
+    }
+    text.push_str(&format!(", the SHA-256 of its key {}", sha256(&node.pubkey)));
+    text
+}

@@ -1,0 +1,113 @@
+//! Whether the certificate that is shown to etcd has ended: etcd says of one that has only that it is bad, and each time anew.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::error;
+
+use crate::identity::ends_at;
+use crate::observe::meters;
+use crate::read_certificate;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The client's certificate for etcd, in a file.
+pub(super) struct ClientCertificate {
+    path: PathBuf,
+    wall: fn() -> SystemTime,
+    /// The end of the one that has been told of.
+    told: Mutex<Option<i64>>,
+}
+
+impl ClientCertificate {
+    pub(super) const fn new(path: PathBuf, wall: fn() -> SystemTime) -> Self {
+        Self {
+            path,
+            wall,
+            told: Mutex::new(None),
+        }
+    }
+
+    /// Says that it has ended, once for each that has. Returns that for those who ask.
+    pub(super) async fn ended(&self) -> Option<String> {
+        let path = self.path.clone();
+        // What cannot be read is told by whoever uses it.
+        let der = spawn_blocking(move || read_certificate(&path)).await.ok()?.ok()?;
+        let end = ends_at(&der)?;
+        #[allow(clippy::cast_precision_loss, reason = "seconds, and far below 2^53")]
+        metrics::gauge!(meters::CERTIFICATE_END, "certificate" => "etcd_client").set(end as f64);
+        let now = (self.wall)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if end >= i64::try_from(now.as_secs()).unwrap_or(i64::MAX) {
+            return None;
+        }
+        let at = u64::try_from(end).unwrap_or_default();
+        let at = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(at));
+        let text = format!(
+            "the client certificate for etcd, {}, expired at {at}",
+            self.path.display()
+        );
+        // Nothing that holds the lock can panic half-way.
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).replace(end);
+        if told != Some(end) {
+            error!("{text}: put a newer one in its place, which is used within seconds");
+        }
+        Some(text)
+    }
+
+    /// Looks again and again; without end.
+    pub(super) async fn watch(&self) {
+        loop {
+            let _ = self.ended().await;
+            sleep(LOOK).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate_pem;
+    use crate::leader::pki::Layout;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn at(seconds: u64) -> SystemTime {
+        NOW + Duration::from_secs(seconds)
+    }
+
+    #[tokio::test]
+    async fn a_client_certificate_that_has_ended_is_named_with_its_file() {
+        let file = std::env::temp_dir().join(format!("curator-etcd-client-{}.pem", std::process::id()));
+        let (authority, _) = Layout::CLUSTER.complete(None, None, None, at(0)).unwrap();
+        // What kind of key it has does not matter.
+        let key: [u8; 65] = p256();
+        let issue = |until| {
+            authority
+                .issue_p256("metropolis-01", &key, at(10_000), at(until))
+                .unwrap()
+        };
+        let certificate = ClientCertificate::new(file.clone(), || at(20_000));
+        assert_eq!(certificate.ended().await, None, "there is none");
+        std::fs::write(&file, certificate_pem(&issue(30_000))).unwrap();
+        assert_eq!(certificate.ended().await, None);
+        std::fs::write(&file, certificate_pem(&issue(15_000))).unwrap();
+        let told = certificate.ended().await.expect("it has ended");
+        assert!(
+            told.contains("expired at 1970-01-01T04:10:00Z") && told.contains(&*file.to_string_lossy()),
+            "{told}"
+        );
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    fn p256() -> [u8; 65] {
+        use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+        let random = ring::rand::SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.as_ref(), &random).unwrap();
+        key.public_key().as_ref().try_into().unwrap()
+    }
+}

@@ -1,0 +1,58 @@
+//! Who may lead: `curator serve` with the certificate of a node that is none of this cluster.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use xtask::harness::process::run;
+use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// The state and the first node's credentials of a new cluster.
+fn bootstrap(scratch: &Scratch, name: &str) -> [String; 2] {
+    let at = |what: &str| scratch.path().join(format!("{name}-{what}")).display().to_string();
+    let [state, credentials] = [at("state"), at("credentials")];
+    let mut bootstrap = Command::new(env!("CARGO_BIN_EXE_curator"));
+    bootstrap.args(["bootstrap", "--embedded", &state, "--credentials", &credentials]);
+    let made = run(bootstrap, SOON).unwrap();
+    assert!(made.status.success(), "{made:?}");
+    [state, credentials]
+}
+
+fn serve(scratch: &Scratch, state: &str, credentials: &str) -> CuratorProcess {
+    let mut options = CuratorOptions::new(1, Vec::new());
+    options.node_id = String::new();
+    options.credentials = Some(credentials.into());
+    options.extra_args = vec!["--embedded".into(), state.into()];
+    CuratorProcess::start(Path::new(env!("CARGO_BIN_EXE_curator")), scratch, options).unwrap()
+}
+
+#[test]
+fn an_instance_whose_node_is_none_of_the_cluster_does_not_lead() {
+    let scratch = Scratch::new("candidacy").unwrap();
+    let [state, credentials] = bootstrap(&scratch, "one");
+    let [_, others] = bootstrap(&scratch, "another");
+    // A disk that is not mounted, and another cluster.
+    for state in [scratch.path().join("nothing").display().to_string(), state.clone()] {
+        let stranger = serve(&scratch, &state, &others);
+        stranger
+            .wait_for(Mark::START, SOON, "it to say that it does not stand", |event| {
+                event.message().is_some_and(|said| {
+                    said.contains("no node of this cluster") && said.contains("does not stand for election")
+                })
+            })
+            .unwrap();
+        stranger.terminate().unwrap();
+        stranger.wait_exit(SOON).unwrap();
+        let roles = stranger.roles_since(Mark::START);
+        assert!(roles.iter().all(|change| !change.role.is_leader()), "{roles:?}");
+    }
+    let own = serve(&scratch, &state, &credentials);
+    own.wait_for_role(Mark::START, SOON, "the cluster's own node to lead", |role| {
+        role.is_leader()
+    })
+    .unwrap();
+}

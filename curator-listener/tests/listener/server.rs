@@ -178,7 +178,10 @@ async fn an_instance_that_stops_listens_as_long_as_it_can_help() {
 async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_come_again() {
     const PEERS: u8 = 50;
     const EACH: usize = 100;
-    let instance = Instance::with(unknown(), config(), |service| service);
+    const HOLD_LIMIT: usize = 4_096;
+    let mut limited = config();
+    limited.hold_limit = HOLD_LIMIT;
+    let instance = Instance::with(unknown(), limited, |service| service);
     let mut answers = JoinSet::new();
     let mut clients = Vec::new();
     for peer in 0..PEERS {
@@ -201,7 +204,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
         assert!((500..2_000).contains(&again), "{again}");
     };
     // Those for whom there is no room know it at once.
-    let too_many = usize::from(PEERS) * EACH - config().hold_limit;
+    let too_many = usize::from(PEERS) * EACH - HOLD_LIMIT;
     for _ in 0..too_many {
         let answer = soon(answers.join_next()).await.unwrap().unwrap();
         assert_eq!(answer.code(), Some("8"), "{answer:?}");

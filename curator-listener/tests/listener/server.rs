@@ -232,7 +232,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
         assert_eq!(answer.code(), Some("0"), "{answer:?}");
         served += 1;
     }
-    assert_eq!(served, config().hold_limit - 50);
+    assert_eq!(served, HOLD_LIMIT - 50);
     // Nobody leads again, and for longer than calls wait.
     let mut short = config();
     short.hold_cap = Duration::from_millis(100);

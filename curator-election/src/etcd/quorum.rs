@@ -12,6 +12,10 @@ use crate::store::StoreError;
 
 /// A status costs no consensus: a member that is there tells it at once.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// What a member names that knows no leader.
+const NOBODY: u64 = 0;
+/// `ErrGRPCNoLeader` of etcd's `rpctypes/error.go`.
+const NO_LEADER: &str = "etcdserver: no leader";
 
 impl EtcdStore {
     /// Why no member has answered a read, if the members themselves can say more than `error` does.
@@ -28,13 +32,19 @@ impl EtcdStore {
         }
     }
 
-    /// Whom a member of the cluster in use takes for etcd's leader, 0 for nobody.
+    /// Whom a member of the cluster in use takes for etcd's leader.
     async fn named_leader(&self, member: usize) -> Option<u64> {
         let asked = async {
             let mut login = self.clients.get(member).await.ok()?;
-            let status = login.client.status().await.ok()?;
-            self.identity.check(member, status.header()).ok()?;
-            Some(status.leader())
+            match login.client.status().await {
+                Ok(status) => {
+                    self.identity.check(member, status.header()).ok()?;
+                    Some(status.leader())
+                }
+                // A client that asks for a leader with each call is told so instead.
+                Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains(NO_LEADER) => Some(NOBODY),
+                Err(_) => None,
+            }
         };
         tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
     }
@@ -43,7 +53,7 @@ impl EtcdStore {
 /// Some answer, and none of them knows a leader.
 fn quorum_is_lost(leaders: &[Option<u64>]) -> bool {
     let mut answers = leaders.iter().flatten().peekable();
-    answers.peek().is_some() && answers.all(|leader| *leader == 0)
+    answers.peek().is_some() && answers.all(|leader| *leader == NOBODY)
 }
 
 fn in_words(leaders: &[Option<u64>], error: &StoreError) -> String {

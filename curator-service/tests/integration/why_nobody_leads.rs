@@ -111,27 +111,29 @@ fn leader_whose_value_cannot_be_read_is_told_of() {
 }
 
 #[test]
-fn etcd_that_is_gone_is_told_of() {
+fn etcd_that_is_gone_is_told_of_and_so_is_a_lost_quorum() {
     let (stage, leader) = Stage::elected("etcd-goes-away", Reach::All, TTL, EtcdOptions::default());
-    let marks = stage.marks();
-    stage.etcd.kill_all().unwrap();
-    for (curator, mark) in marks.iter().enumerate() {
-        assert_eq!(warned(&stage, curator, *mark, "could not be reached"), 1);
-    }
-    let refused = refusal(&stage, leader);
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    assert!(refused.message().contains("etcd cannot be reached"), "{refused}");
+    let all_warned = |marks: Vec<Mark>, words: &str| {
+        for (curator, mark) in marks.iter().enumerate() {
+            assert_eq!(warned(&stage, curator, *mark, words), 1);
+        }
+    };
+    let told = |words: &str| {
+        let refused = refusal(&stage, leader);
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        assert!(refused.message().contains(words), "{refused}");
+    };
     // One of three is there, and can decide nothing.
     let marks = stage.marks();
-    stage.etcd.start_member(0).unwrap();
-    for (curator, mark) in marks.iter().enumerate() {
-        assert_eq!(warned(&stage, curator, *mark, "has no quorum"), 1);
-    }
-    let refused = refusal(&stage, leader);
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    assert!(refused.message().contains("etcd has no quorum"), "{refused}");
     for member in 1..stage.etcd.len() {
-        stage.etcd.start_member(member).unwrap();
+        stage.etcd.kill(member).unwrap();
     }
+    all_warned(marks, "has no quorum");
+    told("etcd has no quorum");
+    let marks = stage.marks();
+    stage.etcd.kill(0).unwrap();
+    all_warned(marks, "could not be reached");
+    told("etcd cannot be reached");
+    stage.etcd.start_all().unwrap();
     stage.agreed(2 * SOON);
 }

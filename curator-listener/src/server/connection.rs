@@ -41,7 +41,7 @@ const CALL: usize = 4 << 10;
 const LOOKS: u32 = 4;
 /// After so many calls of one connection all else that is ready on its thread has its turn. Whoever cancels what it has just called may
 /// send calls faster than they are looked at, and reading on would never end.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 64;
 
 /// What all connections share.
 pub(crate) struct Shared {

@@ -20,7 +20,7 @@ pub struct ListenerConfig {
     /// was lost: what outlasts that is a cluster without one. See [`hold_for_ttl`](Self::hold_for_ttl).
     pub hold_cap: Duration,
     /// How many calls may wait at a time. For one more, whoever has most of them gives a place to those who have fewer, and
-    /// callers that the cluster does not know to those that it does ([`Forwarders::knows`](crate::Forwarders::knows)); what finds
+    /// callers that the cluster does not know to those that it does ([`Forwarders::standing`](crate::Forwarders::standing)); what finds
     /// no room is refused with `RESOURCE_EXHAUSTED`, and told when to come again (`grpc-retry-pushback-ms`).
     pub hold_limit: usize,
     /// How long a leader that steps down as planned waits for the calls that it is running.

@@ -69,9 +69,9 @@ impl Class {
     }
 }
 
-/// Numbers calls and parties.
 #[derive(Debug, Default)]
 struct Table {
+    /// Numbers calls and parties.
     next: u64,
     /// In the order of the classes.
     groups: [Group; Class::ALL.len()],

@@ -109,7 +109,7 @@ impl Reached {
         drop(said);
         warn!(
             limit = limit.name(),
-            is = known.is,
+            value = known.is,
             times,
             "a limit is reached: {}; said at most once a minute",
             limit.what_happens()

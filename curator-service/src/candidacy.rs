@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::consensus::{ConsensusStatus, Membership};
+use crate::consensus::{ConsensusStatus, Membership, running};
 use crate::observe::meters;
 use crate::service::LeaderStatus;
 use crate::state::keys::NODES;
@@ -81,7 +81,10 @@ impl Candidacy {
     ) {
         loop {
             let look = async {
-                let store = running(&mut consensus).await;
+                let Some(store) = running(&mut consensus).await else {
+                    // It is gone, and the instance with it.
+                    return std::future::pending().await;
+                };
                 match timeout(PATIENCE, self.judge(&*store)).await {
                     Ok(Ok(found)) => tell(&verdict, &found),
                     Ok(Err(error)) => debug!(error, "whether this node may lead cannot be seen"),
@@ -119,19 +122,6 @@ impl Candidacy {
             true => Verdict::May,
             false => Verdict::MayNot(Bar::NoMember),
         })
-    }
-}
-
-/// The store, once there is one.
-async fn running(consensus: &mut watch::Receiver<ConsensusStatus>) -> Arc<dyn Store> {
-    loop {
-        if let ConsensusStatus::Running(store) = &*consensus.borrow_and_update() {
-            return store.clone();
-        }
-        if consensus.changed().await.is_err() {
-            // It is gone, and the instance with it.
-            return std::future::pending().await;
-        }
     }
 }
 

@@ -38,6 +38,15 @@ pub enum ConsensusStatus {
     Running(Arc<dyn Store>),
 }
 
+/// The store, once there is one; `None` if the consensus is gone. Cancellation safe.
+pub(crate) async fn running(consensus: &mut watch::Receiver<ConsensusStatus>) -> Option<Arc<dyn Store>> {
+    let is_running = |status: &ConsensusStatus| matches!(status, ConsensusStatus::Running(_));
+    match &*consensus.wait_for(is_running).await.ok()? {
+        ConsensusStatus::Running(store) => Some(store.clone()),
+        ConsensusStatus::NotRunning { .. } => None,
+    }
+}
+
 impl fmt::Debug for ConsensusStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

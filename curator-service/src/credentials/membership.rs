@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::second::{NoAuthority, authority, running};
+use super::second::{NoAuthority, authority};
 use super::{Credentials, CredentialsWatch};
-use crate::consensus::ConsensusStatus;
+use crate::consensus::{ConsensusStatus, running};
 use crate::identity::{AuthorityError, public_key_of};
 use crate::observe::meters;
 use crate::state::keys::NODES;

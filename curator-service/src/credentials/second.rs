@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{Credentials, CredentialsWatch};
-use crate::consensus::ConsensusStatus;
+use crate::consensus::{ConsensusStatus, running};
 use crate::identity::{Authority, AuthorityError, PrivateKey};
 use crate::leader::pki::Layout;
 
@@ -103,14 +103,6 @@ pub(crate) async fn run(
 /// Whether it is time for another one. A clock that has been set back says so as well: what was made then may begin in the future.
 fn is_due(made: Option<SystemTime>, now: SystemTime) -> bool {
     made.is_none_or(|made| now.duration_since(made).map_or(true, |age| age >= RENEW))
-}
-
-pub(super) async fn running(consensus: &mut watch::Receiver<ConsensusStatus>) -> Option<Arc<dyn Store>> {
-    let is_running = |status: &ConsensusStatus| matches!(status, ConsensusStatus::Running(_));
-    match &*consensus.wait_for(is_running).await.ok()? {
-        ConsensusStatus::Running(store) => Some(store.clone()),
-        ConsensusStatus::NotRunning { .. } => None,
-    }
 }
 
 /// Makes one for the newest credentials, and puts it to use unless there are newer ones by then.

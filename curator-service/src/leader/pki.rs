@@ -184,13 +184,8 @@ impl Pki {
         public_key: &[u8; 32],
         now: SystemTime,
     ) -> Result<Vec<u8>, Status> {
-        if let Some(stored) = tx.get(self.layout.issued(name)) {
-            return match public_key_of(&stored.value) {
-                Some(known) if known == *public_key => Ok(stored.value.to_vec()),
-                _ => Err(Status::unavailable(format!(
-                    "the certificate {name} has been issued for another key"
-                ))),
-            };
+        if let Some(stored) = self.issued(tx, name, public_key)? {
+            return Ok(stored);
         }
         self.put_new(tx, authority, name, subject, public_key, now)
     }
@@ -205,8 +200,19 @@ impl Pki {
         public_key: &[u8; 32],
         now: SystemTime,
     ) -> Result<Vec<u8>, Status> {
-        self.ensure(tx, authority, name, subject, public_key, now)?;
+        self.issued(tx, name, public_key)?;
         self.put_new(tx, authority, name, subject, public_key, now)
+    }
+
+    /// The certificate of this name that there is; an error if it is for another key.
+    fn issued(&self, tx: &mut Tx<'_>, name: &str, public_key: &[u8; 32]) -> Result<Option<Vec<u8>>, Status> {
+        match tx.get(self.layout.issued(name)) {
+            None => Ok(None),
+            Some(stored) if public_key_of(&stored.value) == Some(*public_key) => Ok(Some(stored.value.to_vec())),
+            Some(_) => Err(Status::unavailable(format!(
+                "the certificate {name} has been issued for another key"
+            ))),
+        }
     }
 
     fn put_new(

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use tonic::transport::Uri;
+
 /// What is wrong with these endpoints, if anything: those with `http` that are on another host, or may be.
 pub(crate) fn warning(endpoints: &[String]) -> Option<String> {
     let exposed: Vec<_> = endpoints
@@ -19,17 +21,17 @@ pub(crate) fn warning(endpoints: &[String]) -> Option<String> {
 }
 
 fn is_exposed(endpoint: &str) -> bool {
-    let Some((scheme, rest)) = endpoint.split_once("://") else {
+    // What is no URL is refused elsewhere.
+    let Ok(url) = endpoint.parse::<Uri>() else {
         return false;
     };
-    if !scheme.eq_ignore_ascii_case("http") {
+    if !url
+        .scheme_str()
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http"))
+    {
         return false;
     }
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     match host.parse::<IpAddr>() {
         Ok(address) => !address.to_canonical().is_loopback(),
         Err(_) => !host.eq_ignore_ascii_case("localhost"),

@@ -4,6 +4,7 @@ mod aaa;
 pub(crate) mod audit;
 mod background;
 mod backlogs;
+mod callers;
 mod certificates;
 mod clusternet;
 mod configure;

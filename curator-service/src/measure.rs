@@ -105,10 +105,7 @@ impl Measured {
     /// Those of the call.
     pub async fn nodes(&self, filter: &str) -> Result<impl Stream<Item = Result<Node, Status>> + use<>, Status> {
         let request = GetNodesRequest { filter: filter.into() };
-        let owner = Caller::User {
-            identity: "owner".into(),
-        };
-        self.leader.get_nodes(&owner, request).await
+        self.leader.get_nodes(&owner(), request).await
     }
 
     /// A watch of all nodes: how many nodes each event tells of, and whether it is the last of the backlog.
@@ -117,7 +114,7 @@ impl Measured {
     /// Those of the call.
     pub async fn watch(&self) -> Result<impl Stream<Item = Result<(usize, bool), Status>> + use<>, Status> {
         let kind = Some(Kind::NodesInCluster(NodesInCluster {}));
-        let events = self.leader.watch(WatchRequest { kind }).await?;
+        let events = self.leader.watch(&owner(), WatchRequest { kind }).await?;
         let told = |event: EncodedEvent| (event.nodes.len(), event.progress() == Progress::LastBacklogged);
         Ok(events.map(move |event| event.map(told)))
     }
@@ -125,5 +122,12 @@ impl Measured {
     /// One heartbeat of a node.
     pub fn heard(&self, id: &str) {
         self.leader.measured_heartbeats().heard(id);
+    }
+}
+
+/// Who asks.
+fn owner() -> Caller {
+    Caller::User {
+        identity: "owner".into(),
     }
 }

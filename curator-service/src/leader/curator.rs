@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::load::to_stranger;
-use super::{Seat, calling_address, calling_key, calling_node};
+use super::{Seat, caller, calling_address, calling_key, calling_node};
 
 type Heartbeats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
 
@@ -24,7 +24,8 @@ impl Curator for Seat {
 
     /// For calls within the process: what comes over the wire is answered by `SharedWatch`.
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let events = self.leader().await?.watch(request.into_inner()).await?;
+        let caller = caller(&request)?.clone();
+        let events = self.leader().await?.watch(&caller, request.into_inner()).await?;
         let decoded = events.map(|event| event.and_then(|event| event.decoded()));
         Ok(Response::new(Box::pin(decoded)))
     }

@@ -21,7 +21,7 @@ use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 use super::watch::Events;
-use super::{MOST_MESSAGE, Seat};
+use super::{MOST_MESSAGE, Seat, caller};
 
 /// The same on the wire as [`WatchEvent`].
 #[derive(Clone, PartialEq, prost::Message)]
@@ -99,7 +99,8 @@ impl ServerStreamingService<WatchRequest> for Watch {
     fn call(&mut self, request: tonic::Request<WatchRequest>) -> Self::Future {
         let seat = self.0.clone();
         async move {
-            let events = seat.leader().await?.watch(request.into_inner()).await?;
+            let caller = caller(&request)?.clone();
+            let events = seat.leader().await?.watch(&caller, request.into_inner()).await?;
             Ok(tonic::Response::new(events))
         }
         .boxed()

@@ -16,6 +16,7 @@ use tracing::warn;
 use super::backlogs::{Backlogs, Turn};
 use super::encoded::EncodedEvent;
 use super::{Leader, load};
+use crate::authorize::Caller;
 use crate::observe::meters;
 use crate::state::State;
 use crate::state::keys::NODES;
@@ -32,7 +33,7 @@ pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<EncodedEvent, Status>>
 
 impl Leader {
     /// Watches one node or all.
-    pub(crate) async fn watch(&self, request: WatchRequest) -> Result<Events, Status> {
+    pub(crate) async fn watch(&self, caller: &Caller, request: WatchRequest) -> Result<Events, Status> {
         let what = match request.kind {
             Some(Kind::NodeInCluster(one)) => {
                 NODES
@@ -47,6 +48,7 @@ impl Leader {
         let news = self.state.news();
         let watcher = Watcher {
             what,
+            caller: caller.clone(),
             told: 0,
             backlog: Backlog::Begins,
             ready: VecDeque::new(),
@@ -80,6 +82,8 @@ enum Backlog {
 
 struct Watcher {
     what: What,
+    /// Who watches.
+    caller: Caller,
     /// The number of the newest change that is told.
     told: u64,
     backlog: Backlog,
@@ -121,7 +125,7 @@ impl Watcher {
             match (&self.turn, &self.backlog, &self.what) {
                 (None, Backlog::Begins, What::All) => {
                     self.turn = tokio::select! {
-                        turn = self.backlogs.turn() => Some(turn),
+                        turn = self.backlogs.turn(&self.caller) => turn,
                         () = self.state.over() => return Err(Status::unavailable("lost leadership")),
                     };
                 }

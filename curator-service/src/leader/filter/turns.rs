@@ -4,13 +4,13 @@
 //! who run the cluster waiting; and of one caller one is worked on at a time, and few wait. Whoever has a turn has it until
 //! the work is over, not until the call is: what nobody waits for any more ends by itself, and soon.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::authorize::Caller;
+use crate::leader::callers::{Call, Callers};
 use crate::observe::meters;
 
 /// How many filters of users are worked on at a time, and how many of nodes.
@@ -22,13 +22,7 @@ const OF_CALLER: usize = 64;
 pub(in crate::leader) struct Turns {
     users: Arc<Semaphore>,
     nodes: Arc<Semaphore>,
-    callers: Arc<Mutex<HashMap<String, Place>>>,
-}
-
-/// One caller's.
-struct Place {
-    one: Arc<Semaphore>,
-    calls: usize,
+    callers: Callers,
 }
 
 impl Default for Turns {
@@ -36,7 +30,7 @@ impl Default for Turns {
         Self {
             users: Arc::new(Semaphore::new(AT_A_TIME)),
             nodes: Arc::new(Semaphore::new(AT_A_TIME)),
-            callers: Arc::default(),
+            callers: Callers::new(1),
         }
     }
 }
@@ -44,47 +38,25 @@ impl Default for Turns {
 impl Turns {
     /// Waits for the caller's turn. Cancellation safe: whoever gives up has no turn and waits for none.
     pub(in crate::leader) async fn next(&self, caller: &Caller) -> Result<Turn, Status> {
-        let (call, one) = self.call(caller)?;
+        let call = self.callers.enter(caller, OF_CALLER).ok_or_else(|| {
+            metrics::counter!(meters::FILTERS_REFUSED, "why" => "turns").increment(1);
+            Status::resource_exhausted(format!(
+                "filter: {OF_CALLER} calls of this caller with a filter are under way already"
+            ))
+        })?;
         let all = match caller {
             Caller::User { .. } => &self.users,
             Caller::Node { .. } | Caller::Anybody { .. } => &self.nodes,
         };
         // The own one first: who waits for it keeps nobody else from a thread.
         let closed = |_| Status::unavailable("lost leadership");
-        let own = one.acquire_owned().await.map_err(closed)?;
+        let own = call.turns().acquire_owned().await.map_err(closed)?;
         let any = all.clone().acquire_owned().await.map_err(closed)?;
         Ok(Turn {
             _any: any,
             _own: own,
             _call: call,
         })
-    }
-
-    fn call(&self, caller: &Caller) -> Result<(Call, Arc<Semaphore>), Status> {
-        let caller = match caller {
-            Caller::Node { id, .. } => format!("node {id}"),
-            Caller::User { identity } => format!("user {identity}"),
-            Caller::Anybody { .. } => "anybody".into(),
-        };
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = callers.entry(caller.clone()).or_insert_with(|| Place {
-            one: Arc::new(Semaphore::new(1)),
-            calls: 0,
-        });
-        if place.calls == OF_CALLER {
-            metrics::counter!(meters::FILTERS_REFUSED, "why" => "turns").increment(1);
-            return Err(Status::resource_exhausted(format!(
-                "filter: {OF_CALLER} calls of this caller with a filter are under way already"
-            )));
-        }
-        place.calls += 1;
-        let one = place.one.clone();
-        drop(callers);
-        let call = Call {
-            callers: self.callers.clone(),
-            caller,
-        };
-        Ok((call, one))
     }
 }
 
@@ -93,24 +65,6 @@ pub(in crate::leader) struct Turn {
     _any: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
     _call: Call,
-}
-
-/// A call of a caller, worked on or waiting.
-struct Call {
-    callers: Arc<Mutex<HashMap<String, Place>>>,
-    caller: String,
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = callers.get_mut(&self.caller) {
-            place.calls -= 1;
-            if place.calls == 0 {
-                callers.remove(&self.caller);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -153,10 +107,7 @@ mod tests {
         let served = calls.iter_mut().filter_map(|call| call.as_mut().now_or_never()).count();
         assert!(served >= 2, "{served}");
         drop(calls);
-        assert!(
-            turns.callers.lock().unwrap().is_empty(),
-            "nothing stays of those who have gone"
-        );
+        assert_eq!(turns.callers.count(), 0, "nothing stays of those who have gone");
     }
 
     #[tokio::test]
@@ -172,6 +123,6 @@ mod tests {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         drop((first, calls));
         assert!(turns.next(&a).now_or_never().is_some_and(|turn| turn.is_ok()));
-        assert!(turns.callers.lock().unwrap().is_empty());
+        assert_eq!(turns.callers.count(), 0);
     }
 }

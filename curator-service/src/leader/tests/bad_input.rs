@@ -679,7 +679,7 @@ fn decoded<M: Message + Default>(request: &[u8]) -> Result<M, Status> {
 async fn call(stage: &Stage, method: &str, request: &[u8]) -> Result<(), Status> {
     let leader = &stage.leader;
     match method.split(' ').next().unwrap_or_default() {
-        "Watch" => leader.watch(decoded(request)?).await.map(drop),
+        "Watch" => leader.watch(&super::stage::owner(), decoded(request)?).await.map(drop),
         "UpdateNodeStatus" => leader.update_node_status(&id(2), decoded(request)?).await.map(drop),
         "RegisterNode" => leader.register_node(Some(key(5)), decoded(request)?).await.map(drop),
         "CommitNode" => leader.commit_node(Some(key(4)), decoded(request)?).await.map(drop),

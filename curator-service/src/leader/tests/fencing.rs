@@ -89,7 +89,7 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
         "GetConsensusStatus": |leader| leader.get_consensus_status(GetConsensusStatusRequest {});
         "IssueCertificate": |leader| leader.issue_certificate(&id(2), IssueCertificateRequest::default());
         "Escrow": |leader| leader.owner_certificate(&super::stage::OWNER);
-        "Watch": |leader| leader.watch(WatchRequest { kind: Some(Kind::NodesInCluster(NodesInCluster {})) });
+        "Watch": |leader| leader.watch(&super::stage::owner(), WatchRequest { kind: Some(Kind::NodesInCluster(NodesInCluster {})) });
         "the background pass": |leader| leader.pass();
     };
     let register = RegisterNodeRequest {

@@ -10,17 +10,17 @@ use futures::StreamExt;
 use prost::Message;
 use tonic::Code;
 
-use super::stage::{FIRST, Stage, id, refused};
+use super::stage::{FIRST, Stage, id, owner, refused};
 use crate::leader::watch::Events;
 
 async fn all(stage: &Stage) -> Events {
     let kind = Some(Kind::NodesInCluster(NodesInCluster {}));
-    stage.leader.watch(WatchRequest { kind }).await.unwrap()
+    stage.leader.watch(&owner(), WatchRequest { kind }).await.unwrap()
 }
 
 async fn one(stage: &Stage, id: &str) -> Events {
     let kind = Some(Kind::NodeInCluster(NodeInCluster { node_id: id.into() }));
-    stage.leader.watch(WatchRequest { kind }).await.unwrap()
+    stage.leader.watch(&owner(), WatchRequest { kind }).await.unwrap()
 }
 
 async fn next(events: &mut Events) -> WatchEvent {
@@ -92,11 +92,15 @@ async fn one_node_from_before_it_is_there_to_after_it_is_gone() {
     for bad in ["", "a/b"] {
         let kind = Some(Kind::NodeInCluster(NodeInCluster { node_id: bad.into() }));
         assert_eq!(
-            refused(stage.leader.watch(WatchRequest { kind }).await.map(drop)),
+            refused(stage.leader.watch(&owner(), WatchRequest { kind }).await.map(drop)),
             Code::InvalidArgument
         );
     }
-    let unknown = stage.leader.watch(WatchRequest { kind: None }).await.map(drop);
+    let unknown = stage
+        .leader
+        .watch(&owner(), WatchRequest { kind: None })
+        .await
+        .map(drop);
     assert_eq!(refused(unknown), Code::Unimplemented);
 }
 

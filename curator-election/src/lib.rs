@@ -45,33 +45,33 @@
 
 pub mod backend;
 pub mod backoff;
-pub mod clock;
-#[cfg(any(test, feature = "testing"))]
-pub mod conformance;
 pub mod deadline;
 mod duplicate;
 mod elector;
-#[cfg(feature = "embedded")]
-pub mod embedded;
-#[cfg(feature = "etcd")]
-pub mod etcd;
 mod machine;
-#[cfg(any(test, feature = "testing", feature = "embedded"))]
-pub mod memory;
 pub mod meters;
-pub mod namespace;
-pub mod pages;
 mod process;
 mod pulse;
 mod renewal;
 #[doc(hidden)]
 pub mod sabotage;
 mod status;
-pub mod store;
 mod store_election;
 mod term;
 mod transfer;
 mod value;
+
+/// The store below: `curator-store`, re-exported for whoever takes the election alone.
+pub use curator_store as store;
+#[cfg(any(test, feature = "testing"))]
+pub use curator_store::conformance;
+#[cfg(feature = "embedded")]
+pub use curator_store::embedded;
+#[cfg(feature = "etcd")]
+pub use curator_store::etcd;
+#[cfg(any(test, feature = "testing", feature = "embedded"))]
+pub use curator_store::memory;
+pub use curator_store::{clock, namespace, pages};
 
 #[cfg(any(test, feature = "mock"))]
 pub use backend::MockElectionBackend;

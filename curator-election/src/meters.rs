@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 #[cfg(feature = "etcd")]
-use crate::clock::Instant;
+pub use curator_store::telemetry::{ETCD_CALL_SECONDS, ETCD_FOREIGN_ENDPOINTS};
+
 use crate::status::Reason;
 use crate::store::StoreError;
 
@@ -15,8 +16,6 @@ pub const ROLE_CHANGES: &str = "curator_role_changes_total";
 pub const SMALLEST_MARGIN_SECONDS: &str = "curator_term_smallest_margin_seconds";
 /// Accesses that the store refused because their term was over.
 pub const FENCED_OUT: &str = "curator_fenced_out_total";
-/// How long a call of etcd took, in seconds, by kind and outcome.
-pub const ETCD_CALL_SECONDS: &str = "curator_etcd_call_seconds";
 
 /// One word for how a call of the store went.
 pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
@@ -101,18 +100,4 @@ pub(crate) fn duplicate_id(found: bool) {
 
 pub(crate) fn fenced_out() {
     metrics::counter!(FENCED_OUT).increment(1);
-}
-
-/// How many endpoints are members of another etcd cluster than the one in use.
-pub const ETCD_FOREIGN_ENDPOINTS: &str = "curator_etcd_foreign_endpoints";
-
-#[cfg(feature = "etcd")]
-pub(crate) fn foreign_endpoints(count: usize) {
-    metrics::gauge!(ETCD_FOREIGN_ENDPOINTS).set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
-}
-
-#[cfg(feature = "etcd")]
-pub(crate) fn etcd_called<T>(kind: &'static str, result: &Result<T, StoreError>, began: Instant, ended: Instant) {
-    let took = ended.saturating_since(began).as_secs_f64();
-    metrics::histogram!(ETCD_CALL_SECONDS, "call" => kind, "outcome" => outcome(result)).record(took);
 }

@@ -284,10 +284,8 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
 async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(), StoreError> {
     match error {
         StoreError::LeaseNotFound { .. } | StoreError::Refused { .. } => Err(error),
-        StoreError::Unreachable { .. }
-        | StoreError::Unknown { .. }
-        | StoreError::NoQuorum { .. }
-        | StoreError::Compacted { .. } => {
+        // `Unreachable`, `Unknown`, `NoQuorum`, `Compacted`, and what the store may add.
+        _ => {
             debug!(%error, "the campaign pauses");
             tokio::time::sleep(pauses.failed()).await;
             Ok(())

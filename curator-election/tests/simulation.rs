@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::clock::{SharedClock, TokioClock};
-use curator_election::memory::{Faults, Gate, Link, MemoryCluster};
+use curator_election::memory::{Faults, Link, MemoryCluster, PauseSwitch};
 use curator_election::store::{Keys, LeaseId, Op, Range, Revision, Store, Txn};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, PlainText, StoreElection, Term};
 use rand::rngs::StdRng;
@@ -30,7 +30,7 @@ const HEALED: Duration = Duration::from_secs(15);
 type Status = ElectionStatus<PlainText>;
 
 struct Node {
-    gate: Gate,
+    gate: PauseSwitch,
     status: watch::Receiver<Status>,
     running: tokio::task::JoinHandle<()>,
     cancel: CancellationToken,
@@ -98,7 +98,7 @@ impl World {
         };
         let value = PlainText(format!("node-{node}"));
         let elector = Elector::new(Arc::new(backend), &value, config).expect("a good configuration");
-        let gate = Gate::default();
+        let gate = PauseSwitch::default();
         let cancel = CancellationToken::new();
         let status = elector.handle().status();
         let running = tokio::task::spawn_local(gate.run(elector.run(cancel.clone())));

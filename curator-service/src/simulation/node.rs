@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::clock::SharedClock;
-use curator_election::memory::{Gate, MemoryClient};
+use curator_election::memory::{MemoryClient, PauseSwitch};
 use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorHandle, StoreElection, make_next};
 use curator_listener::simulated::Host;
@@ -27,7 +27,7 @@ use crate::wiring::{self, Roles};
 
 /// An instance that runs.
 pub(super) struct Node {
-    pub(super) gate: Gate,
+    pub(super) gate: PauseSwitch,
     pub(super) status: watch::Receiver<LeaderStatus>,
     elector: ElectorHandle<LeaderElectionValue>,
     backend: Arc<StoreElection<dyn Store>>,
@@ -81,7 +81,11 @@ impl Node {
         };
         let elector = Elector::new(backend.clone(), &value, config).unwrap_or_else(|error| panic!("{error}"));
         let handle = elector.handle();
-        let (gate, leave, killed) = (Gate::default(), CancellationToken::new(), CancellationToken::new());
+        let (gate, leave, killed) = (
+            PauseSwitch::default(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
         let electing = spawn_local(gate.run(elector.run(leave.clone())));
         let (states, state) = watch::channel(None);
         let registers = Registers {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use curator_election::memory::Gate;
+use curator_election::memory::PauseSwitch;
 use curator_election::store::Revision;
 use http::uri::PathAndQuery;
 use tokio::sync::watch;
@@ -109,7 +109,7 @@ pub(super) struct Registers {
     pub(super) node: usize,
     /// The state of the present term.
     pub(super) state: watch::Receiver<Option<Arc<State>>>,
-    pub(super) gate: Gate,
+    pub(super) gate: PauseSwitch,
     pub(super) killed: CancellationToken,
 }
 

@@ -1,0 +1,72 @@
+//! What every [`Store`] must do, as cases that run on any of them.
+//!
+//! A case panics where the store differs. The cases work below a prefix of their own, and count revisions: nobody else
+//! may write to the store or compact it meanwhile. Compaction is left out, as [`Store`] does not offer it.
+
+#![allow(clippy::unwrap_used, reason = "a store that fails a call has failed the case")]
+
+mod fixture;
+mod lease;
+mod range;
+mod txn;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+
+use fixture::Fixture;
+use futures::future::BoxFuture;
+
+use crate::Store;
+
+/// One thing that every store must do.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// What it is, in words joined by `_`.
+    pub name: &'static str,
+    run: fn(Fixture) -> BoxFuture<'static, ()>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Case").field(&self.name).finish()
+    }
+}
+
+impl Case {
+    /// Runs it on keys that start with `prefix`, of which there must be none yet.
+    ///
+    /// # Panics
+    /// The store does not conform.
+    pub async fn check(&self, store: Arc<dyn Store>, prefix: &str) {
+        (self.run)(Fixture::new(store, format!("{prefix}/{}/", self.name))).await;
+    }
+}
+
+/// All cases.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    [txn::CASES, range::CASES, lease::CASES, watch::CASES].concat()
+}
+
+/// Runs all cases, one after the other, on keys that start with `prefix`, of which there must be none yet.
+///
+/// # Panics
+/// The store does not conform.
+pub async fn check_all(store: Arc<dyn Store>, prefix: &str) {
+    for case in cases() {
+        tracing::debug!(case = case.name, "checking");
+        case.check(store.clone(), prefix).await;
+    }
+}
+
+/// The case with the name of a function.
+macro_rules! case {
+    ($function:ident) => {
+        crate::conformance::Case {
+            name: stringify!($function),
+            run: |fixture| Box::pin($function(fixture)),
+        }
+    };
+}
+use case;

@@ -1,0 +1,53 @@
+//! The part of etcd's v3 API that an election and fenced state need, as one object-safe trait.
+//!
+//! Algorithms are written once, over [`Store`]; a real etcd ([`etcd`]), a durable store in one file ([`embedded`]) and the
+//! model of etcd in memory ([`memory`]) implement it. Semantics are etcd's: a revision counts the transactions that changed
+//! something; a transaction is atomic; an event of a watch carries the revision of its change; a lease that is not renewed
+//! takes its keys with it. [`conformance`] checks a store against them.
+//!
+//! ```
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), curator_store::StoreError> {
+//!     use curator_store::memory::MemoryCluster;
+//!     use curator_store::{Op, Range, Store, Txn};
+//!
+//!     // With a real etcd: `EtcdStore` in its place.
+//!     let cluster = MemoryCluster::new(1);
+//!     let store = cluster.client(0);
+//!     let put = Op::Put { key: "/greeting".into(), value: "hello".into(), lease: None };
+//!     let written = store.txn(Txn::default().then(vec![put])).await?;
+//!     let read = store.range(Range::key("/greeting")).await?;
+//!     assert_eq!(read.kvs[0].mod_revision, written.revision);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Features
+//! - `etcd` (default): the store that speaks to a real etcd.
+//! - `embedded`: a durable store in one file, for a service that is a single process.
+//! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
+
+pub mod clock;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+#[cfg(any(test, feature = "testing", feature = "embedded"))]
+pub mod memory;
+pub mod namespace;
+pub mod pages;
+mod store;
+#[cfg(feature = "etcd")]
+pub mod telemetry;
+mod txn;
+mod types;
+
+pub use error::{RefusalKind, StoreError};
+pub use store::Store;
+pub use txn::{Compare, Op, OpResult, Ordering, Range, RangeResult, Sort, Target, Txn, TxnResult};
+pub use types::{Event, KeyValue, Keys, Lease, LeaseId, Revision, WatchBatch, WatchStream};

@@ -1,0 +1,107 @@
+//! A store that is set back to what it was before, as an operator does who restores a backup.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{LeaseState, Model, Version};
+use crate::clock::Instant;
+use crate::{Event, LeaseId, Revision};
+
+/// What a store was at some time: keys, history and leases.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    revision: Revision,
+    compacted: Revision,
+    keys: BTreeMap<Bytes, Vec<Version>>,
+    history: BTreeMap<Revision, Vec<Event>>,
+    leases: BTreeMap<LeaseId, LeaseState>,
+}
+
+impl Snapshot {
+    /// The revision at which it was taken.
+    #[must_use]
+    pub const fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+impl Model {
+    /// The store as it is now, as `etcdctl snapshot save` takes it.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            revision: self.revision,
+            compacted: self.compacted,
+            keys: self.keys.clone(),
+            history: self.history.clone(),
+            leases: self.leases.clone(),
+        }
+    }
+
+    /// Sets the store back to a snapshot: what was changed since is lost, and revisions are given out again. Each lease that
+    /// was there then begins anew, as when etcd starts.
+    pub fn go_back_to(&mut self, snapshot: Snapshot, now: Instant) {
+        let Snapshot {
+            revision,
+            compacted,
+            keys,
+            history,
+            mut leases,
+        } = snapshot;
+        for lease in leases.values_mut() {
+            lease.expires_at = now + lease.ttl;
+        }
+        self.revision = revision;
+        self.compacted = compacted;
+        self.keys = keys;
+        self.history = history;
+        self.leases = leases;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::clock::Instant;
+    use crate::memory::model::Model;
+    use crate::{Keys, Op, Revision, StoreError, Txn};
+
+    fn put(model: &mut Model, key: &'static str) -> Revision {
+        model
+            .txn(&Txn::default().then(vec![Op::put(key, "v")]))
+            .expect("no faults")
+            .revision
+    }
+
+    #[test]
+    fn a_restored_store_knows_nothing_of_what_came_after_the_snapshot() {
+        let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
+        let mut model = Model::new(1);
+        let kept = model.grant(at(0), Duration::from_secs(5)).id;
+        put(&mut model, "a");
+        let snapshot = model.snapshot();
+        assert_eq!(snapshot.revision(), model.revision());
+        let lost = model.grant(at(0), Duration::from_secs(5)).id;
+        put(&mut model, "b");
+        put(&mut model, "b");
+
+        model.go_back_to(snapshot.clone(), at(4));
+        assert_eq!(model.revision(), snapshot.revision());
+        assert!(model.get(b"a").is_some() && model.get(b"b").is_none());
+        // The lease has its whole TTL again.
+        model.expire(at(8));
+        let kept = model.keep_alive(at(8), kept);
+        assert_eq!(kept.expect("is there"), Duration::from_secs(5));
+        assert!(matches!(
+            model.keep_alive(at(8), lost),
+            Err(StoreError::LeaseNotFound { .. })
+        ));
+        // Revisions are given out again.
+        let again = put(&mut model, "c");
+        assert_eq!(again, snapshot.revision().next());
+        let changes = model.changes(&Keys::prefix("c"), again).expect("is kept");
+        assert_eq!(changes.len(), 1);
+    }
+}

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use xtask::harness::process::run;
-use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
+use curator_harness::process::run;
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
 
 const SOON: Duration = Duration::from_secs(60);
 

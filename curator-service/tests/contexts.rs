@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use xtask::harness::Scratch;
+use curator_harness::Scratch;
 
 fn curatorctl(config: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_curatorctl"));

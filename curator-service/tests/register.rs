@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use curator_harness::process::{Finished, run};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Scratch, wait_until};
 use serde_json::Value;
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 

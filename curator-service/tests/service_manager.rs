@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curator_harness::{CuratorOptions, CuratorProcess, Deadline, Event, Mark, Scratch};
 use rustix::process::Signal;
-use xtask::harness::{CuratorOptions, CuratorProcess, Deadline, Event, Mark, Scratch};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -355,7 +355,7 @@ fn the_units_runtime_directory_does_no_harm_to_an_embedded_store() {
         .arg("release")
         .env("CURATOR_EMBEDDED", scratch.path().join("state"))
         .env("CURATOR_RUNTIME_DIR", &runtime);
-    let released = xtask::harness::process::run(release, SOON).unwrap();
+    let released = curator_harness::process::run(release, SOON).unwrap();
     assert!(released.status.success(), "{released:?}");
     assert!(released.stdout.contains("given back: 0 leases"), "{released:?}");
 }

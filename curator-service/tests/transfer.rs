@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use xtask::harness::Scratch;
-use xtask::harness::process::{Finished, run};
+use curator_harness::Scratch;
+use curator_harness::process::{Finished, run};
 
 const SOON: Duration = Duration::from_secs(60);
 

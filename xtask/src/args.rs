@@ -1,8 +1,7 @@
 //! A small reader of command lines. It refuses what it does not know, and says what it does know.
-
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use curator_harness::error::{Error, Result};
 
 /// The arguments of one command, from which its flags are taken one after the other.
 #[derive(Debug)]

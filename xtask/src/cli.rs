@@ -1,13 +1,13 @@
 //! The table of commands, and the way from a command line to one of them.
-
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use curator_harness::error::{Error, Result};
+use curator_harness::step;
+
 use crate::args::Args;
 use crate::commands::{api, bench, chaos, ci, fuzz, integration, setup, sim, smoke, test, up, upgrade};
-use crate::error::{Error, Result};
-use crate::step;
 
 /// One command of `cargo xtask`.
 #[derive(Debug)]

@@ -1,13 +1,14 @@
 //! Checks of the sources that no compiler makes.
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound};
-use crate::step::quiet;
-use crate::workspace::{cargo, root};
+use curator_harness::checkout::root;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound};
+use curator_harness::step::quiet;
+
+use crate::workspace::cargo;
 
 /// The documents that name tests.
 const SECURITY: &str = "SECURITY.md";

@@ -1,30 +1,13 @@
-//! Where things are in this workspace, and how its cargo is called.
-
+//! How the cargo of this workspace is called, and the programs that it builds.
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use curator_harness::checkout::root;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound};
 use serde_json::Value;
-
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound};
-
-/// The workspace's root directory.
-pub fn root() -> &'static Path {
-    // The manifest directory is fixed when xtask is compiled, and cargo compiles it anew when the checkout moves.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
-}
-
-/// Where [`crate::tools`] keeps what it brought. `tools/protoc` looks here as well.
-pub fn tools_dir() -> PathBuf {
-    root().join("target").join("tools")
-}
-
-/// A path as a person wants to read it: from the root if it is beneath it.
-pub fn shown(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).display().to_string()
-}
 
 /// A call of the cargo that runs us, in the root, with nothing to read.
 pub fn cargo(words: &[&str]) -> Command {
@@ -183,7 +166,7 @@ fn build_as(program: Program, change: impl FnOnce(&mut Command)) -> Result<PathB
         command.args(["--features", feature]);
     }
     change(&mut command);
-    let output = crate::step::output(&format!("build {name}"), command)?;
+    let output = curator_harness::step::output(&format!("build {name}"), command)?;
     output
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -206,7 +189,7 @@ pub struct Package {
 /// # Errors
 /// When cargo cannot say.
 pub fn packages() -> Result<Vec<Package>> {
-    let text = crate::step::quiet(
+    let text = curator_harness::step::quiet(
         "read the workspace's metadata",
         cargo(&["metadata", "--format-version", "1", "--no-deps"]),
     )?;

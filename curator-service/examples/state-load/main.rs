@@ -297,7 +297,7 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// The memory of this process, in bytes.
 fn memory() -> Result<u64, Failure> {
-    Ok(xtask::harness::resident(std::process::id())?)
+    Ok(curator_harness::resident(std::process::id())?)
 }
 
 /// Tells what so many more of something have taken of memory. Too few say nothing.

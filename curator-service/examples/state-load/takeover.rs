@@ -165,7 +165,7 @@ impl Alone {
 
 fn report(begun: Instant, before: u64) -> Result<(), Failure> {
     let us = begun.elapsed().as_secs_f64() * 1e6;
-    let bytes = xtask::harness::peak(std::process::id())?.saturating_sub(before);
+    let bytes = curator_harness::peak(std::process::id())?.saturating_sub(before);
     println!("{}", json!({ "us": us, "bytes": bytes }));
     Ok(())
 }

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::run;
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
 use curator_proto::curator_api::RegisterNodeRequest;
 use h2::client::SendRequest;
 use http::Request;
@@ -28,9 +31,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::run;
-use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
 
 use crate::stage::{SOON, TTL, resident};
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use curator_harness::EtcdOptions;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{
@@ -17,7 +18,6 @@ use tokio_stream::StreamExt;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
-use xtask::harness::EtcdOptions;
 
 use crate::cluster::{OWNER, bootstrap, embedding};
 use crate::stage::{SOON, Stage};

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use curator_harness::curator::{binary_from_env, embedding_from_env};
+use curator_harness::{CuratorOptions, EtcdOptions};
 use curator_proto::common::{NodeState, NodeStatus, NodeStorageSecurity};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_event::Progress;
@@ -26,8 +28,6 @@ use rand::RngExt;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-use xtask::harness::curator::{binary_from_env, embedding_from_env};
-use xtask::harness::{CuratorOptions, EtcdOptions};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -350,7 +350,7 @@ fn nodes_live_through_every_instance_while_leaders_are_killed() {
     for round in 0..4 {
         let before = lived.load(Ordering::Relaxed);
         let progress = || (lived.load(Ordering::Relaxed) > before + 12).then_some(());
-        xtask::harness::wait_until("lives to go on", 4 * SOON, progress).unwrap();
+        curator_harness::wait_until("lives to go on", 4 * SOON, progress).unwrap();
         let leader = stage.agreed(SOON);
         stage.silence(leader);
         match round % 2 {

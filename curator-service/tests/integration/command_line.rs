@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::{Finished, run};
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::{Finished, run};
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -10,8 +10,8 @@ use curator_election::store::{
     Keys, Lease, LeaseId, Op, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
 use curator_election::{ElectionBackend, StoreElection};
+use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Scratch};
 use futures::StreamExt;
-use xtask::harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Scratch};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use xtask::harness::EtcdOptions;
-use xtask::harness::process::run;
-use xtask::tools::clients::Clients;
+use curator_harness::EtcdOptions;
+use curator_harness::foreign::Clients;
+use curator_harness::process::run;
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 

@@ -6,6 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use curator_harness::curator::{Event, binary_from_env, ctl_from_env};
+use curator_harness::process::{Finished, run};
+use curator_harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec, Scratch};
 use curator_proto::common::NodeStorageSecurity;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, RegisterNodeRequest};
@@ -15,9 +18,6 @@ use curator_service::{
 };
 use serde_json::Value;
 use tonic::transport::Channel;
-use xtask::harness::curator::{Event, binary_from_env, ctl_from_env};
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec, Scratch};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 

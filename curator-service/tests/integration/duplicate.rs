@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use xtask::harness::{CuratorOptions, EtcdOptions, Mark, Role};
+use curator_harness::{CuratorOptions, EtcdOptions, Mark, Role};
 
 use crate::stage::{Reach, SOON, Stage, TTL, measured};
 

@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use curator_harness::curator::{binary_from_env, embedding_from_env};
+use curator_harness::process::{Finished, run};
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark, Scratch};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{Node, Pair};
 use curator_proto::management_api::{GetNodesRequest, UpdateNodeLabelsRequest};
@@ -12,9 +15,6 @@ use curator_service::TEST_CALLER;
 use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
-use xtask::harness::curator::{binary_from_env, embedding_from_env};
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark, Scratch};
 
 use crate::cluster::OWNER;
 use crate::stage::{SCAN, SOON, Stage, TTL};

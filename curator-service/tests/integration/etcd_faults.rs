@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xtask::harness::{At, Deadline, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role};
+use curator_harness::{At, Deadline, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role};
 
 use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
 
@@ -178,12 +178,12 @@ fn without_etcd_nobody_leads_and_with_it_one_does_again() {
 
 #[test]
 fn a_service_started_before_etcd_waits_for_it() {
-    let scratch = xtask::harness::Scratch::new("early").unwrap();
+    let scratch = curator_harness::Scratch::new("early").unwrap();
     let binaries = EtcdBinaries::from_env().unwrap();
     let etcd = EtcdCluster::prepare(&binaries, &scratch, EtcdOptions::default()).unwrap();
-    let options = xtask::harness::CuratorOptions::new(1, etcd.endpoints()).leader_ttl(TTL);
-    let binary = xtask::harness::curator::binary_from_env().unwrap();
-    let curator = xtask::harness::CuratorProcess::start(&binary, &scratch, options).unwrap();
+    let options = curator_harness::CuratorOptions::new(1, etcd.endpoints()).leader_ttl(TTL);
+    let binary = curator_harness::curator::binary_from_env().unwrap();
+    let curator = curator_harness::CuratorProcess::start(&binary, &scratch, options).unwrap();
     curator
         .wait_for(Mark::START, SOON, "waiting", |event| {
             event.message() == Some("waiting for etcd")

@@ -14,14 +14,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Event, Keys, Op, Range, Revision, Store, StoreError, Txn};
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::{Finished, run};
+use curator_harness::{At, CuratorOptions, EtcdOptions, EtcdTls, Mark, Scratch};
 use futures::StreamExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{At, CuratorOptions, EtcdOptions, EtcdTls, Mark, Scratch};
 
 use crate::stage::{Reach, SOON, Stage};
 
@@ -255,7 +255,7 @@ impl Load {
     /// Waits until so many more writes have been answered.
     fn goes_on(&self) {
         let from = self.written.load(Ordering::Relaxed);
-        xtask::harness::wait_until("writes to go on", SOON, || {
+        curator_harness::wait_until("writes to go on", SOON, || {
             (self.task.is_finished() || self.written.load(Ordering::Relaxed) > from + 20).then_some(())
         })
         .unwrap();
@@ -335,7 +335,7 @@ fn what_keeps_tls_from_working_is_told() {
     });
     let wanted = "not one for this endpoint";
     let is_told =
-        |event: &xtask::harness::Event| event.message() == Some("waiting for etcd") && event.text.contains(wanted);
+        |event: &curator_harness::Event| event.message() == Some("waiting for etcd") && event.text.contains(wanted);
     stage.curators[waiting]
         .wait_for(Mark::START, SOON, "the reason", is_told)
         .unwrap();
@@ -383,14 +383,14 @@ fn rotated_certificates_are_used_without_a_failed_call_and_the_leader_keeps_its_
     let successor = Authority::new();
     let (certificate, key) = successor.issue();
     write(&files.path("client-key.pem"), &key, 0o600);
-    let refused = |event: &xtask::harness::Event| event.text.contains("do not go together");
+    let refused = |event: &curator_harness::Event| event.text.contains("do not go together");
     stage.curators[leader]
         .wait_for(marks[leader], SOON, "half a rotation", refused)
         .unwrap();
     load.goes_on();
     // Nor does etcd know the new authority: it is tried, and what there was stays in use.
     write(&files.path("client.pem"), &certificate, 0o644);
-    let refused = |event: &xtask::harness::Event| event.text.contains("asks for a client certificate");
+    let refused = |event: &curator_harness::Event| event.text.contains("asks for a client certificate");
     stage.curators[leader]
         .wait_for(marks[leader], SOON, "strange files", refused)
         .unwrap();
@@ -463,7 +463,7 @@ fn a_user_whose_role_is_the_namespace_is_enough() {
         ..options
     });
     let told = "etcd refuses this instance";
-    let is_told = |event: &xtask::harness::Event| event.message() == Some(told);
+    let is_told = |event: &curator_harness::Event| event.message() == Some(told);
     stage.curators[waiting]
         .wait_for(Mark::START, SOON, told, is_told)
         .unwrap();
@@ -500,7 +500,7 @@ fn a_password_is_changed_and_the_leader_keeps_its_term() {
     // The file first: the new password is tried, and the old token stays in use until etcd knows it. No call fails.
     let marks = stage.marks();
     write(&user.file, "second", 0o600);
-    let refused = |event: &xtask::harness::Event| event.text.contains("etcd does not take the user and password");
+    let refused = |event: &curator_harness::Event| event.text.contains("etcd does not take the user and password");
     stage.curators[leader]
         .wait_for(marks[leader], SOON, "it to be tried", refused)
         .unwrap();
@@ -549,7 +549,7 @@ fn leader_goes_on_while_authentication_is_disabled_and_says_so() {
         ..options.leader_ttl(TTL)
     });
     assert_ne!(stage.agreed(SOON), another);
-    let is_told = |event: &xtask::harness::Event| event.message().is_some_and(|said| said.starts_with(OPEN));
+    let is_told = |event: &curator_harness::Event| event.message().is_some_and(|said| said.starts_with(OPEN));
     stage.curators[another]
         .wait_for(Mark::default(), SOON, OPEN, is_told)
         .unwrap();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use xtask::harness::curator::embedding_from_env;
-use xtask::harness::{CuratorOptions, EtcdOptions, Role};
+use curator_harness::curator::embedding_from_env;
+use curator_harness::{CuratorOptions, EtcdOptions, Role};
 
 use crate::load::{Call, Load, Outcome};
 use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};

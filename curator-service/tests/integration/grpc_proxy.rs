@@ -2,9 +2,9 @@
 
 use curator_election::etcd::{EtcdConfig, EtcdStore, PROGRESS_INTERVAL};
 use curator_election::store::{Event, Keys, Op, Revision, Store, Txn};
+use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Port, Process, ProcessSpec, Scratch};
 use futures::StreamExt;
 use tokio::time::timeout;
-use xtask::harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Port, Process, ProcessSpec, Scratch};
 
 use crate::stage::SOON;
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{EtcdBinaries, EtcdCluster, EtcdOptions, EtcdTls, Scratch};
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::{Finished, run};
+use curator_harness::{EtcdBinaries, EtcdCluster, EtcdOptions, EtcdTls, Scratch};
 
 use crate::stage::SOON;
 

@@ -10,18 +10,18 @@ use std::process::Command;
 
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Keys, Op, Range, Store, Txn};
+use curator_harness::curator::{binary_from_env, embedding_from_env};
+use curator_harness::process::run;
+use curator_harness::proxy::address_of;
+use curator_harness::{
+    Capture, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, ProcessSpec, Recorded, Role,
+    Scratch,
+};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{Node, Pair};
 use curator_proto::management_api::{GetNodesRequest, UpdateNodeLabelsRequest};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use xtask::harness::curator::{binary_from_env, embedding_from_env};
-use xtask::harness::process::run;
-use xtask::harness::proxy::address_of;
-use xtask::harness::{
-    Capture, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, ProcessSpec, Recorded, Role,
-    Scratch,
-};
 
 use crate::cluster::{OWNER, request};
 use crate::one_cluster::way;
@@ -237,7 +237,7 @@ async fn embedded_store_without_space_ends_the_instance_and_loses_nothing() {
         let ended = curator.wait_exit(SOON).unwrap();
         assert!(!ended.success(), "{ended}");
         let told = curator.events_since(Mark::START);
-        let stopped = |event: &xtask::harness::Event| event.text.contains("the store has stopped");
+        let stopped = |event: &curator_harness::Event| event.text.contains("the store has stopped");
         assert!(told.iter().any(stopped), "it does not say why it ends");
         fs::remove_file(&filler).unwrap();
         drop(file);

@@ -1,9 +1,9 @@
 //! `etcdctl elect`, and a program of our own on Go's election library, in one election with ours.
 
 use curator_election::LeaderValue;
+use curator_harness::foreign;
+use curator_harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded};
 use curator_proto::private::LeaderElectionValue;
-use xtask::harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded};
-use xtask::tools::go_candidate;
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -115,7 +115,7 @@ impl Stage {
     /// Starts `etcdctl elect` and waits until it queues behind so many.
     fn etcdctl_candidate_behind(&self, ahead: usize) -> Recorded {
         let other = self.etcdctl_elect();
-        xtask::harness::wait_until("etcdctl to queue", SOON, || {
+        curator_harness::wait_until("etcdctl to queue", SOON, || {
             let queue = self.candidates();
             (queue.len() == ahead + 1 && queue[ahead].value == value().into_bytes()).then_some(())
         })
@@ -127,7 +127,7 @@ impl Stage {
 #[test]
 fn a_go_candidate_leads_and_queues_among_ours() {
     let mut stage = Stage::empty("go", EtcdOptions::default());
-    let Some(binary) = go_candidate::from_env().unwrap() else {
+    let Some(binary) = foreign::go_candidate().unwrap() else {
         println!("SKIPPED: no Go candidate could be built here");
         return;
     };
@@ -145,7 +145,7 @@ fn a_go_candidate_leads_and_queues_among_ours() {
     }
     stage.all_follow_the_stranger();
     let second = start(&stage, "go-second");
-    xtask::harness::wait_until("the second to queue", SOON, || {
+    curator_harness::wait_until("the second to queue", SOON, || {
         (stage.candidates().len() == 4).then_some(())
     })
     .unwrap();

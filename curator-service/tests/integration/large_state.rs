@@ -5,10 +5,10 @@ use std::process::{Command, Output};
 
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Op, RefusalKind, Store, Txn};
+use curator_harness::curator::binary_from_env;
+use curator_harness::{At, CuratorProcess, EtcdOptions, Scratch};
 use curator_proto::management_api::GetRegisterTicketRequest;
 use tonic::{Code, Status};
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::{At, CuratorProcess, EtcdOptions, Scratch};
 
 use crate::cluster::{Clients, OWNER, bootstrap, embedding, insist, request};
 use crate::stage::{Reach, SOON, Stage};

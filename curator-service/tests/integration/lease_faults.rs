@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use xtask::harness::{At, Deadline, Direction, EtcdOptions, Flow, Role};
+use curator_harness::{At, Deadline, Direction, EtcdOptions, Flow, Role};
 
 use crate::stage::{Reach, SOON, Stage, TTL, measured};
 
@@ -49,7 +49,7 @@ fn a_candidate_whose_lease_is_revoked_queues_again_at_the_end() {
     let marks = stage.marks();
     let revoked = Instant::now();
     stage.etcd.lease_revoke(At::Any, candidates[1].lease).unwrap();
-    xtask::harness::wait_until("it to queue again", SOON, || {
+    curator_harness::wait_until("it to queue again", SOON, || {
         (stage.queue() == [leader, queue[2], queue[1]]).then_some(())
     })
     .unwrap();
@@ -89,7 +89,7 @@ fn a_candidate_whose_key_is_gone_does_not_win_with_it() {
         .unwrap();
     let roles = stage.curators[second].roles_since(marks[second]);
     assert!(roles.iter().all(|change| !change.role.is_leader()), "{roles:?}");
-    xtask::harness::wait_until("it to queue again", SOON, || {
+    curator_harness::wait_until("it to queue again", SOON, || {
         (stage.queue() == [third, second]).then_some(())
     })
     .unwrap();
@@ -112,7 +112,7 @@ fn connections_that_are_closed_are_made_again() {
         let proxy = stage.etcd.client_proxy(leader).unwrap();
         let before = proxy.stats().accepted;
         proxy.close_connections();
-        xtask::harness::wait_until("a new connection", SOON, || {
+        curator_harness::wait_until("a new connection", SOON, || {
             (proxy.stats().accepted > before).then_some(())
         })
         .unwrap();

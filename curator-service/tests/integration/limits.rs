@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use curator_echo::proto::echo_client::EchoClient;
 use curator_echo::proto::{CountRequest, SayRequest};
+use curator_harness::curator::embedding_from_env;
+use curator_harness::{CuratorOptions, EtcdOptions, wait_until};
 use tokio::runtime::Builder;
 use tonic::transport::Channel;
-use xtask::harness::curator::embedding_from_env;
-use xtask::harness::{CuratorOptions, EtcdOptions, wait_until};
 
 use crate::stage::{Reach, SOON, Stage, TTL, resident};
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use curator_echo::proto::{CountRequest, SayRequest, SayResponse};
+use curator_harness::timeline::{Second, code_name};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
@@ -18,7 +19,6 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use xtask::picture::{Second, code_name};
 
 /// What each call allows.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(4);
@@ -108,7 +108,7 @@ impl Load {
     /// Waits until calls through all of these instances are answered that began after now.
     pub(crate) fn wait_answered(&self, via: &[usize], within: Duration) {
         let from = Instant::now();
-        xtask::harness::wait_until("calls through all instances to be answered", within, || {
+        curator_harness::wait_until("calls through all instances to be answered", within, || {
             let calls = self.shared.calls.lock().unwrap();
             via.iter()
                 .all(|via| {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use curator_harness::EtcdOptions;
 use curator_service::{Consensus, EtcdConsensus};
-use xtask::harness::EtcdOptions;
 
 use crate::stage::Stage;
 

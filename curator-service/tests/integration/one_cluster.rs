@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Keys, Op, Range, RefusalKind, Store, StoreError, Txn};
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::proxy::address_of;
-use xtask::harness::{
+use curator_harness::curator::binary_from_env;
+use curator_harness::proxy::address_of;
+use curator_harness::{
     At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Mark, Role, Scratch,
 };
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use curator_harness::curator::embedding_from_env;
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark};
 use curator_proto::common::NodeState;
 use curator_proto::curator_api::RegisterNodeRequest;
 use curator_proto::management_api::{ApproveNodeRequest, GetRegisterTicketRequest};
 use tonic::Status;
-use xtask::harness::curator::embedding_from_env;
-use xtask::harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark};
 
 use crate::cluster::{Clients, OWNER, bootstrap, id, insist, join_key, key, nodes, request, shown};
 use crate::stage::{Reach, SOON, Stage};

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use curator_election::LeaderValue;
-use curator_proto::private::LeaderElectionValue;
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::{
+use curator_harness::curator::binary_from_env;
+use curator_harness::timeline::{self, Record, Second};
+use curator_harness::{
     At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, KeyValue, Mark, Recorded, Role,
     RoleChange, Scratch,
 };
-use xtask::picture::{self, Record, Second};
+use curator_proto::private::LeaderElectionValue;
 
 /// The TTL of most scenarios: the smallest that etcd grants with its own timing.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
@@ -86,15 +86,15 @@ impl Stage {
             name: format!("integration-{}-etcd-{}", self.label, self.etcd.binaries().series()),
             title: format!("Integration: {}", self.label),
             facts: vec![("etcd".to_owned(), self.etcd.binaries().version().to_owned())],
-            length: picture::ms(end - self.began),
-            instances: picture::instances(&self.curators, self.began, end),
-            members: picture::members(&self.etcd, self.began),
+            length: timeline::ms(end - self.began),
+            instances: timeline::instances(&self.curators, self.began, end),
+            members: timeline::members(&self.etcd, self.began),
             seconds: self.seconds.clone(),
             wrong: std::thread::panicking().then(|| vec!["the scenario failed; its test says where".to_owned()]),
             ..Record::default()
         };
         record.faults = record.faults_of_processes();
-        match picture::write(&record) {
+        match timeline::write(&record) {
             Ok(page) => println!("picture: {}", page.display()),
             Err(error) => println!("no picture: {}", error.chain()),
         }
@@ -140,7 +140,7 @@ impl Stage {
 
     /// Waits until one leads and all others that run follow it; returns who leads.
     pub(crate) fn agreed(&self, within: Duration) -> usize {
-        xtask::harness::wait_until("all to agree on one leader", within, || self.leader_of_all()).unwrap_or_else(
+        curator_harness::wait_until("all to agree on one leader", within, || self.leader_of_all()).unwrap_or_else(
             |error| {
                 let roles: Vec<_> = self.curators.iter().map(CuratorProcess::role).collect();
                 panic!("{}: {roles:?}", error.chain())
@@ -185,7 +185,7 @@ impl Stage {
 
     /// The first of `among` to lead after the marks.
     pub(crate) fn next_leader(&self, among: &[usize], marks: &[Mark], within: Duration) -> (usize, RoleChange) {
-        xtask::harness::wait_until("another one to lead", within, || {
+        curator_harness::wait_until("another one to lead", within, || {
             among.iter().find_map(|at| {
                 let mut roles = self.curators[*at].roles_since(marks[*at]).into_iter();
                 roles.find(|change| change.role.is_leader()).map(|change| (*at, change))
@@ -273,7 +273,7 @@ impl Stage {
         self.etcd.wait_healthy(SOON).unwrap();
         self.agreed(SOON);
         let lease = self.candidates()[0].lease;
-        xtask::harness::wait_until("the lease to have no more than its TTL", SOON, || {
+        curator_harness::wait_until("the lease to have no more than its TTL", SOON, || {
             // In whole seconds, rounded down: less than the TTL in them is less than it.
             let left = self.etcd.lease_time_to_live(At::Any, lease).unwrap();
             (left.remaining? < left.granted).then_some(())
@@ -350,5 +350,5 @@ pub(crate) fn measured(what: &str, time: Duration, ttl: Duration) {
 
 /// What a process has in memory, in KiB.
 pub(crate) fn resident(pid: impl std::fmt::Display) -> u64 {
-    xtask::harness::resident(pid).unwrap() / 1_024
+    curator_harness::resident(pid).unwrap() / 1_024
 }

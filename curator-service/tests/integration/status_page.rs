@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use xtask::harness::EtcdOptions;
-use xtask::harness::process::{Finished, run};
-use xtask::tools::on_path;
+use curator_harness::EtcdOptions;
+use curator_harness::process::{Finished, run};
+use curator_harness::which::on_path;
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 

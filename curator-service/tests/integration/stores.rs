@@ -5,7 +5,7 @@ use std::sync::Arc;
 use curator_election::conformance;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
-use xtask::harness::EtcdOptions;
+use curator_harness::EtcdOptions;
 
 use crate::stage::Stage;
 

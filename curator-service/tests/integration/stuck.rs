@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
+use curator_harness::curator::embedding_from_env;
+use curator_harness::{CuratorOptions, EtcdOptions, Role};
 use tonic::transport::Channel;
-use xtask::harness::curator::embedding_from_env;
-use xtask::harness::{CuratorOptions, EtcdOptions, Role};
 
 use crate::stage::{Reach, SOON, Stage};
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::{Finished, run};
+use curator_harness::{At, CuratorOptions, EtcdOptions, Mark, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{At, CuratorOptions, EtcdOptions, Mark, wait_until};
 
 use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured, resident};
 
@@ -28,7 +28,7 @@ fn supervised(label: &str, ttl: Duration) -> (Stage, usize) {
 
 /// The process of the instance itself, in its newest run.
 fn instance(stage: &Stage, curator: usize, since: Mark) -> Pid {
-    let told = |event: &xtask::harness::Event| event.message() == Some("watching over an instance");
+    let told = |event: &curator_harness::Event| event.message() == Some("watching over an instance");
     let event = stage.curators[curator]
         .wait_for(since, SOON, "the instance", told)
         .unwrap();
@@ -154,7 +154,7 @@ fn sigterm_goes_through_the_parent_and_hands_over() {
     assert_eq!(stage.curators[leader].wait_exit(SOON).unwrap().code(), Some(0));
     assert!(!stage.etcd.leases(At::Any).unwrap().contains(&lease));
     let given_back =
-        |event: &xtask::harness::Event| event.message() == Some("the instance is dead: giving its lease back");
+        |event: &curator_harness::Event| event.message() == Some("the instance is dead: giving its lease back");
     assert!(
         !stage.curators[leader]
             .events_since(marks[leader])

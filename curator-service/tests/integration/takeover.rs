@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use curator_election::LeaderValue;
+use curator_harness::{CuratorOptions, Deadline, EtcdOptions, Mark, Role};
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use curator_proto::private::LeaderElectionValue;
 use tokio::runtime::Builder;
 use tonic::transport::Channel;
-use xtask::harness::{CuratorOptions, Deadline, EtcdOptions, Mark, Role};
 
 use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
 
@@ -240,7 +240,7 @@ fn a_leader_that_is_silent_is_said_to_be_before_its_lease_runs_out() {
     let marks = stage.marks();
     stage.silence(leader);
     stage.curators[leader].kill().unwrap();
-    xtask::harness::wait_until("the silence to be told", LONG / 2, || {
+    curator_harness::wait_until("the silence to be told", LONG / 2, || {
         (value(&stage, "curator_leader_silent_seconds") > 1.0).then_some(())
     })
     .unwrap();
@@ -248,7 +248,7 @@ fn a_leader_that_is_silent_is_said_to_be_before_its_lease_runs_out() {
     let named = role.as_ref().and_then(Role::follows);
     assert_eq!(named, Some(stage.curators[leader].node_id()), "it is named still");
     stage.next_leader(&others, &marks, SOON);
-    let counted = xtask::harness::wait_until("the time to be counted", SOON, || {
+    let counted = curator_harness::wait_until("the time to be counted", SOON, || {
         let counted = value(&stage, "curator_leaderless_seconds_sum") - before;
         (counted > 0.0).then_some(counted)
     })

@@ -9,9 +9,9 @@ use curator_election::memory::MemoryCluster;
 use curator_election::store::{
     Compare, Keys, LeaseId, Op, OpResult, Ordering, Range, RefusalKind, Revision, Sort, Store, StoreError, Target, Txn,
 };
+use curator_harness::EtcdOptions;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use xtask::harness::EtcdOptions;
 
 use crate::stage::Stage;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use xtask::harness::curator::{EMBEDDING_BEFORE, embedding_before_from_env, embedding_from_env};
+use curator_harness::curator::{EMBEDDING_BEFORE, embedding_before_from_env, embedding_from_env};
 
 use crate::forwarding::Show;
 use crate::load::Outcome;

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use curator_harness::{At, CuratorOptions, EtcdOptions, Mark};
 use curator_proto::management_api::GetClusterInfoRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use tonic::{Code, Request};
-use xtask::harness::{At, CuratorOptions, EtcdOptions, Mark};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -30,7 +30,7 @@ fn refusal(stage: &Stage, curator: usize) -> tonic::Status {
 
 /// Waits for a warning with these words in its reason; then as many warnings had them.
 fn warned(stage: &Stage, curator: usize, since: Mark, words: &str) -> usize {
-    let tells = |event: &xtask::harness::Event| {
+    let tells = |event: &curator_harness::Event| {
         event.text_of("level") == Some("WARN") && event.text_of("reason").is_some_and(|reason| reason.contains(words))
     };
     let curator = &stage.curators[curator];

@@ -1,15 +1,16 @@
 //! `cargo xtask api`: the public API of each library as a list, so that a change of it is seen in review.
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use curator_harness::checkout::{root, shown};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::step;
+
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Context, Error, Result};
-use crate::step;
 use crate::tools::protoc;
-use crate::workspace::{cargo, root, shown};
+use crate::workspace::cargo;
 
 /// The command.
 pub const COMMAND: Command = Command {

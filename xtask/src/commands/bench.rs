@@ -1,22 +1,22 @@
 //! `cargo xtask bench`: what the workspace is measured at, beside its peers.
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::Args;
-use crate::cli::Command;
-use crate::error::{Context, Error, Result};
-use crate::harness::Scratch;
-use crate::harness::process::{self, Orphan, bound};
-use crate::signals;
-use crate::step;
-use crate::workspace::{ECHO_LOAD, FRONT, build, root, shown};
-
 use comparison::Comparison;
+use curator_harness::Scratch;
+use curator_harness::checkout::{root, shown};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{self, Orphan, bound};
+use curator_harness::signals;
+use curator_harness::step;
 use report::Report;
 use ways::{Way, Ways};
 use workload::WORKLOADS;
+
+use crate::args::Args;
+use crate::cli::Command;
+use crate::workspace::{ECHO_LOAD, FRONT, build};
 
 mod candidates;
 mod comparison;

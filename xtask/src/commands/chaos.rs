@@ -1,29 +1,28 @@
 //! `cargo xtask chaos`: real processes and real etcd under faults from a seed, and callers whose history is checked.
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use calls::{Findings, Told, by_second, judge};
+use cast::{Cast, Happened, Programs, TTL};
+use curator_harness::checkout::shown;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Capture, Process, ProcessSpec};
+use curator_harness::signals;
+use curator_harness::step;
+use curator_harness::timeline::{self, Record, Span};
+use curator_harness::{Deadline, EtcdBinaries, Scratch, wait_until};
+use links::CALLERS;
+use past::{During, Restore};
 use rustix::time::{ClockId, clock_gettime};
+use schedule::{Fault, Step, schedule};
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Capture, Process, ProcessSpec};
-use crate::harness::{Deadline, EtcdBinaries, Scratch, wait_until};
-use crate::picture::{self, Record, Span};
-use crate::signals;
-use crate::step;
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build_shipped, shown};
-
-use calls::{Findings, Told, by_second, judge};
-use cast::{Cast, Happened, Programs, TTL};
-use links::CALLERS;
-use past::{During, Restore};
-use schedule::{Fault, Step, schedule};
+use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build_shipped};
 
 mod calls;
 mod cast;
@@ -236,15 +235,15 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, what: P
                 .to_owned(),
             ),
         ],
-        length: picture::ms(whole),
-        instances: picture::instances(&cast.curators, begin, end),
-        members: picture::members(&cast.etcd, begin),
-        faults: done.into_iter().map(|fault| picture::since(begin, fault)).collect(),
+        length: timeline::ms(whole),
+        instances: timeline::instances(&cast.curators, begin, end),
+        members: timeline::members(&cast.etcd, begin),
+        faults: done.into_iter().map(|fault| timeline::since(begin, fault)).collect(),
         seconds: by_second(&told, origin, whole),
         checked: findings.summary.clone(),
         wrong: Some(findings.wrong.clone()),
     };
-    let page = picture::write(&record)?;
+    let page = timeline::write(&record)?;
     tell(&record, &findings, &page);
     if findings.wrong.is_empty() {
         return Ok(());

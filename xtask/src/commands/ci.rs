@@ -1,17 +1,19 @@
 //! `cargo xtask ci`: everything that must hold before a change is taken.
-
 use std::time::{Duration, Instant};
+
+use curator_harness::checkout::root;
+use curator_harness::error::Result;
+use curator_harness::process::{Orphan, bound};
+use curator_harness::step;
+use curator_harness::which::on_path;
 
 use crate::args::Args;
 use crate::cli::Command;
 use crate::commands::{api, chaos, fuzz, integration, smoke, test};
-use crate::error::Result;
-use crate::harness::process::{Orphan, bound};
-use crate::step;
 use crate::tidy;
 use crate::tools::etcd::{Want, select};
-use crate::tools::{on_path, optional, protoc};
-use crate::workspace::{Package, cargo, packages, root};
+use crate::tools::{optional, protoc};
+use crate::workspace::{Package, cargo, packages};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -1,9 +1,9 @@
 //! `cargo xtask fuzz`: sequences of calls by all kinds of parties, from seeds, beside those who mean well.
+use curator_harness::error::{Error, Result};
+use curator_harness::step;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Error, Result};
-use crate::step;
 use crate::tools::protoc;
 use crate::workspace::cargo;
 

@@ -1,18 +1,19 @@
 //! `cargo xtask integration`: the tests of curator-service against real etcd.
-
 use std::path::Path;
+
+use curator_harness::checkout::tools_dir;
+use curator_harness::curator;
+use curator_harness::error::{Context, Result};
+use curator_harness::etcd;
+use curator_harness::step;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Context, Result};
-use crate::harness::curator;
-use crate::harness::etcd;
-use crate::step;
 use crate::tools::clients;
 use crate::tools::etcd::{Found, Want, select};
-use crate::tools::go_candidate::{self, go_candidate};
+use crate::tools::go_candidate::go_candidate;
 use crate::tools::optional;
-use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped, cargo, tools_dir};
+use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped, cargo};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -80,9 +81,9 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
             command.env(curator::CTL, &ctl);
             command.env(curator::EMBEDDING, &embedding);
             if let Some(go) = &go {
-                command.env(go_candidate::BINARY, &go.binary);
+                command.env(curator_harness::foreign::GO_CANDIDATE, &go.binary);
             }
-            command.env(clients::DIRECTORY, tools_dir());
+            command.env(curator_harness::foreign::CLIENTS, tools_dir());
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
             command.envs(programs.iter().copied());

@@ -1,10 +1,10 @@
 //! `cargo xtask setup`: the programs that the workspace needs, found or brought.
+use curator_harness::error::Result;
+use curator_harness::signals;
+use curator_harness::step;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::Result;
-use crate::signals;
-use crate::step;
 use crate::tools::etcd::{Want, select};
 use crate::tools::{clients, optional, protoc};
 
@@ -40,7 +40,7 @@ fn run(mut args: Args) -> Result<()> {
     };
     args.finish(0)?;
     if only.as_deref().is_some_and(|only| only != "protoc") {
-        return Err(crate::Error::usage("`--only` takes `protoc` alone"));
+        return Err(curator_harness::Error::usage("`--only` takes `protoc` alone"));
     }
     signals::install()?;
     step::say(format_args!("protoc   {}", protoc::ensure()?));

@@ -1,11 +1,11 @@
 //! `cargo xtask sim`: the election, the fenced store and the leader's state in simulated time, with faults from seeds.
-
 use std::process::Command as Process;
+
+use curator_harness::error::{Error, Result};
+use curator_harness::step;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Error, Result};
-use crate::step;
 use crate::tools::protoc;
 use crate::workspace::cargo;
 

@@ -1,15 +1,16 @@
 //! `cargo xtask smoke`: each command of the programs, built as users get them.
-
 use std::path::Path;
 use std::process::Command as Process;
 
+use curator_harness::checkout::root;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound};
+use curator_harness::scratch::Scratch;
+use curator_harness::step;
+
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound};
-use crate::harness::scratch::Scratch;
-use crate::step;
-use crate::workspace::{CURATOR, CURATORCTL, build_shipped, cargo, root};
+use crate::workspace::{CURATOR, CURATORCTL, build_shipped, cargo};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -1,10 +1,10 @@
 //! `cargo xtask test`: all tests of the workspace.
+use curator_harness::error::Result;
+use curator_harness::step;
 
 use crate::args::Args;
 use crate::cli::Command;
 use crate::commands::{integration, sim, smoke};
-use crate::error::Result;
-use crate::step;
 use crate::tools::etcd::Want;
 use crate::tools::{optional, protoc};
 use crate::workspace::cargo;

@@ -1,24 +1,22 @@
 //! `cargo xtask up`: three etcd members and three curators on this machine, and who leads them.
-
 use std::io::{IsTerminal, Write as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use board::{Board, Calls, State};
+use curator_harness::error::Result;
+use curator_harness::process::{Capture, Process, ProcessSpec};
+use curator_harness::signals;
+use curator_harness::step;
+use curator_harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, EtcdOptions, Event, Scratch};
 use serde_json::Value;
 
 use crate::args::Args;
 use crate::cli::Command;
-use crate::error::Result;
-use crate::harness::process::{Capture, Process, ProcessSpec};
-use crate::harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, EtcdOptions, Event, Scratch};
-use crate::signals;
-use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::protoc;
 use crate::workspace::{ECHO_CALLS, EMBED, build};
-
-use board::{Board, Calls, State};
 
 pub mod board;
 
@@ -54,7 +52,7 @@ fn run(mut args: Args) -> Result<()> {
     let embedded = args.flag("--embedded");
     args.finish(0)?;
     if embedded && want != Want::First {
-        return Err(crate::Error::usage(
+        return Err(curator_harness::Error::usage(
             "`up` runs one etcd: give `--etcd`, or `--embedded` for none",
         ));
     }
@@ -267,7 +265,7 @@ fn stop(curators: Vec<CuratorProcess>, etcd: Option<EtcdCluster>) -> Result<()> 
         step::say("all stopped");
         return Ok(());
     }
-    Err(crate::Error::new(format!(
+    Err(curator_harness::Error::new(format!(
         "killed, for it did not stop within {GRACE:?}: {}",
         late.join(", ")
     )))

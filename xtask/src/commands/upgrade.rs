@@ -1,17 +1,18 @@
 //! `cargo xtask upgrade`: instances of an earlier commit and of this one, in one cluster, one after the other replaced.
-
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
+
+use curator_harness::checkout::{root, shown};
+use curator_harness::curator::EMBEDDING_BEFORE;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound};
+use curator_harness::step;
 
 use crate::args::Args;
 use crate::cli::Command;
 use crate::commands::integration::run_tests_with;
-use crate::error::{Context, Error, Result};
-use crate::harness::curator::EMBEDDING_BEFORE;
-use crate::harness::process::{Orphan, bound};
-use crate::step;
 use crate::tools::etcd::Want;
-use crate::workspace::{EMBED, build_elsewhere, root, shown};
+use crate::workspace::{EMBED, build_elsewhere};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -1,19 +1,16 @@
 //! Clients that others wrote, to be tested with: gRPC's C core in Python, grpc-js, grpc-go and grpcurl; and h2spec, which tries HTTP/2
 //! itself. Each is pinned in `tools/clients`, and brought once.
-
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-use super::{go, install, is_executable, on_path};
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound, run};
-use crate::step;
-use crate::workspace::{root, tools_dir};
+use curator_harness::checkout::{root, tools_dir};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound, run};
+use curator_harness::step;
+use curator_harness::which::on_path;
 
-/// Where they are, as `cargo xtask integration` tells the tests.
-pub const DIRECTORY: &str = "CURATOR_CLIENTS_DIR";
+use super::{go, install};
 
 const NETWORK: Duration = Duration::from_secs(300);
 /// grpcurl has much to compile, on a machine that is busy.
@@ -156,55 +153,6 @@ fn from_go(directory: &Path) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// Those that were brought, as `cargo xtask integration` has told it.
-#[derive(Clone, Debug)]
-pub struct Clients(PathBuf);
-
-impl Clients {
-    /// None if nobody has said where they are.
-    #[must_use]
-    pub fn from_env() -> Option<Self> {
-        std::env::var_os(DIRECTORY).map(|directory| Self(directory.into()))
-    }
-
-    /// The clients of our own on others' libraries that are here: the name of each, its program and what comes first of its arguments.
-    #[must_use]
-    pub fn ours(&self) -> Vec<(&'static str, PathBuf, Vec<PathBuf>)> {
-        let at = |path: &str| self.0.join(path);
-        let mut found = Vec::new();
-        if self.has("clients-python") {
-            found.push((
-                "python",
-                at("clients-python/bin/python"),
-                vec![at("clients-python/client.py")],
-            ));
-        }
-        if let (true, Some(node)) = (self.has("clients-node"), on_path("node")) {
-            found.push(("node", node, vec![at("clients-node/client.js")]));
-        }
-        if self.has("clients-go") {
-            found.push(("go", at("clients-go/client"), Vec::new()));
-        }
-        found
-    }
-
-    /// A program that somebody else wrote, if it is here: brought, or on `PATH`.
-    #[must_use]
-    pub fn program(&self, name: &str) -> Option<Command> {
-        let brought = self.0.join("clients-go").join(name);
-        let path = match is_executable(&brought) {
-            true => Some(brought),
-            false => on_path(name),
-        };
-        path.map(|path| bound(path, Orphan::Kill))
-    }
-
-    fn has(&self, kit: &str) -> bool {
-        let mut kits = KITS.iter().filter(|known| known.name == kit);
-        kits.any(|known| known.is_in(&self.0.join(kit)))
-    }
 }
 
 #[cfg(test)]

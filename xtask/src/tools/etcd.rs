@@ -1,13 +1,12 @@
 //! etcd and etcdctl: from `ETCD_BIN_DIR`, from `PATH`, or brought to a place of our own, so that no service is started.
-
 use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::on_path;
-use crate::error::{Context, Error, Result};
-use crate::harness::EtcdBinaries;
-use crate::workspace::shown;
+use curator_harness::EtcdBinaries;
+use curator_harness::checkout::shown;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::which::on_path;
 
 mod package;
 mod want;

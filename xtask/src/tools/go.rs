@@ -1,9 +1,8 @@
 //! Programs built with Go, of modules whose versions and hashes are ours.
-
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::process::{Orphan, bound};
+use curator_harness::process::{Orphan, bound};
 
 /// What builds a package of a module into a file. It downloads nothing that `go.sum` does not name.
 pub(super) fn build(go: &Path, module: &Path, package: &str, to: &Path) -> Command {

@@ -1,18 +1,16 @@
 //! A candidate on Go's own election library, to be tested with and measured against: built with the current library from the
 //! module proxy, else with the older one that Debian packages.
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{install, is_executable, on_path};
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound, run};
-use crate::step;
-use crate::workspace::{root, tools_dir};
+use curator_harness::checkout::{root, tools_dir};
+use curator_harness::error::{Context, Result};
+use curator_harness::process::{Orphan, bound, run};
+use curator_harness::step;
+use curator_harness::which::{is_executable, on_path};
 
-/// The path of the candidate, as `cargo xtask integration` passes it to the tests. Unset where it cannot be built.
-pub const BINARY: &str = "CURATOR_GO_CANDIDATE_BIN";
+use super::install;
 
 const SOURCE: &str = include_str!("../../../curator-service/tests/integration/go-candidate/main.go");
 const MANIFEST: &str = include_str!("../../../curator-service/tests/integration/go-candidate/go.mod");
@@ -123,20 +121,6 @@ fn keep(directory: &Path, manifest: &str) -> Result<()> {
 fn pinned(manifest: &str) -> Option<&str> {
     let (_, rest) = manifest.split_once(&format!("require {LIBRARY} v"))?;
     rest.lines().next()
-}
-
-/// The candidate that `cargo xtask integration` built, if it could.
-///
-/// # Errors
-/// When the variable [`BINARY`] names no file.
-pub fn from_env() -> Result<Option<PathBuf>> {
-    let Some(path) = std::env::var_os(BINARY).map(PathBuf::from) else {
-        return Ok(None);
-    };
-    match path.is_file() {
-        true => Ok(Some(path)),
-        false => Err(Error::new(format!("{BINARY} names no file: {}", path.display()))),
-    }
 }
 
 #[cfg(test)]

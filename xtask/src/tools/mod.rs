@@ -1,13 +1,11 @@
 //! The programs that we need from outside: found on this machine, or brought as packages to a place beneath `target`.
-
-use std::env;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::error::{Context, Error, Result};
-use crate::harness::wait_until;
-use crate::workspace::{shown, tools_dir};
+use curator_harness::checkout::{shown, tools_dir};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::wait_until;
 
 pub mod clients;
 pub mod etcd;
@@ -18,20 +16,6 @@ pub mod protoc;
 
 /// How long another `setup` is waited for.
 const TURN: Duration = Duration::from_secs(900);
-
-/// The first executable file of that name in the directories of `PATH`.
-pub fn on_path(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|file| is_executable(file))
-}
-
-/// Whether it is a file that someone may execute.
-fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
 
 /// Makes a file one that everyone may execute.
 fn make_executable(path: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Programs that make more tests or nicer runs possible, and that nothing needs.
+use curator_harness::which::on_path;
 
 use super::go_candidate::debian_library;
-use super::on_path;
 use crate::workspace::cargo;
 
 /// Whether `cargo nextest` works here.

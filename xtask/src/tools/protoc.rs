@@ -1,14 +1,15 @@
 //! The protobuf compiler, which `tools/protoc` runs when cargo builds the workspace.
-
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{copy_tree, install, is_executable, make_executable, on_path};
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound, run};
-use crate::workspace::{root, shown, tools_dir};
+use curator_harness::checkout::{root, shown, tools_dir};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound, run};
+use curator_harness::which::{is_executable, on_path};
+
+use super::{copy_tree, install, make_executable};
 
 const VERSION: Duration = Duration::from_secs(20);
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use xtask::harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use curator_harness::process::{Capture, Process, ProcessSpec};
+use curator_harness::which::on_path;
+use curator_harness::{Deadline, Hosts, Journal, Link, Mark, Scratch};
 use rustix::process::geteuid;
-use xtask::harness::process::{Capture, Process, ProcessSpec};
-use xtask::harness::{Deadline, Hosts, Journal, Link, Mark, Scratch};
-use xtask::tools::on_path;
 
 const SOON: Duration = Duration::from_secs(20);
 /// Answers each byte.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use xtask::harness::Port;
+use curator_harness::Port;
 
 use crate::child::{TestChild, is_child};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use xtask::harness::process::{Orphan, bound, run};
-use xtask::harness::{Capture, Mark, Process, ProcessSpec, Recorded, Scratch, wait_until};
+use curator_harness::process::{Orphan, bound, run};
+use curator_harness::{Capture, Mark, Process, ProcessSpec, Recorded, Scratch, wait_until};
 
 use crate::child::{TestChild, is_child};
 
@@ -148,7 +148,7 @@ fn a_program_that_takes_too_long_is_killed_with_its_children() {
 
 #[test]
 fn nothing_outlives_us_when_we_are_killed() {
-    if xtask::tools::on_path("setpriv").is_none() {
+    if curator_harness::which::on_path("setpriv").is_none() {
         eprintln!("SKIPPED: there is no setpriv here, so that this cannot hold");
         return;
     }

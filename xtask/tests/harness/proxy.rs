@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use xtask::harness::{Direction, Flow, TcpProxy, wait_until};
+use curator_harness::{Direction, Flow, TcpProxy, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
 /// How long silence is listened to. Too short a time could only make a test pass that should fail.

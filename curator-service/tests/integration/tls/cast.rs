@@ -9,6 +9,9 @@ use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::{Finished, run};
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdBinaries, EtcdOptions, Mark, Role, Scratch};
 use curator_proto::management_api::aaa_client::AaaClient;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{
@@ -22,9 +25,6 @@ use curator_service::{
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::{Finished, run};
-use xtask::harness::{CuratorOptions, CuratorProcess, EtcdBinaries, EtcdOptions, Mark, Role, Scratch};
 
 use crate::stage::{Reach, SOON, Stage, TTL};
 
@@ -192,7 +192,7 @@ impl Cast {
         }
         for instance in 0..3 {
             let proves = || cast.proves(instance).then_some(());
-            xtask::harness::wait_until("the instance to prove what it is", SOON, proves).unwrap();
+            curator_harness::wait_until("the instance to prove what it is", SOON, proves).unwrap();
         }
         cast
     }

@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use curator_harness::foreign::Clients;
+use curator_harness::process::run;
+use curator_harness::{Capture, EtcdOptions, Mark, ProcessSpec, Recorded, Scratch};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::Pair;
 use curator_proto::management_api::{UpdateNodeLabelsRequest, update_node_labels_request};
 use curator_service::certificate_pem;
-use xtask::harness::process::run;
-use xtask::harness::{Capture, EtcdOptions, Mark, ProcessSpec, Recorded, Scratch};
-use xtask::tools::clients::Clients;
 
 use super::cast::{Cast, Who, bounded};
 use crate::stage::{Reach, SOON, Stage, TTL};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use curator_harness::Mark;
 use curator_proto::common::{NodeState, NodeStatus};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{
@@ -17,7 +18,6 @@ use curator_proto::management_api::{
 };
 use curator_service::PrivateKey;
 use tonic::Code;
-use xtask::harness::Mark;
 
 use super::cast::{Cast, Node, UNLOCK_KEY, Who, bounded, escrow};
 use crate::stage::SOON;
@@ -51,7 +51,7 @@ fn the_whole_life_of_a_cluster() {
     // A node from nothing, through a follower, with its leader killed on the way.
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(follower));
-    xtask::harness::wait_until("the node to be registered", SOON, || cast.seen(&worker.id, follower)).unwrap();
+    curator_harness::wait_until("the node to be registered", SOON, || cast.seen(&worker.id, follower)).unwrap();
     cast.stage.silence(leader);
     cast.stage.curators[leader].kill().unwrap();
     cast.approve(&worker, cast.address(follower));
@@ -139,7 +139,7 @@ fn the_whole_life_of_a_cluster() {
     cast.runtime
         .block_on(management.decommission_node(bounded(decommission)))
         .unwrap();
-    xtask::harness::wait_until("the node to be decommissioned", 4 * SOON, || {
+    curator_harness::wait_until("the node to be decommissioned", 4 * SOON, || {
         // Each look costs a handshake.
         std::thread::sleep(Duration::from_millis(200));
         let seen = cast.seen(&id, follower).unwrap();

@@ -14,6 +14,9 @@ use std::process::Command;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use curator_election::LeaderValue;
+use curator_harness::curator::{binary_from_env, ctl_from_env};
+use curator_harness::process::run;
+use curator_harness::{At, CuratorOptions, Mark, Role};
 use curator_proto::common::NodeStatus;
 use curator_proto::curator_api::UpdateNodeStatusRequest;
 use curator_proto::curator_api::curator_client::CuratorClient;
@@ -24,9 +27,6 @@ use curator_service::{PrivateKey, certificate_pem, credential_names as names};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use tonic::{Code, Status};
-use xtask::harness::curator::{binary_from_env, ctl_from_env};
-use xtask::harness::process::run;
-use xtask::harness::{At, CuratorOptions, Mark, Role};
 
 use super::cast::{Cast, Who, bounded, has_sockets, text};
 use crate::stage::{SOON, TTL};
@@ -113,7 +113,7 @@ fn a_node_moves_from_go_to_ours() {
 
     // Ours follow, forward nothing to it, and say where it is.
     for instance in [1, 2] {
-        let told = xtask::harness::wait_until("the leader to be found", SOON, || {
+        let told = curator_harness::wait_until("the leader to be found", SOON, || {
             let status = ask(&cast, instance).expect_err("nobody of ours leads");
             assert_eq!(status.code(), Code::Unavailable, "{status}");
             status

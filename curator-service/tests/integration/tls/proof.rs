@@ -6,6 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use curator_harness::curator::{binary_from_env, ctl_from_env};
+use curator_harness::process::{Finished, run};
+use curator_harness::wait_until;
 use curator_service::{Trust, certificate_pem, credential_names as names};
 use rustls::ServerConfig;
 use rustls::version::TLS13;
@@ -14,9 +17,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use xtask::harness::curator::{binary_from_env, ctl_from_env};
-use xtask::harness::process::{Finished, run};
-use xtask::harness::wait_until;
 
 use super::cast::{Cast, Node, UNLOCK_KEY, Who, hex, text};
 use crate::stage::SOON;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use curator_harness::At;
 use curator_proto::common::{NodeStatus, NodeStorageSecurity};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{
@@ -25,7 +26,6 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
-use xtask::harness::At;
 
 use super::cast::{Cast, Node, Who, bounded, hex};
 use crate::stage::SOON;
@@ -353,13 +353,13 @@ fn members_do_what_they_may_and_no_more() {
     put(&cast, &record, &replaced);
     let through = |instance: usize| ask(&cast, cast.channel(Who::Node(&worker), cast.address(instance)));
     // Written behind the leader's back, so its watch brings it.
-    xtask::harness::wait_until("the leader to hear of it", SOON, || through(leader).err()).unwrap();
+    curator_harness::wait_until("the leader to hear of it", SOON, || through(leader).err()).unwrap();
     for instance in [leader, follower] {
         let refused = through(instance).unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     }
     put(&cast, &record, &stored);
-    xtask::harness::wait_until("the leader to hear of it", SOON, || through(leader).ok()).unwrap();
+    curator_harness::wait_until("the leader to hear of it", SOON, || through(leader).ok()).unwrap();
 
     // Deleted: from the next call on, on a connection that is open.
     let channels = [leader, follower].map(|instance| cast.channel(Who::Node(&worker), cast.address(instance)));

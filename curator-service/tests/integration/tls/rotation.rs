@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use curator_harness::{Event, Mark};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
@@ -17,7 +18,6 @@ use curator_service::{certificate_pem, credential_names as names};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, PKCS_ED25519};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName};
-use xtask::harness::{Event, Mark};
 
 use super::cast::{Cast, Who, bounded, curator, text};
 use super::refusals::Forge;

@@ -5,10 +5,10 @@ use std::fs;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
+use curator_harness::At;
 use curator_proto::curator_api::JoinNodeRequest;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_service::PrivateKey;
-use xtask::harness::At;
 
 use super::cast::{Cast, UNLOCK_KEY, Who, bounded, escrow, hex};
 use super::spans::{TRACE, label, logged_in, traceparent};
@@ -45,13 +45,13 @@ fn follow_a_trace(cast: &Cast) {
     label(cast, follower, "a", traceparent(true).as_bytes()).unwrap();
     let of = |instance: usize| logged_in(&cast.stage.curators[instance], TRACE);
     let told = |instance: usize, message: &str| of(instance).iter().any(|event| event.message() == Some(message));
-    xtask::harness::wait_until("the call to be logged by both", SOON, || {
+    curator_harness::wait_until("the call to be logged by both", SOON, || {
         (told(follower, "the answer begins") && told(leader, "the answer begins")).then_some(())
     })
     .unwrap();
     assert!(told(follower, "forwarding"), "{:?}", of(follower));
     let transaction =
-        |event: &xtask::harness::Event| event.target() == Some("curator::etcd") && event.message() == Some("answered");
+        |event: &curator_harness::Event| event.target() == Some("curator::etcd") && event.message() == Some("answered");
     assert!(of(leader).iter().any(transaction), "{:?}", of(leader));
 
     for wrong in [
@@ -68,7 +68,7 @@ fn follow_a_trace(cast: &Cast) {
 
 #[test]
 fn no_secret_is_logged_at_the_finest_level() {
-    let traced = |mut options: xtask::harness::CuratorOptions| {
+    let traced = |mut options: curator_harness::CuratorOptions| {
         options.env.push(("RUST_LOG".into(), "trace".into()));
         options
     };

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use curator_harness::curator::binary_from_env;
+use curator_harness::process::run;
+use curator_harness::{CuratorProcess, Event, Mark};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{Node as OfNode, Pair};
 use curator_proto::management_api::{UpdateNodeLabelsRequest, UpdateNodeLabelsResponse};
@@ -15,9 +18,6 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use tonic::metadata::MetadataValue;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use xtask::harness::curator::binary_from_env;
-use xtask::harness::process::run;
-use xtask::harness::{CuratorProcess, Event, Mark};
 
 use super::cast::{Cast, Who, bounded, hex};
 use crate::stage::SOON;
@@ -150,7 +150,7 @@ fn a_collector_gets_one_trace_of_a_call_through_a_follower() {
     });
     let [leader, follower] = cast.leader_and_follower();
     label(&cast, follower, "a", traceparent(true).as_bytes()).unwrap();
-    let spans = xtask::harness::wait_until("the spans of follower and leader", SOON, || {
+    let spans = curator_harness::wait_until("the spans of follower and leader", SOON, || {
         let spans = collector.of(TRACE);
         let calls = spans.iter().filter(|(_, span)| span.name == "call").count();
         (calls == 2 && spans.iter().any(|(_, span)| span.name == "transaction")).then_some(spans)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use curator_harness::Role;
 use curator_proto::management_api::GetRegisterTicketRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::private::LeaderElectionValue;
@@ -13,7 +14,6 @@ use prost::Message;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use xtask::harness::Role;
 
 use super::cast::{Cast, Node, Who, bounded};
 use crate::stage::SOON;
@@ -164,7 +164,7 @@ fn a_follower_calls_only_the_node_that_the_election_names() {
     for curator in &cast.stage.curators {
         curator.kill().unwrap();
     }
-    xtask::harness::wait_until("the leases to run out", SOON, || {
+    curator_harness::wait_until("the leases to run out", SOON, || {
         cast.stage.candidates().is_empty().then_some(())
     })
     .unwrap();

@@ -1,12 +1,11 @@
 //! Candidates for leadership of either kind, each with its own way to etcd that can be cut.
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
-use crate::harness::process::{Capture, Process, ProcessSpec, Recorded};
-use crate::harness::proxy::address_of;
-use crate::harness::{CuratorOptions, CuratorProcess, EtcdCluster, Mark, Scratch, TcpProxy};
+use curator_harness::error::Result;
+use curator_harness::process::{Capture, Process, ProcessSpec, Recorded};
+use curator_harness::proxy::address_of;
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdCluster, Mark, Scratch, TcpProxy};
 
 /// Whose candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

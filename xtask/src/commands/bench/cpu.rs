@@ -1,9 +1,8 @@
 //! The processor time that a process has taken.
-
 use std::fs;
 use std::time::Duration;
 
-use crate::error::{Context, Error, Result};
+use curator_harness::error::{Context, Error, Result};
 
 /// That of all its threads. Finer than what `stat` says, which only looks at who runs when the clock ticks.
 pub(super) fn of_process(pid: u32) -> Result<Duration> {

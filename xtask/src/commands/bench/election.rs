@@ -1,21 +1,20 @@
 //! `cargo xtask bench election`: who leads after whom, and how soon, beside Go's own election library on the same etcd.
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use curator_harness::error::{Error, Result};
+use curator_harness::process::{Capture, Process, ProcessSpec};
+use curator_harness::signals;
+use curator_harness::step;
+use curator_harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, Scratch, resident, wait_until};
 use serde_json::Value;
 
 use super::candidates::{Candidate, Kind};
 use super::comparison::{Better, Comparison};
 use super::{cpu, figures, keep};
-use crate::error::{Error, Result};
-use crate::harness::process::{Capture, Process, ProcessSpec};
-use crate::harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, Scratch, resident, wait_until};
-use crate::signals;
-use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::go_candidate::go_candidate;
 use crate::workspace::{ECHO_CALLS, EMBED_RELEASE, build};

@@ -1,16 +1,16 @@
 //! `cargo xtask bench handshake`: what connections cost, and which share of a call they are.
-
 use std::fmt::Write;
+
+use curator_harness::Scratch;
+use curator_harness::error::Result;
+use curator_harness::signals;
+use curator_harness::step;
 
 use super::comparison::{Better, Comparison};
 use super::report::{Measured, median};
 use super::ways::{Way, Ways};
 use super::workload::Workload;
 use super::{Options, certificates, keep, measure};
-use crate::error::Result;
-use crate::harness::Scratch;
-use crate::signals;
-use crate::step;
 use crate::workspace::{ECHO_LOAD, FRONT, build};
 
 const CONNECT: Workload = Workload {

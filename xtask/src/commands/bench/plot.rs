@@ -1,10 +1,10 @@
 //! The page with the plots: for each thing that was measured where ours stands beside the peer's.
-
 use std::fmt::Write as _;
+
+use curator_harness::timeline::escaped;
 
 use super::comparison::{Better, Comparison, Ratio};
 use super::summary::parts;
-use crate::picture::escaped;
 
 /// The ratios at the ends of the scale, which is logarithmic: a half is as far from one as two are.
 const ENDS: (f64, f64) = (0.1, 10.0);

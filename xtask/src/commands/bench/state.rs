@@ -1,19 +1,18 @@
 //! `cargo xtask bench state`: the leader's state beside plain calls of etcd.
-
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound};
+use curator_harness::signals;
+use curator_harness::step;
+use curator_harness::{EtcdCluster, EtcdOptions, Scratch};
 use serde_json::Value;
 
 use super::Options;
 use super::comparison::{Better, Comparison};
 use super::figures::{median, ratios, spread};
 use super::keep;
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound};
-use crate::harness::{EtcdCluster, EtcdOptions, Scratch};
-use crate::signals;
-use crate::step;
 use crate::tools::etcd::{Found, Want, select};
 use crate::workspace::{STATE_LOAD, build};
 

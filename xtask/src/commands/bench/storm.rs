@@ -10,16 +10,16 @@ mod growth;
 mod picture;
 
 use super::{cpu, keep};
-use crate::error::{Error, Result};
-use crate::harness::process::{Capture, Orphan, ProcessSpec, bound};
-use crate::harness::{
+use crate::tools::etcd::{Found, Want, select};
+use crate::workspace::{EMBED_RELEASE, STORM, build};
+use curator_harness::error::{Error, Result};
+use curator_harness::process::{Capture, Orphan, ProcessSpec, bound};
+use curator_harness::signals;
+use curator_harness::step;
+use curator_harness::{
     CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, Role, Scratch, peak,
     resident, wait_until,
 };
-use crate::signals;
-use crate::step;
-use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{EMBED_RELEASE, STORM, build};
 
 /// How many nodes there are, and how many of them watch.
 const SIZES: [(usize, usize); 5] = [

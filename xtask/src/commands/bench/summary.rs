@@ -1,13 +1,13 @@
 //! All that was measured in one run: a table, a page with plots, and the part of `docs/performance.md` that is written by this.
-
 use std::fmt::Write as _;
 use std::fs;
 
+use curator_harness::checkout::{root, shown};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::step;
+
 use super::comparison::Comparison;
 use super::plot;
-use crate::error::{Context, Error, Result};
-use crate::step;
-use crate::workspace::{root, shown};
 
 /// Between these, `docs/performance.md` has the newest summary.
 const BEGIN: &str = "<!-- The summary: `cargo xtask bench` writes it. -->";

@@ -1,16 +1,15 @@
 //! The ways to one server: straight, and through one in between.
-
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{Context, Result};
-use crate::harness::ports::Port;
-use crate::harness::process::{Process, ProcessSpec};
-use crate::harness::{Scratch, wait_until};
-use crate::step;
-use crate::tools::on_path;
+use curator_harness::error::{Context, Result};
+use curator_harness::ports::Port;
+use curator_harness::process::{Process, ProcessSpec};
+use curator_harness::step;
+use curator_harness::which::on_path;
+use curator_harness::{Scratch, wait_until};
 
 use super::cpu;
 

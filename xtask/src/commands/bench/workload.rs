@@ -1,13 +1,11 @@
 //! What is called, and how often at a time.
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound, run};
 use serde_json::Value;
-
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound, run};
 
 /// One kind of load.
 #[derive(Debug)]

@@ -1,16 +1,15 @@
 //! What the load told of its calls, and what is wrong with it.
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use curator_harness::history::rules::{Answer, each_ran_once, terms_only_go_up};
+use curator_harness::history::{Call, Step, Verdict, check, shorten};
+use curator_harness::timeline::{Second, code_name};
 use serde::Deserialize;
 
 use super::cast::TTL;
 use super::past::{self, Restore};
-use crate::history::rules::{Answer, each_ran_once, terms_only_go_up};
-use crate::history::{Call, Step, Verdict, check, shorten};
-use crate::picture::{Second, code_name};
 
 /// How many states the check of one object may go through.
 const BOUND: usize = 3_000_000;

@@ -1,17 +1,17 @@
 //! The cluster that faults happen to: etcd, the instances, and what lies between any two that speak with each other.
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::timeline::Life;
+use curator_harness::{
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Role, Scratch, wait_until,
+};
+
 use super::cluster::{self, Owner};
 use super::links::{Links, Networks, Proxies};
 use super::schedule::{Fault, HOSTS, Who};
-use crate::error::{Context, Error, Result};
-use crate::harness::{
-    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Role, Scratch, wait_until,
-};
-use crate::picture::Life;
 
 /// The leader's TTL: the smallest that etcd grants.
 pub(super) const TTL: Duration = Duration::from_secs(2);
@@ -293,7 +293,7 @@ impl Cast {
     pub(super) fn terms(&self) -> Vec<(usize, i64, Instant, Option<Instant>)> {
         let mut terms = Vec::new();
         for (at, curator) in self.curators.iter().enumerate() {
-            let roles = curator.roles_since(crate::harness::Mark::START);
+            let roles = curator.roles_since(curator_harness::Mark::START);
             for (index, change) in roles.iter().enumerate() {
                 let Role::Leader { lock_revision, .. } = change.role else {
                     continue;

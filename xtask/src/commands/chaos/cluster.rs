@@ -1,15 +1,15 @@
 //! A cluster with TLS and three nodes, made by the commands that an operator gives: see `docs/running-three-nodes.md`.
-
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, Process, ProcessSpec, bound, run};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
+
 use super::cast::Programs;
 use super::schedule::HOSTS;
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, Process, ProcessSpec, bound, run};
-use crate::harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -1,12 +1,12 @@
 //! What lies between the hosts of a cluster, and how it is cut: proxies on loopback, or networks of their own.
-
 use std::net::SocketAddr;
 
-use super::schedule::{Fault, HOSTS, Way, Who};
-use crate::error::Result;
-use crate::harness::{
+use curator_harness::error::Result;
+use curator_harness::{
     CuratorProcess, Direction, EtcdCluster, Flow, Host, Hosts, Link, PeerNetwork, TcpProxy, proxy::address_of,
 };
+
+use super::schedule::{Fault, HOSTS, Way, Who};
 
 /// All of it.
 pub(super) enum Links {

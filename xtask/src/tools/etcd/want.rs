@@ -1,6 +1,5 @@
 //! What `--etcd` may say, and which versions it means.
-
-use crate::error::{Error, Result};
+use curator_harness::error::{Error, Result};
 
 /// What `--etcd` takes, for messages and help.
 pub const CHOICES: &str =

@@ -95,7 +95,7 @@ fn ms(time: Duration) -> f64 {
 fn beside(attackers: &Attackers, attack: Attack, honest: &Honest) -> Times {
     let lanes = attackers.begin(attack);
     let begun = || (attackers.camp().sent.load(Ordering::Relaxed) > 0).then_some(());
-    xtask::harness::wait_until("the attack to begin", SOON, begun).unwrap();
+    curator_harness::wait_until("the attack to begin", SOON, begun).unwrap();
     let seen = honest.watch(LOOK);
     attackers.end(lanes);
     seen
@@ -201,7 +201,7 @@ fn strangers_who_wait_for_a_leader_make_nobody_else_wait_longer() {
         let lanes = attacked.then(|| attackers.begin(Attack::Hold));
         if attacked {
             let begun = || (attackers.camp().sent.load(Ordering::Relaxed) > 0).then_some(());
-            xtask::harness::wait_until("strangers to call", SOON, begun).unwrap();
+            curator_harness::wait_until("strangers to call", SOON, begun).unwrap();
         }
         times.push(failover(&mut cast, &honest, leader));
         if let Some(lanes) = lanes {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use curator_harness::wait_until;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
 use curator_proto::curator_api::{RegisterNodeRequest, WatchRequest};
@@ -13,7 +14,6 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
-use xtask::harness::wait_until;
 
 use super::attacks::{CURATOR, MANAGEMENT, labels, without_end};
 use super::raw;

@@ -1,9 +1,9 @@
 //! The page with the picture: what each storm cost the leader, over what was told in it.
-
 use std::fmt::Write as _;
 
+use curator_harness::timeline::escaped;
+
 use super::Storm;
-use crate::picture::escaped;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;

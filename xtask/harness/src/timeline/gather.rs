@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::record::{Instance, Life, Member, Ms, Span, Stand};
-use crate::harness::{CuratorProcess, EtcdCluster, Mark, Role};
+use crate::{CuratorProcess, EtcdCluster, Mark, Role};
 
 /// A time in milliseconds.
 pub fn ms(duration: Duration) -> Ms {

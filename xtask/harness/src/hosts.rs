@@ -17,7 +17,7 @@ use rustix::process::geteuid;
 use super::process::{Orphan, bound, run};
 use crate::error::{Error, Result};
 use crate::step;
-use crate::tools::on_path;
+use crate::which::on_path;
 
 /// How long a change of the network may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::lock;
-use crate::picture::{Life, Span};
+use crate::timeline::{Life, Span};
 
 /// What a process is and was. What happens to it by another way than through the harness is not in it.
 #[derive(Debug, Default)]

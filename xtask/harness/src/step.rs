@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{Context, Error, Result};
-use crate::harness::process::{spawn, unbound};
+use crate::process::{spawn, unbound};
 use crate::signals;
 
 /// How long a program may take to stop when it is asked to.
@@ -164,7 +164,7 @@ fn signal_child(child: &Child, signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::process::{Orphan, bound};
+    use crate::process::{Orphan, bound};
 
     #[test]
     fn a_failure_names_its_command() {

@@ -4,36 +4,63 @@
 //! processes are killed and reaped, threads are joined, ports are given back. When the test panics, the scratch
 //! directory stays, and the end of every process's log is printed.
 
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use curator_harness::{EtcdBinaries, EtcdCluster, EtcdOptions, Scratch};
+//!
+//! # fn main() -> curator_harness::Result<()> {
+//! let scratch = Scratch::new("example")?;
+//! let etcd = EtcdCluster::start(&EtcdBinaries::from_env()?, &scratch, EtcdOptions::default())?;
+//! etcd.isolate(0)?;
+//! etcd.wait_member_unhealthy(0, Duration::from_secs(10))?;
+//! # Ok(())
+//! # }
+//! ```
+#![allow(
+    clippy::disallowed_methods,
+    reason = "blocking, beside the product: it has no runtime to block, and measures wall time only"
+)]
+
+pub mod checkout;
 pub mod clock;
 pub mod curator;
+pub mod error;
 pub mod etcd;
 mod etcdctl;
+pub mod foreign;
+pub mod history;
 pub mod hosts;
 mod http;
 pub mod journal;
 mod lines;
-mod lives;
 mod memory;
 pub mod peers;
 pub mod ports;
 pub mod process;
+mod process_timeline;
 pub mod proxy;
 pub mod scratch;
+pub mod signals;
 mod sock_diag;
-mod source;
+mod socket_owner;
+pub mod step;
+pub mod timeline;
+pub mod which;
 
 pub use clock::{Deadline, wait_until};
 pub use curator::{CuratorOptions, CuratorProcess, Event, Role, RoleChange};
+pub use error::{Context, Error, Result};
 pub use etcd::{At, EtcdBinaries, EtcdCluster, EtcdOptions, EtcdTls};
 pub use etcdctl::{KeyValue, LeaseInfo};
 pub use hosts::{Host, Hosts, Link};
 pub use journal::{Journal, Mark};
 pub use lines::Line;
-pub use lives::Lives;
 pub use memory::{peak, resident};
 pub use peers::PeerNetwork;
 pub use ports::Port;
 pub use process::{Capture, Process, ProcessSpec, Recorded};
+pub use process_timeline::Lives;
 pub use proxy::{Direction, Flow, ProxyStats, TcpProxy};
 pub use scratch::Scratch;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::lock;
 use super::ports::Port;
 use super::proxy::{Direction, Faults, Flow, Rules, TcpProxy};
-use super::source::owner;
+use super::socket_owner::owner;
 use crate::error::Result;
 
 /// How often the system is asked who connected, and the pause between. A process that has just connected is in the

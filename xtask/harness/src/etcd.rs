@@ -11,15 +11,15 @@ use std::{env, fs, io};
 use super::clock::{Deadline, wait_until};
 use super::hosts::Host;
 use super::http;
-use super::lives::Lives;
 use super::lock;
 use super::peers::PeerNetwork;
 use super::ports::Port;
 use super::process::{Orphan, Process, ProcessSpec, bound, run};
+use super::process_timeline::Lives;
 use super::proxy::{Flow, TcpProxy};
 use super::scratch::Scratch;
 use crate::error::{Context, Error, Result};
-use crate::picture::Life;
+use crate::timeline::Life;
 
 /// The directory that holds etcd and etcdctl, as `cargo xtask integration` passes it to the tests.
 pub const DIRECTORY: &str = "CURATOR_ETCD_DIR";

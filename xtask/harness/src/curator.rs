@@ -15,13 +15,13 @@ use super::hosts::Host;
 use super::http;
 use super::journal::{Journal, Mark};
 use super::lines::Line;
-use super::lives::Lives;
 use super::ports::Port;
 use super::process::{Capture, Process, ProcessSpec};
+use super::process_timeline::Lives;
 use super::proxy::{Rules, TcpProxy};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
-use crate::picture::Life;
+use crate::timeline::Life;
 
 /// The path of the binary under test, as `cargo xtask integration` passes it to the tests.
 pub const BINARY: &str = "CURATOR_BIN";

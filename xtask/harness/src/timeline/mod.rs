@@ -11,12 +11,12 @@ use std::fs;
 use std::path::PathBuf;
 
 pub use draw::draw;
-pub(crate) use draw::escaped;
+pub use draw::escaped;
 pub use gather::{instances, members, ms, since};
 pub use record::{Instance, Life, Member, Ms, Record, Second, Span, Stand, code_name};
 
+use crate::checkout::root;
 use crate::error::{Context, Result};
-use crate::workspace::root;
 
 /// Writes the page, and the record as JSON beside it. Returns where the page is.
 ///

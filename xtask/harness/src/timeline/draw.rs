@@ -492,7 +492,7 @@ fn thousands(number: u64) -> String {
 }
 
 /// A text as it stands in a page.
-pub(crate) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -488,7 +488,7 @@ pub enum Orphan {
 /// Needs `setpriv` of util-linux; without it the command is a plain one.
 pub fn bound(program: impl AsRef<OsStr>, orphan: Orphan) -> Command {
     static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let Some(setpriv) = SETPRIV.get_or_init(|| crate::tools::on_path("setpriv")) else {
+    let Some(setpriv) = SETPRIV.get_or_init(|| crate::which::on_path("setpriv")) else {
         return Command::new(program);
     };
     let mut command = Command::new(setpriv);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use xtask::tools::etcd::{Want, select};
 use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, Mark, Scratch, wait_until};
+use xtask::tools::etcd::{Want, select};
 
 use crate::process::exists;
 

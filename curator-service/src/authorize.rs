@@ -3,6 +3,7 @@
 //! Who may is what the annotations in the `.proto` files say, read from the descriptors. A method without one cannot be called.
 
 mod answers;
+pub(crate) mod certificate;
 mod short;
 #[cfg(any(test, feature = "test-identity"))]
 mod test_identity;

@@ -13,13 +13,13 @@ use curator_proto::common::{ClusterConfiguration, NodeLabels, NodeRoles, NodeSta
 use curator_proto::private;
 use prost::Message;
 
-use crate::identity::{AuthorityError, Subject, node_id, public_key_of};
 use crate::leader::pki::Layout;
 use crate::state::keys::{CLUSTER_CONFIGURATION, INITIAL_OWNER, NODES, join_key};
 use crate::state::record::{ClusterRecord, NodeRecord, SaveError};
 use crate::state::tx::Tx;
 use crate::state::view::View;
 use crate::validate::{Invalid, MOST_LABELS, key32, label_key, label_value};
+use curator_identity::{AuthorityError, Subject, node_id, public_key_of};
 
 /// What a cluster begins with.
 #[derive(Clone, Debug, Default)]
@@ -266,7 +266,7 @@ impl First {
         };
         let (cluster_ca, _) = authority(Layout::CLUSTER)?;
         let (etcd_ca, initial_crl) = authority(Layout::ETCD)?;
-        let mut issue = |ca: &crate::identity::Authority, key: Bytes, subject: &Subject| match stored.get(&key) {
+        let mut issue = |ca: &curator_identity::Authority, key: Bytes, subject: &Subject| match stored.get(&key) {
             Some(known) if public_key_of(&known.value) == Some(self.public_key) => Ok(known.value.to_vec()),
             Some(_) => Err(BootstrapError::Authority(format!(
                 "the certificate at {} is for another key",

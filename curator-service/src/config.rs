@@ -10,13 +10,10 @@ use tonic::service::Routes;
 
 use crate::authorize::Authenticator;
 use crate::consensus::Consensus;
-use crate::credentials::CredentialsWatch;
 use crate::log_filter::LogFilter;
 use crate::observe::Observe;
 pub use crate::state::limits::StateLimits;
-
-/// The port of the Curator, the same on every node.
-pub const CURATOR_PORT: u16 = 7835;
+use curator_identity::{CURATOR_PORT, CredentialsWatch};
 
 /// The configuration of one instance.
 #[derive(Clone)]

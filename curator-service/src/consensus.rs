@@ -147,7 +147,7 @@ impl EtcdConsensus {
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason }),
             endpoints,
             key,
-            certificate: certificate.map(|path| ClientCertificate::new(path, crate::wall_clock)),
+            certificate: certificate.map(|path| ClientCertificate::new(path, curator_identity::wall_clock)),
         })
     }
 

@@ -165,10 +165,10 @@ pub fn filter_by_grammar(tape: &[u8]) {
 
 /// Certificates, lists and keys.
 pub fn der(bytes: &[u8]) {
-    let _ = crate::identity::is_crl(bytes);
-    let key = crate::identity::public_key_of(bytes);
-    assert!(key.is_none() || crate::identity::is_certificate(bytes));
-    if let Ok(key) = crate::identity::PrivateKey::from_bytes(bytes) {
+    let _ = curator_identity::is_crl(bytes);
+    let key = curator_identity::public_key_of(bytes);
+    assert!(key.is_none() || curator_identity::is_certificate(bytes));
+    if let Ok(key) = curator_identity::PrivateKey::from_bytes(bytes) {
         assert_eq!(&key.to_bytes()[..], bytes);
     }
 }

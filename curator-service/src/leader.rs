@@ -65,14 +65,14 @@ use tonic::service::Routes;
 
 use crate::authorize::{Authenticator, Authorized, Caller, Register};
 use crate::consensus::Membership;
-use crate::credentials::{CredentialsWatch, recognized};
 use crate::fenced::Fenced;
-use crate::identity::Identity;
 use crate::leadership::Office;
 use crate::state::State;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
+use curator_identity::Identity;
+use curator_identity::{CredentialsWatch, recognized};
 
 /// The longest message that the leader takes of members of the cluster, in bytes. Of others it takes less: `authorize`.
 const MOST_MESSAGE: usize = 4 << 20;
@@ -310,12 +310,12 @@ impl Forwarders for Members {
         let Ok(Authorization::Authenticated { .. }) = Methods::of_curator().authorization(path) else {
             return None;
         };
-        let recognized = recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock());
+        let recognized = recognized(&shown.0, self.credentials.newest().ca(), curator_identity::wall_clock());
         recognized.err().map(|why| why.to_string())
     }
 
     fn standing(&self, shown: &CallerCertificates) -> Standing {
-        match recognized(&shown.0, self.credentials.newest().ca(), crate::wall_clock()) {
+        match recognized(&shown.0, self.credentials.newest().ca(), curator_identity::wall_clock()) {
             Ok(Identity::User { .. }) => Standing::User,
             Ok(Identity::Node { .. }) => Standing::Member,
             Err(_) => Standing::Stranger,

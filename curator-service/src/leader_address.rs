@@ -4,7 +4,7 @@ use curator_election::store::{Keys, Range, Store, StoreError};
 use curator_proto::private::Node;
 use prost::Message;
 
-use crate::config::CURATOR_PORT;
+use curator_identity::CURATOR_PORT;
 
 /// Why the address is not known.
 #[derive(Debug, thiserror::Error)]

@@ -27,17 +27,14 @@
 mod authorize;
 mod bootstrap;
 mod candidacy;
-mod certified;
-mod client;
+mod certificates;
 mod complaint;
 mod config;
 mod consensus;
-mod credentials;
 mod fenced;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod history;
-mod identity;
 mod instance;
 mod leader;
 mod leader_address;
@@ -64,37 +61,23 @@ pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
 #[cfg(any(test, feature = "test-identity"))]
 pub use authorize::{TEST_CALLER, TestIdentity};
 pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
-pub use certified::{CertifiedAs, NotCertified, certified_as};
-pub use client::{ClientCredentials, ClientError, Connector, Trust};
-pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices, StateLimits};
+pub use certificates::state::{ForeignState, check_state};
+pub use config::{Config, ConfigError, LeaderServices, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
     FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, only_consensus_member,
     open_embedded, open_existing_embedded,
 };
-pub use credentials::files::{
-    CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
+/// Node ids, keys, certificates and TLS: `curator-identity`, re-exported for whoever takes the service alone.
+pub use curator_identity::{
+    CURATOR_PORT, CertifiedAs, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
+    CredentialsError, CredentialsWatch, KeyError, NO_PROOF, NotCertified, PrivateKey, Trust, certificate_pem,
+    certified_as, credential_names, node_id, read_certificate, read_private_key, wall_clock,
 };
-pub use credentials::state::{ForeignState, check_state};
-pub use credentials::verifier::NO_PROOF;
-pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
+pub use curator_version::{COMMIT, VERSION};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
-pub use identity::{KeyError, PrivateKey, node_id};
 pub use local::CuratorLocalService;
 pub use log_filter::LogFilter;
 pub use observe::{OBSERVE_PORT, Observe, meters};
 pub use service::{LeaderStatus, Liveness, Service, ServiceError};
 pub use transfer::{Import, TransferError, export, import};
-
-/// The version of the Curator, with the commit that it was built from if that is known.
-pub const VERSION: &str = env!("CURATOR_VERSION");
-
-/// The commit that the Curator was built from; empty if that is not known.
-pub const COMMIT: &str = env!("CURATOR_COMMIT");
-
-/// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.
-#[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]
-#[must_use]
-pub fn wall_clock() -> std::time::SystemTime {
-    std::time::SystemTime::now()
-}

@@ -17,12 +17,12 @@ use tonic::{Code, Request, Response, Status};
 use tracing::warn;
 
 use crate::complaint::Complaint;
-use crate::config::CURATOR_PORT;
 use crate::consensus::ConsensusStatus;
 use crate::leader::pki::Layout;
 use crate::leader_address::{NoAddress, recorded_host};
 use crate::service::LeaderStatus;
 use crate::wiring::told;
+use curator_identity::CURATOR_PORT;
 
 /// The `CuratorLocal` service of one instance.
 #[derive(Clone)]

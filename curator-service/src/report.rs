@@ -17,11 +17,11 @@ use tonic::Request;
 use tonic::transport::Channel;
 use tracing::debug;
 
-use crate::client::ClientCredentials;
 use crate::consensus::ConsensusStatus;
-use crate::credentials::CredentialsWatch;
 use crate::state::keys::NODES;
 use crate::state::record::NodeRecord;
+use curator_identity::ClientCredentials;
+use curator_identity::CredentialsWatch;
 
 /// Between two heartbeats: what nodes of the original have. A leader takes twice of it for an end.
 const BEAT: Duration = Duration::from_secs(5);

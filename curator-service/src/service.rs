@@ -13,11 +13,12 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::authorize::certificate::OwnCertificate;
 use crate::authorize::{Authenticator, Authorized, Nobody};
 use crate::candidacy::{self, Candidacy, Verdict};
+use crate::certificates::{membership, second};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
-use crate::credentials::{membership, second};
 use crate::fenced::Fenced;
 use crate::history::History;
 use crate::instance::{InstanceService, Standing};
@@ -131,7 +132,7 @@ impl Service {
         let mut limits = listener_limits(&config);
         limits.tls = config.credentials.as_ref().map(|credentials| Tls {
             server: credentials.server(),
-            to_leader: Arc::new(credentials.clone()),
+            to_leader: Arc::new(OwnCertificate(credentials.clone())),
             forwarders: Arc::new(Members::new(leader.clone(), credentials.clone())),
         });
         let hand_over_limit = limits.drain_limit;
@@ -244,7 +245,7 @@ impl Service {
                 succession: config.credentials.is_some().then(|| office.clone()),
                 limits: config.state_limits,
                 clock: Arc::new(BootClock),
-                wall: crate::wall_clock,
+                wall: curator_identity::wall_clock,
             };
             let (status, consensus) = (status.subscribe(), config.consensus.status());
             lead(status, consensus, around, seat, rest_cancel.clone())

@@ -13,7 +13,8 @@ use curator_election::pages;
 use curator_election::store::{Compare, KeyValue, Keys, Op, Range, Store, StoreError, Txn};
 use ring::digest::{Context, SHA256};
 
-use crate::state::keys::{CLUSTER_CONFIGURATION, hex};
+use crate::state::keys::CLUSTER_CONFIGURATION;
+use curator_identity::hex;
 
 const FORMAT: &str = "curator-export 1";
 /// What is moved: the Curator's namespace, and those of the two PKIs beside it.

@@ -34,7 +34,7 @@ pub struct Program {
 
 /// The service itself.
 pub const CURATOR: Program = Program {
-    package: "curator-service",
+    package: "curator",
     kind: "--bin",
     name: "curator",
     release: false,
@@ -44,7 +44,7 @@ pub const CURATOR: Program = Program {
 
 /// The operator's tool.
 pub const CURATORCTL: Program = Program {
-    package: "curator-service",
+    package: "curatorctl",
     kind: "--bin",
     name: "curatorctl",
     release: false,
@@ -53,6 +53,15 @@ pub const CURATORCTL: Program = Program {
 
 /// The service with the leader's `Echo`, which can be called through any instance.
 pub const EMBED: Program = Program {
+    package: "curator-loads",
+    kind: "--bin",
+    name: "embed-server",
+    release: false,
+    feature: None,
+};
+
+/// Where [`EMBED`] was before it was one of the loads.
+pub const EMBED_BEFORE: Program = Program {
     package: "curator-service",
     kind: "--example",
     name: "embed",
@@ -65,16 +74,16 @@ pub const EMBED_RELEASE: Program = Program { release: true, ..EMBED };
 
 /// The listener in front of `Echo`, to be measured.
 pub const FRONT: Program = Program {
-    package: "curator-listener",
-    kind: "--example",
-    name: "front",
+    package: "curator-loads",
+    kind: "--bin",
+    name: "front-server",
     release: true,
     feature: None,
 };
 
 /// Calls of `Echo` at several instances, to be looked at.
 pub const ECHO_CALLS: Program = Program {
-    package: "curator-echo",
+    package: "curator-loads",
     kind: "--bin",
     name: "echo-calls",
     release: false,
@@ -83,7 +92,7 @@ pub const ECHO_CALLS: Program = Program {
 
 /// The load on `Echo`, to measure with.
 pub const ECHO_LOAD: Program = Program {
-    package: "curator-echo",
+    package: "curator-loads",
     kind: "--bin",
     name: "echo-load",
     release: true,
@@ -92,8 +101,8 @@ pub const ECHO_LOAD: Program = Program {
 
 /// The calls whose history is checked.
 pub const CHAOS_LOAD: Program = Program {
-    package: "curator-service",
-    kind: "--example",
+    package: "curator-loads",
+    kind: "--bin",
     name: "chaos-load",
     release: false,
     feature: None,
@@ -101,8 +110,8 @@ pub const CHAOS_LOAD: Program = Program {
 
 /// The measuring of the leader's state.
 pub const STATE_LOAD: Program = Program {
-    package: "curator-service",
-    kind: "--example",
+    package: "curator-loads",
+    kind: "--bin",
     name: "state-load",
     release: true,
     feature: Some("measure"),
@@ -110,8 +119,8 @@ pub const STATE_LOAD: Program = Program {
 
 /// The clients of a big cluster.
 pub const STORM: Program = Program {
-    package: "curator-service",
-    kind: "--example",
+    package: "curator-loads",
+    kind: "--bin",
     name: "storm",
     release: true,
     feature: None,

@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::error;
 
-use crate::identity::ends_at;
 use crate::observe::meters;
 use crate::read_certificate;
+use curator_identity::ends_at;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(30);

@@ -13,10 +13,10 @@ use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Leader, Seat, calling_key};
-use crate::identity::Subject;
 use crate::state::keys::INITIAL_OWNER;
 use crate::state::tx::Tx;
 use crate::validate::key32;
+use curator_identity::Subject;
 
 /// The one identity that there is.
 pub(super) const OWNER: &str = "owner";

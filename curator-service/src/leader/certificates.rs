@@ -5,8 +5,8 @@ use curator_proto::curator_api::{IssueCertificateRequest, IssueCertificateRespon
 use tonic::{Code, Status};
 
 use super::{Leader, load};
-use crate::identity::Subject;
 use crate::validate::key32;
+use curator_identity::Subject;
 
 impl Leader {
     /// Certificates for the keys that the calling node's components have made. The same keys get the same certificates.

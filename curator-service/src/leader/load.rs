@@ -10,11 +10,11 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::complaint::Complaint;
-use crate::identity::node_id;
 use crate::state::keys::{CLUSTER_CONFIGURATION, InvalidId};
 use crate::state::record::{ClusterRecord, Corrupt, NodeRecord, SaveError};
 use crate::state::tx::Tx;
 use crate::validate::key32;
+use curator_identity::node_id;
 
 /// The record of a node that must be there.
 pub(super) fn node(tx: &mut Tx<'_>, id: &str) -> Result<NodeRecord, Status> {

@@ -9,8 +9,8 @@ use super::audit::Entry;
 use super::load::{self, to_stranger};
 use super::pace::Kind;
 use super::{Leader, Seat, calling_key, is_up};
-use crate::identity::Subject;
 use crate::state::tx::Tx;
+use curator_identity::Subject;
 
 /// What a new certificate counts for, as something that is written for a node.
 const LENGTH: usize = 1_024;

@@ -11,9 +11,9 @@ use tonic::Status;
 use tracing::{error, info};
 
 use crate::fenced::{FencedError, Written};
-use crate::identity::{Authority, AuthorityError, PrivateKey, Subject, is_crl, public_key_of};
 use crate::state::tx::Tx;
 use crate::state::{State, StateError};
+use curator_identity::{Authority, AuthorityError, PrivateKey, Subject, is_crl, public_key_of};
 
 /// How often an authority is made anew because somebody else has just made one.
 const ATTEMPTS: usize = 4;

@@ -14,10 +14,10 @@ use tonic::Status;
 
 use super::ticket::{is_ticket, not_the_ticket};
 use super::{Leader, load, newcomers, registrations};
-use crate::identity::Subject;
 use crate::state::keys::{DELETED_NODES, join_key};
 use crate::state::record::NodeRecord;
 use crate::validate::{MOST_LABELS, key32, label_key, label_value};
+use curator_identity::Subject;
 
 /// How long a cluster unlock key is.
 const UNLOCK_KEY: usize = 32;

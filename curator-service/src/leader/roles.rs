@@ -14,9 +14,9 @@ use tracing::{info, warn};
 use super::decommission::phase;
 use super::{Leader, load};
 use crate::consensus::{Member, MembershipError};
-use crate::identity::Subject;
 use crate::state::record::NodeRecord;
 use crate::validate::key32;
+use curator_identity::Subject;
 
 /// The port of the consensus' peers.
 const CONSENSUS_PORT: u16 = 7834;

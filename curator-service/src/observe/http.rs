@@ -23,8 +23,8 @@ use tracing::{debug, warn};
 
 use super::terms::Terms;
 use super::{Observe, meters, page};
-use crate::credentials::CredentialsWatch;
 use crate::service::LeaderStatus;
+use curator_identity::CredentialsWatch;
 
 /// As many connections may be open; any more wait to be accepted.
 const MOST_CONNECTIONS: usize = 64;

@@ -6,8 +6,8 @@ use curator_election::ElectionStatus;
 use curator_election::meters as election;
 use curator_listener::meters as listener;
 
-use crate::credentials::CredentialsWatch;
 use crate::service::LeaderStatus;
+use curator_identity::CredentialsWatch;
 
 /// The version and the commit that this was built from; always 1.
 pub const BUILD_INFO: &str = "curator_build_info";
@@ -28,7 +28,7 @@ pub const CLUSTER_INFO: &str = "curator_cluster_info";
 /// When a certificate that is in use ends, in seconds since 1970.
 pub const CERTIFICATE_END: &str = "curator_certificate_end_timestamp_seconds";
 /// How often something new on the disk could not be used, by what it was.
-pub const RELOADS_FAILED: &str = "curator_reloads_failed_total";
+pub const RELOADS_FAILED: &str = curator_identity::telemetry::RELOADS_FAILED;
 /// How long the instance knew of no leader, or of one that did not answer, from one to the next, in seconds.
 pub const LEADERLESS_SECONDS: &str = "curator_leaderless_seconds";
 /// How long a new leader took from its election until it had read the state, in seconds.
@@ -368,7 +368,7 @@ pub(super) fn look_at_certificates(credentials: Option<&CredentialsWatch>) {
         return;
     };
     let digest = ring::digest::digest(&ring::digest::SHA256, newest.ca());
-    let cluster = crate::state::keys::hex(digest.as_ref().get(..8).unwrap_or_default());
+    let cluster = curator_identity::hex(digest.as_ref().get(..8).unwrap_or_default());
     metrics::gauge!(CLUSTER_INFO, "cluster" => cluster).set(1.0);
     for (name, end) in newest.ends() {
         #[allow(clippy::cast_precision_loss, reason = "seconds, and far below 2^53")]

@@ -1,6 +1,7 @@
 //! The keys of the state, within the Curator's namespace. The layout is the original's, so that each reads the other's data.
 
 use bytes::Bytes;
+use curator_identity::hex;
 
 /// Everything that the Curator has in its namespace begins with this.
 pub(crate) const ALL: &str = "/";
@@ -76,18 +77,6 @@ impl Prefix {
 /// The key of a join key in the index.
 pub(crate) fn join_key(public_key: &[u8]) -> Bytes {
     [JOIN_KEYS.0, &hex(public_key)].concat().into()
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]

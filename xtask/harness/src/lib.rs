@@ -25,6 +25,7 @@
 pub mod checkout;
 pub mod clock;
 pub mod curator;
+pub mod documents;
 pub mod error;
 pub mod etcd;
 mod etcdctl;

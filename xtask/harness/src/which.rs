@@ -19,3 +19,15 @@ pub fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
+
+/// A program of the workspace that was built beside the test that is running.
+///
+/// # Panics
+/// It was not built.
+#[must_use]
+pub fn built_beside(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test has a path");
+    let found = test.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    let found = found.into_iter().find(|path| is_executable(path));
+    found.unwrap_or_else(|| panic!("there is no {name} beside {}: cargo build -p {name}", test.display()))
+}

@@ -55,7 +55,7 @@ written to target/pictures. What fails says its seed, the rule, and the calls th
   --etcd WHICH  the version of etcd; by default the first at hand
   --hosts       each instance and its member of etcd on a host of their own, and the callers on another: network
                 namespaces on a bridge, in which packets are lost and not proxies silent. Needs root, and iproute2
-  --program P   another build of the example `embed`, such as one that was broken to see whether that is found",
+  --program P   another build of `embed-server`, such as one that was broken to see whether that is found",
     run,
 };
 
@@ -99,7 +99,7 @@ pub struct Play {
     pub hosts: bool,
 }
 
-/// Runs it, on the example `embed` unless another program is given.
+/// Runs it, on `embed-server` unless another program is given.
 ///
 /// # Errors
 /// When a rule is broken, nothing is answered any more, or we are told to stop.

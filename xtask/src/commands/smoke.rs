@@ -21,7 +21,7 @@ pub const COMMAND: Command = Command {
 Builds curator and curatorctl with the profile `shipped`: optimized and without debug assertions, as users get them, less the
 link-time optimization. Then runs each command on an embedded store, and checks its exit code.
 
-  --installed  what `cargo install --path curator-service` installs, with the release profile, which takes minutes",
+  --installed  what `cargo install --path` installs, with the release profile, which takes minutes",
     run,
 };
 
@@ -40,9 +40,11 @@ fn run(mut args: Args) -> Result<()> {
 /// They cannot be installed, or with the first command that ends with another exit code than it should.
 pub fn run_installed() -> Result<()> {
     let place = root().join("target").join("installed");
-    let mut install = cargo(&["install", "--locked", "--force", "--path", "curator-service", "--root"]);
-    install.arg(&place);
-    step::run("install the programs", install)?;
+    for path in ["curator-service/curator", "curator-service/curatorctl"] {
+        let mut install = cargo(&["install", "--locked", "--force", "--path", path, "--root"]);
+        install.arg(&place);
+        step::run("install the programs", install)?;
+    }
     let program = |name: &str| place.join("bin").join(name);
     each_command(
         &program("curator"),

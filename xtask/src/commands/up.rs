@@ -28,7 +28,7 @@ pub const COMMAND: Command = Command {
 
 Builds the service, starts three etcd members and three curators on free ports of 127.0.0.1, calls each of them all the
 time, and shows who leads and who answers until ctrl-c stops all of it: a call through a follower is answered by the
-leader. The curators are the example `embed`, whose leader serves `Echo`. What is missing is brought as by
+leader. The curators are `embed-server`, whose leader serves `Echo`. What is missing is brought as by
 `cargo xtask setup`. A curator that you kill is started again a quarter of a minute later.
 
   --ttl DURATION  how long the election waits for a leader that died (default 5s)

@@ -12,7 +12,7 @@ use crate::args::Args;
 use crate::cli::Command;
 use crate::commands::integration::run_tests_with;
 use crate::tools::etcd::Want;
-use crate::workspace::{EMBED, build_elsewhere};
+use crate::workspace::{EMBED, EMBED_BEFORE, build_elsewhere};
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -98,7 +98,12 @@ fn build_commit(commit: &str) -> Result<PathBuf> {
         }
     };
     step::quiet("check the earlier commit out", checkout)?;
-    build_elsewhere(EMBED, &source, &target)
+    let program = if source.join("xtask/loads").exists() {
+        EMBED
+    } else {
+        EMBED_BEFORE
+    };
+    build_elsewhere(program, &source, &target)
 }
 
 fn git(within: &Path, words: &[&str]) -> Process {

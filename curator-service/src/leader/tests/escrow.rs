@@ -6,8 +6,8 @@ use futures::StreamExt;
 use tonic::{Code, Status};
 
 use super::stage::{OWNER, Stage};
-use crate::identity::public_key_of;
 use crate::state::keys::INITIAL_OWNER;
+use curator_identity::public_key_of;
 
 fn request(name: &str, key: &[u8]) -> Option<EscrowRequest> {
     Some(EscrowRequest {

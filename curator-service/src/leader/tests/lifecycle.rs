@@ -12,8 +12,8 @@ use curator_proto::management_api::{DecommissionNodeRequest, DeleteNodeRequest, 
 use tonic::Code;
 
 use super::stage::{FIRST, Stage, consensus_member, id, join_key, key, refused};
-use crate::identity::public_key_of;
 use crate::state::record::ClusterRecord;
+use curator_identity::public_key_of;
 
 #[tokio::test(start_paused = true)]
 async fn a_node_registers_is_approved_commits_and_joins() {
@@ -408,7 +408,7 @@ async fn a_node_in_use_is_deleted_only_if_that_is_meant() {
 async fn another_nodes_join_key_survives_a_deletion() {
     let stage = Stage::new().await;
     stage.register(2).await.unwrap();
-    let index = format!("/join_keys/{}", crate::state::keys::hex(&join_key(2)));
+    let index = format!("/join_keys/{}", curator_identity::hex(&join_key(2)));
     let revision = stage.put(&index, id(9)).await;
     stage.followed(&index, revision).await;
     stage.leader.delete_node(delete(2, false, false)).await.unwrap();

@@ -11,7 +11,7 @@ use curator_proto::curator_api::{
 use tonic::{Code, Status};
 
 use super::stage::{FIRST, Stage, id, refused};
-use crate::identity::public_key_of;
+use curator_identity::public_key_of;
 
 fn networking(key: &[u8], prefixes: &[&str]) -> UpdateNodeClusterNetworkingRequest {
     UpdateNodeClusterNetworkingRequest {

@@ -223,7 +223,7 @@ async fn roles_are_given_and_taken() {
     let role = stage.record(&id(2)).await.roles.unwrap().consensus_member.unwrap();
     assert_eq!(role.peers.len(), 1);
     assert_eq!(role.peers[0].url, format!("https://{}:7834", id(FIRST)));
-    assert_eq!(crate::identity::public_key_of(&role.peer_certificate), Some(key(2)));
+    assert_eq!(curator_identity::public_key_of(&role.peer_certificate), Some(key(2)));
     // Again, it is still one member, with the same certificate.
     update(roles(2, yes, None, None)).await.unwrap();
     assert_eq!(stage.members.members().await.unwrap().len(), 2);

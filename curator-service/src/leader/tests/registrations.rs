@@ -7,7 +7,7 @@ use curator_proto::management_api::delete_node_request::Node;
 use tonic::Code;
 
 use super::stage::{FIRST, OWNER, Stage, id, join_key, key, refused, wall};
-use crate::identity::public_key_of;
+use curator_identity::public_key_of;
 
 async fn register(stage: &Stage, number: u8, from: Option<&str>) {
     let request = RegisterNodeRequest {

@@ -47,7 +47,7 @@ pub(super) fn join_key(number: u8) -> [u8; 32] {
 }
 
 pub(super) fn id(number: u8) -> String {
-    crate::identity::node_id(&key(number)).unwrap()
+    curator_identity::node_id(&key(number)).unwrap()
 }
 
 /// What is to happen right after the members have been read.

@@ -73,7 +73,7 @@ impl NodeRecord {
         let mut message: private::Node = decode(&key, value)?;
         if message.id.is_empty() {
             // As records were once.
-            message.id = crate::identity::node_id(&message.public_key)
+            message.id = curator_identity::node_id(&message.public_key)
                 .ok_or_else(|| Corrupt::new(&key, "it has neither an id nor a public key to derive it from"))?;
         }
         if message.id != id {
@@ -84,14 +84,14 @@ impl NodeRecord {
                 ("ca_certificate", &member.ca_certificate),
                 ("peer_certificate", &member.peer_certificate),
             ] {
-                if !crate::identity::is_certificate(der) {
+                if !curator_identity::is_certificate(der) {
                     return Err(Corrupt::new(
                         &key,
                         format!("its role of consensus member has no valid {name}"),
                     ));
                 }
             }
-            if !crate::identity::is_crl(&member.initial_crl) {
+            if !curator_identity::is_crl(&member.initial_crl) {
                 return Err(Corrupt::new(
                     &key,
                     "its role of consensus member has no valid initial_crl",

@@ -1,0 +1,246 @@
+//! What several commands are told, and how it is read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use curator_election::etcd::{EtcdConfig, EtcdStore};
+use curator_election::namespace::{Namespace, Namespaced};
+use curator_election::store::Store;
+use curator_service::{
+    Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded, open_existing_embedded,
+};
+
+use crate::cli::plaintext;
+
+/// Where what is not said by flags or variables is read.
+#[derive(Args)]
+pub(crate) struct ConfigArgs {
+    /// A TOML file whose keys are the long flags of `curator serve`, such as leader-ttl = "5s". Flags are stronger than variables,
+    /// and those than the file.
+    #[arg(long, env = "CURATOR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Where the state is.
+#[derive(Args)]
+#[command(group = ArgGroup::new("store").required(true).args(["etcd_endpoints", "embedded"]))]
+pub(crate) struct StoreArgs {
+    /// The client URLs of etcd's members, with commas between them: http, https, or unix:// and the absolute path of a socket.
+    #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
+    etcd_endpoints: Vec<String>,
+
+    /// A file, for instance beside the credentials, that keeps the id of the etcd cluster in use: with it no other cluster is ever
+    /// used, also after a restart. It is made at the first contact; remove it to move to another cluster. Without it the id is
+    /// remembered for as long as the process runs.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_CLUSTER_FILE",
+        value_name = "FILE",
+        requires = "etcd_endpoints"
+    )]
+    etcd_cluster_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    access: EtcdAccessArgs,
+
+    /// Instead of etcd, a directory in which the state is kept: for one instance alone, and so not highly available.
+    #[arg(long, env = "CURATOR_EMBEDDED", value_name = "DIR")]
+    pub(crate) embedded: Option<PathBuf>,
+
+    /// The namespace of all keys: parts with colons between them. It is never empty: with keys at etcd's root, whoever shares the etcd
+    /// would be in the way, and its users could not be told apart by a prefix.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_NAMESPACE",
+        value_name = "PARTS",
+        default_value = "namespaced:curator"
+    )]
+    etcd_namespace: Namespace,
+}
+
+/// What etcd asks of its clients. All files are looked at again every few seconds.
+#[derive(Args)]
+struct EtcdAccessArgs {
+    /// The certificates, PEM, of the authorities that etcd's own must come from; needed with https. The system's are not used.
+    #[arg(long, env = "CURATOR_ETCD_CA", value_name = "FILE", requires = "etcd_endpoints")]
+    etcd_ca: Option<PathBuf>,
+
+    /// The certificate, PEM, to show to etcd.
+    #[arg(long, env = "CURATOR_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+
+    /// The private key of that certificate, PEM; nobody but its owner may read it.
+    #[arg(long, env = "CURATOR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+
+    /// The user to log in to etcd as. It needs readwrite on all keys of the namespace, and of the two beside it whose last parts
+    /// are etcd-pki and kubernetes.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_USER",
+        value_name = "NAME",
+        requires = "etcd_password_file"
+    )]
+    etcd_user: Option<String>,
+
+    /// A file with that user's password; nobody but its owner may read it.
+    #[arg(
+        long,
+        env = "CURATOR_ETCD_PASSWORD_FILE",
+        value_name = "FILE",
+        requires = "etcd_user"
+    )]
+    etcd_password_file: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    pub(crate) fn etcd(&self) -> EtcdConfig {
+        let mut config = EtcdConfig::new(self.etcd_endpoints.clone());
+        config.access.ca.clone_from(&self.access.etcd_ca);
+        config.access.certificate.clone_from(&self.access.etcd_cert);
+        config.access.key.clone_from(&self.access.etcd_key);
+        config.access.user.clone_from(&self.access.etcd_user);
+        config.access.password_file.clone_from(&self.access.etcd_password_file);
+        config.cluster_file.clone_from(&self.etcd_cluster_file);
+        config
+    }
+
+    /// What whoever uses this store should know before.
+    pub(crate) fn warning(&self) -> Option<String> {
+        plaintext::warning(&self.etcd_endpoints)
+    }
+
+    /// The consensus, for the instance of a node, whose leases are told if they outlive it.
+    pub(crate) fn consensus(
+        &self,
+        node_id: &str,
+        witness: Option<Arc<dyn LeaseWitness>>,
+    ) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
+        let namespace = self.etcd_namespace.clone();
+        Ok(match (&self.embedded, witness) {
+            (Some(directory), _) => Arc::new(EmbeddedConsensus::open(directory, namespace, node_id)?),
+            (None, None) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?),
+            (None, Some(witness)) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?.witnessed(witness)),
+        })
+    }
+
+    /// The store itself, within the namespace; none is made.
+    pub(crate) fn existing(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
+        match &self.embedded {
+            Some(directory) => Ok(open_existing_embedded(directory, self.etcd_namespace.clone())?),
+            None => self.store(),
+        }
+    }
+
+    /// The store itself, within the namespace.
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
+        let namespace = self.etcd_namespace.clone();
+        match &self.embedded {
+            Some(directory) => Ok(open_embedded(directory, namespace)?),
+            None => {
+                let etcd = EtcdStore::new(self.etcd())?;
+                Ok(Arc::new(Namespaced::new(etcd, namespace)))
+            }
+        }
+    }
+}
+
+/// The longest TTL that etcd takes, in seconds.
+const LONGEST_TTL: u64 = 9_000_000_000;
+
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let right = "give a number and a unit out of ms, s, m and h, such as 500ms, 10s or 2m";
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(|| format!("the unit is missing: {right}"))?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| right.to_owned())?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("there is no unit {unit:?}: {right}")),
+    };
+    match number.checked_mul(milliseconds) {
+        Some(total) if total / 1_000 <= LONGEST_TTL => Ok(Duration::from_millis(total)),
+        _ => Err(format!("that is too long: at most {LONGEST_TTL}s")),
+    }
+}
+
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
+}
+
+/// A key: 64 hex digits.
+pub(crate) fn parse_key(text: &str) -> Result<[u8; 32], String> {
+    let key = parse_hex(text).ok().and_then(|bytes| (*bytes).try_into().ok());
+    key.ok_or_else(|| "give 64 hex digits, the 32 bytes of an Ed25519 public key".to_owned())
+}
+
+/// Bytes, two hex digits each.
+pub(crate) fn parse_hex(text: &str) -> Result<Arc<[u8]>, String> {
+    let right = "give hex digits, two for each byte";
+    if text.is_empty() || !text.len().is_multiple_of(2) || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return Err(right.to_owned());
+    }
+    let bytes = (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16));
+    bytes.collect::<Result<_, _>>().map_err(|_| right.to_owned())
+}
+
+/// `key=value`.
+pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("give key=value, such as rack=r1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "10d",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
+            let error = parse_duration(bad).unwrap_err();
+            assert!(
+                error.contains("such as") || error.contains("at most"),
+                "{bad:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_are_64_hex_digits() {
+        assert_eq!(parse_key(&"0f".repeat(32)), Ok([0x0f; 32]));
+        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33), &"ä".repeat(32)] {
+            assert!(parse_key(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key() {
+        assert_eq!(parse_label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(parse_label("a").is_err() && parse_label("=b").is_err());
+    }
+}

@@ -1,0 +1,58 @@
+//! `curator release`: gives the leases of a dead instance back, for a service manager to call when it has ended.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::options::{ConfigArgs, StoreArgs};
+use crate::process::lease_file::LeaseFile;
+use crate::process::supervisor;
+
+/// Whose leases, and where.
+#[derive(Args)]
+pub(crate) struct Release {
+    #[command(flatten)]
+    _config: ConfigArgs,
+
+    #[command(flatten)]
+    store: StoreArgs,
+
+    /// The runtime directory that the instance was given.
+    #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR")]
+    runtime_dir: PathBuf,
+}
+
+impl Release {
+    pub(crate) fn run(&self) -> ExitCode {
+        match self.release() {
+            Ok(count) => {
+                println!("given back: {count} leases");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn release(&self) -> Result<usize, Box<dyn Error>> {
+        // Its leases end with the instance.
+        if self.store.embedded.is_some() {
+            return Ok(0);
+        }
+        let (file, leases) = LeaseFile::of_dead(&self.runtime_dir)?;
+        let count = leases.len();
+        if count > 0 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            if !runtime.block_on(supervisor::release(self.store.etcd(), leases)) {
+                return Err("not all leases could be given back; they run out by themselves".into());
+            }
+            file.write(&BTreeSet::new())?;
+        }
+        Ok(count)
+    }
+}

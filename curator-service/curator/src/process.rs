@@ -1,0 +1,10 @@
+//! The process: its supervisor and its leases, systemd, logs, traces, metrics and the clock of its host.
+
+pub(crate) mod clock;
+pub(crate) mod lease_file;
+pub(crate) mod lease_report;
+pub(crate) mod logging;
+pub(crate) mod metrics;
+pub(crate) mod otlp;
+pub(crate) mod supervisor;
+pub(crate) mod systemd;

@@ -1,0 +1,343 @@
+//! `curatorctl cert`: certificates of the cluster, of its owner, and any that are in files.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use curator_identity::{
+    ClientCredentials, PrivateKey, Trust, certificate_pem, certified_as, credential_names as names, read_certificate,
+    read_private_key, wall_clock,
+};
+use curator_proto::admin_api::IssueOwnRequest;
+use curator_proto::admin_api::certificates_client::CertificatesClient;
+use curator_proto::curator_api::GetCaCertificateRequest;
+use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
+use curator_proto::management_api::aaa_client::AaaClient;
+use curator_proto::management_api::{EscrowRequest, EscrowResponse, escrow_request};
+use serde_json::{Value, json};
+use tokio::time::timeout_at;
+use tonic::Status;
+use tonic::transport::Channel;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use crate::connect::{Cluster, Reached, tls};
+use crate::failure::Failure;
+use crate::output::{Format, Table, say};
+use crate::settings::{Flags, Settings};
+use crate::text::{hex, sha256};
+
+/// The one user who can have a certificate.
+const OWNER: &str = "owner";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Fetches the certificate of the cluster's authority, from whoever answers. Compare its fingerprint before you trust it.
+    Ca {
+        /// Where it is written, PEM [default: it is printed].
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The SHA-256 that it must have, in hex.
+        #[arg(long, value_name = "HEX")]
+        fingerprint: Option<String>,
+    },
+    /// Gets the owner's certificate from the cluster, for the owner's private key, which is given with --key.
+    Owner {
+        /// Where it is written, PEM. What is there is not written over.
+        #[arg(long, value_name = "FILE", default_value = "owner.pem")]
+        out: PathBuf,
+    },
+    /// Gets a newer certificate for the same key from the cluster, and puts it in the place of the one that there is: the owner's, which
+    /// --cert and --key name, or a node's. One that has ended can be renewed as well.
+    Renew {
+        /// The directory of a node's credentials: then that node's certificate is renewed. An instance that runs takes it within seconds.
+        #[arg(long, value_name = "DIR")]
+        credentials: Option<PathBuf>,
+    },
+    /// Shows what is in certificates, PEM.
+    Show {
+        /// Their files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Says whom certificates are for, and whether the authority given with --ca stands behind them now.
+    Verify {
+        /// Their files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+impl Command {
+    /// Whether it needs no cluster.
+    pub(crate) const fn is_local(&self) -> bool {
+        matches!(self, Self::Show { .. } | Self::Verify { .. })
+    }
+
+    pub(crate) fn run_locally(self, flags: &Flags) -> Result<(), Failure> {
+        match self {
+            Self::Show { files } => show(flags.output, &files),
+            Self::Verify { files } => verify(flags, &files),
+            Self::Ca { .. } | Self::Owner { .. } | Self::Renew { .. } => Ok(()),
+        }
+    }
+}
+
+pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Ca { out, fingerprint } => ca(cluster, out.as_deref(), fingerprint.as_deref()).await,
+        Command::Owner { out } => owner(cluster, &out).await,
+        Command::Renew { credentials } => renew(cluster, credentials.as_deref()).await,
+        Command::Show { .. } | Command::Verify { .. } => Ok(()),
+    }
+}
+
+async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Result<(), Failure> {
+    let anybody = ClientCredentials::nobody(Trust::Unverified).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut last = Failure::usage("no instance is named");
+    for address in &cluster.settings.endpoints {
+        let channel = match cluster.settings.plain {
+            true => cluster.channel(address)?,
+            false => tls(&anybody, address)?,
+        };
+        let mut local = CuratorLocalClient::new(channel);
+        let asked = local.get_ca_certificate(cluster.request(GetCaCertificateRequest {}));
+        let answer = timeout_at(cluster.deadline(), asked).await;
+        let der = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(""))) {
+            Ok(answer) => answer.into_inner().identity_ca_certificate,
+            Err(status) => {
+                last = Failure::of_status(&status, address);
+                continue;
+            }
+        };
+        let fingerprint = sha256(&der);
+        if let Some(expected) = expected
+            && !expected.replace(':', "").eq_ignore_ascii_case(&fingerprint)
+        {
+            return Err(Failure::failed(format!(
+                "the certificate has the fingerprint {fingerprint}, and not {expected}"
+            ))
+            .at(address.clone())
+            .hint("this is another cluster, or somebody in between"));
+        }
+        let pem = certificate_pem(&der);
+        return match out {
+            Some(path) => {
+                write_new(path, &pem)?;
+                say(&format!(
+                    "{} written; its SHA-256 is {fingerprint}: compare it",
+                    path.display()
+                ))
+            }
+            None => say(pem.trim_end()),
+        };
+    }
+    Err(last)
+}
+
+async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
+    let settings = &cluster.settings;
+    if settings.plain {
+        return Err(Failure::usage("the owner's certificate can be had by TLS alone"));
+    }
+    let key = settings
+        .key
+        .as_ref()
+        .ok_or_else(|| Failure::usage("the owner's private key is missing: give --key"))?;
+    let key = read_private_key(key)?;
+    if out.symlink_metadata().is_ok() {
+        return Err(Failure::usage("there is such a file already").at(out.display().to_string()));
+    }
+    let (reached, channel) = as_holder_of(settings, &key).await?;
+    let mut aaa = AaaClient::new(channel);
+    let request = EscrowRequest {
+        parameters: Some(escrow_request::Parameters {
+            requested_identity_name: OWNER.to_owned(),
+            public_key: key.public_key().to_vec(),
+        }),
+        proofs: None,
+    };
+    let asking = async {
+        let answers = aaa.escrow(cluster.request(futures::stream::iter([request]))).await?;
+        let mut answers = answers.into_inner();
+        let mut last: Option<EscrowResponse> = None;
+        while let Some(answer) = answers.message().await? {
+            last = Some(answer);
+        }
+        last.filter(|answer| !answer.emitted_certificate.is_empty())
+            .ok_or_else(|| Status::internal("no certificate was given"))
+    };
+    let answer = cluster.call(&reached, asking).await?;
+    let certificate = answer.emitted_certificate;
+    // Whoever leads has shown a certificate of the cluster, and still this one must be of use.
+    certified_as(&certificate, &settings.authority()?, wall_clock())
+        .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
+    write_new(out, &certificate_pem(&certificate))?;
+    say(&format!("{} written", out.display()))
+}
+
+/// The way to the leader for whoever has a key and no certificate that is good.
+async fn as_holder_of(settings: &Settings, key: &PrivateKey) -> Result<(Reached, Channel), Failure> {
+    // Who leads is asked as anybody.
+    let anybody = Cluster::new(Settings {
+        endpoints: settings.endpoints.clone(),
+        ca: settings.ca.clone(),
+        members: settings.members.clone(),
+        cert: None,
+        key: None,
+        ..*settings
+    });
+    let reached = anybody.leader().await?;
+    let shown = ClientCredentials::with_key(settings.trust()?, key, wall_clock())
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    let channel = tls(&shown, &reached.address)?;
+    Ok((reached, channel))
+}
+
+async fn renew(cluster: &Cluster, credentials: Option<&Path>) -> Result<(), Failure> {
+    let settings = &cluster.settings;
+    if settings.plain {
+        return Err(Failure::usage("a certificate can be had by TLS alone"));
+    }
+    let (certificate, key) = match (credentials, &settings.cert, &settings.key) {
+        (Some(directory), ..) => (directory.join(names::NODE), directory.join(names::NODE_KEY)),
+        (None, Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+        _ => {
+            return Err(Failure::usage("it is not said whose certificate is meant")
+                .hint("name the owner's with --cert and --key, or a node's with --credentials"));
+        }
+    };
+    // What is there is replaced, and nothing is made where a name is mistyped.
+    read_certificate(&certificate)?;
+    let key = read_private_key(&key)?;
+    let (reached, channel) = as_holder_of(settings, &key).await?;
+    let mut certificates = CertificatesClient::new(channel);
+    let request = cluster.request(IssueOwnRequest { anew: true });
+    let issued = cluster
+        .call(&reached, certificates.issue_own(request))
+        .await?
+        .into_inner();
+    let whose = certified_as(&issued.certificate, &settings.authority()?, wall_clock())
+        .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
+    replace(&certificate, &certificate_pem(&issued.certificate))
+        .map_err(|error| Failure::failed(error.to_string()).at(certificate.display().to_string()))?;
+    say(&format!("{} renewed, for {whose}", certificate.display()))
+}
+
+/// Writes a file in the place of one that is there, whose owner and mode it keeps: all of it or nothing.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let there = std::fs::metadata(path)?;
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".new");
+    let partial = PathBuf::from(partial);
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(there.mode() & 0o777)
+        .open(&partial)?;
+    let written = (|| {
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (there.uid(), there.gid()) {
+            std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)?;
+        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => std::fs::File::open(parent)?.sync_all(),
+            None => std::fs::File::open(".")?.sync_all(),
+        }
+    })();
+    if written.is_err() {
+        // It is gone if it was renamed.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|error| Failure::failed(error.to_string()).at(path.display().to_string()))
+}
+
+fn show(format: Format, files: &[PathBuf]) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    let mut table = Table::new(&["FIELD", "VALUE"]);
+    for path in files {
+        let der = read_certificate(path)?;
+        let shown = what_is_in(path, &der)?;
+        for (name, value) in shown.as_object().into_iter().flatten() {
+            table.row([
+                name.clone(),
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            ]);
+        }
+        all.push(shown);
+    }
+    format.print(&all.into(), &table)
+}
+
+fn what_is_in(path: &Path, der: &[u8]) -> Result<Value, Failure> {
+    let malformed = || Failure::usage("this is no certificate").at(path.display().to_string());
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| malformed())?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names: Vec<_> = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .map(ToString::to_string)
+        .collect();
+    Ok(json!({
+        "file": path.display().to_string(),
+        "subject": certificate.subject().to_string(),
+        "issuer": certificate.issuer().to_string(),
+        "authority": certificate.is_ca(),
+        "valid_from": certificate.validity().not_before.to_string(),
+        "valid_until": certificate.validity().not_after.to_string(),
+        "names": names.join(", "),
+        "public_key": hex(&certificate.public_key().subject_public_key.data),
+        "sha256": sha256(der),
+    }))
+}
+
+fn verify(flags: &Flags, files: &[PathBuf]) -> Result<(), Failure> {
+    let context = crate::context::File::load(flags)?.chosen(flags)?;
+    let ca = flags
+        .ca
+        .clone()
+        .or(context.ca)
+        .ok_or_else(|| Failure::usage("the authority's certificate is missing: give --ca"))?;
+    let ca = read_certificate(&ca)?;
+    let mut bad = Vec::new();
+    let mut table = Table::new(&["FILE", "FOR"]);
+    let mut all = Vec::new();
+    for path in files {
+        let file = path.display().to_string();
+        match certified_as(&read_certificate(path)?, &ca, wall_clock()) {
+            Ok(whose) => {
+                table.row([file.clone(), whose.to_string()]);
+                all.push(json!({"file": file, "for": whose.to_string(), "good": true}));
+            }
+            Err(error) => {
+                table.row([file.clone(), format!("nobody: {error}")]);
+                all.push(json!({"file": file, "for": null, "good": false, "reason": error.to_string()}));
+                bad.push(file);
+            }
+        }
+    }
+    flags.output.print(&all.into(), &table)?;
+    match bad[..] {
+        [] => Ok(()),
+        _ => Err(Failure::failed("not all of these certificates are good").at(bad.join(", "))),
+    }
+}

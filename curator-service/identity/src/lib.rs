@@ -1,0 +1,82 @@
+//! Who is who in a cluster: node ids, Ed25519 keys, the certificates that bind them, and TLS with them.
+//!
+//! [`verify`] says whose a certificate is, [`Authority`] issues them, [`Credentials`] are those of a node on disk, and
+//! [`ClientCredentials`] connect to the cluster:
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use curator_identity::{ClientCredentials, Trust, read_certificate, read_private_key};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let trust = Trust::Instances { ca: read_certificate(Path::new("ca.pem"))? };
+//! let certificate = read_certificate(Path::new("owner.pem"))?;
+//! let key = read_private_key(Path::new("owner-key.pem"))?;
+//! let owner = ClientCredentials::with_certificate(trust, certificate, &key)?;
+//! let channel = owner.channel("192.0.2.1:7835")?;
+//! # drop(channel);
+//! # Ok(())
+//! # }
+//! ```
+
+mod authority;
+mod client;
+mod credentials;
+#[cfg(test)]
+mod golden;
+mod hex;
+mod key;
+mod signatures;
+mod subject;
+pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod verify;
+
+pub use authority::{Authority, AuthorityError, Subject, ephemeral};
+pub use client::{ClientCredentials, ClientError, Connector, Trust};
+pub use credentials::files::{
+    CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
+};
+pub use credentials::verifier::{NO_PROOF, NodeVerifier, Wanted};
+pub use credentials::{Credentials, CredentialsError, CredentialsWatch, NotRecognized, recognized};
+pub use hex::hex;
+pub use key::{KeyError, PrivateKey};
+pub use subject::{CertifiedAs, NotCertified, certified_as};
+pub use verify::{
+    Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, verify,
+};
+
+/// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.
+#[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]
+#[must_use]
+pub fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
+/// The port of the Curator, the same on every node.
+pub const CURATOR_PORT: u16 = 7835;
+
+/// The id of the node with this public key; `None` if that is no key.
+///
+/// It is made of the first half of the key alone, so two keys may share an id.
+#[must_use]
+pub fn node_id(public_key: &[u8]) -> Option<String> {
+    let half = public_key.get(..16).filter(|_| public_key.len() == 32)?;
+    Some(format!("metropolis-{}", hex(half)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_the_first_half_of_the_key() {
+        let key: Vec<u8> = (0..32).collect();
+        assert_eq!(
+            node_id(&key).as_deref(),
+            Some("metropolis-000102030405060708090a0b0c0d0e0f")
+        );
+        assert_eq!(node_id(&key[..31]), None);
+        assert_eq!(node_id(&[]), None);
+    }
+}

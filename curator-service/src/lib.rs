@@ -63,19 +63,19 @@ mod wiring;
 pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
 #[cfg(any(test, feature = "test-identity"))]
 pub use authorize::{TEST_CALLER, TestIdentity};
-pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
+pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap, bootstrapped};
 pub use certified::{CertifiedAs, NotCertified, certified_as};
 pub use client::{ClientCredentials, ClientError, Connector, Trust};
 pub use config::{CURATOR_PORT, Config, ConfigError, LeaderServices, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
-    FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, only_consensus_member,
-    open_embedded, open_existing_embedded,
+    FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, RunningError, export_running,
+    only_consensus_member, open_embedded, open_existing_embedded,
 };
 pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
 };
-pub use credentials::state::{ForeignState, check_state};
+pub use credentials::state::{ForeignState, check_state, check_whole};
 pub use credentials::verifier::NO_PROOF;
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
@@ -84,7 +84,7 @@ pub use local::CuratorLocalService;
 pub use log_filter::LogFilter;
 pub use observe::{OBSERVE_PORT, Observe, meters};
 pub use service::{LeaderStatus, Liveness, Service, ServiceError};
-pub use transfer::{Import, TransferError, export, import};
+pub use transfer::{About, Archive, Import, TransferError, Unfinished, export, import};
 
 /// The version of the Curator, with the commit that it was built from if that is known.
 pub const VERSION: &str = env!("CURATOR_VERSION");

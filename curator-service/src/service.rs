@@ -29,6 +29,7 @@ use crate::observe::{Observatory, Site, meters};
 use crate::report::Reporter;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
+use crate::transfer::unfinished;
 use crate::wiring::{self, Roles};
 use crate::{pulse, readiness};
 
@@ -314,9 +315,10 @@ impl Service {
                 Ok(())
             }
         });
-        let verdict = config.credentials.is_some().then(|| {
+        let verdict = config.credentials.as_ref().map(|credentials| {
             let candidacy = Candidacy {
                 node_id: config.node_id.clone(),
+                authority: credentials.newest().ca().to_vec(),
                 membership: config.consensus.membership(),
             };
             let (sender, verdict) = watch::channel(Verdict::Unknown);
@@ -459,6 +461,13 @@ async fn elect(
     let Some(store) = running_store(config.consensus.status(), &status, &cancel).await else {
         return Ok(());
     };
+    if cancel
+        .run_until_cancelled(unfinished::until_gone(&*store, &status))
+        .await
+        .is_none()
+    {
+        return Ok(());
+    }
     let backend = Arc::new(standing.election(store));
     while !cancel.is_cancelled() {
         if let Some(verdict) = &mut verdict {

@@ -7,6 +7,7 @@ mod config_file;
 mod configured;
 mod lease_file;
 mod logging;
+mod made_store;
 mod observe;
 mod options;
 mod parent;
@@ -30,7 +31,7 @@ use configured::{Configured, configured};
 use register::Register;
 use release::Release;
 use serve::Serve;
-use transfer::{Export, Import};
+use transfer::{Export, Import, Inspect};
 
 /// Gives back what a storm of calls has taken, by threads of its own, within seconds and while nothing happens. glibc keeps it: it
 /// can return only the end of a heap, and something that lives is always there. mimalloc returns pages when a thread next
@@ -65,6 +66,9 @@ enum Command {
     /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, go on with --resume, or
     /// empty the store and begin anew.
     Import(Box<Import>),
+    /// Shows what a file that was exported says of itself, and whether it is whole: of which cluster it is, when it was made, at which
+    /// revision, and how many nodes are in it.
+    Inspect(Inspect),
     /// Gives the leases of a dead instance back, so that nobody waits for them: for systemd's ExecStopPost=, with the same
     /// arguments for etcd and the same runtime directory. While the instance lives, it is refused.
     Release(Box<Release>),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Register(register) => logged(|| register.run()),
         Command::Export(export) => logged(|| export.run()),
         Command::Import(import) => logged(|| import.run()),
+        Command::Inspect(inspect) => logged(|| inspect.run()),
         Command::Release(release) => logged(|| release.run()),
     }
 }

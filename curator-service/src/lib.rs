@@ -48,6 +48,7 @@ mod log_filter;
 pub mod measure;
 mod observe;
 mod pulse;
+mod reach;
 mod readiness;
 mod report;
 mod service;

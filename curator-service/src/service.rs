@@ -26,6 +26,7 @@ use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
+use crate::reach::{Dial, Reach};
 use crate::report::Reporter;
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
@@ -225,6 +226,15 @@ impl Service {
             });
         }
         let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
+        let (reach, unreached_by) = Reach::new(standing.clone(), Arc::new(Dial::new(config.credentials.clone())));
+        tasks.spawn("reach", {
+            let (consensus, status) = (config.consensus.status(), status.subscribe());
+            let (terms, office, cancel) = (terms.clone(), office.clone(), rest_cancel.clone());
+            async move {
+                reach.run(consensus, status, terms, office, cancel).await;
+                Ok(())
+            }
+        });
         if let (true, Some(credentials), Some(listen)) =
             (config.report_node, &config.credentials, listener.addresses().first())
         {
@@ -275,7 +285,8 @@ impl Service {
                 status.subscribe(),
                 (history, terms),
                 log_filter,
-            );
+            )
+            .unreached_by(unreached_by);
             let services = services(&config, local, instance, office, leader)?;
             let cancel = listener_cancel.clone();
             async move {

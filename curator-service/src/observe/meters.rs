@@ -23,6 +23,10 @@ pub const READY: &str = "curator_ready";
 pub const MAY_LEAD: &str = "curator_may_lead";
 /// How long nothing has been heard of the leader that the instance names, in seconds; 0 while it answers, and while none is known.
 pub const LEADER_SILENT_SECONDS: &str = "curator_leader_silent_seconds";
+/// How many other instances say that they do not reach this leader; 0 if the instance does not lead.
+pub const UNREACHED_BY: &str = "curator_leader_unreached_by";
+/// How often this instance, as a leader, has made way because no other one reached it.
+pub const MADE_WAY: &str = "curator_made_way_total";
 /// Which cluster the instance is of, by its authority; always 1.
 pub const CLUSTER_INFO: &str = "curator_cluster_info";
 /// When a certificate that is in use ends, in seconds since 1970.
@@ -97,6 +101,16 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         LEADER_SILENT_SECONDS,
         Kind::Gauge,
         "How long nothing has been heard of the leader that the instance names; 0 while it answers.",
+    ),
+    (
+        UNREACHED_BY,
+        Kind::Gauge,
+        "How many other instances say that they do not reach this leader; 0 if the instance does not lead.",
+    ),
+    (
+        MADE_WAY,
+        Kind::Counter,
+        "How often this instance has made way as a leader because no other one reached it.",
     ),
     (
         CLUSTER_INFO,
@@ -284,6 +298,8 @@ pub fn describe() {
     }
     metrics::gauge!(PROVES_MEMBERSHIP).set(0.0);
     metrics::gauge!(LEADER_SILENT_SECONDS).set(0.0);
+    metrics::gauge!(UNREACHED_BY).set(0.0);
+    metrics::counter!(MADE_WAY).absolute(0);
     metrics::gauge!(election::DUPLICATE_ID).set(0.0);
     metrics::counter!(STATE_CHANGES).absolute(0);
     for outcome in ["ok", "failed"] {

@@ -7,6 +7,7 @@
 pub(crate) mod files;
 pub(crate) mod membership;
 mod offer;
+pub(crate) mod renewal;
 pub(crate) mod second;
 pub(crate) mod state;
 pub(crate) mod verifier;

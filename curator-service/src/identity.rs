@@ -10,7 +10,8 @@ mod verify;
 pub(crate) use authority::{Authority, AuthorityError, Subject, ephemeral};
 pub use key::{KeyError, PrivateKey};
 pub(crate) use verify::{
-    Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, verify,
+    Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, validity,
+    verify,
 };
 
 use crate::state::keys::hex;

@@ -76,6 +76,7 @@ pub use consensus::{
 pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
 };
+pub use credentials::renewal::replace_certificate;
 pub use credentials::state::{ForeignState, check_state, check_whole};
 pub use credentials::verifier::NO_PROOF;
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch};

@@ -17,7 +17,7 @@ use crate::authorize::{Authenticator, Authorized, Nobody};
 use crate::candidacy::{self, Candidacy, Verdict};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
-use crate::credentials::{membership, second};
+use crate::credentials::{membership, renewal, second};
 use crate::fenced::Fenced;
 use crate::history::History;
 use crate::instance::{InstanceService, Standing};
@@ -27,7 +27,7 @@ use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
 use crate::reach::{Dial, Reach};
-use crate::report::Reporter;
+use crate::report::{self, Reporter};
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
 use crate::transfer::unfinished;
@@ -215,9 +215,18 @@ impl Service {
         let listener_handle = listener.handle();
         told.send_replace(Some(handle.clone()));
         if let Some(credentials) = config.credentials.clone() {
-            let (cancel, consensus) = (rest_cancel.clone(), config.consensus.status());
+            let (ending, cancel) = (cancel.clone(), rest_cancel.clone());
+            let consensus = config.consensus.status();
+            let own = listener.addresses().first().copied().map(report::dialled);
             tasks.spawn("credentials", async move {
+                let renewing = async {
+                    // It calls this instance, so it ends before the rest.
+                    if let Some(own) = own {
+                        renewal::run(credentials.clone(), own, ending).await;
+                    }
+                };
                 tokio::join!(
+                    renewing,
                     credentials.run(cancel.clone()),
                     second::run(credentials.clone(), consensus.clone(), cancel.clone()),
                     membership::run(credentials.clone(), consensus, cancel)

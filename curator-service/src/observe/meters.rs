@@ -31,6 +31,8 @@ pub const MADE_WAY: &str = "curator_made_way_total";
 pub const CLUSTER_INFO: &str = "curator_cluster_info";
 /// When a certificate that is in use ends, in seconds since 1970.
 pub const CERTIFICATE_END: &str = "curator_certificate_end_timestamp_seconds";
+/// How often the node's certificate was to be renewed because it is about to end, by outcome.
+pub const CERTIFICATES_RENEWED: &str = "curator_certificates_renewed_total";
 /// How often something new on the disk could not be used, by what it was.
 pub const RELOADS_FAILED: &str = "curator_reloads_failed_total";
 /// How long the instance knew of no leader, or of one that did not answer, from one to the next, in seconds.
@@ -121,6 +123,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         CERTIFICATE_END,
         Kind::Gauge,
         "When a certificate that is in use ends, in seconds since 1970.",
+    ),
+    (
+        CERTIFICATES_RENEWED,
+        Kind::Counter,
+        "How often the node's certificate was to be renewed because it is about to end, by outcome.",
     ),
     (
         RELOADS_FAILED,
@@ -316,6 +323,9 @@ pub fn describe() {
     }
     for outcome in ["ok", "failed"] {
         metrics::counter!(listener::TLS_HANDSHAKES, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["ok", "failed"] {
+        metrics::counter!(CERTIFICATES_RENEWED, "outcome" => outcome).absolute(0);
     }
     for of in ["credentials", "configuration"] {
         metrics::counter!(RELOADS_FAILED, "of" => of).absolute(0);

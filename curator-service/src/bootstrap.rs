@@ -18,6 +18,7 @@ use crate::state::keys::{CLUSTER_CONFIGURATION, INITIAL_OWNER, NODES, join_key};
 use crate::state::record::{ClusterRecord, NodeRecord, SaveError};
 use crate::state::tx::Tx;
 use crate::state::view::View;
+use crate::transfer::unfinished::{MARK, Unfinished};
 use crate::validate::{Invalid, MOST_LABELS, key32, label_key, label_value};
 use curator_identity::{AuthorityError, Subject, node_id, public_key_of};
 
@@ -73,6 +74,9 @@ pub enum BootstrapError {
         /// The first node's id.
         node_id: String,
     },
+    /// An import into the store has not ended.
+    #[error(transparent)]
+    Unfinished(#[from] Unfinished),
     /// What is stored of the authorities cannot be used.
     #[error("what is stored of the certificate authorities cannot be used: {0}")]
     Authority(String),
@@ -131,6 +135,30 @@ pub async fn bootstrap(
         // Either there is a cluster now, which the next reading shows, or an authority has just been made.
     }
     Err(BootstrapError::Authority("somebody else is changing them".into()))
+}
+
+/// What an earlier attempt has made of this very cluster, for whoever has not got it; `None` if there is no such cluster. Cancellation safe.
+///
+/// # Errors
+/// What was asked for cannot be, or the store does not answer.
+pub async fn bootstrapped(store: &dyn Store, cluster: &Bootstrap) -> Result<Option<Bootstrapped>, BootstrapError> {
+    let first = First::new(cluster)?;
+    let stored = read(store, &first.keys()).await?;
+    if !first.is_made(&stored) {
+        return Ok(None);
+    }
+    let certificate = |key: Bytes| match stored.get(&key) {
+        Some(kv) => Ok(kv.value.to_vec()),
+        None => Err(BootstrapError::Authority(format!(
+            "{} is missing",
+            String::from_utf8_lossy(&key)
+        ))),
+    };
+    Ok(Some(Bootstrapped {
+        node_id: first.id.clone(),
+        ca_certificate: certificate(Layout::CLUSTER.certificate())?,
+        node_certificate: certificate(first.node_certificate())?,
+    }))
 }
 
 type Stored = BTreeMap<Bytes, KeyValue>;
@@ -222,7 +250,7 @@ impl First {
         let mut keys = self.fresh_keys();
         keys.extend(Layout::CLUSTER.keys());
         keys.extend(Layout::ETCD.keys());
-        keys.extend([self.node_certificate(), self.peer_certificate()]);
+        keys.extend([self.node_certificate(), self.peer_certificate(), MARK.into()]);
         keys
     }
 
@@ -239,6 +267,9 @@ impl First {
 
     /// The one transaction, from what is there.
     fn plan(&self, stored: &Stored, now: SystemTime) -> Result<(Txn, Bootstrapped), BootstrapError> {
+        if stored.contains_key(MARK.as_bytes()) {
+            return Err(Unfinished.into());
+        }
         if self.is_made(stored) {
             return Err(BootstrapError::Made {
                 node_id: self.id.clone(),
@@ -427,6 +458,25 @@ mod tests {
         cluster.set_faults(0, lost);
         let error = bootstrap(&store, &wanted, wall).await.unwrap_err();
         assert!(error.to_string().contains("once more"), "{error}");
+    }
+
+    /// Its certificates were not handed out, or what has made it was killed before.
+    #[tokio::test(start_paused = true)]
+    async fn what_an_interrupted_attempt_has_made_is_found_again() {
+        let store = MemoryCluster::new(1).client(0);
+        assert_eq!(bootstrapped(&store, &first(1)).await.unwrap(), None);
+        let made = bootstrap(&store, &first(1), SystemTime::UNIX_EPOCH).await.unwrap();
+        assert_eq!(bootstrapped(&store, &first(1)).await.unwrap(), Some(made));
+        assert_eq!(bootstrapped(&store, &first(2)).await.unwrap(), None, "another one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_cluster_is_made_in_the_middle_of_an_import() {
+        let store = MemoryCluster::new(1).client(0);
+        let mark = Txn::default().then(vec![Op::put(MARK, "digest")]);
+        store.txn(mark).await.unwrap();
+        let refused = bootstrap(&store, &first(1), SystemTime::UNIX_EPOCH).await;
+        assert!(matches!(refused, Err(BootstrapError::Unfinished(_))), "{refused:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curator_election::store::{Keys, Range, Store};
+use curator_election::store::{Op, OpResult, Store, Txn};
 use curator_election::{ElectionBackend, ElectionStatus, Following, LeaderValue, Reason};
 use curator_proto::common::NodeState;
 use curator_proto::private::LeaderElectionValue;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::consensus::{ConsensusStatus, Membership, running};
+use crate::leader::pki::Layout;
 use crate::observe::meters;
 use crate::service::LeaderStatus;
 use crate::state::keys::NODES;
@@ -36,6 +37,8 @@ pub(crate) enum Bar {
     NoNode,
     /// It is no node in service.
     NotUp(NodeState),
+    /// The cluster in the store has another authority than the node's certificate.
+    OtherCluster,
     /// It has not the role, and is no member of the consensus either.
     NoMember,
 }
@@ -44,6 +47,9 @@ impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self {
             Self::NoNode => "it is no node of this cluster, or not any more",
+            Self::OtherCluster => {
+                "the cluster in the store has another certificate authority than its credentials: one of the two is of another cluster"
+            }
             Self::NotUp(NodeState::New) => "it is not approved yet",
             Self::NotUp(NodeState::Decommissioned) => "it is decommissioned",
             Self::NotUp(_) => "it has not committed yet",
@@ -68,6 +74,8 @@ pub(crate) enum Verdict {
 #[derive(Clone)]
 pub(crate) struct Candidacy {
     pub(crate) node_id: String,
+    /// The certificate of the authority of the node's credentials, DER.
+    pub(crate) authority: Vec<u8>,
     pub(crate) membership: Arc<dyn Membership>,
 }
 
@@ -101,9 +109,18 @@ impl Candidacy {
     /// Looks once.
     async fn judge(&self, store: &dyn Store) -> Result<Verdict, String> {
         let key = NODES.key(&self.node_id).map_err(|error| error.to_string())?;
-        let read = store.range(Range::all(Keys::One(key))).await;
+        let ops = vec![Op::get(Layout::CLUSTER.certificate()), Op::get(key)];
+        let read = store.txn(Txn::default().then(ops)).await;
         let read = read.map_err(|error| error.to_string())?;
-        let Some(stored) = read.kvs.first() else {
+        let mut found = read.results.into_iter().map(|result| match result {
+            OpResult::Range { kvs, .. } => kvs.into_iter().next(),
+            OpResult::Put | OpResult::Deleted(_) | OpResult::Txn { .. } => None,
+        });
+        let authority = found.next().flatten();
+        if authority.is_some_and(|authority| authority.value != self.authority) {
+            return Ok(Verdict::MayNot(Bar::OtherCluster));
+        }
+        let Some(stored) = found.next().flatten() else {
             return Ok(Verdict::MayNot(Bar::NoNode));
         };
         let node = NodeRecord::decode(&self.node_id, &stored.value).map_err(|corrupt| corrupt.to_string())?;
@@ -212,7 +229,6 @@ fn decoded(value: &[u8]) -> Option<LeaderElectionValue> {
 #[cfg(test)]
 mod tests {
     use curator_election::memory::MemoryCluster;
-    use curator_election::store::{Op, Txn};
     use curator_proto::common::NodeRoles;
     use curator_proto::common::node_roles::ConsensusMember;
     use curator_proto::private;
@@ -232,6 +248,7 @@ mod tests {
         };
         Candidacy {
             node_id: NODE.to_owned(),
+            authority: b"the authority's certificate".to_vec(),
             membership: Arc::new(FixedMembership::new(members.iter().map(member).collect())),
         }
     }
@@ -294,6 +311,25 @@ mod tests {
         ] {
             put(&store, state, has_role).await;
             assert_eq!(of.judge(&store).await, Ok(verdict), "{state:?} {has_role}");
+        }
+    }
+
+    /// Also where the node is known in both, as after a cluster was made anew with the keys of the one before.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_leads_in_a_cluster_of_another_authority() {
+        let store = MemoryCluster::new(1).client(0);
+        put(&store, NodeState::Up, true).await;
+        let candidacy = candidacy(&[]);
+        for (stored, verdict) in [
+            (b"another".to_vec(), Verdict::MayNot(Bar::OtherCluster)),
+            (candidacy.authority.clone(), Verdict::May),
+        ] {
+            let authority = Op::put(Layout::CLUSTER.certificate(), stored);
+            store
+                .txn(Txn::default().then(vec![authority]))
+                .await
+                .expect("no faults");
+            assert_eq!(candidacy.judge(&store).await, Ok(verdict));
         }
     }
 

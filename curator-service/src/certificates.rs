@@ -2,5 +2,6 @@
 //! of the cluster that its credentials are from.
 
 pub(crate) mod membership;
+pub(crate) mod renewal;
 pub(crate) mod second;
 pub(crate) mod state;

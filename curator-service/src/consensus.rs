@@ -1,5 +1,6 @@
 //! The consensus: where the state is kept, and whether it is there yet.
 
+mod backup;
 mod client_certificate;
 mod embedded;
 mod history;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use backup::{RunningError, export_running};
 use bytes::Bytes;
 use client_certificate::ClientCertificate;
 pub use curator_election::etcd::EndpointStatus;

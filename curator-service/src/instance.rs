@@ -104,6 +104,7 @@ pub(crate) struct InstanceService {
     history: History,
     terms: Terms,
     log_filter: Option<Arc<dyn LogFilter>>,
+    unreached_by: Option<watch::Receiver<Vec<String>>>,
 }
 
 impl InstanceService {
@@ -121,7 +122,14 @@ impl InstanceService {
             history,
             terms,
             log_filter,
+            unreached_by: None,
         }
+    }
+
+    /// Tells of those who say that they do not reach this leader.
+    pub(crate) fn unreached_by(mut self, told: watch::Receiver<Vec<String>>) -> Self {
+        self.unreached_by = Some(told);
+        self
     }
 
     fn log_filter(&self) -> Result<&dyn LogFilter, Status> {
@@ -198,6 +206,10 @@ impl InstanceService {
             ttl: Some(duration(self.standing.ttl)),
             time_left: time_left.map(duration),
             leader_silent: self.terms.silent_for(BootClock.now()).map(duration),
+            unreached_by: match (&self.unreached_by, role) {
+                (Some(told), Role::Leader) => told.borrow().clone(),
+                _ => Vec::new(),
+            },
             consensus: Some(consensus),
             candidates: queued.unwrap_or_default().into_iter().map(candidate).collect(),
         }

@@ -45,6 +45,7 @@ mod log_filter;
 pub mod measure;
 mod observe;
 mod pulse;
+mod reach;
 mod readiness;
 mod report;
 mod service;
@@ -60,19 +61,19 @@ mod wiring;
 pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
 #[cfg(any(test, feature = "test-identity"))]
 pub use authorize::{TEST_CALLER, TestIdentity};
-pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap};
-pub use certificates::state::{ForeignState, check_state};
+pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap, bootstrapped};
+pub use certificates::state::{ForeignState, check_state, check_whole};
 pub use config::{Config, ConfigError, LeaderServices, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
-    FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, only_consensus_member,
-    open_embedded, open_existing_embedded,
+    FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, RunningError, export_running,
+    only_consensus_member, open_embedded, open_existing_embedded,
 };
 /// Node ids, keys, certificates and TLS: `curator-identity`, re-exported for whoever takes the service alone.
 pub use curator_identity::{
     CURATOR_PORT, CertifiedAs, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
     CredentialsError, CredentialsWatch, KeyError, NO_PROOF, NotCertified, PrivateKey, Trust, certificate_pem,
-    certified_as, credential_names, node_id, read_certificate, read_private_key, wall_clock,
+    certified_as, credential_names, node_id, read_certificate, read_private_key, replace_certificate, wall_clock,
 };
 pub use curator_version::{COMMIT, VERSION};
 pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
@@ -80,4 +81,4 @@ pub use local::CuratorLocalService;
 pub use log_filter::LogFilter;
 pub use observe::{OBSERVE_PORT, Observe, meters};
 pub use service::{LeaderStatus, Liveness, Service, ServiceError};
-pub use transfer::{Import, TransferError, export, import};
+pub use transfer::{About, Archive, Import, TransferError, Unfinished, export, import};

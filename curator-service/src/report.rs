@@ -149,7 +149,7 @@ impl Reporter {
 }
 
 /// An address of this host that is listened on.
-const fn dialled(listen: SocketAddr) -> SocketAddr {
+pub(crate) const fn dialled(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::authorize::certificate::OwnCertificate;
 use crate::authorize::{Authenticator, Authorized, Nobody};
 use crate::candidacy::{self, Candidacy, Verdict};
-use crate::certificates::{membership, second};
+use crate::certificates::{membership, renewal, second};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::fenced::Fenced;
@@ -27,9 +27,11 @@ use crate::leadership::{self, Office};
 use crate::local::CuratorLocalService;
 use crate::observe::terms::Terms;
 use crate::observe::{Observatory, Site, meters};
-use crate::report::Reporter;
+use crate::reach::{Dial, Reach};
+use crate::report::{self, Reporter};
 use crate::shutdown::{self, ElectorSlot};
 use crate::supervise::{Ended, Supervisor};
+use crate::transfer::unfinished;
 use crate::wiring::{self, Roles};
 use crate::{pulse, readiness};
 
@@ -214,9 +216,18 @@ impl Service {
         let listener_handle = listener.handle();
         told.send_replace(Some(handle.clone()));
         if let Some(credentials) = config.credentials.clone() {
-            let (cancel, consensus) = (rest_cancel.clone(), config.consensus.status());
+            let (ending, cancel) = (cancel.clone(), rest_cancel.clone());
+            let consensus = config.consensus.status();
+            let own = listener.addresses().first().copied().map(report::dialled);
             tasks.spawn("credentials", async move {
+                let renewing = async {
+                    // It calls this instance, so it ends before the rest.
+                    if let Some(own) = own {
+                        renewal::run(credentials.clone(), own, ending).await;
+                    }
+                };
                 tokio::join!(
+                    renewing,
                     credentials.run(cancel.clone()),
                     second::run(credentials.clone(), consensus.clone(), cancel.clone()),
                     membership::run(credentials.clone(), consensus, cancel)
@@ -225,6 +236,15 @@ impl Service {
             });
         }
         let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
+        let (reach, unreached_by) = Reach::new(standing.clone(), Arc::new(Dial::new(config.credentials.clone())));
+        tasks.spawn("reach", {
+            let (consensus, status) = (config.consensus.status(), status.subscribe());
+            let (terms, office, cancel) = (terms.clone(), office.clone(), rest_cancel.clone());
+            async move {
+                reach.run(consensus, status, terms, office, cancel).await;
+                Ok(())
+            }
+        });
         if let (true, Some(credentials), Some(listen)) =
             (config.report_node, &config.credentials, listener.addresses().first())
         {
@@ -275,7 +295,8 @@ impl Service {
                 status.subscribe(),
                 (history, terms),
                 log_filter,
-            );
+            )
+            .unreached_by(unreached_by);
             let services = services(&config, local, instance, office, leader)?;
             let cancel = listener_cancel.clone();
             async move {
@@ -315,9 +336,10 @@ impl Service {
                 Ok(())
             }
         });
-        let verdict = config.credentials.is_some().then(|| {
+        let verdict = config.credentials.as_ref().map(|credentials| {
             let candidacy = Candidacy {
                 node_id: config.node_id.clone(),
+                authority: credentials.newest().ca().to_vec(),
                 membership: config.consensus.membership(),
             };
             let (sender, verdict) = watch::channel(Verdict::Unknown);
@@ -460,6 +482,13 @@ async fn elect(
     let Some(store) = running_store(config.consensus.status(), &status, &cancel).await else {
         return Ok(());
     };
+    if cancel
+        .run_until_cancelled(unfinished::until_gone(&*store, &status))
+        .await
+        .is_none()
+    {
+        return Ok(());
+    }
     let backend = Arc::new(standing.election(store));
     while !cancel.is_cancelled() {
         if let Some(verdict) = &mut verdict {

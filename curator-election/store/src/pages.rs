@@ -48,6 +48,13 @@ impl Pages {
         }
     }
 
+    /// The same, at a revision that is known already; 0 for that of the first answer.
+    #[must_use]
+    pub const fn at(mut self, revision: Revision) -> Self {
+        self.revision = revision;
+        self
+    }
+
     /// The revision at which all is read; 0 before the first answer.
     #[must_use]
     pub const fn revision(&self) -> Revision {
@@ -249,6 +256,17 @@ mod tests {
         assert_eq!(at, before);
         assert_eq!(found.len(), 100);
         assert!(found.iter().all(|kv| kv.value.len() == 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revision_that_is_known_is_read() {
+        let cluster = MemoryCluster::new(1);
+        put(&cluster, "/a/1".into(), 10);
+        let before = cluster.with_model(|model, _| model.revision());
+        put(&cluster, "/a/2".into(), 10);
+        let pages = Pages::new([Keys::prefix("/a/")]).at(before);
+        let read = cluster.client(0).range(pages.next().expect("a page")).await;
+        assert_eq!(names(&read.expect("no faults").kvs), ["/a/1"]);
     }
 
     /// 40 MB, of values that are all over the place, through answers of 8 MiB.

@@ -13,7 +13,7 @@ use cli::config::ConfigCommand;
 use cli::register::Register;
 use cli::release::Release;
 use cli::serve::Serve;
-use cli::transfer::{Export, Import};
+use cli::transfer::{Export, Import, Inspect};
 use config::merge::{Configured, configured};
 
 /// Gives back what a storm of calls has taken, by threads of its own, within seconds and while nothing happens. glibc keeps it: it
@@ -49,6 +49,9 @@ enum Command {
     /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, go on with --resume, or
     /// empty the store and begin anew.
     Import(Box<Import>),
+    /// Shows what a file that was exported says of itself, and whether it is whole: of which cluster it is, when it was made, at which
+    /// revision, and how many nodes are in it.
+    Inspect(Inspect),
     /// Gives the leases of a dead instance back, so that nobody waits for them: for systemd's ExecStopPost=, with the same
     /// arguments for etcd and the same runtime directory. While the instance lives, it is refused.
     Release(Box<Release>),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Register(register) => logged(|| register.run()),
         Command::Export(export) => logged(|| export.run()),
         Command::Import(import) => logged(|| import.run()),
+        Command::Inspect(inspect) => logged(|| inspect.run()),
         Command::Release(release) => logged(|| release.run()),
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod lease_file;
 pub(crate) mod lease_report;
 pub(crate) mod logging;
+pub(crate) mod made_store;
 pub(crate) mod metrics;
 pub(crate) mod otlp;
 pub(crate) mod supervisor;

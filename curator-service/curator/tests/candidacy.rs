@@ -49,3 +49,46 @@ fn an_instance_of_no_cluster_or_of_another_one_ends_and_that_of_the_own_one_lead
     })
     .unwrap();
 }
+
+/// Nobody else can open its store meanwhile, so the instance is asked.
+#[test]
+fn an_instance_that_runs_is_backed_up_and_the_backup_is_whole() {
+    let scratch = Scratch::new("backup").unwrap();
+    let [state, credentials] = bootstrap(&scratch, "one");
+    let own = serve(&scratch, &state, &credentials);
+    own.wait_for_role(Mark::START, SOON, "to lead", |role| role.is_leader())
+        .unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let curator = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_curator"));
+        command.args(args);
+        run(command, SOON).unwrap()
+    };
+    let exported = curator(&["export", "--embedded", &state, "--out", &at("out")]);
+    assert!(exported.status.success(), "{exported:?}");
+    let shown = curator(&["inspect", &at("out")]);
+    assert!(
+        shown.status.success() && shown.stdout.contains("nodes     1"),
+        "{shown:?}"
+    );
+    let imported = curator(&["import", "--embedded", &at("copy"), &at("out")]);
+    assert!(imported.status.success(), "{imported:?}");
+    let restored = serve(&scratch, &at("copy"), &credentials);
+    restored
+        .wait_for_role(Mark::START, SOON, "the copy to lead", |role| role.is_leader())
+        .unwrap();
+    let wrong = curator(&[
+        "export",
+        "--embedded",
+        &state,
+        "--etcd-namespace",
+        "other",
+        "--out",
+        &at("never"),
+    ]);
+    assert!(
+        !wrong.status.success() && wrong.stderr.contains("--etcd-namespace"),
+        "{wrong:?}"
+    );
+    assert!(!scratch.path().join("never").exists());
+}

@@ -112,6 +112,133 @@ fn export_that_others_may_read_is_not_imported() {
 }
 
 #[test]
+fn inspect_shows_of_which_cluster_a_file_is_and_whether_it_is_whole() {
+    let scratch = Scratch::new("inspect").unwrap();
+    let (_, out) = exported(&scratch);
+    let shown = curator("inspect", &[], &[&out]);
+    assert!(shown.status.success(), "{shown:?}");
+    let value = |name: &str| {
+        let line = shown.stdout.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name}: {}", shown.stdout))
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(value("cluster").len(), 64, "{}", shown.stdout);
+    assert_eq!((&*value("domain"), &*value("nodes")), ("cluster.internal", "1"));
+    assert!(value("time").ends_with('Z') && value("revision").parse::<u64>().is_ok());
+    assert!(value("whole").starts_with("yes"));
+
+    let whole = fs::read(&out).unwrap();
+    fs::write(&out, &whole[..whole.len() - 10]).unwrap();
+    let told = curator("inspect", &[], &[&out]);
+    assert!(refused(&told).contains("this is no whole export"), "{told:?}");
+}
+
+#[test]
+fn a_failed_import_or_bootstrap_leaves_nothing_behind() {
+    let scratch = Scratch::new("import-none").unwrap();
+    let (_, out) = exported(&scratch);
+    let whole = fs::read_to_string(&out).unwrap();
+    let (into, file) = (scratch.path().join("new").join("state"), scratch.path().join("bent"));
+    let paths: [&Path; 3] = [&file, "--embedded".as_ref(), &into];
+    let write = |text: &str| {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    // Found before anything is made.
+    write(&whole[..whole.len() / 2]);
+    assert!(refused(&curator("import", &[], &paths)).contains("no whole export"));
+    assert!(!into.parent().unwrap().exists());
+    let words = ["--credentials", "/dev/null/none"];
+    assert!(!curator("bootstrap", &words, &[&paths[1..]].concat()).status.success());
+    assert!(!into.parent().unwrap().exists());
+    let credentials = scratch.path().join("credentials");
+    let all = [paths[1], paths[2], "--credentials".as_ref(), &*credentials];
+    let failed = curator("bootstrap", &["--label", "-=x"], &all);
+    assert_eq!(failed.status.code(), Some(2), "{failed:?}");
+    assert!(!into.parent().unwrap().exists() && !credentials.exists(), "{failed:?}");
+    // Nothing is in the way of the next attempt.
+    assert!(curator("bootstrap", &[], &all).status.success());
+}
+
+/// As after a kill before the certificates are written.
+#[test]
+fn a_bootstrap_that_was_interrupted_is_finished_by_running_it_again() {
+    let scratch = Scratch::new("bootstrap-again").unwrap();
+    let (state, credentials) = (scratch.path().join("state"), scratch.path().join("credentials"));
+    let paths: [&Path; 4] = ["--embedded".as_ref(), &state, "--credentials".as_ref(), &credentials];
+    assert!(curator("bootstrap", &[], &paths).status.success());
+    let read = |name: &str| fs::read(credentials.join(name)).unwrap();
+    let (ca, node) = (read("ca.pem"), read("node.pem"));
+    for lost in [&["node.pem"][..], &["ca.pem", "node.pem"]] {
+        for name in lost {
+            fs::remove_file(credentials.join(name)).unwrap();
+        }
+        let again = curator("bootstrap", &[], &paths);
+        assert!(again.status.success(), "{again:?}");
+        assert!(again.stdout.contains("has been made before"), "{again:?}");
+        assert_eq!((read("ca.pem"), read("node.pem")), (ca.clone(), node.clone()));
+    }
+    let whole = curator("bootstrap", &[], &paths);
+    assert_eq!(whole.status.code(), Some(2), "{whole:?}");
+    // Part of the credentials of another cluster is in the way of a new one, and no cluster is made.
+    fs::remove_file(credentials.join("node.pem")).unwrap();
+    let elsewhere = scratch.path().join("elsewhere");
+    let paths: [&Path; 4] = ["--embedded".as_ref(), &elsewhere, paths[2], paths[3]];
+    let other = curator("bootstrap", &[], &paths);
+    assert!(refused(&other).contains("is there already"), "{other:?}");
+    assert!(!elsewhere.exists());
+}
+
+/// What a kill in the middle of an import leaves is marked, so nobody takes it for a cluster.
+#[test]
+fn a_store_with_a_half_import_is_refused_by_all_until_it_is_resumed() {
+    let scratch = Scratch::new("import-half").unwrap();
+    let (_, out) = exported(&scratch);
+    let half = scratch.path().join("half");
+    half_imported(&half);
+    let at: [&Path; 2] = ["--embedded".as_ref(), &half];
+    let never = scratch.path().join("never");
+    let key = "01".repeat(32);
+    let keys = [
+        "--node-public-key",
+        &key,
+        "--join-public-key",
+        &key,
+        "--owner-public-key",
+        &key,
+    ];
+    for finished in [
+        curator("export", &["--out", never.to_str().unwrap()], &at),
+        curator("bootstrap", &keys, &at),
+        curator("serve", &["--listen", "127.0.0.1:0"], &at),
+    ] {
+        assert!(!finished.status.success(), "{finished:?}");
+        let told = format!("{}{}", finished.stderr, finished.stdout);
+        assert!(told.contains("`curator import --resume FILE`"), "{told}");
+    }
+    let fresh = curator("import", &[], &[&[&*out], &at[..]].concat());
+    assert!(refused(&fresh).contains("--resume"), "{fresh:?}");
+    let resumed = curator("import", &["--resume"], &[&[&*out], &at[..]].concat());
+    assert!(resumed.status.success(), "{resumed:?}");
+    let exported = curator("export", &["--out", never.to_str().unwrap()], &at);
+    assert!(exported.status.success(), "{exported:?}");
+}
+
+/// The mark that is written before all else of an import.
+fn half_imported(directory: &Path) {
+    use curator_election::store::{Op, Store as _, Txn};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let namespace = "namespaced:curator".parse().unwrap();
+    let store = curator_service::open_embedded(directory, namespace).unwrap();
+    let mark = Txn::default().then(vec![Op::put("/import/unfinished", "digest")]);
+    runtime.block_on(store.txn(mark)).unwrap();
+}
+
+#[test]
 fn serve_refuses_a_store_that_is_not_of_its_credentials() {
     let scratch = Scratch::new("foreign-state").unwrap();
     let at = |name: &str| scratch.path().join(name);
@@ -148,8 +275,10 @@ fn serve_refuses_a_store_that_is_not_of_its_credentials() {
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     let halved = curator("import", &[], &["--embedded".as_ref(), &made, &file]);
     assert_eq!(halved.status.code(), Some(1), "{halved:?}");
+    assert!(!made.exists(), "a file that is not whole has made a store");
+    half_imported(&made);
     let half = serve("made");
-    assert!(half.contains("there is no cluster in the store"), "{half}");
+    assert!(half.contains("curator import --resume"), "{half}");
 }
 
 /// The address is one of those for documents, which nobody has.

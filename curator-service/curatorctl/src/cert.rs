@@ -1,13 +1,13 @@
 //! `curatorctl cert`: certificates of the cluster, of its owner, and any that are in files.
 
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use curator_identity::{
     ClientCredentials, PrivateKey, Trust, certificate_pem, certified_as, credential_names as names, read_certificate,
-    read_private_key, wall_clock,
+    read_private_key, replace_certificate, wall_clock,
 };
 use curator_proto::admin_api::IssueOwnRequest;
 use curator_proto::admin_api::certificates_client::CertificatesClient;
@@ -220,44 +220,9 @@ async fn renew(cluster: &Cluster, credentials: Option<&Path>) -> Result<(), Fail
         .into_inner();
     let whose = certified_as(&issued.certificate, &settings.authority()?, wall_clock())
         .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
-    replace(&certificate, &certificate_pem(&issued.certificate))
+    replace_certificate(&certificate, &issued.certificate)
         .map_err(|error| Failure::failed(error.to_string()).at(certificate.display().to_string()))?;
     say(&format!("{} renewed, for {whose}", certificate.display()))
-}
-
-/// Writes a file in the place of one that is there, whose owner and mode it keeps: all of it or nothing.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let there = std::fs::metadata(path)?;
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".new");
-    let partial = PathBuf::from(partial);
-    match std::fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(there.mode() & 0o777)
-        .open(&partial)?;
-    let written = (|| {
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (there.uid(), there.gid()) {
-            std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()))?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)?;
-        match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => std::fs::File::open(parent)?.sync_all(),
-            None => std::fs::File::open(".")?.sync_all(),
-        }
-    })();
-    if written.is_err() {
-        // It is gone if it was renamed.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
 }
 
 /// Writes a file that is not there yet.

@@ -334,6 +334,13 @@ fn cells(instance: &Instance) -> [String; 13] {
             if let Some(silent) = seconds(status.leader_silent.as_ref()).filter(|silent| *silent >= 1.0) {
                 note = format!("nothing heard of the leader for {}", for_people(silent));
             }
+            if !status.unreached_by.is_empty() {
+                note = format!(
+                    "not reached at {} by {}: see its --advertise, and the network",
+                    status.address,
+                    status.unreached_by.join(", ")
+                );
+            }
             if let Some(wrong) = status.consensus.as_ref().and_then(wrong_with) {
                 note = if note.is_empty() {
                     wrong
@@ -450,6 +457,7 @@ fn one(instance: &Instance) -> Value {
                 })),
                 "ttl_seconds": seconds(status.ttl.as_ref()),
                 "left_seconds": seconds(status.time_left.as_ref()),
+                "unreached_by": status.unreached_by,
                 "leader_silent_seconds": seconds(status.leader_silent.as_ref()),
                 "in_role_seconds": seconds(status.time_in_role.as_ref()),
                 "uptime_seconds": seconds(status.uptime.as_ref()),

@@ -6,6 +6,7 @@
 
 pub(crate) mod files;
 mod offer;
+pub(crate) mod replace;
 pub(crate) mod verifier;
 
 use std::path::{Path, PathBuf};
@@ -377,6 +378,12 @@ impl CredentialsWatch {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Credentials>> {
         self.newest.subscribe()
+    }
+
+    /// Where the node's certificate and its key are.
+    #[must_use]
+    pub fn node_files(&self) -> [PathBuf; 2] {
+        files::of_node(&self.directory)
     }
 
     /// The time of day, by the clock that certificates are checked with.

@@ -37,13 +37,15 @@ pub use client::{ClientCredentials, ClientError, Connector, Trust};
 pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
 };
+pub use credentials::replace::replace_certificate;
 pub use credentials::verifier::{NO_PROOF, NodeVerifier, Wanted};
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch, NotRecognized, recognized};
 pub use hex::hex;
 pub use key::{KeyError, PrivateKey};
 pub use subject::{CertifiedAs, NotCertified, certified_as};
 pub use verify::{
-    Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, verify,
+    Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, validity,
+    verify,
 };
 
 /// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.

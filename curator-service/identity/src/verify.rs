@@ -120,10 +120,18 @@ pub fn says_member(der: &[u8]) -> bool {
     parsed(der).is_ok_and(|certificate| matches!(certificate.get_extension_unique(&member), Ok(Some(_))))
 }
 
+/// From and until when a certificate is valid, in seconds since 1970.
+#[must_use]
+pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
+    let certificate = parsed(der).ok()?;
+    let validity = certificate.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 /// Until when a certificate is valid, in seconds since 1970.
 #[must_use]
 pub fn ends_at(der: &[u8]) -> Option<i64> {
-    Some(parsed(der).ok()?.validity().not_after.timestamp())
+    validity(der).map(|(_, end)| end)
 }
 
 /// The key that a certificate signed by itself shows its holder to have.

@@ -13,13 +13,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Consensus, ConsensusStatus, FixedMembership, Member, Membership};
+use super::{Consensus, ConsensusStatus, FixedMembership, Member, Membership, backup};
 use crate::state::keys::NODES;
 
 /// The state in a directory, for one instance alone. It is not highly available: when the host is gone, so is the cluster.
 pub struct EmbeddedConsensus {
     status: watch::Sender<ConsensusStatus>,
     store: Arc<EmbeddedStore>,
+    within: Arc<dyn Store>,
+    namespace: Namespace,
     membership: Arc<FixedMembership>,
 }
 
@@ -48,7 +50,7 @@ impl EmbeddedConsensus {
     /// It cannot be opened: another process has it, or it is damaged.
     pub fn open(directory: &Path, namespace: Namespace, node_id: &str) -> Result<Self, EmbeddedError> {
         let store = Arc::new(EmbeddedStore::open(directory)?);
-        let within: Arc<dyn Store> = Arc::new(Namespaced::new(store.clone(), namespace));
+        let within: Arc<dyn Store> = Arc::new(Namespaced::new(store.clone(), namespace.clone()));
         let only = Member {
             id: 1,
             name: node_id.to_owned(),
@@ -56,8 +58,10 @@ impl EmbeddedConsensus {
             learner: false,
         };
         Ok(Self {
-            status: watch::Sender::new(ConsensusStatus::Running(within)),
+            status: watch::Sender::new(ConsensusStatus::Running(within.clone())),
             store,
+            within,
+            namespace,
             membership: Arc::new(FixedMembership::new(vec![only])),
         })
     }
@@ -78,8 +82,16 @@ impl Consensus for EmbeddedConsensus {
             directory = %self.store.path().display(),
             "the state is in this directory alone: this is not highly available"
         );
+        let backups = async {
+            let directory = self.store.path().parent().unwrap_or(Path::new("."));
+            if let Err(error) = backup::serve(directory, &self.namespace, &*self.within).await {
+                warn!(%error, "this instance cannot be asked for a backup while it runs");
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             () = cancel.cancelled() => {}
+            () = backups => {}
             // Not half alive: whoever started the instance starts it again, which opens the store again.
             reason = self.store.stopped() => error!(
                 directory = %self.store.path().display(),

@@ -23,10 +23,16 @@ pub const READY: &str = "curator_ready";
 pub const MAY_LEAD: &str = "curator_may_lead";
 /// How long nothing has been heard of the leader that the instance names, in seconds; 0 while it answers, and while none is known.
 pub const LEADER_SILENT_SECONDS: &str = "curator_leader_silent_seconds";
+/// How many other instances say that they do not reach this leader; 0 if the instance does not lead.
+pub const UNREACHED_BY: &str = "curator_leader_unreached_by";
+/// How often this instance, as a leader, has made way because no other one reached it.
+pub const MADE_WAY: &str = "curator_made_way_total";
 /// Which cluster the instance is of, by its authority; always 1.
 pub const CLUSTER_INFO: &str = "curator_cluster_info";
 /// When a certificate that is in use ends, in seconds since 1970.
 pub const CERTIFICATE_END: &str = "curator_certificate_end_timestamp_seconds";
+/// How often the node's certificate was to be renewed because it is about to end, by outcome.
+pub const CERTIFICATES_RENEWED: &str = "curator_certificates_renewed_total";
 /// How often something new on the disk could not be used, by what it was.
 pub const RELOADS_FAILED: &str = curator_identity::telemetry::RELOADS_FAILED;
 /// How long the instance knew of no leader, or of one that did not answer, from one to the next, in seconds.
@@ -99,6 +105,16 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "How long nothing has been heard of the leader that the instance names; 0 while it answers.",
     ),
     (
+        UNREACHED_BY,
+        Kind::Gauge,
+        "How many other instances say that they do not reach this leader; 0 if the instance does not lead.",
+    ),
+    (
+        MADE_WAY,
+        Kind::Counter,
+        "How often this instance has made way as a leader because no other one reached it.",
+    ),
+    (
         CLUSTER_INFO,
         Kind::Gauge,
         "Which cluster the instance is of, by its authority; always 1.",
@@ -107,6 +123,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         CERTIFICATE_END,
         Kind::Gauge,
         "When a certificate that is in use ends, in seconds since 1970.",
+    ),
+    (
+        CERTIFICATES_RENEWED,
+        Kind::Counter,
+        "How often the node's certificate was to be renewed because it is about to end, by outcome.",
     ),
     (
         RELOADS_FAILED,
@@ -284,6 +305,8 @@ pub fn describe() {
     }
     metrics::gauge!(PROVES_MEMBERSHIP).set(0.0);
     metrics::gauge!(LEADER_SILENT_SECONDS).set(0.0);
+    metrics::gauge!(UNREACHED_BY).set(0.0);
+    metrics::counter!(MADE_WAY).absolute(0);
     metrics::gauge!(election::DUPLICATE_ID).set(0.0);
     metrics::counter!(STATE_CHANGES).absolute(0);
     for outcome in ["ok", "failed"] {
@@ -300,6 +323,9 @@ pub fn describe() {
     }
     for outcome in ["ok", "failed"] {
         metrics::counter!(listener::TLS_HANDSHAKES, "outcome" => outcome).absolute(0);
+    }
+    for outcome in ["ok", "failed"] {
+        metrics::counter!(CERTIFICATES_RENEWED, "outcome" => outcome).absolute(0);
     }
     for of in ["credentials", "configuration"] {
         metrics::counter!(RELOADS_FAILED, "of" => of).absolute(0);

@@ -40,5 +40,6 @@ mod supervised;
 mod takeover;
 mod tls;
 mod traces;
+mod unreached;
 mod upgrade;
 mod why_nobody_leads;

@@ -69,7 +69,7 @@ fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
         let at = |name: &str| scratch.path().join(name).display().to_string();
         let (state, copy, credentials, file) = (at("state"), at("copy"), at("credentials"), at("state.export"));
         let (nowhere, none, none_at) = (at("nowhere"), "http://127.0.0.1:1", "127.0.0.1:1");
-        let cases: [(&Path, &[&str], i32); 13] = [
+        let cases: [(&Path, &[&str], i32); 15] = [
             (
                 curator,
                 &["bootstrap", "--embedded", &state, "--credentials", &credentials],
@@ -104,6 +104,7 @@ fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
                 0,
             ),
             (curator, &["export", "--embedded", &state, "--out", &file], 0),
+            (curator, &["inspect", &file], 0),
             (curator, &["import", "--embedded", &copy, &file], 0),
             // There is no such directory, so that there is nothing to give back.
             (
@@ -115,6 +116,7 @@ fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
             (curator, &["serve"], 2),
             (curator, &["bootstrap"], 2),
             (curator, &["export"], 2),
+            (curator, &["inspect"], 2),
             (curator, &["import"], 2),
             (curator, &["release"], 2),
             (ctl, &["--help"], 0),

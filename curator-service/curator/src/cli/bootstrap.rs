@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use curator_proto::common::cluster_configuration::{Kubernetes, StorageSecurityPolicy, TpmMode};
 use curator_proto::common::{ClusterConfiguration, NodeTpmUsage};
 use curator_service::{
-    BootstrapError, Bootstrapped, CredentialsDirectory, certificate_pem, credential_names as names, wall_clock,
+    BootstrapError, Bootstrapped, CredentialsDirectory, CredentialsError, bootstrapped, certificate_pem,
+    credential_names as names, read_certificate, wall_clock,
 };
 
 use crate::cli::options::{StoreArgs, parse_key, parse_label};
@@ -108,27 +109,71 @@ enum Storage {
     NeedsInsecure,
 }
 
+/// What the directory of credentials has in the end, beside keys.
+const CERTIFICATES: [&str; 2] = [names::CA, names::NODE];
+
+fn is_there(directory: &CredentialsDirectory, name: &str) -> Box<dyn std::error::Error> {
+    let path = directory.path(name);
+    format!("{} is there already: choose another directory", path.display()).into()
+}
+
+/// What this run has made beside the cluster: gone again unless it is kept.
+#[derive(Default)]
+struct MadeFiles {
+    directory: Option<PathBuf>,
+    files: Vec<PathBuf>,
+}
+
+impl MadeFiles {
+    fn keep(&mut self) {
+        self.files.clear();
+        self.directory = None;
+    }
+}
+
+impl Drop for MadeFiles {
+    fn drop(&mut self) {
+        let files = self.files.drain(..).map(std::fs::remove_file);
+        let directory = self.directory.take().map(std::fs::remove_dir);
+        if let Some(error) = files.chain(directory).find_map(Result::err) {
+            eprintln!("warning: what was made for this could not be removed: {error}");
+        }
+    }
+}
+
 impl Bootstrap {
     /// Makes the cluster; the exit code says whether there is one now that was not there.
     pub(crate) fn run(&self) -> ExitCode {
-        let asked = match self.asked() {
+        let mut made = MadeFiles::default();
+        let asked = match self.asked(&mut made) {
             Ok(asked) => asked,
             Err(wrong) => return crate::wrong_arguments(&*wrong, "bootstrap"),
         };
         if let Some(warning) = self.store.warning() {
             eprintln!("warning: {warning}");
         }
-        match self.make(&asked) {
-            Ok(made) => {
-                println!("bootstrapped: the first node is {}", made.node_id);
-                match self.hand_out(&made) {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(error) => {
-                        eprintln!("error: the cluster is made, but its certificates cannot be written: {error}");
-                        ExitCode::FAILURE
-                    }
+        let bootstrapped = self.make(&asked);
+        let unmade = match &bootstrapped {
+            Ok(_) => false,
+            Err(error) => match error.downcast_ref() {
+                // The cluster may have been made, for these keys.
+                Some(BootstrapError::Store(error)) => error.never_ran(),
+                _ => true,
+            },
+        };
+        if !unmade {
+            made.keep();
+        }
+        match bootstrapped {
+            Ok(made) => match self.hand_out(&made) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!(
+                        "error: the cluster is made, but its certificates cannot be written: {error}; the same once more writes them"
+                    );
+                    ExitCode::FAILURE
                 }
-            }
+            },
             Err(error) => match error.downcast_ref() {
                 Some(BootstrapError::Invalid(_)) => crate::wrong_arguments(&*error, "bootstrap"),
                 _ => {
@@ -139,18 +184,25 @@ impl Bootstrap {
         }
     }
 
-    fn asked(&self) -> Result<curator_service::Bootstrap, Box<dyn std::error::Error>> {
-        let directory = self.directory()?;
-        // New keys are on the disk before anything is made with them.
-        let public_key = |given: Option<[u8; 32]>, name: &str| match (given, &directory) {
-            (Some(given), _) => Ok(given.to_vec()),
-            (None, Some(directory)) => directory.key(name).map(|key| key.public_key().to_vec()),
-            // One of them is there, as the arguments are declared.
-            (None, None) => Ok(Vec::new()),
-        };
+    fn asked(&self, made: &mut MadeFiles) -> Result<curator_service::Bootstrap, Box<dyn std::error::Error>> {
         let cluster_unlock_key = match &self.cluster_unlock_key_file {
             Some(file) => std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?,
             None => Vec::new(),
+        };
+        let directory = self.directory(made)?;
+        // New keys are on the disk before anything is made with them.
+        let mut public_key = |given: Option<[u8; 32]>, name: &str| match (given, &directory) {
+            (Some(given), _) => Ok(given.to_vec()),
+            (None, Some(directory)) => {
+                let is_new = !directory.has(name);
+                let key = directory.key(name)?;
+                if is_new {
+                    made.files.push(directory.path(name));
+                }
+                Ok::<_, CredentialsError>(key.public_key().to_vec())
+            }
+            // One of them is there, as the arguments are declared.
+            (None, None) => Ok(Vec::new()),
         };
         Ok(curator_service::Bootstrap {
             node_public_key: public_key(self.node_public_key, names::NODE_KEY)?,
@@ -185,23 +237,41 @@ impl Bootstrap {
         })
     }
 
-    /// Where the credentials go; refused if there are certificates in it.
-    fn directory(&self) -> Result<Option<CredentialsDirectory>, Box<dyn std::error::Error>> {
+    /// Where the credentials go; refused if all certificates are in it.
+    fn directory(&self, made: &mut MadeFiles) -> Result<Option<CredentialsDirectory>, Box<dyn std::error::Error>> {
         let Some(path) = &self.credentials else { return Ok(None) };
+        made.directory = (!path.exists()).then(|| path.clone());
         let directory = CredentialsDirectory::create(path)?;
-        match [names::CA, names::NODE].into_iter().find(|name| directory.has(name)) {
-            Some(name) => {
-                let path = directory.path(name);
-                Err(format!("{} is there already: choose another directory", path.display()).into())
-            }
-            None => Ok(Some(directory)),
+        match CERTIFICATES.iter().all(|name| directory.has(name)) {
+            true => Err(is_there(&directory, names::NODE)),
+            false => Ok(Some(directory)),
         }
     }
 
     fn make(&self, asked: &curator_service::Bootstrap) -> Result<Bootstrapped, Box<dyn std::error::Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let store = self.store.store()?;
-        let made = runtime.block_on(curator_service::bootstrap(&*store, asked, wall_clock()))?;
+        let to = self.store.store_to_fill()?;
+        // An attempt that was interrupted has made the cluster, and not handed out all of it.
+        let earlier = match to.is_new() {
+            true => None,
+            false => runtime.block_on(bootstrapped(to.store(), asked))?,
+        };
+        if let Some(earlier) = earlier {
+            println!(
+                "this very cluster has been made before; its first node is {}",
+                earlier.node_id
+            );
+            return Ok(earlier);
+        }
+        if let Some(path) = &self.credentials {
+            let directory = CredentialsDirectory::create(path)?;
+            if let Some(name) = CERTIFICATES.into_iter().find(|name| directory.has(name)) {
+                return Err(is_there(&directory, name));
+            }
+        }
+        let made = runtime.block_on(curator_service::bootstrap(to.store(), asked, wall_clock()))?;
+        to.keep();
+        println!("bootstrapped: the first node is {}", made.node_id);
         Ok(made)
     }
 
@@ -210,7 +280,11 @@ impl Bootstrap {
         if let Some(path) = &self.credentials {
             let directory = CredentialsDirectory::create(path)?;
             for (name, der) in certificates {
-                directory.write_certificate(name, der)?;
+                if !directory.has(name) {
+                    directory.write_certificate(name, der)?;
+                } else if read_certificate(&directory.path(name))? != *der {
+                    return Err(is_there(&directory, name));
+                }
             }
             println!("its credentials are in {}", path.display());
             return Ok(());

@@ -14,6 +14,7 @@ use curator_service::{
 };
 
 use crate::cli::plaintext;
+use crate::process::made_store::ToFill;
 
 /// Where what is not said by flags or variables is read.
 #[derive(Args)]
@@ -58,7 +59,7 @@ pub(crate) struct StoreArgs {
         value_name = "PARTS",
         default_value = "namespaced:curator"
     )]
-    etcd_namespace: Namespace,
+    pub(crate) etcd_namespace: Namespace,
 }
 
 /// What etcd asks of its clients. All files are looked at again every few seconds.
@@ -132,6 +133,14 @@ impl StoreArgs {
         match &self.embedded {
             Some(directory) => Ok(open_existing_embedded(directory, self.etcd_namespace.clone())?),
             None => self.store(),
+        }
+    }
+
+    /// The store itself, within the namespace. An embedded one that is made by this is gone again unless it is kept.
+    pub(crate) fn store_to_fill(&self) -> Result<ToFill, Box<dyn std::error::Error>> {
+        match &self.embedded {
+            Some(directory) => ToFill::embedded(directory, self.etcd_namespace.clone()),
+            None => Ok(ToFill::there(self.store()?)),
         }
     }
 

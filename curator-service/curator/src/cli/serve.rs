@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use curator_listener::DEFAULT_ADDRESS;
 use curator_service::{
-    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, check_state, only_consensus_member,
-    wall_clock,
+    Config, CredentialsWatch, FixedConsensus, LeaseWitness, Service, StateLimits, check_state, check_whole,
+    only_consensus_member, wall_clock,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -346,6 +346,7 @@ fn check_embedded(store: &StoreArgs, credentials: &CredentialsWatch) -> Result<(
 fn embedded_node(store: &StoreArgs) -> Result<String, Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let store = store.store()?;
+    runtime.block_on(check_whole(&*store))?;
     let only = runtime.block_on(only_consensus_member(&*store))?;
     if only.is_none() {
         info!("there is no cluster here yet: stop this instance, run `curator bootstrap`, and start it again");

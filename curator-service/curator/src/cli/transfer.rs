@@ -1,18 +1,23 @@
-//! `curator export` and `curator import`: the state in a file, and out of it.
+//! `curator export`, `curator inspect` and `curator import`: the state in a file, what is in such a file, and out of it.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use curator_election::embedded::EmbeddedError;
+use curator_service::{About, Archive, export_running, wall_clock};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tokio::time::Instant;
 
 use crate::cli::options::StoreArgs;
+
+/// May read, write or run it, beside its owner.
+const OTHERS: u32 = 0o077;
 
 /// Where from, and where to.
 #[derive(Args)]
@@ -40,15 +45,75 @@ pub(crate) struct Import {
     resume: bool,
 }
 
-impl Export {
+/// Which file.
+#[derive(Args)]
+pub(crate) struct Inspect {
+    /// The file that was exported.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Inspect {
     pub(crate) fn run(&self) -> ExitCode {
-        told(
-            self.export()
-                .map(|count| format!("exported {count} keys; private keys are among them")),
-        )
+        told(self.inspect())
     }
 
-    fn export(&self) -> Result<usize, Box<dyn Error>> {
+    fn inspect(&self) -> Result<String, Box<dyn Error>> {
+        let file = File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let mode = file.metadata()?.mode();
+        if mode & OTHERS != 0 {
+            eprintln!("warning: {}", readable_by_others(&self.file, mode));
+        }
+        let archive = Archive::read(&mut BufReader::new(file));
+        let archive = archive.map_err(|error| format!("{}: {error}", self.file.display()))?;
+        Ok(shown(archive.about()))
+    }
+}
+
+/// What a file says of itself, a line for each thing.
+fn shown(about: &About) -> String {
+    let unsaid = || "not said (format 1)".to_owned();
+    let time = about
+        .time
+        .map(|time| humantime::format_rfc3339_seconds(time).to_string());
+    let none = || "unknown".to_owned();
+    let lines = [
+        ("cluster", about.cluster.clone().unwrap_or_else(none)),
+        ("domain", about.domain.clone().unwrap_or_else(none)),
+        ("time", time.unwrap_or_else(unsaid)),
+        (
+            "revision",
+            about.revision.map_or_else(unsaid, |revision| revision.to_string()),
+        ),
+        ("nodes", about.nodes.to_string()),
+        ("keys", about.keys.to_string()),
+        (
+            "made by",
+            about
+                .version
+                .clone()
+                .map_or_else(unsaid, |version| format!("curator {version}")),
+        ),
+        ("format", about.format.to_string()),
+        ("whole", "yes: its digest is that of its last line".to_owned()),
+    ];
+    let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
+    lines.join("\n")
+}
+
+impl Export {
+    pub(crate) fn run(&self) -> ExitCode {
+        told(self.export().map(|about| {
+            format!(
+                "exported {} keys, {} nodes among them, at revision {}; private keys are among them: keep it as you would these",
+                about.keys,
+                about.nodes,
+                about.revision.unwrap_or_default()
+            )
+        }))
+    }
+
+    fn export(&self) -> Result<About, Box<dyn Error>> {
         if self.out.exists() {
             return Err(format!("{} is there already: choose another file", self.out.display()).into());
         }
@@ -67,16 +132,24 @@ impl Export {
         })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let written = (|| {
-            let store = self.store.existing()?;
             let mut out = BufWriter::new(&file);
-            let count = runtime.block_on(curator_service::export(&*store, &mut out, progress()))?;
+            let about = match (self.store.existing(), &self.store.embedded) {
+                (Err(error), Some(directory)) if is_in_use(&*error) => {
+                    export_running(directory, &self.store.etcd_namespace, &mut out)?
+                }
+                (store, _) => {
+                    let store = store?;
+                    runtime.block_on(curator_service::export(&*store, &mut out, wall_clock(), progress()))?
+                }
+            };
+            out.flush()?;
             drop(out);
             file.sync_all()?;
             // Not over one that has come meanwhile.
             renameat_with(CWD, &partial, CWD, &self.out, RenameFlags::NOREPLACE)?;
             let directory = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
-            Ok(count)
+            Ok(about)
         })();
         if written.is_err() {
             fs::remove_file(&partial)?;
@@ -96,26 +169,37 @@ impl Import {
     fn import(&self) -> Result<usize, Box<dyn Error>> {
         let file = File::open(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
         let mode = file.metadata()?.mode();
-        if mode & 0o077 != 0 {
-            return Err(format!(
-                "{0} has the cluster's private keys in it and may be read by others (mode {1:03o}): chmod 600 {0}, and think of who may \
-                 have read it",
-                self.file.display(),
-                mode & 0o777
-            )
-            .into());
+        if mode & OTHERS != 0 {
+            return Err(readable_by_others(&self.file, mode).into());
         }
+        // All of it before anything is made or written.
+        let archive = Archive::read(&mut BufReader::new(file))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let store = self.store.store()?;
-        let mut file = BufReader::new(file);
+        let to = self.store.store_to_fill()?;
         let import = if self.resume {
             curator_service::Import::Resume
         } else {
             curator_service::Import::Fresh
         };
-        let imported = curator_service::import(&*store, &mut file, import, progress());
-        Ok(runtime.block_on(imported)?)
+        let count = runtime.block_on(curator_service::import(to.store(), archive, import, progress()))?;
+        to.keep();
+        Ok(count)
     }
+}
+
+/// What is wrong with a file of private keys.
+fn readable_by_others(file: &Path, mode: u32) -> String {
+    format!(
+        "{0} has the cluster's private keys in it and may be read by others (mode {1:03o}): chmod 600 {0}, and think of who may have \
+         read it",
+        file.display(),
+        mode & 0o777
+    )
+}
+
+/// Whether another process has the store open: an instance, most likely, which can be asked.
+fn is_in_use(error: &(dyn Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(EmbeddedError::InUse { .. }))
 }
 
 /// Says how far it is, each second.

@@ -7,6 +7,7 @@ mod life;
 mod moving;
 mod proof;
 mod refusals;
+mod renewal;
 mod rotation;
 mod secrets;
 mod spans;

@@ -12,7 +12,7 @@ use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Keys, Op, Range, Revision, Store, Txn};
 use curator_service::measure::Measured;
-use curator_service::{Import, export, import};
+use curator_service::{Archive, Import, export, import, wall_clock};
 use serde_json::{Value, json};
 
 use crate::nodes::{id, large};
@@ -129,11 +129,12 @@ impl Alone {
                 store.txn(Txn::default().then(vec![lock])).await?;
             }
             Self::Export { file, .. } => {
-                export(&*store, &mut File::create_new(file)?, |_| {}).await?;
+                export(&*store, &mut File::create_new(file)?, wall_clock(), |_| {}).await?;
                 report(begun, before)?;
             }
             Self::Import { file, .. } => {
-                import(&*store, &mut BufReader::new(File::open(file)?), Import::Fresh, |_| {}).await?;
+                let archive = Archive::read(&mut BufReader::new(File::open(file)?))?;
+                import(&*store, archive, Import::Fresh, |_| {}).await?;
                 report(begun, before)?;
             }
         }

@@ -1,0 +1,224 @@
+//! The state of an instance that runs on a store in a directory, for `curator export`: nobody else can open that store meanwhile.
+//!
+//! It is told over a socket in the directory, to the instance's own user and to root, who could read the store itself as well. Whoever asks
+//! says the namespace that is meant, and is given the lines of an export.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Blocking;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use curator_election::namespace::Namespace;
+use curator_election::store::Store;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::transfer::{About, Archive, Exporter, GIVEN_UP, TransferError};
+
+const NAME: &str = "export.sock";
+/// How long whoever asks may take to say what, or to take a piece.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the whole may take. One is served at a time.
+const WHOLE: Duration = Duration::from_secs(600);
+/// No namespace is longer.
+const LONGEST: u64 = 4 << 10;
+/// Between two attempts to accept.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Why an instance that runs does not tell its state.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunningError {
+    /// Nobody answers there.
+    #[error("the process that has this store open cannot be asked at {}: {source}; it is no `curator serve`, or of an earlier version", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What it has told cannot be used, or written.
+    #[error("the instance that runs on this store: {0}")]
+    Transfer(#[from] TransferError),
+}
+
+/// Where the socket of a directory is, by a path that is short enough however long that of the directory is; while the directory
+/// is open.
+fn socket(directory: &File) -> PathBuf {
+    format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()).into()
+}
+
+/// Tells the state to whoever may have it, until dropped. The store's directory is this process' alone.
+pub(super) async fn serve(directory: &Path, namespace: &Namespace, store: &dyn Store) -> io::Result<()> {
+    let directory = File::open(directory)?;
+    let path = socket(&directory);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    loop {
+        let asking = match listener.accept().await {
+            Ok((asking, _)) => asking,
+            Err(error) => {
+                warn!(%error, "whoever asks for a backup cannot be accepted");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let told = timeout(WHOLE, tell(asking, namespace, store)).await;
+        match told.unwrap_or_else(|_| Err(late(WHOLE).into())) {
+            Ok(about) => info!(
+                keys = about.keys,
+                revision = about.revision,
+                "the state was given to whoever asked for a backup"
+            ),
+            Err(error) => warn!(%error, "a backup was asked for and not given, or not all of it"),
+        }
+    }
+}
+
+fn late(within: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"))
+}
+
+/// Whether a user may read the store's file as well.
+const fn may_have_it(user: u32, own: u32) -> bool {
+    user == own || user == 0
+}
+
+async fn tell(mut asking: UnixStream, namespace: &Namespace, store: &dyn Store) -> Result<About, TransferError> {
+    let own = rustix::process::geteuid().as_raw();
+    if !may_have_it(asking.peer_cred()?.uid(), own) {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied).into());
+    }
+    let done = pieces(&mut asking, namespace, store).await;
+    if let Err(error) = &done {
+        // It may have gone.
+        let reason = error.to_string().replace('\n', " ");
+        let _ = timeout(PATIENCE, asking.write_all(format!("{GIVEN_UP}{reason}\n").as_bytes())).await;
+    }
+    done
+}
+
+async fn pieces(asking: &mut UnixStream, namespace: &Namespace, store: &dyn Store) -> Result<About, TransferError> {
+    let mut wanted = String::new();
+    let mut asked = tokio::io::BufReader::new((&mut *asking).take(LONGEST));
+    let read = timeout(PATIENCE, asked.read_line(&mut wanted)).await;
+    read.unwrap_or_else(|_| Err(late(PATIENCE)))?;
+    if wanted.trim_end() != namespace.prefix() {
+        let own = namespace.prefix();
+        return Err(TransferError::GivenUp(format!(
+            "its keys are under {own:?}: see --etcd-namespace"
+        )));
+    }
+    let mut export = Exporter::begin(store, curator_identity::wall_clock()).await?;
+    while let Some(text) = export.next().await? {
+        let written = timeout(PATIENCE, asking.write_all(text.as_bytes())).await;
+        written.unwrap_or_else(|_| Err(late(PATIENCE)))?;
+    }
+    Ok(export.about().clone())
+}
+
+/// Writes the state of the instance that runs on the store in this directory. Blocks; what was written is whole if it returns in good order.
+///
+/// # Errors
+/// Nobody runs on it, or it cannot be told or written.
+pub fn export_running(directory: &Path, namespace: &Namespace, out: &mut dyn Write) -> Result<About, RunningError> {
+    let unreachable = |source| RunningError::Unreachable {
+        path: directory.join(NAME),
+        source,
+    };
+    let opened = File::open(directory).map_err(unreachable)?;
+    let mut instance = Blocking::connect(socket(&opened)).map_err(unreachable)?;
+    // Others may be served first.
+    let limits = instance.set_read_timeout(Some(WHOLE));
+    limits
+        .and_then(|()| instance.set_write_timeout(Some(PATIENCE)))
+        .map_err(unreachable)?;
+    let ask = format!("{}\n", namespace.prefix());
+    instance.write_all(ask.as_bytes()).map_err(unreachable)?;
+    let archive = Archive::read(&mut BufReader::new(Tee {
+        from: instance,
+        to: out,
+    }))?;
+    Ok(archive.about().clone())
+}
+
+/// Writes down what is read.
+struct Tee<'a> {
+    from: Blocking,
+    to: &'a mut dyn Write,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let length = self.from.read(bytes)?;
+        self.to.write_all(bytes.get(..length).unwrap_or_default())?;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::memory::MemoryCluster;
+    use curator_election::store::{Op, Txn};
+
+    use super::*;
+    use crate::state::keys::CLUSTER_CONFIGURATION;
+
+    #[test]
+    fn only_who_could_read_the_store_itself_is_given_it() {
+        assert!(may_have_it(7, 7) && may_have_it(0, 7));
+        assert!(!may_have_it(8, 7) && !may_have_it(8, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_store_that_is_in_use_is_exported_by_whoever_uses_it() {
+        let directory = std::env::temp_dir().join(format!("curator-backup-{}-{}", "x".repeat(100), std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let store = MemoryCluster::new(1).client(0);
+        // More than a socket takes at once.
+        let puts = vec![
+            Op::put(CLUSTER_CONFIGURATION, "c"),
+            Op::put("/nodes/a", vec![1; 4 << 20]),
+        ];
+        store.txn(Txn::default().then(puts)).await.unwrap();
+        let (namespace, other): (Namespace, Namespace) = ("one".parse().unwrap(), "other".parse().unwrap());
+        let ask = |namespace: Namespace| {
+            let directory = directory.clone();
+            tokio::task::spawn_blocking(move || {
+                let mut out = Vec::new();
+                // Until it listens.
+                loop {
+                    match export_running(&directory, &namespace, &mut out) {
+                        Err(RunningError::Unreachable { .. }) => std::thread::yield_now(),
+                        done => return (done, out),
+                    }
+                }
+            })
+        };
+        let asking = async { (ask(namespace.clone()).await.unwrap(), ask(other).await.unwrap()) };
+        let ((done, out), (refused, _)) = tokio::select! {
+            ended = serve(&directory, &namespace, &store) => panic!("{ended:?}"),
+            asked = asking => asked,
+        };
+        assert_eq!(done.unwrap().keys, 2);
+        assert_eq!(Archive::read(&mut &out[..]).unwrap().about().nodes, 1);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("--etcd-namespace"), "{refused}");
+        // What a killed one has left is in nobody's way.
+        let again = tokio::select! {
+            ended = serve(&directory, &namespace, &store) => panic!("{ended:?}"),
+            (done, _) = async { ask(namespace.clone()).await.unwrap() } => done,
+        };
+        assert_eq!(again.unwrap().keys, 2);
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -27,7 +27,7 @@ use schedule::{Fault, Step, schedule};
 
 mod calls;
 mod cast;
-mod cluster;
+pub(crate) mod cluster;
 mod links;
 mod past;
 mod schedule;

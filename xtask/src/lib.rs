@@ -24,6 +24,7 @@ pub mod args;
 pub mod cli;
 pub mod commands;
 pub mod error;
+pub mod guides;
 pub mod harness;
 pub mod history;
 pub mod picture;

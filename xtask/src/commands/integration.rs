@@ -36,6 +36,9 @@ A test that fails keeps its data and logs, and says where. CURATOR_KEEP_SCRATCH=
 /// The tests' target. A plain `cargo test` passes it over, since it needs what we set up.
 pub const TARGET: &[&str] = &["-p", "curator-service", "--test", "integration"];
 
+/// Set in all runs but the first: what has nothing to do with the version of etcd is tried once.
+pub const AGAIN: &str = "CURATOR_INTEGRATION_AGAIN";
+
 fn run(mut args: Args) -> Result<()> {
     let want = Want::read(args.value("--etcd")?.as_deref())?;
     let repeat = args.count("--repeat")?.unwrap_or(1);
@@ -64,7 +67,7 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
     clients::bring();
     let nextest = optional::has_nextest();
     for round in 1..=repeat {
-        for Found { binaries, .. } in &found {
+        for (number, Found { binaries, .. }) in found.iter().enumerate() {
             let version = binaries.version();
             let mut command = match nextest {
                 true => cargo(&[&["nextest", "run"], TARGET, &["--no-fail-fast"]].concat()),
@@ -86,6 +89,9 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
             command.envs(programs.iter().copied());
+            if round == 1 && number > 0 {
+                command.env(AGAIN, "1");
+            }
             let name = match repeat {
                 1 => format!("integration tests on etcd {version}"),
                 _ => format!("integration tests on etcd {version}, round {round} of {repeat}"),

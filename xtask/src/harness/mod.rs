@@ -9,7 +9,7 @@ pub mod curator;
 pub mod etcd;
 mod etcdctl;
 pub mod hosts;
-mod http;
+pub mod http;
 pub mod journal;
 mod lines;
 mod lives;

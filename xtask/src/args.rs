@@ -1,6 +1,8 @@
 //! A small reader of command lines. It refuses what it does not know, and says what it does know.
 use std::time::Duration;
 
+use curator_harness::clock::parse_duration;
+
 use curator_harness::error::{Error, Result};
 
 /// The arguments of one command, from which its flags are taken one after the other.
@@ -124,21 +126,6 @@ impl Args {
         }
         Ok(self.rest)
     }
-}
-
-/// Reads `500ms`, `5s`, `2m` or `1h`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    Some(Duration::from_millis(number.checked_mul(millis)?))
 }
 
 #[cfg(test)]

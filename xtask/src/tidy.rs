@@ -3,12 +3,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crate::workspace::cargo;
 use curator_harness::checkout::root;
 use curator_harness::error::{Context, Error, Result};
+use curator_harness::guides;
 use curator_harness::process::{Orphan, bound};
 use curator_harness::step::quiet;
-
-use crate::workspace::cargo;
 
 /// The documents that name tests.
 const SECURITY: &str = "SECURITY.md";
@@ -20,7 +20,7 @@ const CLAIMS: &str = "docs/claims.md";
 /// With each thing that is not as it should be.
 pub fn check() -> Result<()> {
     let mut wrong = Vec::new();
-    let mut tests = BTreeSet::new();
+    let (mut tests, mut guides) = (BTreeSet::new(), Vec::new());
     for path in tracked_files()? {
         let Ok(text) = fs::read_to_string(root().join(&path)) else {
             // Not text, or removed and not yet committed.
@@ -30,6 +30,12 @@ pub fn check() -> Result<()> {
         if path.ends_with(".rs") {
             tests.extend(tests_declared(&text).map(str::to_owned));
         }
+        if guides::is_guide(&path) {
+            guides.push((path, text));
+        }
+    }
+    for (name, text) in &guides {
+        wrong.extend(guides::check(name, text, &tests));
     }
     for document in [SECURITY, CLAIMS] {
         let text = read(document)?;
@@ -255,6 +261,10 @@ mod tests {
             let text = read(document).unwrap();
             let missing: Vec<_> = tests_in(&text).filter(|name| !tests.contains(*name)).collect();
             assert_eq!(missing, Vec::<&str>::new(), "{document}");
+        }
+        for path in tracked_files().unwrap().iter().filter(|path| guides::is_guide(path)) {
+            let text = read(path).unwrap();
+            assert_eq!(guides::check(path, &text, &tests), Vec::<String>::new());
         }
         let claims = read(CLAIMS).unwrap();
         assert_eq!(check_claims(&claims, read).unwrap(), Vec::<String>::new());

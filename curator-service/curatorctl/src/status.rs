@@ -31,9 +31,28 @@ pub(crate) struct Args {
     /// How often, with --watch.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
+
+    /// Waits until each instance that is known answers and follows the same leader, and shows it then; after so long it gives up, and
+    /// shows what there is.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1m",
+        value_parser = parse_duration,
+        conflicts_with = "watch"
+    )]
+    wait: Option<Duration>,
 }
 
+/// Between two looks of --wait.
+const AGAIN: Duration = Duration::from_millis(250);
+
 pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
+    if let Some(wait) = args.wait {
+        return settled(cluster, wait).await;
+    }
     loop {
         let deadline = match args.watch {
             true => Instant::now() + cluster.settings.timeout,
@@ -56,6 +75,51 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
         }
         sleep(args.interval).await;
     }
+}
+
+/// Waits until all is as it should be, and shows it.
+async fn settled(cluster: &Cluster, wait: Duration) -> Result<(), Failure> {
+    let end = Instant::now() + wait;
+    loop {
+        let instances = gather(cluster, end.min(Instant::now() + cluster.settings.timeout)).await?;
+        let verdict = verdict(&instances);
+        let differ = differ(&instances);
+        if verdict.is_ok() && differ.is_none() {
+            return say(&rendered(cluster.settings.output, &instances)?);
+        }
+        if Instant::now() + AGAIN >= end {
+            say(&rendered(cluster.settings.output, &instances)?)?;
+            verdict?;
+            let why = differ.unwrap_or_default();
+            return Err(
+                Failure::unavailable(format!("after {}, {why}", for_people(wait.as_secs_f64())))
+                    .hint("the table and its notes say what each instance finds"),
+            );
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Why not all instances are at the same leader, unless they are.
+fn differ(instances: &[Instance]) -> Option<String> {
+    let silent = instances
+        .iter()
+        .find(|instance| matches!(instance.said, Said::Nothing(_)));
+    if let Some(silent) = silent {
+        return Some(format!("{} does not answer", silent.address));
+    }
+    let mut leaders: Vec<_> = instances.iter().map(Instance::leader).collect();
+    if let Some(at) = leaders.iter().position(Option::is_none) {
+        return Some(format!("{} knows no leader", instances[at].address));
+    }
+    leaders.dedup();
+    let named: Vec<_> = leaders.iter().flatten().copied().collect();
+    if named.len() > 1 {
+        return Some(format!("the instances name several leaders: {}", named.join(", ")));
+    }
+    let leads = named.first().copied().unwrap_or_default();
+    (!instances.iter().any(|instance| instance.node_id() == leads))
+        .then(|| format!("the leader {leads} does not answer"))
 }
 
 /// An instance, and what it says of itself.
@@ -93,6 +157,15 @@ impl Instance {
             }
             Said::Leader(Some(leader), _) => leader_address(leader).into_iter().collect(),
             Said::Leader(None, _) | Said::Nothing(_) => Vec::new(),
+        }
+    }
+
+    /// The node id of whom it takes for the leader.
+    fn leader(&self) -> Option<&str> {
+        match &self.said {
+            Said::Status(status) => status.leader.as_ref().map(|leader| &*leader.node_id),
+            Said::Leader(Some(leader), _) => Some(&leader.leader_node_id),
+            Said::Leader(None, _) | Said::Nothing(_) => None,
         }
     }
 
@@ -588,6 +661,30 @@ mod tests {
                 said: Said::Nothing("refused".into()),
             },
         ]
+    }
+
+    #[test]
+    fn it_is_waited_for_until_all_answer_and_name_the_same_leader() {
+        let differs = |instances: &[Instance]| differ(instances).unwrap_or_default();
+        let mut instances = instances();
+        assert_eq!(differs(&instances), "10.0.0.3:7835 does not answer");
+        instances.pop();
+        assert_eq!(differs(&instances), "");
+        let leader = |leads: &str| {
+            Some(GetCurrentLeaderResponse {
+                leader_node_id: leads.into(),
+                this_node_id: "node-2".into(),
+                ..GetCurrentLeaderResponse::default()
+            })
+        };
+        instances[1].said = Said::Leader(leader("node-3"), String::new());
+        assert_eq!(
+            differs(&instances),
+            "the instances name several leaders: node-1, node-3"
+        );
+        assert_eq!(differs(&instances[1..]), "the leader node-3 does not answer");
+        instances[1].said = Said::Leader(None, String::new());
+        assert_eq!(differs(&instances), "10.0.0.2:7835 knows no leader");
     }
 
     #[test]

@@ -26,8 +26,26 @@ impl Member {
         if !self.name.is_empty() {
             return self.name.clone();
         }
+        self.peer_host().unwrap_or_default()
+    }
+
+    /// The host that its peers reach it at.
+    fn peer_host(&self) -> Option<String> {
         let url = self.peer_urls.first().and_then(|url| url.parse::<http::Uri>().ok());
-        url.and_then(|url| url.host().map(str::to_owned)).unwrap_or_default()
+        url.and_then(|url| url.host().map(str::to_owned))
+    }
+
+    /// Whether its peers reach it by another name than that of its node: then it is run by somebody, and not by its node.
+    #[must_use]
+    pub fn is_run_by_itself(&self) -> bool {
+        self.peer_host().is_some_and(|host| host != self.node_id())
+    }
+
+    /// Whether it cannot be told yet which node it is on: it has not started for the first time, and is reached at an address or at
+    /// the name of a host.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.name.is_empty() && self.node_id().contains(['.', ':'])
     }
 }
 
@@ -193,5 +211,27 @@ mod tests {
         assert_eq!(member("a", "https://b:7834").node_id(), "a");
         assert_eq!(member("", "https://b:7834").node_id(), "b");
         assert_eq!(member("", "").node_id(), "");
+    }
+
+    #[test]
+    fn a_member_that_is_reached_at_an_address_is_run_by_itself() {
+        let member = |name: &str, url: &str| Member {
+            id: 1,
+            name: name.into(),
+            peer_urls: vec![url.into()],
+            learner: false,
+        };
+        assert!(!member("a", "https://a:7834").is_run_by_itself());
+        assert!(member("a", "https://10.0.0.1:2380").is_run_by_itself());
+        assert!(!member("a", "").is_run_by_itself());
+        for (name, url, unknown) in [
+            ("", "https://10.0.0.4:2380", true),
+            ("", "https://[fd00::4]:2380", true),
+            ("", "https://etcd-4.example:2380", true),
+            ("", "https://a:7834", false),
+            ("a", "https://10.0.0.4:2380", false),
+        ] {
+            assert_eq!(member(name, url).is_unknown(), unknown, "{name} {url}");
+        }
     }
 }

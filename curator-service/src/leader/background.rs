@@ -74,7 +74,9 @@ fn next(
         let rest = leaving.map(|(id, phase)| Some(step(id, *phase)));
         return rest.ok_or_else(|| Doubt::NoMember(own.into()));
     }
-    let stray = members.iter().find(|member| !known.contains(&*member.node_id()));
+    // One that somebody has added and not started yet has no name: it is left alone, since it may be any node's.
+    let mut named = members.iter().filter(|member| !member.is_unknown());
+    let stray = named.find(|member| !known.contains(&*member.node_id()));
     if let Some(member) = stray {
         return Ok(Some(Task::RemoveMember {
             member: member.id,
@@ -339,6 +341,26 @@ mod tests {
         };
         let members = [member(1, "a"), unnamed];
         assert_eq!(task(&members, &[node("a", true), node("c", true)], &[]), Ok(None));
+    }
+
+    /// Somebody who runs etcd by itself adds a member and then starts it; until then it has no name.
+    #[test]
+    fn a_member_that_is_added_by_hand_is_left_alone_until_it_says_its_name() {
+        let added = |name: &str| Member {
+            name: name.into(),
+            peer_urls: vec!["https://10.0.0.3:2380".into()],
+            learner: true,
+            ..member(3, "")
+        };
+        let nodes = [node("a", true), node("c", false)];
+        assert_eq!(task(&[member(1, "a"), added("")], &nodes, &[]), Ok(None));
+        let role = Task::GiveRole { node: "c".into() };
+        assert_eq!(task(&[member(1, "a"), added("c")], &nodes, &[]), Ok(Some(role)));
+        let stray = Task::RemoveMember {
+            member: 3,
+            node: "x".into(),
+        };
+        assert_eq!(task(&[member(1, "a"), added("x")], &nodes, &[]), Ok(Some(stray)));
     }
 
     #[test]

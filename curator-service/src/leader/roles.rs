@@ -120,6 +120,8 @@ impl Leader {
 
     /// Makes a node a member of the consensus, if it is not one, and returns what it needs to join.
     async fn join_consensus(&self, node: &NodeRecord) -> Result<ConsensusMember, Status> {
+        let members = self.around.membership.members().await;
+        may_join(node.id(), &members.map_err(|error| not_changed(&error))?)?;
         let join = self.join_data(node, true).await?;
         join.ok_or_else(|| Status::internal("the node is no member of the consensus, though it was added"))
     }
@@ -182,6 +184,21 @@ impl Leader {
     pub(super) fn lead_on(&self) -> Result<(), Status> {
         let term = self.state.fenced().term();
         term.check().map_err(|_| Status::unavailable("lost leadership"))
+    }
+}
+
+/// Whether a member that is added for a node would ever start. Members that are reached by their nodes' ids are started by their nodes;
+/// where all are reached by addresses, somebody runs them, and a learner that is added here would wait for ever.
+fn may_join(id: &str, members: &[Member]) -> Result<(), Status> {
+    let is_member = members.iter().any(|member| member.node_id() == id);
+    let by_itself = members.iter().all(Member::is_run_by_itself);
+    match members.first().and_then(|member| member.peer_urls.first()) {
+        Some(url) if by_itself && !is_member => Err(Status::failed_precondition(format!(
+            "consensus_member: node {id} is no member of etcd, and nothing would start one there: the members of this etcd are reached \
+             at addresses such as {url}, so they are run by themselves; add the member with `etcdctl member add {id} --learner \
+             --peer-urls=...` and start it, and the node gets the role by itself (docs/etcd-members.md)"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -248,6 +265,28 @@ mod tests {
         assert_eq!(applied(wish(None, no, None), true, true), Ok((true, false, false)));
         assert_eq!(applied(wish(no, None, None), true, false), Ok((false, false, false)));
         assert_eq!(applied(wish(no, None, None), false, false), Ok((false, false, false)));
+    }
+
+    #[test]
+    fn no_learner_is_added_that_nothing_would_start() {
+        let member = |name: &str, url: &str| Member {
+            id: 1,
+            name: name.into(),
+            peer_urls: vec![url.into()],
+            learner: false,
+        };
+        let by_node = member("a", "https://a:7834");
+        let by_hand = member("b", "https://10.0.0.2:2380");
+        assert!(may_join("c", std::slice::from_ref(&by_node)).is_ok());
+        assert!(may_join("c", &[by_node, by_hand.clone()]).is_ok());
+        assert!(may_join("c", &[]).is_ok());
+        let alone = std::slice::from_ref(&by_hand);
+        assert!(may_join("b", alone).is_ok(), "it is a member, and gets the role");
+        let refused = may_join("c", alone).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        for words in ["etcdctl member add c --learner", "https://10.0.0.2:2380"] {
+            assert!(refused.message().contains(words), "{refused}");
+        }
     }
 
     #[test]

@@ -1,82 +1,125 @@
-//! What the guides say, done as they say it.
+//! What the guides say, done as they say it: each block for a shell, whole, in its order.
+
+mod blocks;
+mod readers;
+mod shell;
+mod three_nodes;
+mod up;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use curator_harness::Scratch;
 use curator_harness::curator::binary_from_env;
 use curator_harness::process::{Finished, run};
-use curator_harness::{EtcdBinaries, EtcdCluster, EtcdOptions, EtcdTls, Scratch};
 
+use self::blocks::Guide;
+use self::shell::{Host, Place};
 use crate::stage::SOON;
 
-const THREE_NODES: &str = include_str!("../../../docs/running-three-nodes.md");
-
-/// The block of a guide that has these words in it.
-fn block<'a>(guide: &'a str, words: &str) -> &'a str {
-    let blocks = guide.split("```sh\n").skip(1);
-    let mut found = blocks.filter_map(|rest| rest.split("```").next().filter(|block| block.contains(words)));
-    found.next().unwrap_or_else(|| panic!("no block with {words:?}"))
+/// Without etcd, on one host. The first block, which runs until ctrl-c, is in `up.rs`.
+#[test]
+fn getting_started_is_done_as_it_is_written() {
+    if blocks::done_already() {
+        return;
+    }
+    let scratch = Scratch::new("getting-started").unwrap();
+    let place = Place::new(&scratch);
+    let mut host = Host::new(&scratch, &place, "checkout", 1);
+    host.builds_nothing();
+    let mut guide = Guide::read("docs/getting-started.md");
+    guide.next("cargo xtask up");
+    for words in ["cargo build", "curator serve", "curatorctl status --wait"] {
+        host.run(guide.next(words));
+    }
+    let told = host.output();
+    assert!(told.contains("leader"), "{told}");
+    // In the same context: what another page shows of it.
+    let mut filters = Guide::read("docs/filters.md");
+    host.run(filters.next("nodes list"));
+    filters.done();
+    host.run(guide.next("kill $!"));
+    guide.done();
 }
 
-/// Runs a block as a shell does, in a directory.
-fn sh(block: &str, directory: &Path) -> Finished {
-    let mut command = Command::new("sh");
-    command.args(["-eu", "-c", block]).current_dir(directory);
-    let bin = binary_from_env().unwrap();
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", bin.parent().unwrap().display()));
+/// The README, on an etcd that there is.
+#[test]
+fn the_readme_is_done_as_it_is_written() {
+    if blocks::done_already() {
+        return;
+    }
+    let scratch = Scratch::new("readme").unwrap();
+    let place = Place::new(&scratch);
+    let mut host = Host::new(&scratch, &place, "host", 1);
+    let mut guide = Guide::read("README.md");
+    // What it takes for granted.
+    let etcd = "etcd --data-dir ./etcd.data --listen-client-urls http://127.0.0.1:2379 \
+         --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 2>> etcd.log &\n\
+         export ETCDCTL_API=3\n\
+         until etcdctl --endpoints http://127.0.0.1:2379 endpoint health; do sleep 0.2; done\n";
+    host.run(etcd);
+    host.run(guide.next("curator bootstrap --etcd-endpoints"));
+    host.run(guide.next("curator serve --etcd-endpoints"));
+    host.run("mv /etc/curator/owner-key.pem owner-key.pem\n");
+    host.run(guide.next("curatorctl cert ca"));
+    host.run(guide.next("curatorctl status"));
+    guide.done();
+}
+
+/// Runs a program of ours as a user who is nobody else, and sees how it ends.
+fn as_user(user: u32, words: &[&str]) -> Finished {
+    let mut command = Command::new("setpriv");
+    let id = user.to_string();
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]);
+    command.args(words);
     run(command, SOON).unwrap()
 }
 
+/// As root, the guide makes files that the unit's user cannot read until the block that gives them to it.
 #[test]
-fn certificates_of_the_guide_let_an_import_into_etcd() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("SKIPPED: openssl is not installed");
+fn the_units_user_can_read_what_the_guide_makes() {
+    if blocks::done_already() {
         return;
     }
-    let scratch = Scratch::new("guide").unwrap();
-    let at = |name: &str| scratch.path().join(name);
-    let made = sh(block(THREE_NODES, "# etcd's certificates"), scratch.path());
-    assert!(made.status.success(), "{}", made.stderr);
-    let (certificate, key) = (at("etcd-10.0.0.1.pem"), at("etcd-10.0.0.1-key.pem"));
-    let etcd = EtcdCluster::start(
-        &EtcdBinaries::from_env().unwrap(),
-        &scratch,
-        EtcdOptions {
-            members: 1,
-            tls: Some(EtcdTls {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                ca: at("etcd-ca.pem"),
-                client_ca: Some(at("etcd-ca.pem")),
-                etcdctl: Some((certificate, key)),
-            }),
-            ..EtcdOptions::default()
-        },
-    )
-    .unwrap();
-    let first = sh(
-        "curator bootstrap --embedded ./first --credentials ./credentials --tpm-mode best-effort",
-        scratch.path(),
-    );
-    assert!(first.status.success(), "{}", first.stderr);
-    // Here the member is on this host.
-    let moving = block(THREE_NODES, "curator import").replace("https://10.0.0.1:2379", &etcd.client_url(0));
-    let moved = sh(&moving, scratch.path());
-    assert!(moved.status.success(), "{}", moved.stderr);
-    assert!(moved.stdout.contains("imported"), "{}", moved.stdout);
-    assert!(!at("state").exists());
-    // Whoever has no certificate gets nothing.
-    let (endpoint, ca) = (etcd.client_url(0), at("etcd-ca.pem"));
-    let without = format!(
-        "curator export --out none --etcd-endpoints {endpoint} --etcd-ca {}",
-        ca.display()
-    );
-    let refused = sh(&without, scratch.path());
+    /// Nobody's on any host.
+    const USER: u32 = 54_321;
+    let scratch = Scratch::new("units-user").unwrap();
+    let program = scratch.path().join("curator");
+    fs::copy(binary_from_env().unwrap(), &program).unwrap();
+    let program = program.to_str().unwrap();
+    let can_run = rustix::process::geteuid().is_root() && Path::new("/usr/bin/setpriv").exists();
+    if !can_run || !as_user(USER, &[program, "--version"]).status.success() {
+        eprintln!("SKIPPED: only root becomes another user, with setpriv, and in a directory that all may enter");
+        return;
+    }
+    let place = Place::new(&scratch);
+    let mut host = Host::new(&scratch, &place, "host", 1);
+    host.run("curator bootstrap --embedded ./first --credentials /etc/curator/credentials --tpm-mode best-effort\n");
+    let credentials = host.path("etc/curator/credentials");
+    let state = scratch.path().join("of-the-user");
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(USER), Some(USER)).unwrap();
+    // It reads the credentials, and then finds no store; or does not get as far.
+    let serve = || {
+        let words = [program, "serve", "--embedded", state.to_str().unwrap(), "--credentials"];
+        let more = [credentials.to_str().unwrap(), "--advertise", "127.0.0.1:1"];
+        as_user(USER, &[&words[..], &more[..]].concat())
+    };
+    let before = serve();
     assert!(
-        !refused.status.success() && fs::metadata(at("none")).is_err(),
+        before.stderr.contains("node-key.pem") || before.stderr.contains("ermission denied"),
         "{}",
-        refused.stdout
+        before.stderr
+    );
+    let mut guide = Guide::read("docs/running-three-nodes.md");
+    let block = guide.find("chown -R").replace("curator:", &format!("{USER}:{USER}"));
+    host.run(&block);
+    let after = serve();
+    // That there is no store is all that is wrong now.
+    assert!(
+        !after.stderr.contains("node-key.pem") && after.stderr.contains("no store was made"),
+        "{}",
+        after.stderr
     );
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use xtask::harness::{EtcdOptions, Event, Mark, Role};
+use curator_harness::{EtcdOptions, Event, Mark, Role};
 
 use crate::stage::{Reach, SOON, Stage, TTL, measured};
 

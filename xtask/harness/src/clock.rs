@@ -62,6 +62,22 @@ pub fn wait_until<T>(what: impl fmt::Display, within: Duration, mut look: impl F
     }
 }
 
+/// Reads `500ms`, `5s`, `2m` or `1h`.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(millis)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

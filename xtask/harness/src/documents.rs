@@ -29,6 +29,8 @@ pub fn commands(text: &str) -> Vec<String> {
     let (mut all, mut shell, mut line) = (Vec::new(), false, String::new());
     for raw in text.lines() {
         if let Some(language) = raw.trim().strip_prefix("```") {
+            // What follows the language is for the tests that run the block.
+            let language = language.split_whitespace().next().unwrap_or_default();
             shell = !shell && matches!(language, "sh" | "console" | "bash");
             continue;
         }

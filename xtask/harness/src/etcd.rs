@@ -21,6 +21,9 @@ use super::scratch::Scratch;
 use crate::error::{Context, Error, Result};
 use crate::timeline::Life;
 
+/// Set in all runs but the first: what has nothing to do with the version of etcd is tried once.
+pub const AGAIN: &str = "CURATOR_INTEGRATION_AGAIN";
+
 /// The directory that holds etcd and etcdctl, as `cargo xtask integration` passes it to the tests.
 pub const DIRECTORY: &str = "CURATOR_ETCD_DIR";
 

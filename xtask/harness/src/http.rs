@@ -8,7 +8,10 @@ use super::clock::Deadline;
 use crate::error::{Context, Error, Result};
 
 /// The status and the body of the answer.
-pub(crate) fn get(address: SocketAddr, path: &str, within: Duration) -> Result<(u16, String)> {
+///
+/// # Errors
+/// When there is no answer in time, or what comes is not HTTP.
+pub fn get(address: SocketAddr, path: &str, within: Duration) -> Result<(u16, String)> {
     let deadline = Deadline::after(within);
     let what = || format!("GET http://{address}{path}");
     let left = || match deadline.remaining() {

@@ -51,6 +51,22 @@ impl Scratch {
                 Err(error) => return Err(error).context(|| format!("cannot create {}", path.display())),
             }
         };
+        Self::of(path)
+    }
+
+    /// This directory, made anew: what was there is removed. Nobody else may use it.
+    ///
+    /// # Errors
+    /// When what was there cannot be removed, or it cannot be made.
+    pub fn anew(path: &Path) -> Result<Self> {
+        if path.exists() {
+            fs::remove_dir_all(path).context(|| format!("cannot remove {}", path.display()))?;
+        }
+        fs::create_dir_all(path).context(|| format!("cannot create {}", path.display()))?;
+        Self::of(path.to_owned())
+    }
+
+    fn of(path: PathBuf) -> Result<Self> {
         fs::create_dir(path.join("logs")).context(|| format!("cannot create {}/logs", path.display()))?;
         let keep = AtomicBool::new(env::var_os(KEEP).is_some());
         Ok(Self(Arc::new(Inner {

@@ -26,7 +26,7 @@ use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build_shipped};
 
 mod calls;
 mod cast;
-mod cluster;
+pub(crate) mod cluster;
 mod links;
 mod past;
 mod schedule;

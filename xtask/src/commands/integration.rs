@@ -65,7 +65,7 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
     clients::bring();
     let nextest = optional::has_nextest();
     for round in 1..=repeat {
-        for Found { binaries, .. } in &found {
+        for (number, Found { binaries, .. }) in found.iter().enumerate() {
             let version = binaries.version();
             let mut command = match nextest {
                 true => cargo(&[&["nextest", "run"], TARGET, &["--no-fail-fast"]].concat()),
@@ -87,6 +87,9 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
             command.env(etcd::DIRECTORY, binaries.directory());
             command.env("CURATOR_ETCD_VERSION", version);
             command.envs(programs.iter().copied());
+            if round == 1 && number > 0 {
+                command.env(etcd::AGAIN, "1");
+            }
             let name = match repeat {
                 1 => format!("integration tests on etcd {version}"),
                 _ => format!("integration tests on etcd {version}, round {round} of {repeat}"),

@@ -1,48 +1,57 @@
-//! `cargo xtask up`: three etcd members and three curators on this machine, and who leads them.
+//! `cargo xtask up`: three etcd members and three curators with TLS on this machine, and who leads them.
+
+use std::env;
+use std::fs::{self, File};
 use std::io::{IsTerminal, Write as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use board::{Board, Calls, State};
-use curator_harness::error::Result;
-use curator_harness::process::{Capture, Process, ProcessSpec};
-use curator_harness::signals;
-use curator_harness::step;
-use curator_harness::{CuratorOptions, CuratorProcess, Deadline, EtcdCluster, EtcdOptions, Event, Scratch};
-use serde_json::Value;
-
 use crate::args::Args;
 use crate::cli::Command;
-use crate::tools::etcd::{Found, Want, select};
+use crate::tools::etcd::{Want, select};
 use crate::tools::protoc;
-use crate::workspace::{ECHO_CALLS, EMBED, build};
+use crate::workspace::{CURATOR, CURATORCTL, build, build_shipped};
+use curator_harness::checkout::root;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::signals;
+use curator_harness::step;
+use curator_harness::{Deadline, EtcdBinaries, Event, Scratch, curator, etcd};
+
+use board::{Board, Calls, State};
+use calls::Caller;
+use running::{Programs, Running};
 
 pub mod board;
+pub mod calls;
+pub mod running;
 
 /// The command.
 pub const COMMAND: Command = Command {
     name: "up",
     summary: "starts three etcd members and three curators, calls them, and shows who leads and answers",
-    help: "Usage: cargo xtask up [--ttl 5s] [--etcd WHICH | --embedded] [--for 20s]
+    help: "Usage: cargo xtask up [--ttl 5s] [--etcd WHICH | --embedded] [--debug] [--for 20s]
 
-Builds the service, starts three etcd members and three curators on free ports of 127.0.0.1, calls each of them all the
-time, and shows who leads and who answers until ctrl-c stops all of it: a call through a follower is answered by the
-leader. The curators are `embed-server`, whose leader serves `Echo`. What is missing is brought as by
-`cargo xtask setup`. A curator that you kill is started again a quarter of a minute later.
+Builds curator and curatorctl as users get them, and makes a cluster in target/up: its authority, its owner, three nodes with
+their certificates, three etcd members on free ports of 127.0.0.1, and a context of curatorctl in target/up/curatorctl.toml.
+Then starts the three instances with TLS, prints five commands to try, calls each instance as the owner all the time, and
+shows who leads and who answers until ctrl-c stops all of it: a call through a follower is answered by the leader. What is
+missing is brought as by `cargo xtask setup`. A curator that you kill is started again ten seconds later.
 
   --ttl DURATION  how long the election waits for a leader that died (default 5s)
   --etcd WHICH    the version of etcd; by default the first at hand
   --embedded      no etcd: one curator alone, with its state in a directory, the quickest way in
-  --for DURATION  stops by itself after that time",
+  --debug         builds without optimization, which is quicker where that has been built before
+  --for DURATION  stops by itself after that time
+
+CURATOR_BIN, CURATORCTL_BIN and CURATOR_ETCD_DIR name programs that there are already, as in the integration tests.",
     run,
 };
 
-const CURATORS: u32 = 3;
 /// How long a curator may take to resign and end.
 const GRACE: Duration = Duration::from_secs(8);
 /// A killed curator is started again after this long: time enough to see another one take over.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(100);
 
 fn run(mut args: Args) -> Result<()> {
@@ -50,53 +59,42 @@ fn run(mut args: Args) -> Result<()> {
     let want = Want::read_one(args.value("--etcd")?.as_deref())?;
     let limit = args.duration("--for")?;
     let embedded = args.flag("--embedded");
+    let build = if args.flag("--debug") { build } else { build_shipped };
     args.finish(0)?;
     if embedded && want != Want::First {
-        return Err(curator_harness::Error::usage(
+        return Err(Error::usage(
             "`up` runs one etcd: give `--etcd`, or `--embedded` for none",
         ));
     }
     signals::install()?;
-    let found = match embedded {
-        true => {
-            protoc::ensure()?;
-            None
-        }
-        false => select(&want)?.into_iter().next(),
+    let etcd = match embedded {
+        true => None,
+        false if want == Want::First && env::var_os(etcd::DIRECTORY).is_some() => Some(EtcdBinaries::from_env()?),
+        false => select(&want)?.into_iter().next().map(|found| found.binaries),
     };
-    let binary = build(EMBED)?;
-    let caller = build(ECHO_CALLS)?;
-
-    let scratch = Scratch::new("up")?;
-    let outcome = (|| {
-        let etcd = found.as_ref().map(|found| start_etcd(found, &scratch)).transpose()?;
-        let (notify, events) = channel();
-        let mut curators = Vec::new();
-        for number in 1..=if etcd.is_some() { CURATORS } else { 1 } {
-            let endpoints = etcd.as_ref().map(EtcdCluster::endpoints).unwrap_or_default();
-            let mut options = CuratorOptions::new(number, endpoints).leader_ttl(ttl);
-            if etcd.is_none() {
-                let directory = scratch.path().join("state").display().to_string();
-                options.extra_args = vec!["--embedded".to_owned(), directory];
+    let there = env::var_os(curator::BINARY).is_some() && env::var_os(curator::CTL).is_some();
+    let programs = match there {
+        true => Programs {
+            curator: curator::binary_from_env()?,
+            ctl: curator::ctl_from_env()?,
+        },
+        false => {
+            protoc::ensure()?;
+            Programs {
+                curator: build(CURATOR)?,
+                ctl: build(CURATORCTL)?,
             }
-            options.notify = Some(notify.clone());
-            curators.push(CuratorProcess::start(&binary, &scratch, options)?);
         }
-        introduce(etcd.as_ref(), &curators, &scratch, ttl);
-        let (told, calls) = channel();
-        let addresses: Vec<_> = curators.iter().map(|curator| curator.address().to_string()).collect();
-        let spec = ProcessSpec::new("calls", &caller)
-            .args(&addresses)
-            .capture(Capture::Stdout);
-        let calling = Process::start_with(&spec, &scratch, move |line| {
-            if let Some(second) = read_calls(&line.text) {
-                // Nobody listens any more: then nobody needs to know.
-                let _ = told.send(second);
-            }
-        })?;
-        let shown = show(&mut curators, &events, &calls, limit);
-        drop(calling);
-        let stopped = stop(curators, etcd);
+    };
+    let _alone = alone()?;
+    let scratch = Scratch::anew(&root().join("target").join("up"))?;
+    let outcome = (|| {
+        let (notify, events) = channel();
+        let mut running = Running::start(programs, etcd.as_ref(), &scratch, ttl, &notify)?;
+        running.name_leader()?;
+        introduce(&running, &scratch, ttl);
+        let shown = play(&mut running, &events, limit);
+        let stopped = stop(running);
         shown.and(stopped)
     })();
     if outcome.is_err() && signals::received().is_none() {
@@ -105,80 +103,95 @@ fn run(mut args: Args) -> Result<()> {
     outcome
 }
 
-fn start_etcd(found: &Found, scratch: &Scratch) -> Result<EtcdCluster> {
-    let options = EtcdOptions {
-        peer_proxies: false,
-        ..EtcdOptions::default()
-    };
-    let name = format!("start etcd {}, three members", found.binaries.version());
-    step::timed(&name, || EtcdCluster::start(&found.binaries, scratch, options))
+/// Nobody else runs this in the same checkout as long as the file is held.
+fn alone() -> Result<File> {
+    let path = root().join("target").join("up.lock");
+    let file = File::create(&path).context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::new("another `cargo xtask up` runs here: stop it first")),
+        Err(fs::TryLockError::Error(error)) => Err(error).context(|| format!("cannot lock {}", path.display())),
+    }
 }
 
-fn introduce(etcd: Option<&EtcdCluster>, curators: &[CuratorProcess], scratch: &Scratch, ttl: Duration) {
+fn introduce(running: &Running, scratch: &Scratch, ttl: Duration) {
     step::say("");
-    for (etcd, member) in etcd
-        .into_iter()
+    for (etcd, member) in running
+        .etcd
+        .iter()
         .flat_map(|etcd| (0..etcd.len()).map(move |member| (etcd, member)))
     {
         step::say(format_args!(
-            "etcd-{member}     {}  pid {}",
+            "etcd-{}     {}  pid {}",
+            member + 1,
             etcd.client_url(member),
             etcd.pid(member).unwrap_or_default()
         ));
     }
-    for curator in curators {
+    for curator in &running.curators {
+        let page = curator.observe_address();
         step::say(format_args!(
-            "{}  http://{}  pid {}  {}",
+            "{}  {}  pid {}  {}{}",
             curator.name(),
             curator.address(),
             curator.pid(),
-            curator.node_id()
+            curator.node_id(),
+            page.map(|page| format!("  http://{page}/")).unwrap_or_default()
         ));
     }
     step::say(format_args!("logs       {}", scratch.logs().display()));
     step::say("");
-    match etcd {
-        None => {
-            step::say("One instance, its state in a directory: this is not highly available. In another terminal:");
-            step::say("  kill -9 PID    nothing acknowledged is lost; it is started again and leads at once");
-        }
-        Some(etcd) => {
-            step::say(format_args!(
-                "Leader TTL {ttl:?}. To see a failover, in another terminal:"
-            ));
-            step::say("  kill -9 PID    of the leader: another one leads within the TTL and a second");
-            step::say("  kill PID       of the leader: it resigns, and another one leads at once");
-            step::say("  kill -STOP PID, later kill -CONT PID: it wakes up and knows that it leads no more");
-            step::say(format_args!(
-                "  ETCDCTL_API=3 {} --endpoints {} get --prefix namespaced:curator/",
-                etcd.binaries().directory().join("etcdctl").display(),
-                etcd.endpoints().join(",")
-            ));
-        }
+    let (setup, [status, nodes, third, kill, wait]) = running.next_commands();
+    let why = match running.etcd {
+        Some(_) => [
+            "the leader hands over, and no call fails".to_owned(),
+            format!("kills the leader: another one leads within the TTL of {ttl:?} and a second"),
+        ],
+        None => [
+            "the only instance: it is not highly available".to_owned(),
+            "kills it: nothing acknowledged is lost; it is started again and leads at once".to_owned(),
+        ],
+    };
+    let [third_does, kill_does] = &why;
+    step::say("In another terminal:");
+    step::say(format_args!("  {setup}"));
+    for (command, does) in [
+        (&status, "each instance, and what it finds"),
+        (&nodes, "the nodes of the cluster"),
+        (&third, third_does),
+        (&kill, kill_does),
+        (&wait, "waits until one leads and all answer"),
+    ] {
+        step::say(format_args!("  {command}    # {does}"));
     }
-    step::say("Ctrl-c stops everything.");
+    step::say("Ctrl-c stops everything, and removes it.");
     step::say("");
 }
 
-/// A line of the caller: whom it called, and how that went.
-fn read_calls(line: &str) -> Option<(String, Calls)> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    let text = |name: &str| value[name].as_str().map(str::to_owned);
-    Some((
-        text("to")?,
-        Calls {
-            answered: value["answered"].as_u64()?,
-            failed: value["failed"].as_u64()?,
-            by: text("by")?,
-            slowest_ms: value["slowest_ms"].as_u64()?,
-            why: text("why")?,
-        },
-    ))
+/// Calls each instance, and shows how that goes, until we are told to stop or the time is over.
+///
+/// # Errors
+/// When an instance that has ended cannot be started again.
+pub fn play(running: &mut Running, events: &Receiver<(String, Event)>, limit: Option<Duration>) -> Result<()> {
+    let (told, calls) = channel();
+    let callers: Vec<_> = running
+        .curators
+        .iter()
+        .map(|curator| {
+            let address = curator.address().to_string();
+            let (ctl, config) = (running.ctl().to_owned(), running.config());
+            Caller::start(ctl, config, curator.name().to_owned(), address, told.clone())
+        })
+        .collect();
+    let shown = show(running, events, &calls, limit);
+    // While the instances are there, so that what is under way is answered.
+    drop(callers);
+    shown
 }
 
 /// Shows who leads until we are told to stop or the time is over.
 fn show(
-    curators: &mut [CuratorProcess],
+    running: &mut Running,
     events: &Receiver<(String, Event)>,
     calls: &Receiver<(String, Calls)>,
     limit: Option<Duration>,
@@ -187,14 +200,22 @@ fn show(
     let started = Instant::now();
     let end = limit.map(Deadline::after);
     let mut board = Board::new(
-        curators
+        running
+            .curators
             .iter()
             .map(|curator| (curator.name().to_owned(), curator.node_id().to_owned(), curator.pid()))
             .collect(),
         started,
     );
     let mut painter = Painter::new(terminal);
-    let mut again: Vec<Option<Deadline>> = curators.iter().map(|_| None).collect();
+    let mut again: Vec<Option<Deadline>> = running.curators.iter().map(|_| None).collect();
+    // What they said before anybody looked is told by their role.
+    while events.try_recv().is_ok() {}
+    for curator in &running.curators {
+        if let Some(role) = curator.role() {
+            board.change(curator.name(), State::Role(role), started);
+        }
+    }
     while signals::received().is_none() && !end.is_some_and(|end| end.passed()) {
         match events.recv_timeout(TICK) {
             Ok((name, event)) => {
@@ -206,16 +227,18 @@ fn show(
             // The curators hold the senders, so this cannot be; a pause keeps it from spinning all the same.
             Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
         }
-        for (to, second) in calls.try_iter() {
-            let called = curators.iter().find(|curator| curator.address().to_string() == to);
+        for (name, mut second) in calls.try_iter() {
+            let called = running.curators.iter().find(|curator| curator.name() == name);
             if let Some(curator) = called {
-                board.calls(curator.name(), second, Instant::now());
+                second.by = running.answers_for(curator);
+                board.calls(&name, second, Instant::now());
             }
         }
-        for curator in curators.iter() {
+        running.name_leader()?;
+        for curator in &running.curators {
             board.paused(curator.name(), curator.process().is_paused(), Instant::now());
         }
-        for (curator, again) in curators.iter_mut().zip(&mut again) {
+        for (curator, again) in running.curators.iter_mut().zip(&mut again) {
             match (curator.process().status(), &again) {
                 (Some(status), None) => {
                     board.change(curator.name(), State::Ended(status.to_string()), Instant::now());
@@ -240,16 +263,16 @@ fn show(
 }
 
 /// The curators first, so that the leader can resign, then etcd. A second signal makes it quick.
-fn stop(curators: Vec<CuratorProcess>, etcd: Option<EtcdCluster>) -> Result<()> {
+fn stop(running: Running) -> Result<()> {
     let seen = signals::count();
-    for curator in &curators {
+    for curator in &running.curators {
         // A paused one must wake up to end, and one that has ended already is just as well.
         let _ = curator.resume();
         let _ = curator.terminate();
     }
     let deadline = Deadline::after(GRACE);
     let mut late = Vec::new();
-    for curator in &curators {
+    for curator in &running.curators {
         while curator.process().is_running() && !deadline.passed() && signals::count() == seen {
             thread::sleep(Duration::from_millis(10));
         }
@@ -259,8 +282,7 @@ fn stop(curators: Vec<CuratorProcess>, etcd: Option<EtcdCluster>) -> Result<()> 
     }
     // Dropping kills what is still there. etcd is not asked: members that stop together wait long for each other, and
     // their data goes now.
-    drop(curators);
-    drop(etcd);
+    drop(running);
     if late.is_empty() {
         step::say("all stopped");
         return Ok(());

@@ -1,10 +1,12 @@
 //! Identity and TLS with real processes: the whole life of a cluster, who is refused, and what nobody can pretend.
 
+mod alerts;
 mod cast;
 mod clients;
 mod hostile;
 mod life;
 mod moving;
+mod prometheus;
 mod proof;
 mod refusals;
 mod renewal;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use curator_harness::Event;
 use curator_service::{certificate_pem, credential_names as names};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, PKCS_ED25519};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -9,7 +10,6 @@ use rustls_pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
-use xtask::harness::Event;
 
 use super::cast::{Cast, Node};
 use super::refusals::Forge;

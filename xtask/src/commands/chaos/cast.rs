@@ -55,7 +55,7 @@ pub(super) struct Cast {
 impl Cast {
     /// Starts all, and makes a cluster; each on a host of its own if they shall be.
     pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, hosts: bool) -> Result<Self> {
-        let made = cluster::make(programs, scratch)?;
+        let made = cluster::make(&programs.curator, &programs.ctl, scratch, HOSTS)?;
         let networks = hosts.then(Networks::start).transpose()?;
         let mut hosts = networks.as_ref().map_or_else(Vec::new, |all| all.hosts().to_vec());
         hosts.truncate(HOSTS);
@@ -66,7 +66,7 @@ impl Cast {
             ..EtcdOptions::default()
         };
         let etcd = EtcdCluster::start(binaries, scratch, options)?;
-        cluster::import(programs, &made, &etcd.endpoints())?;
+        cluster::import(&programs.curator, &made, &etcd.endpoints())?;
         let record = scratch.path().join("record");
         let mut links = match networks {
             Some(networks) => Links::Hosts(networks),
@@ -109,7 +109,8 @@ impl Cast {
             links,
         };
         let leader = cast.agreed(SOON)?;
-        cluster::all_are_members(programs, &cast.owner, cast.curators[leader].address().to_string())?;
+        let endpoint = cast.curators[leader].address().to_string();
+        cluster::all_are_members(&programs.ctl, &cast.owner, endpoint, HOSTS)?;
         Ok(cast)
     }
 

@@ -8,33 +8,32 @@ use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Orphan, Process, ProcessSpec, bound, run};
 use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
 
-use super::cast::Programs;
-use super::schedule::HOSTS;
-
 const SOON: Duration = Duration::from_secs(30);
 
 /// What is left of the making of a cluster that is in no etcd yet.
-pub(super) struct Made {
+pub(crate) struct Made {
     /// The ids of the nodes.
-    pub(super) ids: Vec<String>,
+    pub(crate) ids: Vec<String>,
     /// The directories of their credentials.
-    pub(super) credentials: Vec<PathBuf>,
+    pub(crate) credentials: Vec<PathBuf>,
     /// The owner's `ca.pem`, `owner.pem` and `owner-key.pem`.
-    pub(super) owner: Owner,
-    /// All of its state.
+    pub(crate) owner: Owner,
+    /// The directory that it was made in.
+    pub(crate) embedded: PathBuf,
+    /// All of its state, in a file.
     state: PathBuf,
 }
 
 /// What the owner shows.
 #[derive(Clone)]
-pub(super) struct Owner {
-    pub(super) ca: PathBuf,
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Owner {
+    pub(crate) ca: PathBuf,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Owner {
-    pub(super) fn arguments(&self) -> Vec<String> {
+    pub(crate) fn arguments(&self) -> Vec<String> {
         [("--ca", &self.ca), ("--cert", &self.certificate), ("--key", &self.key)]
             .into_iter()
             .flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()])
@@ -76,17 +75,17 @@ impl Ctl<'_> {
     }
 }
 
-/// Makes it, in an instance that keeps its state in a directory, and ends that instance.
-pub(super) fn make(programs: &Programs, scratch: &Scratch) -> Result<Made> {
+/// Makes it with `curator` and `curatorctl`, in an instance that keeps its state in a directory, and ends that instance.
+pub(crate) fn make(curator: &Path, ctl: &Path, scratch: &Scratch, nodes: usize) -> Result<Made> {
     let path = |name: &str| scratch.path().join(name);
     let text = |name: &str| path(name).display().to_string();
-    let credentials: Vec<_> = (1..=HOSTS)
+    let credentials: Vec<_> = (1..=nodes)
         .map(|number| path(&format!("credentials-{number}")))
         .collect();
     let (embedded, first) = (text("embedded"), credentials[0].display().to_string());
     let making = ["bootstrap", "--embedded", &embedded, "--credentials", &first];
     let security = ["--tpm-mode", "best-effort", "--storage-security", "permissive"];
-    call(&programs.curator, &[&making[..], &security[..]].concat())?;
+    call(curator, &[&making[..], &security[..]].concat())?;
 
     let mut options = CuratorOptions::new(0, Vec::new());
     // The certificate says it.
@@ -94,7 +93,7 @@ pub(super) fn make(programs: &Programs, scratch: &Scratch) -> Result<Made> {
     options.name = "maker".to_owned();
     options.credentials = Some(credentials[0].clone());
     options.extra_args = vec!["--embedded".to_owned(), embedded.clone()];
-    let maker = CuratorProcess::start(&programs.curator, scratch, options)?;
+    let maker = CuratorProcess::start(curator, scratch, options)?;
     maker.wait_for_role(Mark::START, SOON, "leading alone", Role::is_leader)?;
     let owner = Owner {
         ca: credentials[0].join("ca.pem"),
@@ -105,9 +104,9 @@ pub(super) fn make(programs: &Programs, scratch: &Scratch) -> Result<Made> {
     let asked = ["cert", "owner", "--endpoint", &endpoint, "--out", &text("owner.pem")];
     let [ca, key] = [&owner.ca, &owner.key].map(|path| path.display().to_string());
     let shown = ["--ca", &ca, "--key", &key];
-    call(&programs.ctl, &[&asked[..], &shown[..]].concat())?;
+    call(ctl, &[&asked[..], &shown[..]].concat())?;
     let ctl = Ctl {
-        program: &programs.ctl,
+        program: ctl,
         endpoint: endpoint.clone(),
         owner: &owner,
     };
@@ -116,7 +115,7 @@ pub(super) fn make(programs: &Programs, scratch: &Scratch) -> Result<Made> {
     fs::write(path("unlock-key"), [7; 32]).context(|| "cannot write the key of a disk".to_owned())?;
     // One after the other, so that each id is known to be that of its directory.
     for (number, directory) in credentials.iter().enumerate().skip(1) {
-        let spec = ProcessSpec::new(format!("register-{}", number + 1), &programs.curator)
+        let spec = ProcessSpec::new(format!("register-{}", number + 1), curator)
             .args(["register", "--address", &endpoint, "--ca"])
             .args([&owner.ca])
             .args(["--credentials".as_ref(), directory.as_os_str()])
@@ -139,21 +138,18 @@ pub(super) fn make(programs: &Programs, scratch: &Scratch) -> Result<Made> {
     }
     maker.terminate()?;
     maker.wait_exit(SOON)?;
-    call(
-        &programs.curator,
-        &["export", "--embedded", &embedded, "--out", &text("state")],
-    )?;
+    call(curator, &["export", "--embedded", &embedded, "--out", &text("state")])?;
     Ok(Made {
         ids,
         credentials,
         owner,
+        embedded: path("embedded"),
         state: path("state"),
     })
 }
 
 /// Waits until the leader has given all nodes the role without which an instance may not forward.
-pub(super) fn all_are_members(programs: &Programs, owner: &Owner, endpoint: String) -> Result<()> {
-    let program = &programs.ctl;
+pub(crate) fn all_are_members(program: &Path, owner: &Owner, endpoint: String, nodes: usize) -> Result<()> {
     let ctl = Ctl {
         program,
         endpoint,
@@ -163,7 +159,7 @@ pub(super) fn all_are_members(programs: &Programs, owner: &Owner, endpoint: Stri
         "all nodes to have the role of a member of the consensus",
         SOON,
         || match ctl.nodes("has(node.roles.consensus_member)") {
-            Ok(members) => (members.len() == HOSTS).then_some(()),
+            Ok(members) => (members.len() == nodes).then_some(()),
             // Until then an instance does not prove what it is, and is not taken for one.
             Err(_) => None,
         },
@@ -171,11 +167,7 @@ pub(super) fn all_are_members(programs: &Programs, owner: &Owner, endpoint: Stri
 }
 
 /// Moves it to etcd.
-pub(super) fn import(programs: &Programs, made: &Made, endpoints: &[String]) -> Result<()> {
+pub(crate) fn import(curator: &Path, made: &Made, endpoints: &[String]) -> Result<()> {
     let state = made.state.display().to_string();
-    call(
-        &programs.curator,
-        &["import", &state, "--etcd-endpoints", &endpoints.join(",")],
-    )
-    .map(drop)
+    call(curator, &["import", &state, "--etcd-endpoints", &endpoints.join(",")]).map(drop)
 }

@@ -8,11 +8,11 @@ use curator_election::deadline::effective_ttl;
 use curator_listener::{LeaderTerm, ListenerConfig};
 use tonic::service::Routes;
 
-use crate::authorize::Authenticator;
+use crate::auth::Authenticator;
 use crate::consensus::Consensus;
 use crate::log_filter::LogFilter;
-use crate::observe::Observe;
 pub use crate::state::limits::StateLimits;
+use crate::status_page::Observe;
 use curator_identity::{CURATOR_PORT, CredentialsWatch};
 
 /// The configuration of one instance.

@@ -1,47 +1,29 @@
 //! What the leader does and serves, in one term.
 
-mod aaa;
-pub(crate) mod audit;
-mod background;
-mod backlogs;
-mod callers;
-mod certificates;
-mod clusternet;
-mod configure;
-mod curator;
-mod decommission;
-mod deletion;
-mod encoded;
-mod filter;
+mod api;
+mod cluster;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-pub(crate) mod health;
-mod info;
-mod labels;
-mod lists;
-mod load;
-mod management;
-mod newcomers;
-mod own_certificate;
-mod pace;
-pub(crate) mod pki;
-mod registration;
-mod registrations;
-mod roles;
-mod status;
-mod territory;
+mod nodes;
+mod reconciler;
 #[cfg(test)]
 mod tests;
-mod ticket;
-mod watch;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use self::cluster::networking::Claims;
+use self::cluster::pki::Pki;
+use self::nodes::backlogs::Backlogs;
+#[cfg(feature = "measure")]
+pub(crate) use self::nodes::encoded::EncodedEvent;
+use self::nodes::encoded::SharedWatch;
+use self::nodes::heartbeat::Heartbeats;
+use self::nodes::list_records::Lists;
+use self::nodes::newcomers::Newcomers;
+use self::nodes::pace::Pace;
 use async_trait::async_trait;
-use backlogs::Backlogs;
-use clusternet::Claims;
 use curator_election::clock::SharedClock;
 use curator_listener::{CallerAddress, CallerCertificates, Forwarders, Standing};
 use curator_proto::admin_api::certificates_server::CertificatesServer;
@@ -52,25 +34,17 @@ use curator_proto::curator_api::curator_server::CuratorServer;
 use curator_proto::management_api::aaa_server::AaaServer;
 use curator_proto::management_api::management_server::ManagementServer;
 use curator_proto::permission::{Authorization, Methods};
-#[cfg(feature = "measure")]
-pub(crate) use encoded::EncodedEvent;
-use encoded::SharedWatch;
-use health::Heartbeats;
-use lists::Lists;
-use newcomers::Newcomers;
-use pace::Pace;
-use pki::Pki;
 use tonic::Status;
 use tonic::service::Routes;
 
-use crate::authorize::{Authenticator, Authorized, Caller, Register};
+use crate::auth::{Authenticator, Authorized, Caller, Register, caller};
 use crate::consensus::Membership;
-use crate::fenced::Fenced;
-use crate::leadership::Office;
 use crate::state::State;
+use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
+use crate::step_down::Office;
 use curator_identity::Identity;
 use curator_identity::{CredentialsWatch, recognized};
 
@@ -100,7 +74,7 @@ pub(crate) struct Leader {
     heartbeats: Heartbeats,
     claims: Claims,
     /// Who may look through the nodes with a filter: each takes a thread.
-    filters: filter::Turns,
+    filters: nodes::filter::Turns,
     /// Which watches are told their backlog.
     backlogs: Arc<Backlogs>,
     /// Those who are being told of nodes.
@@ -122,7 +96,7 @@ impl Leader {
             state: State::new(fenced, around.limits),
             heartbeats: Heartbeats::new(around.clock.clone()),
             claims: Claims::default(),
-            filters: filter::Turns::default(),
+            filters: nodes::filter::Turns::default(),
             backlogs: Arc::default(),
             lists: Lists::new(around.clock.clone()),
             newcomers: Newcomers::default(),
@@ -137,7 +111,7 @@ impl Leader {
 
     /// Does what a leader does without being called, until the term ends.
     pub(crate) async fn run(self: Arc<Self>) {
-        let work = async { tokio::join!(self.state.clone().run(), background::run(&self)) };
+        let work = async { tokio::join!(self.state.clone().run(), reconciler::run(&self)) };
         tokio::select! {
             _ = work => {}
             () = self.lists.run() => {}
@@ -321,13 +295,6 @@ impl Forwarders for Members {
             Err(_) => Standing::Stranger,
         }
     }
-}
-
-/// Who makes a call.
-pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
-    // Without it the service stands in no `Authorized`.
-    let missing = || Status::internal("who calls was not asked");
-    request.extensions().get().ok_or_else(missing)
 }
 
 /// The node that makes a call, if it is one.

@@ -24,45 +24,26 @@
 //! # }
 //! ```
 
-mod authorize;
-mod bootstrap;
-mod candidacy;
-mod certificates;
+mod audit;
+mod auth;
 mod complaint;
 mod config;
 mod consensus;
-mod fenced;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
-mod history;
 mod instance;
 mod leader;
-mod leader_address;
-mod leadership;
-mod local;
 mod log_filter;
-#[cfg(feature = "measure")]
-pub mod measure;
-mod observe;
-mod pulse;
-mod reach;
-mod readiness;
-mod report;
-mod service;
-mod shutdown;
-#[cfg(all(feature = "simulation", debug_assertions))]
-pub mod simulation;
 mod state;
-mod supervise;
-mod transfer;
+mod status;
+mod status_page;
+mod step_down;
+pub mod telemetry;
+#[cfg(any(test, fuzzing, feature = "measure", feature = "simulation"))]
+pub mod testing;
 mod validate;
-mod wiring;
 
-pub use authorize::{Authenticator, Caller, Member as CallingMember, Nobody};
+pub use auth::{Authenticator, Caller, Member as CallingMember, Nobody};
 #[cfg(any(test, feature = "test-identity"))]
-pub use authorize::{TEST_CALLER, TestIdentity};
-pub use bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap, bootstrapped};
-pub use certificates::state::{ForeignState, check_state, check_whole};
+pub use auth::{TEST_CALLER, TestIdentity};
 pub use config::{Config, ConfigError, LeaderServices, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
@@ -76,9 +57,12 @@ pub use curator_identity::{
     certified_as, credential_names, node_id, read_certificate, read_private_key, replace_certificate, wall_clock,
 };
 pub use curator_version::{COMMIT, VERSION};
-pub use fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
-pub use local::CuratorLocalService;
+pub use instance::certificates::state::{ForeignState, check_state, check_whole};
+pub use instance::local_api::CuratorLocalService;
+pub use instance::service::{Liveness, Service, ServiceError};
 pub use log_filter::LogFilter;
-pub use observe::{OBSERVE_PORT, Observe, meters};
-pub use service::{LeaderStatus, Liveness, Service, ServiceError};
-pub use transfer::{About, Archive, Import, TransferError, Unfinished, export, import};
+pub use state::bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap, bootstrapped};
+pub use state::export::{About, Archive, Import, TransferError, Unfinished, export, import};
+pub use state::fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
+pub use status::LeaderStatus;
+pub use status_page::{OBSERVE_PORT, Observe};

@@ -16,10 +16,14 @@
 
 mod barrier;
 mod batch;
+pub(crate) mod bootstrap;
+pub(crate) mod export;
+pub(crate) mod fenced;
 pub(crate) mod keys;
 pub(crate) mod limits;
+pub(crate) mod pki_layout;
 pub(crate) mod record;
-mod told;
+mod refusal;
 pub(crate) mod tx;
 pub(crate) mod view;
 mod writer;
@@ -43,8 +47,8 @@ use view::View;
 use writer::{Fate, Writer};
 
 use crate::complaint::Complaint;
-use crate::fenced::{Fenced, FencedError};
-use crate::observe::meters;
+use crate::state::fenced::{Fenced, FencedError};
+use crate::telemetry;
 
 /// How long a decision is made again and again because others were faster, if its caller has that long.
 const CONTENTION: Duration = Duration::from_secs(10);
@@ -84,7 +88,7 @@ impl From<StateError> for Status {
     fn from(error: StateError) -> Self {
         match &error {
             StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
-            StateError::Fenced(FencedError::Store(store)) => told::told(store),
+            StateError::Fenced(FencedError::Store(store)) => refusal::told(store),
             StateError::Fenced(FencedError::Answer { .. }) => {
                 static COMPLAINT: Complaint = Complaint::new();
                 COMPLAINT.say(|left_out| warn!(%error, left_out, "the store cannot be used"));
@@ -287,7 +291,7 @@ impl State {
     async fn follow_once(&self) -> Result<(), StateError> {
         let read_at = self.refresh().await?;
         if !self.ready.send_replace(true) {
-            metrics::histogram!(meters::TAKEOVER_SECONDS).record(self.began.elapsed().as_secs_f64());
+            metrics::histogram!(telemetry::TAKEOVER_SECONDS).record(self.began.elapsed().as_secs_f64());
         }
         let mut changes = self.fenced.watch(view::watched(), read_at.next()).await?;
         while let Some(batch) = changes.next().await {

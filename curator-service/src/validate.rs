@@ -3,10 +3,12 @@
 mod labels;
 mod names;
 mod network;
+mod selector;
 
 pub(crate) use labels::{MOST_LABELS, label_key, label_value};
 pub(crate) use names::cluster_domain;
 pub(crate) use network::{Cidr, cidr, cluster_network_prefix, wireguard_key};
+pub(crate) use selector::{Selector, id_of_key};
 
 /// What is wrong with a value, and what it is the value of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

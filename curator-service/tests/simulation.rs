@@ -3,7 +3,7 @@
 #![cfg(debug_assertions)]
 
 use curator_election::sabotage::Sabotage;
-use curator_service::simulation::{Bug, Found, Scenario, Search, search, shrink, simulate};
+use curator_service::testing::simulation::{Bug, Found, Scenario, Search, search, shrink, simulate};
 
 fn run(from: u64, seeds: u64, bug: Option<Bug>) -> (u64, Option<Found>) {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -1,7 +1,7 @@
 //! Filters of nodes, compiled and asked.
 #![no_main]
 
-use curator_service::fuzzing;
+use curator_service::testing::fuzzing;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     fuzzing::filter(text);

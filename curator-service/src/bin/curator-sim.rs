@@ -10,7 +10,7 @@ mod run {
     use std::time::Duration;
 
     use clap::Parser;
-    use curator_service::simulation::{Bug, Found, Scenario, Search, Totals, search, shrink, simulate};
+    use curator_service::testing::simulation::{Bug, Found, Scenario, Search, Totals, search, shrink, simulate};
 
     /// Runs the election, the fenced store and the leader's state through faults from seeds.
     #[derive(Parser)]

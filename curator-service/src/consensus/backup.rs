@@ -18,7 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::transfer::{About, Archive, Exporter, GIVEN_UP, TransferError};
+use crate::state::export::{About, Archive, Exporter, GIVEN_UP, TransferError};
 
 const NAME: &str = "export.sock";
 /// How long whoever asks may take to say what, or to take a piece.

@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::error;
 
-use crate::observe::meters;
-use crate::read_certificate;
+use crate::telemetry;
 use curator_identity::ends_at;
+use curator_identity::read_certificate;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ impl ClientCertificate {
         let der = spawn_blocking(move || read_certificate(&path)).await.ok()?.ok()?;
         let end = ends_at(&der)?;
         #[allow(clippy::cast_precision_loss, reason = "seconds, and far below 2^53")]
-        metrics::gauge!(meters::CERTIFICATE_END, "certificate" => "etcd_client").set(end as f64);
+        metrics::gauge!(telemetry::CERTIFICATE_END, "certificate" => "etcd_client").set(end as f64);
         let now = (self.wall)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         if end >= i64::try_from(now.as_secs()).unwrap_or(i64::MAX) {
             return None;
@@ -70,8 +70,8 @@ impl ClientCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificate_pem;
-    use crate::leader::pki::Layout;
+    use crate::state::pki_layout::Layout;
+    use curator_identity::certificate_pem;
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 

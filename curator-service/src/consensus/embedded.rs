@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Consensus, ConsensusStatus, FixedMembership, Member, Membership, backup};
+use crate::consensus::{Consensus, ConsensusStatus, FixedMembership, Member, Membership, backup};
 use crate::state::keys::NODES;
 
 /// The state in a directory, for one instance alone. It is not highly available: when the host is gone, so is the cluster.

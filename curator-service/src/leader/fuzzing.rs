@@ -8,7 +8,8 @@ use curator_proto::common::node_labels::Pair;
 use curator_proto::common::{ClusterConfiguration, NodeLabels};
 use curator_proto::management_api::{ConfigureClusterRequest, Node};
 
-use super::{configure, filter as filters};
+use crate::leader::cluster::configuration;
+use crate::leader::nodes::filter as filters;
 
 /// A merge changes the rules of labels alone.
 pub(crate) fn merge(request: &ConfigureClusterRequest) {
@@ -17,7 +18,7 @@ pub(crate) fn merge(request: &ConfigureClusterRequest) {
         kubernetes: Some(Kubernetes::default()),
         ..ClusterConfiguration::default()
     };
-    if let Some(merged) = configure::merge_into(request, &current) {
+    if let Some(merged) = configuration::merge_into(request, &current) {
         let kubernetes = current.kubernetes.clone();
         assert_eq!(ClusterConfiguration { kubernetes, ..merged }, current);
     }

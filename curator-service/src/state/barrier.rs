@@ -16,7 +16,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tracing::{Instrument, debug_span};
 
-use crate::fenced::{Fenced, FencedError, TRACED};
+use crate::state::fenced::{Fenced, FencedError, TRACED};
 
 type Fence = Shared<BoxFuture<'static, Result<(), FencedError>>>;
 

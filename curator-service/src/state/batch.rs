@@ -10,7 +10,7 @@ use bytes::Bytes;
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Keys, Op};
 
-use crate::fenced::Change;
+use crate::state::fenced::Change;
 
 /// etcd takes up to 128 operations a transaction by default, and counts a nested one as one of the outer, and what is in it
 /// against what is left.

@@ -6,8 +6,8 @@
 use curator_election::store::{Keys, Op};
 use tonic::Status;
 
-use super::view::View;
-use crate::fenced::Change;
+use crate::state::fenced::Change;
+use crate::state::view::View;
 
 /// How large the state may become. What makes it smaller is never refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use curator_election::{Term, TermKeeper};
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use super::*;
+use crate::state::*;
 
 /// A store that counts the transactions and reads that it has carried out, and whose answers can be held back.
 #[derive(Clone)]
@@ -408,7 +408,7 @@ async fn a_cluster_that_has_just_been_made_is_seen_at_once() {
 }
 
 mod view {
-    use super::*;
+    use crate::state::*;
 
     fn record(id: &str) -> Bytes {
         use prost::Message;

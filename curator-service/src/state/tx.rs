@@ -9,9 +9,9 @@ use bytes::Bytes;
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Op, Revision};
 
-use super::view::{Entry, Node, View};
-use crate::fenced::Change;
+use crate::state::fenced::Change;
 use crate::state::keys::{InvalidId, NODES};
+use crate::state::view::{Entry, Node, View};
 
 /// What a decision reads and writes.
 pub(crate) struct Tx<'a> {

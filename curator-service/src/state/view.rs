@@ -16,9 +16,10 @@ use curator_election::WentBack;
 use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
-use super::keys::{self, NODES};
-use super::record::{Corrupt, NodeRecord};
-use crate::fenced::Change;
+use crate::state::fenced::Change;
+use crate::state::keys;
+use crate::state::keys::NODES;
+use crate::state::record::{Corrupt, NodeRecord};
 
 /// How many deleted nodes are remembered, for watchers that have not heard of it yet.
 const MOST_TOMBSTONES: usize = 10_000;

@@ -13,9 +13,9 @@ use curator_election::store::{RefusalKind, StoreError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{Instrument, Span, debug, debug_span};
 
-use super::{State, StateError, batch};
-use crate::fenced::{Change, FencedError, Outcome, TRACED};
-use crate::observe::meters;
+use crate::state::fenced::{Change, FencedError, Outcome, TRACED};
+use crate::state::{State, StateError, batch};
+use crate::telemetry;
 
 /// How many changes may wait at a time; any more wait to be let in.
 const MOST_WAITING: usize = 4_096;
@@ -212,8 +212,8 @@ fn shared(taken: &[Waiting]) -> Span {
 
 /// Counts a transaction and the changes that it made.
 fn committed(outcome: &'static str, changes: usize) {
-    metrics::counter!(meters::STATE_COMMITS, "outcome" => outcome).increment(1);
-    metrics::counter!(meters::STATE_CHANGES).increment(changes as u64);
+    metrics::counter!(telemetry::STATE_COMMITS, "outcome" => outcome).increment(1);
+    metrics::counter!(telemetry::STATE_CHANGES).increment(changes as u64);
 }
 
 fn take_in(state: &State, change: &Change, outcome: &Outcome) {

@@ -1,7 +1,7 @@
 //! Labels of nodes: Kubernetes' rules, with lower-case prefixes.
 
-use super::Invalid;
-use super::names::domain;
+use crate::validate::Invalid;
+use crate::validate::names::domain;
 
 /// How many labels a node may have.
 pub(crate) const MOST_LABELS: usize = 128;

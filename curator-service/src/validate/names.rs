@@ -1,6 +1,6 @@
 //! Domain names.
 
-use super::Invalid;
+use crate::validate::Invalid;
 
 const LONGEST_DOMAIN: usize = 253;
 const LONGEST_CLUSTER_DOMAIN: usize = 80;

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 
-use super::Invalid;
+use crate::validate::Invalid;
 
 /// The network that nodes' prefixes are taken from.
 const CLUSTER_NETWORK: Cidr = Cidr {

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use curator_service::{CredentialsWatch, meters};
+use curator_service::{CredentialsWatch, telemetry};
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
@@ -48,7 +48,7 @@ impl Reload {
         let (filter, settings) = match spawn_blocking(move || read(&argv)).await {
             Ok(Ok(read)) => read,
             Ok(Err(reason)) => {
-                metrics::counter!(meters::RELOADS_FAILED, "of" => "configuration").increment(1);
+                metrics::counter!(telemetry::RELOADS_FAILED, "of" => "configuration").increment(1);
                 error!(
                     reason,
                     "the new configuration cannot be used: the one that there was stays in force"
@@ -75,7 +75,7 @@ impl Reload {
                 Ok(Ok(true)) => info!("new credentials are used from now on"),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    metrics::counter!(meters::RELOADS_FAILED, "of" => "credentials").increment(1);
+                    metrics::counter!(telemetry::RELOADS_FAILED, "of" => "credentials").increment(1);
                     error!(%error, "new credentials cannot be used: those that there were stay in use");
                 }
                 Err(error) => error!(%error, "the credentials could not be read"),

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use curator_service::{OBSERVE_PORT, Observe, meters};
+use curator_service::{OBSERVE_PORT, Observe, telemetry};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
 /// Bounds of the buckets of times, in seconds.
@@ -61,7 +61,7 @@ impl ObserveAt {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
             .install_recorder()?;
-        meters::describe();
+        telemetry::describe();
         let metrics = Arc::new(move || {
             handle.run_upkeep();
             handle.render().replace(CPU_AS_GAUGE, CPU_AS_COUNTER)

@@ -30,8 +30,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, Ref
 use prost_types::FieldMask;
 use tonic::{Code, Status};
 
-use super::stage::{OWNER, Stage, id, join_key, key};
 use crate::consensus::Membership;
+use crate::leader::tests::stage::{OWNER, Stage, id, join_key, key};
 use crate::state::record::ClusterRecord;
 
 const SERVICES: [&str; 4] = [
@@ -679,7 +679,10 @@ fn decoded<M: Message + Default>(request: &[u8]) -> Result<M, Status> {
 async fn call(stage: &Stage, method: &str, request: &[u8]) -> Result<(), Status> {
     let leader = &stage.leader;
     match method.split(' ').next().unwrap_or_default() {
-        "Watch" => leader.watch(&super::stage::owner(), decoded(request)?).await.map(drop),
+        "Watch" => leader
+            .watch(&crate::leader::tests::stage::owner(), decoded(request)?)
+            .await
+            .map(drop),
         "UpdateNodeStatus" => leader.update_node_status(&id(2), decoded(request)?).await.map(drop),
         "RegisterNode" => leader.register_node(Some(key(5)), decoded(request)?).await.map(drop),
         "CommitNode" => leader.commit_node(Some(key(4)), decoded(request)?).await.map(drop),
@@ -693,7 +696,9 @@ async fn call(stage: &Stage, method: &str, request: &[u8]) -> Result<(), Status>
         "GetRegisterTicket" => leader.get_register_ticket(decoded(request)?).await.map(drop),
         "GetClusterInfo" => leader.get_cluster_info(decoded(request)?).await.map(drop),
         "GetNodes" => {
-            let nodes = leader.get_nodes(&super::stage::owner(), decoded(request)?).await?;
+            let nodes = leader
+                .get_nodes(&crate::leader::tests::stage::owner(), decoded(request)?)
+                .await?;
             nodes.try_collect::<Vec<_>>().await.map(drop)
         }
         "ApproveNode" => leader.approve_node(decoded(request)?).await.map(drop),

@@ -9,8 +9,8 @@ use curator_proto::management_api::{
 };
 use tonic::{Code, Status};
 
-use super::stage::{FIRST, Stage, consensus_member, id, refused};
 use crate::consensus::Membership;
+use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id, refused};
 
 /// Two members, of which the second one has every role.
 async fn stage() -> Stage {

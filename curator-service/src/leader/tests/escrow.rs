@@ -5,7 +5,7 @@ use curator_proto::management_api::{EscrowRequest, EscrowResponse, escrow_reques
 use futures::StreamExt;
 use tonic::{Code, Status};
 
-use super::stage::{OWNER, Stage};
+use crate::leader::tests::stage::{OWNER, Stage};
 use crate::state::keys::INITIAL_OWNER;
 use curator_identity::public_key_of;
 
@@ -106,7 +106,10 @@ async fn the_first_thing_wrong_is_told() {
 async fn a_certificate_for_another_key_stays() {
     let stage = Stage::new().await;
     let node = stage
-        .value(&format!("/cluster-pki/issued/node-{}-cert.der", super::stage::id(1)))
+        .value(&format!(
+            "/cluster-pki/issued/node-{}-cert.der",
+            crate::leader::tests::stage::id(1)
+        ))
         .await;
     let revision = stage.put("/cluster-pki/issued/owner-cert.der", node.unwrap()).await;
     stage.followed("/cluster-pki/issued/owner-cert.der", revision).await;

@@ -21,9 +21,9 @@ use futures::future::BoxFuture;
 use prost_types::FieldMask;
 use tonic::{Code, Status};
 
-use super::stage::{FIRST, Stage, id, join_key, key};
 use crate::consensus::Membership;
 use crate::leader::Leader;
+use crate::leader::tests::stage::{FIRST, Stage, id, join_key, key};
 
 type Call = Box<dyn Fn(Arc<Leader>) -> BoxFuture<'static, Result<(), Status>>>;
 
@@ -80,7 +80,7 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
             update_mask: Some(FieldMask::default()),
             ..ConfigureClusterRequest::default()
         });
-        "GetNodes": |leader| leader.get_nodes(&super::stage::owner(), GetNodesRequest::default());
+        "GetNodes": |leader| leader.get_nodes(&crate::leader::tests::stage::owner(), GetNodesRequest::default());
         "GetClusterInfo": |leader| leader.get_cluster_info(GetClusterInfoRequest {});
         "GetRegisterTicket": |leader| leader.get_register_ticket(GetRegisterTicketRequest {});
         "RotateRegisterTicket": |leader| leader.rotate_register_ticket(RotateRegisterTicketRequest {});
@@ -88,8 +88,8 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
         "IssueOwn": |leader| leader.issue_own(Some(super::stage::OWNER), IssueOwnRequest { anew: true });
         "GetConsensusStatus": |leader| leader.get_consensus_status(GetConsensusStatusRequest {});
         "IssueCertificate": |leader| leader.issue_certificate(&id(2), IssueCertificateRequest::default());
-        "Escrow": |leader| leader.owner_certificate(&super::stage::OWNER);
-        "Watch": |leader| leader.watch(&super::stage::owner(), WatchRequest { kind: Some(Kind::NodesInCluster(NodesInCluster {})) });
+        "Escrow": |leader| leader.owner_certificate(&crate::leader::tests::stage::OWNER);
+        "Watch": |leader| leader.watch(&crate::leader::tests::stage::owner(), WatchRequest { kind: Some(Kind::NodesInCluster(NodesInCluster {})) });
         "the background pass": |leader| leader.pass();
     };
     let register = RegisterNodeRequest {

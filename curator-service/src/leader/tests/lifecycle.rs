@@ -11,7 +11,7 @@ use curator_proto::management_api::delete_node_request::{Node, SafetyBypassHasRo
 use curator_proto::management_api::{DecommissionNodeRequest, DeleteNodeRequest, decommission_node_request};
 use tonic::Code;
 
-use super::stage::{FIRST, Stage, consensus_member, id, join_key, key, refused};
+use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id, join_key, key, refused};
 use crate::state::record::ClusterRecord;
 use curator_identity::public_key_of;
 

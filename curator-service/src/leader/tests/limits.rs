@@ -12,8 +12,8 @@ use curator_proto::private;
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::stage::{FIRST, Stage, consensus_member, id, refused};
-use crate::leader::newcomers;
+use crate::leader::nodes::newcomers;
+use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id, refused};
 
 async fn report(stage: &Stage, number: u8, boot: &str) -> Result<(), Status> {
     let request = UpdateNodeStatusRequest {

@@ -10,7 +10,7 @@ use curator_proto::curator_api::{
 };
 use tonic::{Code, Status};
 
-use super::stage::{FIRST, Stage, id, refused};
+use crate::leader::tests::stage::{FIRST, Stage, id, refused};
 use curator_identity::public_key_of;
 
 fn networking(key: &[u8], prefixes: &[&str]) -> UpdateNodeClusterNetworkingRequest {

@@ -17,8 +17,8 @@ use prost::Message;
 use prost_types::FieldMask;
 use tonic::Code;
 
-use super::stage::{FIRST, Stage, consensus_member, id, key, refused};
 use crate::consensus::Membership;
+use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id, key, refused};
 
 #[tokio::test(start_paused = true)]
 async fn nodes_are_told_by_id_and_filtered() {
@@ -346,7 +346,7 @@ async fn a_corrupt_record_does_not_take_the_rest_down() {
     assert_eq!(error.code(), Code::Unavailable);
     assert!(error.message().contains(&broken), "{error}");
     // Whoever the cluster does not know is not told where.
-    let error = crate::leader::load::to_stranger(error);
+    let error = crate::leader::nodes::lookup::to_stranger(error);
     assert_eq!(error.code(), Code::Unavailable);
     assert!(!error.message().contains("/nodes/"), "{error}");
     stage.report(2, "192.0.2.2").await.unwrap();

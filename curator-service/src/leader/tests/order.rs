@@ -12,7 +12,7 @@ use curator_proto::management_api::update_node_labels_request::{Node, Pair};
 use curator_proto::management_api::{UpdateNodeLabelsRequest, UpdateNodeRolesRequest, update_node_roles_request};
 use tonic::Code;
 
-use super::stage::{FIRST, Stage, id, join_key, key, refused};
+use crate::leader::tests::stage::{FIRST, Stage, id, join_key, key, refused};
 
 #[tokio::test(start_paused = true)]
 async fn registering() {

@@ -6,7 +6,7 @@ use curator_proto::management_api::DeleteNodeRequest;
 use curator_proto::management_api::delete_node_request::Node;
 use tonic::Code;
 
-use super::stage::{FIRST, OWNER, Stage, id, join_key, key, refused, wall};
+use crate::leader::tests::stage::{FIRST, OWNER, Stage, id, join_key, key, refused, wall};
 use curator_identity::public_key_of;
 
 async fn register(stage: &Stage, number: u8, from: Option<&str>) {

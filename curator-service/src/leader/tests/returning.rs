@@ -7,7 +7,7 @@ use curator_proto::management_api::DeleteNodeRequest;
 use curator_proto::management_api::delete_node_request::{Node, SafetyBypassHasRoles, SafetyBypassNotDecommissioned};
 use tonic::Code;
 
-use super::stage::{FIRST, Stage, id, join_key, key, refused};
+use crate::leader::tests::stage::{FIRST, Stage, id, join_key, key, refused};
 
 async fn delete(stage: &Stage, number: u8) {
     let request = DeleteNodeRequest {

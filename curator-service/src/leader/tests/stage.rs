@@ -21,11 +21,11 @@ use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use crate::authorize::Caller;
-use crate::bootstrap::{Bootstrap, bootstrap};
+use crate::auth::Caller;
 use crate::consensus::{FixedMembership, Member, Membership, MembershipError};
-use crate::fenced::Fenced;
 use crate::leader::{Leader, Surroundings};
+use crate::state::bootstrap::{Bootstrap, bootstrap};
+use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::state::record::ClusterRecord;
 
@@ -323,7 +323,7 @@ pub(super) fn member(id: u64, name: &str, learner: bool) -> Member {
 
 /// A consensus member's role that can be stored.
 pub(super) fn consensus_member() -> ConsensusMember {
-    let layout = crate::leader::pki::Layout::ETCD;
+    let layout = crate::state::pki_layout::Layout::ETCD;
     let (authority, _) = layout.complete(None, None, None, wall()).unwrap();
     ConsensusMember {
         ca_certificate: authority.certificate().to_vec(),

@@ -35,11 +35,12 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service;
 
-use super::bad_input::good;
-use super::stage::{FIRST, Stage, id, join_key, key};
-use crate::authorize::{Authenticator, Member};
-use crate::leader::filter::grammar;
-use crate::leader::{Seat, newcomers};
+use crate::auth::{Authenticator, Member};
+use crate::leader::Seat;
+use crate::leader::nodes::filter::grammar;
+use crate::leader::nodes::newcomers;
+use crate::leader::tests::bad_input::good;
+use crate::leader::tests::stage::{FIRST, Stage, id, join_key, key};
 use crate::state::limits::StateLimits;
 
 /// The seeds of each test run, and how many steps each takes.

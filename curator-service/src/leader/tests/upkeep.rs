@@ -4,8 +4,8 @@ use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::KubernetesController;
 use curator_proto::management_api::{UpdateNodeRolesRequest, update_node_roles_request};
 
-use super::stage::{FIRST, Stage, consensus_member, id};
 use crate::consensus::Membership;
+use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id};
 
 #[tokio::test(start_paused = true)]
 async fn roles_follow_members() {

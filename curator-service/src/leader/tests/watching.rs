@@ -10,8 +10,8 @@ use futures::StreamExt;
 use prost::Message;
 use tonic::Code;
 
-use super::stage::{FIRST, Stage, id, owner, refused};
-use crate::leader::watch::Events;
+use crate::leader::nodes::watch::Events;
+use crate::leader::tests::stage::{FIRST, Stage, id, owner, refused};
 
 async fn all(stage: &Stage) -> Events {
     let kind = Some(Kind::NodesInCluster(NodesInCluster {}));
@@ -106,7 +106,7 @@ async fn one_node_from_before_it_is_there_to_after_it_is_gone() {
 
 fn old_record(number: u8) -> Vec<u8> {
     let node = curator_proto::private::Node {
-        public_key: super::stage::key(number).to_vec(),
+        public_key: crate::leader::tests::stage::key(number).to_vec(),
         ..Default::default()
     };
     node.encode_to_vec()

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use curator_proto::common::ClusterConfiguration;
 use curator_proto::common::cluster_configuration::{StorageSecurityPolicy, TpmMode};
 
-use super::{Corrupt, decode, encode};
 use crate::state::keys::CLUSTER_CONFIGURATION;
+use crate::state::record::{Corrupt, decode, encode};
 use crate::validate::{Invalid, cluster_domain};
 
 /// What a cluster is called that does not say.

@@ -7,8 +7,8 @@ use curator_proto::common::{NodeLabels, NodeRoles, NodeState, NodeTpmUsage, node
 use curator_proto::{curator_api, private};
 use prost::Message as _;
 
-use super::{Corrupt, decode, encode};
 use crate::state::keys::{InvalidId, NODES, join_key};
+use crate::state::record::{Corrupt, decode, encode};
 use crate::state::tx::Tx;
 use crate::validate::{cidr, label_key, label_value};
 

@@ -18,7 +18,7 @@ use curator_election::namespace::Namespaced;
 use curator_election::store::{Compare, Keys, Op, Range, Store, Txn};
 use curator_proto::common::NodeStatus;
 use curator_proto::private::Node;
-use curator_service::measure::Measured;
+use curator_service::testing::bench_hooks::Measured;
 use futures::StreamExt;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};

@@ -11,7 +11,7 @@ use std::time::Instant;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Keys, Op, Range, Revision, Store, Txn};
-use curator_service::measure::Measured;
+use curator_service::testing::bench_hooks::Measured;
 use curator_service::{Archive, Import, export, import, wall_clock};
 use serde_json::{Value, json};
 

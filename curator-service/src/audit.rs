@@ -1,0 +1,287 @@
+//! Who has changed what: a line each, under a target of its own, with how it ended.
+//!
+//! What is asked for is told by its names alone, never by its values: there is no secret in any line.
+
+use curator_proto::admin_api::{IssueOwnRequest, RotateRegisterTicketRequest, StepDownRequest};
+use curator_proto::management_api::{
+    ApproveNodeRequest, ConfigureClusterRequest, DecommissionNodeRequest, DeleteNodeRequest, GetRegisterTicketRequest,
+    UpdateNodeLabelsRequest, UpdateNodeRolesRequest,
+};
+use tonic::{Request, Status};
+use tracing::info;
+
+use crate::auth::Caller;
+use crate::validate::{Selector, id_of_key};
+
+/// The target of the lines.
+const TARGET: &str = "curator::audit";
+/// The longest that is told of what somebody else has chosen, in characters.
+const LONGEST: usize = 256;
+
+/// A request that is told of.
+pub(crate) trait Audited {
+    /// What it does, in a word.
+    const ACTION: &'static str;
+
+    /// What it is done to.
+    fn target(&self) -> String;
+
+    /// What is changed of it.
+    fn change(&self) -> String {
+        String::new()
+    }
+}
+
+/// One request, from its arrival to its end. Whatever becomes of it there is one line.
+pub(crate) struct Entry {
+    action: &'static str,
+    caller: String,
+    target: String,
+    change: String,
+    trace_id: String,
+    closed: bool,
+}
+
+impl Entry {
+    pub(crate) fn of<T: Audited>(request: &Request<T>) -> Self {
+        let caller = match request.extensions().get::<Caller>() {
+            Some(Caller::User { identity }) => format!("user {identity}"),
+            Some(Caller::Node { id, .. }) => format!("node {id}"),
+            Some(Caller::Anybody { key: Some(key) }) => {
+                format!("key of {}", id_of_key("key", key).unwrap_or_default())
+            }
+            Some(Caller::Anybody { key: None }) | None => "anybody".to_owned(),
+        };
+        Self {
+            action: T::ACTION,
+            caller: short(&caller),
+            target: short(&request.get_ref().target()),
+            change: short(&request.get_ref().change()),
+            trace_id: trace_id(request).unwrap_or_default(),
+            closed: false,
+        }
+    }
+
+    /// Tells how it ended.
+    pub(crate) fn close<T>(mut self, outcome: &Result<T, Status>) {
+        match outcome {
+            Ok(_) => self.tell("ok", ""),
+            Err(status) => self.tell(status.code().description(), status.message()),
+        }
+    }
+
+    /// Tells of it only if it is closed.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.closed = true;
+        self
+    }
+
+    fn tell(&mut self, outcome: &str, reason: &str) {
+        self.closed = true;
+        info!(
+            target: TARGET,
+            action = self.action,
+            caller = self.caller,
+            on = self.target,
+            change = self.change,
+            outcome,
+            reason = short(reason),
+            trace_id = self.trace_id,
+            "audit"
+        );
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.tell(
+                "given up",
+                "the caller went or the term ended: it may have been done or not",
+            );
+        }
+    }
+}
+
+/// The trace that the caller says that the call is of.
+fn trace_id<T>(request: &Request<T>) -> Option<String> {
+    let said = request.metadata().get("traceparent")?.to_str().ok()?;
+    let id = said.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
+/// Nothing longer than that, and nothing that breaks lines.
+fn short(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(LONGEST).map(plain).collect()
+}
+
+/// The id of the node that is meant, as far as it can be told.
+fn node(selector: Option<impl Into<Selector>>) -> String {
+    Selector::id(selector).unwrap_or_default()
+}
+
+impl Audited for ApproveNodeRequest {
+    const ACTION: &'static str = "approve node";
+
+    fn target(&self) -> String {
+        id_of_key("pubkey", &self.pubkey).unwrap_or_default()
+    }
+}
+
+impl Audited for DeleteNodeRequest {
+    const ACTION: &'static str = "delete node";
+
+    fn target(&self) -> String {
+        node(self.node.clone())
+    }
+
+    fn change(&self) -> String {
+        let all = [
+            (self.safety_bypass_has_roles.is_some(), "though it has roles"),
+            (
+                self.safety_bypass_not_decommissioned.is_some(),
+                "though it is not decommissioned",
+            ),
+        ];
+        listed(all.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()))
+    }
+}
+
+impl Audited for DecommissionNodeRequest {
+    const ACTION: &'static str = "decommission node";
+
+    fn target(&self) -> String {
+        node(self.node.clone())
+    }
+}
+
+impl Audited for UpdateNodeLabelsRequest {
+    const ACTION: &'static str = "change labels";
+
+    fn target(&self) -> String {
+        node(self.node.clone())
+    }
+
+    fn change(&self) -> String {
+        let set = self.upsert.iter().map(|pair| format!("+{}", pair.key));
+        listed(set.chain(self.delete.iter().map(|key| format!("-{key}"))))
+    }
+}
+
+impl Audited for UpdateNodeRolesRequest {
+    const ACTION: &'static str = "change roles";
+
+    fn target(&self) -> String {
+        node(self.node.clone())
+    }
+
+    fn change(&self) -> String {
+        let all = [
+            (self.consensus_member, "consensus_member"),
+            (self.kubernetes_controller, "kubernetes_controller"),
+            (self.kubernetes_worker, "kubernetes_worker"),
+        ];
+        listed(all.iter().filter_map(|(wish, name)| match wish {
+            Some(true) => Some(format!("+{name}")),
+            Some(false) => Some(format!("-{name}")),
+            None => None,
+        }))
+    }
+}
+
+impl Audited for ConfigureClusterRequest {
+    const ACTION: &'static str = "configure cluster";
+
+    fn target(&self) -> String {
+        "cluster".to_owned()
+    }
+
+    fn change(&self) -> String {
+        listed(self.update_mask.iter().flat_map(|mask| mask.paths.iter().cloned()))
+    }
+}
+
+impl Audited for GetRegisterTicketRequest {
+    const ACTION: &'static str = "read register ticket";
+
+    fn target(&self) -> String {
+        "register ticket".to_owned()
+    }
+}
+
+impl Audited for RotateRegisterTicketRequest {
+    const ACTION: &'static str = "rotate register ticket";
+
+    fn target(&self) -> String {
+        "register ticket".to_owned()
+    }
+}
+
+impl Audited for IssueOwnRequest {
+    const ACTION: &'static str = "issue certificate";
+
+    fn target(&self) -> String {
+        "the caller's certificate".to_owned()
+    }
+
+    fn change(&self) -> String {
+        if self.anew { "renew" } else { "again" }.to_owned()
+    }
+}
+
+impl Audited for StepDownRequest {
+    const ACTION: &'static str = "step down";
+
+    fn target(&self) -> String {
+        "leader".to_owned()
+    }
+
+    fn change(&self) -> String {
+        match self.to_node_id.as_str() {
+            "" => String::new(),
+            to => format!("to {to}"),
+        }
+    }
+}
+
+/// No more of them than are told.
+fn listed(all: impl Iterator<Item = String>) -> String {
+    all.take(LONGEST).map(|each| short(&each)).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_proto::management_api::update_node_labels_request::Pair;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_tells_names_and_no_values_and_ends_somewhere() {
+        let mut request = Request::new(UpdateNodeLabelsRequest {
+            upsert: vec![Pair {
+                key: "rack\n".repeat(1_000),
+                value: "value".into(),
+            }],
+            delete: vec!["zone".into(); 1_000],
+            node: None,
+        });
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        request.metadata_mut().insert("traceparent", trace.parse().unwrap());
+        request.extensions_mut().insert(Caller::User {
+            identity: "owner".into(),
+        });
+        let entry = Entry::of(&request);
+        assert_eq!(entry.caller, "user owner");
+        assert_eq!(entry.trace_id, "0af7651916cd43dd8448eb211c80319c");
+        assert!(
+            !entry.change.contains("value") && !entry.change.contains('\n'),
+            "{}",
+            entry.change
+        );
+        assert!(entry.change.starts_with("+rack") && entry.change.chars().count() <= LONGEST);
+        entry.close(&Ok(()));
+        let stranger = Entry::of(&Request::new(GetRegisterTicketRequest {}));
+        assert_eq!((&*stranger.caller, &*stranger.trace_id), ("anybody", ""));
+    }
+}

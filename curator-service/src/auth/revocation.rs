@@ -1,0 +1,112 @@
+//! A stream of answers to a node, which ends when the node is deleted: with the first message that would have followed.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::auth::Register;
+
+/// The answers of one call.
+pub(super) struct Answers<R> {
+    body: Body,
+    register: R,
+    id: String,
+    key: [u8; 32],
+    over: bool,
+}
+
+impl<R> Answers<R> {
+    pub(super) const fn new(body: Body, register: R, id: String, key: [u8; 32]) -> Self {
+        Self {
+            body,
+            register,
+            id,
+            key,
+            over: false,
+        }
+    }
+}
+
+impl<R: Register> http_body::Body for Answers<R> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.register.has_lost(&self.id, &self.key) => {
+                self.over = true;
+                // What the stream comes from ends with it.
+                self.body = Body::empty();
+                let refused = Status::unauthenticated(format!("{} is no node of the cluster any more", self.id));
+                let mut trailers = HeaderMap::new();
+                Poll::Ready(Some(match refused.add_header(&mut trailers) {
+                    Ok(()) => Ok(Frame::trailers(trailers)),
+                    Err(status) => Err(status),
+                }))
+            }
+            _ => polled,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || http_body::Body::is_end_stream(&self.body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http_body::Body as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lost(Arc<AtomicBool>);
+
+    impl Register for Lost {
+        async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
+            Ok(())
+        }
+
+        fn has_lost(&self, _: &str, _: &[u8; 32]) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// A body of messages that never end.
+    struct Endless;
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"message")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deleted_node_gets_no_further_message() {
+        let lost = Lost::default();
+        let mut answers = Answers::new(Body::new(Endless), lost.clone(), "node-1".into(), [7; 32]);
+        let mut next = async || futures::future::poll_fn(|cx| Pin::new(&mut answers).poll_frame(cx)).await;
+        for _ in 0..3 {
+            assert!(next().await.unwrap().unwrap().is_data());
+        }
+        lost.0.store(true, Ordering::Relaxed);
+        let trailers = next().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["grpc-status"], "16");
+        assert!(next().await.is_none());
+    }
+}

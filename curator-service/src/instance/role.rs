@@ -1,0 +1,309 @@
+//! The election's status as the listener's role: the one place that knows both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curator_election::{ElectionStatus, Reason, Term};
+use curator_listener::{Leader, Role, SharedGuard, StatusStream, TermGuard, TermId};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::consensus::ConsensusStatus;
+use crate::instance::leader_address::{recorded_host, with_port};
+use crate::status::LeaderStatus;
+
+/// The role by an election status.
+pub(crate) fn role(status: &LeaderStatus) -> Role {
+    match status {
+        ElectionStatus::Undetermined(reason) => Role::Undetermined { reason: told(reason) },
+        ElectionStatus::Follower(following) => Role::Remote(Leader {
+            node_id: following.leader.node_id.clone(),
+            addresses: following.leader.advertised_addresses.clone(),
+            // The field is ours alone, and each version of ours that says it authorizes the caller that a forwarded call names. A
+            // Go leader knows nothing of such callers: it looks at the TLS peer, which would be this instance.
+            authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
+            term: TermId {
+                lock_key: String::from_utf8_lossy(&following.key).into_owned(),
+                lock_revision: following.revision.0,
+            },
+        }),
+        ElectionStatus::Leader(term) => Role::Local {
+            term: TermId {
+                lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
+                lock_revision: term.lock_revision().0,
+            },
+            guard: SharedGuard(Arc::new(Guard(term.clone()))),
+        },
+    }
+}
+
+/// Why nobody knows who leads, for callers, who may be strangers: what the store says of itself is for the log.
+pub(crate) fn told(reason: &Reason) -> String {
+    match reason {
+        Reason::WrongCluster(_) => "the members of etcd are not of one cluster".into(),
+        Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => {
+            format!(
+                "this instance cannot take part in the election: {}",
+                kind_in_words(word)
+            )
+        }
+        Reason::Undecodable(_) => "the leader says something of itself that cannot be read".into(),
+        // The rest are words of our own.
+        reason => reason.to_string(),
+    }
+}
+
+/// What kind of trouble the store has, without where it is and what it says.
+fn kind_in_words(word: &str) -> &'static str {
+    match word {
+        "not_running" => "its consensus is not there yet",
+        "unreachable" => "etcd cannot be reached",
+        "no_answer" => "etcd does not answer",
+        "no_quorum" => "etcd has no quorum: too few of its members are up, or they do not reach each other",
+        "no_space" => "etcd is out of space",
+        "permission" => "etcd does not permit this to its user",
+        "authentication" => "etcd does not accept its user or certificate",
+        "overloaded" => "etcd has too much to do",
+        "wrong_cluster" => "the members of etcd are not of one cluster",
+        "future_revision" | "compacted" => "etcd has another history than before",
+        "key_lost" | "lease_not_found" => "its key or its lease is gone",
+        _ => "etcd refuses it",
+    }
+}
+
+struct Guard(Term);
+
+#[async_trait]
+impl TermGuard for Guard {
+    fn is_valid(&self) -> bool {
+        self.0.is_valid()
+    }
+
+    fn remaining(&self) -> Duration {
+        self.0.remaining()
+    }
+
+    async fn ended(&self) {
+        self.0.ended().await;
+    }
+}
+
+/// The roles that [`translate`] publishes.
+pub(crate) struct Roles(pub(crate) watch::Receiver<Role>);
+
+impl StatusStream for Roles {
+    fn subscribe(&self) -> watch::Receiver<Role> {
+        self.0.clone()
+    }
+}
+
+/// How often to look for the address of a leader that does not say it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Publishes the role for each status, until the status ends. A leader that does not say its address is looked up.
+pub(crate) async fn translate(
+    mut status: watch::Receiver<LeaderStatus>,
+    consensus: watch::Receiver<ConsensusStatus>,
+    roles: watch::Sender<Role>,
+) {
+    // The address of the leader of this term, once it is found.
+    let mut found: Option<(TermId, String)> = None;
+    loop {
+        let mut newest = role(&status.borrow_and_update());
+        let mut missing = None;
+        if let Role::Remote(leader) = &mut newest
+            && leader.addresses.is_empty()
+        {
+            match &found {
+                Some((term, address)) if *term == leader.term => leader.addresses.push(address.clone()),
+                _ => missing = Some(leader.clone()),
+            }
+        }
+        // What changes nothing that matters must not disturb anybody.
+        roles.send_if_modified(|known| {
+            let changed = *known != newest;
+            *known = newest;
+            changed
+        });
+        let look = async {
+            match &missing {
+                Some(leader) => look_up(&leader.node_id, &consensus).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            address = look => found = missing.map(|leader| (leader.term, address)),
+        }
+    }
+}
+
+/// The address of a node, as soon as it can be found. Cancellation safe.
+async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) -> String {
+    loop {
+        let store = match &*consensus.borrow() {
+            ConsensusStatus::Running(store) => Some(store.clone()),
+            ConsensusStatus::NotRunning { .. } => None,
+        };
+        if let Some(store) = store {
+            match recorded_host(&*store, node_id).await {
+                Ok(host) => return with_port(&host),
+                Err(error) => debug!(node_id, %error, "the leader does not say where it is, and it is not recorded"),
+            }
+        }
+        sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::Following;
+    use curator_election::clock::{Clock, TokioClock};
+    use curator_election::memory::MemoryCluster;
+    use curator_election::store::{Op, Revision, Store, Txn};
+    use curator_proto::private::LeaderElectionValue;
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn callers_are_not_told_what_the_store_says_of_itself() {
+        let inside = || "https://10.0.0.7:2379: x509: /etc/etcd/key.pem".to_owned();
+        for reason in [
+            Reason::OpenFailed {
+                word: "permission",
+                error: inside(),
+            },
+            Reason::CampaignFailed {
+                word: "no_answer",
+                error: inside(),
+            },
+            Reason::Undecodable(inside()),
+        ] {
+            let Role::Undetermined { reason: told } = role(&ElectionStatus::Undetermined(reason.clone())) else {
+                panic!("{reason}")
+            };
+            assert!(!told.contains("10.0.0.7") && !told.contains("key.pem"), "{told}");
+        }
+        assert_eq!(told(&Reason::NoLeader), "no candidate leads");
+    }
+
+    fn following(revision: i64) -> LeaderStatus {
+        let leader = LeaderElectionValue {
+            node_id: "node-2".into(),
+            ttl: 10,
+            advertised_addresses: vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()],
+            ..Default::default()
+        };
+        ElectionStatus::Follower(Following {
+            leader,
+            key: "/leader/a".into(),
+            revision: Revision(revision),
+        })
+    }
+
+    #[test]
+    fn a_follower_knows_its_leaders_term_and_addresses() {
+        let Role::Remote(leader) = role(&following(9)) else {
+            panic!()
+        };
+        assert_eq!(leader.node_id, "node-2");
+        assert_eq!(leader.addresses, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert!(leader.authorizes_forwarded);
+        assert_eq!(
+            leader.term,
+            TermId {
+                lock_key: "/leader/a".into(),
+                lock_revision: 9
+            }
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leaders_guard_ends_with_its_term() {
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + Duration::from_secs(5);
+        let (_keeper, term) = Term::for_test("/leader/a", Revision(9), until, clock);
+        let Role::Local { guard, .. } = role(&ElectionStatus::Leader(term)) else {
+            panic!()
+        };
+        assert!(guard.0.is_valid());
+        tokio::time::timeout(Duration::from_secs(6), guard.0.ended())
+            .await
+            .expect("by its deadline");
+        assert!(!guard.0.is_valid());
+    }
+
+    #[tokio::test]
+    async fn a_status_that_changes_nothing_disturbs_nobody() {
+        let (statuses, status) = watch::channel(following(9));
+        let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
+        let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
+            reason: "a test".into(),
+        });
+        let translating = tokio::spawn(translate(status, consensus, sender));
+        roles.changed().await.unwrap();
+        assert!(matches!(*roles.borrow_and_update(), Role::Remote(_)));
+        statuses.send_replace(following(9));
+        statuses.send_replace(following(10));
+        roles.changed().await.unwrap();
+        let Role::Remote(leader) = roles.borrow_and_update().clone() else {
+            panic!()
+        };
+        assert_eq!(leader.term.lock_revision, 10);
+        drop(statuses);
+        translating.await.unwrap();
+        assert!(
+            roles.changed().await.is_err(),
+            "one change for two statuses of which one was new"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_does_not_say_where_it_is_is_looked_up() {
+        let LeaderStatus::Follower(mut silent) = following(9) else {
+            panic!()
+        };
+        silent.leader.advertised_addresses.clear();
+        let (statuses, status) = watch::channel(ElectionStatus::Follower(silent.clone()));
+        let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
+        let store = Arc::new(MemoryCluster::new(1).client(0));
+        let (_running, consensus) = watch::channel(ConsensusStatus::Running(store.clone()));
+        let translating = tokio::spawn(translate(status, consensus, sender));
+        let addresses = |role: &Role| match role {
+            Role::Remote(leader) => Some(leader.addresses.clone()),
+            _ => None,
+        };
+        // Calls wait for it; it is not unknown who leads.
+        roles
+            .wait_for(|role| addresses(role) == Some(Vec::new()))
+            .await
+            .unwrap();
+        let node = curator_proto::private::Node {
+            status: Some(curator_proto::common::NodeStatus {
+                external_address: "10.0.0.2".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let put = Txn {
+            success: vec![Op::put("/nodes/node-2", node.encode_to_vec())],
+            ..Txn::default()
+        };
+        store.txn(put).await.expect("no faults");
+        let known = Some(vec!["10.0.0.2:7835".to_owned()]);
+        let role = roles.wait_for(|role| addresses(role) == known).await.unwrap().clone();
+        let Role::Remote(leader) = role else { panic!() };
+        assert!(!leader.authorizes_forwarded, "it may be a Go leader");
+        // News that say the same do not send anybody looking again.
+        roles.mark_unchanged();
+        statuses.send_replace(ElectionStatus::Follower(silent));
+        statuses.send_replace(ElectionStatus::Undetermined(Reason::NoLeader));
+        roles.changed().await.unwrap();
+        assert!(matches!(*roles.borrow_and_update(), Role::Undetermined { .. }));
+        drop(statuses);
+        translating.await.unwrap();
+    }
+}

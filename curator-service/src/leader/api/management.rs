@@ -1,0 +1,67 @@
+//! The `Management` service: for those who run the cluster.
+
+use curator_proto::management_api::management_server::Management;
+use curator_proto::management_api::{
+    ApproveNodeRequest, ApproveNodeResponse, ConfigureClusterRequest, ConfigureClusterResponse,
+    DecommissionNodeRequest, DecommissionNodeResponse, DeleteNodeRequest, DeleteNodeResponse, GetClusterInfoRequest,
+    GetClusterInfoResponse, GetNodesRequest, GetRegisterTicketRequest, GetRegisterTicketResponse,
+    UpdateNodeLabelsRequest, UpdateNodeLabelsResponse, UpdateNodeRolesRequest, UpdateNodeRolesResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::audit::Entry;
+use crate::auth::caller;
+use crate::leader::Seat;
+use crate::leader::nodes::list::Nodes;
+
+/// Unary methods, which the leader has under the same names; those that are `audited` are told of.
+macro_rules! unary {
+    (
+        plain { $($method:ident($request:ident) -> $response:ident;)* }
+        audited { $($audited:ident($audited_request:ident) -> $audited_response:ident;)* }
+    ) => {
+        #[tonic::async_trait]
+        impl Management for Seat {
+            type GetNodesStream = Nodes;
+
+            async fn get_nodes(&self, request: Request<GetNodesRequest>) -> Result<Response<Nodes>, Status> {
+                let caller = caller(&request)?.clone();
+                let nodes = self.leader().await?.get_nodes(&caller, request.into_inner()).await;
+                nodes.map(Response::new)
+            }
+
+            $(async fn $method(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
+                let done = self.leader().await?.$method(request.into_inner()).await;
+                done.map(Response::new)
+            })*
+
+            $(async fn $audited(
+                &self,
+                request: Request<$audited_request>,
+            ) -> Result<Response<$audited_response>, Status> {
+                let entry = Entry::of(&request);
+                let done = match self.leader().await {
+                    Ok(leader) => leader.$audited(request.into_inner()).await,
+                    Err(status) => Err(status),
+                };
+                entry.close(&done);
+                done.map(Response::new)
+            })*
+        }
+    };
+}
+
+unary! {
+    plain {
+        get_cluster_info(GetClusterInfoRequest) -> GetClusterInfoResponse;
+    }
+    audited {
+        get_register_ticket(GetRegisterTicketRequest) -> GetRegisterTicketResponse;
+        approve_node(ApproveNodeRequest) -> ApproveNodeResponse;
+        update_node_roles(UpdateNodeRolesRequest) -> UpdateNodeRolesResponse;
+        decommission_node(DecommissionNodeRequest) -> DecommissionNodeResponse;
+        delete_node(DeleteNodeRequest) -> DeleteNodeResponse;
+        update_node_labels(UpdateNodeLabelsRequest) -> UpdateNodeLabelsResponse;
+        configure_cluster(ConfigureClusterRequest) -> ConfigureClusterResponse;
+    }
+}

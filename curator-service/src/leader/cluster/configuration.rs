@@ -1,0 +1,252 @@
+//! Changing the cluster's configuration: what is to be, and what the caller believes it to be.
+
+use curator_proto::common::ClusterConfiguration;
+use curator_proto::management_api::{ConfigureClusterRequest, ConfigureClusterResponse};
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+use tonic::Status;
+
+use crate::leader::Leader;
+use crate::leader::nodes::lookup;
+use crate::state::keys::CLUSTER_CONFIGURATION;
+use crate::validate::Invalid;
+
+/// The one field that can be changed.
+const WRITABLE: &str = "kubernetes.node_labels_to_synchronize";
+const MOST_RULES: usize = 256;
+const LONGEST_RULE: usize = 1_024;
+const MOST_PATHS: usize = 64;
+
+impl Leader {
+    /// Replaces the fields of the mask, if they are what `base_config` says, should there be one.
+    pub(in crate::leader) async fn configure_cluster(
+        &self,
+        request: ConfigureClusterRequest,
+    ) -> Result<ConfigureClusterResponse, Status> {
+        let merge = Merge::new(&request)?;
+        self.state
+            .transact(|tx| {
+                // Whatever is wrong with what is stored, it is nothing that the caller has said.
+                let cluster = lookup::cluster(tx).map_err(|status| Status::internal(status.message()))?;
+                let merged = merge.apply(cluster.configuration())?;
+                let cluster = cluster
+                    .replaced(merged)
+                    .map_err(|invalid| Status::internal(invalid.to_string()))?;
+                tx.put(CLUSTER_CONFIGURATION, cluster.encode());
+                Ok(ConfigureClusterResponse {
+                    resulting_config: Some(cluster.configuration().clone()),
+                })
+            })
+            .await
+    }
+}
+
+/// A change that has been found good as far as can be seen without the present configuration.
+struct Merge<'a> {
+    base: Option<&'a ClusterConfiguration>,
+    new: &'a ClusterConfiguration,
+    /// Whether the one writable field is in the mask.
+    rules: bool,
+}
+
+impl<'a> Merge<'a> {
+    fn new(request: &'a ConfigureClusterRequest) -> Result<Self, Invalid> {
+        let missing = |field| Invalid::new(field, "it is missing");
+        let mask = request.update_mask.as_ref().ok_or_else(|| missing("update_mask"))?;
+        let new = request.new_config.as_ref().ok_or_else(|| missing("new_config"))?;
+        let base = request.base_config.as_ref();
+        if mask.paths.len() > MOST_PATHS {
+            return Err(Invalid::new("update_mask", "there are more than 64 paths"));
+        }
+        let paths = normalized(&mask.paths);
+        if let Some(unknown) = paths.iter().find(|path| !is_path(path)) {
+            let shown: String = unknown.chars().take(100).collect();
+            return Err(Invalid::new(
+                format!("update_mask: {shown:?}"),
+                "there is no such field",
+            ));
+        }
+        for path in &paths {
+            if *path != WRITABLE {
+                return Err(Invalid::new(
+                    format!("update_mask: {path:?}"),
+                    format!("this cannot be changed, only {WRITABLE} can"),
+                ));
+            }
+        }
+        let merge = Self {
+            base,
+            new,
+            rules: !paths.is_empty(),
+        };
+        if merge.rules {
+            merge.check()?;
+        }
+        Ok(merge)
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let kubernetes = self
+            .new
+            .kubernetes
+            .as_ref()
+            .ok_or_else(|| Invalid::new("new_config.kubernetes", "it is missing"))?;
+        if self.base.is_some_and(|base| base.kubernetes.is_none()) {
+            return Err(Invalid::new("base_config.kubernetes", "it is missing"));
+        }
+        let rules = &kubernetes.node_labels_to_synchronize;
+        let field = || format!("new_config.{WRITABLE}");
+        if rules.len() > MOST_RULES {
+            return Err(Invalid::new(field(), "there are more than 256"));
+        }
+        if rules.iter().any(|rule| rule.regexp.len() > LONGEST_RULE) {
+            return Err(Invalid::new(field(), "one is longer than 1,024 bytes"));
+        }
+        Ok(())
+    }
+
+    fn apply(&self, current: &ClusterConfiguration) -> Result<ClusterConfiguration, Status> {
+        let mut merged = current.clone();
+        if !self.rules {
+            return Ok(merged);
+        }
+        let rules = |of: &ClusterConfiguration| {
+            let kubernetes = of.kubernetes.as_ref();
+            kubernetes.map_or_else(Vec::new, |kubernetes| kubernetes.node_labels_to_synchronize.clone())
+        };
+        if self.base.is_some_and(|base| rules(base) != rules(current)) {
+            return Err(Status::failed_precondition(format!(
+                "base_config.{WRITABLE}: it is something else now: read it afresh"
+            )));
+        }
+        merged.kubernetes.get_or_insert_default().node_labels_to_synchronize = rules(self.new);
+        Ok(merged)
+    }
+}
+
+/// All that is checked of a request, and its merge into a configuration.
+#[cfg(any(test, fuzzing))]
+pub(in crate::leader) fn merge_into(
+    request: &ConfigureClusterRequest,
+    current: &ClusterConfiguration,
+) -> Option<ClusterConfiguration> {
+    Merge::new(request).ok()?.apply(current).ok()
+}
+
+/// Sorted, each once, and none whose parent is there.
+fn normalized(paths: &[String]) -> Vec<&str> {
+    let mut sorted: Vec<&str> = paths.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    let mut kept: Vec<&str> = Vec::new();
+    for path in sorted {
+        let covered = kept.iter().any(|parent| {
+            path.strip_prefix(parent)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        });
+        if !covered {
+            kept.push(path);
+        }
+    }
+    kept
+}
+
+/// Whether the path names a field of the configuration. Only the last one may be a list.
+fn is_path(path: &str) -> bool {
+    let configuration = || -> Option<MessageDescriptor> {
+        let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok()?;
+        pool.get_message_by_name("metropolis.proto.common.ClusterConfiguration")
+    };
+    let mut message = configuration();
+    for name in path.split('.') {
+        let Some(field) = message.and_then(|message| message.get_field_by_name(name)) else {
+            return false;
+        };
+        message = match field.kind() {
+            Kind::Message(message) if !field.is_list() => Some(message),
+            _ => None,
+        };
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_proto::common::cluster_configuration::Kubernetes;
+    use curator_proto::common::cluster_configuration::kubernetes::NodeLabelsToSynchronize;
+    use prost_types::FieldMask;
+    use tonic::Code;
+
+    use super::*;
+
+    fn config(rules: &[&str]) -> ClusterConfiguration {
+        let rule = |regexp: &&str| NodeLabelsToSynchronize {
+            regexp: (*regexp).into(),
+        };
+        ClusterConfiguration {
+            cluster_domain: "a".into(),
+            kubernetes: Some(Kubernetes {
+                node_labels_to_synchronize: rules.iter().map(rule).collect(),
+            }),
+            ..ClusterConfiguration::default()
+        }
+    }
+
+    fn merged(
+        base: Option<ClusterConfiguration>,
+        new: Option<ClusterConfiguration>,
+        mask: Option<&[&str]>,
+    ) -> Result<ClusterConfiguration, Code> {
+        let request = ConfigureClusterRequest {
+            base_config: base,
+            new_config: new,
+            update_mask: mask.map(|paths| FieldMask {
+                paths: paths.iter().map(|path| (*path).into()).collect(),
+            }),
+        };
+        let merge = Merge::new(&request).map_err(|invalid| Status::from(invalid).code())?;
+        merge.apply(&config(&["old"])).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn an_empty_mask_changes_nothing() {
+        for base in [None, Some(config(&[])), Some(ClusterConfiguration::default())] {
+            assert_eq!(merged(base, Some(config(&["new"])), Some(&[])), Ok(config(&["old"])));
+        }
+    }
+
+    #[test]
+    fn the_rules_are_replaced_if_the_base_is_what_is() {
+        let (new, mask) = (Some(config(&["new"])), Some(&[WRITABLE][..]));
+        assert_eq!(merged(None, new.clone(), mask), Ok(config(&["new"])));
+        assert_eq!(merged(Some(config(&["old"])), new.clone(), mask), Ok(config(&["new"])));
+        assert_eq!(
+            merged(Some(config(&["else"])), new, mask),
+            Err(Code::FailedPrecondition)
+        );
+        assert_eq!(
+            merged(None, Some(config(&["new"])), Some(&[WRITABLE, WRITABLE])),
+            Ok(config(&["new"]))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let new = || Some(config(&["new"]));
+        let empty = ClusterConfiguration::default;
+        for (base, new, mask) in [
+            (None, None, Some(&[][..])),
+            (None, new(), None),
+            (None, new(), Some(&["nothing"][..])),
+            (None, new(), Some(&[""][..])),
+            (None, new(), Some(&["kubernetes"][..])),
+            (None, new(), Some(&["kubernetes", WRITABLE][..])),
+            (None, new(), Some(&["cluster_domain"][..])),
+            (None, new(), Some(&["tpm_mode", WRITABLE][..])),
+            (None, new(), Some(&["kubernetes.node_labels_to_synchronize.regexp"][..])),
+            (None, Some(empty()), Some(&[WRITABLE][..])),
+            (Some(empty()), new(), Some(&[WRITABLE][..])),
+            (None, Some(config(&["x"; 257])), Some(&[WRITABLE][..])),
+        ] {
+            assert_eq!(merged(base, new, mask), Err(Code::InvalidArgument), "{mask:?}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A node's part of the cluster's network: its WireGuard key, and the prefixes that it has.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use curator_proto::common::NodeClusterNetworking;
+use curator_proto::curator_api::{UpdateNodeClusterNetworkingRequest, UpdateNodeClusterNetworkingResponse};
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::leader::Leader;
+use crate::leader::nodes::pace::Kind;
+use crate::leader::nodes::{lookup, territory};
+use crate::validate::{Invalid, cluster_network_prefix, wireguard_key};
+
+/// How many prefixes a node may have.
+const MOST_PREFIXES: usize = 1_024;
+/// How many keys are remembered whose writing has an unknown end.
+const MOST_DOUBTFUL: usize = 1_024;
+
+impl Leader {
+    /// The same as the node calls it: no faster than it may.
+    pub(in crate::leader) async fn change_node_cluster_networking(
+        &self,
+        caller: &str,
+        request: UpdateNodeClusterNetworkingRequest,
+    ) -> Result<UpdateNodeClusterNetworkingResponse, Status> {
+        self.state.ready().await?;
+        let bytes = match self.state.view().node(caller) {
+            Some(Ok(node)) => node.stored_bytes() + request.encoded_len(),
+            _ => 0,
+        };
+        self.pace.turn(caller, Kind::Networking, bytes).await?;
+        self.update_node_cluster_networking(caller, request).await
+    }
+
+    /// Replaces the calling node's key and prefixes.
+    pub(in crate::leader) async fn update_node_cluster_networking(
+        &self,
+        caller: &str,
+        request: UpdateNodeClusterNetworkingRequest,
+    ) -> Result<UpdateNodeClusterNetworkingResponse, Status> {
+        let asked = request
+            .clusternet
+            .ok_or_else(|| Invalid::new("clusternet", "it is missing"))?;
+        let key = wireguard_key(&asked.wireguard_pubkey)?;
+        // Two nodes must not have one key, which no condition on either's record can say. All writes of nodes in this term
+        // go through here, so it is enough that no two with one key are under way at a time.
+        let claim = self.claims.claim(&key, caller)?;
+        // The same with prefixes: of two that overlap, one is looked at after the other is written.
+        let _turn = match asked.prefixes.is_empty() {
+            true => None,
+            false => Some(self.prefixes.lock().await),
+        };
+        let done = self
+            .state
+            .transact(|tx| {
+                if tx.peek().wireguard_owners(&key).any(|owner| owner != caller) {
+                    return Err(taken());
+                }
+                let mut node = lookup::node(tx, caller)?;
+                if node.message().status.is_none() {
+                    return Err(Status::failed_precondition(format!(
+                        "node {caller} has not reported its status yet"
+                    )));
+                }
+                if asked.prefixes.len() > MOST_PREFIXES {
+                    return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
+                }
+                let own = node.external_address();
+                let prefixes = asked.prefixes.iter();
+                let prefixes = prefixes.map(|prefix| cluster_network_prefix(&prefix.cidr, own));
+                let prefixes: Vec<_> = prefixes.collect::<Result<_, _>>()?;
+                let networking = Some(NodeClusterNetworking {
+                    wireguard_pubkey: key.clone(),
+                    prefixes: asked.prefixes.clone(),
+                });
+                if node.message().clusternet == networking {
+                    return Ok(UpdateNodeClusterNetworkingResponse {});
+                }
+                territory::check_prefixes(tx.peek(), caller, &prefixes)?;
+                node.message_mut().clusternet = networking;
+                lookup::save(node, tx)?;
+                Ok(UpdateNodeClusterNetworkingResponse {})
+            })
+            .await;
+        if !matches!(&done, Err(status) if status.code() == Code::Unavailable) {
+            claim.give_up();
+        }
+        done
+    }
+}
+
+fn taken() -> Status {
+    Status::invalid_argument("clusternet.wireguard_pubkey: another node has it")
+}
+
+/// The keys that are being written.
+#[derive(Clone, Default)]
+pub(in crate::leader) struct Claims(Arc<Mutex<Claimed>>);
+
+#[derive(Default)]
+struct Claimed {
+    /// Whose a key is, and by how many calls.
+    owners: HashMap<String, (String, usize)>,
+    /// The keys of calls that ended without anybody knowing whether they were written, oldest first.
+    doubtful: VecDeque<String>,
+}
+
+impl Claims {
+    /// Keeps others from a key while the claim is there.
+    fn claim(&self, key: &str, node: &str) -> Result<Claim, Status> {
+        let mut claimed = self.claimed();
+        let (owner, calls) = claimed
+            .owners
+            .entry(key.to_owned())
+            .or_insert_with(|| (node.to_owned(), 0));
+        if owner != node {
+            return Err(taken());
+        }
+        *calls += 1;
+        Ok(Claim {
+            claims: self.clone(),
+            key: key.to_owned(),
+            doubtful: true,
+        })
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, Claimed> {
+        // Nothing that holds the lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, key: &str) {
+        let mut claimed = self.claimed();
+        if let Some((_, calls)) = claimed.owners.get_mut(key) {
+            *calls -= 1;
+            if *calls == 0 {
+                claimed.owners.remove(key);
+            }
+        }
+    }
+}
+
+/// Unless it is given up, the key stays the node's: it may have been written, and show only later. So it is when the store does
+/// not answer, and when the caller goes while the write is under way.
+struct Claim {
+    claims: Claims,
+    key: String,
+    doubtful: bool,
+}
+
+impl Claim {
+    /// It is known what became of the key: the state says it.
+    fn give_up(mut self) {
+        self.doubtful = false;
+    }
+
+    fn keep(&self) {
+        let oldest = {
+            let mut claimed = self.claims.claimed();
+            claimed.doubtful.push_back(self.key.clone());
+            match claimed.doubtful.len() > MOST_DOUBTFUL {
+                true => claimed.doubtful.pop_front(),
+                false => None,
+            }
+        };
+        if let Some(oldest) = oldest {
+            self.claims.release(&oldest);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        match self.doubtful {
+            true => self.keep(),
+            false => self.claims.release(&self.key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_claimed_by_one_node_at_a_time() {
+        let claims = Claims::default();
+        let one = claims.claim("k", "a").expect("free");
+        let again = claims.claim("k", "a").expect("its own");
+        one.give_up();
+        assert!(claims.claim("k", "b").is_err());
+        again.give_up();
+        drop(claims.claim("k", "b").expect("free again"));
+        assert!(claims.claim("k", "a").is_err(), "it may have been written");
+        for number in 0..MOST_DOUBTFUL {
+            drop(claims.claim(&format!("k{number}"), "c").expect("free"));
+        }
+        claims.claim("k", "a").expect("forgotten").give_up();
+    }
+}

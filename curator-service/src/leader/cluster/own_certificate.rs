@@ -1,0 +1,91 @@
+//! The certificate of whoever shows a key that there is one for: once more, or a newer one.
+
+use curator_proto::admin_api::certificates_server::Certificates;
+use curator_proto::admin_api::{IssueOwnRequest, IssueOwnResponse};
+use tonic::{Request, Response, Status};
+
+use crate::audit::Entry;
+use crate::leader::api::aaa::{OWNER, owners_key};
+use crate::leader::nodes::lookup;
+use crate::leader::nodes::lookup::to_stranger;
+use crate::leader::nodes::pace::Kind;
+use crate::leader::{Leader, Seat, calling_key, is_up};
+use crate::state::tx::Tx;
+use curator_identity::Subject;
+
+/// What a new certificate counts for, as something that is written for a node.
+const LENGTH: usize = 1_024;
+
+/// Whose a key is.
+struct Holder {
+    /// What the certificate is stored as.
+    name: String,
+    subject: Subject,
+}
+
+impl Leader {
+    /// The certificate for the key that the caller has shown. Who is deleted, waits for approval or has not committed gets none.
+    pub(in crate::leader) async fn issue_own(
+        &self,
+        key: Option<[u8; 32]>,
+        request: IssueOwnRequest,
+    ) -> Result<IssueOwnResponse, Status> {
+        let key = key.ok_or_else(|| Status::unauthenticated("no key is shown: use a self-signed certificate"))?;
+        let id = crate::validate::id_of_key("public key", &key)?;
+        // Strangers learn nothing of the authority, and nobody counts what they write.
+        self.state.transact(|tx| holder(tx, &id, &key).map(drop)).await?;
+        if request.anew {
+            self.pace.turn(&id, Kind::Certificate, LENGTH).await?;
+        }
+        let authority = self.cluster_pki.authority(&self.state, self.now()).await?;
+        let now = self.now();
+        let issued = self.state.transact(|tx| {
+            let Holder { name, subject } = holder(tx, &id, &key)?;
+            match request.anew {
+                true => self.cluster_pki.renew(tx, &authority, &name, &subject, &key, now),
+                false => self.cluster_pki.ensure(tx, &authority, &name, &subject, &key, now),
+            }
+        });
+        let certificate = issued.await?;
+        Ok(IssueOwnResponse {
+            certificate,
+            ca_certificate: authority.certificate().to_vec(),
+        })
+    }
+}
+
+/// Whose this key is; refused if it is nobody's who may have a certificate.
+fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
+    if owners_key(tx).is_ok_and(|owner| owner == *key) {
+        return Ok(Holder {
+            name: OWNER.to_owned(),
+            subject: Subject::user(OWNER),
+        });
+    }
+    match lookup::optional_node(tx, id)? {
+        Some(node) if is_up(&node, key) => Ok(Holder {
+            name: format!("node-{id}"),
+            subject: Subject::node(id),
+        }),
+        _ => Err(Status::permission_denied(
+            "this key is neither that of a node that is up nor the owner's",
+        )),
+    }
+}
+
+#[tonic::async_trait]
+impl Certificates for Seat {
+    async fn issue_own(&self, request: Request<IssueOwnRequest>) -> Result<Response<IssueOwnResponse>, Status> {
+        let key = calling_key(&request)?;
+        // Who has shown no key of the cluster's is not told of, however often they call.
+        let entry = Entry::of(&request).quiet();
+        let done = match self.leader().await {
+            Ok(leader) => leader.issue_own(key, request.into_inner()).await,
+            Err(status) => Err(status),
+        };
+        if done.is_ok() {
+            entry.close(&done);
+        }
+        done.map(Response::new).map_err(to_stranger)
+    }
+}

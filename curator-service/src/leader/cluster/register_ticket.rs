@@ -1,0 +1,93 @@
+//! The ticket that a node must show to register.
+
+use curator_proto::admin_api::tickets_server::Tickets;
+use curator_proto::admin_api::{RotateRegisterTicketRequest, RotateRegisterTicketResponse};
+use curator_proto::management_api::{GetRegisterTicketRequest, GetRegisterTicketResponse};
+use curator_proto::private::RegisterTicket;
+use prost::Message;
+use rand::Rng;
+use subtle::ConstantTimeEq;
+use tonic::{Request, Response, Status};
+
+use crate::audit::Entry;
+use crate::leader::{Leader, Seat};
+use crate::state::keys::REGISTER_TICKET;
+use crate::state::tx::Tx;
+
+impl Leader {
+    /// The ticket, which is made when it is first asked for, and stays.
+    pub(in crate::leader) async fn get_register_ticket(
+        &self,
+        _: GetRegisterTicketRequest,
+    ) -> Result<GetRegisterTicketResponse, Status> {
+        let fresh = fresh();
+        let ticket = self
+            .state
+            .transact(|tx| match tx.get(REGISTER_TICKET) {
+                Some(stored) => Ok(stored.value.to_vec()),
+                None => {
+                    tx.put(REGISTER_TICKET, fresh.clone());
+                    Ok(fresh.clone())
+                }
+            })
+            .await?;
+        Ok(GetRegisterTicketResponse { ticket })
+    }
+
+    /// Refuses what is not the ticket.
+    pub(in crate::leader) async fn check_ticket(&self, shown: &[u8]) -> Result<(), Status> {
+        self.state
+            .transact(|tx| match is_ticket(tx, shown) {
+                true => Ok(()),
+                false => Err(not_the_ticket()),
+            })
+            .await
+    }
+
+    /// Another ticket in the place of the one that there is: whoever has seen that one has nothing any more.
+    pub(in crate::leader) async fn rotate_register_ticket(
+        &self,
+        _: RotateRegisterTicketRequest,
+    ) -> Result<RotateRegisterTicketResponse, Status> {
+        let ticket = fresh();
+        self.state
+            .transact(|tx| {
+                tx.put(REGISTER_TICKET, ticket.clone());
+                Ok(())
+            })
+            .await?;
+        Ok(RotateRegisterTicketResponse { ticket })
+    }
+}
+
+#[tonic::async_trait]
+impl Tickets for Seat {
+    async fn rotate_register_ticket(
+        &self,
+        request: Request<RotateRegisterTicketRequest>,
+    ) -> Result<Response<RotateRegisterTicketResponse>, Status> {
+        let entry = Entry::of(&request);
+        let done = match self.leader().await {
+            Ok(leader) => leader.rotate_register_ticket(request.into_inner()).await,
+            Err(status) => Err(status),
+        };
+        entry.close(&done);
+        done.map(Response::new)
+    }
+}
+
+fn fresh() -> Vec<u8> {
+    let mut opaque = vec![0; 32];
+    rand::rng().fill_bytes(&mut opaque);
+    RegisterTicket { opaque }.encode_to_vec()
+}
+
+pub(in crate::leader) fn not_the_ticket() -> Status {
+    Status::permission_denied("register_ticket: it is not the cluster's")
+}
+
+/// Whether this is the ticket: the stored message as it is, not what is in it. Without one, nothing is.
+pub(in crate::leader) fn is_ticket(tx: &mut Tx<'_>, shown: &[u8]) -> bool {
+    tx.get(REGISTER_TICKET)
+        .is_some_and(|stored| bool::from(stored.value.as_ref().ct_eq(shown)))
+}

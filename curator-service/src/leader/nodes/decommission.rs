@@ -1,0 +1,147 @@
+//! Taking a node out of service.
+//!
+//! ```text
+//! UP --DecommissionNode--> requested --first step--> decommissioning --no roles left--> DECOMMISSIONED
+//! ```
+//!
+//! The two phases between are stored beside the record, at `/decommissions/<id>`, and the record says UP meanwhile: the numbers
+//! of the stored states mean what they always did, and the original, which knows nothing of the key, sees a node that is up and
+//! loses roles. The step to DECOMMISSIONED and the removal of the key are one transaction.
+//!
+//! Each step is one transaction of the leader's background pass, decided by [`next`] from what is stored. So a crash leaves at
+//! most one step undone, and whoever leads next does it.
+
+use curator_proto::common::NodeState;
+use curator_proto::management_api::{DecommissionNodeRequest, DecommissionNodeResponse};
+use curator_proto::private::Decommission;
+use curator_proto::private::decommission::Phase;
+use prost::Message;
+use tonic::Status;
+
+use crate::leader::Leader;
+use crate::leader::nodes::lookup;
+use crate::state::keys::DECOMMISSIONS;
+use crate::state::record::{NodeRecord, NodeRoleKind};
+use crate::state::tx::Tx;
+use crate::state::view::Node;
+
+/// What is to be done next for a node that is being decommissioned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::leader) enum Step {
+    /// The work on it begins.
+    Begin,
+    /// This role is taken away. For the consensus that is done at the store's members first.
+    Drop(NodeRoleKind),
+    /// Nothing is left to do.
+    Finish,
+    /// The node is not one that is being decommissioned: it was changed in another way.
+    Abandon,
+}
+
+/// The next step. Workers go first, the consensus last: what depends on another goes before it.
+pub(in crate::leader) fn next(phase: Phase, node: Option<&NodeRecord>) -> Step {
+    let Some(node) = node.filter(|node| node.state() == NodeState::Up) else {
+        return Step::Abandon;
+    };
+    let roles = node.roles();
+    match phase {
+        Phase::Invalid | Phase::Requested => Step::Begin,
+        Phase::Decommissioning if roles.kubernetes_worker.is_some() => Step::Drop(NodeRoleKind::KubernetesWorker),
+        Phase::Decommissioning if roles.kubernetes_controller.is_some() => {
+            Step::Drop(NodeRoleKind::KubernetesController)
+        }
+        Phase::Decommissioning if roles.consensus_member.is_some() => Step::Drop(NodeRoleKind::ConsensusMember),
+        Phase::Decommissioning => Step::Finish,
+    }
+}
+
+impl Leader {
+    /// Begins to decommission a node. Done again, or for one that is decommissioned, it changes nothing.
+    pub(in crate::leader) async fn decommission_node(
+        &self,
+        request: DecommissionNodeRequest,
+    ) -> Result<DecommissionNodeResponse, Status> {
+        let id = crate::validate::Selector::id(request.node)?;
+        self.state
+            .transact(|tx| {
+                let node = lookup::node(tx, &id)?;
+                match node.state() {
+                    NodeState::Decommissioned => return Ok(DecommissionNodeResponse {}),
+                    NodeState::Up => {}
+                    NodeState::New | NodeState::Standby => {
+                        return Err(Status::failed_precondition(format!(
+                            "node {id} has never been up: delete it instead"
+                        )));
+                    }
+                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                }
+                let key = DECOMMISSIONS.key(&id).map_err(lookup::invalid_id)?;
+                if tx.get(key.clone()).is_some() {
+                    return Ok(DecommissionNodeResponse {});
+                }
+                if node.roles().consensus_member.is_some() && !another_member_stays(tx, &id)? {
+                    return Err(Status::failed_precondition(format!(
+                        "node {id} is the last consensus member that stays: give another node that role first"
+                    )));
+                }
+                tx.put(key, encoded(Phase::Requested));
+                Ok(DecommissionNodeResponse {})
+            })
+            .await
+    }
+}
+
+/// Whether another node is a consensus member and is to remain one. What is decided depends on it: of two that are the last,
+/// and are to go at once, one stays. Otherwise both would wait for ever, since the consensus does not let its last member go.
+fn another_member_stays(tx: &mut Tx<'_>, id: &str) -> Result<bool, Status> {
+    let is_member = |node: &Node| -> bool { node.as_ref().is_ok_and(|node| node.roles().consensus_member.is_some()) };
+    let others = tx
+        .peek()
+        .nodes()
+        .filter(|(other, node)| ***other != *id && is_member(node));
+    for other in others.map(|(other, _)| other.clone()) {
+        if phase(tx, &other)?.is_none() && tx.node(&other).map_err(lookup::invalid_id)?.is_some_and(is_member) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The phase that a node is in; `None` if it is not being decommissioned.
+pub(in crate::leader) fn phase(tx: &mut Tx<'_>, id: &str) -> Result<Option<Phase>, Status> {
+    let key = DECOMMISSIONS.key(id).map_err(lookup::invalid_id)?;
+    // A value that is none means that somebody asked for it.
+    Ok(tx
+        .get(key)
+        .map(|stored| Decommission::decode(stored.value.as_ref()).map_or(Phase::Requested, |stored| stored.phase())))
+}
+
+/// Takes a step that needs the store's records alone.
+pub(in crate::leader) fn take(tx: &mut Tx<'_>, id: &str, step: Step) -> Result<(), Status> {
+    let key = DECOMMISSIONS.key(id).map_err(lookup::invalid_id)?;
+    match step {
+        Step::Abandon => tx.delete(key),
+        Step::Begin => tx.put(key, encoded(Phase::Decommissioning)),
+        Step::Drop(role) => {
+            let mut node = lookup::node(tx, id)?;
+            let roles = node.roles_mut();
+            match role {
+                NodeRoleKind::KubernetesWorker => roles.kubernetes_worker = None,
+                NodeRoleKind::KubernetesController => roles.kubernetes_controller = None,
+                NodeRoleKind::ConsensusMember => roles.consensus_member = None,
+            }
+            lookup::save(node, tx)?;
+        }
+        Step::Finish => {
+            let mut node = lookup::node(tx, id)?;
+            node.message_mut().fsm_state = NodeState::Decommissioned.into();
+            lookup::save(node, tx)?;
+            tx.delete(key);
+        }
+    }
+    Ok(())
+}
+
+fn encoded(phase: Phase) -> Vec<u8> {
+    Decommission { phase: phase.into() }.encode_to_vec()
+}

@@ -1,0 +1,86 @@
+//! The end of a node.
+
+use curator_listener::TermId;
+use curator_proto::admin_api::StepDownRequest;
+use curator_proto::common::NodeState;
+use curator_proto::management_api::{DeleteNodeRequest, DeleteNodeResponse};
+use curator_proto::storage::DeletedNode;
+use prost::Message;
+use tonic::Status;
+
+use crate::leader::Leader;
+use crate::leader::nodes::lookup;
+use crate::state::keys::{DECOMMISSIONS, DELETED_NODES, REGISTRATIONS};
+
+impl Leader {
+    /// Deletes a node's record. One that is up, or has roles, must be decommissioned first, unless the caller says otherwise.
+    ///
+    /// Of one that has ever been up it stays known that it was deleted: there is a certificate for its key, which must not be that of
+    /// a node again.
+    pub(in crate::leader) async fn delete_node(
+        &self,
+        request: DeleteNodeRequest,
+    ) -> Result<DeleteNodeResponse, Status> {
+        let may_have_roles = request.safety_bypass_has_roles.is_some();
+        let may_be_up = request.safety_bypass_not_decommissioned.is_some();
+        let id = crate::validate::Selector::id(request.node)?;
+        self.leave_first(&id).await?;
+        self.state
+            .transact(|tx| {
+                let node = lookup::node(tx, &id)?;
+                if let Some(role) = node.any_role().filter(|_| !may_have_roles) {
+                    return Err(Status::failed_precondition(format!(
+                        "node {id} still has the role {}: decommission it first",
+                        role.name()
+                    )));
+                }
+                match node.state() {
+                    NodeState::New | NodeState::Standby | NodeState::Decommissioned => {}
+                    NodeState::Up if may_be_up => {}
+                    NodeState::Up => {
+                        return Err(Status::failed_precondition(format!(
+                            "node {id} is not decommissioned: decommission it first"
+                        )));
+                    }
+                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                }
+                node.delete(tx).map_err(lookup::not_saved)?;
+                if matches!(node.state(), NodeState::Up | NodeState::Decommissioned) {
+                    let deleted = DeletedNode {
+                        public_key: node.message().public_key.clone(),
+                    };
+                    let key = DELETED_NODES.key(&id).map_err(lookup::invalid_id)?;
+                    tx.put(key, deleted.encode_to_vec());
+                }
+                for beside in [DECOMMISSIONS, REGISTRATIONS] {
+                    let key = beside.key(&id).map_err(lookup::invalid_id)?;
+                    if tx.get(key.clone()).is_some() {
+                        tx.delete(key);
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        self.heartbeats.forget(&id);
+        self.pace.forget(&id);
+        Ok(DeleteNodeResponse {})
+    }
+
+    /// Before the leader's own node is deleted another instance leads: nobody serves for a node that there is none of.
+    async fn leave_first(&self, id: &str) -> Result<(), Status> {
+        let Some(succession) = self.around.succession.as_ref().filter(|_| id == self.around.node_id) else {
+            return Ok(());
+        };
+        let term = self.state.fenced().term();
+        let term = TermId {
+            lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
+            lock_revision: term.lock_revision().0,
+        };
+        // Refused if nobody else stands; what is wrong with the request itself the next leader says.
+        let next = succession.step_down(&term, StepDownRequest::default()).await?;
+        Err(Status::unavailable(format!(
+            "node {id} is the leader's own, and the leader hands over to {} before it is deleted: call again",
+            next.next_node_id
+        )))
+    }
+}

@@ -1,0 +1,147 @@
+//! What one filter may cost: steps, memory and time.
+//!
+//! Steps and memory are counted, and so are the same wherever a filter runs; the time is what is left if a step should take longer
+//! than it ought to. What is counted of memory is all that an expression makes for one node, never less for what it lets go of: so
+//! it bounds what there is at any moment.
+
+use std::fmt;
+
+use curator_election::clock::{Instant, SharedClock};
+use tonic::Status;
+
+use crate::telemetry;
+
+/// The steps for one node: each part of an expression that is looked at, each element and each 64 bytes that are worked on.
+pub(super) const STEPS_OF_NODE: u64 = 500_000;
+/// The steps for all nodes: about a second.
+pub(super) const STEPS: u64 = 20_000_000;
+/// What may be made for one node, in bytes.
+pub(super) const BYTES_OF_NODE: usize = 1 << 20;
+/// How long a filter may take.
+pub(super) const TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How many steps there are between two looks at the clock, and at whether anybody still waits.
+const LOOK: u64 = 1_024;
+
+/// What a filter has used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spent {
+    /// The steps for one node.
+    StepsOfNode,
+    /// The steps for all nodes.
+    Steps,
+    /// The memory.
+    Bytes,
+    /// The time.
+    Time,
+    /// Nobody waits for it any more.
+    Gone,
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StepsOfNode => write!(f, "it takes more than {STEPS_OF_NODE} steps for one node"),
+            Self::Steps => write!(f, "it takes more than {STEPS} steps for all nodes"),
+            Self::Bytes => write!(
+                f,
+                "it makes values of more than {} KiB for one node",
+                BYTES_OF_NODE >> 10
+            ),
+            Self::Time => write!(f, "it takes longer than {} s", TIME.as_secs()),
+            Self::Gone => f.write_str("nobody waits for it any more"),
+        }
+    }
+}
+
+impl Spent {
+    /// As it is counted.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::StepsOfNode | Self::Steps => "steps",
+            Self::Bytes => "memory",
+            Self::Time => "time",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl From<Spent> for Status {
+    fn from(spent: Spent) -> Self {
+        metrics::counter!(telemetry::FILTERS_REFUSED, "why" => spent.word()).increment(1);
+        match spent {
+            // The same filter costs the same again.
+            Spent::StepsOfNode | Spent::Steps | Spent::Bytes => Self::invalid_argument(format!("filter: {spent}")),
+            Spent::Time => Self::resource_exhausted(format!("filter: {spent}")),
+            Spent::Gone => Self::cancelled(format!("filter: {spent}")),
+        }
+    }
+}
+
+/// What is left of what a filter may cost.
+pub(super) struct Budget {
+    steps: u64,
+    steps_of_node: u64,
+    bytes_of_node: usize,
+    until_look: u64,
+    clock: SharedClock,
+    deadline: Instant,
+    gone: Box<dyn Fn() -> bool + Send>,
+}
+
+impl Budget {
+    /// A whole one. `gone` says whether nobody waits any more.
+    pub(super) fn new(clock: SharedClock, gone: impl Fn() -> bool + Send + 'static) -> Self {
+        let deadline = clock.now() + TIME;
+        Self {
+            steps: STEPS,
+            steps_of_node: STEPS_OF_NODE,
+            bytes_of_node: BYTES_OF_NODE,
+            until_look: LOOK,
+            clock,
+            deadline,
+            gone: Box::new(gone),
+        }
+    }
+
+    /// The next node has its own.
+    pub(super) fn next_node(&mut self) -> Result<(), Spent> {
+        self.steps_of_node = STEPS_OF_NODE;
+        self.bytes_of_node = BYTES_OF_NODE;
+        self.look()
+    }
+
+    /// Takes steps.
+    pub(super) fn steps(&mut self, steps: u64) -> Result<(), Spent> {
+        self.steps_of_node = self.steps_of_node.checked_sub(steps).ok_or(Spent::StepsOfNode)?;
+        self.steps = self.steps.checked_sub(steps).ok_or(Spent::Steps)?;
+        match self.until_look.checked_sub(steps) {
+            Some(left) => self.until_look = left,
+            None => self.look()?,
+        }
+        Ok(())
+    }
+
+    /// Takes memory.
+    pub(super) fn bytes(&mut self, bytes: usize) -> Result<(), Spent> {
+        self.bytes_of_node = self.bytes_of_node.checked_sub(bytes).ok_or(Spent::Bytes)?;
+        Ok(())
+    }
+
+    /// Whether so much memory could be taken.
+    pub(super) const fn has(&self, bytes: usize) -> Result<(), Spent> {
+        match bytes <= self.bytes_of_node {
+            true => Ok(()),
+            false => Err(Spent::Bytes),
+        }
+    }
+
+    /// Looks at the clock, and at whether anybody still waits.
+    pub(super) fn look(&mut self) -> Result<(), Spent> {
+        self.until_look = LOOK;
+        match () {
+            () if (self.gone)() => Err(Spent::Gone),
+            () if self.clock.now() > self.deadline => Err(Spent::Time),
+            () => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The regular expressions of a filter: few, small, and compiled once.
+
+use std::collections::HashMap;
+
+use cel::ExecutionError;
+use regex::{Regex, RegexBuilder};
+
+use crate::leader::nodes::filter::budget::Budget;
+use crate::leader::nodes::filter::evaluate::Stop;
+
+/// The longest one, in bytes.
+const LONGEST: usize = 512;
+/// What one may become when it is compiled, in bytes. `\w{1,63}` takes a few hundred kilobytes: all letters there are.
+const LARGEST: usize = 1 << 20;
+/// What one may remember while it is matched, in bytes.
+const MEMORY: usize = 256 << 10;
+/// The longest text that is searched, in bytes.
+const LONGEST_TEXT: usize = 4_096;
+/// How many are kept.
+const KEPT: usize = 4;
+/// The steps that it takes to compile one: a filter that makes a new one for each label does not get far.
+const STEPS: u64 = 20_000;
+
+/// Those that have been compiled.
+#[derive(Default)]
+pub(super) struct Patterns(HashMap<String, Regex>);
+
+impl Patterns {
+    /// Whether a part of the text matches.
+    pub(super) fn matches(&mut self, text: &str, pattern: &str, budget: &mut Budget) -> Result<bool, Stop> {
+        budget.look()?;
+        budget.steps(1 + text.len() as u64)?;
+        if text.len() > LONGEST_TEXT {
+            return Err(no_match(format!("the text is longer than {LONGEST_TEXT} bytes")));
+        }
+        if let Some(known) = self.0.get(pattern) {
+            return Ok(known.is_match(text));
+        }
+        if pattern.len() > LONGEST {
+            return Err(no_match(format!("the expression is longer than {LONGEST} bytes")));
+        }
+        budget.steps(STEPS)?;
+        let compiled = RegexBuilder::new(pattern)
+            .size_limit(LARGEST)
+            .dfa_size_limit(MEMORY)
+            .nest_limit(32)
+            .build();
+        let compiled = compiled.map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => no_match("the expression is too large".into()),
+            _ => no_match("it is no regular expression".into()),
+        })?;
+        let matches = compiled.is_match(text);
+        if self.0.len() == KEPT {
+            self.0.clear();
+        }
+        self.0.insert(pattern.into(), compiled);
+        Ok(matches)
+    }
+}
+
+fn no_match(message: String) -> Stop {
+    Stop::Error(ExecutionError::FunctionError {
+        function: "matches".into(),
+        message,
+    })
+}

@@ -1,0 +1,173 @@
+//! What the leader tells of the cluster and its nodes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curator_proto::common::cluster_directory::node::Address;
+use curator_proto::common::node_roles::ConsensusMember;
+use curator_proto::common::{ClusterDirectory, NodeLabels, NodeRoles, NodeState, cluster_directory};
+use curator_proto::curator_api::get_consensus_status_response::EtcdMember;
+use curator_proto::curator_api::get_consensus_status_response::etcd_member::Status as MemberStatus;
+use curator_proto::curator_api::{GetConsensusStatusRequest, GetConsensusStatusResponse};
+use curator_proto::management_api::node::Health;
+use curator_proto::management_api::{GetClusterInfoRequest, GetClusterInfoResponse, GetNodesRequest, Node};
+use futures::Stream;
+use tonic::Status;
+use tracing::warn;
+
+use crate::auth::Caller;
+use crate::leader::Leader;
+use crate::leader::nodes::filter;
+use crate::state::keys::CLUSTER_CONFIGURATION;
+use crate::state::record::{ClusterRecord, NodeRecord};
+use crate::state::view::View;
+
+/// How many nodes the directory has.
+const DIRECTORY: usize = 15;
+
+pub(crate) type Nodes = Pin<Box<dyn Stream<Item = Result<Node, Status>> + Send>>;
+
+impl Leader {
+    /// All nodes that the filter keeps, by id. What cannot be decoded is left out.
+    pub(crate) async fn get_nodes(&self, caller: &Caller, request: GetNodesRequest) -> Result<Nodes, Status> {
+        // Whoever waits for a turn keeps no nodes.
+        let turn = match request.filter.is_empty() {
+            true => None,
+            false => Some(self.filters.next(caller).await?),
+        };
+        let nodes = self.state.read(readable).await?;
+        // All as they are at one moment, however slowly they are read.
+        let health: Vec<_> = {
+            let look = self.heartbeats.look();
+            nodes.iter().map(|node| look.health(node.id(), node.state())).collect()
+        };
+        let listed: Arc<[_]> = nodes.into_iter().zip(health).collect();
+        let told = |listed: Arc<[(Arc<NodeRecord>, _)]>| {
+            (0..listed.len()).map(move |at| {
+                let (node, (health, since)) = &listed[at];
+                entry(node, *health, *since)
+            })
+        };
+        let Some(turn) = turn else {
+            return Ok(Box::pin(self.lists.tell(Box::new(told(listed).map(Ok)))));
+        };
+        let clock = self.around.clock.clone();
+        let (kept, ended) = filter::kept(request.filter, told(listed.clone()), clock, turn).await?;
+        let kept: Arc<[_]> = kept.into_iter().map(|at| listed[at].clone()).collect();
+        Ok(Box::pin(
+            self.lists.tell(Box::new(told(kept).map(Ok).chain(ended.map(Err)))),
+        ))
+    }
+
+    pub(in crate::leader) async fn get_cluster_info(
+        &self,
+        _: GetClusterInfoRequest,
+    ) -> Result<GetClusterInfoResponse, Status> {
+        let authority = self.cluster_pki.authority(&self.state, self.now()).await?;
+        let read = self.state.read(|view| {
+            let configuration = view.get(CLUSTER_CONFIGURATION.as_bytes()).cloned();
+            (readable(view), configuration)
+        });
+        let (mut nodes, configuration) = read.await?;
+        nodes.retain(|node| node.state() == NodeState::Up);
+        nodes.sort_by(|a, b| a.message().public_key.cmp(&b.message().public_key));
+        let configuration = configuration.and_then(|stored| match ClusterRecord::decode(&stored.value) {
+            Ok(cluster) => Some(cluster.configuration().clone()),
+            Err(corrupt) => {
+                warn!(%corrupt, "the cluster's configuration cannot be told");
+                None
+            }
+        });
+        Ok(GetClusterInfoResponse {
+            cluster_directory: Some(ClusterDirectory {
+                nodes: nodes.iter().take(DIRECTORY).map(|node| in_directory(node)).collect(),
+            }),
+            ca_certificate: authority.certificate().to_vec(),
+            cluster_configuration: configuration,
+        })
+    }
+
+    pub(in crate::leader) async fn get_consensus_status(
+        &self,
+        _: GetConsensusStatusRequest,
+    ) -> Result<GetConsensusStatusResponse, Status> {
+        // The members are not in the state: the term is asked about first.
+        self.state.pass().await?;
+        let members = self.around.membership.members().await.map_err(|error| {
+            warn!(%error, "the consensus' members cannot be read");
+            Status::internal("the consensus' members cannot be read")
+        })?;
+        let member = |member: &crate::consensus::Member| EtcdMember {
+            id: member.node_id(),
+            status: match member.learner {
+                true => MemberStatus::Learner.into(),
+                false => MemberStatus::Full.into(),
+            },
+        };
+        Ok(GetConsensusStatusResponse {
+            etcd_member: members.iter().map(member).collect(),
+        })
+    }
+}
+
+/// The nodes whose records can be read. The others are reported.
+fn readable(view: &View) -> Vec<Arc<NodeRecord>> {
+    let nodes = view.nodes().filter_map(|(_, node)| match node {
+        Ok(node) => Some(node.clone()),
+        Err(corrupt) => {
+            warn!(%corrupt, "a node is left out");
+            None
+        }
+    });
+    nodes.collect()
+}
+
+fn entry(node: &NodeRecord, health: Health, since: Option<Duration>) -> Node {
+    let record = node.message();
+    let roles = node.roles();
+    Node {
+        pubkey: record.public_key.clone(),
+        state: record.fsm_state,
+        status: record.status.clone(),
+        // Which roles it has, and not what is in them.
+        roles: Some(NodeRoles {
+            consensus_member: roles.consensus_member.as_ref().map(|_| ConsensusMember::default()),
+            ..roles.clone()
+        }),
+        health: health.into(),
+        time_since_heartbeat: Some(since.map_or(NEVER, to_proto)),
+        id: node.id().to_owned(),
+        tpm_usage: record.tpm_usage,
+        labels: Some(NodeLabels {
+            pairs: node.labels().to_vec(),
+        }),
+    }
+}
+
+/// The most nanoseconds that 64 bits hold: the original says this of a node that was never heard of.
+const NEVER: prost_types::Duration = prost_types::Duration {
+    seconds: i64::MAX / 1_000_000_000,
+    nanos: 854_775_807,
+};
+
+fn to_proto(duration: Duration) -> prost_types::Duration {
+    match (
+        i64::try_from(duration.as_secs()),
+        i32::try_from(duration.subsec_nanos()),
+    ) {
+        (Ok(seconds), Ok(nanos)) if seconds < NEVER.seconds => prost_types::Duration { seconds, nanos },
+        _ => NEVER,
+    }
+}
+
+fn in_directory(node: &NodeRecord) -> cluster_directory::Node {
+    let host = node.external_address();
+    cluster_directory::Node {
+        id: node.id().to_owned(),
+        addresses: (!host.is_empty())
+            .then(|| Address { host: host.into() })
+            .into_iter()
+            .collect(),
+    }
+}

@@ -1,0 +1,70 @@
+//! Records out of the state, with the codes of what may be wrong.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tonic::Status;
+use tracing::warn;
+
+use crate::complaint::Complaint;
+use crate::state::keys::{CLUSTER_CONFIGURATION, InvalidId};
+use crate::state::record::{ClusterRecord, Corrupt, NodeRecord, SaveError};
+use crate::state::tx::Tx;
+
+/// The record of a node that must be there.
+pub(in crate::leader) fn node(tx: &mut Tx<'_>, id: &str) -> Result<NodeRecord, Status> {
+    optional_node(tx, id)?.ok_or_else(|| no_node(id))
+}
+
+/// The record of a node, if it is there.
+pub(in crate::leader) fn optional_node(tx: &mut Tx<'_>, id: &str) -> Result<Option<NodeRecord>, Status> {
+    match tx.node(id).map_err(invalid_id)? {
+        Some(Ok(node)) => Ok(Some(NodeRecord::clone(node))),
+        Some(Err(corrupt)) => Err(unusable(corrupt)),
+        None => Ok(None),
+    }
+}
+
+pub(in crate::leader) fn no_node(id: &str) -> Status {
+    Status::not_found(format!("there is no node {id}"))
+}
+
+pub(in crate::leader) fn invalid_id(error: InvalidId) -> Status {
+    Status::invalid_argument(format!("node id: {error}"))
+}
+
+/// The cluster's configuration, which must be there.
+pub(in crate::leader) fn cluster(tx: &mut Tx<'_>) -> Result<ClusterRecord, Status> {
+    let stored = tx
+        .get(CLUSTER_CONFIGURATION)
+        .ok_or_else(|| Status::not_found("the cluster has no configuration: it is not bootstrapped"))?;
+    ClusterRecord::decode(&stored.value).map_err(|corrupt| unusable(&corrupt))
+}
+
+/// What is stored cannot be used. The key is for whoever mends it; there are no secrets in it.
+pub(in crate::leader) fn unusable(corrupt: &Corrupt) -> Status {
+    static COMPLAINT: Complaint = Complaint::new();
+    COMPLAINT.say(|left_out| warn!(%corrupt, left_out, "a stored value cannot be used"));
+    let mut status = Status::unavailable(corrupt.to_string());
+    status.set_source(Arc::new(corrupt.clone()));
+    status
+}
+
+/// The same to somebody whom the cluster does not know: nothing of the inside.
+pub(in crate::leader) fn to_stranger(status: Status) -> Status {
+    match status.source().is_some_and(|source| source.is::<Corrupt>()) {
+        true => Status::unavailable("a stored value cannot be used: the leader's log says which"),
+        false => status,
+    }
+}
+
+pub(in crate::leader) fn save(node: NodeRecord, tx: &mut Tx<'_>) -> Result<(), Status> {
+    node.save(tx).map_err(not_saved)
+}
+
+pub(in crate::leader) fn not_saved(error: SaveError) -> Status {
+    match error {
+        SaveError::JoinKeyTaken { .. } => Status::already_exists(error.to_string()),
+        SaveError::Id(_) | SaveError::NoJoinKey { .. } => Status::invalid_argument(error.to_string()),
+    }
+}

@@ -1,0 +1,296 @@
+//! How a node becomes one of the cluster: registered, approved, committed; and how it comes back after a restart.
+
+use std::net::IpAddr;
+
+use curator_proto::common::cluster_configuration::{StorageSecurityPolicy, TpmMode};
+use curator_proto::common::{NodeLabels, NodeState, NodeStorageSecurity, NodeTpmUsage, node_labels};
+use curator_proto::curator_api::{
+    CommitNodeRequest, CommitNodeResponse, JoinNodeRequest, JoinNodeResponse, RegisterNodeRequest, RegisterNodeResponse,
+};
+use curator_proto::management_api::{ApproveNodeRequest, ApproveNodeResponse};
+use curator_proto::private;
+use prost::Message;
+use tonic::Status;
+
+use crate::leader::Leader;
+use crate::leader::cluster::register_ticket::{is_ticket, not_the_ticket};
+use crate::leader::nodes::{lookup, newcomers, registrations};
+use crate::state::keys::{DELETED_NODES, join_key};
+use crate::state::record::NodeRecord;
+use crate::validate::{MOST_LABELS, key32, label_key, label_value};
+use curator_identity::Subject;
+
+/// How long a cluster unlock key is.
+const UNLOCK_KEY: usize = 32;
+
+impl Leader {
+    /// Registers a node of which it is not known where from.
+    #[cfg(test)]
+    pub(in crate::leader) async fn register_node(
+        &self,
+        key: Option<[u8; 32]>,
+        request: RegisterNodeRequest,
+    ) -> Result<RegisterNodeResponse, Status> {
+        self.register_node_from(None, key, request).await
+    }
+
+    /// Registers the node with the key that the caller has shown. Again for one that is still NEW, it tells the same again.
+    pub(in crate::leader) async fn register_node_from(
+        &self,
+        from: Option<IpAddr>,
+        key: Option<[u8; 32]>,
+        request: RegisterNodeRequest,
+    ) -> Result<RegisterNodeResponse, Status> {
+        let key = key.ok_or_else(no_key_shown)?;
+        key32("join_key", &request.join_key)?;
+        let id = crate::validate::id_of_key("public key", &key)?;
+        // Those who have no ticket wait for nobody, and nobody for them.
+        self.check_ticket(&request.register_ticket).await?;
+        let _turn = self.newcomers.turn().await;
+        self.state
+            .transact(|tx| {
+                if !is_ticket(tx, &request.register_ticket) {
+                    return Err(not_the_ticket());
+                }
+                let cluster = lookup::cluster(tx)?;
+                let usage = tpm_usage(cluster.tpm_mode(), request.have_local_tpm)?;
+                let response = |usage: NodeTpmUsage| RegisterNodeResponse {
+                    cluster_configuration: Some(cluster.configuration().clone()),
+                    tpm_usage: usage.into(),
+                    recommended_node_storage_security: recommended(cluster.storage()).into(),
+                };
+                if let Some(known) = lookup::optional_node(tx, &id)? {
+                    return match known.state() {
+                        NodeState::New if known.message().public_key == key => Ok(response(known.tpm_usage())),
+                        _ => Err(Status::failed_precondition(format!("node {id} is registered already"))),
+                    };
+                }
+                if tx.get(DELETED_NODES.key(&id).map_err(lookup::invalid_id)?).is_some() {
+                    return Err(Status::failed_precondition(format!(
+                        "node {id} was deleted: it can only come back as another, with a new key"
+                    )));
+                }
+                let node = private::Node {
+                    public_key: key.to_vec(),
+                    join_key: request.join_key.clone(),
+                    fsm_state: NodeState::New.into(),
+                    tpm_usage: usage.into(),
+                    labels: Some(lenient(request.labels.as_ref())),
+                    ..private::Node::default()
+                };
+                newcomers::check(tx.peek(), node.encoded_len())?;
+                registrations::note(tx, &id, self.now(), from)?;
+                lookup::save(NodeRecord::new(id.clone(), node), tx)?;
+                Ok(response(usage))
+            })
+            .await
+    }
+
+    /// Lets a registered node commit.
+    pub(in crate::leader) async fn approve_node(
+        &self,
+        request: ApproveNodeRequest,
+    ) -> Result<ApproveNodeResponse, Status> {
+        let id = crate::validate::id_of_key("pubkey", &request.pubkey)?;
+        self.state
+            .transact(|tx| {
+                let mut node = lookup::node(tx, &id)?;
+                match node.state() {
+                    NodeState::Up | NodeState::Standby => {}
+                    NodeState::New => {
+                        node.message_mut().fsm_state = NodeState::Standby.into();
+                        lookup::save(node, tx)?;
+                    }
+                    state => {
+                        return Err(Status::failed_precondition(format!(
+                            "node {id} is {}: only a new one can be approved",
+                            state.as_str_name()
+                        )));
+                    }
+                }
+                Ok(ApproveNodeResponse {})
+            })
+            .await
+    }
+
+    /// Makes an approved node one of the cluster: its part of the disk key is kept, and it gets its certificate, both at once
+    /// or neither.
+    pub(in crate::leader) async fn commit_node(
+        &self,
+        key: Option<[u8; 32]>,
+        request: CommitNodeRequest,
+    ) -> Result<CommitNodeResponse, Status> {
+        let key = key.ok_or_else(no_key_shown)?;
+        let id = crate::validate::id_of_key("public key", &key)?;
+        let security = NodeStorageSecurity::try_from(request.storage_security)
+            .ok()
+            .filter(|security| *security != NodeStorageSecurity::Invalid)
+            .ok_or_else(|| Status::invalid_argument("storage_security: it is not one that is known"))?;
+        let authority = self.cluster_pki.authority(&self.state, self.now()).await;
+        let now = self.now();
+        self.state
+            .transact(|tx| {
+                let cluster = lookup::cluster(tx)?;
+                if !accepted(cluster.storage()).contains(&security) {
+                    return Err(Status::failed_precondition(format!(
+                        "storage_security: the cluster's policy is {}",
+                        cluster.storage().as_str_name()
+                    )));
+                }
+                let mut node = lookup::node(tx, &id)?;
+                match node.state() {
+                    NodeState::Standby => {}
+                    NodeState::New => {
+                        return Err(Status::permission_denied(format!("node {id} is not approved yet")));
+                    }
+                    state @ (NodeState::Up | NodeState::Decommissioned) => {
+                        return Err(Status::failed_precondition(format!(
+                            "node {id} is {}: only an approved one can commit",
+                            state.as_str_name()
+                        )));
+                    }
+                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                }
+                if node.message().public_key != key {
+                    return Err(Status::permission_denied(format!("node {id} has another key")));
+                }
+                let length = request.cluster_unlock_key.len();
+                // Without encryption it is kept as well, should there be one.
+                let good = length == UNLOCK_KEY || (security == NodeStorageSecurity::Insecure && length < UNLOCK_KEY);
+                if !good {
+                    return Err(unlock_key_length(&request));
+                }
+                let authority = authority.as_ref().map_err(Status::clone)?;
+                let certificate =
+                    self.cluster_pki
+                        .ensure(tx, authority, &format!("node-{id}"), &Subject::node(&id), &key, now)?;
+                node.message_mut()
+                    .cluster_unlock_key
+                    .clone_from(&request.cluster_unlock_key);
+                node.message_mut().fsm_state = NodeState::Up.into();
+                lookup::save(node, tx)?;
+                Ok(CommitNodeResponse {
+                    ca_certificate: authority.certificate().to_vec(),
+                    node_certificate: certificate,
+                })
+            })
+            .await
+    }
+
+    /// Gives a node that has restarted its part of the disk key. It is known by its join key, since its own is on the disk.
+    pub(in crate::leader) async fn join_node(
+        &self,
+        key: Option<[u8; 32]>,
+        request: JoinNodeRequest,
+    ) -> Result<JoinNodeResponse, Status> {
+        let key =
+            key.ok_or_else(|| Status::permission_denied("no join key is shown: use a self-signed certificate"))?;
+        let sealed = request.using_sealed_configuration;
+        self.state
+            .transact(|tx| {
+                let index = tx
+                    .get(join_key(&key))
+                    .ok_or_else(|| Status::not_found("no node has this join key"))?;
+                let id = String::from_utf8_lossy(&index.value);
+                let node = lookup::node(tx, &id)?;
+                let cluster = lookup::cluster(tx)?;
+                if node.message().join_key != key {
+                    return Err(Status::not_found("no node has this join key"));
+                }
+                let denied = |reason: &str| {
+                    Err(Status::permission_denied(format!(
+                        "using_sealed_configuration: {reason}"
+                    )))
+                };
+                match (cluster.tpm_mode(), sealed) {
+                    (TpmMode::Required, false) => return denied("the cluster requires a TPM"),
+                    (TpmMode::Disabled, true) => return denied("the cluster does not use TPMs"),
+                    _ => {}
+                }
+                match (node.tpm_usage() == NodeTpmUsage::PresentAndUsed, sealed) {
+                    (true, false) => return denied("the node's TPM was in use when it registered"),
+                    (false, true) => return denied("the node had no TPM in use when it registered"),
+                    _ => {}
+                }
+                if node.state() != NodeState::Up {
+                    return Err(Status::failed_precondition(format!(
+                        "node {id} is {}: only one that has committed can join",
+                        node.state().as_str_name()
+                    )));
+                }
+                Ok(JoinNodeResponse {
+                    cluster_unlock_key: node.message().cluster_unlock_key.clone(),
+                })
+            })
+            .await
+    }
+}
+
+fn no_key_shown() -> Status {
+    Status::unauthenticated("no key is shown: use a self-signed certificate")
+}
+
+fn unlock_key_length(request: &CommitNodeRequest) -> Status {
+    Status::invalid_argument(format!(
+        "cluster_unlock_key: it must be {UNLOCK_KEY} bytes long, and is {}",
+        request.cluster_unlock_key.len()
+    ))
+}
+
+/// What a node does with its TPM, by the cluster's mode.
+fn tpm_usage(mode: TpmMode, present: bool) -> Result<NodeTpmUsage, Status> {
+    match (mode, present) {
+        (TpmMode::Required | TpmMode::BestEffort, true) => Ok(NodeTpmUsage::PresentAndUsed),
+        (TpmMode::Disabled, true) => Ok(NodeTpmUsage::PresentButUnused),
+        (TpmMode::BestEffort | TpmMode::Disabled, false) => Ok(NodeTpmUsage::NotPresent),
+        (TpmMode::Required, false) => Err(Status::permission_denied(
+            "have_local_tpm: the cluster requires a TPM, and the node has none",
+        )),
+        (TpmMode::Invalid, _) => Err(Status::permission_denied("the cluster has no valid TPM mode")),
+    }
+}
+
+const fn recommended(policy: StorageSecurityPolicy) -> NodeStorageSecurity {
+    match policy {
+        StorageSecurityPolicy::Permissive | StorageSecurityPolicy::NeedsEncryptionAndAuthentication => {
+            NodeStorageSecurity::AuthenticatedEncrypted
+        }
+        StorageSecurityPolicy::NeedsEncryption => NodeStorageSecurity::Encrypted,
+        StorageSecurityPolicy::NeedsInsecure => NodeStorageSecurity::Insecure,
+        // No record of a cluster has it.
+        StorageSecurityPolicy::Invalid => NodeStorageSecurity::Invalid,
+    }
+}
+
+const fn accepted(policy: StorageSecurityPolicy) -> &'static [NodeStorageSecurity] {
+    match policy {
+        StorageSecurityPolicy::Permissive => &[
+            NodeStorageSecurity::Insecure,
+            NodeStorageSecurity::Encrypted,
+            NodeStorageSecurity::AuthenticatedEncrypted,
+        ],
+        StorageSecurityPolicy::NeedsEncryption => &[
+            NodeStorageSecurity::Encrypted,
+            NodeStorageSecurity::AuthenticatedEncrypted,
+        ],
+        StorageSecurityPolicy::NeedsEncryptionAndAuthentication => &[NodeStorageSecurity::AuthenticatedEncrypted],
+        StorageSecurityPolicy::NeedsInsecure => &[NodeStorageSecurity::Insecure],
+        StorageSecurityPolicy::Invalid => &[],
+    }
+}
+
+/// A node's own labels, of which those that cannot be are left out: they must not keep it from registering. Of those with
+/// one key, the first counts.
+fn lenient(labels: Option<&NodeLabels>) -> NodeLabels {
+    let mut by_key = std::collections::BTreeMap::new();
+    for pair in labels.iter().flat_map(|labels| &labels.pairs).take(MOST_LABELS) {
+        if label_key(&pair.key).is_ok() && label_value(&pair.value).is_ok() {
+            by_key.entry(&pair.key).or_insert(&pair.value);
+        }
+    }
+    let pairs = by_key.into_iter().map(|(key, value)| node_labels::Pair {
+        key: key.clone(),
+        value: value.clone(),
+    });
+    NodeLabels { pairs: pairs.collect() }
+}

@@ -1,0 +1,120 @@
+//! What a node reports of itself.
+
+use std::net::IpAddr;
+
+use curator_proto::common::NodeStatus;
+use curator_proto::curator_api::{UpdateNodeStatusRequest, UpdateNodeStatusResponse};
+use prost::Message;
+use prost_types::Timestamp;
+use tonic::Status;
+
+use crate::leader::Leader;
+use crate::leader::nodes::pace::Kind;
+use crate::leader::nodes::{lookup, territory};
+use crate::state::record::NodeRecord;
+use crate::validate::Invalid;
+
+/// The longest that what a node may say freely can be: a boot id, a commit's hash.
+const LONGEST: usize = 1_024;
+
+/// After so long, in seconds, the same status is written again: its time says that it is still so.
+const AGAIN: i64 = 60;
+
+impl Leader {
+    /// The same as the node calls it: no faster than it may, unless it says nothing new.
+    pub(in crate::leader) async fn report_node_status(
+        &self,
+        caller: &str,
+        request: UpdateNodeStatusRequest,
+    ) -> Result<UpdateNodeStatusResponse, Status> {
+        self.state.ready().await?;
+        let (known, bytes) = match (self.state.view().node(caller), &request.status) {
+            (Some(Ok(node)), Some(status)) => {
+                let stamped = NodeStatus {
+                    timestamp: Some(Timestamp::from(self.now())),
+                    ..status.clone()
+                };
+                (
+                    says_nothing_new(node, &stamped),
+                    node.stored_bytes() + status.encoded_len(),
+                )
+            }
+            _ => (false, 0),
+        };
+        if !known {
+            self.pace.turn(caller, Kind::Status, bytes).await?;
+        }
+        self.update_node_status(caller, request).await
+    }
+
+    /// Replaces the status of the calling node. Its timestamp is the leader's.
+    pub(crate) async fn update_node_status(
+        &self,
+        caller: &str,
+        request: UpdateNodeStatusRequest,
+    ) -> Result<UpdateNodeStatusResponse, Status> {
+        if caller != request.node_id {
+            return Err(Status::permission_denied(
+                "node_id: a node may only update its own status",
+            ));
+        }
+        let mut status = checked(request.status)?;
+        status.timestamp = Some(Timestamp::from(self.now()));
+        self.state
+            .transact(|tx| {
+                let mut node = lookup::node(tx, caller)?;
+                if says_nothing_new(&node, &status) {
+                    return Ok(UpdateNodeStatusResponse {});
+                }
+                if node.external_address() != status.external_address {
+                    territory::check_address(tx.peek(), caller, &status.external_address)?;
+                }
+                node.message_mut().status = Some(status.clone());
+                lookup::save(node, tx)?;
+                Ok(UpdateNodeStatusResponse {})
+            })
+            .await
+    }
+}
+
+/// Whether it is what was reported a moment ago: then there is nothing to write.
+fn says_nothing_new(node: &NodeRecord, status: &NodeStatus) -> bool {
+    let Some(known) = &node.message().status else {
+        return false;
+    };
+    let seconds = |status: &NodeStatus| status.timestamp.as_ref().map(|time| time.seconds);
+    let (Some(before), Some(now)) = (seconds(known), seconds(status)) else {
+        return false;
+    };
+    let same = NodeStatus {
+        timestamp: status.timestamp,
+        ..known.clone()
+    } == *status;
+    same && (before..before.saturating_add(AGAIN)).contains(&now)
+}
+
+fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
+    let status = status.ok_or_else(|| Invalid::new("status", "it is missing"))?;
+    if status.external_address.is_empty() {
+        return Err(Invalid::new("status.external_address", "it is empty"));
+    }
+    if status.external_address.parse::<IpAddr>().is_err() {
+        return Err(Invalid::new("status.external_address", "it is no IP address"));
+    }
+    let port = status.running_curator.as_ref().map_or(0, |curator| curator.port);
+    if u16::try_from(port).is_err() {
+        return Err(Invalid::new("status.running_curator.port", "it is no port"));
+    }
+    if status.boot_id.len() > LONGEST {
+        return Err(Invalid::new("status.boot_id", "it is longer than 1,024 bytes"));
+    }
+    let git = status
+        .version
+        .as_ref()
+        .and_then(|version| version.git_information.as_ref());
+    if git.is_some_and(|git| git.commit_hash.len() > LONGEST) {
+        let field = "status.version.git_information.commit_hash";
+        return Err(Invalid::new(field, "it is longer than 1,024 bytes"));
+    }
+    Ok(status)
+}

@@ -1,0 +1,447 @@
+//! What a leader does by itself: it makes roles follow the members of the consensus, finishes what a leader before it has left,
+//! and decommissions.
+//!
+//! A pass each five seconds, with at most one change a pass. What is to be done is decided by [`next`], a pure function of what
+//! is stored.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use curator_election::store::Revision;
+use curator_proto::private::decommission::Phase;
+use tonic::Status;
+use tracing::{debug, info, warn};
+
+use crate::consensus::Member;
+use crate::leader::Leader;
+use crate::leader::nodes::decommission::Step;
+use crate::leader::nodes::{decommission, lookup};
+use crate::state::StateError;
+use crate::state::keys::{DECOMMISSIONS, NODES};
+use crate::state::record::{NodeRecord, NodeRoleKind};
+use crate::state::tx::Tx;
+
+/// Between passes, and before the first.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// The one thing that a pass changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Task {
+    /// A member that is no node's is removed.
+    RemoveMember { member: u64, node: String },
+    /// A member's node gets the role that it should have had.
+    GiveRole { node: String },
+    /// A node that is no member loses the role, and what depends on it.
+    TakeRole { node: String },
+    /// A node goes a step towards its end.
+    Decommission { node: String, step: Step },
+    /// A member that only learns so far may vote.
+    Promote { member: u64, node: String },
+}
+
+/// Why a pass changed nothing, though perhaps it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Doubt {
+    #[error("the leader's own node {0} is no member of the consensus")]
+    NoMember(String),
+    #[error("the leader's own node {0} is not among the nodes")]
+    NoNode(String),
+}
+
+/// What a pass changes. The members were read before the nodes, so that a node that has been made in between is not taken for
+/// one that has been deleted.
+fn next(
+    own: &str,
+    members: &[Member],
+    nodes: &[&NodeRecord],
+    decommissions: &[(String, Phase)],
+) -> Result<Option<Task>, Doubt> {
+    if nodes.is_empty() {
+        // There is no cluster yet.
+        return Ok(None);
+    }
+    let is_member = |id: &str| members.iter().any(|member| member.node_id() == id);
+    let known: BTreeSet<&str> = nodes.iter().map(|node| node.id()).collect();
+    if !known.contains(own) {
+        return Err(Doubt::NoNode(own.into()));
+    }
+    let step = |id: &str, phase: Phase| Task::Decommission {
+        node: id.into(),
+        step: decommission::next(phase, nodes.iter().find(|node| node.id() == id).copied()),
+    };
+    if !is_member(own) {
+        // It may be missing because it has just been taken out of service. What is left of that concerns its record alone.
+        let leaving = decommissions.iter().find(|(id, _)| id == own);
+        let rest = leaving.map(|(id, phase)| Some(step(id, *phase)));
+        return rest.ok_or_else(|| Doubt::NoMember(own.into()));
+    }
+    // One that somebody has added and not started yet has no name: it is left alone, since it may be any node's.
+    let mut named = members.iter().filter(|member| !member.is_unknown());
+    let stray = named.find(|member| !known.contains(&*member.node_id()));
+    if let Some(member) = stray {
+        return Ok(Some(Task::RemoveMember {
+            member: member.id,
+            node: member.node_id(),
+        }));
+    }
+    for node in nodes {
+        let id = node.id();
+        // While it is decommissioned, the member goes first and the role after it: that is a step of its own.
+        let leaving = decommissions.iter().any(|(leaving, _)| leaving == id);
+        match (is_member(id), node.roles().consensus_member.is_some()) {
+            (true, false) if !leaving => return Ok(Some(Task::GiveRole { node: id.into() })),
+            (false, true) => return Ok(Some(Task::TakeRole { node: id.into() })),
+            _ => {}
+        }
+    }
+    if let Some((id, phase)) = decommissions.first() {
+        return Ok(Some(step(id, *phase)));
+    }
+    Ok(promotion(members))
+}
+
+/// A learner that may be able to vote. One that has no name has not started yet, and cannot have caught up.
+fn promotion(members: &[Member]) -> Option<Task> {
+    let learner = members.iter().find(|member| member.learner && !member.name.is_empty());
+    learner.map(|member| Task::Promote {
+        member: member.id,
+        node: member.node_id(),
+    })
+}
+
+/// Makes passes until the term ends.
+pub(super) async fn run(leader: &Leader) {
+    let passes = async {
+        // What keeps passes from doing anything is said once.
+        let mut said = None;
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            let reason = leader.pass().await.err().map(|status| status.message().to_owned());
+            if let Some(reason) = reason.as_ref().filter(|_| reason != said) {
+                warn!(reason, "passes over nodes and members change nothing");
+            }
+            said = reason;
+        }
+    };
+    tokio::select! {
+        () = passes => {}
+        () = leader.state.fenced().term().ended() => {}
+    }
+}
+
+impl Leader {
+    /// Looks once, and changes at most one thing.
+    pub(super) async fn pass(&self) -> Result<(), Status> {
+        // What has been written since is not judged by members that were read before it.
+        let before = self.state.fenced().fence().await.map_err(StateError::from)?;
+        let members = self.around.membership.members().await;
+        let members = members.map_err(|error| Status::unavailable(format!("the consensus: {error}")))?;
+        let read = self.state.read(|view| {
+            let nodes: Result<Vec<_>, _> = view.nodes().map(|(_, node)| node.clone()).collect();
+            let decommissions: Vec<_> = view
+                .under("/decommissions/")
+                .filter_map(|(key, _)| DECOMMISSIONS.id(key).map(str::to_owned))
+                .collect();
+            (nodes, decommissions)
+        });
+        let (nodes, leaving) = read.await?;
+        // One that cannot be read may be a member's: nothing is certain then.
+        let nodes = nodes.map_err(|corrupt| lookup::unusable(&corrupt))?;
+        let nodes: Vec<&NodeRecord> = nodes.iter().map(|node| &**node).collect();
+        let mut decommissions = Vec::new();
+        for id in leaving {
+            let phase = self.state.transact(|tx| decommission::phase(tx, &id)).await?;
+            decommissions.extend(phase.map(|phase| (id, phase)));
+        }
+        let task = next(&self.around.node_id, &members, &nodes, &decommissions);
+        let Some(task) = task.map_err(|doubt| Status::failed_precondition(doubt.to_string()))? else {
+            return Ok(());
+        };
+        let leaving = matches!(task, Task::Decommission { .. });
+        let done = self.carry_out(task, before).await;
+        if let (Err(_), true, Some(promotion)) = (&done, leaving, promotion(&members)) {
+            // A member may have to wait with leaving until a learner votes.
+            self.carry_out(promotion, before).await?;
+        }
+        done
+    }
+
+    /// The node's record, if it is as it was at this revision or before.
+    fn unchanged(tx: &mut Tx<'_>, id: &str, since: Revision) -> Result<Option<NodeRecord>, Status> {
+        let key = NODES.key(id).map_err(lookup::invalid_id)?;
+        match tx.get(key) {
+            Some(entry) if entry.changed <= since => lookup::optional_node(tx, id),
+            _ => Ok(None),
+        }
+    }
+
+    async fn carry_out(&self, task: Task, before: Revision) -> Result<(), Status> {
+        let membership = &self.around.membership;
+        match task {
+            Task::RemoveMember { member, node } => {
+                self.lead_on()?;
+                membership
+                    .remove(member)
+                    .await
+                    .map_err(|error| Status::unavailable(error.to_string()))?;
+                info!(node, "removed a member of the consensus that is no node's");
+            }
+            Task::Promote { member, node } => {
+                self.lead_on()?;
+                match membership.promote(member).await {
+                    Ok(()) => info!(node, "a learner of the consensus votes now"),
+                    Err(error) => debug!(node, %error, "a learner of the consensus cannot vote yet"),
+                }
+            }
+            Task::GiveRole { node } => {
+                let record = self.state.transact(|tx| Self::unchanged(tx, &node, before)).await?;
+                let Some(record) = record else { return Ok(()) };
+                // By now it may have been taken out again: it is not added for that.
+                let Some(join) = self.join_data(&record, false).await? else {
+                    return Ok(());
+                };
+                self.state
+                    .transact(|tx| match Self::unchanged(tx, &node, before)? {
+                        Some(mut record) => {
+                            record.roles_mut().consensus_member = Some(join.clone());
+                            lookup::save(record, tx)?;
+                            info!(node, "a member of the consensus gets its role");
+                            Ok(())
+                        }
+                        None => Ok(()),
+                    })
+                    .await?;
+            }
+            Task::TakeRole { node } => {
+                self.state
+                    .transact(|tx| match Self::unchanged(tx, &node, before)? {
+                        Some(mut record) => {
+                            record.roles_mut().kubernetes_controller = None;
+                            record.roles_mut().consensus_member = None;
+                            lookup::save(record, tx)?;
+                            info!(node, "a node that is no member of the consensus loses the role");
+                            Ok(())
+                        }
+                        None => Ok(()),
+                    })
+                    .await?;
+            }
+            Task::Decommission { node, step } => {
+                if step == Step::Drop(NodeRoleKind::ConsensusMember) {
+                    self.leave_consensus(&node).await?;
+                }
+                self.state
+                    .transact(|tx| {
+                        // What is to be done depends on what is there now.
+                        let Some(phase) = decommission::phase(tx, &node)? else {
+                            return Ok(());
+                        };
+                        let record = lookup::optional_node(tx, &node)?;
+                        match decommission::next(phase, record.as_ref()) == step {
+                            true => decommission::take(tx, &node, step),
+                            false => Ok(()),
+                        }
+                    })
+                    .await?;
+                info!(node, ?step, "a step of decommissioning");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_proto::common::node_roles::{ConsensusMember, KubernetesController, KubernetesWorker};
+    use curator_proto::common::{NodeRoles, NodeState};
+    use curator_proto::private;
+
+    use super::*;
+
+    fn node(id: &str, member: bool) -> NodeRecord {
+        let roles = NodeRoles {
+            consensus_member: member.then(ConsensusMember::default),
+            ..NodeRoles::default()
+        };
+        let message = private::Node {
+            roles: Some(roles),
+            fsm_state: NodeState::Up.into(),
+            ..private::Node::default()
+        };
+        NodeRecord::new(id.into(), message)
+    }
+
+    fn member(id: u64, name: &str) -> Member {
+        Member {
+            id,
+            name: name.into(),
+            peer_urls: vec![format!("https://{name}:7834")],
+            learner: false,
+        }
+    }
+
+    fn task(members: &[Member], nodes: &[NodeRecord], leaving: &[(String, Phase)]) -> Result<Option<Task>, Doubt> {
+        next("a", members, &nodes.iter().collect::<Vec<_>>(), leaving)
+    }
+
+    #[test]
+    fn nothing_is_changed_while_the_own_node_is_missing() {
+        assert_eq!(
+            task(&[member(2, "b")], &[node("a", true)], &[]),
+            Err(Doubt::NoMember("a".into()))
+        );
+        assert_eq!(
+            task(&[member(1, "a")], &[node("b", true)], &[]),
+            Err(Doubt::NoNode("a".into()))
+        );
+    }
+
+    /// The leader's own node may be the one that is decommissioned.
+    #[test]
+    fn what_is_left_of_the_own_nodes_end_is_done_without_its_member() {
+        for (role, step) in [(true, Step::Drop(NodeRoleKind::ConsensusMember)), (false, Step::Finish)] {
+            let expected = Task::Decommission { node: "a".into(), step };
+            let leaving = [("a".to_owned(), Phase::Decommissioning)];
+            let nodes = [node("a", role), node("b", true)];
+            assert_eq!(task(&[member(2, "b")], &nodes, &leaving), Ok(Some(expected)));
+        }
+    }
+
+    #[test]
+    fn without_a_cluster_there_is_nothing_to_do() {
+        assert_eq!(task(&[member(1, "a"), member(2, "b")], &[], &[]), Ok(None));
+    }
+
+    #[test]
+    fn strays_go_first_and_then_roles_follow_members() {
+        let members = [member(1, "a"), member(3, "c")];
+        let nodes = [node("a", true), node("b", true)];
+        let stray = Task::RemoveMember {
+            member: 3,
+            node: "c".into(),
+        };
+        assert_eq!(task(&members, &nodes, &[]), Ok(Some(stray)));
+        assert_eq!(
+            task(&members[..1], &nodes, &[]),
+            Ok(Some(Task::TakeRole { node: "b".into() }))
+        );
+        let nodes = [node("a", true), node("c", false)];
+        assert_eq!(
+            task(&members, &nodes, &[]),
+            Ok(Some(Task::GiveRole { node: "c".into() }))
+        );
+        assert_eq!(task(&members, &[node("a", true), node("c", true)], &[]), Ok(None));
+    }
+
+    #[test]
+    fn a_member_that_has_not_started_is_known_by_its_address() {
+        let unnamed = Member {
+            name: String::new(),
+            learner: true,
+            ..member(3, "c")
+        };
+        let members = [member(1, "a"), unnamed];
+        assert_eq!(task(&members, &[node("a", true), node("c", true)], &[]), Ok(None));
+    }
+
+    /// Somebody who runs etcd by itself adds a member and then starts it; until then it has no name.
+    #[test]
+    fn a_member_that_is_added_by_hand_is_left_alone_until_it_says_its_name() {
+        let added = |name: &str| Member {
+            name: name.into(),
+            peer_urls: vec!["https://10.0.0.3:2380".into()],
+            learner: true,
+            ..member(3, "")
+        };
+        let nodes = [node("a", true), node("c", false)];
+        assert_eq!(task(&[member(1, "a"), added("")], &nodes, &[]), Ok(None));
+        let role = Task::GiveRole { node: "c".into() };
+        assert_eq!(task(&[member(1, "a"), added("c")], &nodes, &[]), Ok(Some(role)));
+        let stray = Task::RemoveMember {
+            member: 3,
+            node: "x".into(),
+        };
+        assert_eq!(task(&[member(1, "a"), added("x")], &nodes, &[]), Ok(Some(stray)));
+    }
+
+    #[test]
+    fn learners_are_promoted_last() {
+        let learner = Member {
+            learner: true,
+            ..member(3, "c")
+        };
+        let promote = Task::Promote {
+            member: 3,
+            node: "c".into(),
+        };
+        let members = [member(1, "a"), learner];
+        assert_eq!(
+            task(&members, &[node("a", true), node("c", true)], &[]),
+            Ok(Some(promote))
+        );
+    }
+
+    /// From the request to the end, one thing at a time, whoever leads in between.
+    #[test]
+    fn a_node_is_decommissioned_step_by_step() {
+        let mut members = vec![member(1, "a"), member(3, "c")];
+        let mut leaving = node("c", true);
+        leaving.roles_mut().kubernetes_worker = Some(KubernetesWorker {});
+        leaving.roles_mut().kubernetes_controller = Some(KubernetesController {});
+        let mut phase = Phase::Requested;
+        let mut steps = Vec::new();
+        loop {
+            let decommissions = [("c".to_owned(), phase)];
+            let Ok(Some(Task::Decommission { node: _, step })) =
+                task(&members, &[node("a", true), leaving.clone()], &decommissions)
+            else {
+                panic!("after {steps:?}")
+            };
+            steps.push(step);
+            match step {
+                Step::Begin => phase = Phase::Decommissioning,
+                Step::Drop(NodeRoleKind::KubernetesWorker) => leaving.roles_mut().kubernetes_worker = None,
+                Step::Drop(NodeRoleKind::KubernetesController) => leaving.roles_mut().kubernetes_controller = None,
+                Step::Drop(NodeRoleKind::ConsensusMember) => {
+                    members.pop();
+                    leaving.roles_mut().consensus_member = None;
+                }
+                Step::Finish | Step::Abandon => break,
+            }
+        }
+        assert_eq!(
+            steps,
+            [
+                Step::Begin,
+                Step::Drop(NodeRoleKind::KubernetesWorker),
+                Step::Drop(NodeRoleKind::KubernetesController),
+                Step::Drop(NodeRoleKind::ConsensusMember),
+                Step::Finish
+            ]
+        );
+    }
+
+    /// A crash after the member has gone and before its role has: the role goes next.
+    #[test]
+    fn a_crash_in_between_is_finished_by_the_next_pass() {
+        let decommissions = [("c".to_owned(), Phase::Decommissioning)];
+        let nodes = [node("a", true), node("c", true)];
+        assert_eq!(
+            task(&[member(1, "a")], &nodes, &decommissions),
+            Ok(Some(Task::TakeRole { node: "c".into() }))
+        );
+    }
+
+    #[test]
+    fn what_is_not_up_any_more_is_not_decommissioned() {
+        let decommissions = [("c".to_owned(), Phase::Decommissioning)];
+        let abandon = Task::Decommission {
+            node: "c".into(),
+            step: Step::Abandon,
+        };
+        assert_eq!(
+            task(&[member(1, "a")], &[node("a", true)], &decommissions),
+            Ok(Some(abandon))
+        );
+    }
+}

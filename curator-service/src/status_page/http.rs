@@ -1,0 +1,322 @@
+//! A small HTTP server that answers what is asked with GET.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curator_election::clock::{BootClock, Clock};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::gauges;
+use crate::status::LeaderStatus;
+use crate::status_page::term_history::Terms;
+use crate::status_page::{Observe, page};
+use curator_identity::CredentialsWatch;
+
+/// As many connections may be open; any more wait to be accepted.
+const MOST_CONNECTIONS: usize = 64;
+/// Whoever has not asked anything for so long is cut off.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When the system has nothing left to accept a connection with.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is told.
+pub(crate) struct Site {
+    pub(crate) node_id: String,
+    pub(crate) status: watch::Receiver<LeaderStatus>,
+    pub(crate) ready: watch::Receiver<bool>,
+    pub(crate) terms: Terms,
+    pub(crate) credentials: Option<CredentialsWatch>,
+    pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The endpoints that are members of another etcd cluster.
+    pub(crate) foreign: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+/// The socket that an instance is looked at by.
+pub(crate) struct Observatory {
+    socket: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Observatory {
+    pub(crate) fn bind(observe: &Observe) -> io::Result<Self> {
+        let socket = std::net::TcpListener::bind(observe.listen)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until cancelled.
+    pub(crate) async fn run(self, site: Site, cancel: CancellationToken) -> io::Result<()> {
+        let socket = TcpListener::from_std(self.socket)?;
+        let address = self.address;
+        let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = accept(&socket, &seats) => accepted,
+            };
+            match accepted {
+                Ok((stream, seat)) => {
+                    let site = site.clone();
+                    connections.spawn(async move {
+                        serve(stream, site, address).await;
+                        drop(seat);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "nobody can look at this instance at the moment");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        connections.shutdown().await;
+        Ok(())
+    }
+}
+
+/// The next connection, once there is a seat. Cancellation safe.
+async fn accept(
+    socket: &TcpListener,
+    seats: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    // Nobody closes it.
+    let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
+    Ok((socket.accept().await?.0, seat))
+}
+
+async fn serve(stream: TcpStream, site: Arc<Site>, address: SocketAddr) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(&site, &request, address);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "somebody who looked at this instance is gone");
+    }
+}
+
+fn answer<B>(site: &Site, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
+    if address.ip().is_loopback() && !meant_for_this_host(request, address.ip()) {
+        return text(StatusCode::MISDIRECTED_REQUEST, "ask for this host by its address");
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "there is only something to read here");
+        refused
+            .headers_mut()
+            .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    let ready = *site.ready.borrow();
+    match request.uri().path() {
+        "/" => typed(StatusCode::OK, "text/html; charset=utf-8", page::HTML.into()),
+        "/status.json" => {
+            let mut shown = page::status(
+                &site.node_id,
+                &site.status.borrow(),
+                ready,
+                &site.terms,
+                BootClock.now(),
+            );
+            shown["foreign_etcd_endpoints"] = (site.foreign)().into();
+            typed(StatusCode::OK, "application/json", shown.to_string())
+        }
+        "/metrics" => {
+            gauges::look(&site.status.borrow(), ready, site.terms.silent_for(BootClock.now()));
+            gauges::look_at_certificates(site.credentials.as_ref());
+            typed(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                (site.metrics)(),
+            )
+        }
+        // That it answers is all that is asked.
+        "/livez" => text(StatusCode::OK, "alive"),
+        "/readyz" if ready => text(StatusCode::OK, "a call to this instance gets to a leader"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no leader can be reached from here"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "there are /, /status.json, /metrics, /livez and /readyz",
+        ),
+    }
+}
+
+/// A page of somebody else's may have given its own name our address, to read what is here with a visitor's browser. So only those
+/// names are answered that this host has for itself, and the address that is configured; with any port, as somebody may have
+/// forwarded one of another host's.
+fn meant_for_this_host<B>(request: &Request<B>, configured: IpAddr) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    match (first.map(http::HeaderValue::to_str), second) {
+        // No browser leaves it out.
+        (None, _) => true,
+        (Some(Ok(host)), None) => {
+            let name = name_in(host).unwrap_or_default();
+            let own = [configured, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| own.contains(&ip))
+        }
+        (Some(_), _) => false,
+    }
+}
+
+/// The name or the address in `host` or `host:port`; `None` if it is neither.
+fn name_in(host: &str) -> Option<&str> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').filter(|(ip, _)| ip.contains(':'))?,
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port =
+        |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then_some(name)
+}
+
+fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", format!("{words}\n"))
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::{ElectionStatus, Reason};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn site(ready: bool) -> Site {
+        let (_, status) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
+        let (_, ready) = watch::channel(ready);
+        Site {
+            node_id: "me".into(),
+            status,
+            ready,
+            terms: Terms::default(),
+            credentials: None,
+            metrics: Arc::new(|| "curator_ready 1\n".into()),
+            foreign: Arc::new(Vec::new),
+        }
+    }
+
+    fn asked(site: &Site, method: &str, path: &str, host: &str) -> StatusCode {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host)
+            .body(())
+            .unwrap();
+        answer(site, &request, "127.0.0.9:7836".parse().unwrap()).status()
+    }
+
+    #[test]
+    fn alive_and_ready_differ() {
+        let get = |ready, path| asked(&site(ready), "GET", path, "127.0.0.1:7836");
+        assert_eq!(get(false, "/livez"), StatusCode::OK);
+        assert_eq!(get(false, "/readyz"), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(get(true, "/readyz"), StatusCode::OK);
+        assert_eq!(get(true, "/nothing"), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn it_is_read_from_this_host_and_by_nobody_elses_page() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:7836",
+            "127.0.0.9:7836",
+            "localhost:1",
+            "Localhost",
+            "[::1]:7836",
+            "[::1]",
+        ] {
+            assert_eq!(asked(&site(true), "GET", "/", host), StatusCode::OK, "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:7836",
+            "127.0.0.1.evil.example",
+            "localhost:1:evil.com",
+            "localhost:",
+            "localhost:evil",
+            "localhost:+1",
+            "localhost:99999",
+            "localhost.evil.example",
+            "[::1]evil.example",
+            "[::1]:1:2",
+            "[localhost]",
+            "[127.0.0.1]",
+            "::1",
+            "192.0.2.1",
+            "192.0.2.1:7836",
+            "127.0.0.8:7836",
+            "[2001:db8::1]:7836",
+            "0.0.0.0",
+            "",
+        ] {
+            assert_eq!(
+                asked(&site(true), "GET", "/", host),
+                StatusCode::MISDIRECTED_REQUEST,
+                "{host}"
+            );
+        }
+        assert_eq!(
+            asked(&site(true), "POST", "/", "localhost"),
+            StatusCode::METHOD_NOT_ALLOWED
+        );
+    }
+
+    #[tokio::test]
+    async fn it_answers_on_a_socket_until_cancelled() {
+        let observe = Observe {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            metrics: Arc::new(String::new),
+        };
+        let observatory = Observatory::bind(&observe).unwrap();
+        let address = observatory.address();
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(observatory.run(site(true), cancel.clone()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).await.unwrap();
+        assert!(
+            told.starts_with("HTTP/1.1 200") && told.ends_with("curator_ready 1\n"),
+            "{told}"
+        );
+        // One that says nothing does not keep it from ending.
+        let _silent = TcpStream::connect(address).await.unwrap();
+        cancel.cancel();
+        running.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,190 @@
+//! The terms that an instance has seen come and go: the newest of them. Pure; no I/O.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use curator_election::ElectionStatus;
+use curator_election::clock::Instant;
+
+use crate::status::LeaderStatus;
+
+/// As many are remembered.
+const MOST: usize = 50;
+
+/// The terms that were seen, the newest last. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    seen: VecDeque<Seen>,
+    /// Since when no leader is known, if one was.
+    leaderless: Option<Instant>,
+    /// Since when the leader that is known does not answer.
+    silent: Option<Instant>,
+}
+
+/// A term, as far as this instance has seen it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) leader: String,
+    pub(crate) revision: i64,
+    pub(crate) from: Instant,
+    /// `None` while it lasts.
+    pub(crate) to: Option<Instant>,
+    /// How long there was none before it, if that was seen.
+    pub(crate) after: Option<Duration>,
+}
+
+impl Terms {
+    /// Takes note of the present status. Returns how long no leader was known, if one is known again.
+    pub(crate) fn note(&self, own_id: &str, status: &LeaderStatus, now: Instant) -> Option<Duration> {
+        let known = match status {
+            ElectionStatus::Leader(term) => Some((own_id, term.lock_revision().0)),
+            ElectionStatus::Follower(following) => Some((following.leader.node_id.as_str(), following.revision.0)),
+            ElectionStatus::Undetermined(_) => None,
+        };
+        let mut inner = self.lock();
+        let present = inner.seen.back().filter(|seen| seen.to.is_none());
+        if present.map(|seen| seen.revision) == known.map(|(_, revision)| revision) {
+            return None;
+        }
+        if let Some(ended) = inner.seen.back_mut().filter(|seen| seen.to.is_none()) {
+            ended.to = Some(now);
+            // It has led by name alone since it fell silent.
+            inner.leaderless = Some(inner.silent.take().unwrap_or(now));
+        }
+        let (leader, revision) = known?;
+        let after = inner.leaderless.take().map(|since| now.saturating_since(since));
+        if inner.seen.len() == MOST {
+            inner.seen.pop_front();
+        }
+        inner.seen.push_back(Seen {
+            leader: leader.to_owned(),
+            revision,
+            from: now,
+            to: None,
+            after,
+        });
+        after
+    }
+
+    /// Takes note of whether calls get to the leader that is known. Returns how long they did not, if they do again.
+    pub(crate) fn reached(&self, reached: bool, now: Instant) -> Option<Duration> {
+        let mut inner = self.lock();
+        let known = inner.seen.back().is_some_and(|seen| seen.to.is_none());
+        match (known, reached) {
+            (true, false) => {
+                inner.silent.get_or_insert(now);
+                None
+            }
+            (true, true) => inner.silent.take().map(|since| now.saturating_since(since)),
+            (false, _) => {
+                inner.silent = None;
+                None
+            }
+        }
+    }
+
+    /// How long nothing has been heard of the leader that is known; `None` if it answers, or none is known.
+    pub(crate) fn silent_for(&self, now: Instant) -> Option<Duration> {
+        self.lock().silent.map(|since| now.saturating_since(since))
+    }
+
+    /// All that is remembered, the newest first.
+    pub(crate) fn newest_first(&self) -> Vec<Seen> {
+        self.lock().seen.iter().rev().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that holds the lock can panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::store::Revision;
+    use curator_election::{Following, Reason};
+    use curator_proto::private::LeaderElectionValue;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn follows(leader: &str, revision: i64) -> LeaderStatus {
+        ElectionStatus::Follower(Following {
+            leader: LeaderElectionValue {
+                node_id: leader.into(),
+                ..LeaderElectionValue::default()
+            },
+            key: "/leader/a".into(),
+            revision: Revision(revision),
+        })
+    }
+
+    #[test]
+    fn terms_come_and_go_with_the_time_between_them() {
+        let terms = Terms::default();
+        let nobody = ElectionStatus::Undetermined(Reason::NoLeader);
+        assert_eq!(terms.note("me", &nobody, at(1)), None);
+        assert_eq!(
+            terms.note("me", &follows("a", 5), at(2)),
+            None,
+            "the first is after nothing"
+        );
+        assert_eq!(terms.note("me", &follows("a", 5), at(3)), None);
+        assert_eq!(terms.note("me", &nobody, at(4)), None);
+        assert_eq!(terms.note("me", &nobody, at(5)), None);
+        assert_eq!(terms.note("me", &follows("b", 9), at(7)), Some(Duration::from_secs(3)));
+        assert_eq!(
+            terms.note("me", &follows("a", 11), at(8)),
+            Some(Duration::ZERO),
+            "at once"
+        );
+        let seen = terms.newest_first();
+        let told: Vec<_> = seen
+            .iter()
+            .map(|seen| (&*seen.leader, seen.revision, seen.to))
+            .collect();
+        assert_eq!(told, [("a", 11, None), ("b", 9, Some(at(8))), ("a", 5, Some(at(4)))]);
+    }
+
+    /// A leader that is dead and named until its lease runs out has not led since it fell silent.
+    #[test]
+    fn leader_that_is_silent_counts_as_none() {
+        let terms = Terms::default();
+        assert_eq!(terms.reached(false, at(1)), None);
+        assert_eq!(terms.silent_for(at(2)), None, "none is known");
+        terms.note("me", &follows("a", 5), at(2));
+        terms.reached(true, at(2));
+        terms.reached(false, at(10));
+        terms.reached(false, at(12));
+        assert_eq!(terms.silent_for(at(15)), Some(Duration::from_secs(5)));
+        let nobody = ElectionStatus::Undetermined(Reason::NoLeader);
+        terms.note("me", &nobody, at(18));
+        assert_eq!(
+            terms.note("me", &follows("b", 9), at(19)),
+            Some(Duration::from_secs(9)),
+            "since it fell silent"
+        );
+        assert_eq!(terms.silent_for(at(19)), None);
+        // It was cut off for a while, and is back.
+        terms.reached(false, at(20));
+        assert_eq!(terms.reached(true, at(24)), Some(Duration::from_secs(4)));
+        assert_eq!(terms.reached(true, at(25)), None);
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let terms = Terms::default();
+        for revision in 1..200 {
+            terms.note("me", &follows("a", revision), at(revision.unsigned_abs()));
+        }
+        let seen = terms.newest_first();
+        assert_eq!((seen.len(), seen[0].revision), (MOST, 199));
+    }
+}

@@ -1,0 +1,346 @@
+//! `Leadership`: makes the leader step down, in favour of a node if one is named.
+//!
+//! First who is next is settled, which may be refused; then the call is answered; and only then, by a task that outlives the call,
+//! the leader hands over as it does when it stops. Answered first, because an answer of an ended term is none.
+
+pub(crate) mod handing_over;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use curator_election::store::Revision;
+use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, Term, TransferError, make_next};
+use curator_listener::{ListenerHandle, TermId};
+use curator_proto::admin_api::leadership_server::{Leadership, LeadershipServer};
+use curator_proto::admin_api::{StepDownRequest, StepDownResponse};
+use curator_proto::private::LeaderElectionValue;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+use tracing::info;
+
+pub(crate) use self::handing_over::ElectorSlot;
+use crate::audit::Entry;
+use crate::auth::{Caller, caller};
+use crate::consensus::ConsensusStatus;
+use crate::status::{LeaderStatus, Standing};
+
+/// How long the other candidates are given to let one pass; never longer than the TTL.
+const MAKE_WAY: Duration = Duration::from_secs(5);
+/// The longest id that a node may have, in bytes. It is told again in refusals, which go into a header.
+const LONGEST_ID: usize = 255;
+
+/// A term that is to be ended.
+pub(crate) struct HandOver {
+    revision: Revision,
+    /// Nobody else settles who is next meanwhile.
+    _settled: OwnedMutexGuard<()>,
+}
+
+/// What the service of each term is made from.
+#[derive(Clone)]
+pub(crate) struct Office {
+    standing: Arc<Standing>,
+    consensus: watch::Receiver<ConsensusStatus>,
+    status: watch::Receiver<LeaderStatus>,
+    requests: mpsc::Sender<HandOver>,
+    settling: Arc<Mutex<()>>,
+}
+
+impl Office {
+    /// The office, and where its requests come out.
+    pub(crate) fn new(
+        standing: Arc<Standing>,
+        consensus: watch::Receiver<ConsensusStatus>,
+        status: watch::Receiver<LeaderStatus>,
+    ) -> (Self, mpsc::Receiver<HandOver>) {
+        let (requests, received) = mpsc::channel(1);
+        let office = Self {
+            standing,
+            consensus,
+            status,
+            requests,
+            settling: Arc::default(),
+        };
+        (office, received)
+    }
+
+    /// The service of one term.
+    pub(crate) fn service(self, term: TermId) -> LeadershipServer<LeadershipService> {
+        LeadershipServer::new(LeadershipService { office: self, term })
+    }
+
+    /// The term, if it is the present one.
+    fn term(&self, id: &TermId) -> Result<Term, Status> {
+        let over = || Status::unavailable("this instance's term as leader has ended");
+        match &*self.status.borrow() {
+            ElectionStatus::Leader(term) if term.lock_revision().0 == id.lock_revision && term.is_valid() => {
+                Ok(term.clone())
+            }
+            _ => Err(over()),
+        }
+    }
+
+    pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
+        if request.to_node_id.len() > LONGEST_ID {
+            return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
+        }
+        let term = self.term(id)?;
+        let revision = term.lock_revision();
+        if request.expected_lock_revision != 0 && request.expected_lock_revision != revision.0 {
+            return Err(Status::failed_precondition(format!(
+                "{} leads in term {revision} by now, and term {} was to end: it has ended already",
+                self.standing.value.node_id, request.expected_lock_revision
+            )));
+        }
+        let busy = || Status::aborted("the leader is about to step down already, by another call");
+        let settled = self.settling.clone().try_lock_owned().map_err(|_| busy())?;
+        let store = match &*self.consensus.borrow() {
+            ConsensusStatus::Running(store) => store.clone(),
+            ConsensusStatus::NotRunning { reason } => return Err(Status::unavailable(reason.clone())),
+        };
+        let election = self.standing.election(store);
+        let next_node_id = match request.to_node_id.as_str() {
+            "" => whoever_is_next(&election).await?,
+            to => {
+                let within = MAKE_WAY.min(self.standing.ttl);
+                make_next(&election, &term, &self.standing.value, to, within)
+                    .await
+                    .map_err(refused)?;
+                to.to_owned()
+            }
+        };
+        let hand_over = HandOver {
+            revision,
+            _settled: settled,
+        };
+        self.requests.try_send(hand_over).map_err(|_| busy())?;
+        info!(next = next_node_id, lock_revision = revision.0, "asked to step down");
+        Ok(StepDownResponse {
+            ending_lock_revision: revision.0,
+            next_node_id,
+        })
+    }
+}
+
+/// Who would lead next.
+async fn whoever_is_next(election: &dyn ElectionBackend) -> Result<String, Status> {
+    let candidates = election.candidates().await.map_err(|error| refused(error.into()))?;
+    let next = candidates.get(1).ok_or_else(|| {
+        Status::failed_precondition("no other instance stands for election: nobody would lead instead")
+    })?;
+    let value = <LeaderElectionValue as LeaderValue>::decode(&next.value);
+    Ok(value.map(|value| value.node_id).unwrap_or_default())
+}
+
+fn refused(error: TransferError) -> Status {
+    let code = match &error {
+        TransferError::TermEnded | TransferError::Store(_) => Code::Unavailable,
+        TransferError::NotQueued { .. } => Code::NotFound,
+        _ => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// The service, in one term.
+pub(crate) struct LeadershipService {
+    office: Office,
+    term: TermId,
+}
+
+#[tonic::async_trait]
+impl Leadership for LeadershipService {
+    async fn step_down(&self, request: Request<StepDownRequest>) -> Result<Response<StepDownResponse>, Status> {
+        let entry = Entry::of(&request);
+        let done = match caller(&request) {
+            Ok(Caller::User { .. }) => self.office.step_down(&self.term, request.into_inner()).await,
+            Ok(_) => Err(Status::permission_denied("only users may make a leader step down")),
+            Err(status) => Err(status),
+        };
+        entry.close(&done);
+        done.map(Response::new)
+    }
+}
+
+/// Hands over whenever that has been settled, until cancelled.
+pub(crate) async fn hand_over(
+    mut requests: mpsc::Receiver<HandOver>,
+    listener: &ListenerHandle,
+    elector: &ElectorSlot,
+    limit: Duration,
+    cancel: CancellationToken,
+) {
+    while let Some(Some(request)) = cancel.run_until_cancelled(requests.recv()).await {
+        // The call that asked for it is among those that are answered first.
+        handing_over::hand_over(listener, elector, limit, Some(request.revision)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curator_election::clock::{Clock, TokioClock};
+    use curator_election::memory::MemoryCluster;
+    use curator_election::store::{LeaseId, Store};
+    use curator_election::{CampaignError, TermKeeper};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::consensus::FixedConsensus;
+
+    struct Stage {
+        office: Office,
+        requests: mpsc::Receiver<HandOver>,
+        id: TermId,
+        _keeper: TermKeeper,
+        _status: watch::Sender<LeaderStatus>,
+        _consensus: watch::Sender<ConsensusStatus>,
+        campaigns: Vec<JoinHandle<Result<curator_election::backend::Victory, CampaignError>>>,
+        election: Arc<curator_election::StoreElection<dyn Store>>,
+    }
+
+    /// The first of these nodes leads, the others are queued in their order.
+    async fn stage(names: &[&str]) -> Stage {
+        let cluster = MemoryCluster::new(1);
+        let store: Arc<dyn Store> = Arc::new(cluster.client(0));
+        let config = Config::new(names[0], Arc::new(FixedConsensus::running(store.clone())));
+        let standing = Standing::new(
+            config.node_id.clone(),
+            config.election_prefix.clone(),
+            config.effective_ttl(),
+            "127.0.0.1:1".into(),
+        );
+        let election = Arc::new(standing.election(store.clone()));
+        let mut campaigns = Vec::new();
+        let mut first: Option<(LeaseId, Revision)> = None;
+        for name in names {
+            let lease = election.grant(Duration::from_secs(3_600)).await.expect("no faults").id;
+            let value = LeaderElectionValue {
+                node_id: (*name).into(),
+                ..standing.value.clone()
+            };
+            let campaigning = election.clone();
+            campaigns.push(tokio::spawn(async move {
+                campaigning.campaign(lease, value.encode().into()).await
+            }));
+            while election.candidates().await.expect("no faults").len() < campaigns.len() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            if first.is_none() {
+                let found = election.candidates().await.expect("no faults");
+                first = Some((lease, found[0].create_revision));
+            }
+        }
+        let (lease, revision) = first.expect("somebody");
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + Duration::from_secs(600);
+        let key = format!("/leader/{lease}");
+        let (keeper, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
+        let (status, watched) = watch::channel(ElectionStatus::Leader(term));
+        let (consensus, running) = watch::channel(ConsensusStatus::Running(store));
+        let (office, requests) = Office::new(standing, running, watched);
+        let id = TermId {
+            lock_key: key,
+            lock_revision: revision.0,
+        };
+        Stage {
+            office,
+            requests,
+            id,
+            _keeper: keeper,
+            _status: status,
+            _consensus: consensus,
+            campaigns,
+            election,
+        }
+    }
+
+    fn to(node: &str) -> StepDownRequest {
+        StepDownRequest {
+            to_node_id: node.into(),
+            expected_lock_revision: 0,
+        }
+    }
+
+    impl Stage {
+        async fn ask(&self, request: StepDownRequest) -> Result<StepDownResponse, (Code, String)> {
+            let asked = self.office.step_down(&self.id, request).await;
+            asked.map_err(|status| (status.code(), status.message().to_owned()))
+        }
+
+        async fn queue(&self) -> Vec<String> {
+            let candidates = self.election.candidates().await.expect("no faults");
+            let id = |value| {
+                <LeaderElectionValue as LeaderValue>::decode(value)
+                    .expect("one")
+                    .node_id
+            };
+            candidates.iter().map(|candidate| id(&candidate.value)).collect()
+        }
+    }
+
+    impl Drop for Stage {
+        fn drop(&mut self) {
+            self.campaigns.iter().for_each(JoinHandle::abort);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_named_node_is_next_before_anything_is_handed_over() {
+        let mut stage = stage(&["a", "b", "c"]).await;
+        let answer = stage.ask(to("c")).await.expect("all make way");
+        assert_eq!(answer.next_node_id, "c");
+        assert_eq!(answer.ending_lock_revision, stage.id.lock_revision);
+        assert_eq!(stage.queue().await[..2], ["a", "c"]);
+        let hand_over = stage.requests.recv().await.expect("asked for");
+        assert_eq!(hand_over.revision.0, stage.id.lock_revision);
+    }
+
+    /// Two at once: one is carried out, and the other told so. Not even the queue moves for it.
+    #[tokio::test(start_paused = true)]
+    async fn of_two_at_once_one_is_refused() {
+        let mut stage = stage(&["a", "b", "c", "d"]).await;
+        let (one, two) = tokio::join!(stage.ask(to("c")), stage.ask(to("d")));
+        assert_eq!(one.expect("the first").next_node_id, "c");
+        assert_eq!(two.expect_err("the second").0, Code::Aborted);
+        // It stays so until the hand-over is done.
+        assert_eq!(stage.ask(to("")).await.expect_err("too late").0, Code::Aborted);
+        assert_eq!(stage.queue().await[1], "c");
+        drop(stage.requests.recv().await.expect("asked for"));
+        assert!(stage.requests.try_recv().is_err(), "once");
+        assert_eq!(stage.ask(to("d")).await.expect("free again").next_node_id, "d");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_is_refused_and_nothing_is_handed_over() {
+        let mut stage = stage(&["a", "b"]).await;
+        let (code, message) = stage.ask(to("x")).await.expect_err("no candidate");
+        assert_eq!(code, Code::NotFound);
+        assert!(message.contains("b could lead next"), "{message}");
+        assert_eq!(stage.ask(to("a")).await.expect_err("leads").0, Code::FailedPrecondition);
+        let (code, message) = stage.ask(to(&"x".repeat(100_000))).await.expect_err("too long");
+        assert!(code == Code::InvalidArgument && message.len() < 100, "{message}");
+        let other_term = StepDownRequest {
+            to_node_id: String::new(),
+            expected_lock_revision: stage.id.lock_revision - 1,
+        };
+        let (code, message) = stage.ask(other_term).await.expect_err("another term");
+        assert_eq!(code, Code::FailedPrecondition);
+        assert!(message.contains("it has ended already"), "{message}");
+        assert!(stage.requests.try_recv().is_err());
+        let same_term = StepDownRequest {
+            to_node_id: String::new(),
+            expected_lock_revision: stage.id.lock_revision,
+        };
+        assert_eq!(stage.ask(same_term).await.expect("it is").next_node_id, "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_without_a_successor_stays() {
+        let mut stage = stage(&["a"]).await;
+        let (code, message) = stage.ask(to("")).await.expect_err("alone");
+        assert_eq!(code, Code::FailedPrecondition);
+        assert!(message.contains("nobody would lead instead"), "{message}");
+        assert!(stage.requests.try_recv().is_err());
+    }
+}

@@ -1,0 +1,329 @@
+//! Clients: they call instances without knowing who leads, and record what they did and were told.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use curator_election::store::Revision;
+use curator_listener::simulated::Host;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic_prost::ProstCodec;
+use tower_service::Service;
+
+use crate::testing::simulation::history::{Answer, Broken, Call, CallId};
+use crate::testing::simulation::node::Node;
+use crate::testing::simulation::registers::{Asked, Kind, Told, method};
+use crate::testing::simulation::terms::REGISTERS;
+
+/// The instances, as clients find them.
+pub(super) type Nodes = Rc<RefCell<Vec<Option<Node>>>>;
+
+/// What a call may take beyond its deadline, for the answer to arrive.
+const ANSWER: Duration = Duration::from_millis(100);
+
+/// What all clients did.
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) calls: BTreeMap<CallId, Call>,
+    /// How many were answered.
+    pub(super) answered: u64,
+    /// How many of those through another instance than the leader.
+    pub(super) forwarded: u64,
+    /// Terms that were seen to have ended, and when.
+    pub(super) ended: BTreeMap<Revision, Duration>,
+    /// A rule that was broken before a client's eyes.
+    pub(super) broken: Option<Broken>,
+    /// Counts the beginnings and ends of calls.
+    place: u64,
+    next: CallId,
+    /// What happened, for the reader; none if nobody reads it.
+    pub(super) told: Option<Vec<String>>,
+}
+
+impl Record {
+    /// Nothing yet; `all` tells each call.
+    pub(super) fn new(all: bool) -> Self {
+        Self {
+            told: all.then(Vec::new),
+            ..Self::default()
+        }
+    }
+
+    fn begin(&mut self, register: usize, kind: Kind) -> Asked {
+        self.next += 1;
+        let begun = self.moment();
+        if matches!(kind, Kind::Read | Kind::Add | Kind::Put) {
+            let call = Call {
+                register,
+                writes: !matches!(kind, Kind::Read),
+                begun,
+                ended: None,
+            };
+            self.calls.insert(self.next, call);
+        }
+        Asked {
+            id: self.next,
+            register,
+            kind,
+        }
+    }
+
+    /// A place among all beginnings and ends of calls.
+    pub(super) fn moment(&mut self) -> u64 {
+        self.place += 1;
+        self.place
+    }
+
+    fn end(&mut self, id: CallId, answer: Answer) {
+        let at = self.moment();
+        self.answered += u64::from(answer != Answer::Unknown);
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.ended = Some((at, answer));
+        }
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        if let Some(told) = &mut self.told {
+            told.push(what());
+        }
+    }
+}
+
+/// How clients get to instances.
+#[derive(Clone)]
+pub(super) enum Access {
+    /// Past the listener: only the leader answers.
+    State,
+    /// Through the listeners at these addresses, from an address of the client's own.
+    Listeners { own: Host, nodes: Vec<SocketAddr> },
+}
+
+/// A client.
+pub(super) struct Client {
+    nodes: Nodes,
+    record: Rc<RefCell<Record>>,
+    access: Access,
+    /// Open connections, by instance.
+    connections: BTreeMap<usize, Connection>,
+    rng: StdRng,
+    /// The beginning of the run.
+    begun: Instant,
+    /// Who answered last.
+    believed: usize,
+}
+
+impl Client {
+    pub(super) fn new(nodes: Nodes, record: Rc<RefCell<Record>>, access: Access, begun: Instant, seed: u64) -> Self {
+        Self {
+            nodes,
+            record,
+            access,
+            connections: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(seed),
+            begun,
+            believed: 0,
+        }
+    }
+
+    /// Calls until it is told to stop.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let longest = match self.access {
+                Access::State => 60,
+                Access::Listeners { .. } => 150,
+            };
+            sleep(Duration::from_millis(self.rng.random_range(2..longest))).await;
+            let patience = Duration::from_millis(self.rng.random_range(200..3_000));
+            let kind = match self.rng.random_range(0..16) {
+                0..=6 => Kind::Read,
+                7..=10 => Kind::Add,
+                11..=12 => Kind::Put,
+                13..=14 => Kind::Claim(self.rng.random_range(0..2)),
+                _ => Kind::Release(self.rng.random_range(0..2)),
+            };
+            let count = self.nodes.borrow().len();
+            // Whoever leads, if only the leader answers; else anybody.
+            let stay = match self.access {
+                Access::State => 0.7,
+                Access::Listeners { .. } => 0.3,
+            };
+            let node = match self.rng.random_bool(stay) {
+                true => self.believed % count,
+                false => self.rng.random_range(0..count),
+            };
+            self.call(node, kind, patience).await;
+        }
+    }
+
+    /// One call of one instance; whether it was made.
+    pub(super) async fn call_once(&mut self, node: usize, patience: Duration) -> bool {
+        let before = self.record.borrow().answered;
+        self.call(node, Kind::Add, patience).await;
+        self.record.borrow().answered > before
+    }
+
+    async fn call(&mut self, node: usize, kind: Kind, patience: Duration) {
+        let register = self.rng.random_range(0..REGISTERS);
+        let asked = self.record.borrow_mut().begin(register, kind);
+        let begun = self.begun.elapsed();
+        // Whoever goes away cancels the call.
+        let told = match self.access.clone() {
+            Access::State => {
+                let asking = self.nodes.borrow()[node].as_ref().map(|node| node.call(asked));
+                match asking {
+                    Some(asking) => timeout(patience, asking).await.unwrap_or(None),
+                    None => None,
+                }
+            }
+            Access::Listeners { own, nodes } => {
+                let asking = self.call_listener(&own, node, nodes[node], asked, patience);
+                match timeout(patience + ANSWER, asking).await {
+                    Ok(told) => Some(told),
+                    Err(_) => {
+                        self.check_deadline(node, asked.id, begun, patience);
+                        None
+                    }
+                }
+            }
+        };
+        if let Some(Ok(told)) = &told {
+            self.check_term(node, *told, begun);
+        }
+        let mut record = self.record.borrow_mut();
+        record.tell(|| {
+            // When to come again is drawn anew each time.
+            let told = told
+                .as_ref()
+                .map(|told| told.as_ref().map_err(|status| (status.code(), status.message())));
+            format!(
+                "call {} of node {node}, {kind:?} of register {register}: {told:?}",
+                asked.id
+            )
+        });
+        match told {
+            Some(Ok(told)) => {
+                record.forwarded += u64::from(told.node != node);
+                self.believed = told.node;
+                record.end(asked.id, told.answer);
+            }
+            Some(Err(_)) => record.end(asked.id, Answer::Unknown),
+            None => {
+                record.end(asked.id, Answer::Unknown);
+                drop(record);
+                self.believed = self.rng.random_range(0..self.nodes.borrow().len());
+            }
+        }
+    }
+
+    async fn call_listener(
+        &mut self,
+        own: &Host,
+        node: usize,
+        address: SocketAddr,
+        asked: Asked,
+        patience: Duration,
+    ) -> Result<Told, Status> {
+        let connection = match self.connections.get(&node) {
+            Some(open) if !open.0.is_closed() => open.clone(),
+            _ => {
+                let opened = Connection::open(own, address).await?;
+                self.connections.insert(node, opened.clone());
+                opened
+            }
+        };
+        let origin = http::Uri::from_static("http://simulated");
+        let mut grpc = tonic::client::Grpc::with_origin(connection, origin);
+        grpc.ready()
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut request = tonic::Request::new(asked.encode());
+        request.set_timeout(patience);
+        let answer = grpc
+            .unary(request, method(), ProstCodec::<String, String>::default())
+            .await?;
+        Told::decode(answer.get_ref()).ok_or_else(|| Status::internal("that is no answer"))
+    }
+
+    /// Whether the instance has been running since then.
+    fn was_running(&self, node: usize, since: Duration) -> bool {
+        self.nodes.borrow()[node]
+            .as_ref()
+            .is_some_and(|node| !node.gate.is_stopped() && node.running_since <= since)
+    }
+
+    /// A call has not been answered by its deadline.
+    fn check_deadline(&self, node: usize, id: CallId, begun: Duration, patience: Duration) {
+        if self.was_running(node, begun) {
+            let what = format!("call {id} of node {node} was not answered within {patience:?}, its deadline");
+            self.record
+                .borrow_mut()
+                .broken
+                .get_or_insert(("each call ends by its deadline", what));
+        }
+    }
+
+    /// An instance that was called itself has answered.
+    fn check_term(&self, node: usize, told: Told, begun: Duration) {
+        // What has been under way for longer may have been answered in time.
+        if told.node != node || !self.was_running(node, begun) {
+            return;
+        }
+        let mut record = self.record.borrow_mut();
+        if let Some(ended) = record.ended.get(&told.term)
+            && *ended + Duration::from_millis(1) < self.begun.elapsed()
+            && matches!(self.access, Access::Listeners { .. })
+        {
+            let what = format!(
+                "node {node} has answered in the term of {}, which ended at {ended:?}",
+                told.term
+            );
+            record.broken.get_or_insert(("nobody answers for an ended term", what));
+        }
+    }
+}
+
+/// A connection to an instance.
+#[derive(Clone)]
+struct Connection(SendRequest<Body>);
+
+impl Connection {
+    async fn open(own: &Host, address: SocketAddr) -> Result<Self, Status> {
+        let unavailable = |error: &dyn std::error::Error| Status::unavailable(error.to_string());
+        let stream = own.connect(address).await.map_err(|error| unavailable(&error))?;
+        let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(|error| unavailable(&error))?;
+        spawn_local(async move {
+            // Calls on it learn of its end by themselves.
+            let _ = connection.await;
+        });
+        Ok(Self(requests))
+    }
+}
+
+impl Service<http::Request<Body>> for Connection {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

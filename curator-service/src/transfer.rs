@@ -550,7 +550,7 @@ mod tests {
             &[&file[..], b"more"].concat(),
         ] {
             let to = MemoryCluster::new(2);
-            let refused = imported(&to, &broken[..], Import::Fresh).await;
+            let refused = imported(&to, broken, Import::Fresh).await;
             assert!(matches!(refused, Err(TransferError::Damaged(_))), "{refused:?}");
             assert!(everything(&to).await.is_empty());
         }

@@ -12,3 +12,4 @@ mod rotation;
 mod secrets;
 mod spans;
 mod spoofing;
+mod unreached;

@@ -49,8 +49,8 @@ enum Command {
     /// Puts an exported state into an empty store that no Curator uses. Should it be interrupted, go on with --resume, or
     /// empty the store and begin anew.
     Import(Box<Import>),
-    /// Shows what a file that was exported says of itself, and whether it is whole: of which cluster it is, when it was made, at which
-    /// revision, and how many nodes are in it.
+    /// Shows what a file that was exported says of itself, and whether it is whole: of which cluster it is, when it was
+    /// made, at which revision, and how many nodes are in it.
     Inspect(Inspect),
     /// Gives the leases of a dead instance back, so that nobody waits for them: for systemd's ExecStopPost=, with the same
     /// arguments for etcd and the same runtime directory. While the instance lives, it is refused.

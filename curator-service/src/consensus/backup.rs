@@ -1,7 +1,8 @@
-//! The state of an instance that runs on a store in a directory, for `curator export`: nobody else can open that store meanwhile.
+//! The state of an instance that runs on a store in a directory, for `curator export`: nobody else can open that store
+//! meanwhile.
 //!
-//! It is told over a socket in the directory, to the instance's own user and to root, who could read the store itself as well. Whoever asks
-//! says the namespace that is meant, and is given the lines of an export.
+//! It is told over a socket in the directory, to the instance's own user and to root, who could read the store itself
+//! as well. Whoever asks says the namespace that is meant, and is given the lines of an export.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, Read, Write};
@@ -35,7 +36,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum RunningError {
     /// Nobody answers there.
-    #[error("the process that has this store open cannot be asked at {}: {source}; it is no `curator serve`, or of an earlier version", path.display())]
+    #[error(
+        "the process that has this store open cannot be asked at {}: {source}; it is no `curator serve`, or of \
+         an earlier version",
+        path.display()
+    )]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -47,8 +52,8 @@ pub enum RunningError {
     Transfer(#[from] TransferError),
 }
 
-/// Where the socket of a directory is, by a path that is short enough however long that of the directory is; while the directory
-/// is open.
+/// Where the socket of a directory is, by a path that is short enough however long that of the directory is; while the
+/// directory is open.
 fn socket(directory: &File) -> PathBuf {
     format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()).into()
 }
@@ -126,7 +131,8 @@ async fn pieces(asking: &mut UnixStream, namespace: &Namespace, store: &dyn Stor
     Ok(export.about().clone())
 }
 
-/// Writes the state of the instance that runs on the store in this directory. Blocks; what was written is whole if it returns in good order.
+/// Writes the state of the instance that runs on the store in this directory. Blocks; what was written is whole if it
+/// returns in good order.
 ///
 /// # Errors
 /// Nobody runs on it, or it cannot be told or written.

@@ -48,7 +48,8 @@ impl fmt::Display for Bar {
         let why = match self {
             Self::NoNode => "it is no node of this cluster, or not any more",
             Self::OtherCluster => {
-                "the cluster in the store has another certificate authority than its credentials: one of the two is of another cluster"
+                "the cluster in the store has another certificate authority than its credentials: one of the \
+                 two is of another cluster"
             }
             Self::NotUp(NodeState::New) => "it is not approved yet",
             Self::NotUp(NodeState::Decommissioned) => "it is decommissioned",

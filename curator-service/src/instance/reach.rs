@@ -1,14 +1,16 @@
 //! Whether the other instances reach the leader, and what becomes of one that none of them reaches.
 //!
-//! Who leads is etcd's to say, and etcd may be reached by a leader whom nobody else reaches: it advertises an address that leads
-//! nowhere, or the network between the instances is cut and that to etcd is not. Calls through all others then wait for nothing. So a
-//! follower that has not reached the leader for some seconds writes that down beside its candidacy, under the same lease: it goes with
-//! it. It says which of the other candidates it reaches, too. A leader whom no other candidate reaches tells of it, and steps down in
-//! favour of the candidate that most others reach, if anybody reaches one.
+//! Who leads is etcd's to say, and etcd may be reached by a leader whom nobody else reaches: it advertises an address
+//! that leads nowhere, or the network between the instances is cut and that to etcd is not. Calls through all others
+//! then wait for nothing. So a follower that has not reached the leader for some seconds writes that down beside its
+//! candidacy, under the same lease: it goes with it. It says which of the other candidates it reaches, too. A leader
+//! whom no other candidate reaches tells of it, and steps down in favour of the candidate that most others reach, if
+//! anybody reaches one.
 //!
-//! Followers tell, rather than the leader calling itself: from its own host its address may be reached when from others it is not,
-//! and the other way round. Who is next must be reached by somebody else, or nothing would be gained. And one leader of all of them
-//! makes way in a minute: a key under a lease of its own says that one has. It is written under the lock key of the term.
+//! Followers tell, rather than the leader calling itself: from its own host its address may be reached when from others
+//! it is not, and the other way round. Who is next must be reached by somebody else, or nothing would be gained. And
+//! one leader of all of them makes way in a minute: a key under a lease of its own says that one has. It is written
+//! under the lock key of the term.
 
 mod probe;
 #[cfg(test)]
@@ -381,7 +383,8 @@ fn peer(value: &Bytes, lease: Option<LeaseId>) -> Option<Peer> {
     })
 }
 
-/// The candidate that most others reach, this leader among them; of several the one that is next anyhow. `None` if nobody reaches any.
+/// The candidate that most others reach, this leader among them; of several the one that is next anyhow. `None` if
+/// nobody reaches any.
 fn best(peers: &[Peer], reports: &BTreeMap<LeaseId, Report>, own: &BTreeSet<String>) -> Option<String> {
     let reached_by = |peer: &Peer| {
         let others = reports.values().filter(|report| report.node_id != peer.node_id);

@@ -137,7 +137,8 @@ pub async fn bootstrap(
     Err(BootstrapError::Authority("somebody else is changing them".into()))
 }
 
-/// What an earlier attempt has made of this very cluster, for whoever has not got it; `None` if there is no such cluster. Cancellation safe.
+/// What an earlier attempt has made of this very cluster, for whoever has not got it; `None` if there is no such
+/// cluster. Cancellation safe.
 ///
 /// # Errors
 /// What was asked for cannot be, or the store does not answer.

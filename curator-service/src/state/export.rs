@@ -1,7 +1,8 @@
 //! The state in a file, and out of it: to move a cluster from one store to another.
 //!
-//! A file has a line for its format, a few that say of which cluster it is, a line for each key, and a last line with their number and
-//! a digest of all before it. So a file that was cut off, or damaged, is refused before anything is written.
+//! A file has a line for its format, a few that say of which cluster it is, a line for each key, and a last line with
+//! their number and a digest of all before it. So a file that was cut off, or damaged, is refused before anything is
+//! written.
 
 mod about;
 pub(crate) mod unfinished;
@@ -58,7 +59,8 @@ pub enum TransferError {
     Damaged(String),
     /// The file has a format of a later version. Nothing was written.
     #[error(
-        "this export has format {found}, made by curator {made_by}, and this version reads 1 to {FORMAT}: use that version"
+        "this export has format {found}, made by curator {made_by}, and this version reads 1 to {FORMAT}: use that \
+         version"
     )]
     Format {
         /// The version of the format.
@@ -100,8 +102,9 @@ pub enum TransferError {
     },
 }
 
-/// Writes all that is in a store, as it is at one moment, and returns what was said of it. It may be of any size, and is read and written a
-/// page at a time. `now` is what the file says of when it was made; `progress` is told how many keys are written, after each page.
+/// Writes all that is in a store, as it is at one moment, and returns what was said of it. It may be of any size, and
+/// is read and written a page at a time. `now` is what the file says of when it was made; `progress` is told how many
+/// keys are written, after each page.
 ///
 /// What is written has private keys in it. Cancellation safe.
 ///
@@ -182,7 +185,8 @@ impl<'s> Exporter<'s> {
     }
 
     fn put_down(&mut self, text: &mut String, page: Vec<KeyValue>) {
-        // What belongs to a lease goes with it. Moved without one it would stay for ever: the lock of a leader that is no more.
+        // What belongs to a lease goes with it. Moved without one it would stay for ever: the lock of a leader that is
+        // no more.
         let stays = |kv: &KeyValue| kv.lease.is_none() && !kv.key.starts_with(ELECTION);
         for kv in page.into_iter().filter(stays) {
             STANDARD.encode_string(&kv.key, text);
@@ -238,8 +242,8 @@ impl Archive {
 
 /// Puts what was exported into a store; returns how many keys of the file are there then. `progress` is told how many are there, after each step.
 ///
-/// A mark is in the store until all is there: nobody leads on it meanwhile. The cluster's configuration comes last, for those who
-/// know nothing of the mark: what was begun and not ended is no cluster.
+/// A mark is in the store until all is there: nobody leads on it meanwhile. The cluster's configuration comes last, for
+/// those who know nothing of the mark: what was begun and not ended is no cluster.
 ///
 /// Cancellation: some of it may have been written.
 ///
@@ -551,7 +555,7 @@ mod tests {
             &[&file[..], b"more"].concat(),
         ] {
             let to = MemoryCluster::new(2);
-            let refused = imported(&to, &broken[..], Import::Fresh).await;
+            let refused = imported(&to, broken, Import::Fresh).await;
             assert!(matches!(refused, Err(TransferError::Damaged(_))), "{refused:?}");
             assert!(everything(&to).await.is_empty());
         }

@@ -169,7 +169,8 @@ impl Bootstrap {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!(
-                        "error: the cluster is made, but its certificates cannot be written: {error}; the same once more writes them"
+                        "error: the cluster is made, but its certificates cannot be written: {error}; the same once \
+                         more writes them"
                     );
                     ExitCode::FAILURE
                 }

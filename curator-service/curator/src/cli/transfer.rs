@@ -1,4 +1,4 @@
-//! `curator export`, `curator inspect` and `curator import`: the state in a file, what is in such a file, and out of it.
+//! `curator export`, `curator inspect` and `curator import`: the state in a file, what such a file is, and out of it.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -105,7 +105,8 @@ impl Export {
     pub(crate) fn run(&self) -> ExitCode {
         told(self.export().map(|about| {
             format!(
-                "exported {} keys, {} nodes among them, at revision {}; private keys are among them: keep it as you would these",
+                "exported {} keys, {} nodes among them, at revision {}; private keys are among them: keep \
+                 it as you would these",
                 about.keys,
                 about.nodes,
                 about.revision.unwrap_or_default()
@@ -190,8 +191,8 @@ impl Import {
 /// What is wrong with a file of private keys.
 fn readable_by_others(file: &Path, mode: u32) -> String {
     format!(
-        "{0} has the cluster's private keys in it and may be read by others (mode {1:03o}): chmod 600 {0}, and think of who may have \
-         read it",
+        "{0} has the cluster's private keys in it and may be read by others (mode {1:03o}): chmod 600 {0}, and think \
+         of who may have read it",
         file.display(),
         mode & 0o777
     )

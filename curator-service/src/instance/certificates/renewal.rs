@@ -1,8 +1,9 @@
 //! A node's certificate is renewed before it ends, by the instance that uses it.
 //!
-//! Those that the Curator makes run to the year 9999. One that somebody else has made for a shorter time has a newer one in its place
-//! when a fifth of that time is left: whoever has made it has had its turn by then, if it renews certificates itself. The instance asks
-//! the cluster as `curatorctl cert renew` does, by showing the node's key; it calls itself, and its own listener passes that on to the leader.
+//! Those that the Curator makes run to the year 9999. One that somebody else has made for a shorter time has a newer
+//! one in its place when a fifth of that time is left: whoever has made it has had its turn by then, if it renews
+//! certificates itself. The instance asks the cluster as `curatorctl cert renew` does, by showing the node's key; it
+//! calls itself, and its own listener passes that on to the leader.
 
 use std::io;
 use std::net::SocketAddr;
@@ -72,7 +73,8 @@ pub(crate) async fn run(credentials: CredentialsWatch, own: SocketAddr, cancel: 
                         }
                         Err(error) if !std::mem::replace(&mut said, true) => error!(
                             %error,
-                            "the node's certificate is about to end and cannot be renewed; it is tried again, and `curatorctl cert renew` does the same"
+                            "the node's certificate is about to end and cannot be renewed; it is tried again, and \
+                             `curatorctl cert renew` does the same"
                         ),
                         Err(_) => {}
                     }

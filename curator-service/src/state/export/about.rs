@@ -1,7 +1,8 @@
-//! What an export says of itself: of which cluster it is, when it was made, at which revision, and how many nodes are in it.
+//! What an export says of itself: of which cluster it is, when it was made, at which revision, and how many nodes are
+//! in it.
 //!
-//! It stands in lines that begin with `#`, behind the first one. What stands there is compared with the content when the file is
-//! read, so neither can be that of another cluster.
+//! It stands in lines that begin with `#`, behind the first one. What stands there is compared with the content when
+//! the file is read, so neither can be that of another cluster.
 
 use std::time::SystemTime;
 
@@ -24,7 +25,8 @@ const NODES: &str = "/nodes/";
 pub struct About {
     /// The version of its format.
     pub format: u32,
-    /// The SHA-256 of the certificate of the cluster's authority, in hex: whose state it is. `None` if there is no such certificate.
+    /// The SHA-256 of the certificate of the cluster's authority, in hex: whose state it is. `None` if there is no such
+    /// certificate.
     pub cluster: Option<String>,
     /// The cluster's domain, if the configuration can be read.
     pub domain: Option<String>,

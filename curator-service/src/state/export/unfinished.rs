@@ -1,7 +1,7 @@
 //! The mark of a store into which an import is under way, or was interrupted: what is there is no whole cluster.
 //!
-//! It is written before anything else of an import, and removed by the transaction that writes the last of it. While it is there,
-//! nobody leads on the store, exports it, or makes a cluster in it.
+//! It is written before anything else of an import, and removed by the transaction that writes the last of it. While it
+//! is there, nobody leads on the store, exports it, or makes a cluster in it.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// An import into the store has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an import into this store has not ended, and what is there is no whole cluster: go on with `curator import --resume FILE`, \
-     or empty the store and begin anew"
+    "an import into this store has not ended, and what is there is no whole cluster: go on with `curator import \
+     --resume FILE`, or empty the store and begin anew"
 )]
 pub struct Unfinished;
 

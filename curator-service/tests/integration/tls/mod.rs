@@ -14,3 +14,4 @@ mod rotation;
 mod secrets;
 mod spans;
 mod spoofing;
+mod unreached;

@@ -48,6 +48,7 @@ mod log_filter;
 pub mod measure;
 mod observe;
 mod pulse;
+mod pushback;
 mod readiness;
 mod report;
 mod service;
@@ -83,6 +84,7 @@ pub use identity::{KeyError, PrivateKey, node_id};
 pub use local::CuratorLocalService;
 pub use log_filter::LogFilter;
 pub use observe::{OBSERVE_PORT, Observe, meters};
+pub use pushback::{come_again, patiently};
 pub use service::{LeaderStatus, Liveness, Service, ServiceError};
 pub use transfer::{Import, TransferError, export, import};
 

@@ -15,7 +15,7 @@ const TICKS: u64 = 100;
 /// The most memory that the leader may ever have, in bytes, whatever is tried.
 const PEAK: u64 = 192 << 20;
 
-/// What an attack may cost beside what the honest calls do: what SECURITY.md says.
+/// What an attack may cost, together with the honest calls beside it: what SECURITY.md says.
 pub(super) struct Most {
     /// The leader's processors at a time.
     processors: f64,
@@ -35,22 +35,22 @@ impl Most {
         };
         match attack {
             // One filter of a caller at a time, and its calls. A filter ends after two seconds.
-            Attack::NodeFilters => most(1.5, 2_000, 256),
+            Attack::NodeFilters => most(2.0, 2_000, 256),
             // Two of all nodes.
             Attack::FilterCrowd => most(2.5, 2_000, 256),
             // Two nodes, each with its burst, and what etcd keeps beside a record.
-            Attack::Statuses | Attack::UnreadWatches => most(2.0, 20, 2 << 10),
-            Attack::UnreadNodes => most(2.0, 20, 256),
+            Attack::Statuses | Attack::UnreadWatches => most(2.0, 40, 2 << 10),
+            Attack::UnreadNodes => most(2.0, 40, 256),
             // A connection and a handshake for each.
-            Attack::Handshakes => most(2.0, 10, 256),
+            Attack::Handshakes => most(2.0, 20, 256),
             // What those have that wait for approval, in the record and in an index of it.
-            Attack::Registrations => most(2.0, 20, 24 << 10),
+            Attack::Registrations => most(2.0, 60, 24 << 10),
             Attack::Busy
             | Attack::LongErrors
             | Attack::Cancels
             | Attack::Deadlines
             | Attack::Mutated
-            | Attack::Hold => most(2.0, 5, 256),
+            | Attack::Hold => most(2.0, 10, 256),
         }
     }
 }
@@ -100,16 +100,6 @@ impl Spent {
 }
 
 impl Cost {
-    /// The same without what is spent in calm, of the processor.
-    pub(super) fn beside(self, calm: &Self) -> Self {
-        let of_calm = calm.processors();
-        let extra = |at: usize| self.processor[at].saturating_sub(self.lasted.mul_f64(of_calm[at]));
-        Self {
-            processor: [extra(0), extra(1)],
-            ..self
-        }
-    }
-
     /// The processors that the leader and the follower were busy with at a time.
     fn processors(&self) -> [f64; 2] {
         self.processor

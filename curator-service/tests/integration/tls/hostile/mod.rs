@@ -132,7 +132,6 @@ fn whoever_means_well_is_served_as_in_calm() {
     );
     println!("measured: cost | calm | 0 | {} |", calm_cost.told(1));
     let calls = attackers.camp().sent.load(Ordering::Relaxed);
-    let busy_cost = busy_cost.beside(&calm_cost);
     println!(
         "measured: cost | {} | {calls} | {} |",
         Attack::Busy.name(),
@@ -145,7 +144,6 @@ fn whoever_means_well_is_served_as_in_calm() {
             let (attacked, cost) = beside(&cast, &attackers, attack, &honest, both);
             let camp = attackers.camp();
             let done = [&camp.sent, &camp.refused].map(|count| count.load(Ordering::Relaxed));
-            let cost = cost.beside(&calm_cost);
             println!(
                 "measured: cost | {} | {} | {} |",
                 attack.name(),

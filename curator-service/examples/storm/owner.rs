@@ -120,7 +120,7 @@ impl Owner {
                 match answer {
                     Ok(_) => calls.took.push(begun.elapsed()),
                     // The instance that has ended is not there: whoever is told so calls another.
-                    Err(status) if status.message().contains("connect error") => {}
+                    Err(status) if is_not_there(&status) => {}
                     Err(status) => {
                         calls.failed += 1;
                         calls.told = Some(status.to_string());
@@ -130,4 +130,20 @@ impl Owner {
             tokio::time::sleep(told.max(PAUSE)).await;
         }
     }
+}
+
+/// Whether nobody listens at the address.
+fn is_not_there(status: &tonic::Status) -> bool {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        let io = error.downcast_ref::<std::io::Error>();
+        io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    let mut beneath = std::error::Error::source(status);
+    while let Some(error) = beneath {
+        if refused(error) {
+            return true;
+        }
+        beneath = error.source();
+    }
+    status.message().contains("connect error")
 }

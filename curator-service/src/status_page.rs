@@ -4,6 +4,8 @@
 //! It answers whoever can connect, so by default that is this host. There are no secrets in it: who leads and since when, counts and
 //! times. It changes nothing.
 
+#[cfg(test)]
+pub(crate) mod counted;
 mod gauges;
 mod http;
 mod page;

@@ -43,8 +43,10 @@ pub const FILTERS_REFUSED: &str = "curator_filters_refused_total";
 pub const WRITES_PACED: &str = "curator_writes_paced_total";
 /// Nodes that were not registered, because too many wait for their approval.
 pub const NEWCOMERS_REFUSED: &str = "curator_newcomers_refused_total";
-/// Lists of nodes that were taken back, because nobody took them in time.
+/// Lists of nodes that were taken back, because nobody took them in time, or because others with fewer had no room.
 pub const LISTS_TAKEN_BACK: &str = "curator_lists_taken_back_total";
+/// Lists of nodes that were not begun, because there was no room for them, and nobody who had more than their caller.
+pub const LISTS_REFUSED: &str = "curator_lists_refused_total";
 /// 1 if the instance can prove to clients that its node is a member of the consensus.
 pub const PROVES_MEMBERSHIP: &str = "curator_proves_membership";
 /// Transactions that changes of the state went out in, by outcome.
@@ -157,7 +159,12 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (
         LISTS_TAKEN_BACK,
         Kind::Counter,
-        "Lists of nodes that were taken back, because nobody took them in time.",
+        "Lists of nodes that were taken back, because nobody took them in time, or for others' sake.",
+    ),
+    (
+        LISTS_REFUSED,
+        Kind::Counter,
+        "Lists of nodes that were not begun, because there was no room for them.",
     ),
     (
         PROVES_MEMBERSHIP,
@@ -293,6 +300,7 @@ pub fn describe() {
         WRITES_PACED,
         NEWCOMERS_REFUSED,
         LISTS_TAKEN_BACK,
+        LISTS_REFUSED,
         listener::WAITS_FOR_ROOM,
     ] {
         metrics::counter!(counter).absolute(0);

@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::frames::PREFACE;
 use super::inflow::{CallCost, Counting, Inflow, Ledger};
+use super::intake::Intake;
 use super::limits::Limits;
 use super::outflow::{self, Piece};
 use super::seats::Seat;
@@ -39,9 +40,6 @@ const CALL: usize = 4 << 10;
 /// In the time after which a client is asked for a sign of life it is looked so often whether it gives one by itself: a silence
 /// is noticed no later than a part of that time after it has lasted as long.
 const LOOKS: u32 = 4;
-/// After so many calls of one connection all else that is ready on its thread has its turn. Whoever cancels what it has just called may
-/// send calls faster than they are looked at, and reading on would never end.
-const AT_ONCE: usize = 64;
 
 /// What all connections share.
 pub(crate) struct Shared {
@@ -61,6 +59,8 @@ struct Activity {
     read: AtomicUsize,
     /// Calls so far.
     calls: AtomicU64,
+    /// Those that the client has given up before it had their answer.
+    given_up: AtomicU64,
     /// Calls at this moment.
     open: AtomicUsize,
 }
@@ -84,6 +84,13 @@ impl OpenCall {
         }
         activity.open.fetch_add(1, Ordering::Relaxed);
         Self(activity.clone())
+    }
+}
+
+impl OpenCall {
+    /// The client wants no answer any more.
+    fn given_up(&self) {
+        self.0.given_up.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -139,6 +146,7 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
         seat,
         read: AtomicUsize::new(0),
         calls: AtomicU64::new(0),
+        given_up: AtomicU64::new(0),
         open: AtomicUsize::new(0),
     });
     let calls = Calls {
@@ -211,7 +219,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     ));
     let mut leaving = pin!(leave.cancelled());
     let mut told = false;
-    let mut taken = 0_usize;
+    let mut intake = Intake::new();
     loop {
         let accepted = poll_fn(|cx| {
             if !told && leaving.as_mut().poll(cx).is_ready() {
@@ -231,8 +239,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
         match accepted.await {
             Some(Ok((request, respond))) => {
                 calls.take(request, respond);
-                taken = (taken + 1) % AT_ONCE;
-                if taken == 0 {
+                if intake.takes(calls.activity.given_up.load(Ordering::Relaxed)) {
                     yield_now().await;
                 }
             }
@@ -273,7 +280,6 @@ impl Calls {
         let request = Request::from_parts(parts, body);
         let (shared, shard, held, window) = (self.shared.clone(), self.shard, held.clone(), self.window);
         self.shared.tasks.spawn(async move {
-            let _open = open;
             // Boxed at once: a call is large, and is moved before it is first polled.
             let mut answering = Box::pin(shared.dispatcher.answer(request, shard));
             let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
@@ -281,10 +287,15 @@ impl Calls {
                 // Reset, or the connection has ended.
                 Poll::Pending => respond.poll_reset(cx).map(|_| None),
             });
-            let Some(response) = answer.await else { return };
+            let Some(response) = answer.await else {
+                open.given_up();
+                return;
+            };
             drop(answering);
             cost.answered();
-            outflow::send(respond, response, &held, window).await;
+            if outflow::send(respond, response, &held, window).await.is_err() {
+                open.given_up();
+            }
         });
     }
 }

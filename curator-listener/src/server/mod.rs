@@ -4,6 +4,7 @@ mod accept;
 mod connection;
 mod frames;
 mod inflow;
+mod intake;
 mod limits;
 mod outflow;
 mod progress;

@@ -44,10 +44,15 @@ impl Buf for Piece {
 }
 
 /// The client has given the call up, or is gone.
-struct Gone;
+pub(super) struct Gone;
 
 /// Sends an answer, no faster than the client takes it. `window` is what may come from a leader for somebody who takes nothing.
-pub(super) async fn send(mut respond: SendResponse<Piece>, response: Response<Body>, held: &Arc<Held>, window: usize) {
+pub(super) async fn send(
+    mut respond: SendResponse<Piece>,
+    response: Response<Body>,
+    held: &Arc<Held>,
+    window: usize,
+) -> Result<(), Gone> {
     let (head, mut body) = response.into_parts();
     let ended = body.is_end_stream();
     let stream = match respond.send_response(Response::from_parts(head, ()), ended) {
@@ -55,7 +60,7 @@ pub(super) async fn send(mut respond: SendResponse<Piece>, response: Response<Bo
         Err(error) => {
             debug!(%error, "an answer cannot be sent");
             respond.send_reset(Reason::INTERNAL_ERROR);
-            return;
+            return Err(Gone);
         }
     };
     if !ended {
@@ -65,10 +70,12 @@ pub(super) async fn send(mut respond: SendResponse<Piece>, response: Response<Bo
             behind: matches!(body, Body::Forwarded(_)).then_some(window),
             turn: Turn::default(),
         };
-        if sending.all(&mut body).await.is_err() {
+        if let Err(gone) = sending.all(&mut body).await {
             debug!("the client has given up a call");
+            return Err(gone);
         }
     }
+    Ok(())
 }
 
 struct Sending<'a> {

@@ -12,6 +12,7 @@ mod abuse;
 mod deadlines;
 mod fidelity;
 mod handover;
+mod limits;
 mod never_twice;
 mod raw;
 mod roles;

@@ -158,8 +158,10 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
         }),
         proofs: None,
     };
-    let asking = async {
-        let answers = aaa.escrow(cluster.request(futures::stream::iter([request]))).await?;
+    let asking = async || {
+        let answers = aaa
+            .escrow(cluster.request(futures::stream::iter([request.clone()])))
+            .await?;
         let mut answers = answers.into_inner();
         let mut last: Option<EscrowResponse> = None;
         while let Some(answer) = answers.message().await? {
@@ -213,9 +215,11 @@ async fn renew(cluster: &Cluster, credentials: Option<&Path>) -> Result<(), Fail
     let key = read_private_key(&key)?;
     let (reached, channel) = as_holder_of(settings, &key).await?;
     let mut certificates = CertificatesClient::new(channel);
-    let request = cluster.request(IssueOwnRequest { anew: true });
     let issued = cluster
-        .call(&reached, certificates.issue_own(request))
+        .call(&reached, async || {
+            let request = cluster.request(IssueOwnRequest { anew: true });
+            certificates.issue_own(request).await
+        })
         .await?
         .into_inner();
     let whose = certified_as(&issued.certificate, &settings.authority()?, wall_clock())

@@ -49,7 +49,7 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 }),
             };
             let mut management = client!(ManagementClient, leader);
-            let call = management.configure_cluster(cluster.request(request));
+            let call = async || management.configure_cluster(cluster.request(request.clone())).await;
             cluster
                 .call(&leader, call)
                 .await?
@@ -64,7 +64,10 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
 
 async fn get(cluster: &Cluster, leader: &Reached) -> Result<ClusterConfiguration, Failure> {
     let mut management = client!(ManagementClient, leader);
-    let call = management.get_cluster_info(cluster.request(GetClusterInfoRequest {}));
+    let call = async || {
+        let request = cluster.request(GetClusterInfoRequest {});
+        management.get_cluster_info(request).await
+    };
     let info = cluster.call(leader, call).await?.into_inner();
     Ok(info.cluster_configuration.unwrap_or_default())
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use curator_identity::ClientCredentials;
+use curator_identity::{ClientCredentials, patiently};
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use futures::StreamExt;
@@ -64,14 +64,17 @@ impl Cluster {
         }
     }
 
-    /// Makes a call that has a single answer, and waits for it no longer than the deadline.
+    /// Makes a call that has a single answer, and waits for it no longer than the deadline. A call that is refused with a time to come
+    /// again, of which nothing has run, is made again then.
     pub(crate) async fn call<T>(
         &self,
         reached: &Reached,
-        call: impl Future<Output = Result<T, Status>>,
+        call: impl AsyncFnMut() -> Result<T, Status>,
     ) -> Result<T, Failure> {
         let late = || Status::deadline_exceeded("");
-        let answer = timeout_at(self.deadline, call).await.unwrap_or_else(|_| Err(late()));
+        let answer = timeout_at(self.deadline, patiently(self.deadline, call))
+            .await
+            .unwrap_or_else(|_| Err(late()));
         answer.map_err(|status| Failure::of_status(&status, &reached.address))
     }
 
@@ -214,7 +217,52 @@ pub(crate) const fn largest() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use curator_proto::curator_api::CommitNodeRequest;
+    use curator_proto::curator_api::curator_client::CuratorClient;
+
     use super::*;
+    use curator_identity::pushback::full::Full;
+
+    fn cluster(endpoints: Vec<String>, timeout: Duration) -> Cluster {
+        Cluster::new(Settings {
+            endpoints,
+            ca: None,
+            members: Vec::new(),
+            any_node: false,
+            cert: None,
+            key: None,
+            plain: true,
+            timeout,
+            output: crate::output::Format::Table,
+        })
+    }
+
+    /// An instance that has no room, and says when to come again.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_made_again_when_it_is_said_and_within_the_timeout() {
+        for (refuses, done) in [(2, true), (u32::MAX, false)] {
+            let full = Full::new(refuses, "1500");
+            let calls = full.calls.clone();
+            let reached = Reached {
+                address: "full".into(),
+                channel: full.serve(),
+                leader: None,
+            };
+            let cluster = cluster(Vec::new(), Duration::from_secs(10));
+            let began = Instant::now();
+            let mut curator = CuratorClient::new(reached.channel.clone());
+            let call = async || curator.commit_node(cluster.request(CommitNodeRequest::default())).await;
+            let answer = cluster.call(&reached, call).await;
+            assert_eq!(answer.is_ok(), done);
+            let (took, calls) = (began.elapsed(), calls.load(Ordering::SeqCst));
+            match done {
+                true => assert!(took >= Duration::from_secs(3) && calls == 3, "{took:?}, {calls} calls"),
+                false => assert!(took <= Duration::from_secs(10) && calls < 8, "{took:?}, {calls} calls"),
+            }
+        }
+    }
 
     #[test]
     fn the_leaders_address_can_be_dialled() {
@@ -239,18 +287,8 @@ mod tests {
             .collect();
         // From here on connections are refused.
         drop(taken);
-        let settings = Settings {
-            endpoints: endpoints.clone(),
-            ca: None,
-            members: Vec::new(),
-            any_node: false,
-            cert: None,
-            key: None,
-            plain: true,
-            timeout: Duration::from_secs(5),
-            output: crate::output::Format::Table,
-        };
-        let failure = Cluster::new(settings).any().await.expect_err("nobody is there");
+        let cluster = cluster(endpoints.clone(), Duration::from_secs(5));
+        let failure = cluster.any().await.expect_err("nobody is there");
         let text = failure.to_string();
         for endpoint in endpoints {
             assert!(text.contains(&format!("at: {endpoint}")), "{text}");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use curator_identity::come_again;
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use serde_json::{Value, json};
@@ -43,12 +44,18 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
 async fn follow(cluster: &Cluster) -> Result<(), Failure> {
     let mut last = None;
     loop {
+        let mut wait = AGAIN;
         for address in &cluster.settings.endpoints {
             let mut local = CuratorLocalClient::new(cluster.channel(address)?);
             let asked = local.get_current_leader(GetCurrentLeaderRequest {});
             // One that hangs does not keep the others from being asked.
-            let Ok(Ok(answers)) = timeout(cluster.settings.timeout, asked).await else {
-                continue;
+            let answers = match timeout(cluster.settings.timeout, asked).await {
+                Ok(Ok(answers)) => answers,
+                Ok(Err(status)) => {
+                    wait = wait.max(come_again(&status).unwrap_or_default());
+                    continue;
+                }
+                Err(_) => continue,
             };
             let mut answers = answers.into_inner();
             while let Ok(Some(leader)) = answers.message().await {
@@ -62,7 +69,7 @@ async fn follow(cluster: &Cluster) -> Result<(), Failure> {
                 last = Some(named);
             }
         }
-        sleep(AGAIN).await;
+        sleep(wait).await;
     }
 }
 

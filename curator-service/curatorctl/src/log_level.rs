@@ -69,7 +69,7 @@ async fn ask(cluster: &Cluster, address: &str, filter: Option<&str>) -> Result<T
     };
     match filter {
         None => {
-            let asked = instance.get_log_filter(cluster.request(GetLogFilterRequest {}));
+            let asked = async || instance.get_log_filter(cluster.request(GetLogFilterRequest {})).await;
             let answer = cluster.call(&reached, asked).await?.into_inner();
             Ok(told(answer.filter, None))
         }
@@ -77,7 +77,9 @@ async fn ask(cluster: &Cluster, address: &str, filter: Option<&str>) -> Result<T
             let filter = filter.to_owned();
             let request = SetLogFilterRequest { filter: filter.clone() };
             let answer = cluster
-                .call(&reached, instance.set_log_filter(cluster.request(request)))
+                .call(&reached, async || {
+                    instance.set_log_filter(cluster.request(request.clone())).await
+                })
                 .await?;
             Ok(told(filter, Some(answer.into_inner().previous)))
         }

@@ -1,6 +1,7 @@
 //! `curatorctl nodes`: the nodes of the cluster.
 
 use clap::{Subcommand, ValueEnum};
+use curator_identity::patiently;
 use curator_proto::common::{NodeRoles, NodeState};
 use curator_proto::management_api::delete_node_request::{SafetyBypassHasRoles, SafetyBypassNotDecommissioned};
 use curator_proto::management_api::management_client::ManagementClient;
@@ -166,7 +167,9 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 pubkey: node.pubkey.clone(),
             };
             cluster
-                .call(&leader, management.approve_node(cluster.request(request)))
+                .call(&leader, async || {
+                    management.approve_node(cluster.request(request.clone())).await
+                })
                 .await?;
             done(cluster, &node.id, "approved")
         }
@@ -202,7 +205,9 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 return Ok(());
             }
             cluster
-                .call(&leader, management.update_node_roles(cluster.request(request)))
+                .call(&leader, async || {
+                    management.update_node_roles(cluster.request(request.clone())).await
+                })
                 .await?;
             done(cluster, &node.node, "has the roles asked for")
         }
@@ -223,7 +228,9 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 }),
             };
             cluster
-                .call(&leader, management.update_node_labels(cluster.request(request)))
+                .call(&leader, async || {
+                    management.update_node_labels(cluster.request(request.clone())).await
+                })
                 .await?;
             done(cluster, &node.node, "has the labels asked for")
         }
@@ -240,7 +247,9 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 }),
             };
             cluster
-                .call(&leader, management.decommission_node(cluster.request(request)))
+                .call(&leader, async || {
+                    management.decommission_node(cluster.request(request.clone())).await
+                })
                 .await?;
             done(
                 cluster,
@@ -285,7 +294,9 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
                 }),
             };
             cluster
-                .call(&leader, management.delete_node(cluster.request(request)))
+                .call(&leader, async || {
+                    management.delete_node(cluster.request(request.clone())).await
+                })
                 .await?;
             done(cluster, &node.node, "deleted")
         }
@@ -322,7 +333,8 @@ fn wish(role: Role, add: &[Role], remove: &[Role]) -> Result<Option<bool>, Failu
 /// All nodes that the expression holds for.
 async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> Result<Vec<Node>, Failure> {
     let mut management = client!(ManagementClient, leader);
-    let all = async {
+    let all = async || {
+        let filter = filter.clone();
         let mut stream = management
             .get_nodes(cluster.request(GetNodesRequest { filter }))
             .await?
@@ -333,7 +345,7 @@ async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> Result<Vec<
         }
         Ok::<_, Status>(nodes)
     };
-    let answer = timeout_at(cluster.deadline(), all).await;
+    let answer = timeout_at(cluster.deadline(), patiently(cluster.deadline(), all)).await;
     let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
     answer.map_err(|status| match status.message() {
         // To evaluate it may fail as well, whoever is asked and however often.

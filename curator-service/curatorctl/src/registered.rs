@@ -20,10 +20,10 @@ pub(crate) async fn registrations(
     node_id: &str,
 ) -> Result<HashMap<String, Registration>, Failure> {
     let mut client = RegistrationsClient::new(leader.channel.clone());
-    let request = cluster.request(GetRegistrationsRequest {
-        node_id: node_id.to_owned(),
-    });
-    let asking = async {
+    let asking = async || {
+        let request = cluster.request(GetRegistrationsRequest {
+            node_id: node_id.to_owned(),
+        });
         match client.get_registrations(request).await {
             Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
             answer => answer.map(|answer| answer.into_inner().registrations),

@@ -48,7 +48,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
 pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Changed, Failure> {
     let reached = cluster.leader().await?;
     let mut instance = InstanceClient::new(reached.channel.clone());
-    let asked = instance.get_instance_status(cluster.request(GetInstanceStatusRequest {}));
+    let asked = async || {
+        let request = cluster.request(GetInstanceStatusRequest {});
+        instance.get_instance_status(request).await
+    };
     let before = cluster.call(&reached, asked).await?.into_inner();
     let old = before.leader.clone().ok_or_else(|| {
         Failure::unavailable("nobody leads, so that nobody can step down").at(reached.address.clone())
@@ -60,7 +63,9 @@ pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Cha
     };
     let mut leadership = LeadershipClient::new(reached.channel.clone());
     let answer = cluster
-        .call(&reached, leadership.step_down(cluster.request(request)))
+        .call(&reached, async || {
+            leadership.step_down(cluster.request(request.clone())).await
+        })
         .await?
         .into_inner();
     let begun = Instant::now();

@@ -31,7 +31,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     let ticket = match &args.command {
         None => {
             let mut management = client!(ManagementClient, leader);
-            let call = management.get_register_ticket(cluster.request(GetRegisterTicketRequest {}));
+            let call = async || {
+                let request = cluster.request(GetRegisterTicketRequest {});
+                management.get_register_ticket(request).await
+            };
             cluster.call(&leader, call).await?.into_inner().ticket
         }
         Some(Command::Rotate(care)) => {
@@ -40,7 +43,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
                 return Ok(());
             }
             let mut tickets = client!(TicketsClient, leader);
-            let call = tickets.rotate_register_ticket(cluster.request(RotateRegisterTicketRequest {}));
+            let call = async || {
+                let request = cluster.request(RotateRegisterTicketRequest {});
+                tickets.rotate_register_ticket(request).await
+            };
             cluster.call(&leader, call).await?.into_inner().ticket
         }
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use curator_identity::come_again;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
@@ -23,9 +24,11 @@ pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failur
     let mut known = BTreeMap::new();
     let mut at = leader;
     loop {
-        match watch(cluster, &at, &mut known).await? {
-            status if passes(&status) => sleep(AGAIN).await,
-            status => return Err(Failure::of_status(&status, &at.address)),
+        let status = watch(cluster, &at, &mut known).await?;
+        match come_again(&status) {
+            Some(wait) => sleep(wait.max(AGAIN)).await,
+            None if passes(&status) => sleep(AGAIN).await,
+            None => return Err(Failure::of_status(&status, &at.address)),
         }
         // Each search for an instance has its own time.
         let again = Cluster::new(crate::settings::Settings {

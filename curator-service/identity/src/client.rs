@@ -2,12 +2,13 @@
 //!
 //! A caller shows a certificate of the cluster (a node's or a user's), or one that it makes for a key that it has, or none.
 //! It takes only nodes of the cluster for the cluster: whoever the name of an address leads to, their certificate decides.
+//! An instance that has no room for a call says when to come again: [`patiently`](crate::patiently) keeps to it.
 //!
 //! ```no_run
 //! use std::path::Path;
 //! use curator_proto::management_api::GetClusterInfoRequest;
 //! use curator_proto::management_api::management_client::ManagementClient;
-//! use curator_identity::{ClientCredentials, Trust, read_certificate, read_private_key};
+//! use curator_identity::{ClientCredentials, Trust, patiently, read_certificate, read_private_key};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let trust = Trust::Cluster {
@@ -17,7 +18,9 @@
 //! let key = read_private_key(Path::new("owner-key.pem"))?;
 //! let owner = ClientCredentials::with_certificate(trust, certificate, &key)?;
 //! let mut management = ManagementClient::new(owner.channel("192.0.2.1:7835")?);
-//! println!("{:?}", management.get_cluster_info(GetClusterInfoRequest {}).await?);
+//! let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+//! let info = patiently(until, async || management.get_cluster_info(GetClusterInfoRequest {}).await);
+//! println!("{:?}", info.await?);
 //! # Ok(())
 //! # }
 //! ```

@@ -25,6 +25,7 @@ mod credentials;
 mod golden;
 mod hex;
 mod key;
+pub mod pushback;
 mod signatures;
 mod subject;
 pub mod telemetry;
@@ -42,6 +43,7 @@ pub use credentials::verifier::{NO_PROOF, NodeVerifier, Wanted};
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch, NotRecognized, recognized};
 pub use hex::hex;
 pub use key::{KeyError, PrivateKey};
+pub use pushback::{come_again, patiently};
 pub use subject::{CertifiedAs, NotCertified, certified_as};
 pub use verify::{
     Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, validity,

@@ -13,8 +13,8 @@ use curator_proto::curator_api::{HeartbeatRequest, UpdateNodeStatusRequest};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 use tracing::debug;
 
 use crate::consensus::ConsensusStatus;
@@ -22,6 +22,7 @@ use crate::state::keys::NODES;
 use crate::state::record::NodeRecord;
 use curator_identity::ClientCredentials;
 use curator_identity::CredentialsWatch;
+use curator_identity::come_again;
 
 /// Between two heartbeats: what nodes of the original have. A leader takes twice of it for an end.
 const BEAT: Duration = Duration::from_secs(5);
@@ -29,6 +30,29 @@ const BEAT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often the address is said again.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// Why a report has ended.
+#[derive(Debug)]
+struct Failed {
+    why: String,
+    /// When to come again, if that was said.
+    again: Option<Duration>,
+}
+
+impl From<String> for Failed {
+    fn from(why: String) -> Self {
+        Self { why, again: None }
+    }
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self {
+            again: come_again(&status),
+            why: status.to_string(),
+        }
+    }
+}
 
 /// What reports of one node.
 pub(crate) struct Reporter {
@@ -62,17 +86,21 @@ impl Reporter {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let reporting = async {
             loop {
-                if let Err(error) = self.report().await {
-                    debug!(error, "this node could not be reported");
-                }
-                sleep(BEAT).await;
+                let again = match self.report().await {
+                    Ok(()) => None,
+                    Err(failed) => {
+                        debug!(error = failed.why, "this node could not be reported");
+                        failed.again
+                    }
+                };
+                sleep(again.unwrap_or_default().max(BEAT)).await;
             }
         };
         cancel.run_until_cancelled(reporting).await;
     }
 
     /// Reports until something goes wrong: a change of leader ends it as well.
-    async fn report(&self) -> Result<(), String> {
+    async fn report(&self) -> Result<(), Failed> {
         let newest = self.credentials.newest();
         let own = newest.client(&self.node_id).map_err(|error| error.to_string())?;
         let channel = ClientCredentials::of(own).channel(&self.own.to_string());
@@ -90,11 +118,11 @@ impl Reporter {
             if let Some(beating) = beating.take() {
                 let begun = timeout(ANSWER, curator.heartbeat(Request::new(beating))).await;
                 let begun = begun.map_err(|_| late())?;
-                answers = Some(begun.map_err(|status| status.to_string())?.into_inner());
+                answers = Some(begun?.into_inner());
             }
             let Some(answers) = &mut answers else { return Ok(()) };
             let answer = timeout(ANSWER, answers.message()).await.map_err(|_| late())?;
-            if answer.map_err(|status| status.to_string())?.is_none() {
+            if answer?.is_none() {
                 return Ok(());
             }
             if said.is_none_or(|said| said.elapsed() >= AGAIN) {
@@ -109,7 +137,7 @@ impl Reporter {
         }
     }
 
-    async fn say_where(&self, curator: &mut CuratorClient<Channel>) -> Result<(), String> {
+    async fn say_where(&self, curator: &mut CuratorClient<Channel>) -> Result<(), Failed> {
         let Some((address, port)) = self.advertised else {
             return Ok(());
         };
@@ -125,8 +153,8 @@ impl Reporter {
             }),
         });
         request.set_timeout(ANSWER);
-        let done = curator.update_node_status(request).await;
-        done.map(drop).map_err(|status| status.to_string())
+        curator.update_node_status(request).await?;
+        Ok(())
     }
 
     /// Whether the node's status is that of somebody who knows more of it, as an agent on the node does.

@@ -41,7 +41,8 @@ pub const COMMAND: Command = Command {
        cargo xtask bench handshake [--rounds 5] [--time 2s]
        cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd WHICH]
        cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd WHICH]
-       cargo xtask bench storm [--only NxW] [--etcd WHICH]
+       cargo xtask bench storm [--only NxW] [--tls] [--quick] [--etcd WHICH]
+       cargo xtask bench storm --only PART [--size NxW] [--tls] [--quick] [--etcd WHICH]
 
 Without a name all of them run, one after the other (about half an hour with the defaults), on each etcd that is at hand
 where etcd makes a difference. It writes a table and a page with plots to target/bench, and the summary in
@@ -66,14 +67,19 @@ long a client of ours has no answer, how long before its key is gone a leader st
 
 storm starts three members of etcd and three instances, and lets all clients of a big cluster come at once: at the start, after a
 planned end of the leader, and after it was killed. It says how long it takes until all are told of all nodes, what that costs the
-leader, how often the leader changed, and what an owner's calls see of it. It is not among those that run without a name.
+leader, how often the leader changed, and what an owner's calls see of it. With --tls each node has a certificate of the cluster,
+which it gets as it joins. A part is measured by itself: join (so many nodes register, are approved and commit at once, with TLS),
+heartbeat (clients send heartbeats and nothing else), change (one node changes, and all watch). It is not among those that run
+without a name.
 
   --rounds N       how often everything is measured (default 5)
   --time DURATION  how long each measurement takes (default 2s)
-  --tls            of forward: with TLS as well
+  --tls            of forward: with TLS as well; of storm: with TLS
   --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
                    of state: one of reads, writes, nodes, watchers, heartbeats, takeover;
-                   of storm: the size, such as 1000x100
+                   of storm: the size, such as 1000x100 (nodes and clients), or one of join, heartbeat, change
+  --size NxW       of a part of storm: nodes and clients (default 1000x1000)
+  --quick          of storm: with programs that are built sooner and are slower, to try it
   --ttl DURATION   of election: this TTL alone (default: 2s and 5s)
   --etcd WHICH     the version of etcd to measure beside (default: the first at hand)",
     run,
@@ -86,14 +92,27 @@ fn run(mut args: Args) -> Result<()> {
     let etcd = args.value("--etcd")?;
     let ttl = args.duration("--ttl")?;
     let tls = args.flag("--tls");
+    let size = args.value("--size")?;
+    let quick = args.flag("--quick");
     let what = args.finish(1)?;
     let options = Options { rounds, time, only };
+    if (quick || size.is_some()) && what.first().is_none_or(|what| what != "storm") {
+        return Err(Error::usage("--size and --quick are of `cargo xtask bench storm`"));
+    }
     match what.first().map(String::as_str) {
         None if !tls && options.only.is_none() && ttl.is_none() => return all(&options, etcd.as_deref()),
         Some("forward") if etcd.is_none() => forward(&options, tls),
         Some("handshake") if etcd.is_none() && !tls && options.only.is_none() => handshake::run(&options),
         Some("state") if !tls => state::run(&options, etcd.as_deref()),
-        Some("storm") if !tls => return storm::run(options.only.as_deref(), etcd.as_deref()),
+        Some("storm") => {
+            return storm::run(&storm::Options {
+                only: options.only.as_deref(),
+                size: size.as_deref(),
+                tls,
+                quick,
+                etcd: etcd.as_deref(),
+            });
+        }
         Some("election") if !tls => election::run(options.rounds, ttl, etcd.as_deref()),
         _ => Err(Error::usage("these do not go together; see `cargo xtask bench --help`")),
     }

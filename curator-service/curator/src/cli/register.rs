@@ -12,8 +12,8 @@ use curator_proto::common::{NodeLabels, NodeStorageSecurity, node_labels};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, CommitNodeResponse, RegisterNodeRequest};
 use curator_service::{
-    ClientCredentials, CredentialsDirectory, NO_PROOF, Trust, credential_names as names, node_id, read_certificate,
-    wall_clock,
+    ClientCredentials, CredentialsDirectory, NO_PROOF, Trust, come_again, credential_names as names, node_id,
+    read_certificate, wall_clock,
 };
 use ring::digest::{SHA256, digest};
 use tokio::time::{sleep, timeout};
@@ -223,8 +223,11 @@ impl Newcomer<'_> {
     async fn run(mut self) -> Result<CommitNodeResponse, String> {
         let (mut answered, mut registered, mut waits) = (false, false, false);
         loop {
+            let mut wait = LOOK;
             match self.curator.commit_node(bounded(self.commit.clone())).await {
                 Ok(committed) => return Ok(committed.into_inner()),
+                // It is full there, or nobody leads, and it is said when to come again.
+                Err(status) if come_again(&status).is_some() => wait = after(&status),
                 Err(status) if is_passing(&status) && answered => {}
                 Err(status) if is_passing(&status) => return Err(told(self.address, &status)),
                 // That is what a node is told that is not approved yet.
@@ -245,7 +248,7 @@ impl Newcomer<'_> {
                             continue;
                         }
                         // Should it have run, the next look says so.
-                        Err(status) if is_passing(&status) => {}
+                        Err(status) if is_passing(&status) || come_again(&status).is_some() => wait = after(&status),
                         Err(status) => return Err(told(self.address, &status)),
                     }
                 }
@@ -254,7 +257,7 @@ impl Newcomer<'_> {
                 }
                 Err(status) => return Err(told(self.address, &status)),
             }
-            sleep(LOOK).await;
+            sleep(wait).await;
         }
     }
 
@@ -287,6 +290,11 @@ fn is_passing(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
 }
 
+/// How long to wait after a call that may be made again: as long as is said, if that is longer than between two looks.
+fn after(status: &Status) -> Duration {
+    come_again(status).unwrap_or_default().max(LOOK)
+}
+
 fn sha256(bytes: &[u8]) -> String {
     let digest = digest(&SHA256, bytes);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -313,4 +321,36 @@ fn told(address: &str, status: &Status) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use curator_identity::pushback::full::Full;
+
+    /// When nobody leads, or all register at once.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_finds_no_room_registers_when_it_is_said() {
+        let full = Full::new(3, "1900");
+        let calls = full.calls.clone();
+        let channel = full.serve();
+        let newcomer = Newcomer {
+            address: "full",
+            id: "metropolis-1",
+            curator: CuratorClient::new(channel.clone()),
+            certificates: CertificatesClient::new(channel),
+            register: RegisterNodeRequest::default(),
+            commit: CommitNodeRequest::default(),
+        };
+        let began = tokio::time::Instant::now();
+        newcomer.run().await.expect("there is room in the end");
+        let took = began.elapsed();
+        assert_eq!(calls.load(Ordering::SeqCst), 4);
+        assert!(
+            (5_700..7_200).contains(&took.as_millis()),
+            "three times 1.9 s and a quarter more at most: {took:?}"
+        );
+    }
 }

@@ -42,11 +42,7 @@ impl Callers {
 
     /// One more call of this caller; `None` if it has `most` of them already.
     pub(in crate::leader) fn enter(&self, caller: &Caller, most: usize) -> Option<Call> {
-        let caller = match caller {
-            Caller::Node { id, .. } => format!("node {id}"),
-            Caller::User { identity } => format!("user {identity}"),
-            Caller::Anybody { .. } => "anybody".into(),
-        };
+        let caller = name(caller);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places.entry(caller.clone()).or_insert_with(|| Place {
             turns: Arc::new(Semaphore::new(self.at_a_time)),
@@ -69,6 +65,15 @@ impl Callers {
     #[cfg(test)]
     pub(in crate::leader) fn count(&self) -> usize {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// What tells a caller from all others.
+pub(super) fn name(caller: &Caller) -> String {
+    match caller {
+        Caller::Node { id, .. } => format!("node {id}"),
+        Caller::User { identity } => format!("user {identity}"),
+        Caller::Anybody { .. } => "anybody".into(),
     }
 }
 

@@ -3,20 +3,30 @@
 //! On the wire a message within a message is its bytes with their length before them, and so is a field of bytes. So what a
 //! watch tells may be put together from records that were encoded once, at their revision, whoever is told of them and however
 //! many there are. (<https://protobuf.dev/programming-guides/encoding/#submessages>)
+//!
+//! Each event has memory of its own, of just its length, which is gone once it is sent. A watch of which nothing is under way
+//! keeps none: tonic's own encoder keeps the buffer of the largest message for as long as the stream is open, and there may be
+//! thousands of them.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use curator_proto::curator_api::watch_event::{NodeTombstone, Progress};
 use curator_proto::curator_api::{WatchEvent, WatchRequest};
+use futures::Stream;
 use futures::future::{BoxFuture, Either, FutureExt as _};
-use http::Request;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Frame;
 use prost::Message as _;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::codec::{Codec as _, Streaming};
 use tonic::codegen::http::Response;
-use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
@@ -80,31 +90,98 @@ where
         if request.uri().path() != WATCH {
             return Either::Left(self.inner.call(request));
         }
-        let watch = Watch(self.seat.clone());
+        let seat = self.seat.clone();
         let answer = async move {
-            let codec = ProstCodec::<EncodedEvent, WatchRequest>::default();
-            let mut method = Grpc::new(codec).apply_max_message_size_config(Some(MOST_MESSAGE), None);
-            Ok(method.server_streaming(watch, request).await)
+            let begun = begin(seat, request).await;
+            Ok(begun.map_or_else(|status| status.into_http(), answer))
         };
         Either::Right(answer.boxed())
     }
 }
 
-struct Watch(Seat);
+/// How messages of a request are compressed.
+const ENCODING: &str = "grpc-encoding";
 
-impl ServerStreamingService<WatchRequest> for Watch {
-    type Response = EncodedEvent;
-    type ResponseStream = Events;
-    type Future = BoxFuture<'static, Result<tonic::Response<Events>, Status>>;
+/// Begins a watch: a request is one message.
+async fn begin(seat: Seat, request: Request<Body>) -> Result<Events, Status> {
+    let (parts, body) = request.into_parts();
+    if parts
+        .headers
+        .get(ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+    {
+        return Err(Status::unimplemented(
+            "the message is compressed, which is not supported",
+        ));
+    }
+    let decoder = ProstCodec::<EncodedEvent, WatchRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MOST_MESSAGE));
+    let message = messages.message().await?;
+    let message = message.ok_or_else(|| Status::internal("there is no message in the request"))?;
+    let metadata = MetadataMap::from_headers(parts.headers);
+    let request = tonic::Request::from_parts(metadata, parts.extensions, message);
+    let caller = caller(&request)?.clone();
+    seat.leader().await?.watch(&caller, request.into_inner()).await
+}
 
-    fn call(&mut self, request: tonic::Request<WatchRequest>) -> Self::Future {
-        let seat = self.0.clone();
-        async move {
-            let caller = caller(&request)?.clone();
-            let events = seat.leader().await?.watch(&caller, request.into_inner()).await?;
-            Ok(tonic::Response::new(events))
+/// The answer that tells these events.
+fn answer(events: Events) -> Response<Body> {
+    let mut answer = Response::new(Body::new(Told { events, ended: false }));
+    let grpc = HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert(CONTENT_TYPE, grpc);
+    answer
+}
+
+/// The body of an answer.
+struct Told {
+    events: Events,
+    ended: bool,
+}
+
+/// Before each message: whether it is compressed, and its length.
+const HEAD: usize = 5;
+
+impl EncodedEvent {
+    /// As it stands in a body.
+    fn framed(&self) -> Result<Bytes, Status> {
+        let length = self.encoded_len();
+        let told = u32::try_from(length).map_err(|_| Status::internal("an event is too long"))?;
+        let mut framed = BytesMut::with_capacity(HEAD + length);
+        framed.put_u8(0);
+        framed.put_u32(told);
+        self.encode(&mut framed)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(framed.freeze())
+    }
+}
+
+impl http_body::Body for Told {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.ended {
+            return Poll::Ready(None);
         }
-        .boxed()
+        let next = std::task::ready!(Pin::new(&mut self.events).poll_next(cx));
+        let framed = next.map(|event| event.and_then(|event| event.framed()));
+        let status = match framed {
+            Some(Ok(framed)) => return Poll::Ready(Some(Ok(Frame::data(framed)))),
+            Some(Err(status)) => status,
+            None => Status::new(Code::Ok, ""),
+        };
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            // A message that no header can hold: the code is what counts.
+            trailers.clear();
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
     }
 }
 
@@ -134,6 +211,60 @@ mod tests {
         };
         assert_eq!(encoded.encode_to_vec(), plain.encode_to_vec());
         assert_eq!(encoded.decoded().expect("it is one"), plain);
+    }
+
+    fn frames(told: Told) -> Vec<Frame<Bytes>> {
+        let mut told = Box::pin(told);
+        let next = futures::stream::poll_fn(move |cx| http_body::Body::poll_frame(told.as_mut(), cx));
+        let frames = futures::StreamExt::collect::<Vec<_>>(next).now_or_never();
+        let frames = frames.expect("all of it is there").into_iter();
+        frames
+            .map(|frame| frame.unwrap_or_else(|never| match never {}))
+            .collect()
+    }
+
+    fn events(events: Vec<Result<EncodedEvent, Status>>) -> Told {
+        let events: Events = Box::pin(futures::stream::iter(events));
+        Told { events, ended: false }
+    }
+
+    /// A thousand watches that wait for news must not keep what they were told last.
+    #[test]
+    fn a_watch_keeps_nothing_of_what_is_sent() {
+        let record = Bytes::from(vec![7; 1_000]);
+        let event = EncodedEvent {
+            nodes: vec![record.clone(); 64],
+            ..EncodedEvent::default()
+        };
+        let mut told = Box::pin(events(vec![Ok(event.clone())]));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let Poll::Ready(Some(Ok(frame))) = http_body::Body::poll_frame(told.as_mut(), &mut cx) else {
+            panic!("it is there")
+        };
+        let framed = frame.into_data().expect("the event");
+        assert_eq!(framed[..HEAD], [0, 0, 0, 0xfa, 0xc0]);
+        assert_eq!(framed.len(), HEAD + event.encoded_len());
+        assert_eq!(framed[HEAD..], event.encode_to_vec());
+        assert!(framed.is_unique(), "the watch shares its memory");
+        assert!(!record.is_unique());
+        drop((framed, event));
+        assert!(record.is_unique(), "the watch keeps the record");
+    }
+
+    #[test]
+    fn a_watch_ends_with_its_status() {
+        let ends = [
+            (Vec::new(), "0"),
+            (vec![Err(Status::unavailable("lost leadership"))], "14"),
+            // Nothing comes after it.
+            (vec![Err(Status::aborted("no")), Ok(EncodedEvent::default())], "10"),
+        ];
+        for (told, code) in ends {
+            let mut frames = frames(events(told));
+            assert_eq!(frames.len(), 1);
+            let trailers = frames.remove(0).into_trailers().expect("trailers");
+            assert_eq!(trailers["grpc-status"], code);
+        }
     }
 
     #[test]

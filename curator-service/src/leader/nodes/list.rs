@@ -50,14 +50,19 @@ impl Leader {
             })
         };
         let Some(turn) = turn else {
-            return Ok(Box::pin(self.lists.tell(Box::new(told(listed).map(Ok)))));
+            let nodes = listed.len();
+            return Ok(Box::pin(self.lists.tell(
+                caller,
+                nodes,
+                Box::new(told(listed).map(Ok)),
+            )?));
         };
         let clock = self.around.clock.clone();
         let (kept, ended) = filter::kept(request.filter, told(listed.clone()), clock, turn).await?;
         let kept: Arc<[_]> = kept.into_iter().map(|at| listed[at].clone()).collect();
-        Ok(Box::pin(
-            self.lists.tell(Box::new(told(kept).map(Ok).chain(ended.map(Err)))),
-        ))
+        let nodes = kept.len();
+        let items = Box::new(told(kept).map(Ok).chain(ended.map(Err)));
+        Ok(Box::pin(self.lists.tell(caller, nodes, items)?))
     }
 
     pub(in crate::leader) async fn get_cluster_info(

@@ -24,6 +24,11 @@ impl Newcomers {
     }
 }
 
+/// Somebody was refused.
+pub(in crate::leader) fn count_refused() {
+    metrics::counter!(telemetry::NEWCOMERS_REFUSED).increment(1);
+}
+
 /// Refuses one more with a record of this size if there are too many already.
 pub(in crate::leader) fn check(view: &View, bytes: usize) -> Result<(), Status> {
     let new = view.nodes().filter_map(|(_, node)| node.as_ref().ok());
@@ -32,7 +37,6 @@ pub(in crate::leader) fn check(view: &View, bytes: usize) -> Result<(), Status> 
     if nodes < MOST && all <= MOST_BYTES {
         return Ok(());
     }
-    metrics::counter!(telemetry::NEWCOMERS_REFUSED).increment(1);
     Err(Status::resource_exhausted(format!(
         "{nodes} nodes wait for their approval, and there may be {MOST}, with records of {} MiB in all: approve or delete some, or let \
          the ticket be rotated if nobody knows them",

@@ -47,8 +47,12 @@ impl Leader {
         // Those who have no ticket wait for nobody, and nobody for them.
         self.check_ticket(&request.register_ticket).await?;
         let _turn = self.newcomers.turn().await;
-        self.state
+        // Decided more than once, perhaps: what counts is how it ends.
+        let mut finds_room = true;
+        let done = self
+            .state
             .transact(|tx| {
+                finds_room = true;
                 if !is_ticket(tx, &request.register_ticket) {
                     return Err(not_the_ticket());
                 }
@@ -78,12 +82,18 @@ impl Leader {
                     labels: Some(lenient(request.labels.as_ref())),
                     ..private::Node::default()
                 };
-                newcomers::check(tx.peek(), node.encoded_len())?;
+                let checked = newcomers::check(tx.peek(), node.encoded_len());
+                finds_room = checked.is_ok();
+                checked?;
                 registrations::note(tx, &id, self.now(), from)?;
                 lookup::save(NodeRecord::new(id.clone(), node), tx)?;
                 Ok(response(usage))
             })
-            .await
+            .await;
+        if !finds_room && done.is_err() {
+            newcomers::count_refused();
+        }
+        done
     }
 
     /// Lets a registered node commit.

@@ -6,20 +6,19 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+mod cluster;
 mod growth;
+mod parts;
 mod picture;
 
 use super::{cpu, keep};
 use crate::tools::etcd::{Found, Want, select};
-use crate::workspace::{EMBED_RELEASE, STORM, build};
+use cluster::{Cluster, Programs, told};
 use curator_harness::error::{Error, Result};
-use curator_harness::process::{Capture, Orphan, ProcessSpec, bound};
 use curator_harness::signals;
 use curator_harness::step;
-use curator_harness::{
-    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, Role, Scratch, peak,
-    resident, wait_until,
-};
+use curator_harness::{CuratorProcess, EtcdBinaries, Mark, Recorded, Role, peak, wait_until};
+use parts::Part;
 
 /// How many nodes there are, and how many of them watch.
 const SIZES: [(usize, usize); 5] = [
@@ -29,9 +28,9 @@ const SIZES: [(usize, usize); 5] = [
     (3_000, 1_000),
     (10_000, 1_000),
 ];
+/// That of a part.
+const SIZE_OF_PARTS: (usize, usize) = (1_000, 1_000);
 const SOON: Duration = Duration::from_secs(30);
-/// A storm may take as long: the generator gives up a little sooner.
-const PATIENCE: Duration = Duration::from_secs(200);
 
 /// What happened before all came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,31 +68,65 @@ struct Storm {
     leaders: usize,
 }
 
-pub(super) fn run(only: Option<&str>, etcd: Option<&str>) -> Result<()> {
-    let sizes: Vec<_> = SIZES
-        .into_iter()
-        .filter(|(nodes, watchers)| only.is_none_or(|only| only == format!("{nodes}x{watchers}")))
-        .collect();
-    if sizes.is_empty() {
-        return Err(Error::usage("there is no such size; see `cargo xtask bench --help`"));
+/// What is asked for.
+pub(super) struct Options<'a> {
+    /// A size, or a part.
+    pub(super) only: Option<&'a str>,
+    /// Of a part: how many nodes, and how many clients.
+    pub(super) size: Option<&'a str>,
+    pub(super) tls: bool,
+    /// With programs that are built sooner.
+    pub(super) quick: bool,
+    pub(super) etcd: Option<&'a str>,
+}
+
+pub(super) fn run(options: &Options<'_>) -> Result<()> {
+    let part = options.only.and_then(Part::named);
+    let size = options.size.map(|size| size_of(size).ok_or_else(no_size)).transpose()?;
+    let only = match part {
+        None => options.only.map(|only| size_of(only).ok_or_else(no_size)).transpose()?,
+        Some(_) => None,
+    };
+    match part {
+        Some(Part::Join) if !options.tls => {
+            return Err(Error::usage("nodes join with their keys: give --tls as well"));
+        }
+        None if size.is_some() => return Err(Error::usage("--size is of a part; a storm's size is what --only says")),
+        _ => {}
     }
-    let want = Want::read_one(etcd)?;
+    let want = Want::read_one(options.etcd)?;
     signals::install()?;
     let Some(Found { binaries, .. }) = select(&want)?.into_iter().next() else {
         return Ok(());
     };
-    let (program, load) = (build(EMBED_RELEASE)?, build(STORM)?);
+    let programs = Programs::build(options.quick)?;
+    if let Some(part) = part {
+        return part.run(&binaries, &programs, size.unwrap_or(SIZE_OF_PARTS), options.tls);
+    }
+    let sizes: Vec<_> = only.map_or_else(|| SIZES.to_vec(), |only| vec![only]);
     let mut storms = Vec::new();
     for (nodes, watchers) in sizes {
         let name = format!("{nodes} nodes, {watchers} of which watch");
         storms.extend(step::timed(&name, || {
-            measure(&binaries, &program, &load, nodes, watchers)
+            measure(&binaries, &programs, (nodes, watchers), options.tls)
         })?);
     }
-    let report = report(&storms, binaries.version());
+    let report = report(&storms, binaries.version(), options.tls);
     step::say(&report);
-    keep("storm.html", &picture::page(&storms, binaries.version()))?;
-    keep("storm.md", &report)
+    let name = if options.tls { "storm-tls" } else { "storm" };
+    keep(&format!("{name}.html"), &picture::page(&storms, binaries.version()))?;
+    keep(&format!("{name}.md"), &report)
+}
+
+/// A number of nodes and one of clients, such as `1000x100`.
+fn size_of(text: &str) -> Option<(usize, usize)> {
+    let (nodes, watchers) = text.split_once('x')?;
+    let size = (nodes.parse().ok()?, watchers.parse().ok()?);
+    (size.0 > 0 && size.1 > 0).then_some(size)
+}
+
+fn no_size() -> Error {
+    Error::usage("there is no such size; see `cargo xtask bench --help`")
 }
 
 impl Storm {
@@ -103,57 +136,47 @@ impl Storm {
     }
 }
 
-fn measure(
-    binaries: &EtcdBinaries,
-    program: &std::path::Path,
-    load: &std::path::Path,
-    nodes: usize,
-    watchers: usize,
-) -> Result<Vec<Storm>> {
-    let scratch = Scratch::new("bench-storm")?;
-    let options = EtcdOptions {
-        peer_proxies: false,
-        ..EtcdOptions::default()
+fn measure(binaries: &EtcdBinaries, programs: &Programs, size: (usize, usize), tls: bool) -> Result<Vec<Storm>> {
+    let (nodes, watchers) = size;
+    let mut cluster = Cluster::start(binaries, programs, size, tls)?;
+    let calm = cluster.calm;
+    let before = now(&cluster.curators)?;
+    let generator = cluster.clients(size, "watch")?;
+    // Those with certificates join first.
+    let (before_cpu, marks) = match tls {
+        true => told(&generator, "joined", 0).and_then(|_| now(&cluster.curators))?,
+        false => before,
     };
-    let etcd = EtcdCluster::start(binaries, &scratch, options)?;
-    let mut filling = bound(load, Orphan::Kill);
-    filling.args(["--fill", &etcd.client_url(0), "--nodes", &nodes.to_string()]);
-    step::output("put the nodes into etcd", filling)?;
-    let mut curators = Vec::new();
-    for number in 1..=3 {
-        // The default TTL: what a storm does to it is what is looked at.
-        let options = CuratorOptions::new(number, etcd.endpoints()).leader_ttl(Duration::from_secs(10));
-        curators.push(CuratorProcess::start(program, &scratch, options)?);
-    }
-    wait_until("a leader", SOON, || leader(&curators))?;
-    let calm = most(&curators, resident)?;
-    let addresses: Vec<_> = curators.iter().map(|curator| curator.address().to_string()).collect();
-    let spec = ProcessSpec::new("storm", load)
-        .args(["--nodes", &nodes.to_string(), "--watchers", &watchers.to_string()])
-        .args(["--instances", &addresses.join(",")])
-        .capture(Capture::Stdout);
-    let before_cpu = all_cpu(&curators)?;
-    let marks: Vec<_> = curators.iter().map(CuratorProcess::mark).collect();
-    let generator = Recorded::start(&spec, &scratch)?;
-    let mut storms = vec![finish(&curators, &generator, Before::Start, calm, &before_cpu, &marks)?];
+    let mut storms = vec![finish(
+        &cluster.curators,
+        &generator,
+        Before::Start,
+        calm,
+        &before_cpu,
+        &marks,
+    )?];
     for before in [Before::StepDown, Before::Kill] {
-        let leads = wait_until("a leader", SOON, || leader(&curators))?;
-        let (before_cpu, marks) = (
-            all_cpu(&curators)?,
-            curators.iter().map(CuratorProcess::mark).collect::<Vec<_>>(),
-        );
+        let leads = wait_until("a leader", SOON, || leader(&cluster.curators))?;
+        let (before_cpu, marks) = now(&cluster.curators)?;
         generator.process.signal(Signal::USR1)?;
         generator.wait_line(Mark::START, SOON, |line| line.contains("begun"))?;
         match before {
-            Before::Kill => curators[leads].kill().map(drop)?,
+            Before::Kill => cluster.curators[leads].kill().map(drop)?,
             Before::StepDown | Before::Start => {
-                curators[leads].terminate()?;
-                curators[leads].wait_exit(SOON)?;
+                cluster.curators[leads].terminate()?;
+                cluster.curators[leads].wait_exit(SOON)?;
             }
         }
-        storms.push(finish(&curators, &generator, before, calm, &before_cpu, &marks)?);
-        curators[leads].restart()?;
-        wait_until("all to agree", SOON, || agreed(&curators))?;
+        storms.push(finish(
+            &cluster.curators,
+            &generator,
+            before,
+            calm,
+            &before_cpu,
+            &marks,
+        )?);
+        cluster.curators[leads].restart()?;
+        wait_until("all to agree", SOON, || agreed(&cluster.curators))?;
     }
     for storm in &mut storms {
         (storm.nodes, storm.watchers) = (nodes, watchers);
@@ -166,6 +189,11 @@ fn measure(
         }
     }
     Ok(storms)
+}
+
+/// What the instances have taken by now, and where their logs are.
+fn now(curators: &[CuratorProcess]) -> Result<(Vec<Duration>, Vec<Mark>)> {
+    Ok((all_cpu(curators)?, curators.iter().map(CuratorProcess::mark).collect()))
 }
 
 /// Waits for the end of the storm, and looks at what it took.
@@ -182,14 +210,7 @@ fn finish(
         Before::StepDown => 1,
         Before::Kill => 2,
     };
-    let told = |line: &str| {
-        let told: Value = serde_json::from_str(line).ok()?;
-        told["done"].is_boolean().then_some(told)
-    };
-    let lines = || generator.lines.since(Mark::START);
-    let found = wait_until("the storm to be over", PATIENCE, || {
-        lines().iter().filter_map(|line| told(&line.text)).nth(count)
-    })?;
+    let found = told(generator, "done", count)?;
     let leads = wait_until("a leader", SOON, || leader(curators))?;
     let took = cpu::of_process(curators[leads].pid())?.saturating_sub(before_cpu[leads]);
     let leaders = curators
@@ -234,9 +255,10 @@ fn most(curators: &[CuratorProcess], of: impl Fn(u32) -> Result<u64>) -> Result<
     each.into_iter().max().ok_or_else(|| Error::new("no instance runs"))
 }
 
-fn report(storms: &[Storm], version: &str) -> String {
+fn report(storms: &[Storm], version: &str, tls: bool) -> String {
+    let with = if tls { "with TLS" } else { "without TLS" };
     let mut text = format!(
-        "# The storm, measured\n\nThree members of etcd {version}, three instances and all clients on one machine. Each client has a \
+        "# The storm, measured\n\nThree members of etcd {version}, three instances and all clients on one machine, {with}. Each client has a \
          watch of all nodes and a stream of heartbeats. The peak is that of a process since its start.\n\n\
          | nodes x watchers | after | told, MB | all told after, s | leaders | leader's processor, s | peak, MiB (calm) | owner: calls, failed \
          | p50, p99, longest, ms |\n|---|---|---|---|---|---|---|---|---|\n"

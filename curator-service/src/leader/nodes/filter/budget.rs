@@ -145,3 +145,27 @@ impl Budget {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status_page::counted::Counted;
+
+    #[test]
+    fn whatever_a_filter_has_used_up_is_counted() {
+        let counted = Counted::new();
+        let _counting = counted.begin();
+        for (spent, why) in [
+            (Spent::StepsOfNode, "steps"),
+            (Spent::Bytes, "memory"),
+            (Spent::Time, "time"),
+            (Spent::Gone, "gone"),
+        ] {
+            let metric = format!("{}{{why=\"{why}\"}}", telemetry::FILTERS_REFUSED);
+            assert_eq!(counted.of(&metric), 0);
+            let told = Status::from(spent);
+            assert!(told.message().starts_with("filter: "), "{told}");
+            assert_eq!(counted.of(&metric), 1, "{metric}");
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! the work is over, not until the call is: what nobody waits for any more ends by itself, and soon.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -12,11 +13,15 @@ use tonic::Status;
 use crate::auth::Caller;
 use crate::leader::nodes::callers::{Call, Callers};
 use crate::telemetry;
+use curator_identity::pushback;
 
 /// How many filters of users are worked on at a time, and how many of nodes.
 const AT_A_TIME: usize = 2;
 /// How many calls with a filter one caller may have, worked on and waiting: all who work with the owner's key are one.
 const OF_CALLER: usize = 64;
+
+/// When whoever has too many may come again: a filter takes two seconds at most.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// All turns.
 pub(in crate::leader) struct Turns {
@@ -40,9 +45,10 @@ impl Turns {
     pub(in crate::leader) async fn next(&self, caller: &Caller) -> Result<Turn, Status> {
         let call = self.callers.enter(caller, OF_CALLER).ok_or_else(|| {
             metrics::counter!(telemetry::FILTERS_REFUSED, "why" => "turns").increment(1);
-            Status::resource_exhausted(format!(
+            let refused = Status::resource_exhausted(format!(
                 "filter: {OF_CALLER} calls of this caller with a filter are under way already"
-            ))
+            ));
+            pushback::telling(refused, AGAIN)
         })?;
         let all = match caller {
             Caller::User { .. } => &self.users,
@@ -121,6 +127,10 @@ mod tests {
         }
         let refused = turns.next(&a).await.err().expect("one too many");
         assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(
+            pushback::come_again(&refused).is_some(),
+            "it is told when to come again"
+        );
         drop((first, calls));
         assert!(turns.next(&a).now_or_never().is_some_and(|turn| turn.is_ok()));
         assert_eq!(turns.callers.count(), 0);

@@ -47,6 +47,7 @@ pub(super) enum Attack {
     Cancels,
     Deadlines,
     Mutated,
+    Handshakes,
     Registrations,
     /// While nobody leads.
     Hold,
@@ -54,7 +55,7 @@ pub(super) enum Attack {
 
 impl Attack {
     /// What nodes register last stays, so that comes last.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::NodeFilters,
         Self::FilterCrowd,
         Self::Statuses,
@@ -64,6 +65,7 @@ impl Attack {
         Self::Cancels,
         Self::Deadlines,
         Self::Mutated,
+        Self::Handshakes,
         Self::Registrations,
     ];
 
@@ -79,8 +81,18 @@ impl Attack {
             Self::Cancels => "64 calls at a time that are cancelled",
             Self::Deadlines => "64 calls at a time with a millisecond to go",
             Self::Mutated => "messages with bits turned, to all methods",
+            Self::Handshakes => "strangers with a connection for each call, 8 at a time",
             Self::Hold => "calls of strangers that wait for a leader, 17 connections with 256 each",
             Self::Registrations => "nodes that register with the ticket and all labels, 4 at a time",
+        }
+    }
+
+    /// What the leader counts of it, where a limit of its own bites within a look.
+    pub(super) const fn counter(self) -> Option<&'static str> {
+        match self {
+            Self::NodeFilters | Self::FilterCrowd => Some("curator_filters_refused_total"),
+            Self::Statuses => Some("curator_writes_paced_total"),
+            _ => None,
         }
     }
 
@@ -90,7 +102,7 @@ impl Attack {
             Self::UnreadNodes => 60,
             Self::FilterCrowd => 48,
             Self::NodeFilters | Self::Statuses => 16,
-            Self::Busy | Self::LongErrors | Self::Mutated => 8,
+            Self::Busy | Self::LongErrors | Self::Mutated | Self::Handshakes => 8,
             Self::Hold => 17,
             Self::Registrations => 4,
             Self::Cancels | Self::Deadlines => 2,
@@ -273,6 +285,11 @@ impl Camp {
             }
             Attack::Hold => self.wait_for_a_leader(at).await,
             Attack::Mutated => self.mutated(lane, at, dice).await,
+            Attack::Handshakes => loop {
+                let path = format!("{CURATOR}/JoinNode");
+                let call = request(&JoinNodeRequest::default());
+                self.sent(raw::taken(self.stranger.channel(at), &path, call).await);
+            },
             Attack::Registrations => loop {
                 self.sent(self.register(at, dice).await);
             },

@@ -5,6 +5,7 @@
 //! its time as well.
 
 mod attacks;
+mod cost;
 mod honest;
 mod raw;
 mod stalled;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use attacks::{Attack, Attackers, Camp, Party};
+use cost::{Cost, Most, Spent, counted};
 use curator_proto::common::NodeStorageSecurity;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, RegisterNodeRequest};
@@ -91,14 +93,15 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// What is seen beside an attack that is under way.
-fn beside(attackers: &Attackers, attack: Attack, honest: &Honest) -> Times {
+/// What is seen beside an attack that is under way, and what it costs.
+fn beside(cast: &Cast, attackers: &Attackers, attack: Attack, honest: &Honest, instances: [usize; 2]) -> (Times, Cost) {
+    let spent = Spent::by(cast, instances);
     let lanes = attackers.begin(attack);
     let begun = || (attackers.camp().sent.load(Ordering::Relaxed) > 0).then_some(());
     curator_harness::wait_until("the attack to begin", SOON, begun).unwrap();
     let seen = honest.watch(LOOK);
     attackers.end(lanes);
-    seen
+    (seen, spent.since(cast, instances))
 }
 
 #[test]
@@ -112,8 +115,10 @@ fn whoever_means_well_is_served_as_in_calm() {
     let honest = Honest::new(&cast, &worker, both);
     let attackers = attackers(&cast, both);
     honest.watch(LOOK);
-    let busy = beside(&attackers, Attack::Busy, &honest);
+    let (busy, busy_cost) = beside(&cast, &attackers, Attack::Busy, &honest, both);
+    let spent = Spent::by(&cast, both);
     let mut calm = honest.watch(LOOK);
+    let calm_cost = spent.since(&cast, both);
     println!(
         "measured: beside as many who mean well: p99 {:.1} ms at the leader, {:.1} ms through a follower",
         ms(busy.p99(0)),
@@ -122,12 +127,31 @@ fn whoever_means_well_is_served_as_in_calm() {
     println!(
         "measured: | attack | done | refused | through | calm p99 ms | attacked p99 ms | ratio | longest ms | leader MiB |"
     );
-    let mut harmed = Vec::new();
+    println!(
+        "measured: cost | attack | calls | leader's processors | follower's | ms a call | etcd's KiB | leader's peak MiB |"
+    );
+    println!("measured: cost | calm | 0 | {} |", calm_cost.told(1));
+    let calls = attackers.camp().sent.load(Ordering::Relaxed);
+    println!(
+        "measured: cost | {} | {calls} | {} |",
+        Attack::Busy.name(),
+        busy_cost.told(calls)
+    );
+    let (mut harmed, mut costly) = (Vec::new(), Vec::new());
     for attack in Attack::ALL {
+        let before = attack.counter().map(|counter| counted(&cast, both[0], counter));
         for look in 1..=LOOKS {
-            let attacked = beside(&attackers, attack, &honest);
+            let (attacked, cost) = beside(&cast, &attackers, attack, &honest, both);
             let camp = attackers.camp();
             let done = [&camp.sent, &camp.refused].map(|count| count.load(Ordering::Relaxed));
+            println!(
+                "measured: cost | {} | {} | {} |",
+                attack.name(),
+                done[0],
+                cost.told(done[0])
+            );
+            let beyond = cost.beyond(&Most::of(attack), done[0]);
+            costly.extend(beyond.into_iter().map(|what| format!("{}: {what}", attack.name())));
             // What has changed because of it counts for the calm as well.
             let after = honest.watch(LOOK);
             let mut slow = Vec::new();
@@ -161,10 +185,16 @@ fn whoever_means_well_is_served_as_in_calm() {
                 harmed.extend(slow);
             }
         }
+        // Whoever looks after the cluster sees which limit bites.
+        if let (Some(counter), Some(before)) = (attack.counter(), before) {
+            let after = counted(&cast, both[0], counter);
+            assert!(after > before, "{}: {counter} stays {after}", attack.name());
+        }
     }
     // It was the same leader all the time.
     assert_eq!(cast.leader_and_follower(), both);
     assert!(harmed.is_empty(), "{harmed:#?}");
+    assert!(costly.is_empty(), "{costly:#?}");
 }
 
 /// The slowest that those who mean well see through the two others when the leader dies, and which died.

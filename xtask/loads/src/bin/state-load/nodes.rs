@@ -35,12 +35,17 @@ pub(crate) fn record(number: usize) -> Vec<u8> {
     labelled(number, vec![rack])
 }
 
-/// With labels that fill it up to about so many bytes. They are valid: others would be in the store, and told to nobody.
-pub(crate) fn large(number: usize, size: usize) -> Vec<u8> {
+/// Labels of about so many bytes together.
+pub(crate) fn labels(size: usize) -> Vec<node_labels::Pair> {
     let label = |label| node_labels::Pair {
         key: format!("measured-{label:04}"),
         value: "v".repeat(63),
     };
+    (0..size / 83).map(label).collect()
+}
+
+/// With labels that fill it up to about so many bytes. They are valid: others would be in the store, and told to nobody.
+pub(crate) fn large(number: usize, size: usize) -> Vec<u8> {
     let missing = size.saturating_sub(record(number).len());
-    labelled(number, (0..=missing / 83).map(label).collect())
+    labelled(number, labels(missing + 83))
 }

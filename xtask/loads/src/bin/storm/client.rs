@@ -9,18 +9,17 @@ use bytes::Bytes;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
 use curator_proto::curator_api::{HeartbeatRequest, WatchRequest};
-use curator_service::TEST_CALLER;
+use curator_service::come_again;
 use futures::StreamExt as _;
 use prost::Message;
 use tokio::sync::{Notify, watch};
+use tonic::Status;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 
-use crate::nodes::id;
+use crate::access::Access;
 use crate::{Count, Failure};
 
 const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
@@ -47,6 +46,8 @@ pub(crate) struct Told {
     pub(crate) bytes: Count,
     /// Watches that were opened anew.
     pub(crate) again: Count,
+    /// Events of nodes that have come after the backlog.
+    pub(crate) news: Count,
 }
 
 impl Told {
@@ -58,6 +59,12 @@ impl Told {
         self.complete.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
         self.again.store(0, Ordering::Relaxed);
+        self.news.store(0, Ordering::Relaxed);
+    }
+
+    fn completes(&self) {
+        self.complete.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     pub(crate) async fn changed(&self) {
@@ -69,6 +76,9 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) nodes: usize,
     pub(crate) instances: Vec<SocketAddr>,
+    pub(crate) access: Access,
+    /// Without a watch.
+    pub(crate) only_beats: bool,
     pub(crate) told: Told,
     /// How many storms have begun.
     pub(crate) rounds: watch::Receiver<u64>,
@@ -81,34 +91,39 @@ impl Client {
         let mut counted = None;
         loop {
             let before = counted;
-            // However it has ended, it begins again.
-            let _ = self.watch(at, &mut counted).await;
+            // However it has ended, it begins again: not before it is told, if it is told.
+            let ended = self.watch(at, &mut counted).await.err();
+            let status = ended.as_ref().and_then(|ended| ended.downcast_ref::<Status>());
+            let told = status.and_then(come_again).unwrap_or_default();
             if counted != before {
                 pause = FIRST_PAUSE;
             }
             self.told.again.fetch_add(1, Ordering::Relaxed);
             // Another instance.
             at += 1;
-            tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>())).await;
+            tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>()).max(told)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
-        let mut request = Request::new(message);
-        let caller = AsciiMetadataValue::try_from(format!("node {}", id(self.number + 1)))?;
-        request.metadata_mut().insert(TEST_CALLER, caller);
-        Ok(request)
-    }
-
     async fn watch(&self, at: usize, counted: &mut Option<u64>) -> Result<(), Failure> {
         let address = self.instances[at % self.instances.len()];
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(10)).connect().await?;
-        let heart = self.heartbeats(channel.clone());
+        let channel = self.access.node(self.number, address).await?;
+        if self.only_beats {
+            return self.heartbeats(channel, Some(counted)).await;
+        }
+        let heart = self.heartbeats(channel.clone(), None);
         tokio::select! {
             ended = self.events(channel, counted) => ended,
             ended = heart => ended,
+        }
+    }
+
+    /// It has all that it waits for in this storm: which it says once.
+    fn completes(&self, counted: &mut Option<u64>) {
+        let round = Some(*self.rounds.borrow());
+        if std::mem::replace(counted, round) != round {
+            self.told.completes();
         }
     }
 
@@ -119,12 +134,13 @@ impl Client {
             kind: Some(Kind::NodesInCluster(NodesInCluster {})),
         };
         let codec = ProstCodec::<WatchRequest, Event>::default();
-        let request = self.request(message)?;
+        let request = self.access.of_node(self.number, message)?;
         let answer = grpc
             .server_streaming(request, PathAndQuery::from_static(WATCH), codec)
             .await?;
         let mut events = answer.into_inner();
         let mut seen = 0;
+        let mut backlog = true;
         while let Some(event) = events.next().await {
             let event: Event = event?;
             seen += event.nodes.len();
@@ -134,27 +150,32 @@ impl Client {
                 if seen < self.nodes {
                     return Err(Status::data_loss(format!("{seen} nodes of {}", self.nodes)).into());
                 }
-                let round = Some(*self.rounds.borrow());
-                if std::mem::replace(counted, round) != round {
-                    self.told.complete.fetch_add(1, Ordering::Relaxed);
-                    self.told.changed.notify_one();
-                }
+                self.completes(counted);
+                backlog = false;
+            } else if !backlog && !event.nodes.is_empty() {
+                self.told.news.fetch_add(1, Ordering::Relaxed);
+                self.told.changed.notify_one();
             }
         }
         Ok(())
     }
 
-    async fn heartbeats(&self, channel: Channel) -> Result<(), Failure> {
-        let beats = futures::stream::unfold((), async |()| {
-            tokio::time::sleep(HEARTBEAT).await;
-            Some((HeartbeatRequest {}, ()))
+    async fn heartbeats(&self, channel: Channel, mut counted: Option<&mut Option<u64>>) -> Result<(), Failure> {
+        // The first one at some moment, so that not all come at the same.
+        let first = HEARTBEAT.mul_f64(rand::random());
+        let beats = futures::stream::unfold(first, async |wait| {
+            tokio::time::sleep(wait).await;
+            Some((HeartbeatRequest {}, HEARTBEAT))
         });
         let mut heard = CuratorClient::new(channel)
-            .heartbeat(self.request(beats)?)
+            .heartbeat(self.access.of_node(self.number, beats)?)
             .await?
             .into_inner();
         while let Some(beat) = heard.next().await {
             beat?;
+            if let Some(counted) = &mut counted {
+                self.completes(counted);
+            }
         }
         Ok(())
     }

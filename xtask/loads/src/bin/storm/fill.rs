@@ -10,11 +10,12 @@ use crate::Failure;
 use crate::nodes::{id, large};
 
 /// What a record is filled up to, in bytes.
-const SIZE: usize = 1_000;
+pub(crate) const SIZE: usize = 1_000;
 /// As many are put in one transaction.
 const TOGETHER: usize = 60;
 
-pub(crate) async fn fill(etcd: &str, nodes: usize) -> Result<(), Failure> {
+/// Puts so many nodes there. Where there is no cluster yet, one is made whose keys nobody has.
+pub(crate) async fn fill(etcd: &str, nodes: usize, is_made: bool) -> Result<(), Failure> {
     let etcd = EtcdStore::new(EtcdConfig::new(vec![etcd.to_owned()]))?;
     let store = Namespaced::new(etcd, "namespaced:curator".parse()?);
     // Without a cluster each call would read all of the state anew.
@@ -24,7 +25,9 @@ pub(crate) async fn fill(etcd: &str, nodes: usize) -> Result<(), Failure> {
         owner_public_key: vec![3; 32],
         ..Bootstrap::default()
     };
-    bootstrap(&store, &cluster, wall_clock()).await?;
+    if !is_made {
+        bootstrap(&store, &cluster, wall_clock()).await?;
+    }
     let numbers: Vec<usize> = (1..=nodes).collect();
     for chunk in numbers.chunks(TOGETHER) {
         let put = |number: &usize| Op::put(format!("/nodes/{}", id(*number)), large(*number, SIZE));

@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use curator_proto::management_api::GetClusterInfoRequest;
 use curator_proto::management_api::management_client::ManagementClient;
-use curator_service::TEST_CALLER;
+use curator_proto::management_api::update_node_labels_request::{self, Pair};
+use curator_proto::management_api::{GetClusterInfoRequest, GetNodesRequest, UpdateNodeLabelsRequest};
+use curator_service::come_again;
 use futures::future::join_all;
-use tonic::Request;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::Failure;
+use crate::access::Access;
 
 /// Between two calls through an instance.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -20,6 +20,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Owner {
+    access: Access,
     ways: Vec<Channel>,
     seen: Mutex<Calls>,
 }
@@ -42,10 +43,11 @@ pub(crate) struct Seen {
 }
 
 impl Owner {
-    pub(crate) fn new(instances: &[SocketAddr]) -> Result<Self, Failure> {
-        let way = |address: &SocketAddr| Ok(Endpoint::from_shared(format!("http://{address}"))?.connect_lazy());
+    pub(crate) fn new(instances: &[SocketAddr], access: Access) -> Result<Self, Failure> {
+        let ways = instances.iter().map(|address| access.owner(*address));
         Ok(Self {
-            ways: instances.iter().map(way).collect::<Result<_, Failure>>()?,
+            ways: ways.collect::<Result<_, _>>()?,
+            access,
             seen: Mutex::default(),
         })
     }
@@ -78,33 +80,70 @@ impl Owner {
     }
 
     /// Calls until it is dropped.
-    pub(crate) async fn run(&self) {
-        join_all(self.ways.iter().map(|way| self.through(way))).await;
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        let ways = join_all(self.ways.iter().map(|way| self.through(way))).await;
+        ways.into_iter().collect()
     }
 
-    async fn through(&self, way: &Channel) {
+    /// Changes a node, and returns once that is acknowledged.
+    pub(crate) async fn change(&self) -> Result<(), Failure> {
+        let way = self.ways.first().ok_or("there is no instance")?;
+        let mut client = ManagementClient::new(way.clone());
+        let mut list = self.access.of_owner(GetNodesRequest::default())?;
+        list.set_timeout(DEADLINE);
+        let mut nodes = client.get_nodes(list).await?.into_inner();
+        let node = nodes.message().await?.ok_or("there is no node")?;
+        drop(nodes);
+        let mut request = self.access.of_owner(UpdateNodeLabelsRequest {
+            node: Some(update_node_labels_request::Node::Id(node.id)),
+            upsert: vec![Pair {
+                key: "changed".to_owned(),
+                value: format!("{:x}", rand::random::<u64>()),
+            }],
+            delete: Vec::new(),
+        })?;
+        request.set_timeout(DEADLINE);
+        client.update_node_labels(request).await?;
+        Ok(())
+    }
+
+    async fn through(&self, way: &Channel) -> Result<(), Failure> {
         let mut client = ManagementClient::new(way.clone());
         loop {
-            let mut request = Request::new(GetClusterInfoRequest {});
+            let mut request = self.access.of_owner(GetClusterInfoRequest {})?;
             request.set_timeout(DEADLINE);
-            request
-                .metadata_mut()
-                .insert(TEST_CALLER, AsciiMetadataValue::from_static("user owner"));
             let begun = Instant::now();
             let answer = client.get_cluster_info(request).await;
+            let told = answer.as_ref().err().and_then(come_again).unwrap_or_default();
             {
                 let mut calls = self.calls();
                 match answer {
                     Ok(_) => calls.took.push(begun.elapsed()),
                     // The instance that has ended is not there: whoever is told so calls another.
-                    Err(status) if status.message().contains("connect error") => {}
+                    Err(status) if is_not_there(&status) => {}
                     Err(status) => {
                         calls.failed += 1;
                         calls.told = Some(status.to_string());
                     }
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(told.max(PAUSE)).await;
         }
     }
+}
+
+/// Whether nobody listens at the address.
+fn is_not_there(status: &tonic::Status) -> bool {
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        let io = error.downcast_ref::<std::io::Error>();
+        io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    };
+    let mut beneath = std::error::Error::source(status);
+    while let Some(error) = beneath {
+        if refused(error) {
+            return true;
+        }
+        beneath = error.source();
+    }
+    status.message().contains("connect error")
 }

@@ -1,0 +1,107 @@
+//! A server for tests that has no room for its first calls, and says when to come again.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+use curator_proto::curator_api::{CommitNodeRequest, CommitNodeResponse};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService};
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+use tower_service::Service;
+
+/// What a caller is told that is to come again then.
+pub fn refused(said: &str) -> Status {
+    let mut status = Status::resource_exhausted("no room");
+    status
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", said.parse().unwrap());
+    status
+}
+
+/// Refuses its first calls, and tells when to come again.
+#[derive(Clone)]
+pub struct Full {
+    refuses: u32,
+    said: &'static str,
+    /// How many there were.
+    pub calls: Arc<AtomicU32>,
+}
+
+impl Full {
+    /// Refuses so many calls, and says this of when to come again.
+    pub fn new(refuses: u32, said: &'static str) -> Self {
+        Self {
+            refuses,
+            said,
+            calls: Arc::default(),
+        }
+    }
+
+    /// A server within this process, so that only what is waited for takes time.
+    pub fn serve(self) -> Channel {
+        let (accept, mut accepted) = mpsc::channel::<DuplexStream>(1);
+        let incoming = futures::stream::poll_fn(move |cx| {
+            let next = accepted.poll_recv(cx);
+            next.map(|stream| stream.map(Ok::<_, std::io::Error>))
+        });
+        tokio::spawn(Server::builder().add_service(self).serve_with_incoming(incoming));
+        let connect = move |_| {
+            let accept = accept.clone();
+            async move {
+                let (client, server) = tokio::io::duplex(64 << 10);
+                let gone = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                accept.send(server).await.map_err(gone)?;
+                Ok::<_, std::io::Error>(TokioIo::new(client))
+            }
+        };
+        Endpoint::from_static("http://full").connect_with_connector_lazy(tower::service_fn(connect))
+    }
+}
+
+impl NamedService for Full {
+    const NAME: &'static str = "metropolis.node.core.curator.proto.api.Curator";
+}
+
+impl Service<http::Request<Body>> for Full {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answer = match self.calls.fetch_add(1, Ordering::SeqCst) < self.refuses {
+            true => Err(refused(self.said)),
+            false => Ok(Response::new(CommitNodeResponse::default())),
+        };
+        async move {
+            let codec = ProstCodec::<CommitNodeResponse, CommitNodeRequest>::default();
+            Ok(Grpc::new(codec).unary(Always(answer), request).await)
+        }
+        .boxed()
+    }
+}
+
+/// The same answer to everybody.
+struct Always(Result<Response<CommitNodeResponse>, Status>);
+
+impl tonic::server::UnaryService<CommitNodeRequest> for Always {
+    type Response = CommitNodeResponse;
+    type Future = std::future::Ready<Result<Response<CommitNodeResponse>, Status>>;
+
+    fn call(&mut self, _: Request<CommitNodeRequest>) -> Self::Future {
+        let answer = std::mem::replace(&mut self.0, Err(Status::internal("asked twice")));
+        std::future::ready(answer)
+    }
+}

@@ -101,6 +101,14 @@ impl Prometheus {
         fired.unwrap().into_iter().map(name).collect()
     }
 
+    /// Whether an alert has fired by then.
+    pub(super) fn has_fired(&self, alert: &str, within: Duration) -> bool {
+        wait_until(format!("the alert {alert}"), within, || {
+            self.fired().contains(alert).then_some(())
+        })
+        .is_ok()
+    }
+
     /// Waits until all of these have fired.
     pub(super) fn fires(&self, alerts: &[&str]) {
         wait_until(format!("the alerts {alerts:?}"), 3 * SOON, || {

@@ -7,20 +7,8 @@ use curator_harness::error::{Error, Result};
 use curator_harness::step;
 
 use crate::args::Args;
+use crate::command::Command;
 use crate::commands::{api, bench, chaos, ci, fuzz, integration, setup, sim, smoke, test, up, upgrade};
-
-/// One command of `cargo xtask`.
-#[derive(Debug)]
-pub struct Command {
-    /// What is typed.
-    pub name: &'static str,
-    /// One line for the list of commands.
-    pub summary: &'static str,
-    /// The usage line and what follows it in the command's own help.
-    pub help: &'static str,
-    /// Does it.
-    pub run: fn(Args) -> Result<()>,
-}
 
 /// All commands, in the order in which a newcomer meets them.
 pub const COMMANDS: &[Command] = &[

@@ -8,7 +8,9 @@
 )]
 
 pub mod args;
+pub mod cargo;
 pub mod cli;
+pub mod command;
 pub mod commands;
 pub mod tidy;
 pub mod tools;

@@ -1,9 +1,11 @@
 //! Checks of the sources that no compiler makes.
-use std::collections::BTreeSet;
+mod circles;
+mod trees;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use crate::workspace::cargo;
 use curator_harness::checkout::root;
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::guides;
@@ -21,17 +23,18 @@ const CLAIMS: &str = "docs/claims.md";
 pub fn check() -> Result<()> {
     let mut wrong = Vec::new();
     let (mut tests, mut guides) = (BTreeSet::new(), Vec::new());
-    for path in tracked_files()? {
-        let Ok(text) = fs::read_to_string(root().join(&path)) else {
+    let files = tracked_files()?;
+    for path in &files {
+        let Ok(text) = fs::read_to_string(root().join(path)) else {
             // Not text, or removed and not yet committed.
             continue;
         };
-        wrong.extend(check_file(&path, &text));
+        wrong.extend(check_file(path, &text));
         if path.ends_with(".rs") {
             tests.extend(tests_declared(&text).map(str::to_owned));
         }
-        if guides::is_guide(&path) {
-            guides.push((path, text));
+        if guides::is_guide(path) {
+            guides.push((path.clone(), text));
         }
     }
     for (name, text) in &guides {
@@ -43,8 +46,8 @@ pub fn check() -> Result<()> {
         wrong.extend(missing.map(|name| format!("{document} names the test `{name}`, which there is none of")));
     }
     wrong.extend(check_claims(&read(CLAIMS)?, read)?);
-    wrong.extend(check_listener_tree()?);
-    wrong.extend(check_features()?);
+    wrong.extend(trees::check()?);
+    wrong.extend(check_circles(&files));
     if wrong.is_empty() {
         return Ok(());
     }
@@ -177,63 +180,24 @@ fn forbidden_words() -> Vec<String> {
     .collect()
 }
 
-/// curator-listener knows nothing of etcd, and nothing of the election.
-fn check_listener_tree() -> Result<Vec<String>> {
-    let tree = quiet(
-        "list the dependencies of curator-listener",
-        cargo(&[
-            "tree",
-            "--package",
-            "curator-listener",
-            "--edges",
-            "normal",
-            "--prefix",
-            "none",
-        ]),
-    )?;
-    Ok(intruders(&tree)
-        .into_iter()
-        .map(|name| format!("curator-listener depends on {name}, which it must not know"))
-        .collect())
-}
-
-fn intruders(tree: &str) -> Vec<&'static str> {
-    let names: Vec<_> = tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    ["etcd-client", "curator-election"]
-        .into_iter()
-        .filter(|name| names.contains(name))
-        .collect()
-}
-
-/// No program that is built for use has deliberate bugs in it, or anything else that is for tests alone.
-fn check_features() -> Result<Vec<String>> {
-    let tree = quiet(
-        "list the features of curator-service",
-        cargo(&[
-            "tree",
-            "--package",
-            "curator-service",
-            "--edges",
-            "normal,features",
-            "--prefix",
-            "none",
-        ]),
-    )?;
-    Ok(test_features(&tree)
-        .into_iter()
-        .map(|feature| format!("curator is built with {feature}, which is for tests alone"))
-        .collect())
-}
-
-fn test_features(tree: &str) -> Vec<&str> {
-    let of_ours = tree.lines().filter(|line| line.starts_with("curator-"));
-    of_ours
-        .filter(|line| {
-            ["sabotage", "simulation", "testing", "mock", "test-identity", "measure"]
-                .iter()
-                .any(|feature| line.contains(&format!("feature \"{feature}\"")))
+/// Each circle of modules in the crates of the workspace.
+fn check_circles(files: &[String]) -> Vec<String> {
+    let mut crates = BTreeMap::<&str, circles::Imports>::new();
+    for path in files {
+        if let Some((directory, within)) = path.split_once("/src/")
+            && let Ok(text) = fs::read_to_string(root().join(path))
+        {
+            crates.entry(directory).or_default().add(within, &text);
+        }
+    }
+    let found = crates.iter().flat_map(|(directory, imports)| {
+        let circles = imports.circles().into_iter();
+        circles.map(move |circle| {
+            let names = circle.into_iter().collect::<Vec<_>>().join(", ");
+            format!("{directory}: the modules {names} import each other in a circle")
         })
-        .collect()
+    });
+    found.collect()
 }
 
 #[cfg(test)]
@@ -300,25 +264,5 @@ mod tests {
             assert!(wrong[0].starts_with("README.md:2 "), "{wrong:?}");
             assert_eq!(check_file("Cargo.lock", &word), Vec::<String>::new());
         }
-    }
-
-    #[test]
-    fn features_for_tests_are_told_from_the_others() {
-        let good = "curator-service v0.1.0\ncurator-election feature \"etcd\"\ntokio feature \"testing\"\n";
-        assert_eq!(test_features(good), Vec::<&str>::new());
-        let bad = "curator-election feature \"sabotage\"\n";
-        assert_eq!(test_features(bad), ["curator-election feature \"sabotage\""]);
-    }
-
-    #[test]
-    fn the_listener_depends_on_no_intruder() {
-        assert_eq!(
-            intruders("curator-listener v0.1.0\ntonic v0.14.9\netcd-client-like v1\n"),
-            Vec::<&str>::new()
-        );
-        assert_eq!(
-            intruders("curator-listener v0.1.0\ncurator-election v0.1.0 (x)\netcd-client v0.21.1\n"),
-            ["etcd-client", "curator-election"]
-        );
     }
 }

@@ -1,23 +1,13 @@
 //! How the cargo of this workspace is called, and the programs that it builds.
 use std::env;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use curator_harness::checkout::root;
 use curator_harness::error::{Context, Error, Result};
-use curator_harness::process::{Orphan, bound};
 use serde_json::Value;
 
-/// A call of the cargo that runs us, in the root, with nothing to read.
-pub fn cargo(words: &[&str]) -> Command {
-    let mut command = bound(
-        env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")),
-        Orphan::Terminate,
-    );
-    command.args(words).current_dir(root()).stdin(Stdio::null());
-    command
-}
+use crate::cargo::cargo;
 
 /// A program of the workspace that the harness runs.
 #[derive(Clone, Copy, Debug)]

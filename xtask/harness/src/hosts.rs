@@ -244,7 +244,7 @@ fn maker(name: &str) -> Option<(u32, u8)> {
 fn ip<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<()> {
     let mut command = bound("ip", Orphan::Kill);
     command.args(args);
-    let shown = step::typed(&command);
+    let shown = crate::child::typed(&command);
     run(command, PATIENCE)?.success(&shown).map(drop)
 }
 

@@ -23,6 +23,7 @@
 )]
 
 pub mod checkout;
+pub mod child;
 pub mod clock;
 pub mod curator;
 pub mod documents;

@@ -2,12 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use super::journal::{Journal, Mark};
 use super::lines::{Line, LineReader};
 use super::lock;
 use super::scratch::{Scratch, tail};
+pub use crate::child::{Orphan, bound, spawn, typed, unbound};
 use crate::error::{Context, Error, Result};
 
 /// A killed process is gone in no time, unless the kernel itself hangs.
@@ -185,7 +185,7 @@ impl Process {
                 .stderr(Stdio::piped())
                 .stdout(append(&scratch.log(&format!("{}.out.log", spec.name)))?),
         };
-        let shown = crate::step::typed(&command);
+        let shown = typed(&command);
         let mut child = spawn(command).context(|| format!("cannot start {}: {shown}", spec.name))?;
         let pid = Pid::from_child(&child);
         let stdout = child.stdout.take();
@@ -430,7 +430,7 @@ impl Finished {
 /// # Errors
 /// When it cannot be started or takes too long. That it failed is told by [`Finished::status`].
 pub fn run(mut command: Command, within: Duration) -> Result<Finished> {
-    let shown = crate::step::typed(&command);
+    let shown = typed(&command);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -472,67 +472,4 @@ fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> 
         let _ = from.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
-}
-
-/// The signal that a child gets when we die without having stopped it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Orphan {
-    /// It is killed.
-    Kill,
-    /// It is asked to end, because it has children of its own to look after.
-    Terminate,
-}
-
-/// A command for [`spawn`] whose process does not outlive ours, even when we are killed: nothing of a run stays behind.
-///
-/// Needs `setpriv` of util-linux; without it the command is a plain one.
-pub fn bound(program: impl AsRef<OsStr>, orphan: Orphan) -> Command {
-    static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let Some(setpriv) = SETPRIV.get_or_init(|| crate::which::on_path("setpriv")) else {
-        return Command::new(program);
-    };
-    let mut command = Command::new(setpriv);
-    let signal = match orphan {
-        Orphan::Kill => "KILL",
-        Orphan::Terminate => "TERM",
-    };
-    command.args(["--pdeathsig", signal, "--"]).arg(program);
-    command
-}
-
-/// The program and arguments of a command, without what [`bound`] put before them.
-pub fn unbound(command: &Command) -> Vec<&OsStr> {
-    let words: Vec<_> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .collect();
-    if words.get(1).is_some_and(|word| *word == "--pdeathsig") {
-        words[4..].to_vec()
-    } else {
-        words
-    }
-}
-
-/// Starts a [`bound`] command.
-///
-/// The system sends the signal of [`bound`] when the *thread* that started the child ends. Therefore one thread, which
-/// lives as long as the process, starts them all.
-///
-/// # Errors
-/// When it cannot be started.
-pub fn spawn(command: Command) -> io::Result<Child> {
-    type Request = (Command, Sender<io::Result<Child>>);
-    static STARTER: OnceLock<Sender<Request>> = OnceLock::new();
-    let starter = STARTER.get_or_init(|| {
-        let (requests, todo) = channel::<Request>();
-        thread::spawn(move || {
-            for (mut command, answer) in todo {
-                let _ = answer.send(command.spawn());
-            }
-        });
-        requests
-    });
-    let (answer, answered) = channel();
-    let gone = || io::Error::other("the thread that starts processes has ended");
-    starter.send((command, answer)).map_err(|_| gone())?;
-    answered.recv().map_err(|_| gone())?
 }

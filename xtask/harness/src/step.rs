@@ -2,15 +2,14 @@
 
 use std::fmt::Display;
 use std::io::{self, Read, Write as _};
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::child::{spawn, typed};
 use crate::error::{Context, Error, Result};
-use crate::process::{spawn, unbound};
 use crate::signals;
 
 /// How long a program may take to stop when it is asked to.
@@ -56,37 +55,6 @@ pub fn timed<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Tells the reader something. That nobody reads it is no reason to fail half-way.
 pub fn say(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
-}
-
-/// The command as one could type it.
-pub fn typed(command: &Command) -> String {
-    let mut words = Vec::new();
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            words.push(format!(
-                "{}={}",
-                name.to_string_lossy(),
-                quoted(&value.to_string_lossy())
-            ));
-        }
-    }
-    let mut plain = unbound(command).into_iter();
-    if let Some(program) = plain.next().map(Path::new) {
-        // Cargo names itself to us by its full path.
-        let cargo = program.file_name().filter(|name| *name == "cargo");
-        words.push(quoted(&cargo.unwrap_or(program.as_os_str()).to_string_lossy()));
-    }
-    words.extend(plain.map(|word| quoted(&word.to_string_lossy())));
-    words.join(" ")
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 fn finish(name: &str, mut command: Command, capture: bool) -> Result<String> {
@@ -164,7 +132,7 @@ fn signal_child(child: &Child, signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{Orphan, bound};
+    use crate::child::{Orphan, bound};
 
     #[test]
     fn a_failure_names_its_command() {

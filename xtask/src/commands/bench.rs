@@ -15,7 +15,7 @@ use ways::{Way, Ways};
 use workload::WORKLOADS;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::command::Command;
 use crate::workspace::{ECHO_LOAD, FRONT, build};
 
 mod candidates;

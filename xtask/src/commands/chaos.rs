@@ -20,7 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use schedule::{Fault, Step, schedule};
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::command::Command;
 use crate::tools::etcd::{Found, Want, select};
 use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build_shipped};
 

@@ -8,12 +8,13 @@ use curator_harness::step;
 use curator_harness::which::on_path;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::cargo::cargo;
+use crate::command::Command;
 use crate::commands::{api, chaos, fuzz, integration, smoke, test};
 use crate::tidy;
 use crate::tools::etcd::{Want, select};
 use crate::tools::{optional, protoc};
-use crate::workspace::{Package, cargo, packages};
+use crate::workspace::{Package, packages};
 
 /// The command.
 pub const COMMAND: Command = Command {

@@ -8,12 +8,13 @@ use curator_harness::etcd;
 use curator_harness::step;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::cargo::cargo;
+use crate::command::Command;
 use crate::tools::clients;
 use crate::tools::etcd::{Found, Want, select};
 use crate::tools::go_candidate::go_candidate;
 use crate::tools::optional;
-use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped, cargo};
+use crate::workspace::{CURATOR, CURATORCTL, EMBED, build_shipped};
 
 /// The command.
 pub const COMMAND: Command = Command {

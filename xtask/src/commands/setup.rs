@@ -4,7 +4,7 @@ use curator_harness::signals;
 use curator_harness::step;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::command::Command;
 use crate::tools::etcd::{Want, select};
 use crate::tools::{clients, optional, protoc};
 

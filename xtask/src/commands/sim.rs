@@ -5,9 +5,9 @@ use curator_harness::error::{Error, Result};
 use curator_harness::step;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::cargo::cargo;
+use crate::command::Command;
 use crate::tools::protoc;
-use crate::workspace::cargo;
 
 /// The command.
 pub const COMMAND: Command = Command {

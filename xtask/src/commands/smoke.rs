@@ -9,8 +9,9 @@ use curator_harness::scratch::Scratch;
 use curator_harness::step;
 
 use crate::args::Args;
-use crate::cli::Command;
-use crate::workspace::{CURATOR, CURATORCTL, build_shipped, cargo};
+use crate::cargo::cargo;
+use crate::command::Command;
+use crate::workspace::{CURATOR, CURATORCTL, build_shipped};
 
 /// The command.
 pub const COMMAND: Command = Command {

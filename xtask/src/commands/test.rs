@@ -3,11 +3,11 @@ use curator_harness::error::Result;
 use curator_harness::step;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::cargo::cargo;
+use crate::command::Command;
 use crate::commands::{integration, sim, smoke};
 use crate::tools::etcd::Want;
 use crate::tools::{optional, protoc};
-use crate::workspace::cargo;
 
 /// The command.
 pub const COMMAND: Command = Command {

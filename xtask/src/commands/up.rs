@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::command::Command;
 use crate::tools::etcd::{Want, select};
 use crate::tools::protoc;
 use crate::workspace::{CURATOR, CURATORCTL, build, build_shipped};

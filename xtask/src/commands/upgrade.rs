@@ -9,7 +9,7 @@ use curator_harness::process::{Orphan, bound};
 use curator_harness::step;
 
 use crate::args::Args;
-use crate::cli::Command;
+use crate::command::Command;
 use crate::commands::integration::run_tests_with;
 use crate::tools::etcd::Want;
 use crate::workspace::{EMBED, EMBED_BEFORE, build_elsewhere};

@@ -2,7 +2,7 @@
 use curator_harness::which::on_path;
 
 use super::go_candidate::debian_library;
-use crate::workspace::cargo;
+use crate::cargo::cargo;
 
 /// Whether `cargo nextest` works here.
 pub fn has_nextest() -> bool {

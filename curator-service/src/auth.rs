@@ -12,8 +12,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use self::request_limit::Short;
-use self::revocation::Answers;
+use self::request_limit::limited;
+use self::revocation::RevocableStream;
 use curator_proto::ext::Permission;
 use curator_proto::permission::{Authorization, Methods, Unauthorized};
 use futures::FutureExt;
@@ -80,9 +80,9 @@ pub enum Member {
 
 /// Without TLS nobody can be recognized: what needs that is refused.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+pub struct RejectAll;
 
-impl Authenticator for Nobody {
+impl Authenticator for RejectAll {
     fn authenticate(&self, _: &Parts) -> Result<Member, String> {
         Err("the connection is not TLS, so that the caller cannot be recognized".into())
     }
@@ -119,12 +119,12 @@ fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, S
 }
 
 /// Knows whether a node is still one of the cluster.
-pub(crate) trait Register: Clone + Send + Sync + Unpin + 'static {
+pub(crate) trait NodeDirectory: Clone + Send + Sync + Unpin + 'static {
     /// Whether the cluster has a node with this id and key at this moment; the error is for the caller.
     fn check(&self, id: &str, public_key: &[u8; 32]) -> impl Future<Output = Result<(), Status>> + Send;
 
     /// Whether it is known by now that the cluster has no such node any more. Cheap: asked for each message of a stream.
-    fn has_lost(&self, id: &str, public_key: &[u8; 32]) -> bool;
+    fn is_removed(&self, id: &str, public_key: &[u8; 32]) -> bool;
 }
 
 /// A service that only those reach who may. Who may is decided on the headers: of the request of a caller who may not, nothing is
@@ -154,7 +154,7 @@ impl<S, R> Service<Request<Body>> for Authorized<S, R>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    R: Register,
+    R: NodeDirectory,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -178,7 +178,7 @@ where
             _ => None,
         };
         let body = match &caller {
-            Caller::Anybody { .. } => Body::new(Short::new(body)),
+            Caller::Anybody { .. } => limited(body),
             Caller::Node { .. } | Caller::User { .. } => body,
         };
         parts.extensions.insert(caller);
@@ -196,7 +196,7 @@ where
             match register.check(&id, &key).await {
                 Ok(()) if streams => {
                     let answered = inner.call(request).await?;
-                    Ok(answered.map(|body| Body::new(Answers::new(body, register, id, key))))
+                    Ok(answered.map(|body| Body::new(RevocableStream::new(body, register, id, key))))
                 }
                 Ok(()) => inner.call(request).await,
                 Err(refused) => Ok(refused.into_http()),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn without_tls_nobody_is_recognized() {
-        let refused = admit(&Nobody, &parts(WATCH, Some("user owner"))).unwrap_err();
+        let refused = admit(&RejectAll, &parts(WATCH, Some("user owner"))).unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
 
@@ -316,12 +316,12 @@ mod tests {
     #[derive(Clone)]
     struct Everybody;
 
-    impl Register for Everybody {
+    impl NodeDirectory for Everybody {
         async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
             Ok(())
         }
 
-        fn has_lost(&self, _: &str, _: &[u8; 32]) -> bool {
+        fn is_removed(&self, _: &str, _: &[u8; 32]) -> bool {
             false
         }
     }
@@ -347,7 +347,7 @@ mod tests {
             (WATCH, None, 0),
             (APPROVE, Some("node n"), 0),
             ("/metropolis.proto.api.Management/Nothing", None, 0),
-            (REGISTER, None, request_limit::MOST + 1_024),
+            (REGISTER, None, request_limit::MAX_REQUEST_BYTES + 1_024),
         ] {
             let (taken, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             let mut service = Authorized::new(Reads(read.clone()), Arc::new(TestIdentity), Everybody);
@@ -356,7 +356,10 @@ mod tests {
             assert_ne!(response.headers().get("grpc-status").expect("refused"), "0", "{path}");
             let taken = taken.load(Ordering::Relaxed);
             assert!(taken <= most, "{path}: {taken} bytes");
-            assert!(read.load(Ordering::Relaxed) <= request_limit::MOST, "{path}");
+            assert!(
+                read.load(Ordering::Relaxed) <= request_limit::MAX_REQUEST_BYTES,
+                "{path}"
+            );
         }
     }
 

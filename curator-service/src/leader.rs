@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use self::cluster::networking::Claims;
+use self::cluster::networking::KeyReservations;
 use self::cluster::pki::Pki;
 use self::nodes::backlogs::Backlogs;
 #[cfg(feature = "measure")]
@@ -37,14 +37,14 @@ use curator_proto::permission::{Authorization, Methods};
 use tonic::Status;
 use tonic::service::Routes;
 
-use crate::auth::{Authenticator, Authorized, Caller, Register, caller};
+use crate::auth::{Authenticator, Authorized, Caller, NodeDirectory, caller};
 use crate::consensus::Membership;
 use crate::state::State;
 use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
-use crate::step_down::Office;
+use crate::step_down::StepDownCoordinator;
 use curator_identity::Identity;
 use curator_identity::{CredentialsWatch, recognized};
 
@@ -53,13 +53,13 @@ const MOST_MESSAGE: usize = 4 << 20;
 
 /// What a leader needs beside the state.
 #[derive(Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct LeaderContext {
     /// The node that it runs on.
     pub(crate) node_id: String,
     /// Who the members of the consensus are.
     pub(crate) membership: Arc<dyn Membership>,
     /// Who sees to it that another instance leads; `None` for an instance that is no node's.
-    pub(crate) succession: Option<Office>,
+    pub(crate) succession: Option<StepDownCoordinator>,
     /// How large the state may become.
     pub(crate) limits: StateLimits,
     pub(crate) clock: SharedClock,
@@ -70,9 +70,9 @@ pub(crate) struct Surroundings {
 /// The leader, in one term.
 pub(crate) struct Leader {
     state: Arc<State>,
-    around: Surroundings,
+    context: LeaderContext,
     heartbeats: Heartbeats,
-    claims: Claims,
+    claims: KeyReservations,
     /// Who may look through the nodes with a filter: each takes a thread.
     filters: nodes::filter::Turns,
     /// Which watches are told their backlog.
@@ -91,21 +91,21 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) fn new(fenced: Fenced, around: Surroundings) -> Arc<Self> {
+    pub(crate) fn new(fenced: Fenced, context: LeaderContext) -> Arc<Self> {
         Arc::new(Self {
-            state: State::new(fenced, around.limits),
-            heartbeats: Heartbeats::new(around.clock.clone()),
-            claims: Claims::default(),
+            state: State::new(fenced, context.limits),
+            heartbeats: Heartbeats::new(context.clock.clone()),
+            claims: KeyReservations::default(),
             filters: nodes::filter::Turns::default(),
             backlogs: Arc::default(),
-            lists: Lists::new(around.clock.clone()),
+            lists: Lists::new(context.clock.clone()),
             newcomers: Newcomers::default(),
-            pace: Pace::new(around.clock.clone()),
+            pace: Pace::new(context.clock.clone()),
             prefixes: tokio::sync::Mutex::default(),
             cluster_pki: Pki::cluster(),
             etcd_pki: Pki::etcd(),
             kubernetes_pki: Pki::kubernetes(),
-            around,
+            context,
         })
     }
 
@@ -171,7 +171,7 @@ impl Leader {
     }
 
     fn now(&self) -> SystemTime {
-        (self.around.wall)()
+        (self.context.wall)()
     }
 }
 
@@ -182,12 +182,12 @@ fn is_up(node: &NodeRecord, public_key: &[u8; 32]) -> bool {
 
 /// What finds the leader of one term: it may begin a moment after its first call has come.
 #[derive(Clone)]
-pub(crate) struct Seat {
+pub(crate) struct LeaderHandle {
     leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
     term: curator_listener::TermId,
 }
 
-impl Seat {
+impl LeaderHandle {
     pub(crate) const fn new(
         leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
         term: curator_listener::TermId,
@@ -229,12 +229,12 @@ impl Seat {
     }
 }
 
-impl Register for Seat {
+impl NodeDirectory for LeaderHandle {
     async fn check(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
         self.leader().await?.check_node(id, public_key).await
     }
 
-    fn has_lost(&self, id: &str, public_key: &[u8; 32]) -> bool {
+    fn is_removed(&self, id: &str, public_key: &[u8; 32]) -> bool {
         let leader = self.leader.borrow();
         // Without the leader the term is over, and the call with it.
         let Some(leader) = leader.as_ref().filter(|leader| self.is_of(leader)) else {
@@ -245,12 +245,12 @@ impl Register for Seat {
 }
 
 /// Whose word is taken for who makes forwarded calls: that of the nodes that are members of the consensus now.
-pub(crate) struct Members {
+pub(crate) struct ConsensusForwarders {
     leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
     credentials: CredentialsWatch,
 }
 
-impl Members {
+impl ConsensusForwarders {
     pub(crate) const fn new(
         leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
         credentials: CredentialsWatch,
@@ -260,7 +260,7 @@ impl Members {
 }
 
 #[async_trait]
-impl Forwarders for Members {
+impl Forwarders for ConsensusForwarders {
     async fn may_forward(&self, shown: &CallerCertificates) -> bool {
         let mut leaders = self.leader.clone();
         let Some(leader) = leaders

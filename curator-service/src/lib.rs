@@ -41,7 +41,7 @@ pub mod telemetry;
 pub mod testing;
 mod validate;
 
-pub use auth::{Authenticator, Caller, Member as CallingMember, Nobody};
+pub use auth::{Authenticator, Caller, Member as CallingMember, RejectAll};
 #[cfg(any(test, feature = "test-identity"))]
 pub use auth::{TEST_CALLER, TestIdentity};
 pub use config::{Config, ConfigError, LeaderServices, StateLimits};

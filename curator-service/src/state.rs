@@ -44,7 +44,7 @@ use tonic::Status;
 use tracing::{debug, info, warn};
 use tx::Tx;
 use view::View;
-use writer::{Fate, Writer};
+use writer::{WriteOutcome, Writer};
 
 use crate::complaint::Complaint;
 use crate::state::fenced::{Fenced, FencedError};
@@ -204,11 +204,11 @@ impl State {
             };
             match (decided, change) {
                 (Ok(value), Some(change)) => match self.writer.write(place, change).await? {
-                    Fate::Done => return Ok(value),
-                    Fate::Overtaken if Instant::now() < until => {
+                    WriteOutcome::Committed => return Ok(value),
+                    WriteOutcome::Conflict if Instant::now() < until => {
                         debug!("decided on what is not so any more: once more");
                     }
-                    Fate::Overtaken => return Err(StateError::Contended.into()),
+                    WriteOutcome::Conflict => return Err(StateError::Contended.into()),
                 },
                 (decided, _) if fenced => return decided,
                 _ => {

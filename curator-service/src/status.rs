@@ -12,7 +12,7 @@ pub type LeaderStatus = ElectionStatus<LeaderElectionValue>;
 
 /// What an instance is in its election.
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct CandidateConfig {
     /// What it says of itself as a candidate.
     pub(crate) value: LeaderElectionValue,
     /// Of the election's keys.
@@ -21,7 +21,7 @@ pub(crate) struct Standing {
     pub(crate) ttl: Duration,
 }
 
-impl Standing {
+impl CandidateConfig {
     pub(crate) fn new(node_id: String, election_prefix: String, ttl: Duration, advertise: String) -> Arc<Self> {
         let Process { number, address, boot } = Process::this(advertise);
         Arc::new(Self {

@@ -14,7 +14,7 @@ pub(crate) mod term_history;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub(crate) use http::{Observatory, Site};
+pub(crate) use http::{StatusServer, StatusSources};
 
 /// Where an instance is looked at.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ pub(crate) use self::handing_over::ElectorSlot;
 use crate::audit::Entry;
 use crate::auth::{Caller, caller};
 use crate::consensus::ConsensusStatus;
-use crate::status::{LeaderStatus, Standing};
+use crate::status::{CandidateConfig, LeaderStatus};
 
 /// How long the other candidates are given to let one pass; never longer than the TTL.
 const MAKE_WAY: Duration = Duration::from_secs(5);
@@ -39,24 +39,24 @@ pub(crate) struct HandOver {
 
 /// What the service of each term is made from.
 #[derive(Clone)]
-pub(crate) struct Office {
-    standing: Arc<Standing>,
+pub(crate) struct StepDownCoordinator {
+    candidate: Arc<CandidateConfig>,
     consensus: watch::Receiver<ConsensusStatus>,
     status: watch::Receiver<LeaderStatus>,
     requests: mpsc::Sender<HandOver>,
     settling: Arc<Mutex<()>>,
 }
 
-impl Office {
+impl StepDownCoordinator {
     /// The office, and where its requests come out.
     pub(crate) fn new(
-        standing: Arc<Standing>,
+        candidate: Arc<CandidateConfig>,
         consensus: watch::Receiver<ConsensusStatus>,
         status: watch::Receiver<LeaderStatus>,
     ) -> (Self, mpsc::Receiver<HandOver>) {
         let (requests, received) = mpsc::channel(1);
         let office = Self {
-            standing,
+            candidate,
             consensus,
             status,
             requests,
@@ -90,7 +90,7 @@ impl Office {
         if request.expected_lock_revision != 0 && request.expected_lock_revision != revision.0 {
             return Err(Status::failed_precondition(format!(
                 "{} leads in term {revision} by now, and term {} was to end: it has ended already",
-                self.standing.value.node_id, request.expected_lock_revision
+                self.candidate.value.node_id, request.expected_lock_revision
             )));
         }
         let busy = || Status::aborted("the leader is about to step down already, by another call");
@@ -99,12 +99,12 @@ impl Office {
             ConsensusStatus::Running(store) => store.clone(),
             ConsensusStatus::NotRunning { reason } => return Err(Status::unavailable(reason.clone())),
         };
-        let election = self.standing.election(store);
+        let election = self.candidate.election(store);
         let next_node_id = match request.to_node_id.as_str() {
             "" => whoever_is_next(&election).await?,
             to => {
-                let within = MAKE_WAY.min(self.standing.ttl);
-                make_next(&election, &term, &self.standing.value, to, within)
+                let within = MAKE_WAY.min(self.candidate.ttl);
+                make_next(&election, &term, &self.candidate.value, to, within)
                     .await
                     .map_err(refused)?;
                 to.to_owned()
@@ -144,7 +144,7 @@ fn refused(error: TransferError) -> Status {
 
 /// The service, in one term.
 pub(crate) struct LeadershipService {
-    office: Office,
+    office: StepDownCoordinator,
     term: TermId,
 }
 
@@ -189,7 +189,7 @@ mod tests {
     use crate::consensus::FixedConsensus;
 
     struct Stage {
-        office: Office,
+        office: StepDownCoordinator,
         requests: mpsc::Receiver<HandOver>,
         id: TermId,
         _keeper: TermKeeper,
@@ -204,20 +204,20 @@ mod tests {
         let cluster = MemoryCluster::new(1);
         let store: Arc<dyn Store> = Arc::new(cluster.client(0));
         let config = Config::new(names[0], Arc::new(FixedConsensus::running(store.clone())));
-        let standing = Standing::new(
+        let candidate = CandidateConfig::new(
             config.node_id.clone(),
             config.election_prefix.clone(),
             config.effective_ttl(),
             "127.0.0.1:1".into(),
         );
-        let election = Arc::new(standing.election(store.clone()));
+        let election = Arc::new(candidate.election(store.clone()));
         let mut campaigns = Vec::new();
         let mut first: Option<(LeaseId, Revision)> = None;
         for name in names {
             let lease = election.grant(Duration::from_secs(3_600)).await.expect("no faults").id;
             let value = LeaderElectionValue {
                 node_id: (*name).into(),
-                ..standing.value.clone()
+                ..candidate.value.clone()
             };
             let campaigning = election.clone();
             campaigns.push(tokio::spawn(async move {
@@ -238,7 +238,7 @@ mod tests {
         let (keeper, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
         let (status, watched) = watch::channel(ElectionStatus::Leader(term));
         let (consensus, running) = watch::channel(ConsensusStatus::Running(store));
-        let (office, requests) = Office::new(standing, running, watched);
+        let (office, requests) = StepDownCoordinator::new(candidate, running, watched);
         let id = TermId {
             lock_key: key,
             lock_revision: revision.0,

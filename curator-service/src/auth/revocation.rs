@@ -9,10 +9,10 @@ use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::auth::Register;
+use crate::auth::NodeDirectory;
 
 /// The answers of one call.
-pub(super) struct Answers<R> {
+pub(super) struct RevocableStream<R> {
     body: Body,
     register: R,
     id: String,
@@ -20,7 +20,7 @@ pub(super) struct Answers<R> {
     over: bool,
 }
 
-impl<R> Answers<R> {
+impl<R> RevocableStream<R> {
     pub(super) const fn new(body: Body, register: R, id: String, key: [u8; 32]) -> Self {
         Self {
             body,
@@ -32,7 +32,7 @@ impl<R> Answers<R> {
     }
 }
 
-impl<R: Register> http_body::Body for Answers<R> {
+impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
     type Data = Bytes;
     type Error = Status;
 
@@ -42,7 +42,7 @@ impl<R: Register> http_body::Body for Answers<R> {
         }
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.register.has_lost(&self.id, &self.key) => {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.register.is_removed(&self.id, &self.key) => {
                 self.over = true;
                 // What the stream comes from ends with it.
                 self.body = Body::empty();
@@ -74,12 +74,12 @@ mod tests {
     #[derive(Clone, Default)]
     struct Lost(Arc<AtomicBool>);
 
-    impl Register for Lost {
+    impl NodeDirectory for Lost {
         async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
             Ok(())
         }
 
-        fn has_lost(&self, _: &str, _: &[u8; 32]) -> bool {
+        fn is_removed(&self, _: &str, _: &[u8; 32]) -> bool {
             self.0.load(Ordering::Relaxed)
         }
     }
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_deleted_node_gets_no_further_message() {
         let lost = Lost::default();
-        let mut answers = Answers::new(Body::new(Endless), lost.clone(), "node-1".into(), [7; 32]);
+        let mut answers = RevocableStream::new(Body::new(Endless), lost.clone(), "node-1".into(), [7; 32]);
         let mut next = async || futures::future::poll_fn(|cx| Pin::new(&mut answers).poll_frame(cx)).await;
         for _ in 0..3 {
             assert!(next().await.unwrap().unwrap().is_data());

@@ -21,13 +21,13 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use crate::auth::{Authenticator, Authorized, Caller, Register};
+use crate::auth::{Authenticator, Authorized, Caller, NodeDirectory};
 use crate::consensus::{Consensus, ConsensusStatus, Endpoint};
 use crate::instance::leader_address::{recorded_host, with_port};
-use crate::instance::role_history::History;
+use crate::instance::role_history::RoleHistory;
 use crate::log_filter::LogFilter;
-use crate::status::{LeaderStatus, Standing, address};
-use crate::status_page::term_history::Terms;
+use crate::status::{CandidateConfig, LeaderStatus, address};
+use crate::status_page::term_history::TermHistory;
 
 /// How long the consensus is asked. Its answers are news, not the status itself.
 const ASK: Duration = Duration::from_millis(2_500);
@@ -36,12 +36,12 @@ const ASK: Duration = Duration::from_millis(2_500);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoNodes;
 
-impl Register for NoNodes {
+impl NodeDirectory for NoNodes {
     async fn check(&self, _: &str, _: &[u8; 32]) -> Result<(), Status> {
         Err(only_users())
     }
 
-    fn has_lost(&self, _: &str, _: &[u8; 32]) -> bool {
+    fn is_removed(&self, _: &str, _: &[u8; 32]) -> bool {
         true
     }
 }
@@ -53,25 +53,25 @@ fn only_users() -> Status {
 /// The `Instance` service of one instance.
 #[derive(Clone)]
 pub(crate) struct InstanceService {
-    standing: Arc<Standing>,
+    candidate: Arc<CandidateConfig>,
     consensus: Arc<dyn Consensus>,
     status: watch::Receiver<LeaderStatus>,
-    history: History,
-    terms: Terms,
+    history: RoleHistory,
+    terms: TermHistory,
     log_filter: Option<Arc<dyn LogFilter>>,
     unreached_by: Option<watch::Receiver<Vec<String>>>,
 }
 
 impl InstanceService {
     pub(crate) fn new(
-        standing: Arc<Standing>,
+        candidate: Arc<CandidateConfig>,
         consensus: Arc<dyn Consensus>,
         status: watch::Receiver<LeaderStatus>,
-        (history, terms): (History, Terms),
+        (history, terms): (RoleHistory, TermHistory),
         log_filter: Option<Arc<dyn LogFilter>>,
     ) -> Self {
         Self {
-            standing,
+            candidate,
             consensus,
             status,
             history,
@@ -110,7 +110,7 @@ impl InstanceService {
         let queued = async {
             match &store {
                 Ok(store) => self
-                    .standing
+                    .candidate
                     .election(store.clone())
                     .candidates()
                     .await
@@ -148,17 +148,17 @@ impl InstanceService {
         };
         let seen = self.history.look(BootClock.now());
         GetInstanceStatusResponse {
-            node_id: self.standing.value.node_id.clone(),
+            node_id: self.candidate.value.node_id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::COMMIT.to_owned(),
-            address: self.standing.address(),
+            address: self.candidate.address(),
             uptime: Some(duration(seen.uptime)),
             role: role.into(),
             undetermined_reason: reason,
             time_in_role: Some(duration(seen.time_in_role)),
             transitions: seen.transitions,
             leader,
-            ttl: Some(duration(self.standing.ttl)),
+            ttl: Some(duration(self.candidate.ttl)),
             time_left: time_left.map(duration),
             leader_silent: self.terms.silent_for(BootClock.now()).map(duration),
             unreached_by: match (&self.unreached_by, role) {
@@ -174,8 +174,8 @@ impl InstanceService {
         match status {
             ElectionStatus::Undetermined(_) => None,
             ElectionStatus::Leader(term) => term.is_valid().then(|| Leader {
-                node_id: self.standing.value.node_id.clone(),
-                address: self.standing.address(),
+                node_id: self.candidate.value.node_id.clone(),
+                address: self.candidate.address(),
                 lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
                 lock_revision: term.lock_revision().0,
             }),
@@ -305,19 +305,19 @@ mod tests {
     }
 
     fn service(config: &Config, status: LeaderStatus) -> InstanceService {
-        let standing = Standing::new(
+        let candidate = CandidateConfig::new(
             config.node_id.clone(),
             config.election_prefix.clone(),
             config.effective_ttl(),
             "127.0.0.1:1".into(),
         );
         let (_, status) = watch::channel(status);
-        let history = History::new(BootClock.now());
+        let history = RoleHistory::new(BootClock.now());
         InstanceService::new(
-            standing,
+            candidate,
             config.consensus.clone(),
             status,
-            (history, Terms::default()),
+            (history, TermHistory::default()),
             config.log_filter.clone(),
         )
     }
@@ -443,7 +443,7 @@ mod tests {
             revision: Revision(2),
         };
         let service = service(&config, ElectionStatus::Follower(following));
-        let election = service.standing.election(Arc::new(cluster.client(0)));
+        let election = service.candidate.election(Arc::new(cluster.client(0)));
         let lease = election.grant(Duration::from_secs(60)).await.expect("no faults").id;
         assert_eq!(Some(lease), LeaseId::new(lease.get()));
         election.campaign(lease, leader.encode().into()).await.expect("alone");

@@ -36,9 +36,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::consensus::{ConsensusStatus, running};
-use crate::status::{LeaderStatus, Standing};
-use crate::status_page::term_history::Terms;
-use crate::step_down::Office;
+use crate::status::{CandidateConfig, LeaderStatus};
+use crate::status_page::term_history::TermHistory;
+use crate::step_down::StepDownCoordinator;
 use crate::telemetry;
 
 /// Between two looks.
@@ -77,7 +77,7 @@ struct Peer {
 
 /// What an instance does about it.
 pub(crate) struct Reach {
-    standing: Arc<Standing>,
+    candidate: Arc<CandidateConfig>,
     probe: Arc<dyn Probe>,
     /// Those who say that they do not reach this leader, for whoever asks.
     unreached_by: watch::Sender<Vec<String>>,
@@ -93,10 +93,10 @@ pub(crate) struct Reach {
 
 impl Reach {
     /// An instance that nobody complains about yet, and where those who do are told.
-    pub(crate) fn new(standing: Arc<Standing>, probe: Arc<dyn Probe>) -> (Self, watch::Receiver<Vec<String>>) {
+    pub(crate) fn new(candidate: Arc<CandidateConfig>, probe: Arc<dyn Probe>) -> (Self, watch::Receiver<Vec<String>>) {
         let (unreached_by, told) = watch::channel(Vec::new());
         let reach = Self {
-            standing,
+            candidate,
             probe,
             unreached_by,
             said: None,
@@ -112,8 +112,8 @@ impl Reach {
         mut self,
         mut consensus: watch::Receiver<ConsensusStatus>,
         status: watch::Receiver<LeaderStatus>,
-        terms: Terms,
-        office: Office,
+        terms: TermHistory,
+        office: StepDownCoordinator,
         cancel: CancellationToken,
     ) {
         let looking = async {
@@ -145,11 +145,11 @@ impl Reach {
     }
 
     fn prefix(&self) -> String {
-        format!("/reach{}/", self.standing.prefix)
+        format!("/reach{}/", self.candidate.prefix)
     }
 
     fn election(&self, store: &Arc<dyn Store>) -> impl ElectionBackend {
-        self.standing.election(store.clone())
+        self.candidate.election(store.clone())
     }
 
     /// Says whether this follower reaches the leader, if there is something new to say.
@@ -167,7 +167,7 @@ impl Reach {
         // Another process may have the same id.
         let own = queue
             .iter()
-            .find(|candidate| value(&candidate.value).as_ref() == Some(&self.standing.value));
+            .find(|candidate| value(&candidate.value).as_ref() == Some(&self.candidate.value));
         let Some((own, lease)) = own.and_then(|own| Some((own, own.lease?))) else {
             return Ok(());
         };
@@ -178,7 +178,7 @@ impl Reach {
             .filter_map(|candidate| peer(&candidate.value, candidate.lease))
             .collect();
         let report = Report {
-            node_id: self.standing.value.node_id.clone(),
+            node_id: self.candidate.value.node_id.clone(),
             lock_revision: following.revision.0,
             reaches: self.reached(&peers).await,
         };
@@ -246,7 +246,7 @@ impl Reach {
         store: &Arc<dyn Store>,
         term: &Term,
         now: Instant,
-        office: &Office,
+        office: &StepDownCoordinator,
     ) -> Result<(), StoreError> {
         let Some(next) = self.successor(store, term, now).await? else {
             return Ok(());
@@ -311,7 +311,7 @@ impl Reach {
         let own = self.reached(&peers).await;
         let next = best(&peers, &reports, &own);
         if !std::mem::replace(&mut self.told, true) {
-            let (address, by) = (self.standing.address(), self.unreached_by.borrow().join(", "));
+            let (address, by) = (self.candidate.address(), self.unreached_by.borrow().join(", "));
             let what = match (&next, made_way) {
                 (None, _) => "no other is reached either, so it stays",
                 (Some(_), true) => "a leader has made way for that within the last minute, so it waits",
@@ -336,7 +336,7 @@ impl Reach {
         let leads = Compare::created_at(term.lock_key().clone(), term.lock_revision());
         let put = Op::Put {
             key: key.clone(),
-            value: self.standing.value.node_id.clone().into(),
+            value: self.candidate.value.node_id.clone().into(),
             lease: Some(lease),
         };
         let claimed = store

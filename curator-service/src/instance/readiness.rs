@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
     use crate::consensus::FixedMembership;
-    use crate::leader::Surroundings;
+    use crate::leader::LeaderContext;
     use crate::state::fenced::Fenced;
     use crate::state::limits::StateLimits;
 
@@ -71,7 +71,7 @@ mod tests {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(1_000);
         let (_keeper, term) = Term::for_test(lock, revision, until, clock.clone());
-        let around = Surroundings {
+        let context = LeaderContext {
             node_id: "node-1".into(),
             membership: Arc::new(FixedMembership::default()),
             succession: None,
@@ -87,7 +87,7 @@ mod tests {
             cluster.set_faults(0, faults);
         };
         refuses(Link::Refused);
-        let leads = Leader::new(Fenced::new(Arc::new(store), term), around);
+        let leads = Leader::new(Fenced::new(Arc::new(store), term), context);
         let (serving, leader) = (watch::Sender::new(true), watch::Sender::new(None));
         let ready = watch::Sender::new(false);
         let (mut told, cancel) = (ready.subscribe(), CancellationToken::new());

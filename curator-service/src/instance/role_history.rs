@@ -12,7 +12,7 @@ use crate::status::LeaderStatus;
 
 /// The roles of one instance, counted. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct History(Arc<Mutex<Inner>>);
+pub(crate) struct RoleHistory(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -30,7 +30,7 @@ enum Kind {
     Leader(Bytes, Revision),
 }
 
-/// A look at a [`History`].
+/// A look at a [`RoleHistory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) uptime: Duration,
@@ -38,7 +38,7 @@ pub(crate) struct Seen {
     pub(crate) transitions: u64,
 }
 
-impl History {
+impl RoleHistory {
     /// Begins undetermined.
     pub(crate) fn new(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Inner {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn only_another_role_or_term_is_a_change() {
-        let history = History::new(at(10));
+        let history = RoleHistory::new(at(10));
         assert!(!history.note(&ElectionStatus::Undetermined(Reason::Starting), at(11)));
         assert!(history.note(&following(5, ""), at(12)));
         assert!(!history.note(&following(5, "/leader/b"), at(13)), "the same term");

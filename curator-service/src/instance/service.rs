@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::auth::certificate::OwnCertificate;
-use crate::auth::{Authenticator, Authorized, Nobody};
+use crate::auth::{Authenticator, Authorized, RejectAll};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::instance::admin_api::InstanceService;
@@ -23,16 +23,16 @@ use crate::instance::local_api::CuratorLocalService;
 use crate::instance::node_report::Reporter;
 use crate::instance::reach::{Dial, Reach};
 use crate::instance::role::Roles;
-use crate::instance::role_history::History;
+use crate::instance::role_history::RoleHistory;
 use crate::instance::tasks::{Ended, Supervisor};
 use crate::instance::{candidacy, node_report, readiness, role, watchdog};
-use crate::leader::{Leader, Members, Seat, Surroundings};
+use crate::leader::{ConsensusForwarders, Leader, LeaderContext, LeaderHandle};
 use crate::state::export::unfinished;
 use crate::state::fenced::Fenced;
-use crate::status::{LeaderStatus, Standing};
-use crate::status_page::term_history::Terms;
-use crate::status_page::{Observatory, Site};
-use crate::step_down::{ElectorSlot, Office, handing_over};
+use crate::status::{CandidateConfig, LeaderStatus};
+use crate::status_page::term_history::TermHistory;
+use crate::status_page::{StatusServer, StatusSources};
+use crate::step_down::{ElectorSlot, StepDownCoordinator, handing_over};
 use crate::{step_down, telemetry};
 
 /// One instance of the Curator.
@@ -132,7 +132,7 @@ impl Service {
         limits.tls = config.credentials.as_ref().map(|credentials| Tls {
             server: credentials.server(),
             to_leader: Arc::new(OwnCertificate(credentials.clone())),
-            forwarders: Arc::new(Members::new(leader.clone(), credentials.clone())),
+            forwarders: Arc::new(ConsensusForwarders::new(leader.clone(), credentials.clone())),
         });
         let hand_over_limit = limits.drain_limit;
         let listener = Listener::bind(config.listen.iter().copied(), limits)?;
@@ -146,7 +146,7 @@ impl Service {
             .as_ref()
             .map(|observe| {
                 let listen = observe.listen;
-                Observatory::bind(observe).map_err(|source| ServiceError::Observe { listen, source })
+                StatusServer::bind(observe).map_err(|source| ServiceError::Observe { listen, source })
             })
             .transpose()?;
         info!(
@@ -165,14 +165,14 @@ impl Service {
         let (listener_cancel, rest_cancel) = (CancellationToken::new(), CancellationToken::new());
         let elector = ElectorSlot::default();
         let mut tasks = Supervisor::new(cancel.clone());
-        let history = History::new(BootClock.now());
-        let standing = Standing::new(
+        let history = RoleHistory::new(BootClock.now());
+        let candidate = CandidateConfig::new(
             config.node_id.clone(),
             config.election_prefix.clone(),
             config.effective_ttl(),
             advertise.clone(),
         );
-        let terms = Terms::default();
+        let terms = TermHistory::default();
         tasks.spawn("role log", {
             let (history, terms, own_id) = (history.clone(), terms.clone(), config.node_id.clone());
             let (status, serving) = (status.subscribe(), listener.handle().serving());
@@ -188,7 +188,7 @@ impl Service {
             }
         });
         if let (Some(observatory), Some(observe)) = (observatory, &config.observe) {
-            let site = Site {
+            let site = StatusSources {
                 node_id: config.node_id.clone(),
                 status: status.subscribe(),
                 ready: ready.subscribe(),
@@ -237,8 +237,9 @@ impl Service {
                 Ok(())
             });
         }
-        let (office, step_downs) = Office::new(standing.clone(), config.consensus.status(), status.subscribe());
-        let (reach, unreached_by) = Reach::new(standing.clone(), Arc::new(Dial::new(config.credentials.clone())));
+        let (office, step_downs) =
+            StepDownCoordinator::new(candidate.clone(), config.consensus.status(), status.subscribe());
+        let (reach, unreached_by) = Reach::new(candidate.clone(), Arc::new(Dial::new(config.credentials.clone())));
         tasks.spawn("reach", {
             let (consensus, status) = (config.consensus.status(), status.subscribe());
             let (terms, office, cancel) = (terms.clone(), office.clone(), rest_cancel.clone());
@@ -261,7 +262,7 @@ impl Service {
             });
         }
         tasks.spawn("leader", {
-            let around = Surroundings {
+            let context = LeaderContext {
                 node_id: config.node_id.clone(),
                 membership: config.consensus.membership(),
                 succession: config.credentials.is_some().then(|| office.clone()),
@@ -270,7 +271,7 @@ impl Service {
                 wall: curator_identity::wall_clock,
             };
             let (status, consensus) = (status.subscribe(), config.consensus.status());
-            lead(status, consensus, around, seat, rest_cancel.clone())
+            lead(status, consensus, context, seat, rest_cancel.clone())
         });
         tasks.spawn("hand-over", {
             let (handle, elector, cancel) = (listener.handle(), elector.clone(), rest_cancel.clone());
@@ -292,7 +293,7 @@ impl Service {
             let consensus = config.consensus.clone();
             let log_filter = config.log_filter.clone();
             let instance = InstanceService::new(
-                standing.clone(),
+                candidate.clone(),
                 consensus,
                 status.subscribe(),
                 (history, terms),
@@ -353,7 +354,7 @@ impl Service {
             verdict
         });
         let candidate = Candidate {
-            standing,
+            candidate,
             pulse,
             listener: listener_handle,
             slot: elector,
@@ -389,18 +390,18 @@ fn services(
     config: &Config,
     local: CuratorLocalService,
     instance: InstanceService,
-    office: Office,
+    office: StepDownCoordinator,
     leader: watch::Receiver<Option<Arc<Leader>>>,
 ) -> Result<Services, DescriptorError> {
     let added = config.leader_services.clone();
     let authenticator: Arc<dyn Authenticator> = match (&config.authenticator, &config.credentials) {
         (Some(authenticator), _) => authenticator.clone(),
         (None, Some(credentials)) => Arc::new(credentials.clone()),
-        (None, None) => Arc::new(Nobody),
+        (None, None) => Arc::new(RejectAll),
     };
     let instance = instance.into_server(authenticator.clone());
     let services = Services::new(move |term| {
-        let seat = Seat::new(leader.clone(), term.term.clone());
+        let seat = LeaderHandle::new(leader.clone(), term.term.clone());
         let leadership = office.clone().service(term.term.clone());
         let leadership = Authorized::new(leadership, authenticator.clone(), seat.clone());
         added(term, seat.routes(&authenticator).add_service(leadership))
@@ -418,7 +419,7 @@ fn services(
 async fn lead(
     mut status: watch::Receiver<LeaderStatus>,
     consensus: watch::Receiver<ConsensusStatus>,
-    around: Surroundings,
+    context: LeaderContext,
     seat: watch::Sender<Option<Arc<Leader>>>,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
@@ -438,7 +439,7 @@ async fn lead(
             return Ok(());
         };
         last = Some(term.clone());
-        let leader = Leader::new(Fenced::new(store, term.clone()), around.clone());
+        let leader = Leader::new(Fenced::new(store, term.clone()), context.clone());
         seat.send_replace(Some(leader.clone()));
         tokio::select! {
             () = leader.run() => {}
@@ -459,7 +460,7 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Ter
 
 /// What an instance stands for election with.
 struct Candidate {
-    standing: Arc<Standing>,
+    candidate: Arc<CandidateConfig>,
     pulse: Pulse,
     listener: ListenerHandle,
     slot: ElectorSlot,
@@ -475,7 +476,7 @@ async fn elect(
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
     let Candidate {
-        standing,
+        candidate,
         pulse,
         listener,
         slot,
@@ -491,19 +492,19 @@ async fn elect(
     {
         return Ok(());
     }
-    let backend = Arc::new(standing.election(store));
+    let backend = Arc::new(candidate.election(store));
     while !cancel.is_cancelled() {
         if let Some(verdict) = &mut verdict {
-            let following = candidacy::follow(&*backend, &config.node_id, standing.ttl, &status, verdict);
+            let following = candidacy::follow(&*backend, &config.node_id, candidate.ttl, &status, verdict);
             if cancel.run_until_cancelled(following).await.is_none() {
                 break;
             }
         }
         let elector = Elector::new(
             backend.clone(),
-            &standing.value,
+            &candidate.value,
             ElectorConfig {
-                ttl: standing.ttl,
+                ttl: candidate.ttl,
                 pulse: Some(pulse.clone()),
                 ..ElectorConfig::default()
             },
@@ -567,8 +568,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 async fn log_roles(
     mut status: watch::Receiver<LeaderStatus>,
     mut serving: watch::Receiver<bool>,
-    history: History,
-    (own_id, terms): (String, Terms),
+    history: RoleHistory,
+    (own_id, terms): (String, TermHistory),
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
     let note = |status: &LeaderStatus| {

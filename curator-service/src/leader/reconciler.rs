@@ -41,7 +41,7 @@ enum Task {
 
 /// Why a pass changed nothing, though perhaps it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-enum Doubt {
+enum Blocked {
     #[error("the leader's own node {0} is no member of the consensus")]
     NoMember(String),
     #[error("the leader's own node {0} is not among the nodes")]
@@ -55,7 +55,7 @@ fn next(
     members: &[Member],
     nodes: &[&NodeRecord],
     decommissions: &[(String, Phase)],
-) -> Result<Option<Task>, Doubt> {
+) -> Result<Option<Task>, Blocked> {
     if nodes.is_empty() {
         // There is no cluster yet.
         return Ok(None);
@@ -63,7 +63,7 @@ fn next(
     let is_member = |id: &str| members.iter().any(|member| member.node_id() == id);
     let known: BTreeSet<&str> = nodes.iter().map(|node| node.id()).collect();
     if !known.contains(own) {
-        return Err(Doubt::NoNode(own.into()));
+        return Err(Blocked::NoNode(own.into()));
     }
     let step = |id: &str, phase: Phase| Task::Decommission {
         node: id.into(),
@@ -73,12 +73,12 @@ fn next(
         // It may be missing because it has just been taken out of service. What is left of that concerns its record alone.
         let leaving = decommissions.iter().find(|(id, _)| id == own);
         let rest = leaving.map(|(id, phase)| Some(step(id, *phase)));
-        return rest.ok_or_else(|| Doubt::NoMember(own.into()));
+        return rest.ok_or_else(|| Blocked::NoMember(own.into()));
     }
     // One that somebody has added and not started yet has no name: it is left alone, since it may be any node's.
     let mut named = members.iter().filter(|member| !member.is_unknown());
-    let stray = named.find(|member| !known.contains(&*member.node_id()));
-    if let Some(member) = stray {
+    let orphan_member = named.find(|member| !known.contains(&*member.node_id()));
+    if let Some(member) = orphan_member {
         return Ok(Some(Task::RemoveMember {
             member: member.id,
             node: member.node_id(),
@@ -134,7 +134,7 @@ impl Leader {
     pub(super) async fn pass(&self) -> Result<(), Status> {
         // What has been written since is not judged by members that were read before it.
         let before = self.state.fenced().fence().await.map_err(StateError::from)?;
-        let members = self.around.membership.members().await;
+        let members = self.context.membership.members().await;
         let members = members.map_err(|error| Status::unavailable(format!("the consensus: {error}")))?;
         let read = self.state.read(|view| {
             let nodes: Result<Vec<_>, _> = view.nodes().map(|(_, node)| node.clone()).collect();
@@ -153,7 +153,7 @@ impl Leader {
             let phase = self.state.transact(|tx| decommission::phase(tx, &id)).await?;
             decommissions.extend(phase.map(|phase| (id, phase)));
         }
-        let task = next(&self.around.node_id, &members, &nodes, &decommissions);
+        let task = next(&self.context.node_id, &members, &nodes, &decommissions);
         let Some(task) = task.map_err(|doubt| Status::failed_precondition(doubt.to_string()))? else {
             return Ok(());
         };
@@ -176,7 +176,7 @@ impl Leader {
     }
 
     async fn carry_out(&self, task: Task, before: Revision) -> Result<(), Status> {
-        let membership = &self.around.membership;
+        let membership = &self.context.membership;
         match task {
             Task::RemoveMember { member, node } => {
                 self.lead_on()?;
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    fn task(members: &[Member], nodes: &[NodeRecord], leaving: &[(String, Phase)]) -> Result<Option<Task>, Doubt> {
+    fn task(members: &[Member], nodes: &[NodeRecord], leaving: &[(String, Phase)]) -> Result<Option<Task>, Blocked> {
         next("a", members, &nodes.iter().collect::<Vec<_>>(), leaving)
     }
 
@@ -288,11 +288,11 @@ mod tests {
     fn nothing_is_changed_while_the_own_node_is_missing() {
         assert_eq!(
             task(&[member(2, "b")], &[node("a", true)], &[]),
-            Err(Doubt::NoMember("a".into()))
+            Err(Blocked::NoMember("a".into()))
         );
         assert_eq!(
             task(&[member(1, "a")], &[node("b", true)], &[]),
-            Err(Doubt::NoNode("a".into()))
+            Err(Blocked::NoNode("a".into()))
         );
     }
 
@@ -316,11 +316,11 @@ mod tests {
     fn strays_go_first_and_then_roles_follow_members() {
         let members = [member(1, "a"), member(3, "c")];
         let nodes = [node("a", true), node("b", true)];
-        let stray = Task::RemoveMember {
+        let orphan_member = Task::RemoveMember {
             member: 3,
             node: "c".into(),
         };
-        assert_eq!(task(&members, &nodes, &[]), Ok(Some(stray)));
+        assert_eq!(task(&members, &nodes, &[]), Ok(Some(orphan_member)));
         assert_eq!(
             task(&members[..1], &nodes, &[]),
             Ok(Some(Task::TakeRole { node: "b".into() }))
@@ -357,11 +357,14 @@ mod tests {
         assert_eq!(task(&[member(1, "a"), added("")], &nodes, &[]), Ok(None));
         let role = Task::GiveRole { node: "c".into() };
         assert_eq!(task(&[member(1, "a"), added("c")], &nodes, &[]), Ok(Some(role)));
-        let stray = Task::RemoveMember {
+        let orphan_member = Task::RemoveMember {
             member: 3,
             node: "x".into(),
         };
-        assert_eq!(task(&[member(1, "a"), added("x")], &nodes, &[]), Ok(Some(stray)));
+        assert_eq!(
+            task(&[member(1, "a"), added("x")], &nodes, &[]),
+            Ok(Some(orphan_member))
+        );
     }
 
     #[test]

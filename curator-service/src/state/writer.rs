@@ -38,17 +38,17 @@ pub(super) struct Place(u64);
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum WriteOutcome {
     /// It was made, and the view has it.
-    Done,
+    Committed,
     /// Nothing was done: what it was decided on is not so any more, and the view has what is so instead.
-    Overtaken,
+    Conflict,
 }
 
 struct Waiting {
     place: Place,
     change: Change,
-    answer: oneshot::Sender<Result<Fate, FencedError>>,
+    answer: oneshot::Sender<Result<WriteOutcome, FencedError>>,
     /// What it is done for.
     span: Span,
 }
@@ -73,12 +73,12 @@ impl Writer {
     /// Makes a change under its own conditions, in whatever company.
     ///
     /// Cancellation: whether it was made is not known then.
-    pub(super) async fn write(&self, place: Place, change: Change) -> Result<Fate, StateError> {
+    pub(super) async fn write(&self, place: Place, change: Change) -> Result<WriteOutcome, StateError> {
         let span = debug_span!(target: TRACED, "write", operations = change.ops.len());
         self.queue(place, change, &span).instrument(span.clone()).await
     }
 
-    async fn queue(&self, place: Place, change: Change, span: &Span) -> Result<Fate, StateError> {
+    async fn queue(&self, place: Place, change: Change, span: &Span) -> Result<WriteOutcome, StateError> {
         let _room = self.room.acquire().await.map_err(|_| StateError::Over)?;
         let (answer, answered) = oneshot::channel();
         {
@@ -115,7 +115,7 @@ impl Writer {
                 // Whoever has gone does not want it any more.
                 waiting.retain(|each| !each.answer.is_closed());
                 for overtaken in waiting.extract_if(.., |each| view.has_overtaken(&each.change)) {
-                    let _ = overtaken.answer.send(Ok(Fate::Overtaken));
+                    let _ = overtaken.answer.send(Ok(WriteOutcome::Conflict));
                 }
                 batch::take(&mut waiting, |each| &each.change)
             };
@@ -168,9 +168,9 @@ async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKin
             state.tell();
             for (each, outcome) in taken.into_iter().zip(outcomes) {
                 let fate = match outcome {
-                    Outcome::Done(_) => Fate::Done,
-                    Outcome::Conflict { .. } if sabotage::on(Sabotage::AcknowledgesConflict) => Fate::Done,
-                    Outcome::Conflict { .. } => Fate::Overtaken,
+                    Outcome::Done(_) => WriteOutcome::Committed,
+                    Outcome::Conflict { .. } if sabotage::on(Sabotage::AcknowledgesConflict) => WriteOutcome::Committed,
+                    Outcome::Conflict { .. } => WriteOutcome::Conflict,
                 };
                 // Whoever has gone does not want to know.
                 let _ = each.answer.send(Ok(fate));

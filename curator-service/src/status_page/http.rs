@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::gauges;
 use crate::status::LeaderStatus;
-use crate::status_page::term_history::Terms;
+use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, page};
 use curator_identity::CredentialsWatch;
 
@@ -35,11 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is told.
-pub(crate) struct Site {
+pub(crate) struct StatusSources {
     pub(crate) node_id: String,
     pub(crate) status: watch::Receiver<LeaderStatus>,
     pub(crate) ready: watch::Receiver<bool>,
-    pub(crate) terms: Terms,
+    pub(crate) terms: TermHistory,
     pub(crate) credentials: Option<CredentialsWatch>,
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The endpoints that are members of another etcd cluster.
@@ -47,12 +47,12 @@ pub(crate) struct Site {
 }
 
 /// The socket that an instance is looked at by.
-pub(crate) struct Observatory {
+pub(crate) struct StatusServer {
     socket: std::net::TcpListener,
     address: SocketAddr,
 }
 
-impl Observatory {
+impl StatusServer {
     pub(crate) fn bind(observe: &Observe) -> io::Result<Self> {
         let socket = std::net::TcpListener::bind(observe.listen)?;
         socket.set_nonblocking(true)?;
@@ -65,7 +65,7 @@ impl Observatory {
     }
 
     /// Answers until cancelled.
-    pub(crate) async fn run(self, site: Site, cancel: CancellationToken) -> io::Result<()> {
+    pub(crate) async fn run(self, site: StatusSources, cancel: CancellationToken) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
         let address = self.address;
         let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
@@ -105,7 +105,7 @@ async fn accept(
     Ok((socket.accept().await?.0, seat))
 }
 
-async fn serve(stream: TcpStream, site: Arc<Site>, address: SocketAddr) {
+async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr) {
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = answer(&site, &request, address);
         async move { Ok::<_, Infallible>(answer) }
@@ -121,7 +121,7 @@ async fn serve(stream: TcpStream, site: Arc<Site>, address: SocketAddr) {
     }
 }
 
-fn answer<B>(site: &Site, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
+fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
     if address.ip().is_loopback() && !meant_for_this_host(request, address.ip()) {
         return text(StatusCode::MISDIRECTED_REQUEST, "ask for this host by its address");
     }
@@ -215,21 +215,21 @@ mod tests {
 
     use super::*;
 
-    fn site(ready: bool) -> Site {
+    fn site(ready: bool) -> StatusSources {
         let (_, status) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (_, ready) = watch::channel(ready);
-        Site {
+        StatusSources {
             node_id: "me".into(),
             status,
             ready,
-            terms: Terms::default(),
+            terms: TermHistory::default(),
             credentials: None,
             metrics: Arc::new(|| "curator_ready 1\n".into()),
             foreign: Arc::new(Vec::new),
         }
     }
 
-    fn asked(site: &Site, method: &str, path: &str, host: &str) -> StatusCode {
+    fn asked(site: &StatusSources, method: &str, path: &str, host: &str) -> StatusCode {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -301,7 +301,7 @@ mod tests {
             listen: "127.0.0.1:0".parse().unwrap(),
             metrics: Arc::new(String::new),
         };
-        let observatory = Observatory::bind(&observe).unwrap();
+        let observatory = StatusServer::bind(&observe).unwrap();
         let address = observatory.address();
         let cancel = CancellationToken::new();
         let running = tokio::spawn(observatory.run(site(true), cancel.clone()));

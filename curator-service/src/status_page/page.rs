@@ -5,13 +5,13 @@ use curator_election::clock::Instant;
 use serde_json::{Value, json};
 
 use crate::status::LeaderStatus;
-use crate::status_page::term_history::Terms;
+use crate::status_page::term_history::TermHistory;
 
 /// Shows [`status`], asked for again and again.
 pub(super) const HTML: &str = include_str!("page.html");
 
 /// What the page shows, for machines. Times are in milliseconds before now.
-pub(super) fn status(own_id: &str, status: &LeaderStatus, ready: bool, terms: &Terms, now: Instant) -> Value {
+pub(super) fn status(own_id: &str, status: &LeaderStatus, ready: bool, terms: &TermHistory, now: Instant) -> Value {
     let ago = |then: Instant| u64::try_from(now.saturating_since(then).as_millis()).unwrap_or(u64::MAX);
     let (role, leader, address, revision, left, reason) = match status {
         ElectionStatus::Leader(term) if term.is_valid() => (
@@ -84,7 +84,7 @@ mod tests {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(5);
         let (keeper, term) = Term::for_test("/leader/1", Revision(9), until, clock.clone());
-        let (leads, terms) = (ElectionStatus::Leader(term), Terms::default());
+        let (leads, terms) = (ElectionStatus::Leader(term), TermHistory::default());
         terms.note("me", &leads, clock.now());
         tokio::time::advance(Duration::from_secs(1)).await;
         let shown = status("me", &leads, true, &terms, clock.now());

@@ -14,7 +14,7 @@ const MOST: usize = 50;
 
 /// The terms that were seen, the newest last. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Terms(Arc<Mutex<Inner>>);
+pub(crate) struct TermHistory(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -37,7 +37,7 @@ pub(crate) struct Seen {
     pub(crate) after: Option<Duration>,
 }
 
-impl Terms {
+impl TermHistory {
     /// Takes note of the present status. Returns how long no leader was known, if one is known again.
     pub(crate) fn note(&self, own_id: &str, status: &LeaderStatus, now: Instant) -> Option<Duration> {
         let known = match status {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn terms_come_and_go_with_the_time_between_them() {
-        let terms = Terms::default();
+        let terms = TermHistory::default();
         let nobody = ElectionStatus::Undetermined(Reason::NoLeader);
         assert_eq!(terms.note("me", &nobody, at(1)), None);
         assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
     /// A leader that is dead and named until its lease runs out has not led since it fell silent.
     #[test]
     fn leader_that_is_silent_counts_as_none() {
-        let terms = Terms::default();
+        let terms = TermHistory::default();
         assert_eq!(terms.reached(false, at(1)), None);
         assert_eq!(terms.silent_for(at(2)), None, "none is known");
         terms.note("me", &follows("a", 5), at(2));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn only_so_many_are_remembered() {
-        let terms = Terms::default();
+        let terms = TermHistory::default();
         for revision in 1..200 {
             terms.note("me", &follows("a", revision), at(revision.unsigned_abs()));
         }

@@ -17,25 +17,25 @@ use tonic::Status;
 
 use crate::auth::Caller;
 use crate::consensus::FixedMembership;
-use crate::leader::{EncodedEvent, Leader, Surroundings};
+use crate::leader::{EncodedEvent, Leader, LeaderContext};
 use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 
 /// A leader without an election, over a store.
-pub struct Measured {
+pub struct BenchHooks {
     leader: Arc<Leader>,
     guard: Compare,
     running: JoinHandle<()>,
     _keeper: TermKeeper,
 }
 
-impl Drop for Measured {
+impl Drop for BenchHooks {
     fn drop(&mut self) {
         self.running.abort();
     }
 }
 
-impl Measured {
+impl BenchHooks {
     /// Begins a term by putting its lock key.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Measured {
         let until = clock.now() + Duration::from_secs(24 * 3_600);
         let (keeper, term) = Term::for_test(lock, revision, until, clock.clone());
         let guard = term.guard();
-        let around = Surroundings {
+        let context = LeaderContext {
             node_id: "measured".into(),
             membership: Arc::new(FixedMembership::default()),
             succession: None,
@@ -55,7 +55,7 @@ impl Measured {
             clock,
             wall: || SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000),
         };
-        let leader = Leader::new(Fenced::new(store, term), around);
+        let leader = Leader::new(Fenced::new(store, term), context);
         let running = tokio::spawn(leader.clone().run());
         Ok(Self {
             leader,

@@ -44,22 +44,22 @@ impl Stage {
         let (mut reaches, mut campaigns, mut first) = (Vec::new(), Vec::new(), None);
         for (name, reached) in nodes {
             let config = Config::new(*name, Arc::new(FixedConsensus::running(store.clone())));
-            let standing = Standing::new(
+            let candidate = CandidateConfig::new(
                 config.node_id.clone(),
                 config.election_prefix.clone(),
                 config.effective_ttl(),
                 format!("{name}:7835"),
             );
-            let election: Arc<StoreElection<dyn Store>> = Arc::new(standing.election(store.clone()));
+            let election: Arc<StoreElection<dyn Store>> = Arc::new(candidate.election(store.clone()));
             let lease = election.grant(Duration::from_secs(3_600)).await.unwrap().id;
-            let (value, campaigning) = (standing.value.encode().into(), election.clone());
+            let (value, campaigning) = (candidate.value.encode().into(), election.clone());
             campaigns.push(tokio::spawn(async move { campaigning.campaign(lease, value).await }));
             while election.candidates().await.unwrap().len() < campaigns.len() {
                 sleep(Duration::from_millis(10)).await;
             }
             let candidates = election.candidates().await.unwrap();
             first.get_or_insert((lease, candidates[0].create_revision));
-            reaches.push(Reach::new(standing, Arc::new(Reached(reached.iter().copied().collect()))).0);
+            reaches.push(Reach::new(candidate, Arc::new(Reached(reached.iter().copied().collect()))).0);
         }
         let (lease, revision) = first.unwrap();
         let clock = Arc::new(TokioClock::new());
@@ -78,7 +78,7 @@ impl Stage {
     /// A follower's look, when it has not heard of the leader for so long.
     async fn follows(&mut self, at: usize, silent: Option<Duration>) {
         let following = Following {
-            leader: self.nodes[0].standing.value.clone(),
+            leader: self.nodes[0].candidate.value.clone(),
             key: self.term.lock_key().clone(),
             revision: self.term.lock_revision(),
         };
@@ -166,7 +166,7 @@ async fn a_leader_stays_where_nobody_reaches_anybody() {
 async fn complaints_are_of_a_term_and_go_with_the_candidacy() {
     let mut stage = Stage::new(&[("a", &["b", "c"]), ("b", &[]), ("c", &[])]).await;
     let following = Following {
-        leader: stage.nodes[0].standing.value.clone(),
+        leader: stage.nodes[0].candidate.value.clone(),
         key: stage.term.lock_key().clone(),
         revision: Revision(stage.term.lock_revision().0 - 1),
     };

@@ -12,7 +12,7 @@ use prost::Message;
 use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::leader::{Leader, Seat, calling_key};
+use crate::leader::{Leader, LeaderHandle, calling_key};
 use crate::state::keys::INITIAL_OWNER;
 use crate::state::tx::Tx;
 use crate::validate::key32;
@@ -21,14 +21,14 @@ use curator_identity::Subject;
 /// The one identity that there is.
 pub(in crate::leader) const OWNER: &str = "owner";
 
-pub(in crate::leader) type Answers = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
+pub(in crate::leader) type RevocableStream = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Aaa for Seat {
-    type EscrowStream = Answers;
+impl Aaa for LeaderHandle {
+    type EscrowStream = RevocableStream;
 
     /// Answers the first request, and ends.
-    async fn escrow(&self, request: Request<Streaming<EscrowRequest>>) -> Result<Response<Answers>, Status> {
+    async fn escrow(&self, request: Request<Streaming<EscrowRequest>>) -> Result<Response<RevocableStream>, Status> {
         let key = calling_key(&request)?;
         let leader = self.leader().await?;
         let mut requests = request.into_inner();
@@ -43,7 +43,7 @@ impl Leader {
         &self,
         key: Option<[u8; 32]>,
         first: Option<EscrowRequest>,
-    ) -> Result<Answers, Status> {
+    ) -> Result<RevocableStream, Status> {
         let parameters = first
             .and_then(|first| first.parameters)
             .ok_or_else(|| Status::invalid_argument("parameters: they are missing"))?;

@@ -14,12 +14,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::caller;
 use crate::leader::nodes::lookup::to_stranger;
-use crate::leader::{Seat, calling_address, calling_key, calling_node};
+use crate::leader::{LeaderHandle, calling_address, calling_key, calling_node};
 
 type Heartbeats = Pin<Box<dyn Stream<Item = Result<HeartbeatResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Curator for Seat {
+impl Curator for LeaderHandle {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
     type HeartbeatStream = Heartbeats;
 

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::audit::Entry;
 use crate::auth::caller;
-use crate::leader::Seat;
+use crate::leader::LeaderHandle;
 use crate::leader::nodes::list::Nodes;
 
 /// Unary methods, which the leader has under the same names; those that are `audited` are told of.
@@ -21,7 +21,7 @@ macro_rules! unary {
         audited { $($audited:ident($audited_request:ident) -> $audited_response:ident;)* }
     ) => {
         #[tonic::async_trait]
-        impl Management for Seat {
+        impl Management for LeaderHandle {
             type GetNodesStream = Nodes;
 
             async fn get_nodes(&self, request: Request<GetNodesRequest>) -> Result<Response<Nodes>, Status> {

@@ -97,7 +97,7 @@ fn taken() -> Status {
 
 /// The keys that are being written.
 #[derive(Clone, Default)]
-pub(in crate::leader) struct Claims(Arc<Mutex<Claimed>>);
+pub(in crate::leader) struct KeyReservations(Arc<Mutex<Claimed>>);
 
 #[derive(Default)]
 struct Claimed {
@@ -107,9 +107,9 @@ struct Claimed {
     doubtful: VecDeque<String>,
 }
 
-impl Claims {
+impl KeyReservations {
     /// Keeps others from a key while the claim is there.
-    fn claim(&self, key: &str, node: &str) -> Result<Claim, Status> {
+    fn claim(&self, key: &str, node: &str) -> Result<KeyReservation, Status> {
         let mut claimed = self.claimed();
         let (owner, calls) = claimed
             .owners
@@ -119,7 +119,7 @@ impl Claims {
             return Err(taken());
         }
         *calls += 1;
-        Ok(Claim {
+        Ok(KeyReservation {
             claims: self.clone(),
             key: key.to_owned(),
             doubtful: true,
@@ -144,13 +144,13 @@ impl Claims {
 
 /// Unless it is given up, the key stays the node's: it may have been written, and show only later. So it is when the store does
 /// not answer, and when the caller goes while the write is under way.
-struct Claim {
-    claims: Claims,
+struct KeyReservation {
+    claims: KeyReservations,
     key: String,
     doubtful: bool,
 }
 
-impl Claim {
+impl KeyReservation {
     /// It is known what became of the key: the state says it.
     fn give_up(mut self) {
         self.doubtful = false;
@@ -171,7 +171,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for KeyReservation {
     fn drop(&mut self) {
         match self.doubtful {
             true => self.keep(),
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_key_is_claimed_by_one_node_at_a_time() {
-        let claims = Claims::default();
+        let claims = KeyReservations::default();
         let one = claims.claim("k", "a").expect("free");
         let again = claims.claim("k", "a").expect("its own");
         one.give_up();

@@ -9,7 +9,7 @@ use crate::leader::api::aaa::{OWNER, owners_key};
 use crate::leader::nodes::lookup;
 use crate::leader::nodes::lookup::to_stranger;
 use crate::leader::nodes::pace::Kind;
-use crate::leader::{Leader, Seat, calling_key, is_up};
+use crate::leader::{Leader, LeaderHandle, calling_key, is_up};
 use crate::state::tx::Tx;
 use curator_identity::Subject;
 
@@ -74,7 +74,7 @@ fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
 }
 
 #[tonic::async_trait]
-impl Certificates for Seat {
+impl Certificates for LeaderHandle {
     async fn issue_own(&self, request: Request<IssueOwnRequest>) -> Result<Response<IssueOwnResponse>, Status> {
         let key = calling_key(&request)?;
         // Who has shown no key of the cluster's is not told of, however often they call.

@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use tonic::{Request, Response, Status};
 
 use crate::audit::Entry;
-use crate::leader::{Leader, Seat};
+use crate::leader::{Leader, LeaderHandle};
 use crate::state::keys::REGISTER_TICKET;
 use crate::state::tx::Tx;
 
@@ -61,7 +61,7 @@ impl Leader {
 }
 
 #[tonic::async_trait]
-impl Tickets for Seat {
+impl Tickets for LeaderHandle {
     async fn rotate_register_ticket(
         &self,
         request: Request<RotateRegisterTicketRequest>,

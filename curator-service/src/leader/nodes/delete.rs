@@ -68,7 +68,7 @@ impl Leader {
 
     /// Before the leader's own node is deleted another instance leads: nobody serves for a node that there is none of.
     async fn leave_first(&self, id: &str) -> Result<(), Status> {
-        let Some(succession) = self.around.succession.as_ref().filter(|_| id == self.around.node_id) else {
+        let Some(succession) = self.context.succession.as_ref().filter(|_| id == self.context.node_id) else {
             return Ok(());
         };
         let term = self.state.fenced().term();

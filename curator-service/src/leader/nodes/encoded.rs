@@ -32,7 +32,7 @@ use tower_service::Service;
 
 use crate::auth::caller;
 use crate::leader::nodes::watch::Events;
-use crate::leader::{MOST_MESSAGE, Seat};
+use crate::leader::{LeaderHandle, MOST_MESSAGE};
 
 /// The same on the wire as [`WatchEvent`].
 #[derive(Clone, PartialEq, prost::Message)]
@@ -61,11 +61,11 @@ const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
 #[derive(Clone)]
 pub(crate) struct SharedWatch<S> {
     inner: S,
-    seat: Seat,
+    seat: LeaderHandle,
 }
 
 impl<S> SharedWatch<S> {
-    pub(crate) const fn new(inner: S, seat: Seat) -> Self {
+    pub(crate) const fn new(inner: S, seat: LeaderHandle) -> Self {
         Self { inner, seat }
     }
 }
@@ -103,7 +103,7 @@ where
 const ENCODING: &str = "grpc-encoding";
 
 /// Begins a watch: a request is one message.
-async fn begin(seat: Seat, request: Request<Body>) -> Result<Events, Status> {
+async fn begin(seat: LeaderHandle, request: Request<Body>) -> Result<Events, Status> {
     let (parts, body) = request.into_parts();
     if parts
         .headers
@@ -271,6 +271,6 @@ mod tests {
     fn path_is_that_of_the_contract() {
         use curator_proto::curator_api::curator_server::{CuratorServer, SERVICE_NAME};
         assert_eq!(WATCH, format!("/{SERVICE_NAME}/Watch"));
-        assert_eq!(SharedWatch::<CuratorServer<Seat>>::NAME, SERVICE_NAME);
+        assert_eq!(SharedWatch::<CuratorServer<LeaderHandle>>::NAME, SERVICE_NAME);
     }
 }

@@ -57,7 +57,7 @@ impl Leader {
                 Box::new(told(listed).map(Ok)),
             )?));
         };
-        let clock = self.around.clock.clone();
+        let clock = self.context.clock.clone();
         let (kept, ended) = filter::kept(request.filter, told(listed.clone()), clock, turn).await?;
         let kept: Arc<[_]> = kept.into_iter().map(|at| listed[at].clone()).collect();
         let nodes = kept.len();
@@ -99,7 +99,7 @@ impl Leader {
     ) -> Result<GetConsensusStatusResponse, Status> {
         // The members are not in the state: the term is asked about first.
         self.state.pass().await?;
-        let members = self.around.membership.members().await.map_err(|error| {
+        let members = self.context.membership.members().await.map_err(|error| {
             warn!(%error, "the consensus' members cannot be read");
             Status::internal("the consensus' members cannot be read")
         })?;

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use tracing::warn;
 
 use crate::leader::nodes::lookup;
-use crate::leader::{Leader, Seat};
+use crate::leader::{Leader, LeaderHandle};
 use crate::state::keys::REGISTRATIONS;
 use crate::state::record::NodeRecord;
 use crate::state::tx::Tx;
@@ -71,7 +71,7 @@ fn kept(view: &View, node: &NodeRecord) -> Option<Registration> {
 }
 
 #[tonic::async_trait]
-impl Registrations for Seat {
+impl Registrations for LeaderHandle {
     async fn get_registrations(
         &self,
         request: Request<GetRegistrationsRequest>,

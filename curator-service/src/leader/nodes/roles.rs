@@ -24,13 +24,13 @@ const CONSENSUS_PORT: u16 = 7834;
 
 /// What is to become of a node's roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Wish {
+struct RoleUpdate {
     consensus_member: Option<bool>,
     kubernetes_controller: Option<bool>,
     kubernetes_worker: Option<bool>,
 }
 
-impl Wish {
+impl RoleUpdate {
     /// The roles that come of it; the consensus member's data is that of `join`.
     fn apply(self, roles: &mut NodeRoles, join: Option<&ConsensusMember>) -> Result<(), Status> {
         match self.consensus_member {
@@ -78,7 +78,7 @@ impl Leader {
         &self,
         request: UpdateNodeRolesRequest,
     ) -> Result<UpdateNodeRolesResponse, Status> {
-        let wish = Wish {
+        let wish = RoleUpdate {
             consensus_member: request.consensus_member,
             kubernetes_controller: request.kubernetes_controller,
             kubernetes_worker: request.kubernetes_worker,
@@ -121,7 +121,7 @@ impl Leader {
 
     /// Makes a node a member of the consensus, if it is not one, and returns what it needs to join.
     async fn join_consensus(&self, node: &NodeRecord) -> Result<ConsensusMember, Status> {
-        let members = self.around.membership.members().await;
+        let members = self.context.membership.members().await;
         may_join(node.id(), &members.map_err(|error| not_changed(&error))?)?;
         let join = self.join_data(node, true).await?;
         join.ok_or_else(|| Status::internal("the node is no member of the consensus, though it was added"))
@@ -148,7 +148,7 @@ impl Leader {
             })
             .await?;
         let initial_crl = self.etcd_pki.crl(&self.state).await?;
-        let membership = &self.around.membership;
+        let membership = &self.context.membership;
         let members = membership.members().await.map_err(|error| not_changed(&error))?;
         let url = format!("https://{id}:{CONSENSUS_PORT}");
         if !members.iter().any(|member| member.node_id() == id) {
@@ -172,7 +172,7 @@ impl Leader {
 
     /// Removes a node from the consensus, if it is a member.
     pub(in crate::leader) async fn leave_consensus(&self, id: &str) -> Result<(), Status> {
-        let membership = &self.around.membership;
+        let membership = &self.context.membership;
         let members = membership.members().await.map_err(|error| not_changed(&error))?;
         for member in members.iter().filter(|member| member.node_id() == id) {
             self.lead_on()?;
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn applied(wish: Wish, consensus: bool, controller: bool) -> Result<(bool, bool, bool), Code> {
+    fn applied(wish: RoleUpdate, consensus: bool, controller: bool) -> Result<(bool, bool, bool), Code> {
         let mut roles = NodeRoles {
             consensus_member: consensus.then(ConsensusMember::default),
             kubernetes_controller: controller.then_some(KubernetesController {}),
@@ -246,8 +246,8 @@ mod tests {
         ))
     }
 
-    const fn wish(consensus: Option<bool>, controller: Option<bool>, worker: Option<bool>) -> Wish {
-        Wish {
+    const fn wish(consensus: Option<bool>, controller: Option<bool>, worker: Option<bool>) -> RoleUpdate {
+        RoleUpdate {
             consensus_member: consensus,
             kubernetes_controller: controller,
             kubernetes_worker: worker,
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_is_not_said_stays() {
-        assert_eq!(applied(Wish::default(), true, true), Ok((true, true, false)));
+        assert_eq!(applied(RoleUpdate::default(), true, true), Ok((true, true, false)));
         assert_eq!(
             applied(wish(None, None, Some(true)), true, false),
             Ok((true, false, true))

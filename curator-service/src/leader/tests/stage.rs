@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 
 use crate::auth::Caller;
 use crate::consensus::{FixedMembership, Member, Membership, MembershipError};
-use crate::leader::{Leader, Surroundings};
+use crate::leader::{Leader, LeaderContext};
 use crate::state::bootstrap::{Bootstrap, bootstrap};
 use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
@@ -169,7 +169,7 @@ impl Stage {
             removable: true.into(),
             answers: true.into(),
         });
-        let around = Surroundings {
+        let context = LeaderContext {
             node_id: id(FIRST),
             membership: watched.clone(),
             succession: None,
@@ -177,7 +177,7 @@ impl Stage {
             clock,
             wall,
         };
-        let leader = Leader::new(Fenced::new(Arc::new(cluster.client(way)), term), around);
+        let leader = Leader::new(Fenced::new(Arc::new(cluster.client(way)), term), context);
         // Without the background pass: tests make one when they mean it.
         let running = tokio::spawn(leader.state.clone().run());
         Self {

@@ -36,7 +36,7 @@ use tonic::service::Routes;
 use tower_service::Service;
 
 use crate::auth::{Authenticator, Member};
-use crate::leader::Seat;
+use crate::leader::LeaderHandle;
 use crate::leader::nodes::filter::grammar;
 use crate::leader::nodes::newcomers;
 use crate::leader::tests::bad_input::good;
@@ -211,7 +211,7 @@ impl Run {
         };
         let authenticator: Arc<dyn Authenticator> = Arc::new(Said);
         Self {
-            routes: Seat::new(leader, term).routes(&authenticator),
+            routes: LeaderHandle::new(leader, term).routes(&authenticator),
             ticket: stage.ticket().await,
             stage,
             dice: StdRng::seed_from_u64(seed),

@@ -16,7 +16,7 @@ use crate::validate::{Selector, id_of_key};
 /// The target of the lines.
 const TARGET: &str = "curator::audit";
 /// The longest that is told of what somebody else has chosen, in characters.
-const LONGEST: usize = 256;
+const MAX_TEXT_LEN: usize = 256;
 
 /// A request that is told of.
 pub(crate) trait Audited {
@@ -113,7 +113,7 @@ fn trace_id<T>(request: &Request<T>) -> Option<String> {
 /// Nothing longer than that, and nothing that breaks lines.
 fn short(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().take(LONGEST).map(plain).collect()
+    text.chars().take(MAX_TEXT_LEN).map(plain).collect()
 }
 
 /// The id of the node that is meant, as far as it can be told.
@@ -247,7 +247,10 @@ impl Audited for StepDownRequest {
 
 /// No more of them than are told.
 fn listed(all: impl Iterator<Item = String>) -> String {
-    all.take(LONGEST).map(|each| short(&each)).collect::<Vec<_>>().join(",")
+    all.take(MAX_TEXT_LEN)
+        .map(|each| short(&each))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]
@@ -279,7 +282,7 @@ mod tests {
             "{}",
             entry.change
         );
-        assert!(entry.change.starts_with("+rack") && entry.change.chars().count() <= LONGEST);
+        assert!(entry.change.starts_with("+rack") && entry.change.chars().count() <= MAX_TEXT_LEN);
         entry.close(&Ok(()));
         let stranger = Entry::of(&Request::new(GetRegisterTicketRequest {}));
         assert_eq!((&*stranger.caller, &*stranger.trace_id), ("anybody", ""));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// As many lines are written within ...
-const MOST: u32 = 8;
+const MAX_REPEATS: u32 = 8;
 /// ... this.
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -38,7 +38,7 @@ impl Complaint {
             window.began = Some(Instant::now());
             window.said = 0;
         }
-        if window.said >= MOST {
+        if window.said >= MAX_REPEATS {
             window.left_out += 1;
             return;
         }

@@ -49,7 +49,7 @@ use curator_identity::Identity;
 use curator_identity::{CredentialsWatch, recognized};
 
 /// The longest message that the leader takes of members of the cluster, in bytes. Of others it takes less: `authorize`.
-const MOST_MESSAGE: usize = 4 << 20;
+const MAX_MESSAGE: usize = 4 << 20;
 
 /// What a leader needs beside the state.
 #[derive(Clone)]
@@ -213,11 +213,11 @@ impl LeaderHandle {
 
     /// The services, behind the check of who may call them.
     pub(crate) fn routes(self, authenticator: &Arc<dyn Authenticator>) -> Routes {
-        let curator = CuratorServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
-        let management = ManagementServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
-        let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let curator = CuratorServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let management = ManagementServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let aaa = AaaServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
         let curator = SharedWatch::new(curator, self.clone());
-        let tickets = TicketsServer::new(self.clone()).max_decoding_message_size(MOST_MESSAGE);
+        let tickets = TicketsServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
         let registrations = RegistrationsServer::new(self.clone());
         let certificates = CertificatesServer::new(self.clone());
         Routes::new(Authorized::new(curator, authenticator.clone(), self.clone()))

@@ -28,7 +28,7 @@ use crate::status::{CandidateConfig, LeaderStatus};
 /// How long the other candidates are given to let one pass; never longer than the TTL.
 const MAKE_WAY: Duration = Duration::from_secs(5);
 /// The longest id that a node may have, in bytes. It is told again in refusals, which go into a header.
-const LONGEST_ID: usize = 255;
+const MAX_ID_BYTES: usize = 255;
 
 /// A term that is to be ended.
 pub(crate) struct HandOver {
@@ -82,7 +82,7 @@ impl StepDownCoordinator {
     }
 
     pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
-        if request.to_node_id.len() > LONGEST_ID {
+        if request.to_node_id.len() > MAX_ID_BYTES {
             return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
         }
         let term = self.term(id)?;

@@ -5,7 +5,7 @@ mod names;
 mod network;
 mod selector;
 
-pub(crate) use labels::{MOST_LABELS, label_key, label_value};
+pub(crate) use labels::{MAX_LABELS, label_key, label_value};
 pub(crate) use names::cluster_domain;
 pub(crate) use network::{Cidr, cidr, cluster_network_prefix, wireguard_key};
 pub(crate) use selector::{Selector, id_of_key};

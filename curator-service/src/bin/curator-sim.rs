@@ -75,10 +75,7 @@ mod run {
             (None, true) => bugs(&arguments),
             (None, false) => many(&arguments, bug),
         };
-        match good {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        }
+        if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn named(name: &str) -> Result<Bug, String> {

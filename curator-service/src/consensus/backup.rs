@@ -23,11 +23,11 @@ use crate::state::export::{About, Archive, Exporter, GIVEN_UP, TransferError};
 
 const NAME: &str = "export.sock";
 /// How long whoever asks may take to say what, or to take a piece.
-const PATIENCE: Duration = Duration::from_secs(10);
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the whole may take. One is served at a time.
 const WHOLE: Duration = Duration::from_secs(600);
 /// No namespace is longer.
-const LONGEST: u64 = 4 << 10;
+const MAX_HEADER_BYTES: u64 = 4 << 10;
 /// Between two attempts to accept.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -107,16 +107,16 @@ async fn tell(mut asking: UnixStream, namespace: &Namespace, store: &dyn Store) 
     if let Err(error) = &done {
         // It may have gone.
         let reason = error.to_string().replace('\n', " ");
-        let _ = timeout(PATIENCE, asking.write_all(format!("{GIVEN_UP}{reason}\n").as_bytes())).await;
+        let _ = timeout(IO_TIMEOUT, asking.write_all(format!("{GIVEN_UP}{reason}\n").as_bytes())).await;
     }
     done
 }
 
 async fn pieces(asking: &mut UnixStream, namespace: &Namespace, store: &dyn Store) -> Result<About, TransferError> {
     let mut wanted = String::new();
-    let mut asked = tokio::io::BufReader::new((&mut *asking).take(LONGEST));
-    let read = timeout(PATIENCE, asked.read_line(&mut wanted)).await;
-    read.unwrap_or_else(|_| Err(late(PATIENCE)))?;
+    let mut asked = tokio::io::BufReader::new((&mut *asking).take(MAX_HEADER_BYTES));
+    let read = timeout(IO_TIMEOUT, asked.read_line(&mut wanted)).await;
+    read.unwrap_or_else(|_| Err(late(IO_TIMEOUT)))?;
     if wanted.trim_end() != namespace.prefix() {
         let own = namespace.prefix();
         return Err(TransferError::GivenUp(format!(
@@ -125,8 +125,8 @@ async fn pieces(asking: &mut UnixStream, namespace: &Namespace, store: &dyn Stor
     }
     let mut export = Exporter::begin(store, curator_identity::wall_clock()).await?;
     while let Some(text) = export.next().await? {
-        let written = timeout(PATIENCE, asking.write_all(text.as_bytes())).await;
-        written.unwrap_or_else(|_| Err(late(PATIENCE)))?;
+        let written = timeout(IO_TIMEOUT, asking.write_all(text.as_bytes())).await;
+        written.unwrap_or_else(|_| Err(late(IO_TIMEOUT)))?;
     }
     Ok(export.about().clone())
 }
@@ -146,7 +146,7 @@ pub fn export_running(directory: &Path, namespace: &Namespace, out: &mut dyn Wri
     // Others may be served first.
     let limits = instance.set_read_timeout(Some(WHOLE));
     limits
-        .and_then(|()| instance.set_write_timeout(Some(PATIENCE)))
+        .and_then(|()| instance.set_write_timeout(Some(IO_TIMEOUT)))
         .map_err(unreachable)?;
     let ask = format!("{}\n", namespace.prefix());
     instance.write_all(ask.as_bytes()).map_err(unreachable)?;

@@ -13,7 +13,7 @@ use curator_identity::ends_at;
 use curator_identity::read_certificate;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The client's certificate for etcd, in a file.
 pub(super) struct ClientCertificate {
@@ -62,7 +62,7 @@ impl ClientCertificate {
     pub(super) async fn watch(&self) {
         loop {
             let _ = self.ended().await;
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

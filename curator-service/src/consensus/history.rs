@@ -7,19 +7,19 @@ use curator_election::etcd::EtcdStore;
 use tracing::{debug, warn};
 
 /// As much history is no accident: etcd's own periodic compaction keeps hours of it.
-const MOST: i64 = 1_000_000;
+const MAX_REVISIONS: i64 = 1_000_000;
 /// How often to look.
-const LOOK: Duration = Duration::from_secs(3_600);
+const POLL_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// Looks each hour. `key` is one that may be read. Never returns.
 pub(super) async fn watch(etcd: &EtcdStore, key: Bytes) {
     let mut told = false;
     loop {
-        match etcd.keeps_more_than(MOST, key.clone()).await {
+        match etcd.keeps_more_than(MAX_REVISIONS, key.clone()).await {
             Ok(keeps) => {
                 if keeps && !told {
                     warn!(
-                        revisions = MOST,
+                        revisions = MAX_REVISIONS,
                         "etcd keeps all of its history, and will run out of space: nobody compacts it. Start its members with \
                          --auto-compaction-mode=periodic --auto-compaction-retention=1h, and defragment them"
                     );
@@ -28,6 +28,6 @@ pub(super) async fn watch(etcd: &EtcdStore, key: Bytes) {
             }
             Err(error) => debug!(%error, "how much history etcd keeps is not known"),
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -153,9 +153,10 @@ impl FixedMembership {
     }
 
     fn to_change(&self) -> Result<MutexGuard<'_, Vec<Member>>, MembershipError> {
-        match self.changeable {
-            true => Ok(self.lock()),
-            false => Err(MembershipError::Fixed),
+        if self.changeable {
+            Ok(self.lock())
+        } else {
+            Err(MembershipError::Fixed)
         }
     }
 }
@@ -189,9 +190,10 @@ impl Membership for FixedMembership {
         let mut members = self.to_change()?;
         let before = members.len();
         members.retain(|member| member.id != id);
-        match members.len() < before {
-            true => Ok(()),
-            false => Err(MembershipError::NoMember { id }),
+        if members.len() < before {
+            Ok(())
+        } else {
+            Err(MembershipError::NoMember { id })
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::status::{CandidateConfig, LeaderStatus, address};
 use crate::status_page::term_history::TermHistory;
 
 /// How long the consensus is asked. Its answers are news, not the status itself.
-const ASK: Duration = Duration::from_millis(2_500);
+const CONSENSUS_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 /// Turns away all nodes.
 #[derive(Clone, Copy, Debug)]
@@ -120,14 +120,14 @@ impl InstanceService {
         };
         // Each by itself: one that hangs does not take the others with it.
         let (endpoints, members, queued) = tokio::join!(
-            timeout(ASK, self.consensus.endpoints()),
-            timeout(ASK, membership.members()),
-            timeout(ASK, queued),
+            timeout(CONSENSUS_TIMEOUT, self.consensus.endpoints()),
+            timeout(CONSENSUS_TIMEOUT, membership.members()),
+            timeout(CONSENSUS_TIMEOUT, queued),
         );
         let members = match members {
             Ok(Ok(members)) => Ok(members),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the consensus has not answered within {ASK:?}")),
+            Err(_) => Err(format!("the consensus has not answered within {CONSENSUS_TIMEOUT:?}")),
         };
         let consensus = ConsensusMessage {
             running: store.is_ok(),
@@ -183,7 +183,7 @@ impl InstanceService {
                 let mut address = address(&following.leader);
                 if let (true, Some(store)) = (address.is_empty(), store) {
                     let recorded = recorded_host(&**store, &following.leader.node_id);
-                    if let Ok(Ok(host)) = timeout(ASK, recorded).await {
+                    if let Ok(Ok(host)) = timeout(CONSENSUS_TIMEOUT, recorded).await {
                         address = with_port(&host);
                     }
                 }
@@ -341,12 +341,13 @@ mod tests {
         }
 
         fn change(&self, filter: &str) -> Result<String, String> {
-            match filter.starts_with(char::is_alphabetic) {
-                true => Ok(std::mem::replace(
+            if filter.starts_with(char::is_alphabetic) {
+                Ok(std::mem::replace(
                     &mut *self.0.lock().expect("no panic"),
                     filter.to_owned(),
-                )),
-                false => Err("give letters".to_owned()),
+                ))
+            } else {
+                Err("give letters".to_owned())
             }
         }
     }

@@ -26,9 +26,9 @@ use crate::status::LeaderStatus;
 use crate::telemetry;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a look may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a node's instance may not lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,12 +94,12 @@ impl Candidacy {
                     // It is gone, and the instance with it.
                     return std::future::pending().await;
                 };
-                match timeout(PATIENCE, self.judge(&*store)).await {
+                match timeout(STORE_TIMEOUT, self.judge(&*store)).await {
                     Ok(Ok(found)) => tell(&verdict, &found),
                     Ok(Err(error)) => debug!(error, "whether this node may lead cannot be seen"),
                     Err(_) => debug!("whether this node may lead cannot be seen in time"),
                 }
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             };
             if cancel.run_until_cancelled(look).await.is_none() {
                 return;
@@ -136,9 +136,10 @@ impl Candidacy {
         let votes = members
             .iter()
             .any(|member| !member.learner && member.name == self.node_id);
-        Ok(match votes {
-            true => Verdict::May,
-            false => Verdict::MayNot(Bar::NoMember),
+        Ok(if votes {
+            Verdict::May
+        } else {
+            Verdict::MayNot(Bar::NoMember)
         })
     }
 }
@@ -214,7 +215,7 @@ pub(crate) async fn follow(
                     changed
                 });
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
@@ -350,7 +351,7 @@ mod tests {
         let garbage = Txn::default().then(vec![Op::put(format!("/nodes/{NODE}"), vec![0xff])]);
         store.txn(garbage).await.unwrap();
         running.send_replace(ConsensusStatus::Running(store.clone()));
-        sleep(LOOK * 5).await;
+        sleep(POLL_INTERVAL * 5).await;
         assert_eq!(*verdict.borrow(), Verdict::May);
         put(&*store, NodeState::Decommissioned, true).await;
         barred(Some(&mut verdict)).await;

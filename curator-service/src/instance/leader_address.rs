@@ -37,9 +37,10 @@ pub(crate) async fn recorded_host(store: &dyn Store, node_id: &str) -> Result<St
 
 /// A host with the Curator's port, to be dialled.
 pub(crate) fn with_port(host: &str) -> String {
-    match host.contains(':') {
-        true => format!("[{host}]:{CURATOR_PORT}"),
-        false => format!("{host}:{CURATOR_PORT}"),
+    if host.contains(':') {
+        format!("[{host}]:{CURATOR_PORT}")
+    } else {
+        format!("{host}:{CURATOR_PORT}")
     }
 }
 

@@ -29,7 +29,7 @@ const BEAT: Duration = Duration::from_secs(5);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How often the address is said again.
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why a report has ended.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Reporter {
             if answer?.is_none() {
                 return Ok(());
             }
-            if said.is_none_or(|said| said.elapsed() >= AGAIN) {
+            if said.is_none_or(|said| said.elapsed() >= RETRY_INTERVAL) {
                 self.say_where(&mut curator).await?;
                 said = Some(Instant::now());
             }

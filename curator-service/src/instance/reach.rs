@@ -42,17 +42,17 @@ use crate::step_down::StepDownCoordinator;
 use crate::telemetry;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a follower has not reached the leader when it says so.
 const SILENT: Duration = Duration::from_secs(3);
 /// How long all others say so until the leader makes way.
 const STANDING: Duration = Duration::from_secs(3);
 /// Within so long one leader makes way.
-const QUIET: Duration = Duration::from_secs(60);
+const STEP_DOWN_INTERVAL: Duration = Duration::from_secs(60);
 /// How long an instance may take to answer whoever wants to know whether it is reached.
 const PROBE: Duration = Duration::from_secs(2);
 /// More candidates than these are not asked: a cluster has as many instances as etcd has members.
-const MOST: usize = 16;
+const MAX_CANDIDATES: usize = 16;
 /// The last part of the key that says that a leader has made way.
 const MADE_WAY: &str = "made-way";
 
@@ -138,7 +138,7 @@ impl Reach {
                     debug!(%error, "who reaches the leader cannot be said or seen");
                 }
                 self.give_back(&store, now).await;
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         cancel.run_until_cancelled(looking).await;
@@ -233,7 +233,7 @@ impl Reach {
 
     /// Which of these this instance reaches.
     async fn reached(&self, peers: &[Peer]) -> BTreeSet<String> {
-        let probes = peers.iter().take(MOST).map(|peer| async {
+        let probes = peers.iter().take(MAX_CANDIDATES).map(|peer| async {
             let reached = timeout(PROBE, self.probe.reaches(&peer.node_id, &peer.address)).await;
             reached.unwrap_or(false).then(|| peer.node_id.clone())
         });
@@ -330,7 +330,7 @@ impl Reach {
     /// Takes the one turn to make way that there is in a while. Returns whether it has it.
     async fn claim(&mut self, store: &Arc<dyn Store>, term: &Term, now: Instant) -> Result<bool, StoreError> {
         let key = Bytes::from(format!("{}{MADE_WAY}", self.prefix()));
-        let lease = store.grant(QUIET).await?.id;
+        let lease = store.grant(STEP_DOWN_INTERVAL).await?.id;
         // Given back in any case, lest it is taken for one that a dead process has left.
         self.made_way = Some((lease, now));
         let leads = Compare::created_at(term.lock_key().clone(), term.lock_revision());
@@ -347,7 +347,7 @@ impl Reach {
 
     /// Gives the lease back once it is over.
     async fn give_back(&mut self, store: &Arc<dyn Store>, now: Instant) {
-        let over = |(_, since): &(LeaseId, Instant)| now.saturating_since(*since) >= QUIET;
+        let over = |(_, since): &(LeaseId, Instant)| now.saturating_since(*since) >= STEP_DOWN_INTERVAL;
         if let Some((lease, _)) = self.made_way.take_if(|made_way| over(made_way)) {
             // It has run out by itself.
             let _ = store.revoke(lease).await;

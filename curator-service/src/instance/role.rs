@@ -100,7 +100,7 @@ impl StatusStream for Roles {
 }
 
 /// How often to look for the address of a leader that does not say it.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes the role for each status, until the status ends. A leader that does not say its address is looked up.
 pub(crate) async fn translate(
@@ -153,7 +153,7 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
                 Err(error) => debug!(node_id, %error, "the leader does not say where it is, and it is not recorded"),
             }
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

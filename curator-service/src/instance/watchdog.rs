@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::leader::Leader;
 
 /// How often within the limit the instance is asked.
-const OFTEN: u32 = 4;
+const CHECKS_PER_LIMIT: u32 = 4;
 
 /// Lets the pulse beat for as long as the threads of the listener take work and the leader, if there is one, can read; until
 /// cancelled.
@@ -52,7 +52,7 @@ pub(crate) async fn watch_over(
         }
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = sleep(pulse.limit() / OFTEN) => {}
+            () = sleep(pulse.limit() / CHECKS_PER_LIMIT) => {}
         }
     }
 }

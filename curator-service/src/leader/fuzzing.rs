@@ -39,16 +39,16 @@ pub(crate) fn filter_by_grammar(tape: &[u8]) {
     };
     filters::ask(&text, &node);
     let took = clock.now().saturating_since(began);
-    assert!(took < MOST_TIME, "{took:?}: {text}");
+    assert!(took < MAX_TIME, "{took:?}: {text}");
     if let (Some(before), Some(after)) = (before, memory("VmHWM:")) {
-        assert!(after < before + MOST_MEMORY, "{} KiB more: {text}", after - before);
+        assert!(after < before + MAX_MEMORY, "{} KiB more: {text}", after - before);
     }
 }
 
 /// How long one filter may take on one node, in a build that checks everything.
-const MOST_TIME: Duration = Duration::from_secs(10);
+const MAX_TIME: Duration = Duration::from_secs(10);
 /// How much more memory, in KiB: its stack is a part of it.
-const MOST_MEMORY: u64 = 64 << 10;
+const MAX_MEMORY: u64 = 64 << 10;
 
 /// What the process has in memory, in KiB; from now on its peak counts. `None` where the system does not say.
 fn peak_from_now() -> Option<u64> {

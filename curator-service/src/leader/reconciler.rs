@@ -237,9 +237,10 @@ impl Leader {
                             return Ok(());
                         };
                         let record = lookup::optional_node(tx, &node)?;
-                        match decommission::next(phase, record.as_ref()) == step {
-                            true => decommission::take(tx, &node, step),
-                            false => Ok(()),
+                        if decommission::next(phase, record.as_ref()) == step {
+                            decommission::take(tx, &node, step)
+                        } else {
+                            Ok(())
                         }
                     })
                     .await?;

@@ -14,10 +14,10 @@ use crate::state::fenced::Change;
 
 /// etcd takes up to 128 operations a transaction by default, and counts a nested one as one of the outer, and what is in it
 /// against what is left.
-const MOST_CHANGES: usize = 64;
-const MOST_OPS: usize = 128 - MOST_CHANGES;
+const MAX_CHANGES: usize = 64;
+const MAX_OPS: usize = 128 - MAX_CHANGES;
 /// etcd takes requests of up to 1.5 MiB by default.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// Takes the changes that may go together out of those that wait; the first is always among them.
 pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> Vec<T> {
@@ -33,8 +33,8 @@ pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> V
             let free = !touches || sabotage::on(Sabotage::BatchesWhatTouches);
             let with = bytes + size(change);
             let first = taken == 0;
-            let small = change.conditions.len().max(change.ops.len()) <= MOST_OPS;
-            let fits = first || (!alone && small && taken < MOST_CHANGES && with <= MOST_BYTES);
+            let small = change.conditions.len().max(change.ops.len()) <= MAX_OPS;
+            let fits = first || (!alone && small && taken < MAX_CHANGES && with <= MAX_BYTES);
             // What stays holds back those behind it that touch the same keys.
             touched.extend(keys);
             let take = free && fits;
@@ -135,7 +135,7 @@ mod tests {
         // And so does one with many bytes.
         let huge = Change {
             conditions: Vec::new(),
-            ops: vec![Op::put("huge", vec![0; MOST_BYTES])],
+            ops: vec![Op::put("huge", vec![0; MAX_BYTES])],
         };
         assert_eq!(taken(vec![change(&[], &["x"]), huge]), [[0], [1]]);
     }

@@ -19,7 +19,7 @@ use crate::state::pki_layout::Layout;
 use crate::state::record::{ClusterRecord, NodeRecord, SaveError};
 use crate::state::tx::Tx;
 use crate::state::view::View;
-use crate::validate::{Invalid, MOST_LABELS, key32, label_key, label_value};
+use crate::validate::{Invalid, MAX_LABELS, key32, label_key, label_value};
 use curator_identity::{AuthorityError, Subject, node_id, public_key_of};
 
 /// What a cluster begins with.
@@ -86,9 +86,10 @@ pub enum BootstrapError {
 }
 
 const fn doubt(error: &StoreError) -> &'static str {
-    match error.never_ran() {
-        true => "",
-        false => ": the cluster may have been made or not; the same once more tells which, and does no harm",
+    if error.never_ran() {
+        ""
+    } else {
+        ": the cluster may have been made or not; the same once more tells which, and does no harm"
     }
 }
 
@@ -191,8 +192,8 @@ impl First {
         if !matches!(asked.cluster_unlock_key.len(), 0 | 32) {
             return Err(Invalid::new("cluster_unlock_key", "it must be 32 bytes long, or empty").into());
         }
-        if asked.labels.len() > MOST_LABELS {
-            return Err(Invalid::new("labels", format!("there are more than {MOST_LABELS}")).into());
+        if asked.labels.len() > MAX_LABELS {
+            return Err(Invalid::new("labels", format!("there are more than {MAX_LABELS}")).into());
         }
         for (key, value) in &asked.labels {
             label_key(key)?;

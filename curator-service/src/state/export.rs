@@ -34,10 +34,10 @@ const PREFIXES: [&str; 3] = ["/", "@etcd-pki//pki/", "@kubernetes//kube-pki/"];
 /// The election's keys belong to leases, which are not moved.
 const ELECTION: &[u8] = b"/leader/";
 /// etcd takes 128 operations and 1.5 MiB a transaction by default.
-const MOST_OPS: usize = 100;
-const MOST_BYTES: usize = 1 << 20;
+const MAX_OPS: usize = 100;
+const MAX_BYTES: usize = 1 << 20;
 /// No key is longer, nor a value.
-const LONGEST_LINE: usize = 8 << 20;
+const MAX_LINE_BYTES: usize = 8 << 20;
 
 /// Why nothing, or not all, was moved.
 #[derive(Debug, thiserror::Error)]
@@ -285,10 +285,10 @@ pub async fn import(
         let mut bytes = 0;
         let fits = rest
             .iter()
-            .take(MOST_OPS)
+            .take(MAX_OPS)
             .take_while(|(key, value)| {
                 bytes += key.len() + value.len();
-                bytes <= MOST_BYTES
+                bytes <= MAX_BYTES
             })
             .count();
         // One that is too large for a transaction is for the store to refuse.
@@ -370,7 +370,7 @@ fn read_all(from: &mut impl BufRead) -> Result<Archive, TransferError> {
     let mut about = About::default();
     loop {
         let mut line = Vec::new();
-        let read = io::Read::take(&mut *from, LONGEST_LINE as u64).read_until(b'\n', &mut line)?;
+        let read = io::Read::take(&mut *from, MAX_LINE_BYTES as u64).read_until(b'\n', &mut line)?;
         if read == 0 {
             return Err(damaged("it ends before its last line"));
         }

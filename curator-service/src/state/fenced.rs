@@ -186,9 +186,10 @@ impl Fenced {
                 OpResult::Put | OpResult::Deleted(_) | OpResult::Txn { .. } => None,
             })
             .collect();
-        match ranges.len() == asked {
-            true => Ok(Read { revision, ranges }),
-            false => Err(FencedError::Answer { asked, got }),
+        if ranges.len() == asked {
+            Ok(Read { revision, ranges })
+        } else {
+            Err(FencedError::Answer { asked, got })
         }
     }
 
@@ -330,12 +331,13 @@ impl Fenced {
                 OpResult::Range { .. } | OpResult::Put | OpResult::Deleted(_) => None,
             })
             .collect();
-        match outcomes.len() == asked {
-            true => Ok(outcomes),
-            false => Err(FencedError::Answer {
+        if outcomes.len() == asked {
+            Ok(outcomes)
+        } else {
+            Err(FencedError::Answer {
                 asked,
                 got: outcomes.len(),
-            }),
+            })
         }
     }
 
@@ -343,9 +345,10 @@ impl Fenced {
         let done = self
             .guarded(change.conditions.clone(), change.ops.clone(), change.look())
             .await?;
-        Ok(match done.succeeded {
-            true => Outcome::Done(done.revision),
-            false => change.conflict(done.revision, done.results.get(1..).unwrap_or_default()),
+        Ok(if done.succeeded {
+            Outcome::Done(done.revision)
+        } else {
+            change.conflict(done.revision, done.results.get(1..).unwrap_or_default())
         })
     }
 
@@ -419,12 +422,13 @@ impl Fenced {
         };
         self.term.report_went_back(went_back);
         // A write was done, but in a state that is not the one that it was decided on.
-        Err(match done.succeeded && writes {
-            true => StoreError::Unknown {
+        Err(if done.succeeded && writes {
+            StoreError::Unknown {
                 reason: went_back.to_string(),
             }
-            .into(),
-            false => FencedError::LostLeadership,
+            .into()
+        } else {
+            FencedError::LostLeadership
         })
     }
 }
@@ -494,9 +498,10 @@ mod tests {
                 .txn(Txn::default().then(vec![Op::delete(LOCK)]))
                 .await
                 .expect("no faults");
-            let error = match write {
-                true => fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.map(drop),
-                false => fenced.read(vec![Range::all(Keys::one("/a"))]).await.map(drop),
+            let error = if write {
+                fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.map(drop)
+            } else {
+                fenced.read(vec![Range::all(Keys::one("/a"))]).await.map(drop)
             };
             assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
             assert_eq!(value(&store, "/a").await, None);

@@ -55,13 +55,13 @@ pub(crate) struct InvalidId {
     id: String,
 }
 
-const LONGEST_ID: usize = 255;
+const MAX_ID_BYTES: usize = 255;
 
 impl Prefix {
     /// The key for an id.
     pub(crate) fn key(self, id: &str) -> Result<Bytes, InvalidId> {
-        if id.is_empty() || id.len() > LONGEST_ID || id.contains(|c: char| c == '/' || c.is_control()) {
-            let id = id.chars().take(LONGEST_ID).collect();
+        if id.is_empty() || id.len() > MAX_ID_BYTES || id.contains(|c: char| c == '/' || c.is_control()) {
+            let id = id.chars().take(MAX_ID_BYTES).collect();
             return Err(InvalidId { id });
         }
         Ok([self.0, id].concat().into())

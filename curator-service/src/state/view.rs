@@ -22,7 +22,7 @@ use crate::state::keys::NODES;
 use crate::state::record::{Corrupt, NodeRecord};
 
 /// How many deleted nodes are remembered, for watchers that have not heard of it yet.
-const MOST_TOMBSTONES: usize = 10_000;
+const MAX_TOMBSTONES: usize = 10_000;
 
 /// A value, and when it was last changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -298,7 +298,7 @@ impl View {
                 self.wireguard.remove(old);
             }
         }
-        while self.tombstones.len() > MOST_TOMBSTONES
+        while self.tombstones.len() > MAX_TOMBSTONES
             && let Some((number, id)) = self.tombstones.pop_first()
         {
             self.changes.remove(&number);

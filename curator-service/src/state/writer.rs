@@ -18,10 +18,10 @@ use crate::state::{State, StateError, batch};
 use crate::telemetry;
 
 /// How many changes may wait at a time; any more wait to be let in.
-const MOST_WAITING: usize = 4_096;
+const MAX_WAITING: usize = 4_096;
 /// Between two transactions for a store that has too much to do. What waits meanwhile goes together.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_LONGEST: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The queue of changes before the store.
 pub(super) struct Writer {
@@ -58,7 +58,7 @@ impl Default for Writer {
         Self {
             waiting: Mutex::default(),
             places: AtomicU64::new(0),
-            room: Semaphore::new(MOST_WAITING),
+            room: Semaphore::new(MAX_WAITING),
             arrived: Notify::new(),
         }
     }
@@ -107,7 +107,7 @@ impl Writer {
 
     /// Writes what is waiting, one transaction after the other. Never returns. Not to be run twice at a time.
     pub(super) async fn run(&self, state: &State) {
-        let mut pauses = Backoff::new(PAUSE_FIRST, PAUSE_LONGEST, 0);
+        let mut pauses = Backoff::new(MIN_PAUSE, MAX_PAUSE, 0);
         loop {
             let taken = {
                 let view = state.view();
@@ -119,12 +119,13 @@ impl Writer {
                 }
                 batch::take(&mut waiting, |each| &each.change)
             };
-            match taken.is_empty() {
-                true => self.arrived.notified().await,
-                false => match write_together(state, taken).await {
+            if taken.is_empty() {
+                self.arrived.notified().await
+            } else {
+                match write_together(state, taken).await {
                     Some(RefusalKind::Overloaded) => tokio::time::sleep(pauses.failed()).await,
                     _ => pauses.succeeded(),
-                },
+                }
             }
         }
     }

@@ -28,9 +28,9 @@ use crate::status_page::{Observe, page};
 use curator_identity::CredentialsWatch;
 
 /// As many connections may be open; any more wait to be accepted.
-const MOST_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 /// Whoever has not asked anything for so long is cut off.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// When the system has nothing left to accept a connection with.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -68,7 +68,7 @@ impl StatusServer {
     pub(crate) async fn run(self, site: StatusSources, cancel: CancellationToken) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
         let address = self.address;
-        let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MOST_CONNECTIONS)));
+        let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -112,7 +112,7 @@ async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr)
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service)
         .await;

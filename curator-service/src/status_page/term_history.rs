@@ -10,7 +10,7 @@ use curator_election::clock::Instant;
 use crate::status::LeaderStatus;
 
 /// As many are remembered.
-const MOST: usize = 50;
+const MAX_TERMS: usize = 50;
 
 /// The terms that were seen, the newest last. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ impl TermHistory {
         }
         let (leader, revision) = known?;
         let after = inner.leaderless.take().map(|since| now.saturating_since(since));
-        if inner.seen.len() == MOST {
+        if inner.seen.len() == MAX_TERMS {
             inner.seen.pop_front();
         }
         inner.seen.push_back(Seen {
@@ -185,6 +185,6 @@ mod tests {
             terms.note("me", &follows("a", revision), at(revision.unsigned_abs()));
         }
         let seen = terms.newest_first();
-        assert_eq!((seen.len(), seen[0].revision), (MOST, 199));
+        assert_eq!((seen.len(), seen[0].revision), (MAX_TERMS, 199));
     }
 }

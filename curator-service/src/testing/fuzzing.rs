@@ -89,9 +89,10 @@ pub fn view(bytes: &[u8]) {
         // Each revision changes a key once.
         let revision = Revision(i64::from(three[1]) * 10_000 + i64::try_from(at).unwrap_or(0) + 1);
         let put = three[2].is_multiple_of(2);
-        match put {
-            true => view.put(key.clone(), Bytes::from(vec![three[2]]), revision),
-            false => view.delete(&key, revision),
+        if put {
+            view.put(key.clone(), Bytes::from(vec![three[2]]), revision)
+        } else {
+            view.delete(&key, revision)
         }
         let known = newest.entry(key).or_insert((revision, put));
         if revision > known.0 {
@@ -188,16 +189,13 @@ mod tests {
             proptest::collection::vec((1_u32..12, any::<u16>(), prop::bool::ANY, inner), 0..6).prop_map(|fields| {
                 let mut bytes = Vec::new();
                 for (number, varint, nested, inner) in fields {
-                    match nested {
-                        true => {
-                            prost::encoding::encode_varint(u64::from(number << 3 | 2), &mut bytes);
-                            prost::encoding::encode_varint(inner.len() as u64, &mut bytes);
-                            bytes.extend(inner);
-                        }
-                        false => {
-                            prost::encoding::encode_varint(u64::from(number << 3), &mut bytes);
-                            prost::encoding::encode_varint(varint.into(), &mut bytes);
-                        }
+                    if nested {
+                        prost::encoding::encode_varint(u64::from(number << 3 | 2), &mut bytes);
+                        prost::encoding::encode_varint(inner.len() as u64, &mut bytes);
+                        bytes.extend(inner);
+                    } else {
+                        prost::encoding::encode_varint(u64::from(number << 3), &mut bytes);
+                        prost::encoding::encode_varint(varint.into(), &mut bytes);
                     }
                 }
                 bytes

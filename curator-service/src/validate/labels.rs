@@ -4,8 +4,8 @@ use crate::validate::Invalid;
 use crate::validate::names::domain;
 
 /// How many labels a node may have.
-pub(crate) const MOST_LABELS: usize = 128;
-const LONGEST_NAME: usize = 63;
+pub(crate) const MAX_LABELS: usize = 128;
+const MAX_NAME_BYTES: usize = 63;
 
 /// `name`, or `prefix/name` with a domain name as the prefix.
 pub(crate) fn label_key(key: &str) -> Result<(), Invalid> {
@@ -32,7 +32,7 @@ fn name_of_label(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("the name is empty");
     }
-    if name.len() > LONGEST_NAME {
+    if name.len() > MAX_NAME_BYTES {
         return Err("the name is longer than 63 bytes");
     }
     if !name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c)) {

@@ -2,20 +2,20 @@
 
 use crate::validate::Invalid;
 
-const LONGEST_DOMAIN: usize = 253;
-const LONGEST_CLUSTER_DOMAIN: usize = 80;
-const LONGEST_PART: usize = 63;
+const MAX_DOMAIN_BYTES: usize = 253;
+const MAX_CLUSTER_DOMAIN_BYTES: usize = 80;
+const MAX_PART_BYTES: usize = 63;
 
 /// Lower-case, without a dot at the end, and not to be taken for an address. The error says why it is none.
 pub(crate) fn domain(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("it is empty");
     }
-    if name.len() > LONGEST_DOMAIN {
+    if name.len() > MAX_DOMAIN_BYTES {
         return Err("it is longer than 253 bytes");
     }
     for part in name.split('.') {
-        if part.is_empty() || part.len() > LONGEST_PART {
+        if part.is_empty() || part.len() > MAX_PART_BYTES {
             return Err("each part between dots must be 1 to 63 bytes long");
         }
         if !part
@@ -44,7 +44,7 @@ fn is_number(part: &str) -> bool {
 /// The domain of a cluster: shorter, to leave room for names within it.
 pub(crate) fn cluster_domain(name: &str) -> Result<(), Invalid> {
     let invalid = |reason: &str| Invalid::new("cluster_domain", reason);
-    if name.len() > LONGEST_CLUSTER_DOMAIN {
+    if name.len() > MAX_CLUSTER_DOMAIN_BYTES {
         return Err(invalid("it is longer than 80 bytes"));
     }
     domain(name).map_err(invalid)

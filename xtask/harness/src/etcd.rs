@@ -103,10 +103,7 @@ impl EtcdBinaries {
     /// as before 3.5. Since 3.6 etcdctl restores no more.
     pub fn offline(&self) -> PathBuf {
         let utl = self.directory.join("etcdutl");
-        match utl.is_file() {
-            true => utl,
-            false => self.etcdctl(),
-        }
+        if utl.is_file() { utl } else { self.etcdctl() }
     }
 
     pub(super) fn etcdctl(&self) -> PathBuf {
@@ -121,9 +118,10 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => copy_directory(&entry.path(), &to)?,
-            false => fs::copy(entry.path(), to).map(drop)?,
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to).map(drop)?;
         }
     }
     Ok(())
@@ -256,12 +254,13 @@ impl EtcdCluster {
             (0..options.members).map(port).collect::<Result<Vec<_>>>()
         };
         let (clients, peers, metrics) = (ports(CLIENTS)?, ports(PEERS)?, ports(METRICS)?);
-        let network = match options.peer_proxies {
-            true => Some(PeerNetwork::start(
+        let network = if options.peer_proxies {
+            Some(PeerNetwork::start(
                 ports(PEERS)?,
                 &peers.iter().map(Port::address).collect::<Vec<_>>(),
-            )?),
-            false => None,
+            )?)
+        } else {
+            None
         };
         let peer_url = |member: usize| {
             network

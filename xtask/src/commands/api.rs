@@ -60,12 +60,13 @@ pub fn compare(write: bool) -> Result<()> {
             differing.push(format!("{library}:\n{}", difference.join("\n")));
         }
     }
-    match differing.is_empty() {
-        true => Ok(()),
-        false => Err(Error::new(format!(
+    if differing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::new(format!(
             "the public API is another than the recorded one; if that is meant, `cargo xtask api --write`\n{}",
             differing.join("\n")
-        ))),
+        )))
     }
 }
 

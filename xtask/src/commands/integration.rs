@@ -68,9 +68,10 @@ pub fn run_tests_with(want: &Want, repeat: u32, filter: Option<&str>, programs: 
     for round in 1..=repeat {
         for (number, Found { binaries, .. }) in found.iter().enumerate() {
             let version = binaries.version();
-            let mut command = match nextest {
-                true => cargo(&[&["nextest", "run"], TARGET, &["--no-fail-fast"]].concat()),
-                false => cargo(&[&["test"], TARGET].concat()),
+            let mut command = if nextest {
+                cargo(&[&["nextest", "run"], TARGET, &["--no-fail-fast"]].concat())
+            } else {
+                cargo(&[&["test"], TARGET].concat())
             };
             if nextest {
                 command.args(filter);

@@ -29,10 +29,7 @@ link-time optimization. Then runs each command on an embedded store, and checks 
 fn run(mut args: Args) -> Result<()> {
     let installed = args.switch("--installed")?;
     args.finish(0)?;
-    match installed {
-        true => run_installed(),
-        false => run_tests(),
-    }
+    if installed { run_installed() } else { run_tests() }
 }
 
 /// Installs the programs as the README says, and runs each of their commands.

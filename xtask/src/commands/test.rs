@@ -39,15 +39,16 @@ fn run(mut args: Args) -> Result<()> {
 /// With the first failure.
 pub fn run_tests(want: &Want) -> Result<()> {
     protoc::ensure()?;
-    let units = match optional::has_nextest() {
-        true => cargo(&["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]),
-        false => cargo(&[
+    let units = if optional::has_nextest() {
+        cargo(&["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"])
+    } else {
+        cargo(&[
             "test",
             "--workspace",
             "--all-features",
             "--all-targets",
             "--no-fail-fast",
-        ]),
+        ])
     };
     step::run("unit tests", units)?;
     step::run(

@@ -73,17 +73,16 @@ fn run(mut args: Args) -> Result<()> {
         false => select(&want)?.into_iter().next().map(|found| found.binaries),
     };
     let there = env::var_os(curator::BINARY).is_some() && env::var_os(curator::CTL).is_some();
-    let programs = match there {
-        true => Programs {
+    let programs = if there {
+        Programs {
             curator: curator::binary_from_env()?,
             ctl: curator::ctl_from_env()?,
-        },
-        false => {
-            protoc::ensure()?;
-            Programs {
-                curator: build(CURATOR)?,
-                ctl: build(CURATORCTL)?,
-            }
+        }
+    } else {
+        protoc::ensure()?;
+        Programs {
+            curator: build(CURATOR)?,
+            ctl: build(CURATORCTL)?,
         }
     };
     let _alone = alone()?;

@@ -89,13 +89,12 @@ fn build_commit(commit: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(&beneath).context(|| format!("cannot create {}", shown(&beneath)))?;
     // What is left of one that was removed by hand.
     step::quiet("forget worktrees that are gone", git(root(), &["worktree", "prune"]))?;
-    let checkout = match source.join(".git").exists() {
-        true => git(&source, &["checkout", "--quiet", "--detach", commit]),
-        false => {
-            let mut add = git(root(), &["worktree", "add", "--quiet", "--detach"]);
-            add.arg(&source).arg(commit);
-            add
-        }
+    let checkout = if source.join(".git").exists() {
+        git(&source, &["checkout", "--quiet", "--detach", commit])
+    } else {
+        let mut add = git(root(), &["worktree", "add", "--quiet", "--detach"]);
+        add.arg(&source).arg(commit);
+        add
     };
     step::quiet("check the earlier commit out", checkout)?;
     let program = if source.join("xtask/loads").exists() {

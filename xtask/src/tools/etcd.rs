@@ -126,16 +126,15 @@ fn candidates() -> Result<Vec<Candidate>> {
             continue;
         }
         let directory = package.place();
-        all.push(match package.complete(&directory) {
-            true => {
-                let binaries = EtcdBinaries::in_directory(&directory)
-                    .context(|| format!("remove {} and try again", shown(&directory)))?;
-                Candidate::Here(Found {
-                    binaries,
-                    origin: "brought before".to_owned(),
-                })
-            }
-            false => Candidate::ToBring(package),
+        all.push(if package.complete(&directory) {
+            let binaries = EtcdBinaries::in_directory(&directory)
+                .context(|| format!("remove {} and try again", shown(&directory)))?;
+            Candidate::Here(Found {
+                binaries,
+                origin: "brought before".to_owned(),
+            })
+        } else {
+            Candidate::ToBring(package)
         });
     }
     Ok(all)

@@ -46,9 +46,12 @@ fn install(name: &str, good: impl Fn(&Path) -> bool, fill: impl FnOnce(&Path) ->
         }
     }
     fs::create_dir(&beside).context(|| format!("cannot create {}", beside.display()))?;
-    let filled = fill(&beside).and_then(|()| match good(&beside) {
-        true => Ok(()),
-        false => Err(Error::new(format!("what was brought for {name} is not complete"))),
+    let filled = fill(&beside).and_then(|()| {
+        if good(&beside) {
+            Ok(())
+        } else {
+            Err(Error::new(format!("what was brought for {name} is not complete")))
+        }
     });
     if let Err(error) = filled {
         // It is of no use; the next try removes it if this fails.

@@ -23,7 +23,7 @@ pub fn refused(said: &str) -> Status {
     let mut status = Status::resource_exhausted("no room");
     status
         .metadata_mut()
-        .insert("grpc-retry-pushback-ms", said.parse().unwrap());
+        .insert("grpc-retry-pushback-ms", said.parse().expect("ASCII"));
     status
 }
 

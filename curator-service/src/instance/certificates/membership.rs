@@ -30,11 +30,11 @@ const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 /// After so long another one takes its place: etcd may be away for the rest of its time.
 const RENEW: Duration = Duration::from_secs(30 * 60);
 /// How often it is looked whether it is still true.
-const LOOK: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
 /// How soon it is tried again while there is none.
-const SOON: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the store may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ pub(crate) async fn run(
         };
         let now = credentials.now();
         let looked = async {
-            let looked = timeout(PATIENCE, look(&credentials, &*store, made, now)).await;
+            let looked = timeout(STORE_TIMEOUT, look(&credentials, &*store, made, now)).await;
             looked.unwrap_or(Err(NoProof::Late))
         };
         let Some(looked) = cancel.run_until_cancelled(looked).await else {
@@ -115,7 +115,7 @@ pub(crate) async fn run(
         let proves = credentials.newest().member().is_some();
         metrics::gauge!(telemetry::PROVES_MEMBERSHIP).set(if proves { 1.0 } else { 0.0 });
         said = text;
-        let wait = if said.is_none() { LOOK } else { SOON };
+        let wait = if said.is_none() { POLL_INTERVAL } else { RETRY_INTERVAL };
         cancel.run_until_cancelled(credentials.changed_within(wait)).await;
     }
 }
@@ -338,7 +338,9 @@ mod tests {
                     run(cluster.credentials.clone(), status.clone(), cancel.clone())
                 )
             };
-            tokio::time::timeout(SOON / 2, both).await.expect_err("they go on");
+            tokio::time::timeout(RETRY_INTERVAL / 2, both)
+                .await
+                .expect_err("they go on");
             let newest = cluster.credentials.newest();
             assert!(newest.second().is_some() && newest.member().is_some());
         }
@@ -353,7 +355,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let running = tokio::spawn(run(cluster.credentials.clone(), status, cancel.clone()));
         let mut newest = cluster.credentials.subscribe();
-        tokio::time::timeout(LOOK, newest.changed())
+        tokio::time::timeout(POLL_INTERVAL, newest.changed())
             .await
             .expect_err("it is no member");
         cluster.is(NodeState::Up, true).await;

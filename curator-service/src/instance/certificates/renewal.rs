@@ -26,9 +26,9 @@ use curator_identity::{
 /// A certificate is renewed once no more than one in so many parts of its time is left.
 const PART: u32 = 5;
 /// How often to look whether it is time.
-const LOOK: Duration = Duration::from_secs(3_600);
+const POLL_INTERVAL: Duration = Duration::from_secs(3_600);
 /// The shortest wait after a failure.
-const AGAIN: Duration = Duration::from_secs(10);
+const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the answer may take.
 const ANSWER: Duration = Duration::from_secs(15);
 
@@ -57,8 +57,8 @@ pub(crate) async fn run(credentials: CredentialsWatch, own: SocketAddr, cancel: 
             let newest = credentials.newest();
             let now = credentials.now();
             let wait = match due_in(newest.certificate(), now) {
-                None => LOOK,
-                Some(wait) if wait > Duration::ZERO => wait.min(LOOK),
+                None => POLL_INTERVAL,
+                Some(wait) if wait > Duration::ZERO => wait.min(POLL_INTERVAL),
                 Some(_) => {
                     let outcome = renew(&credentials, &newest, own).await;
                     let word = if outcome.is_ok() { "ok" } else { "failed" };
@@ -79,7 +79,7 @@ pub(crate) async fn run(credentials: CredentialsWatch, own: SocketAddr, cancel: 
                         Err(_) => {}
                     }
                     let left = validity(newest.certificate()).map(|(_, end)| left(end, now));
-                    (left.unwrap_or_default() / 20).clamp(AGAIN, LOOK)
+                    (left.unwrap_or_default() / 20).clamp(MIN_RETRY_INTERVAL, POLL_INTERVAL)
                 }
             };
             credentials.changed_within(wait).await;

@@ -26,9 +26,9 @@ const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// After so long another one takes its place.
 const RENEW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How often it is looked at, and tried again to make one.
-const LOOK: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon it is tried again at first.
-const SOON: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why there is no authority to make anything.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ pub(crate) async fn run(
     mut consensus: watch::Receiver<ConsensusStatus>,
     cancel: CancellationToken,
 ) {
-    let (mut made, mut said, mut wait) = (None, None, SOON);
+    let (mut made, mut said, mut wait) = (None, None, RETRY_INTERVAL);
     while !cancel.is_cancelled() {
         let Some(Some(store)) = cancel.run_until_cancelled(running(&mut consensus)).await else {
             // The consensus is gone for good, and so will this instance be.
@@ -82,7 +82,7 @@ pub(crate) async fn run(
             match result {
                 Ok(true) => {
                     info!("clients that know no Ed25519 can connect as well");
-                    (made, said, wait) = (Some(now), None, LOOK);
+                    (made, said, wait) = (Some(now), None, POLL_INTERVAL);
                 }
                 // There are other credentials by now.
                 Ok(false) => continue,
@@ -92,7 +92,7 @@ pub(crate) async fn run(
                         warn!(%error, "there is no certificate for clients that know no Ed25519");
                     }
                     said = Some(text);
-                    wait = (wait * 2).min(LOOK);
+                    wait = (wait * 2).min(POLL_INTERVAL);
                 }
             }
         }
@@ -314,7 +314,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let running = tokio::spawn(run(credentials.clone(), consensus, cancel.clone()));
         let mut newest = credentials.subscribe();
-        tokio::time::timeout(LOOK * 2, newest.changed())
+        tokio::time::timeout(POLL_INTERVAL * 2, newest.changed())
             .await
             .expect_err("there is no store");
         store.send_replace(ConsensusStatus::Running(Arc::new(cluster.client(0))));

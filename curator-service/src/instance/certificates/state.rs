@@ -32,9 +32,10 @@ pub enum ForeignState {
 /// # Errors
 /// One is or was, or the store does not answer.
 pub async fn check_whole(store: &dyn Store) -> Result<(), ForeignState> {
-    match is_marked(store).await? {
-        true => Err(Unfinished.into()),
-        false => Ok(()),
+    if is_marked(store).await? {
+        Err(Unfinished.into())
+    } else {
+        Ok(())
     }
 }
 
@@ -50,8 +51,9 @@ pub async fn check_state(store: &dyn Store, credentials: &CredentialsWatch) -> R
     check_whole(store).await?;
     read(CLUSTER_CONFIGURATION.into()).await?;
     let authority = read(Layout::CLUSTER.certificate()).await?;
-    match authority.value == credentials.newest().ca() {
-        true => Ok(()),
-        false => Err(ForeignState::OtherCluster),
+    if authority.value == credentials.newest().ca() {
+        Ok(())
+    } else {
+        Err(ForeignState::OtherCluster)
     }
 }

@@ -200,7 +200,7 @@ async fn in_a_minute_one_leader_makes_way() {
         "nor by another look"
     );
     // The model's own clock: the lease runs out.
-    tokio::time::advance(QUIET * 2).await;
+    tokio::time::advance(STEP_DOWN_INTERVAL * 2).await;
     sleep(Duration::from_secs(2)).await;
     assert_eq!(stage.leads(200).await.as_deref(), Some("b"));
 }

@@ -12,9 +12,9 @@ use crate::validate::Invalid;
 
 /// The one field that can be changed.
 const WRITABLE: &str = "kubernetes.node_labels_to_synchronize";
-const MOST_RULES: usize = 256;
-const LONGEST_RULE: usize = 1_024;
-const MOST_PATHS: usize = 64;
+const MAX_RULES: usize = 256;
+const MAX_RULE_BYTES: usize = 1_024;
+const MAX_PATHS: usize = 64;
 
 impl Leader {
     /// Replaces the fields of the mask, if they are what `base_config` says, should there be one.
@@ -54,7 +54,7 @@ impl<'a> Merge<'a> {
         let mask = request.update_mask.as_ref().ok_or_else(|| missing("update_mask"))?;
         let new = request.new_config.as_ref().ok_or_else(|| missing("new_config"))?;
         let base = request.base_config.as_ref();
-        if mask.paths.len() > MOST_PATHS {
+        if mask.paths.len() > MAX_PATHS {
             return Err(Invalid::new("update_mask", "there are more than 64 paths"));
         }
         let paths = normalized(&mask.paths);
@@ -95,10 +95,10 @@ impl<'a> Merge<'a> {
         }
         let rules = &kubernetes.node_labels_to_synchronize;
         let field = || format!("new_config.{WRITABLE}");
-        if rules.len() > MOST_RULES {
+        if rules.len() > MAX_RULES {
             return Err(Invalid::new(field(), "there are more than 256"));
         }
-        if rules.iter().any(|rule| rule.regexp.len() > LONGEST_RULE) {
+        if rules.iter().any(|rule| rule.regexp.len() > MAX_RULE_BYTES) {
             return Err(Invalid::new(field(), "one is longer than 1,024 bytes"));
         }
         Ok(())

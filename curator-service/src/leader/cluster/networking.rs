@@ -14,9 +14,9 @@ use crate::leader::nodes::{lookup, territory};
 use crate::validate::{Invalid, cluster_network_prefix, wireguard_key};
 
 /// How many prefixes a node may have.
-const MOST_PREFIXES: usize = 1_024;
+const MAX_PREFIXES: usize = 1_024;
 /// How many keys are remembered whose writing has an unknown end.
-const MOST_DOUBTFUL: usize = 1_024;
+const MAX_DOUBTFUL: usize = 1_024;
 
 impl Leader {
     /// The same as the node calls it: no faster than it may.
@@ -48,9 +48,10 @@ impl Leader {
         // go through here, so it is enough that no two with one key are under way at a time.
         let claim = self.claims.claim(&key, caller)?;
         // The same with prefixes: of two that overlap, one is looked at after the other is written.
-        let _turn = match asked.prefixes.is_empty() {
-            true => None,
-            false => Some(self.prefixes.lock().await),
+        let _turn = if asked.prefixes.is_empty() {
+            None
+        } else {
+            Some(self.prefixes.lock().await)
         };
         let done = self
             .state
@@ -64,7 +65,7 @@ impl Leader {
                         "node {caller} has not reported its status yet"
                     )));
                 }
-                if asked.prefixes.len() > MOST_PREFIXES {
+                if asked.prefixes.len() > MAX_PREFIXES {
                     return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
                 }
                 let own = node.external_address();
@@ -160,9 +161,10 @@ impl KeyReservation {
         let oldest = {
             let mut claimed = self.claims.claimed();
             claimed.doubtful.push_back(self.key.clone());
-            match claimed.doubtful.len() > MOST_DOUBTFUL {
-                true => claimed.doubtful.pop_front(),
-                false => None,
+            if claimed.doubtful.len() > MAX_DOUBTFUL {
+                claimed.doubtful.pop_front()
+            } else {
+                None
             }
         };
         if let Some(oldest) = oldest {
@@ -173,9 +175,10 @@ impl KeyReservation {
 
 impl Drop for KeyReservation {
     fn drop(&mut self) {
-        match self.doubtful {
-            true => self.keep(),
-            false => self.claims.release(&self.key),
+        if self.doubtful {
+            self.keep()
+        } else {
+            self.claims.release(&self.key)
         }
     }
 }
@@ -194,7 +197,7 @@ mod tests {
         again.give_up();
         drop(claims.claim("k", "b").expect("free again"));
         assert!(claims.claim("k", "a").is_err(), "it may have been written");
-        for number in 0..MOST_DOUBTFUL {
+        for number in 0..MAX_DOUBTFUL {
             drop(claims.claim(&format!("k{number}"), "c").expect("free"));
         }
         claims.claim("k", "a").expect("forgotten").give_up();

@@ -41,9 +41,10 @@ impl Leader {
         let now = self.now();
         let issued = self.state.transact(|tx| {
             let Holder { name, subject } = holder(tx, &id, &key)?;
-            match request.anew {
-                true => self.cluster_pki.renew(tx, &authority, &name, &subject, &key, now),
-                false => self.cluster_pki.ensure(tx, &authority, &name, &subject, &key, now),
+            if request.anew {
+                self.cluster_pki.renew(tx, &authority, &name, &subject, &key, now)
+            } else {
+                self.cluster_pki.ensure(tx, &authority, &name, &subject, &key, now)
             }
         });
         let certificate = issued.await?;

@@ -37,9 +37,12 @@ impl Leader {
     /// Refuses what is not the ticket.
     pub(in crate::leader) async fn check_ticket(&self, shown: &[u8]) -> Result<(), Status> {
         self.state
-            .transact(|tx| match is_ticket(tx, shown) {
-                true => Ok(()),
-                false => Err(not_the_ticket()),
+            .transact(|tx| {
+                if is_ticket(tx, shown) {
+                    Ok(())
+                } else {
+                    Err(not_the_ticket())
+                }
             })
             .await
     }

@@ -18,13 +18,13 @@ use crate::auth::Caller;
 use crate::leader::nodes::callers::{Call, Callers};
 
 /// As many at a time: enough that those who are slow hold up nobody, and few enough that each is done soon.
-const MOST: usize = 32;
+const MAX_TURNS: usize = 32;
 /// And of one caller.
 const OF_CALLER: usize = 8;
 /// Who has taken nothing for so long is not waited for ...
 const STALLED: Duration = Duration::from_millis(500);
 /// ... nor who has had its turn for so long.
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX_TURN_TIME: Duration = Duration::from_secs(5);
 
 /// The turns of one leader.
 #[derive(Debug)]
@@ -109,15 +109,16 @@ impl Backlogs {
 impl Turns {
     /// Ends the turns of those who are not waited for.
     fn pass_over(&mut self, now: Instant) {
-        self.held
-            .retain(|_, held| now.duration_since(held.moved) < STALLED && now.duration_since(held.began) < LONGEST);
+        self.held.retain(|_, held| {
+            now.duration_since(held.moved) < STALLED && now.duration_since(held.began) < MAX_TURN_TIME
+        });
     }
 
     fn take(&mut self, now: Instant, own: &mut Option<OwnedSemaphorePermit>) -> Option<u64> {
-        if self.held.len() >= MOST {
+        if self.held.len() >= MAX_TURNS {
             self.pass_over(now);
         }
-        if self.held.len() >= MOST {
+        if self.held.len() >= MAX_TURNS {
             return None;
         }
         let number = self.next;
@@ -171,8 +172,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_few_have_their_turn_at_a_time_and_in_the_order_in_which_they_came() {
         let backlogs = Arc::new(Backlogs::default());
-        let mut turns = turns(&backlogs, 0..MOST);
-        let (one, other) = (node(MOST), node(MOST + 1));
+        let mut turns = turns(&backlogs, 0..MAX_TURNS);
+        let (one, other) = (node(MAX_TURNS), node(MAX_TURNS + 1));
         let (mut first, mut second) = (pin!(backlogs.turn(&one)), pin!(backlogs.turn(&other)));
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
@@ -186,8 +187,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_takes_nothing_is_not_waited_for_and_whoever_does_is() {
         let backlogs = Arc::new(Backlogs::default());
-        let turns = turns(&backlogs, 0..MOST);
-        let next = node(MOST);
+        let turns = turns(&backlogs, 0..MAX_TURNS);
+        let next = node(MAX_TURNS);
         let moving = async {
             loop {
                 sleep(STALLED / 3).await;
@@ -198,7 +199,7 @@ mod tests {
             tokio::select! {
                 () = moving => false,
                 _ = backlogs.turn(&next) => true,
-                () = sleep(LONGEST - STALLED) => false,
+                () = sleep(MAX_TURN_TIME - STALLED) => false,
             }
         };
         assert!(!waited.await, "all of them get on");
@@ -215,8 +216,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_goes_away_while_it_waits_takes_nobodys_turn_with_it() {
         let backlogs = Arc::new(Backlogs::default());
-        let mut turns = turns(&backlogs, 0..MOST);
-        let (one, other) = (node(MOST), node(MOST + 1));
+        let mut turns = turns(&backlogs, 0..MAX_TURNS);
+        let (one, other) = (node(MAX_TURNS), node(MAX_TURNS + 1));
         let mut gone = Box::pin(backlogs.turn(&one));
         assert!(gone.as_mut().now_or_never().is_none());
         let mut stays = pin!(backlogs.turn(&other));
@@ -240,8 +241,8 @@ mod tests {
         let others = turns(&backlogs, 1..21);
         assert_eq!(others.len(), 20, "at once");
         // And with all turns taken, by those who get on, none of them has one without end.
-        let rest = turns(&backlogs, 21..21 + MOST - held.len() - others.len());
-        let last = node(MOST);
+        let rest = turns(&backlogs, 21..21 + MAX_TURNS - held.len() - others.len());
+        let last = node(MAX_TURNS);
         let moving = async {
             loop {
                 sleep(STALLED / 3).await;

@@ -32,7 +32,7 @@ use tower_service::Service;
 
 use crate::auth::caller;
 use crate::leader::nodes::watch::Events;
-use crate::leader::{LeaderHandle, MOST_MESSAGE};
+use crate::leader::{LeaderHandle, MAX_MESSAGE};
 
 /// The same on the wire as [`WatchEvent`].
 #[derive(Clone, PartialEq, prost::Message)]
@@ -115,7 +115,7 @@ async fn begin(seat: LeaderHandle, request: Request<Body>) -> Result<Events, Sta
         ));
     }
     let decoder = ProstCodec::<EncodedEvent, WatchRequest>::default().decoder();
-    let mut messages = Streaming::new_request(decoder, body, None, Some(MOST_MESSAGE));
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE));
     let message = messages.message().await?;
     let message = message.ok_or_else(|| Status::internal("there is no message in the request"))?;
     let metadata = MetadataMap::from_headers(parts.headers);

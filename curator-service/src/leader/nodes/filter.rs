@@ -36,12 +36,12 @@ use tonic::Status;
 pub(in crate::leader) use turns::{Turn, Turns};
 
 /// The longest filter, in bytes.
-const LONGEST: usize = 4_096;
+const MAX_FILTER_BYTES: usize = 4_096;
 /// How deep `all`, `exists` and their like may be nested: each level goes through a whole list.
-const MOST_NESTED: usize = 2;
+const MAX_NESTED_LOOPS: usize = 2;
 
 /// How deep brackets may be nested.
-const MOST_BRACKETS: usize = 64;
+const MAX_BRACKETS: usize = 64;
 
 /// How far a filter's thread stands behind those that answer calls, as `nice` has it.
 const BEHIND: i32 = 10;
@@ -145,12 +145,12 @@ impl Filter {
                 root,
             });
         }
-        if text.len() > LONGEST {
+        if text.len() > MAX_FILTER_BYTES {
             return Err(Status::invalid_argument("filter: it is longer than 4,096 bytes"));
         }
-        if told::depth(text) > MOST_BRACKETS {
+        if told::depth(text) > MAX_BRACKETS {
             return Err(Status::invalid_argument(format!(
-                "filter: brackets are nested too deep, at most {MOST_BRACKETS} may be"
+                "filter: brackets are nested too deep, at most {MAX_BRACKETS} may be"
             )));
         }
         let program = env
@@ -270,7 +270,7 @@ impl Known<'_> {
                 call.args.iter_mut().try_for_each(|arg| self.prepare(arg, nested))
             }
             Expr::Comprehension(loops) => {
-                if nested == MOST_NESTED {
+                if nested == MAX_NESTED_LOOPS {
                     return Err(Status::invalid_argument(
                         "filter: loops are nested too deep, at most two may be",
                     ));
@@ -352,12 +352,13 @@ impl Known<'_> {
             || TYPES.contains(&name)
             || self.bound.iter().any(|bound| bound == name)
             || self.constants.get_variable(name).is_some();
-        match known {
-            true => Ok(()),
-            false => Err(Status::invalid_argument(format!(
+        if known {
+            Ok(())
+        } else {
+            Err(Status::invalid_argument(format!(
                 "filter: there is no {:?}, only node and the names of states and healths, such as NODE_STATE_UP",
                 told(name)
-            ))),
+            )))
         }
     }
 }

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use crate::leader::Leader;
 use crate::leader::nodes::lookup;
-use crate::validate::{MOST_LABELS, label_key, label_value};
+use crate::validate::{MAX_LABELS, label_key, label_value};
 
 impl Leader {
     /// Sets and removes labels of a node: all of them or none.
@@ -48,9 +48,9 @@ impl Leader {
                     .collect();
                 labels.retain(|key, _| !delete.contains(key));
                 labels.extend(upsert.iter().map(|(key, value)| ((*key).clone(), (*value).clone())));
-                if labels.len() > MOST_LABELS {
+                if labels.len() > MAX_LABELS {
                     return Err(Status::out_of_range(format!(
-                        "node {id} would have {} labels, and may have {MOST_LABELS}",
+                        "node {id} would have {} labels, and may have {MAX_LABELS}",
                         labels.len()
                     )));
                 }

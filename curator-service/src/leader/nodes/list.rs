@@ -32,9 +32,10 @@ impl Leader {
     /// All nodes that the filter keeps, by id. What cannot be decoded is left out.
     pub(crate) async fn get_nodes(&self, caller: &Caller, request: GetNodesRequest) -> Result<Nodes, Status> {
         // Whoever waits for a turn keeps no nodes.
-        let turn = match request.filter.is_empty() {
-            true => None,
-            false => Some(self.filters.next(caller).await?),
+        let turn = if request.filter.is_empty() {
+            None
+        } else {
+            Some(self.filters.next(caller).await?)
         };
         let nodes = self.state.read(readable).await?;
         // All as they are at one moment, however slowly they are read.
@@ -105,9 +106,10 @@ impl Leader {
         })?;
         let member = |member: &crate::consensus::Member| EtcdMember {
             id: member.node_id(),
-            status: match member.learner {
-                true => MemberStatus::Learner.into(),
-                false => MemberStatus::Full.into(),
+            status: if member.learner {
+                MemberStatus::Learner.into()
+            } else {
+                MemberStatus::Full.into()
             },
         };
         Ok(GetConsensusStatusResponse {

@@ -22,17 +22,17 @@ use crate::telemetry;
 use curator_identity::pushback;
 
 /// How many nodes all lists together may name: with 32 bytes for each that is 64 MiB.
-const MOST: usize = 2 << 20;
+const MAX_LISTED_NODES: usize = 2 << 20;
 /// How many of these those of nodes may name, so that there is always something left for users.
-const OF_NODES: usize = MOST / 4 * 3;
+const OF_NODES: usize = MAX_LISTED_NODES / 4 * 3;
 /// A list counts as so many nodes more, for what there is of it beside them.
 const EACH: usize = 16;
 /// When whoever found no room may come again.
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long it may take to be taken. In this time all nodes together change no more than what `pace` lets them.
-const PATIENCE: Duration = Duration::from_secs(120);
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often it is looked for those that were not.
-const LOOK: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Makes the messages of a list, one after the other.
 pub(in crate::leader) type Items = Box<dyn Iterator<Item = Result<Node, Status>> + Send>;
@@ -106,7 +106,7 @@ impl Open {
         let mut taken_back = Vec::new();
         loop {
             let nodes_are_full = !is_user && self.of_nodes + size > OF_NODES;
-            if !nodes_are_full && self.size + size <= MOST {
+            if !nodes_are_full && self.size + size <= MAX_LISTED_NODES {
                 return Some(taken_back);
             }
             let others = self
@@ -135,7 +135,7 @@ impl Lists {
     pub(in crate::leader) fn tell(&self, caller: &Caller, nodes: usize, items: Items) -> Result<List, Status> {
         let slot: Slot = Arc::new(Mutex::new(Some(items)));
         let told = Told {
-            until: self.clock.now() + PATIENCE,
+            until: self.clock.now() + READ_TIMEOUT,
             slot: slot.clone(),
             size: nodes + EACH,
             caller: callers::name(caller),
@@ -151,7 +151,7 @@ impl Lists {
             let refused = Status::resource_exhausted(
                 "there is no room for another list of nodes: take those that are open, or end their calls",
             );
-            return Err(pushback::telling(refused, AGAIN));
+            return Err(pushback::telling(refused, RETRY_AFTER));
         };
         take_back(taken_back);
         Ok(List {
@@ -170,7 +170,7 @@ impl Lists {
     /// Takes back what is not taken in time. Never returns.
     pub(in crate::leader) async fn run(&self) {
         loop {
-            self.clock.sleep_until(self.clock.now() + LOOK).await;
+            self.clock.sleep_until(self.clock.now() + CHECK_INTERVAL).await;
             self.take_back_late();
         }
     }
@@ -219,7 +219,7 @@ impl Stream for List {
         let Some(items) = slot.as_mut() else {
             *slot = Some(Box::new(std::iter::empty()));
             let aborted = Status::aborted(format!(
-                "the list was not taken within {PATIENCE:?}, or too many were open: ask for it again"
+                "the list was not taken within {READ_TIMEOUT:?}, or too many were open: ask for it again"
             ));
             return Poll::Ready(Some(Err(aborted)));
         };
@@ -278,7 +278,7 @@ mod tests {
                     return all;
                 }
             }
-            assert!(all.len() < MOST, "without end");
+            assert!(all.len() < MAX_LISTED_NODES, "without end");
         }
     }
 
@@ -306,12 +306,16 @@ mod tests {
         assert!(theirs.iter().all(|lists| *lists <= 9), "{theirs:?}");
         // None of that is the owner's, who has a part that is no node's.
         let mine = opened(&lists, &owner(), NODES);
-        assert!(mine.len() >= (MOST - OF_NODES) / (NODES + EACH));
+        assert!(mine.len() >= (MAX_LISTED_NODES - OF_NODES) / (NODES + EACH));
         let (all, _) = sizes(&lists);
-        assert!(all <= MOST, "{all}");
+        assert!(all <= MAX_LISTED_NODES, "{all}");
         // Those of no nodes cost something as well.
         let empty = opened(&lists, &node(21), 0);
-        assert!(!empty.is_empty() && empty.len() < MOST / EACH, "{}", empty.len());
+        assert!(
+            !empty.is_empty() && empty.len() < MAX_LISTED_NODES / EACH,
+            "{}",
+            empty.len()
+        );
         drop((one, many, mine, empty, honest));
         assert_eq!(sizes(&lists), (0, 0));
         assert!(
@@ -325,7 +329,7 @@ mod tests {
         let lists = Lists::new(Arc::new(TokioClock::new()));
         let unread = opened(&lists, &node(0), 10_000);
         assert!(lists.tell(&node(0), 10_000, nothing()).is_err());
-        tokio::time::sleep(PATIENCE).await;
+        tokio::time::sleep(READ_TIMEOUT).await;
         lists.take_back_late();
         assert!(lists.tell(&node(0), 10_000, nothing()).is_ok());
         drop(unread);
@@ -350,11 +354,11 @@ mod tests {
         assert_eq!(Arc::strong_count(&held), 2, "what has ended holds nothing");
         let mut looks = Box::pin(lists.run());
         assert!(looks.as_mut().now_or_never().is_none());
-        tokio::time::sleep(PATIENCE / 2).await;
+        tokio::time::sleep(READ_TIMEOUT / 2).await;
         let mut later = tell(items(held.clone()));
         assert!(looks.as_mut().now_or_never().is_none());
         assert_eq!(Arc::strong_count(&held), 3);
-        tokio::time::timeout(PATIENCE / 2 + LOOK, looks)
+        tokio::time::timeout(READ_TIMEOUT / 2 + CHECK_INTERVAL, looks)
             .await
             .expect_err("never");
         assert_eq!(Arc::strong_count(&held), 2, "the first is taken back");

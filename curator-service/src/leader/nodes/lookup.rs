@@ -52,9 +52,10 @@ pub(in crate::leader) fn unusable(corrupt: &Corrupt) -> Status {
 
 /// The same to somebody whom the cluster does not know: nothing of the inside.
 pub(in crate::leader) fn to_stranger(status: Status) -> Status {
-    match status.source().is_some_and(|source| source.is::<Corrupt>()) {
-        true => Status::unavailable("a stored value cannot be used: the leader's log says which"),
-        false => status,
+    if status.source().is_some_and(|source| source.is::<Corrupt>()) {
+        Status::unavailable("a stored value cannot be used: the leader's log says which")
+    } else {
+        status
     }
 }
 

@@ -9,9 +9,9 @@ use crate::state::view::View;
 use crate::telemetry;
 
 /// How many nodes may be NEW at a time.
-pub(in crate::leader) const MOST: usize = 1_024;
+pub(in crate::leader) const MAX_NEW_NODES: usize = 1_024;
 /// How large the records of all of them together may be, in bytes. One with all the labels there may be takes 48 KB.
-pub(in crate::leader) const MOST_BYTES: usize = 8 << 20;
+pub(in crate::leader) const MAX_NEW_BYTES: usize = 8 << 20;
 
 /// One node registers at a time, so that all of them are counted.
 #[derive(Default)]
@@ -34,12 +34,12 @@ pub(in crate::leader) fn check(view: &View, bytes: usize) -> Result<(), Status> 
     let new = view.nodes().filter_map(|(_, node)| node.as_ref().ok());
     let new = new.filter(|node| node.state() == NodeState::New);
     let (nodes, all) = new.fold((0, bytes), |(nodes, all), node| (nodes + 1, all + node.stored_bytes()));
-    if nodes < MOST && all <= MOST_BYTES {
+    if nodes < MAX_NEW_NODES && all <= MAX_NEW_BYTES {
         return Ok(());
     }
     Err(Status::resource_exhausted(format!(
-        "{nodes} nodes wait for their approval, and there may be {MOST}, with records of {} MiB in all: approve or delete some, or let \
+        "{nodes} nodes wait for their approval, and there may be {MAX_NEW_NODES}, with records of {} MiB in all: approve or delete some, or let \
          the ticket be rotated if nobody knows them",
-        MOST_BYTES >> 20
+        MAX_NEW_BYTES >> 20
     )))
 }

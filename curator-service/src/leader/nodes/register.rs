@@ -17,7 +17,7 @@ use crate::leader::cluster::register_ticket::{is_ticket, not_the_ticket};
 use crate::leader::nodes::{lookup, newcomers, registrations};
 use crate::state::keys::{DELETED_NODES, join_key};
 use crate::state::record::NodeRecord;
-use crate::validate::{MOST_LABELS, key32, label_key, label_value};
+use crate::validate::{MAX_LABELS, key32, label_key, label_value};
 use curator_identity::Subject;
 
 /// How long a cluster unlock key is.
@@ -293,7 +293,7 @@ const fn accepted(policy: StorageSecurityPolicy) -> &'static [NodeStorageSecurit
 /// one key, the first counts.
 fn lenient(labels: Option<&NodeLabels>) -> NodeLabels {
     let mut by_key = std::collections::BTreeMap::new();
-    for pair in labels.iter().flat_map(|labels| &labels.pairs).take(MOST_LABELS) {
+    for pair in labels.iter().flat_map(|labels| &labels.pairs).take(MAX_LABELS) {
         if label_key(&pair.key).is_ok() && label_value(&pair.value).is_ok() {
             by_key.entry(&pair.key).or_insert(&pair.value);
         }

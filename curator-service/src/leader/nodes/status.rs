@@ -15,10 +15,10 @@ use crate::state::record::NodeRecord;
 use crate::validate::Invalid;
 
 /// The longest that what a node may say freely can be: a boot id, a commit's hash.
-const LONGEST: usize = 1_024;
+const MAX_TEXT_BYTES: usize = 1_024;
 
 /// After so long, in seconds, the same status is written again: its time says that it is still so.
-const AGAIN: i64 = 60;
+const REPEAT_SECONDS: i64 = 60;
 
 impl Leader {
     /// The same as the node calls it: no faster than it may, unless it says nothing new.
@@ -90,7 +90,7 @@ fn says_nothing_new(node: &NodeRecord, status: &NodeStatus) -> bool {
         timestamp: status.timestamp,
         ..known.clone()
     } == *status;
-    same && (before..before.saturating_add(AGAIN)).contains(&now)
+    same && (before..before.saturating_add(REPEAT_SECONDS)).contains(&now)
 }
 
 fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
@@ -105,14 +105,14 @@ fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
     if u16::try_from(port).is_err() {
         return Err(Invalid::new("status.running_curator.port", "it is no port"));
     }
-    if status.boot_id.len() > LONGEST {
+    if status.boot_id.len() > MAX_TEXT_BYTES {
         return Err(Invalid::new("status.boot_id", "it is longer than 1,024 bytes"));
     }
     let git = status
         .version
         .as_ref()
         .and_then(|version| version.git_information.as_ref());
-    if git.is_some_and(|git| git.commit_hash.len() > LONGEST) {
+    if git.is_some_and(|git| git.commit_hash.len() > MAX_TEXT_BYTES) {
         let field = "status.version.git_information.commit_hash";
         return Err(Invalid::new(field, "it is longer than 1,024 bytes"));
     }

@@ -307,9 +307,10 @@ async fn storage_is_secured_as_the_cluster_has_it() {
                 storage_security: security.into(),
             };
             let committed = stage.leader.commit_node(Some(key(number)), request).await;
-            match accepted.contains(&security) {
-                true => drop(committed.unwrap()),
-                false => assert_eq!(refused(committed), Code::FailedPrecondition, "{policy:?} {security:?}"),
+            if accepted.contains(&security) {
+                drop(committed.unwrap())
+            } else {
+                assert_eq!(refused(committed), Code::FailedPrecondition, "{policy:?} {security:?}")
             }
         }
     }

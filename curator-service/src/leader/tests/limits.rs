@@ -138,13 +138,13 @@ async fn so_many_nodes_wait_for_approval_and_no_more() {
         ..Default::default()
     };
     stage.cluster.set_faults(1, slow);
-    let registered = (0..newcomers::MOST as u32 + 200).map(|number| {
+    let registered = (0..newcomers::MAX_NEW_NODES as u32 + 200).map(|number| {
         let (key, request) = newcomer(number, &ticket, None);
         stage.leader.register_node(Some(key), request)
     });
     let registered = futures::future::join_all(registered).await;
     let done = registered.iter().filter(|done| done.is_ok()).count();
-    assert_eq!(done, newcomers::MOST);
+    assert_eq!(done, newcomers::MAX_NEW_NODES);
     let told = registered
         .iter()
         .find_map(|done| done.as_ref().err())
@@ -186,7 +186,7 @@ async fn what_nodes_that_wait_have_is_bounded_as_well() {
     assert_eq!(told.code(), Code::ResourceExhausted);
     let stored: usize = stage.all().await.iter().map(|kv| kv.value.len()).sum();
     assert!((150..300).contains(&number), "{number} nodes");
-    assert!(stored < newcomers::MOST_BYTES + (64 << 10), "{stored} bytes");
+    assert!(stored < newcomers::MAX_NEW_BYTES + (64 << 10), "{stored} bytes");
 }
 
 #[tokio::test(start_paused = true)]

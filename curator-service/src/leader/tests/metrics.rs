@@ -43,7 +43,7 @@ async fn a_node_that_finds_too_many_before_it_is_counted() {
     let register_ticket = stage.ticket().await;
     let counted = Counted::new();
     let _counting = counted.begin();
-    for number in 0..=newcomers::MOST {
+    for number in 0..=newcomers::MAX_NEW_NODES {
         assert_eq!(counted.of(telemetry::NEWCOMERS_REFUSED), 0);
         let mut keys = [[77; 32], [78; 32]];
         for key in &mut keys {
@@ -56,7 +56,7 @@ async fn a_node_that_finds_too_many_before_it_is_counted() {
             labels: None,
         };
         let done = stage.leader.register_node(Some(keys[0]), request).await;
-        assert_eq!(done.is_ok(), number < newcomers::MOST);
+        assert_eq!(done.is_ok(), number < newcomers::MAX_NEW_NODES);
     }
     assert_eq!(counted.of(telemetry::NEWCOMERS_REFUSED), 1);
 }

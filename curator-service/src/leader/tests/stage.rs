@@ -96,9 +96,10 @@ impl Membership for Watched {
     }
 
     async fn remove(&self, id: u64) -> Result<(), MembershipError> {
-        match self.removable.load(std::sync::atomic::Ordering::Relaxed) {
-            true => self.members.remove(id).await,
-            false => Err(refuses()),
+        if self.removable.load(std::sync::atomic::Ordering::Relaxed) {
+            self.members.remove(id).await
+        } else {
+            Err(refuses())
         }
     }
 }

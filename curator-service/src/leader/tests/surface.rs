@@ -50,15 +50,15 @@ const STEPS: usize = 60;
 const SECONDS: &str = "CURATOR_FUZZ_SECONDS";
 const FROM: &str = "CURATOR_FUZZ_SEED";
 /// How long an honest call may take, in the time that the run has: writes have their pace.
-const SOON: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// No refusal says more.
-const LONGEST: usize = 2_000;
+const MAX_TEXT_LEN: usize = 2_000;
 /// Streams that are held and not read.
 const HELD: usize = 16;
 const WHO: &str = "who";
 /// The honest node that joins first; no other party knows of it.
 const JOINS: u8 = 20;
-const MOST_JOIN: u8 = 50;
+const MAX_JOIN: u8 = 50;
 
 /// Who a caller says they are: `node 2`, `user owner` or `key 5`, by the number of the key.
 struct Said;
@@ -149,7 +149,7 @@ async fn read(response: http::Response<Body>, reads: Reads) -> Answer {
                 }
             },
             Err(status) => {
-                assert!(status.message().len() <= LONGEST, "{status}");
+                assert!(status.message().len() <= MAX_TEXT_LEN, "{status}");
                 return Answer {
                     code: status.code(),
                     messages: Vec::new(),
@@ -162,7 +162,7 @@ async fn read(response: http::Response<Body>, reads: Reads) -> Answer {
         .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
     let message = trailers.get("grpc-message").map_or(0, |message| message.len());
     // As it is written on the wire, three bytes for each that is not plain.
-    assert!(message <= 3 * LONGEST, "{message} bytes: {trailers:?}");
+    assert!(message <= 3 * MAX_TEXT_LEN, "{message} bytes: {trailers:?}");
     let mut messages = Vec::new();
     while bytes.len() >= 5 {
         let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize;
@@ -344,7 +344,7 @@ impl Run {
             let Ok(response) = begin(&self.routes, who, path, framed(&message.encode_to_vec())).await;
             read(response, Reads::All).await
         };
-        let answered = tokio::time::timeout(SOON, call).await;
+        let answered = tokio::time::timeout(TIMEOUT, call).await;
         answered.unwrap_or_else(|_| panic!("{who} is not answered by {path}"))
     }
 
@@ -439,9 +439,9 @@ impl Run {
         let largest = all.iter().map(|kv| kv.value.len()).max().unwrap_or(0);
         assert!(largest <= limits.record, "{largest}");
         let new: Vec<_> = nodes.iter().filter(|node| node.state() == NodeState::New).collect();
-        assert!(new.len() <= newcomers::MOST);
+        assert!(new.len() <= newcomers::MAX_NEW_NODES);
         let bytes: usize = new.iter().map(|node| node.encoded_len()).sum();
-        assert!(bytes <= 2 * newcomers::MOST_BYTES);
+        assert!(bytes <= 2 * newcomers::MAX_NEW_BYTES);
     }
 
     async fn run(mut self) {
@@ -451,7 +451,7 @@ impl Run {
                 .ok()
                 .filter(|_| step % 10 == 5)
                 .map(|more| JOINS + more);
-            let joins = joins.filter(|number| *number < MOST_JOIN);
+            let joins = joins.filter(|number| *number < MAX_JOIN);
             let turn = self.turn + 1;
             let (held, ()) = futures::join!(join_all(calls), self.mean_well(turn, joins));
             self.turn = turn;

@@ -17,7 +17,7 @@ use crate::status::LeaderStatus;
 /// Its key. The value is the digest of the file.
 pub(crate) const MARK: &str = "/import/unfinished";
 /// How often it is looked for by whoever waits until it is gone.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An import into the store has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +63,7 @@ pub(crate) async fn until_gone(store: &dyn Store, status: &watch::Sender<LeaderS
             *known = new;
             changed
         });
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

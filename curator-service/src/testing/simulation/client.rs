@@ -160,9 +160,10 @@ impl Client {
                 Access::State => 0.7,
                 Access::Listeners { .. } => 0.3,
             };
-            let node = match self.rng.random_bool(stay) {
-                true => self.believed % count,
-                false => self.rng.random_range(0..count),
+            let node = if self.rng.random_bool(stay) {
+                self.believed % count
+            } else {
+                self.rng.random_range(0..count)
             };
             self.call(node, kind, patience).await;
         }

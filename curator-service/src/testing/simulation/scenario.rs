@@ -321,9 +321,10 @@ impl fmt::Display for Fault {
                 delay,
             } => {
                 let ways = if *both { "and back" } else { "one way" };
-                match cut {
-                    true => write!(f, "nothing gets from node {from} to node {to}, {ways}"),
-                    false => write!(f, "delays of up to {delay:?} from node {from} to node {to}, {ways}"),
+                if *cut {
+                    write!(f, "nothing gets from node {from} to node {to}, {ways}")
+                } else {
+                    write!(f, "delays of up to {delay:?} from node {from} to node {to}, {ways}")
                 }
             }
             Self::Reset { one, other } => write!(f, "the connections between nodes {one} and {other} break"),

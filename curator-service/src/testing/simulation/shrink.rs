@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::testing::simulation::{Bug, Outcome, Scenario, Violation, simulate};
 
 /// How many runs it may take.
-const MOST_RUNS: usize = 400;
+const MAX_RUNS: usize = 400;
 
 /// The smallest scenario found that breaks the same rule as `scenario` does, and what became of it. `None` if it breaks none.
 #[must_use]
@@ -35,7 +35,7 @@ struct Smallest {
 impl Smallest {
     /// Takes a smaller one if it breaks the rule as well.
     fn take(&mut self, smaller: Scenario) -> bool {
-        if self.runs >= MOST_RUNS {
+        if self.runs >= MAX_RUNS {
             return false;
         }
         self.runs += 1;
@@ -62,9 +62,10 @@ impl Smallest {
                     .filter(|(at, _)| !(from..from + size).contains(at))
                     .map(|(_, number)| number)
                     .collect();
-                match self.take(self.scenario.keeping(&kept)) {
-                    true => any = true,
-                    false => from += size,
+                if self.take(self.scenario.keeping(&kept)) {
+                    any = true
+                } else {
+                    from += size
                 }
             }
             size /= 2;

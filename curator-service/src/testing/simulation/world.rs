@@ -34,7 +34,7 @@ const STEP: Duration = Duration::from_millis(10);
 /// Once all is well: the longest lease that may still be in the way, its scan, and a round's longest pauses.
 const HEALED: Duration = Duration::from_secs(15);
 /// For what has nothing in its way.
-const SOON: Duration = Duration::from_secs(5);
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What must hold, and did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,12 +202,13 @@ impl<'a> World<'a> {
     }
 
     fn client(&self, number: usize) -> Client {
-        let access = match self.scenario.listeners {
-            false => Access::State,
-            true => Access::Listeners {
+        let access = if self.scenario.listeners {
+            Access::Listeners {
                 own: self.network.host(client_address(number)),
                 nodes: (0..self.scenario.nodes).map(node_address).collect(),
-            },
+            }
+        } else {
+            Access::State
         };
         let seed = self.scenario.seed ^ ((number as u64 + 1) << 48);
         Client::new(
@@ -250,9 +251,10 @@ impl<'a> World<'a> {
         let mut moments = moments.into_iter().peekable();
         while self.now() < self.scenario.faulty {
             while let Some((_, begins, planned)) = moments.next_if(|(at, _, _)| *at <= self.now()) {
-                match begins {
-                    true => self.begin(planned)?,
-                    false => self.is_over(planned)?,
+                if begins {
+                    self.begin(planned)?
+                } else {
+                    self.is_over(planned)?
                 }
             }
             self.step().await?;
@@ -275,7 +277,7 @@ impl<'a> World<'a> {
         let mut client = self.client(self.scenario.clients);
         // A term may end once more that could not be renewed for too long before.
         let agreed = self.now();
-        while self.now() < agreed + SOON {
+        while self.now() < agreed + CONVERGENCE_TIMEOUT {
             let leader = (0..self.scenario.nodes).find(|node| {
                 let status = self.status(*node);
                 status.is_some_and(|status| status.valid_term().is_some())
@@ -289,7 +291,7 @@ impl<'a> World<'a> {
         }
         Err((
             "there is progress after healing",
-            format!("the leader does not write within {SOON:?}"),
+            format!("the leader does not write within {CONVERGENCE_TIMEOUT:?}"),
         ))
     }
 
@@ -302,10 +304,10 @@ impl<'a> World<'a> {
             .collect();
         let nodes: Vec<Node> = self.nodes.borrow_mut().iter_mut().filter_map(Option::take).collect();
         for node in nodes {
-            if !node.leave(SOON).await {
+            if !node.leave(CONVERGENCE_TIMEOUT).await {
                 return Err((
                     "a planned end takes no time",
-                    format!("a node has not left within {SOON:?}"),
+                    format!("a node has not left within {CONVERGENCE_TIMEOUT:?}"),
                 ));
             }
             self.follow_store()?;
@@ -352,9 +354,10 @@ impl<'a> World<'a> {
                 return Err(broken);
             }
         }
-        match self.nodes.borrow().iter().flatten().any(Node::is_broken) {
-            true => Err(("nothing panics", "a task of a node has ended by itself".into())),
-            false => Ok(()),
+        if self.nodes.borrow().iter().flatten().any(Node::is_broken) {
+            Err(("nothing panics", "a task of a node has ended by itself".into()))
+        } else {
+            Ok(())
         }
     }
 

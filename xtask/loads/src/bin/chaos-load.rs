@@ -461,9 +461,10 @@ async fn labels(instance: Instance) {
                 random.random_bool(0.5),
             )
         };
-        let done = match read {
-            true => instance.read_label(node, label).await,
-            false => instance.write_label(node, label).await,
+        let done = if read {
+            instance.read_label(node, label).await
+        } else {
+            instance.write_label(node, label).await
         };
         pause(done).await;
     }

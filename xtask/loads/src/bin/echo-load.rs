@@ -287,9 +287,10 @@ async fn call(requests: &mut SendRequest<Bytes>, request: &Request<()>, body: &B
         received += data.len();
     }
     check(&stream.trailers().await?.unwrap_or(parts.headers))?;
-    match received < SIZE {
-        true => Err("an answer without its message".into()),
-        false => Ok(()),
+    if received < SIZE {
+        Err("an answer without its message".into())
+    } else {
+        Ok(())
     }
 }
 

@@ -38,9 +38,10 @@ impl Comparison {
         if self.ours.iter().chain(theirs).any(|number| *number < 0.0) {
             return None;
         }
-        let each = match theirs.len() == self.ours.len() {
-            true => ratios(&self.ours, theirs),
-            false => vec![median(&self.ours) / median(theirs)],
+        let each = if theirs.len() == self.ours.len() {
+            ratios(&self.ours, theirs)
+        } else {
+            vec![median(&self.ours) / median(theirs)]
         };
         let ratio = Ratio {
             least: each.iter().copied().fold(f64::INFINITY, f64::min),
@@ -57,9 +58,10 @@ impl Comparison {
     /// Whether ours is the better one, in every round; `None` if now the one was and now the other.
     pub(super) fn ahead(&self) -> Option<bool> {
         let ratio = self.ratio()?;
-        match (ratio.least..=ratio.most).contains(&1.0) {
-            true => None,
-            false => Some((ratio.median < 1.0) == (self.better == Better::Less)),
+        if (ratio.least..=ratio.most).contains(&1.0) {
+            None
+        } else {
+            Some((ratio.median < 1.0) == (self.better == Better::Less))
         }
     }
 

@@ -254,9 +254,10 @@ fn verdicts(workload: &Workload, with: &str, lines: &[Line]) -> Vec<String> {
 
 /// The median, and 0 of nothing.
 pub(super) fn median(numbers: Vec<f64>) -> f64 {
-    match numbers.is_empty() {
-        true => 0.0,
-        false => figures::median(&numbers),
+    if numbers.is_empty() {
+        0.0
+    } else {
+        figures::median(&numbers)
     }
 }
 

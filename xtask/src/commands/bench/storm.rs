@@ -143,9 +143,10 @@ fn measure(binaries: &EtcdBinaries, programs: &Programs, size: (usize, usize), t
     let before = now(&cluster.curators)?;
     let generator = cluster.clients(size, "watch")?;
     // Those with certificates join first.
-    let (before_cpu, marks) = match tls {
-        true => told(&generator, "joined", 0).and_then(|_| now(&cluster.curators))?,
-        false => before,
+    let (before_cpu, marks) = if tls {
+        told(&generator, "joined", 0).and_then(|_| now(&cluster.curators))?
+    } else {
+        before
     };
     let mut storms = vec![finish(
         &cluster.curators,

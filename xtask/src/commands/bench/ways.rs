@@ -47,9 +47,10 @@ impl Way {
 
     /// What its process has taken so far, if that is of interest.
     pub(super) fn cpu(&self) -> Result<Duration> {
-        match self.counted {
-            true => cpu::of_process(self.process.pid()),
-            false => Ok(Duration::ZERO),
+        if self.counted {
+            cpu::of_process(self.process.pid())
+        } else {
+            Ok(Duration::ZERO)
         }
     }
 

@@ -180,9 +180,10 @@ pub(super) fn by_second(told: &[Told], origin: u64, length: Duration) -> Vec<Sec
     for told in told {
         let at = usize::try_from(told.since(origin, told.ended).as_secs()).unwrap_or(usize::MAX);
         if let Some(second) = calls.get_mut(at) {
-            second.push(match told.is_answered() {
-                true => Ok((told.ended - told.began) / 1_000),
-                false => Err(told.failure()),
+            second.push(if told.is_answered() {
+                Ok((told.ended - told.began) / 1_000)
+            } else {
+                Err(told.failure())
             });
         }
     }

@@ -243,9 +243,10 @@ impl Cast {
         if let Some((member, stands, since)) = self.stutters
             && since.elapsed() > if stands { STAND } else { RUN }
         {
-            match stands {
-                true => self.etcd.resume(member)?,
-                false => self.etcd.pause(member)?,
+            if stands {
+                self.etcd.resume(member)?;
+            } else {
+                self.etcd.pause(member)?;
             }
             self.stutters = Some((member, !stands, Instant::now()));
         }

@@ -217,9 +217,10 @@ impl Fault {
         match self {
             Self::CutStore { instance, member, way } => {
                 // Nothing comes between those of one host.
-                let other = match member == instance {
-                    true => (instance + 1) % HOSTS,
-                    false => member,
+                let other = if member == instance {
+                    (instance + 1) % HOSTS
+                } else {
+                    member
                 };
                 cut(instance, Some(other), way)
             }

@@ -20,7 +20,7 @@ pub(super) const BYTES_OF_NODE: usize = 1 << 20;
 /// How long a filter may take.
 pub(super) const TIME: std::time::Duration = std::time::Duration::from_secs(2);
 /// How many steps there are between two looks at the clock, and at whether anybody still waits.
-const LOOK: u64 = 1_024;
+const STEPS_PER_CLOCK_CHECK: u64 = 1_024;
 
 /// What a filter has used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Budget {
             steps: STEPS,
             steps_of_node: STEPS_OF_NODE,
             bytes_of_node: BYTES_OF_NODE,
-            until_look: LOOK,
+            until_look: STEPS_PER_CLOCK_CHECK,
             clock,
             deadline,
             gone: Box::new(gone),
@@ -129,15 +129,16 @@ impl Budget {
 
     /// Whether so much memory could be taken.
     pub(super) const fn has(&self, bytes: usize) -> Result<(), Spent> {
-        match bytes <= self.bytes_of_node {
-            true => Ok(()),
-            false => Err(Spent::Bytes),
+        if bytes <= self.bytes_of_node {
+            Ok(())
+        } else {
+            Err(Spent::Bytes)
         }
     }
 
     /// Looks at the clock, and at whether anybody still waits.
     pub(super) fn look(&mut self) -> Result<(), Spent> {
-        self.until_look = LOOK;
+        self.until_look = STEPS_PER_CLOCK_CHECK;
         match () {
             () if (self.gone)() => Err(Spent::Gone),
             () if self.clock.now() > self.deadline => Err(Spent::Time),

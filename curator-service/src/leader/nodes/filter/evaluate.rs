@@ -138,10 +138,13 @@ impl<'a> Evaluation<'a> {
 
     fn call(&mut self, call: &'a CallExpr) -> Answer {
         match (call.func_name.as_str(), call.args.as_slice()) {
-            (operators::CONDITIONAL, [condition, yes, no]) => match self.truth(condition)? {
-                true => self.value(yes),
-                false => self.value(no),
-            },
+            (operators::CONDITIONAL, [condition, yes, no]) => {
+                if self.truth(condition)? {
+                    self.value(yes)
+                } else {
+                    self.value(no)
+                }
+            }
             (operators::LOGICAL_OR, [left, right]) => self.either(left, right, true),
             (operators::LOGICAL_AND, [left, right]) => self.either(left, right, false),
             (operators::NOT_STRICTLY_FALSE, [argument]) => match self.truth(argument) {

@@ -32,9 +32,10 @@ impl Writer<'_> {
         };
         self.tape = rest;
         // Beyond what is taken it only becomes longer.
-        match self.text.len() > crate::leader::nodes::filter::LONGEST {
-            true => 0,
-            false => usize::from(*first) % among,
+        if self.text.len() > crate::leader::nodes::filter::MAX_FILTER_BYTES {
+            0
+        } else {
+            usize::from(*first) % among
         }
     }
 

@@ -23,9 +23,9 @@ const BY_GRAMMAR: &str = "by grammar ";
 /// How many nodes are looked through.
 const NODES: usize = 50;
 /// What all of such a process may take at its peak. Without a filter it takes a few tens of mebibytes.
-const MOST_MEMORY: usize = 200 << 20;
+const MAX_MEMORY: usize = 200 << 20;
 /// How long one filter may take. It is given two seconds, and a build without optimizations is slow to parse.
-const MOST_TIME: Duration = Duration::from_secs(8);
+const MAX_TIME: Duration = Duration::from_secs(8);
 
 fn node() -> Node {
     let pairs = (0..128).map(|number| Pair {
@@ -291,24 +291,24 @@ fn measured(filter: &str) -> (usize, Duration) {
 fn no_filter_takes_more_than_its_share() {
     for (what, filter) in nasty() {
         let (memory, took) = measured(&filter);
-        assert!(memory < MOST_MEMORY, "{what}: {memory} bytes");
-        assert!(took < MOST_TIME, "{what}: {took:?}");
+        assert!(memory < MAX_MEMORY, "{what}: {memory} bytes");
+        assert!(took < MAX_TIME, "{what}: {took:?}");
     }
 }
 
 #[test]
 fn no_filter_that_is_put_together_at_random_does() {
     let (memory, took) = measured("300");
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
-    assert!(took < MOST_TIME, "{took:?}");
+    assert!(memory < MAX_MEMORY, "{memory} bytes");
+    assert!(took < MAX_TIME, "{took:?}");
 }
 
 /// The same with filters that a fuzzer makes of bytes, here from a seed that is always the same.
 #[test]
 fn no_filter_that_the_grammar_makes_does() {
     let (memory, took) = measured(&format!("{BY_GRAMMAR}150"));
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
-    assert!(took < MOST_TIME, "{took:?}");
+    assert!(memory < MAX_MEMORY, "{memory} bytes");
+    assert!(took < MAX_TIME, "{took:?}");
 }
 
 /// Filters as people write them, on the largest nodes there are.

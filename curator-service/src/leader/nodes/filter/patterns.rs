@@ -9,13 +9,13 @@ use crate::leader::nodes::filter::budget::Budget;
 use crate::leader::nodes::filter::evaluate::Stop;
 
 /// The longest one, in bytes.
-const LONGEST: usize = 512;
+const MAX_PATTERN_BYTES: usize = 512;
 /// What one may become when it is compiled, in bytes. `\w{1,63}` takes a few hundred kilobytes: all letters there are.
 const LARGEST: usize = 1 << 20;
 /// What one may remember while it is matched, in bytes.
 const MEMORY: usize = 256 << 10;
 /// The longest text that is searched, in bytes.
-const LONGEST_TEXT: usize = 4_096;
+const MAX_TEXT_BYTES: usize = 4_096;
 /// How many are kept.
 const KEPT: usize = 4;
 /// The steps that it takes to compile one: a filter that makes a new one for each label does not get far.
@@ -30,14 +30,16 @@ impl Patterns {
     pub(super) fn matches(&mut self, text: &str, pattern: &str, budget: &mut Budget) -> Result<bool, Stop> {
         budget.look()?;
         budget.steps(1 + text.len() as u64)?;
-        if text.len() > LONGEST_TEXT {
-            return Err(no_match(format!("the text is longer than {LONGEST_TEXT} bytes")));
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(no_match(format!("the text is longer than {MAX_TEXT_BYTES} bytes")));
         }
         if let Some(known) = self.0.get(pattern) {
             return Ok(known.is_match(text));
         }
-        if pattern.len() > LONGEST {
-            return Err(no_match(format!("the expression is longer than {LONGEST} bytes")));
+        if pattern.len() > MAX_PATTERN_BYTES {
+            return Err(no_match(format!(
+                "the expression is longer than {MAX_PATTERN_BYTES} bytes"
+            )));
         }
         budget.steps(STEPS)?;
         let compiled = RegexBuilder::new(pattern)

@@ -4,7 +4,7 @@
 use std::fmt::{self, Display, Write as _};
 
 /// The longest text, in bytes.
-pub(super) const LONGEST: usize = 500;
+pub(super) const MAX_ERROR_BYTES: usize = 500;
 
 /// The beginning of what something says of itself. No more than that is written at all.
 pub(super) fn told(what: &(impl Display + ?Sized)) -> String {
@@ -20,15 +20,12 @@ struct Short(String);
 
 impl fmt::Write for Short {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        let mut room = more.len().min(LONGEST - self.0.len());
+        let mut room = more.len().min(MAX_ERROR_BYTES - self.0.len());
         while !more.is_char_boundary(room) {
             room -= 1;
         }
         self.0.push_str(&more[..room]);
-        match room == more.len() {
-            true => Ok(()),
-            false => Err(fmt::Error),
-        }
+        if room == more.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
@@ -77,7 +74,7 @@ mod tests {
     fn what_has_no_end_is_cut_off() {
         assert_eq!(told(&"short"), "short");
         let told = told(&Endless);
-        assert!(told.len() <= LONGEST + 4 && told.ends_with(" ..."), "{told}");
+        assert!(told.len() <= MAX_ERROR_BYTES + 4 && told.ends_with(" ..."), "{told}");
     }
 
     #[test]

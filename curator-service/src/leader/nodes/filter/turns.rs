@@ -21,7 +21,7 @@ const AT_A_TIME: usize = 2;
 const OF_CALLER: usize = 64;
 
 /// When whoever has too many may come again: a filter takes two seconds at most.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// All turns.
 pub(in crate::leader) struct Turns {
@@ -48,7 +48,7 @@ impl Turns {
             let refused = Status::resource_exhausted(format!(
                 "filter: {OF_CALLER} calls of this caller with a filter are under way already"
             ));
-            pushback::telling(refused, AGAIN)
+            pushback::telling(refused, RETRY_AFTER)
         })?;
         let all = match caller {
             Caller::User { .. } => &self.users,

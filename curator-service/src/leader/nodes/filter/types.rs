@@ -249,8 +249,5 @@ fn is_time(one: &Kind, two: &Kind) -> bool {
 
 /// What may come of adding: a time and something are a time or not.
 fn sum(one: &Kind, two: &Kind) -> Kind {
-    match one == two {
-        true => one.clone(),
-        false => Any,
-    }
+    if one == two { one.clone() } else { Any }
 }

@@ -29,15 +29,16 @@ pub(super) struct Programs {
 impl Programs {
     /// Builds them: as users get them, or sooner and without optimization.
     pub(super) fn build(quick: bool) -> Result<Self> {
-        Ok(match quick {
-            false => Self {
-                service: build(EMBED_RELEASE)?,
-                generator: build(STORM)?,
-            },
-            true => Self {
+        Ok(if quick {
+            Self {
                 service: build(EMBED)?,
                 generator: build(STORM_QUICK)?,
-            },
+            }
+        } else {
+            Self {
+                service: build(EMBED_RELEASE)?,
+                generator: build(STORM)?,
+            }
         })
     }
 }

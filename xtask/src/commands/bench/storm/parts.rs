@@ -149,8 +149,9 @@ fn change(binaries: &EtcdBinaries, programs: &Programs, size: (usize, usize), tl
 }
 
 fn all_done(told: &serde_json::Value) -> Result<()> {
-    match told["done"] == true {
-        true => Ok(()),
-        false => Err(Error::new(format!("not all clients were served in time: {told}"))),
+    if told["done"] == true {
+        Ok(())
+    } else {
+        Err(Error::new(format!("not all clients were served in time: {told}")))
     }
 }

@@ -120,7 +120,7 @@ impl Writer {
                 batch::take(&mut waiting, |each| &each.change)
             };
             if taken.is_empty() {
-                self.arrived.notified().await
+                self.arrived.notified().await;
             } else {
                 match write_together(state, taken).await {
                     Some(RefusalKind::Overloaded) => tokio::time::sleep(pauses.failed()).await,

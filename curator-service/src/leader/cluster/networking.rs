@@ -176,9 +176,9 @@ impl KeyReservation {
 impl Drop for KeyReservation {
     fn drop(&mut self) {
         if self.doubtful {
-            self.keep()
+            self.keep();
         } else {
-            self.claims.release(&self.key)
+            self.claims.release(&self.key);
         }
     }
 }

@@ -63,9 +63,9 @@ impl Smallest {
                     .map(|(_, number)| number)
                     .collect();
                 if self.take(self.scenario.keeping(&kept)) {
-                    any = true
+                    any = true;
                 } else {
-                    from += size
+                    from += size;
                 }
             }
             size /= 2;

@@ -252,9 +252,9 @@ impl<'a> World<'a> {
         while self.now() < self.scenario.faulty {
             while let Some((_, begins, planned)) = moments.next_if(|(at, _, _)| *at <= self.now()) {
                 if begins {
-                    self.begin(planned)?
+                    self.begin(planned)?;
                 } else {
-                    self.is_over(planned)?
+                    self.is_over(planned)?;
                 }
             }
             self.step().await?;

@@ -18,7 +18,7 @@ use curator_election::namespace::Namespaced;
 use curator_election::store::{Compare, Keys, Op, Range, Store, Txn};
 use curator_proto::common::NodeStatus;
 use curator_proto::private::Node;
-use curator_service::testing::bench_hooks::Measured;
+use curator_service::testing::bench_hooks::BenchHooks;
 use futures::StreamExt;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Failure> {
     put_nodes(&*store, NODES).await?;
     let configuration = Txn::default().then(vec![Op::put("/cluster/configuration", "measured")]);
     store.txn(configuration).await?;
-    let leader = Arc::new(Measured::begin(store.clone(), "/leader/measured").await?);
+    let leader = Arc::new(BenchHooks::begin(store.clone(), "/leader/measured").await?);
     let time = Duration::from_millis(arguments.time);
     let wanted = |what: &str| arguments.only.as_deref().is_none_or(|only| only == what);
     for round in 0..arguments.rounds {
@@ -146,7 +146,7 @@ async fn trim_nodes(store: &dyn Store, count: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn wait_for_nodes(leader: &Measured, count: usize) -> Result<(), Failure> {
+async fn wait_for_nodes(leader: &BenchHooks, count: usize) -> Result<(), Failure> {
     loop {
         let found = leader.nodes("").await?.count().await;
         if found == count {
@@ -203,7 +203,7 @@ async fn reads(
     in_flight: usize,
     time: Duration,
     store: &Arc<dyn Store>,
-    leader: &Arc<Measured>,
+    leader: &Arc<BenchHooks>,
 ) -> Result<(), Failure> {
     let plain = {
         let store = store.clone();
@@ -243,7 +243,7 @@ async fn writes(
     in_flight: usize,
     time: Duration,
     store: &Arc<dyn Store>,
-    leader: &Arc<Measured>,
+    leader: &Arc<BenchHooks>,
 ) -> Result<(), Failure> {
     let plain = {
         // What each key was last written at, as whoever writes it alone knows it.
@@ -312,7 +312,7 @@ fn remembered(of: &str, count: usize, before: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-fn heartbeats(round: usize, leader: &Measured) {
+fn heartbeats(round: usize, leader: &BenchHooks) {
     let ids: Vec<String> = (0..10_000).map(id).collect();
     for id in &ids {
         leader.heard(id);
@@ -330,7 +330,7 @@ fn heartbeats(round: usize, leader: &Measured) {
     );
 }
 
-async fn all_nodes(round: usize, nodes: usize, leader: &Measured) -> Result<(), Failure> {
+async fn all_nodes(round: usize, nodes: usize, leader: &BenchHooks) -> Result<(), Failure> {
     let timed = async |filter: &str| {
         let begun = Instant::now();
         let count = leader.nodes(filter).await?.count().await;
@@ -382,7 +382,7 @@ async fn etcd_watches(etcd: &str) -> Result<u64, Failure> {
 }
 
 /// How long it takes from the acknowledgement of an update until all watchers have been told.
-async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<Measured>) -> Result<(), Failure> {
+async fn told(etcd: &str, watchers: usize, rounds: usize, leader: &Arc<BenchHooks>) -> Result<(), Failure> {
     let before = memory()?;
     let (telling, mut told) = tokio::sync::mpsc::channel::<()>(watchers);
     let mut tasks = tokio::task::JoinSet::new();

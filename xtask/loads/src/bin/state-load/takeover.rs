@@ -11,7 +11,7 @@ use std::time::Instant;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_election::store::{Keys, Op, Range, Revision, Store, Txn};
-use curator_service::testing::bench_hooks::Measured;
+use curator_service::testing::bench_hooks::BenchHooks;
 use curator_service::{Archive, Import, export, import, wall_clock};
 use serde_json::{Value, json};
 
@@ -119,7 +119,7 @@ impl Alone {
         let begun = Instant::now();
         match self {
             Self::Takeover { last, .. } => {
-                let leader = Measured::begin(store.clone(), "/leader/measured").await?;
+                let leader = BenchHooks::begin(store.clone(), "/leader/measured").await?;
                 if !leader.read(&id(*last)).await? {
                     return Err("the last node is not there".into());
                 }

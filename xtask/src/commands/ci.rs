@@ -127,7 +127,7 @@ fn dependencies() -> Result<()> {
 
 /// A check of the package without features, and one with each of them alone. Clippy has seen all of them together.
 fn feature_builds(package: &Package) -> Vec<(String, Vec<String>)> {
-    if package.features.is_empty() {
+    if package.features.is_empty() || !package.published {
         return Vec::new();
     }
     let base = ["check", "-p", &package.name, "--no-default-features"]
@@ -154,6 +154,7 @@ mod tests {
         let package = Package {
             name: "p".to_owned(),
             features: vec!["a".to_owned(), "b".to_owned()],
+            published: true,
         };
         let builds: Vec<_> = feature_builds(&package)
             .into_iter()
@@ -170,9 +171,19 @@ mod tests {
         assert_eq!(
             feature_builds(&Package {
                 name: "p".to_owned(),
-                features: Vec::new()
+                features: Vec::new(),
+                published: true,
             }),
             []
+        );
+        let own = Package {
+            published: false,
+            ..package
+        };
+        assert_eq!(
+            feature_builds(&own),
+            [],
+            "nobody builds those of our own with one feature"
         );
     }
 }

@@ -45,12 +45,3 @@ impl Guide {
         assert!(left.is_empty(), "{} goes on: {left:?}", self.name);
     }
 }
-
-/// Whether this is a further run over another version of etcd, which the guides have nothing to do with.
-pub(super) fn done_already() -> bool {
-    let again = std::env::var(curator_harness::etcd::AGAIN).is_ok();
-    if again {
-        println!("SKIPPED: done on the first version of etcd");
-    }
-    again
-}

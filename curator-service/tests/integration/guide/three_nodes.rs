@@ -4,13 +4,13 @@ use std::process::Command;
 
 use curator_harness::Scratch;
 
-use super::blocks::{self, Guide};
+use super::blocks::Guide;
 use super::readers::{Calls, filled, nodes, pending};
 use super::shell::{Host, Place};
 
 #[test]
 fn three_nodes_are_made_and_a_member_of_etcd_is_replaced_as_the_guides_have_it() {
-    if blocks::done_already() {
+    if crate::stage::done_already() {
         return;
     }
     if Command::new("openssl").arg("version").output().is_err() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use curator_harness::process::{Finished, run};
 use curator_harness::{Capture, Mark, ProcessSpec, Recorded, Scratch};
 
-use super::blocks::{self, Guide};
+use super::blocks::Guide;
 
 /// What is started again after ten seconds is there then, on a machine that is busy.
 const LONG: Duration = Duration::from_secs(120);
@@ -23,7 +23,7 @@ fn sh(script: &str, scratch: &Scratch) -> Finished {
 
 #[test]
 fn each_command_that_up_prints_works_as_it_is_printed() {
-    if blocks::done_already() {
+    if crate::stage::done_already() {
         return;
     }
     let scratch = Scratch::new("up").unwrap();

@@ -106,6 +106,9 @@ fn beside(cast: &Cast, attackers: &Attackers, attack: Attack, honest: &Honest, i
 
 #[test]
 fn whoever_means_well_is_served_as_in_calm() {
+    if crate::stage::done_already() {
+        return;
+    }
     let cast = Cast::new("tls-hostile", |options| options.leader_ttl(Duration::from_secs(30)));
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));
@@ -214,6 +217,9 @@ fn failover(cast: &mut Cast, honest: &Honest, leader: usize) -> [Duration; 2] {
 
 #[test]
 fn strangers_who_wait_for_a_leader_make_nobody_else_wait_longer() {
+    if crate::stage::done_already() {
+        return;
+    }
     let mut cast = Cast::new("tls-hostile-hold", |options| options);
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));

@@ -273,14 +273,19 @@ fn clients_that_others_wrote_are_answered_without_tls() {
             let text = said("grpcurl", command, &[at.to_string().into(), method.into()]);
             assert!(text.contains("SERVING"), "{text}");
         }
-        if let Some(mut command) = clients.program("curl") {
+        if clients.program("curl").is_some() {
             let url = format!("http://{at}/metropolis.proto.api.Management/GetClusterInfo");
-            let first = vec!["--http2-prior-knowledge".into()];
-            command.args(curl(first, &message, &url));
-            let answered = run(command, 2 * SOON).unwrap();
-            // Such a call is answered at its head. Older versions of curl take the reset without an error that ends the rest of
-            // it for one of the framing (exit code 92), though the answer is whole.
-            assert!(matches!(answered.status.code(), Some(0 | 92)), "{}", answered.stderr);
+            // Such a call is answered at its head, and the rest of it is refused with RST_STREAM (NO_ERROR), as grpc-go
+            // does. curl 7.88 loses the answer when the two come together (exit code 92).
+            let answered = (0..50).find_map(|_| {
+                let mut command = clients.program("curl").unwrap();
+                command.args(curl(vec!["--http2-prior-knowledge".into()], &message, &url));
+                let answered = run(command, 2 * SOON).unwrap();
+                let code = answered.status.code();
+                assert!(matches!(code, Some(0 | 92)), "{code:?}: {}", answered.stderr);
+                answered.stdout.contains("grpc-status: ").then_some(answered)
+            });
+            let answered = answered.expect("curl has the answer of one call out of fifty");
             assert!(answered.stdout.contains("grpc-status: 16"), "{}", answered.stdout);
         }
     }

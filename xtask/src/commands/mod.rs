@@ -4,6 +4,7 @@ pub mod api;
 pub mod bench;
 pub mod chaos;
 pub mod ci;
+pub mod examples;
 pub mod fuzz;
 pub mod integration;
 pub mod setup;

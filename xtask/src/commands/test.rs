@@ -5,7 +5,7 @@ use curator_harness::step;
 use crate::args::Args;
 use crate::cargo::cargo;
 use crate::command::Command;
-use crate::commands::{integration, sim, smoke};
+use crate::commands::{examples, integration, sim, smoke};
 use crate::tools::etcd::Want;
 use crate::tools::{optional, protoc};
 
@@ -15,7 +15,7 @@ pub const COMMAND: Command = Command {
     summary: "runs all tests: unit, documentation, simulation, integration",
     help: "Usage: cargo xtask test [--etcd WHICH]
 
-Runs the unit tests of the whole workspace, the examples in its documentation, 2,000 seeds of the simulation, each
+Runs the unit tests of the whole workspace, the examples and those in its documentation, 2,000 seeds of the simulation, each
 command of an optimized build, and the integration tests.
 What is missing is brought as by `cargo xtask setup`.
 
@@ -55,6 +55,7 @@ pub fn run_tests(want: &Want) -> Result<()> {
         "tests in the documentation",
         cargo(&["test", "--workspace", "--all-features", "--doc"]),
     )?;
+    examples::run_tests()?;
     sim::run_tests()?;
     smoke::run_tests()?;
     integration::run_tests(want, 1, None)

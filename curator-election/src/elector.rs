@@ -16,10 +16,10 @@ use crate::backend::{ElectionBackend, Observation};
 use crate::backoff::Backoff;
 use crate::clock::{BootClock, Instant, SharedClock};
 use crate::deadline::effective_ttl;
+use crate::failpoint;
 use crate::machine::{Command, Event, Machine, Timing};
 use crate::meters::{self, SmallestMargin};
 use crate::pulse::Pulse;
-use crate::sabotage::{self, Sabotage};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
 use crate::term::{Term, TermKeeper, WentBack};
@@ -141,7 +141,7 @@ impl<V: LeaderValue> Elector<V> {
         let timing = Timing {
             ttl,
             margin: config.margin,
-            observation_ttl: match sabotage::on(Sabotage::NewsNeverTooOld) {
+            observation_ttl: match failpoint::on(failpoint::NEWS_NEVER_TOO_OLD) {
                 true => Duration::from_secs(86_400),
                 false => ttl,
             },

@@ -40,7 +40,8 @@
 //! - `etcd` (default): the store that speaks to a real etcd.
 //! - `embedded`: a durable store in one file, for a service that is a single process.
 //! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
-//! - `sabotage`: deliberate bugs, for a simulation to find; a build without debug assertions has none of them.
+//! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there are
+//!   none.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
 
 pub mod backend;
@@ -48,13 +49,13 @@ pub mod backoff;
 pub mod deadline;
 mod duplicate;
 mod elector;
+#[doc(hidden)]
+pub mod failpoint;
 mod machine;
 pub mod meters;
 mod process;
 mod pulse;
 mod renewal;
-#[doc(hidden)]
-pub mod sabotage;
 mod status;
 mod store_election;
 mod term;

@@ -21,10 +21,10 @@ use crate::backend::{CampaignError, Candidate, Observation, Victory};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
 use crate::duplicate::{Duplicate, Own};
+use crate::failpoint;
 use crate::meters;
 use crate::process::Process;
 use crate::renewal::{Attempt, Renewal};
-use crate::sabotage::{self, Sabotage};
 use crate::status::{Following, Reason};
 use crate::store::{Lease, LeaseId, RefusalKind, Revision, StoreError};
 use crate::term::WentBack;
@@ -421,10 +421,11 @@ impl<V: LeaderValue> Machine<V> {
         };
         match result {
             Ok(ttl) => {
-                if sabotage::on(Sabotage::DeadlineFromReceipt) {
-                    running.renewal.sent_again(id, now);
+                if failpoint::on(failpoint::DEADLINE_FROM_RECEIPT) {
+                    running.renewal = Renewal::new(now, ttl, self.timing.margin);
+                } else {
+                    running.renewal.acknowledged(id, ttl);
                 }
-                running.renewal.acknowledged(id, ttl);
                 let deadline = running.renewal.deadline();
                 // A round in which a lease could be renewed has not failed.
                 self.backoff.succeeded();
@@ -578,7 +579,7 @@ impl<V: LeaderValue> Machine<V> {
     fn end_round(&mut self, now: Instant, reason: Reason) {
         // A lease that the store no longer knows, or whose grant never arrived, cannot be given back.
         let lease = match &self.state {
-            State::Running(running) if reason != Reason::LeaseGone && !sabotage::on(Sabotage::KeepsLease) => {
+            State::Running(running) if reason != Reason::LeaseGone && !failpoint::on(failpoint::KEEPS_LEASE) => {
                 Some(running.lease)
             }
             _ => None,

@@ -23,7 +23,7 @@ use tracing::debug;
 
 use crate::backend::{CampaignError, Candidate, ElectionBackend, Observation, Victory};
 use crate::backoff::Backoff;
-use crate::sabotage::{self, Sabotage};
+use crate::failpoint;
 use crate::store::{
     Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target,
     Txn, TxnResult, WatchStream,
@@ -138,7 +138,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
             ..Range::all(self.all_keys())
         };
         let mut still_there = vec![Compare::created_at(key.clone(), own)];
-        if sabotage::on(Sabotage::NoRecheckOfOwnKey) {
+        if failpoint::on(failpoint::NO_RECHECK_OF_OWN_KEY) {
             still_there.clear();
         }
         let txn = Txn::when(still_there).then(vec![Op::Range(read)]);

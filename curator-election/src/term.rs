@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tracing::debug;
 
 use crate::clock::{Instant, SharedClock};
-use crate::sabotage::{self, Sabotage};
+use crate::failpoint;
 use crate::store::{Compare, LeaseId, Revision};
 
 /// A term of leadership: the capability to act as leader, for as long as it is valid.
@@ -140,7 +140,7 @@ impl Term {
     /// this term began with.
     #[must_use]
     pub fn guard(&self) -> Compare {
-        if sabotage::on(Sabotage::GuardByValue) {
+        if failpoint::on(failpoint::GUARD_BY_VALUE) {
             // Each candidate's value at its key is the same whenever the key was created, so that is what it comes to.
             return Compare {
                 ordering: crate::store::Ordering::Greater,
@@ -280,7 +280,7 @@ impl TermKeeper {
     #[must_use]
     pub fn extend(&self, to: Instant) -> bool {
         let inner = &*self.term.inner;
-        if sabotage::on(Sabotage::RevivesEndedTerm) {
+        if failpoint::on(failpoint::REVIVES_ENDED_TERM) {
             inner.deadline.store(nanos(to), Ordering::Release);
             return true;
         }

@@ -229,9 +229,17 @@ fn test_features(tree: &str) -> Vec<&str> {
     let of_ours = tree.lines().filter(|line| line.starts_with("curator-"));
     of_ours
         .filter(|line| {
-            ["sabotage", "simulation", "testing", "mock", "test-identity", "measure"]
-                .iter()
-                .any(|feature| line.contains(&format!("feature \"{feature}\"")))
+            [
+                "enabled",
+                "sabotage",
+                "simulation",
+                "testing",
+                "mock",
+                "test-identity",
+                "measure",
+            ]
+            .iter()
+            .any(|feature| line.contains(&format!("feature \"{feature}\"")))
         })
         .collect()
 }
@@ -308,6 +316,8 @@ mod tests {
         assert_eq!(test_features(good), Vec::<&str>::new());
         let bad = "curator-election feature \"sabotage\"\n";
         assert_eq!(test_features(bad), ["curator-election feature \"sabotage\""]);
+        let bad = "curator-failpoint feature \"enabled\"\n";
+        assert_eq!(test_features(bad), ["curator-failpoint feature \"enabled\""]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::failpoint;
 use bytes::Bytes;
 use curator_election::pages::Pages;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{
     Compare, Event, KeyValue, Keys, Op, OpResult, Range, RefusalKind, Revision, Store, StoreError, Txn, TxnResult,
     WatchStream,
@@ -248,7 +248,7 @@ impl Fenced {
             }
         }
         if let Err(went_back) = self.newest.answered(floor, found.revision)
-            && !sabotage::on(Sabotage::IgnoresStoreGoneBack)
+            && !failpoint::on(failpoint::IGNORES_STORE_GONE_BACK)
         {
             self.term.report_went_back(went_back);
             return Err(FencedError::LostLeadership);
@@ -369,7 +369,7 @@ impl Fenced {
     ) -> Result<TxnResult, FencedError> {
         // No need to ask the store what the clock says already.
         self.term.check().map_err(|_| FencedError::LostLeadership)?;
-        if !sabotage::on(Sabotage::NoGuard) {
+        if !failpoint::on(failpoint::NO_GUARD) {
             conditions.push(self.term.guard());
         }
         let span = debug_span!(
@@ -384,7 +384,7 @@ impl Fenced {
         // Which of the conditions failed the store does not say; the lock key, read at the same moment, does.
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
-        let again = sabotage::on(Sabotage::SendsLostWriteAgain).then(|| txn.clone());
+        let again = failpoint::on(failpoint::SENDS_LOST_WRITE_AGAIN).then(|| txn.clone());
         let writes = !txn.success.iter().all(|op| matches!(op, Op::Range(_)));
         let floor = self.newest.floor();
         let sent = async {

@@ -46,18 +46,14 @@
 
 pub mod backend;
 pub mod backoff;
-pub mod deadline;
-mod duplicate;
 mod elector;
 #[doc(hidden)]
 pub mod failpoint;
-mod machine;
-pub mod meters;
+pub mod lease_deadline;
+mod liveness;
 mod process;
-mod pulse;
-mod renewal;
 mod status;
-mod store_election;
+pub mod telemetry;
 mod term;
 mod transfer;
 mod value;
@@ -76,12 +72,11 @@ pub use curator_store::{clock, namespace, pages};
 
 #[cfg(any(test, feature = "mock"))]
 pub use backend::MockElectionBackend;
-pub use backend::{CampaignError, ElectionBackend};
+pub use backend::{CampaignError, ElectionBackend, StoreElection};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use liveness::LivenessProbe;
 pub use process::Process;
-pub use pulse::Pulse;
-pub use status::{ElectionStatus, Following, Reason};
-pub use store_election::StoreElection;
-pub use term::{Term, TermEnded, TermKeeper, WentBack};
-pub use transfer::{TransferError, make_next};
+pub use status::{ElectionStatus, LeaderInfo, Reason};
+pub use term::{Term, TermEnded, TermOwner, WentBack};
+pub use transfer::{TransferError, transfer_leadership};
 pub use value::{DecodeError, LeaderValue, PlainText};

@@ -14,11 +14,10 @@
 //! that tells no progress, which may be silent for a minute.
 
 mod auth;
-mod classify;
 mod cluster;
 mod convert;
-mod denial;
 mod endpoint;
+mod errors;
 mod history;
 mod identity;
 mod members;
@@ -41,9 +40,9 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 pub use self::auth::{EtcdAuth, EtcdAuthError};
-use self::classify::Call;
 pub use self::cluster::{EndpointStatus, EtcdMember};
 pub use self::endpoint::EndpointError;
+use self::errors::{Call, rejection};
 use self::identity::{Identity, written_elsewhere};
 use self::members::Members;
 pub use self::pin::ClusterFileError;
@@ -191,7 +190,7 @@ impl EtcdStore {
             let login = self.clients.get(member).await.map_err(never_sent)?;
             let once_more = login.has_user().then(|| request.clone());
             let made = match (make(login.client.clone(), request).await, once_more) {
-                (Err(error), Some(request)) if denial::wants_another_login(&error) => {
+                (Err(error), Some(request)) if rejection::needs_new_token(&error) => {
                     let client = self.clients.again(member, &login).await.map_err(never_sent)?;
                     make(client, request).await
                 }

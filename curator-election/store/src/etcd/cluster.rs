@@ -1,6 +1,6 @@
 //! The members of etcd itself.
 
-use super::classify::Call;
+use super::errors::Call;
 use super::{EtcdStore, StoreError};
 
 /// A member of an etcd cluster.

@@ -13,8 +13,8 @@ use tracing::{error, info, warn};
 
 use super::EtcdConfigError;
 use super::auth::{EtcdAuth, Secrets};
-use super::classify::{Call, store_error};
-use super::{denial, endpoint};
+use super::endpoint;
+use super::errors::{Call, rejection, store_error};
 use crate::StoreError;
 
 /// HTTP/2 pings find a connection that leads nowhere within the sum of the two.
@@ -93,7 +93,7 @@ impl Clients {
     pub(super) fn store_error(&self, call: Call, error: &etcd_client::Error) -> StoreError {
         let error = store_error(call, error);
         match self.access.ca {
-            Some(_) => denial::perhaps_for_tls(error),
+            Some(_) => rejection::add_tls_hint(error),
             None => error,
         }
     }
@@ -118,7 +118,7 @@ impl Clients {
             .login()
             .map(|(user, password)| (user.to_owned(), password.to_owned()));
         let mut renewed = login.client.update_user(user).await;
-        if renewed.as_ref().is_err_and(denial::needs_no_login) {
+        if renewed.as_ref().is_err_and(rejection::auth_is_disabled) {
             self.is_open(true);
             renewed = login.client.update_user(None).await;
         } else if renewed.is_ok() {
@@ -264,7 +264,7 @@ impl Clients {
             Some((user, password)) => {
                 let with_user = options.clone().with_user(user, password);
                 match dial(endpoint, with_user).await {
-                    Err(error) if denial::needs_no_login(&error) => {
+                    Err(error) if rejection::auth_is_disabled(&error) => {
                         self.is_open(true);
                         dial(endpoint, options).await
                     }

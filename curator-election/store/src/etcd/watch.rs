@@ -17,10 +17,10 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use futures::StreamExt;
 
-use super::classify::{Call, store_error};
+use super::convert;
+use super::errors::{Call, rejection, store_error};
 use super::identity::Identity;
 use super::members::{Members, Progress};
-use super::{convert, denial};
 use crate::clock::{BootClock, Clock, Instant};
 use crate::{Keys, Revision, StoreError, WatchBatch, WatchStream};
 
@@ -36,7 +36,7 @@ struct Watch {
     key: Vec<u8>,
     from: i64,
     /// When the watch itself has last brought something.
-    heard_at: Instant,
+    last_response_at: Instant,
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     member: usize,
@@ -72,7 +72,7 @@ pub(super) async fn open(
     }
     match first {
         Some(response) if response.canceled() => {
-            return match denial::of_cancelled_watch(response.cancel_reason()) {
+            return match rejection::watch_rejection(response.cancel_reason()) {
                 Some(denied) => Err(denied.into()),
                 None => Ok(Err(cancelled(&response))),
             };
@@ -84,7 +84,7 @@ pub(super) async fn open(
         client,
         key,
         from: from.0,
-        heard_at: BootClock.now(),
+        last_response_at: BootClock.now(),
         requests,
         responses,
         member,
@@ -112,7 +112,7 @@ impl Watch {
                         self.members.tells_progress(self.member);
                     }
                     self.asked_for_progress = false;
-                    self.heard_at = BootClock.now();
+                    self.last_response_at = BootClock.now();
                     self.identity.check(self.member, response.header())?;
                     self.members.answered(self.member, BootClock.now());
                     if response.canceled() {
@@ -135,7 +135,7 @@ impl Watch {
                         continue;
                     }
                     self.members.failed(self.member, BootClock.now());
-                    let silent = BootClock.now().saturating_since(self.heard_at);
+                    let silent = BootClock.now().saturating_since(self.last_response_at);
                     let reason = format!("the member has been silent for {silent:?}");
                     return Err(StoreError::Unknown { reason });
                 }
@@ -164,10 +164,10 @@ impl Watch {
             return false;
         }
         if convert::revision(answer.header()).0 < self.from {
-            self.heard_at = BootClock.now();
+            self.last_response_at = BootClock.now();
             return true;
         }
-        let silent = BootClock.now().saturating_since(self.heard_at);
+        let silent = BootClock.now().saturating_since(self.last_response_at);
         if self.members.progress(self.member) == Progress::Told || silent >= LONGEST_SILENCE {
             return false;
         }

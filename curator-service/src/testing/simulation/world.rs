@@ -575,7 +575,7 @@ impl<'a> World<'a> {
         let [leader] = leaders[..] else { return false };
         let following = statuses
             .iter()
-            .filter_map(ElectionStatus::following)
+            .filter_map(ElectionStatus::leader_info)
             .filter(|following| following.revision == leader.lock_revision());
         following.count() == self.scenario.nodes - 1
     }

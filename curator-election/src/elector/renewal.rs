@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::deadline::{deadline, default_margin};
 use crate::failpoint;
+use crate::lease_deadline::{deadline, default_margin};
 
 /// How many renewals may be under way at once. More would only add load to a store that does not answer.
 const MOST_IN_FLIGHT: usize = 3;

@@ -19,38 +19,36 @@ const OLD: [&str; 2] = ["revision of auth store is old", "revision in header is 
 const INVALID: &str = "invalid auth token";
 
 /// Whether etcd has refused a call of a user because of its token, and would take it with a new one.
-pub(super) fn wants_another_login(error: &etcd_client::Error) -> bool {
+pub(in crate::etcd) fn needs_new_token(error: &etcd_client::Error) -> bool {
     let etcd_client::Error::GRpcStatus(status) = error else {
         return false;
     };
     match status.code() {
         Code::Unauthenticated => true,
         // Or it has none, from when etcd had authentication disabled.
-        Code::InvalidArgument | Code::Unknown => {
-            is_of_the_token(status.message()) || status.message().contains(NO_USER)
-        }
+        Code::InvalidArgument | Code::Unknown => is_token_error(status.message()) || status.message().contains(NO_USER),
         _ => false,
     }
 }
 
 /// Whether etcd has refused to give a token, since it asks for none.
-pub(super) fn needs_no_login(error: &etcd_client::Error) -> bool {
+pub(in crate::etcd) fn auth_is_disabled(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains(NOT_ENABLED))
 }
 
 /// Whether an error of no known code is one of these refusals.
-pub(super) fn is_of_the_token(said: &str) -> bool {
+pub(in crate::etcd) fn is_token_error(said: &str) -> bool {
     said.contains(INVALID) || OLD.iter().any(|old| said.contains(old))
 }
 
 /// A watch that was not let in, as the refusal that it is.
-pub(super) fn of_cancelled_watch(said: &str) -> Option<Status> {
-    let denied = said.contains(NO_PERMISSION) || said.contains(NO_USER) || is_of_the_token(said);
+pub(in crate::etcd) fn watch_rejection(said: &str) -> Option<Status> {
+    let denied = said.contains(NO_PERMISSION) || said.contains(NO_USER) || is_token_error(said);
     denied.then(|| Status::unauthenticated(said))
 }
 
 /// What to tell of an error.
-pub(super) fn told(error: &etcd_client::Error) -> String {
+pub(in crate::etcd) fn describe(error: &etcd_client::Error) -> String {
     let said = match error {
         etcd_client::Error::GRpcStatus(status) => chain(status),
         error => error.to_string(),
@@ -62,7 +60,7 @@ pub(super) fn told(error: &etcd_client::Error) -> String {
 }
 
 /// Of a connection with TLS that was closed: etcd does not always get to say that it is for want of a certificate.
-pub(super) fn perhaps_for_tls(error: StoreError) -> StoreError {
+pub(in crate::etcd) fn add_tls_hint(error: StoreError) -> StoreError {
     let closed = |reason: &str| {
         [
             "broken pipe",
@@ -73,15 +71,19 @@ pub(super) fn perhaps_for_tls(error: StoreError) -> StoreError {
         .iter()
         .any(|part| reason.to_lowercase().contains(part))
     };
-    let told = |reason: String| match closed(&reason) {
+    let explain = |reason: String| match closed(&reason) {
         true => format!(
             "the connection was closed: etcd is ending, or it asks for a client certificate and gets none that it knows ({reason})"
         ),
         false => reason,
     };
     match error {
-        StoreError::Unreachable { reason } => StoreError::Unreachable { reason: told(reason) },
-        StoreError::Unknown { reason } => StoreError::Unknown { reason: told(reason) },
+        StoreError::Unreachable { reason } => StoreError::Unreachable {
+            reason: explain(reason),
+        },
+        StoreError::Unknown { reason } => StoreError::Unknown {
+            reason: explain(reason),
+        },
         error => error,
     }
 }
@@ -159,7 +161,7 @@ mod tests {
             (Code::Unknown, "auth: revision in header is old"),
             (Code::InvalidArgument, "etcdserver: user name is empty"),
         ] {
-            assert!(wants_another_login(&error(code, message)), "{message}");
+            assert!(needs_new_token(&error(code, message)), "{message}");
         }
         for (code, message) in [
             (Code::PermissionDenied, "etcdserver: permission denied"),
@@ -169,27 +171,27 @@ mod tests {
             ),
             (Code::Unavailable, "etcdserver: no leader"),
         ] {
-            assert!(!wants_another_login(&error(code, message)), "{message}");
+            assert!(!needs_new_token(&error(code, message)), "{message}");
         }
     }
 
     #[test]
     fn a_watch_that_was_not_let_in_is_told_from_one_that_was_compacted() {
-        let denied = of_cancelled_watch("rpc error: code = PermissionDenied desc = etcdserver: permission denied");
-        assert!(wants_another_login(&etcd_client::Error::GRpcStatus(denied.unwrap())));
-        assert!(of_cancelled_watch("etcdserver: mvcc: required revision has been compacted").is_none());
+        let denied = watch_rejection("rpc error: code = PermissionDenied desc = etcdserver: permission denied");
+        assert!(needs_new_token(&etcd_client::Error::GRpcStatus(denied.unwrap())));
+        assert!(watch_rejection("etcdserver: mvcc: required revision has been compacted").is_none());
     }
 
     #[test]
     fn causes_are_told_with_what_to_do() {
         let alert = std::io::Error::other("received fatal alert: CertificateRequired");
         let status = Status::from_error(Box::new(alert));
-        let text = told(&etcd_client::Error::GRpcStatus(status));
+        let text = describe(&etcd_client::Error::GRpcStatus(status));
         assert!(
             text.contains("asks for a client certificate") && text.contains("CertificateRequired"),
             "{text}"
         );
-        let text = told(&error(Code::PermissionDenied, "etcdserver: permission denied"));
+        let text = describe(&error(Code::PermissionDenied, "etcdserver: permission denied"));
         assert!(text.contains("grant the user a role"), "{text}");
     }
 }

@@ -3,11 +3,12 @@
 //! Only what proves that a call never ran is called so: the connection could not be made. Any other loss of the answer may
 //! follow the call's success. etcd's own codes are those of `api/v3/v3rpc/rpctypes/error.go`.
 
+pub(super) mod rejection;
+
 use std::error::Error as _;
 
 use tonic::{Code, ConnectError};
 
-use super::denial;
 use crate::{LeaseId, RefusalKind, Revision, StoreError};
 
 /// What was called.
@@ -33,7 +34,7 @@ impl Call {
 }
 
 pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError {
-    let reason = denial::told(error);
+    let reason = rejection::describe(error);
     match (error, call) {
         // With an answer in the stream this is only said of a lease that etcd does not have.
         (etcd_client::Error::LeaseKeepAliveError(_), Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
@@ -70,7 +71,7 @@ fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
             kind: refusal_kind(status),
             reason,
         },
-        (Code::Unknown, _) if denial::is_of_the_token(status.message()) => StoreError::Refused {
+        (Code::Unknown, _) if rejection::is_token_error(status.message()) => StoreError::Refused {
             kind: RefusalKind::Authentication,
             reason,
         },
@@ -99,7 +100,7 @@ fn refusal_kind(status: &tonic::Status) -> RefusalKind {
     match status.code() {
         Code::PermissionDenied => RefusalKind::Permission,
         Code::Unauthenticated => RefusalKind::Authentication,
-        _ if denial::is_of_the_token(message) => RefusalKind::Authentication,
+        _ if rejection::is_token_error(message) => RefusalKind::Authentication,
         _ => KINDS
             .iter()
             .find(|(part, _)| message.contains(part))

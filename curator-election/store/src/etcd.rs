@@ -75,7 +75,7 @@ impl EtcdConfig {
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
         Self {
-            endpoints: endpoints.iter().map(|given| endpoint::tidied(given)).collect(),
+            endpoints: endpoints.iter().map(|given| endpoint::normalized(given)).collect(),
             call_timeout: Duration::from_secs(2),
             hedge_after: Duration::from_millis(150),
             access: EtcdAuth::default(),
@@ -103,7 +103,7 @@ impl EtcdConfig {
 #[non_exhaustive]
 pub enum EtcdConfigError {
     /// No endpoints.
-    #[error("no etcd endpoint was given: give at least one, for example http://127.0.0.1:2379")]
+    #[error("no etcd endpoint configured: set at least one, for example http://127.0.0.1:2379")]
     NoEndpoints,
     /// An endpoint is none that can be used.
     #[error(transparent)]
@@ -204,7 +204,7 @@ impl EtcdStore {
             .unwrap_or_else(|_| {
                 Err(StoreError::Unknown {
                     reason: format!(
-                        "{} has not answered within {:?}",
+                        "{} did not respond within {:?}",
                         self.config.endpoints[member], self.config.call_timeout
                     ),
                 })
@@ -243,7 +243,7 @@ impl EtcdStore {
             Box::pin(async move { (member, answer.await) }) as BoxFuture<'_, _>
         };
         let mut last = StoreError::Unreachable {
-            reason: "there is no member to ask".into(),
+            reason: "no etcd member configured".into(),
         };
         asked.extend(waiting.next().map(ask));
         while !asked.is_empty() {
@@ -414,7 +414,7 @@ impl Store for EtcdStore {
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         let mut last = StoreError::Unreachable {
-            reason: "there is no member to ask".into(),
+            reason: "no etcd member configured".into(),
         };
         self.know_cluster().await?;
         let now = BootClock.now();
@@ -445,7 +445,7 @@ impl Store for EtcdStore {
             })
             .await?;
         self.ours(member, granted.header()).map_err(written_elsewhere)?;
-        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::refused("etcd granted a lease without an id"))?;
+        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::refused("etcd granted a lease with id 0"))?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
         let lease = Lease { id, ttl };
         self.remember(lease);

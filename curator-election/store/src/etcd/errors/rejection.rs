@@ -1,8 +1,8 @@
-//! What etcd, or TLS on the way to it, says when it does not let us in, and what to do about it.
+//! Rejections by etcd, or by TLS in front of it: how to recognize them, and hints for the operator.
 //!
-//! etcd tells an old token in several ways: with a code of its own; with that of bad arguments, when users or roles were changed
-//! since a token of the kind JWT was made; without any code, in 3.4; and for a watch as a text, which in 3.4 is the same as that
-//! of a user who may not.
+//! etcd reports an outdated token in several ways: with a code of its own; as an invalid argument, if users or roles have
+//! changed since a JWT token was issued; without a code, in 3.4; and for a watch as a text, which in 3.4 is the same as
+//! for a missing permission.
 
 use std::error::Error as _;
 
@@ -14,40 +14,40 @@ const NO_PERMISSION: &str = "permission denied";
 const NO_USER: &str = "user name is empty";
 const WRONG_PASSWORD: &str = "authentication failed";
 const NOT_ENABLED: &str = "authentication is not enabled";
-/// The revision of users and roles that a token is of, in the words of the API and of the store behind it.
+/// The auth revision of a token is outdated: the messages of the API and of the store behind it.
 const OLD: [&str; 2] = ["revision of auth store is old", "revision in header is old"];
 const INVALID: &str = "invalid auth token";
 
-/// Whether etcd has refused a call of a user because of its token, and would take it with a new one.
+/// Whether etcd rejected the call for its token, so that a new token helps.
 pub(in crate::etcd) fn needs_new_token(error: &etcd_client::Error) -> bool {
     let etcd_client::Error::GRpcStatus(status) = error else {
         return false;
     };
     match status.code() {
         Code::Unauthenticated => true,
-        // Or it has none, from when etcd had authentication disabled.
+        // Or the client has no token: authentication was disabled when it connected.
         Code::InvalidArgument | Code::Unknown => is_token_error(status.message()) || status.message().contains(NO_USER),
         _ => false,
     }
 }
 
-/// Whether etcd has refused to give a token, since it asks for none.
+/// Whether etcd issued no token because authentication is disabled.
 pub(in crate::etcd) fn auth_is_disabled(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains(NOT_ENABLED))
 }
 
-/// Whether an error of no known code is one of these refusals.
+/// Whether the message, of an error without a known code, is about the token.
 pub(in crate::etcd) fn is_token_error(said: &str) -> bool {
     said.contains(INVALID) || OLD.iter().any(|old| said.contains(old))
 }
 
-/// A watch that was not let in, as the refusal that it is.
+/// The rejection behind a cancelled watch, if it was rejected.
 pub(in crate::etcd) fn watch_rejection(said: &str) -> Option<Status> {
     let denied = said.contains(NO_PERMISSION) || said.contains(NO_USER) || is_token_error(said);
     denied.then(|| Status::unauthenticated(said))
 }
 
-/// What to tell of an error.
+/// The message of an error, with a hint for the operator.
 pub(in crate::etcd) fn describe(error: &etcd_client::Error) -> String {
     let said = match error {
         etcd_client::Error::GRpcStatus(status) => chain(status),
@@ -59,7 +59,7 @@ pub(in crate::etcd) fn describe(error: &etcd_client::Error) -> String {
     }
 }
 
-/// Of a connection with TLS that was closed: etcd does not always get to say that it is for want of a certificate.
+/// Adds a hint to the error of a closed TLS connection: etcd cannot always report that the client certificate is missing.
 pub(in crate::etcd) fn add_tls_hint(error: StoreError) -> StoreError {
     let closed = |reason: &str| {
         [
@@ -71,11 +71,14 @@ pub(in crate::etcd) fn add_tls_hint(error: StoreError) -> StoreError {
         .iter()
         .any(|part| reason.to_lowercase().contains(part))
     };
-    let explain = |reason: String| match closed(&reason) {
-        true => format!(
-            "the connection was closed: etcd is ending, or it asks for a client certificate and gets none that it knows ({reason})"
-        ),
-        false => reason,
+    let explain = |reason: String| {
+        if closed(&reason) {
+            format!(
+                "connection closed: etcd is shutting down, or it requires a client certificate of its CA ({reason})"
+            )
+        } else {
+            reason
+        }
     };
     match error {
         StoreError::Unreachable { reason } => StoreError::Unreachable {
@@ -92,33 +95,34 @@ fn hint(said: &str) -> Option<&'static str> {
     let hints = [
         (
             NO_PERMISSION,
-            "etcd does not permit this to its user: grant the user a role with readwrite on all keys that are used",
+            "etcd denied permission to its user: grant the user a role with readwrite on all key prefixes in use",
         ),
         (
             NO_USER,
-            "etcd asks for a user: give one and its password, or a client certificate whose common name is one",
+            "etcd requires a user: configure a user and password, or a client certificate whose common name is a user",
         ),
         (
             "database space exceeded",
-            "etcd is out of space (NOSPACE): compact and defragment it or raise --quota-backend-bytes, then run `etcdctl alarm disarm`",
+            "etcd is out of space (NOSPACE): compact and defragment it, or raise --quota-backend-bytes; then run \
+             `etcdctl alarm disarm`",
         ),
         (
             "too many requests",
-            "etcd is overloaded: look at its disk and at who else uses it",
+            "etcd is overloaded: check its disk latency and its other clients",
         ),
-        (WRONG_PASSWORD, "etcd does not take the user and password"),
-        (INVALID, "etcd does not take the token that it gave"),
+        (WRONG_PASSWORD, "etcd rejected the user and password"),
+        (INVALID, "etcd rejected the auth token that it issued"),
         (
             "invalid peer certificate",
-            "etcd's certificate is not one for this endpoint from the authority that was given",
+            "etcd's certificate is not valid for this endpoint, or is not issued by the configured CA",
         ),
         (
             "received fatal alert",
-            "etcd ends the TLS handshake: it asks for a client certificate, or does not take the one given",
+            "etcd aborted the TLS handshake: it requires a client certificate, or rejected the configured one",
         ),
         (
             "received corrupt message",
-            "the endpoint is https, and what listens there speaks no TLS",
+            "the endpoint is https, but the server there does not speak TLS",
         ),
     ];
     hints
@@ -127,7 +131,7 @@ fn hint(said: &str) -> Option<&'static str> {
         .map(|(_, hint)| *hint)
 }
 
-/// What a status says, and what its sources add to that.
+/// The message of a status and those of its sources.
 fn chain(status: &Status) -> String {
     let mut said = match status.message() {
         "" => status.code().to_string(),
@@ -188,7 +192,7 @@ mod tests {
         let status = Status::from_error(Box::new(alert));
         let text = describe(&etcd_client::Error::GRpcStatus(status));
         assert!(
-            text.contains("asks for a client certificate") && text.contains("CertificateRequired"),
+            text.contains("requires a client certificate") && text.contains("CertificateRequired"),
             "{text}"
         );
         let text = describe(&error(Code::PermissionDenied, "etcdserver: permission denied"));

@@ -2,7 +2,7 @@
 
 use crate::{LeaseId, Revision};
 
-/// Why a call to the store failed, by what the caller may do about it.
+/// An error of a call to the store, classified by what the caller can do.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

@@ -11,14 +11,14 @@
 //! #[tokio::main(flavor = "current_thread")]
 //! async fn main() -> Result<(), curator_store::StoreError> {
 //!     use curator_store::memory::MemoryCluster;
-//!     use curator_store::{Op, Range, Store, Txn};
+//!     use curator_store::{Keys, Op, Range, Store, Txn};
 //!
 //!     // With a real etcd: `EtcdStore` in its place.
 //!     let cluster = MemoryCluster::new(1);
 //!     let store = cluster.client(0);
 //!     let put = Op::Put { key: "/greeting".into(), value: "hello".into(), lease: None };
 //!     let written = store.txn(Txn::default().then(vec![put])).await?;
-//!     let read = store.range(Range::key("/greeting")).await?;
+//!     let read = store.range(Range::all(Keys::one("/greeting"))).await?;
 //!     assert_eq!(read.kvs[0].mod_revision, written.revision);
 //!     Ok(())
 //! }

@@ -35,7 +35,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use curator_election::backend::Victory;
+    use curator_election::backend::Elected;
     use curator_election::store::{Lease, LeaseId, Revision};
     use curator_election::{Elector, ElectorConfig, MockElectionBackend, PlainText, StepDown};
     use futures::StreamExt;
@@ -59,7 +59,7 @@ mod tests {
             .returning(|| futures::stream::pending().boxed());
         backend.expect_revoke().returning(|_| Ok(()));
         backend.expect_campaign().times(1).returning(|_, _| {
-            Ok(Victory {
+            Ok(Elected {
                 key: "/leader/7".into(),
                 revision: Revision(3),
                 won_at: Revision(3),

@@ -1,11 +1,14 @@
 //! What the elector needs of a store, and no more.
 
+mod store_election;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use self::store_election::StoreElection;
 use crate::store::{Lease, LeaseId, Revision, StoreError};
 
 /// A candidate's key, as found in the store.
@@ -34,7 +37,7 @@ pub struct Observation {
 
 /// A won campaign.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Victory {
+pub struct Elected {
     /// The lock key, without the store's namespace.
     pub key: Bytes,
     /// The revision at which the lock key was created.
@@ -43,7 +46,7 @@ pub struct Victory {
     pub won_at: Revision,
 }
 
-/// Why a campaign ended without victory.
+/// Why a campaign ended without elected.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CampaignError {
@@ -95,7 +98,7 @@ pub trait ElectionBackend: Send + Sync + 'static {
     ///
     /// Cancellation: the key may have been queued; [`revoke`](Self::revoke) removes it, and a put that is still on its way
     /// then fails for want of the lease.
-    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Victory, CampaignError>;
+    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Elected, CampaignError>;
 
     /// Gives the candidate's key, if it was created at `revision`, another value; returns whether it did. Its place in the queue
     /// stays, and so does its term.

@@ -1,28 +1,28 @@
-//! The elector: carries out what its state machine decides, and publishes the status.
+//! The elector: takes part in an election and publishes the status.
+//!
+//! The decisions are in `machine.rs`, without I/O; `driver.rs` carries them out.
+
+mod driver;
+mod duplicate;
+mod machine;
+mod renewal;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::{BoxStream, FuturesUnordered};
-use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
-use crate::backend::{ElectionBackend, Observation};
+use self::machine::{Machine, Timing};
+use crate::backend::ElectionBackend;
 use crate::backoff::Backoff;
-use crate::clock::{BootClock, Instant, SharedClock};
-use crate::deadline::effective_ttl;
-use crate::machine::{Command, Event, Machine, Timing};
-use crate::meters::{self, SmallestMargin};
-use crate::pulse::Pulse;
-use crate::sabotage::{self, Sabotage};
+use crate::clock::{BootClock, SharedClock};
+use crate::failpoint;
+use crate::lease_deadline::effective_ttl;
+use crate::liveness::LivenessProbe;
 use crate::status::{ElectionStatus, Reason};
-use crate::store::{LeaseId, Revision, StoreError};
-use crate::term::{Term, TermKeeper, WentBack};
 use crate::value::LeaderValue;
 
 /// How an [`Elector`] behaves. `..Default::default()` fills in what is not said.
@@ -39,7 +39,7 @@ pub struct ElectorConfig {
     /// How long giving the lease back may take before it is let go, to run out by itself.
     pub close_timeout: Duration,
     /// Without it the elector leads for as long as it can renew its lease; with it only while there are signs of life as well.
-    pub pulse: Option<Pulse>,
+    pub liveness: Option<LivenessProbe>,
     /// The clock that terms are measured on.
     pub clock: SharedClock,
     /// Draws the jitter; `None` for a random one.
@@ -49,12 +49,12 @@ pub struct ElectorConfig {
 impl Default for ElectorConfig {
     fn default() -> Self {
         Self {
-            ttl: crate::deadline::DEFAULT_TTL,
+            ttl: crate::lease_deadline::DEFAULT_TTL,
             margin: None,
             backoff_first: Duration::from_millis(100),
             backoff_longest: Duration::from_secs(5),
             close_timeout: Duration::from_secs(2),
-            pulse: None,
+            liveness: None,
             clock: Arc::new(BootClock),
             seed: None,
         }
@@ -79,7 +79,7 @@ pub enum ElectorError {
 pub struct Elector<V> {
     backend: Arc<dyn ElectionBackend>,
     value: Bytes,
-    pulse: Option<Pulse>,
+    liveness: Option<LivenessProbe>,
     clock: SharedClock,
     machine: Machine<V>,
     status: watch::Sender<ElectionStatus<V>>,
@@ -141,7 +141,7 @@ impl<V: LeaderValue> Elector<V> {
         let timing = Timing {
             ttl,
             margin: config.margin,
-            observation_ttl: match sabotage::on(Sabotage::NewsNeverTooOld) {
+            observation_ttl: match failpoint::on(failpoint::NEWS_NEVER_TOO_OLD) {
                 true => Duration::from_secs(86_400),
                 false => ttl,
             },
@@ -164,7 +164,7 @@ impl<V: LeaderValue> Elector<V> {
         Ok(Self {
             backend,
             value: value.encode().into(),
-            pulse: config.pulse,
+            liveness: config.liveness,
             clock: config.clock,
             machine,
             status,
@@ -193,297 +193,10 @@ impl<V: LeaderValue> Elector<V> {
 
     /// Takes part in the election until cancelled; then resigns and returns.
     ///
-    /// All its work is in this future; it spawns nothing. If the future is dropped instead, or stuck, the term ends (at its
-    /// deadline at the latest), the lease runs out by itself, and the status becomes undetermined once it is dropped.
+    /// All its work is in this future; it spawns no task. If the future is dropped or stuck, the term ends, at its
+    /// deadline at the latest, and the lease expires. When the future is dropped, the status becomes undetermined.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self {
-            backend,
-            value,
-            pulse,
-            clock,
-            mut machine,
-            status,
-            mut requests,
-            handle,
-        } = self;
-        drop(handle);
-        let mut io = Io {
-            backend,
-            value,
-            clock: clock.clone(),
-            calls: FuturesUnordered::new(),
-            observations: None,
-            closing: None,
-            publisher: Publisher {
-                status,
-                term: None,
-                smallest_margin: SmallestMargin::new(),
-            },
-            stepping_down: Vec::new(),
-        };
-        let mut shutting_down = false;
-        let mut event = Event::Tick;
-        loop {
-            for command in machine.handle(clock.now(), event) {
-                io.carry_out(command);
-            }
-            if machine.is_stopped() {
-                return;
-            }
-            if !machine.is_leader() && io.closing.is_none() {
-                io.answer_step_down(StepDown::Done);
-            }
-            let Some(wakeup) = machine.next_wakeup() else { return };
-            // In this order: an end that is known goes before the time, and the time before whatever else has arrived.
-            event = tokio::select! {
-                biased;
-                () = cancel.cancelled(), if !shutting_down => {
-                    shutting_down = true;
-                    Event::Shutdown
-                }
-                went_back = io.publisher.fenced_out() => went_back.map_or(Event::FencedOut, Event::WentBack),
-                () = turns(pulse.as_ref(), machine.is_stuck()) => Event::Stuck(!machine.is_stuck()),
-                () = clock.sleep_until(wakeup) => Event::Tick,
-                Some(()) = maybe(&mut io.closing) => {
-                    io.closing = None;
-                    Event::Closed
-                }
-                Some(event) = io.calls.next(), if !io.calls.is_empty() => event,
-                Some(observation) = next_observation(&mut io.observations) => Event::Observed(observation),
-                Some(answer) = requests.recv(), if !shutting_down => {
-                    if machine.is_leader() {
-                        io.stepping_down.push(answer);
-                        Event::StepDown
-                    } else {
-                        // Whoever asked may have gone.
-                        let _ = answer.send(StepDown::NotLeader);
-                        Event::Tick
-                    }
-                }
-            };
-        }
-    }
-}
-
-/// Completes when the pulse stops, or begins again; never without one.
-async fn turns(pulse: Option<&Pulse>, stuck: bool) {
-    match pulse {
-        Some(pulse) => pulse.turns(stuck).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The calls under way and what they need.
-struct Io<V> {
-    backend: Arc<dyn ElectionBackend>,
-    value: Bytes,
-    clock: SharedClock,
-    calls: FuturesUnordered<BoxFuture<'static, Event>>,
-    observations: Option<BoxStream<'static, Observation>>,
-    closing: Option<BoxFuture<'static, ()>>,
-    publisher: Publisher<V>,
-    stepping_down: Vec<oneshot::Sender<StepDown>>,
-}
-
-impl<V: LeaderValue> Io<V> {
-    fn carry_out(&mut self, command: Command<V>) {
-        let backend = self.backend.clone();
-        match command {
-            Command::Undetermined { reason } => self.publisher.undetermined(reason),
-            Command::Explain { reason } => {
-                // Of a duplicate it has been told already, in these words.
-                if !matches!(reason, Reason::Duplicate(_)) {
-                    warn!(%reason, "nobody is known to lead, and this instance cannot take part in the election");
-                }
-                self.publisher.undetermined(reason);
-            }
-            Command::Follow(following) => {
-                meters::became_follower();
-                self.publisher.publish(ElectionStatus::Follower(following));
-            }
-            Command::Lead {
-                key,
-                revision,
-                lease,
-                deadline,
-            } => {
-                self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
-            }
-            Command::Extend { deadline } => self.publisher.extend(deadline),
-            Command::WentBack(went_back) => {
-                meters::store_went_back();
-                warn!(
-                    seen = went_back.seen.0,
-                    found = went_back.found.0,
-                    "{went_back} What was changed in between is lost, and everything is read anew"
-                );
-            }
-            Command::List => self.call(async move { Event::Listed(backend.candidates().await) }),
-            Command::Look => self.call(async move { Event::Looked(backend.candidates().await) }),
-            Command::Duplicated { told } => {
-                warn!("{told}");
-                meters::duplicate_id(true);
-            }
-            Command::Alone => {
-                info!("no other process stands for election with the id of this one any more");
-                meters::duplicate_id(false);
-            }
-            Command::Remove(stale) => self.call(async move {
-                for (key, mod_revision) in stale {
-                    match backend.remove(key.clone(), mod_revision).await {
-                        Ok(true) => {
-                            info!(
-                                ?key,
-                                "removed a key that an earlier process of this candidate left behind"
-                            );
-                        }
-                        Ok(false) => debug!(?key, "a stale key was already gone"),
-                        Err(error) => {
-                            warn!(?key, %error, "a stale key could not be removed, it will run out by itself");
-                        }
-                    }
-                }
-                Event::Removed
-            }),
-            Command::Grant { ttl } => {
-                let clock = self.clock.clone();
-                self.call(async move {
-                    let sent_at = clock.now();
-                    Event::Granted {
-                        sent_at,
-                        result: backend.grant(ttl).await,
-                    }
-                });
-            }
-            Command::Campaign { lease } => {
-                self.observations = Some(backend.observe());
-                let value = self.value.clone();
-                self.call(async move { Event::Campaigned(backend.campaign(lease, value).await) });
-            }
-            Command::Renew { lease, attempt } => {
-                let clock = self.clock.clone();
-                self.call(async move {
-                    let began = clock.now();
-                    let result = backend.keep_alive(lease, attempt.route).await;
-                    meters::renewed(&result, clock.now().saturating_since(began));
-                    Event::Renewed { id: attempt.id, result }
-                });
-            }
-            Command::Close { lease, until } => {
-                self.calls.clear();
-                self.observations = None;
-                self.closing = Some(close(backend, lease, until, self.clock.clone()).boxed());
-            }
-        }
-    }
-
-    fn call(&mut self, call: impl Future<Output = Event> + Send + 'static) {
-        self.calls.push(call.boxed());
-    }
-
-    fn answer_step_down(&mut self, outcome: StepDown) {
-        for answer in self.stepping_down.drain(..) {
-            // Whoever asked may have gone.
-            let _ = answer.send(outcome);
-        }
-    }
-}
-
-/// Gives the lease back, trying again until the store has answered or the time is over.
-async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until: Instant, clock: SharedClock) {
-    let Some(lease) = lease else { return };
-    let revoke = async {
-        loop {
-            match backend.revoke(lease).await {
-                Ok(()) | Err(StoreError::LeaseNotFound { .. }) => return,
-                Err(error) => {
-                    debug!(%lease, %error, "the lease could not be given back yet");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        () = revoke => debug!(%lease, "the lease was given back"),
-        () = clock.sleep_until(until) => warn!(%lease, "the store did not take the lease back: it will run out by itself"),
-    }
-}
-
-/// Publishes the status; the term ends before anything but itself is published.
-struct Publisher<V> {
-    status: watch::Sender<ElectionStatus<V>>,
-    term: Option<TermKeeper>,
-    smallest_margin: SmallestMargin,
-}
-
-impl<V: LeaderValue> Publisher<V> {
-    fn publish(&mut self, status: ElectionStatus<V>) {
-        self.term = None;
-        self.status.send_replace(status);
-    }
-
-    fn undetermined(&mut self, reason: Reason) {
-        debug!(%reason, "who leads is not known");
-        meters::became_undetermined(&reason);
-        self.publish(ElectionStatus::Undetermined(reason));
-    }
-
-    fn lead(&mut self, key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant, clock: SharedClock) {
-        meters::became_leader();
-        let (keeper, term) = Term::begin(key, revision, lease, deadline, clock);
-        self.publish(ElectionStatus::Leader(term));
-        self.term = Some(keeper);
-    }
-
-    fn extend(&mut self, deadline: Instant) {
-        if let ElectionStatus::Leader(term) = &*self.status.borrow() {
-            self.smallest_margin.note(term.remaining());
-        }
-        if let Some(keeper) = &self.term
-            && !keeper.extend(deadline)
-        {
-            // Somebody saw the deadline pass before this renewal came: the term is over, and its lease must go.
-            keeper.report_over();
-        }
-    }
-
-    /// Completes when somebody was fenced out of the present term, or found the store gone back; never without a term.
-    async fn fenced_out(&self) -> Option<WentBack> {
-        match &self.term {
-            Some(keeper) => keeper.fenced_out().await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl<V> Drop for Publisher<V> {
-    fn drop(&mut self) {
-        self.term = None;
-        self.status.send_if_modified(|status| {
-            let known = !matches!(status, ElectionStatus::Undetermined(_));
-            if known {
-                *status = ElectionStatus::Undetermined(Reason::ElectorGone);
-            }
-            known
-        });
-    }
-}
-
-async fn maybe(future: &mut Option<BoxFuture<'static, ()>>) -> Option<()> {
-    match future {
-        Some(future) => {
-            future.await;
-            Some(())
-        }
-        None => None,
-    }
-}
-
-async fn next_observation(observations: &mut Option<BoxStream<'static, Observation>>) -> Option<Observation> {
-    match observations {
-        Some(observations) => observations.next().await,
-        None => None,
+        driver::run(self, cancel).await;
     }
 }
 

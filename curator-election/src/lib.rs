@@ -40,23 +40,20 @@
 //! - `etcd` (default): the store that speaks to a real etcd.
 //! - `embedded`: a durable store in one file, for a service that is a single process.
 //! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
-//! - `sabotage`: deliberate bugs, for a simulation to find; a build without debug assertions has none of them.
+//! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there are
+//!   none.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
 
 pub mod backend;
 pub mod backoff;
-pub mod deadline;
-mod duplicate;
 mod elector;
-mod machine;
-pub mod meters;
-mod process;
-mod pulse;
-mod renewal;
 #[doc(hidden)]
-pub mod sabotage;
+pub mod failpoint;
+pub mod lease_deadline;
+mod liveness;
+mod process;
 mod status;
-mod store_election;
+pub mod telemetry;
 mod term;
 mod transfer;
 mod value;
@@ -75,12 +72,11 @@ pub use curator_store::{clock, namespace, pages};
 
 #[cfg(any(test, feature = "mock"))]
 pub use backend::MockElectionBackend;
-pub use backend::{CampaignError, ElectionBackend};
+pub use backend::{CampaignError, ElectionBackend, StoreElection};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use liveness::LivenessProbe;
 pub use process::Process;
-pub use pulse::Pulse;
-pub use status::{ElectionStatus, Following, Reason};
-pub use store_election::StoreElection;
-pub use term::{Term, TermEnded, TermKeeper, WentBack};
-pub use transfer::{TransferError, make_next};
+pub use status::{ElectionStatus, LeaderInfo, Reason};
+pub use term::{Term, TermEnded, TermOwner, WentBack};
+pub use transfer::{TransferError, transfer_leadership};
 pub use value::{DecodeError, LeaderValue, PlainText};

@@ -14,7 +14,7 @@ pub enum ElectionStatus<V> {
     /// Not known: no quorum, no leader, or between two rounds.
     Undetermined(Reason),
     /// Another candidate leads, as far as this instance has been told.
-    Follower(Following<V>),
+    Follower(LeaderInfo<V>),
     /// This instance won the election. Ask the term whether it is still valid before each act.
     Leader(Term),
 }
@@ -43,7 +43,7 @@ pub enum Reason {
     WrongCluster(String),
     /// The store has lost what it knew before.
     WentBack(WentBack),
-    /// The campaign ended without victory.
+    /// The campaign ended without elected.
     CampaignFailed {
         /// One word for why, as [`StoreError::word`](crate::store::StoreError::word) has them, or `key_lost`.
         word: &'static str,
@@ -67,11 +67,38 @@ pub enum Reason {
     /// The leader says something of itself that cannot be read.
     Undecodable(String),
     /// Whom this instance followed has not been confirmed for too long.
-    NewsTooOld,
-    /// What this instance would lead for has shown no [sign of life](crate::Pulse) for too long.
+    ObservationStale,
+    /// What this instance would lead for has shown no [sign of life](crate::LivenessProbe) for too long.
     Stuck,
     /// This instance may not stand for election, as this text says, and nobody else leads.
     Barred(String),
+}
+
+impl Reason {
+    /// One word for the reason: the label `reason` of the metric of role changes.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::ElectorGone => "elector_gone",
+            // Whatever it was that failed: what has to change is the same.
+            Self::OpenFailed { word, .. } | Self::CampaignFailed { word, .. } => word,
+            Self::LeaseExpired => "lease_expired",
+            Self::LeaseGone => "lease_gone",
+            Self::WrongCluster(_) => "wrong_cluster",
+            Self::WentBack(_) => "went_back",
+            Self::LockLost => "lock_lost",
+            Self::FencedOut => "fenced_out",
+            Self::StepDown => "step_down",
+            Self::Shutdown => "shutdown",
+            Self::NoLeader => "no_leader",
+            Self::OwnEarlierKey => "own_earlier_key",
+            Self::Duplicate(_) => "duplicate",
+            Self::Undecodable(_) => "undecodable",
+            Self::Stuck => "stuck",
+            Self::Barred(_) => "barred",
+            Self::ObservationStale => "news_too_old",
+        }
+    }
 }
 
 impl std::fmt::Display for Reason {
@@ -94,14 +121,14 @@ impl std::fmt::Display for Reason {
             Self::Undecodable(error) => f.write_str(error),
             Self::Duplicate(told) | Self::Barred(told) => f.write_str(told),
             Self::Stuck => f.write_str("this instance has not been able to serve for too long"),
-            Self::NewsTooOld => f.write_str("nothing has been heard of the election for too long"),
+            Self::ObservationStale => f.write_str("nothing has been heard of the election for too long"),
         }
     }
 }
 
 /// The leader that an instance follows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Following<V> {
+pub struct LeaderInfo<V> {
     /// What the leader says of itself.
     pub leader: V,
     /// Its lock key, without the store's namespace.
@@ -122,7 +149,7 @@ impl<V: LeaderValue> ElectionStatus<V> {
 
     /// The leader, if another candidate leads.
     #[must_use]
-    pub const fn following(&self) -> Option<&Following<V>> {
+    pub const fn leader_info(&self) -> Option<&LeaderInfo<V>> {
         match self {
             Self::Follower(following) => Some(following),
             _ => None,

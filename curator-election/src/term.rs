@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tracing::debug;
 
 use crate::clock::{Instant, SharedClock};
-use crate::sabotage::{self, Sabotage};
+use crate::failpoint;
 use crate::store::{Compare, LeaseId, Revision};
 
 /// A term of leadership: the capability to act as leader, for as long as it is valid.
@@ -69,14 +69,14 @@ const ENDED: u64 = 0;
 pub struct TermEnded;
 
 impl Term {
-    /// A term whose deadline the returned keeper moves.
+    /// A term whose deadline the returned owner moves.
     pub(crate) fn begin(
         lock_key: Bytes,
         lock_revision: Revision,
         lease: LeaseId,
         deadline: Instant,
         clock: SharedClock,
-    ) -> (TermKeeper, Self) {
+    ) -> (TermOwner, Self) {
         let term = Self {
             inner: Arc::new(Inner {
                 lock_key,
@@ -89,10 +89,10 @@ impl Term {
                 went_back: OnceLock::new(),
             }),
         };
-        (TermKeeper { term: term.clone() }, term)
+        (TermOwner { term: term.clone() }, term)
     }
 
-    /// A term for a test of a component that acts under one; the keeper ends or extends it.
+    /// A term for a test of a component that acts under one; the owner ends or extends it.
     #[cfg(any(test, feature = "testing", feature = "mock"))]
     #[must_use]
     pub fn for_test(
@@ -100,7 +100,7 @@ impl Term {
         lock_revision: Revision,
         deadline: Instant,
         clock: SharedClock,
-    ) -> (TermKeeper, Self) {
+    ) -> (TermOwner, Self) {
         let lease = LeaseId::new(1).unwrap_or_else(|| unreachable!("one is not zero"));
         Self::for_test_with_lease(lock_key, lock_revision, lease, deadline, clock)
     }
@@ -114,7 +114,7 @@ impl Term {
         lease: LeaseId,
         deadline: Instant,
         clock: SharedClock,
-    ) -> (TermKeeper, Self) {
+    ) -> (TermOwner, Self) {
         Self::begin(lock_key.into(), lock_revision, lease, deadline, clock)
     }
 
@@ -140,7 +140,7 @@ impl Term {
     /// this term began with.
     #[must_use]
     pub fn guard(&self) -> Compare {
-        if sabotage::on(Sabotage::GuardByValue) {
+        if failpoint::on(failpoint::GUARD_BY_VALUE) {
             // Each candidate's value at its key is the same whenever the key was created, so that is what it comes to.
             return Compare {
                 ordering: crate::store::Ordering::Greater,
@@ -222,7 +222,7 @@ impl Term {
     /// To be called when the store refused a transaction because the guard did not hold: the term ends at once, and the
     /// elector learns of it and begins a new round.
     pub fn report_fenced_out(&self) {
-        crate::meters::fenced_out();
+        crate::telemetry::fenced_out();
         self.end();
         self.inner.fenced_out.notify_one();
     }
@@ -270,17 +270,17 @@ impl fmt::Debug for Term {
 
 /// The one who may move a term's deadline or end it. When dropped, the term ends.
 #[derive(Debug)]
-pub struct TermKeeper {
+pub struct TermOwner {
     term: Term,
 }
 
-impl TermKeeper {
+impl TermOwner {
     /// Moves the deadline to a later one. A term that has ended, or whose deadline has passed, stays ended: returns
     /// whether the term goes on.
     #[must_use]
     pub fn extend(&self, to: Instant) -> bool {
         let inner = &*self.term.inner;
-        if sabotage::on(Sabotage::RevivesEndedTerm) {
+        if failpoint::on(failpoint::REVIVES_ENDED_TERM) {
             inner.deadline.store(nanos(to), Ordering::Release);
             return true;
         }
@@ -318,7 +318,7 @@ impl TermKeeper {
     }
 }
 
-impl Drop for TermKeeper {
+impl Drop for TermOwner {
     fn drop(&mut self) {
         self.end();
     }
@@ -336,15 +336,15 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, TokioClock};
 
-    fn term(lasting: Duration) -> (TermKeeper, Term, Arc<TokioClock>) {
+    fn term(lasting: Duration) -> (TermOwner, Term, Arc<TokioClock>) {
         let clock = Arc::new(TokioClock::new());
-        let (keeper, term) = Term::for_test("/leader/1", Revision(7), clock.now() + lasting, clock.clone());
-        (keeper, term, clock)
+        let (owner, term) = Term::for_test("/leader/1", Revision(7), clock.now() + lasting, clock.clone());
+        (owner, term, clock)
     }
 
     #[tokio::test(start_paused = true)]
     async fn valid_until_its_deadline_and_not_at_it() {
-        let (_keeper, term, _) = term(Duration::from_secs(5));
+        let (_owner, term, _) = term(Duration::from_secs(5));
         tokio::time::advance(Duration::from_millis(4_999)).await;
         assert!(term.is_valid());
         assert_eq!(term.remaining(), Duration::from_millis(1));
@@ -355,52 +355,52 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_extension_that_comes_too_late_revives_nothing() {
-        let (keeper, term, clock) = term(Duration::from_secs(5));
+        let (owner, term, clock) = term(Duration::from_secs(5));
         tokio::time::advance(Duration::from_secs(6)).await;
         // Nobody has asked in between: the extension itself must notice.
-        assert!(!keeper.extend(clock.now() + Duration::from_secs(100)));
+        assert!(!owner.extend(clock.now() + Duration::from_secs(100)));
         assert!(!term.is_valid());
     }
 
     #[tokio::test(start_paused = true)]
     async fn found_ended_once_is_ended_for_good() {
-        let (keeper, term, clock) = term(Duration::from_secs(5));
-        assert!(keeper.extend(clock.now() + Duration::from_secs(8)));
+        let (owner, term, clock) = term(Duration::from_secs(5));
+        assert!(owner.extend(clock.now() + Duration::from_secs(8)));
         tokio::time::advance(Duration::from_secs(8)).await;
         assert!(!term.is_valid());
-        assert!(!keeper.extend(clock.now() + Duration::from_secs(8)));
+        assert!(!owner.extend(clock.now() + Duration::from_secs(8)));
         assert!(!term.is_valid());
     }
 
     #[tokio::test(start_paused = true)]
     async fn deadlines_never_move_back() {
-        let (keeper, term, clock) = term(Duration::from_secs(5));
-        assert!(keeper.extend(clock.now() + Duration::from_secs(1)));
+        let (owner, term, clock) = term(Duration::from_secs(5));
+        assert!(owner.extend(clock.now() + Duration::from_secs(1)));
         assert_eq!(term.remaining(), Duration::from_secs(5));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_waiter_needs_no_keeper_activity_to_see_the_end() {
-        let (keeper, term, clock) = term(Duration::from_secs(5));
+        let (owner, term, clock) = term(Duration::from_secs(5));
         let begun = clock.now();
-        // The keeper is alive and silent, as a stuck election task would be.
+        // The owner is alive and silent, as a stuck election task would be.
         tokio::time::timeout(Duration::from_secs(6), term.ended())
             .await
             .expect("ends by its own clock");
         assert!(clock.now().saturating_since(begun) >= Duration::from_secs(5));
-        drop(keeper);
+        drop(owner);
     }
 
     #[tokio::test(start_paused = true)]
     async fn dropping_the_keeper_ends_the_term_at_once() {
-        let (keeper, term, clock) = term(Duration::from_secs(5));
+        let (owner, term, clock) = term(Duration::from_secs(5));
         let begun = clock.now();
         let waiter = tokio::spawn({
             let term = term.clone();
             async move { term.ended().await }
         });
         tokio::task::yield_now().await;
-        drop(keeper);
+        drop(owner);
         waiter.await.unwrap();
         assert_eq!(clock.now(), begun);
         assert!(!term.is_valid());
@@ -408,10 +408,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn being_fenced_out_ends_the_term_and_tells_the_keeper() {
-        let (keeper, term, _) = term(Duration::from_secs(5));
+        let (owner, term, _) = term(Duration::from_secs(5));
         term.report_fenced_out();
         assert!(!term.is_valid());
-        tokio::time::timeout(Duration::from_secs(1), keeper.fenced_out())
+        tokio::time::timeout(Duration::from_secs(1), owner.fenced_out())
             .await
             .expect("told");
     }

@@ -81,7 +81,7 @@ fn those_who_do(queued: &[String]) -> String {
 ///
 /// # Errors
 /// It is not next, and why. The leader has taken back its wish, as far as the store answers.
-pub async fn make_next<V: LeaderValue>(
+pub async fn transfer_leadership<V: LeaderValue>(
     backend: &dyn ElectionBackend,
     term: &Term,
     own: &V,

@@ -291,7 +291,7 @@ impl World {
         let [leader] = leaders[..] else { return false };
         statuses
             .iter()
-            .filter_map(Status::following)
+            .filter_map(Status::leader_info)
             .filter(|following| following.revision == leader.lock_revision())
             .count()
             == NODES - 1

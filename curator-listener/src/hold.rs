@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::caller::{Caller, Party, Standing};
+use crate::failpoint;
 use crate::forward::Kind;
 use crate::reached::{Limit, Reached};
-use crate::sabotage::{self, Sabotage};
 
 /// A call whose caller is about to give up is answered so much before, so that it learns the reason.
 const MARGIN: Duration = Duration::from_millis(50);
@@ -242,7 +242,7 @@ pub(crate) fn come_again() -> Duration {
 
 /// Until when a call may wait that begins to at `now`: no longer than the cap, and not quite to its own deadline.
 pub(crate) fn until(now: Instant, cap: Duration, deadline: Option<Instant>) -> Instant {
-    if sabotage::on(Sabotage::HoldsForever) {
+    if failpoint::on(failpoint::HOLDS_FOREVER) {
         return now + Duration::from_secs(86_400);
     }
     let capped = now + cap;

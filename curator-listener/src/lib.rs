@@ -50,6 +50,8 @@ mod caller;
 mod config;
 mod deadline;
 mod decide;
+#[doc(hidden)]
+pub mod failpoint;
 mod forward;
 mod health;
 mod heard;
@@ -62,8 +64,6 @@ mod reached;
 mod refusal;
 mod request;
 mod role;
-#[doc(hidden)]
-pub mod sabotage;
 mod scope;
 mod server;
 mod services;

@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::failpoint;
 use crate::refusal::Refusal;
 use crate::role::SharedGuard;
-use crate::sabotage::{self, Sabotage};
 
 /// The lifetime of one role.
 pub(crate) struct Scope {
@@ -50,7 +50,7 @@ impl Scope {
 
     /// Whether it is over at this moment.
     pub(crate) fn is_over(&self) -> bool {
-        if sabotage::on(Sabotage::AnswersForEndedTerm) {
+        if failpoint::on(failpoint::ANSWERS_FOR_ENDED_TERM) {
             return false;
         }
         self.is_over.load(Ordering::Acquire) || self.guard.as_ref().is_some_and(|guard| !guard.0.is_valid())
@@ -95,14 +95,14 @@ impl Bounds {
             let over = self
                 .over
                 .get_or_insert_with(|| Box::pin(scope.over.clone().cancelled_owned()));
-            let ended = over.as_mut().poll(cx).is_ready() && !sabotage::on(Sabotage::AnswersForEndedTerm);
+            let ended = over.as_mut().poll(cx).is_ready() && !failpoint::on(failpoint::ANSWERS_FOR_ENDED_TERM);
             if ended || scope.is_over() {
                 return Poll::Ready(scope.why());
             }
         }
         if let Some(deadline) = self.deadline {
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            if sleep.as_mut().poll(cx).is_ready() && !sabotage::on(Sabotage::NoDeadline) {
+            if sleep.as_mut().poll(cx).is_ready() && !failpoint::on(failpoint::NO_DEADLINE) {
                 return Poll::Ready(Refusal::deadline());
             }
         }

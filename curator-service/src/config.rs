@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curator_election::deadline::effective_ttl;
+use curator_election::lease_deadline::effective_ttl;
 use curator_listener::{LeaderTerm, ListenerConfig};
 use tonic::service::Routes;
 

@@ -29,6 +29,7 @@ mod auth;
 mod complaint;
 mod config;
 mod consensus;
+mod failpoint;
 mod instance;
 mod leader;
 mod log_filter;

@@ -31,9 +31,9 @@ mod writer;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use crate::failpoint;
 use barrier::Barrier;
 use bytes::Bytes;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{KeyValue, Keys, Op, Range, Revision};
 use futures::StreamExt;
 use limits::StateLimits;
@@ -137,7 +137,7 @@ impl State {
     /// Waits until the view has all that was acknowledged before the call. Cancellation safe.
     pub(crate) async fn pass(&self) -> Result<(), StateError> {
         self.ready().await?;
-        if !sabotage::on(Sabotage::NoBarrier) {
+        if !failpoint::on(failpoint::NO_BARRIER) {
             self.barrier.pass().await?;
         }
         if self.view().get(keys::CLUSTER_CONFIGURATION.as_bytes()).is_none() && self.has_cluster().await? {

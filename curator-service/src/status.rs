@@ -40,7 +40,7 @@ impl CandidateConfig {
 
     /// The election that it stands in.
     pub(crate) fn election(&self, store: Arc<dyn Store>) -> StoreElection<dyn Store> {
-        StoreElection::new(store, self.prefix.clone(), self.ttl / 3).giving_way::<LeaderElectionValue>()
+        StoreElection::new(store, self.prefix.clone(), self.ttl / 3).with_transfer::<LeaderElectionValue>()
     }
 
     pub(crate) fn address(&self) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::store::Revision;
-use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, Term, TransferError, make_next};
+use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, Term, TransferError, transfer_leadership};
 use curator_listener::{ListenerHandle, TermId};
 use curator_proto::admin_api::leadership_server::{Leadership, LeadershipServer};
 use curator_proto::admin_api::{StepDownRequest, StepDownResponse};
@@ -104,7 +104,7 @@ impl StepDownCoordinator {
             "" => whoever_is_next(&election).await?,
             to => {
                 let within = MAKE_WAY.min(self.candidate.ttl);
-                make_next(&election, &term, &self.candidate.value, to, within)
+                transfer_leadership(&election, &term, &self.candidate.value, to, within)
                     .await
                     .map_err(refused)?;
                 to.to_owned()
@@ -181,7 +181,7 @@ mod tests {
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{LeaseId, Store};
-    use curator_election::{CampaignError, TermKeeper};
+    use curator_election::{CampaignError, TermOwner};
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -192,10 +192,10 @@ mod tests {
         office: StepDownCoordinator,
         requests: mpsc::Receiver<HandOver>,
         id: TermId,
-        _keeper: TermKeeper,
+        _term_owner: TermOwner,
         _status: watch::Sender<LeaderStatus>,
         _consensus: watch::Sender<ConsensusStatus>,
-        campaigns: Vec<JoinHandle<Result<curator_election::backend::Victory, CampaignError>>>,
+        campaigns: Vec<JoinHandle<Result<curator_election::backend::Elected, CampaignError>>>,
         election: Arc<curator_election::StoreElection<dyn Store>>,
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(600);
         let key = format!("/leader/{lease}");
-        let (keeper, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
+        let (term_owner, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
         let (status, watched) = watch::channel(ElectionStatus::Leader(term));
         let (consensus, running) = watch::channel(ConsensusStatus::Running(store));
         let (office, requests) = StepDownCoordinator::new(candidate, running, watched);
@@ -247,7 +247,7 @@ mod tests {
             office,
             requests,
             id,
-            _keeper: keeper,
+            _term_owner: term_owner,
             _status: status,
             _consensus: consensus,
             campaigns,

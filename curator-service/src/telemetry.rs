@@ -1,6 +1,6 @@
 //! The names of all metrics, and what they are. The election's and the listener's are in their crates.
 
-use curator_election::meters as election;
+use curator_election::telemetry as election;
 use curator_listener::meters as listener;
 
 /// The version and the commit that this was built from; always 1.

@@ -2,7 +2,6 @@
 
 #![cfg(debug_assertions)]
 
-use curator_election::sabotage::Sabotage;
 use curator_service::testing::simulation::{Bug, Found, Scenario, Search, search, shrink, simulate};
 
 fn run(from: u64, seeds: u64, bug: Option<Bug>) -> (u64, Option<Found>) {
@@ -36,19 +35,18 @@ fn all_holds_under_faults() {
 /// The bugs that nearly each seed shows; `cargo xtask sim --bugs` looks for all of them.
 #[test]
 fn deliberate_bugs_are_found() {
-    for bug in [
-        Sabotage::KeepsLease,
-        Sabotage::ViewGoesBack,
-        Sabotage::WritesWithoutConditions,
-    ] {
-        let (seeds, found) = run(0, 200, Some(Bug::Election(bug)));
-        assert!(found.is_some(), "{bug:?} was not found in {seeds} seeds");
+    for name in ["KeepsLease", "ViewGoesBack", "WritesWithoutConditions"] {
+        let bug = Bug::named(name);
+        assert!(bug.is_some(), "unknown bug {name}");
+        let (seeds, found) = run(0, 200, bug);
+        assert!(found.is_some(), "{name} was not found in {seeds} seeds");
     }
 }
 
 #[test]
 fn what_fails_is_made_smaller_and_still_fails() {
-    let bug = Some(Bug::Election(Sabotage::WritesWithoutConditions));
+    let bug = Bug::named("WritesWithoutConditions");
+    assert!(bug.is_some());
     let (_, found) = run(0, 200, bug);
     let scenario = found.expect("found").scenario;
     let (smaller, outcome) = shrink(&scenario, bug).expect("fails each time");

@@ -1,11 +1,13 @@
 //! The elector on a mocked backend: each failure of each call, under a paused clock.
 
-use futures::stream;
+use futures::{StreamExt, stream};
 
 use super::*;
-use crate::backend::{CampaignError, Candidate, MockElectionBackend, Victory};
+use crate::backend::{CampaignError, Candidate, Elected, MockElectionBackend};
 use crate::clock::{Clock, TokioClock};
 use crate::store::Lease;
+use crate::store::{LeaseId, Revision, StoreError};
+use crate::term::Term;
 use crate::value::PlainText;
 
 const TTL: Duration = Duration::from_secs(6);
@@ -20,8 +22,8 @@ fn unknown() -> StoreError {
     }
 }
 
-fn victory() -> Victory {
-    Victory {
+fn elected() -> Elected {
+    Elected {
         key: "/leader/abc".into(),
         revision: Revision(7),
         won_at: Revision(7),
@@ -44,7 +46,7 @@ fn add_what_works(backend: &mut MockElectionBackend) {
     backend.expect_grant().returning(|ttl| Ok(Lease { id: lease(), ttl }));
     backend.expect_keep_alive().returning(|_, _| Ok(TTL));
     backend.expect_observe().returning(|| stream::pending().boxed());
-    backend.expect_campaign().returning(|_, _| Ok(victory()));
+    backend.expect_campaign().returning(|_, _| Ok(elected()));
     backend.expect_revoke().returning(|_| Ok(()));
 }
 
@@ -60,11 +62,11 @@ fn run(backend: MockElectionBackend) -> Running {
     run_with(backend, |_| None)
 }
 
-fn run_with(backend: MockElectionBackend, pulse: impl FnOnce(SharedClock) -> Option<Pulse>) -> Running {
+fn run_with(backend: MockElectionBackend, liveness: impl FnOnce(SharedClock) -> Option<LivenessProbe>) -> Running {
     let clock = TokioClock::new();
     let config = ElectorConfig {
         ttl: TTL,
-        pulse: pulse(Arc::new(clock.clone())),
+        liveness: liveness(Arc::new(clock.clone())),
         clock: Arc::new(clock.clone()),
         seed: Some(1),
         ..ElectorConfig::default()
@@ -402,16 +404,16 @@ async fn an_elector_leads_only_while_there_are_signs_of_life() {
         }
     });
     add_what_works(&mut backend);
-    let mut pulse = None;
+    let mut liveness = None;
     let mut elector = run_with(backend, |clock| {
-        pulse = Some(Pulse::new(clock, LIMIT));
-        pulse.clone()
+        liveness = Some(LivenessProbe::new(clock, LIMIT));
+        liveness.clone()
     });
-    let pulse = pulse.unwrap();
+    let liveness = liveness.unwrap();
     let first = elector.leads().await;
     for _ in 0..20 {
         tokio::time::sleep(LIMIT / 2).await;
-        pulse.beat();
+        liveness.report_alive();
     }
     assert!(first.is_valid(), "signs of life change nothing");
 
@@ -425,7 +427,7 @@ async fn an_elector_leads_only_while_there_are_signs_of_life() {
     assert_eq!(*revoked.lock().unwrap(), 1);
 
     let alive = elector.clock.now();
-    pulse.beat();
+    liveness.report_alive();
     elector.leads().await;
     assert!(elector.clock.now().saturating_since(alive) < Duration::from_millis(10));
 }

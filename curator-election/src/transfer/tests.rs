@@ -8,11 +8,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::backend::StoreElection;
 use crate::clock::TokioClock;
 use crate::elector::{Elector, ElectorConfig, ElectorHandle, StepDown};
 use crate::memory::{Faults, MemoryClient, MemoryCluster};
 use crate::status::ElectionStatus;
-use crate::store_election::StoreElection;
 
 const TTL: Duration = Duration::from_secs(6);
 const WITHIN: Duration = Duration::from_secs(3);
@@ -46,8 +46,8 @@ impl Node {
         }
     }
 
-    async fn make_next(&self, term: &Term, to: &str) -> Result<(), TransferError> {
-        soon(make_next(&*self.backend, term, &self.value, to, WITHIN)).await
+    async fn transfer_leadership(&self, term: &Term, to: &str) -> Result<(), TransferError> {
+        soon(transfer_leadership(&*self.backend, term, &self.value, to, WITHIN)).await
     }
 }
 
@@ -69,7 +69,7 @@ async fn stage_by(seed: u64, names: &[&str], deaf: &[&str]) -> (Stage, Term) {
         let election = StoreElection::new(Arc::new(cluster.client(number)), "/leader", TTL / 3).with_seed(1);
         let backend = Arc::new(match deaf.contains(name) {
             true => election,
-            false => election.giving_way::<LeaderElectionValue>(),
+            false => election.with_transfer::<LeaderElectionValue>(),
         });
         let value = value(name);
         let config = ElectorConfig {
@@ -137,7 +137,10 @@ impl Stage {
 async fn the_last_in_the_queue_leads_next() {
     let (mut stage, term) = stage(&["a", "b", "c", "d"], &[]).await;
     assert_eq!(stage.queue().await, ["a", "b", "c", "d"]);
-    stage.nodes[0].make_next(&term, "d").await.expect("all make way");
+    stage.nodes[0]
+        .transfer_leadership(&term, "d")
+        .await
+        .expect("all make way");
     assert_eq!(stage.queue_of(4).await[..2], ["a", "d"]);
     assert!(term.is_valid(), "it leads until it steps down");
     assert_eq!(soon(stage.nodes[0].handle.step_down()).await, Ok(StepDown::Done));
@@ -155,7 +158,10 @@ async fn the_last_in_the_queue_leads_next() {
 async fn nothing_is_said_if_it_is_next_already() {
     let (stage, term) = stage(&["a", "b", "c"], &[]).await;
     let before = stage.nodes[0].backend.candidates().await.expect("no faults");
-    stage.nodes[0].make_next(&term, "b").await.expect("it is next");
+    stage.nodes[0]
+        .transfer_leadership(&term, "b")
+        .await
+        .expect("it is next");
     assert_eq!(stage.nodes[0].backend.candidates().await.expect("no faults"), before);
     stage.stop().await;
 }
@@ -163,12 +169,18 @@ async fn nothing_is_said_if_it_is_next_already() {
 #[tokio::test(start_paused = true)]
 async fn who_is_no_candidate_cannot_be_next() {
     let (stage, term) = stage(&["a", "b", "c"], &[]).await;
-    let refused = stage.nodes[0].make_next(&term, "x").await.expect_err("there is none");
+    let refused = stage.nodes[0]
+        .transfer_leadership(&term, "x")
+        .await
+        .expect_err("there is none");
     assert_eq!(
         refused.to_string(),
         "x does not stand for election: b, c could lead next"
     );
-    let refused = stage.nodes[0].make_next(&term, "a").await.expect_err("it leads");
+    let refused = stage.nodes[0]
+        .transfer_leadership(&term, "a")
+        .await
+        .expect_err("it leads");
     assert_eq!(refused.to_string(), "a leads already");
     assert_eq!(stage.queue().await, ["a", "b", "c"]);
     stage.stop().await;
@@ -178,7 +190,10 @@ async fn who_is_no_candidate_cannot_be_next() {
 #[tokio::test(start_paused = true)]
 async fn a_candidate_that_knows_nothing_of_it_keeps_its_place() {
     let (stage, term) = stage(&["a", "b", "c"], &["b"]).await;
-    let refused = stage.nodes[0].make_next(&term, "c").await.expect_err("b does not move");
+    let refused = stage.nodes[0]
+        .transfer_leadership(&term, "c")
+        .await
+        .expect_err("b does not move");
     assert!(
         matches!(&refused, TransferError::InTheWay { before, .. } if before == &["b"]),
         "{refused}"
@@ -212,7 +227,7 @@ async fn a_target_that_dies_midway_is_not_waited_for() {
             .with_model(|model, _| model.revoke(lease))
             .expect("it is there");
     };
-    let (refused, ()) = tokio::join!(stage.nodes[0].make_next(&term, "d"), dying);
+    let (refused, ()) = tokio::join!(stage.nodes[0].transfer_leadership(&term, "d"), dying);
     assert!(matches!(refused, Err(TransferError::Left { .. })), "{refused:?}");
     assert!(term.is_valid(), "the leader has not handed over to another");
     assert_eq!(stage.queue().await, ["a", "c", "b"]);
@@ -245,7 +260,7 @@ async fn a_term_that_is_over_transfers_nothing() {
     assert_eq!(soon(stage.nodes[0].handle.step_down()).await, Ok(StepDown::Done));
     stage.nodes[1].next_term().await;
     let queue = stage.queue_of(3).await;
-    let refused = stage.nodes[0].make_next(&term, "c").await;
+    let refused = stage.nodes[0].transfer_leadership(&term, "c").await;
     assert!(matches!(refused, Err(TransferError::TermEnded)), "{refused:?}");
     // And by the store itself, if it were only found out there.
     let said = stage.nodes[0].backend.proclaim(
@@ -270,7 +285,7 @@ async fn lost_answers_while_giving_way_lose_nobody() {
         };
         stage.cluster.set_faults(1, faults);
         let a = &stage.nodes[0];
-        let next = make_next(&*a.backend, &term, &a.value, "c", Duration::from_secs(40));
+        let next = transfer_leadership(&*a.backend, &term, &a.value, "c", Duration::from_secs(40));
         soon(next).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         stage.cluster.set_faults(1, Faults::default());
         assert_eq!(stage.queue_of(3).await, ["a", "c", "b"], "seed {seed}");

@@ -66,8 +66,8 @@ pub type SharedClock = Arc<dyn Clock>;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock;
 
-/// The timers of the runtime stand still while the host is suspended, so a sleep looks at the clock this often.
-const LOOK: Duration = Duration::from_millis(500);
+/// The timers of the runtime stop while the host is suspended, so a sleep checks the clock this often.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOCK_ID: rustix::time::ClockId = rustix::time::ClockId::Boottime;
@@ -91,7 +91,7 @@ impl Clock for BootClock {
                 if left.is_zero() {
                     return;
                 }
-                tokio::time::sleep(left.min(LOOK)).await;
+                tokio::time::sleep(left.min(CHECK_INTERVAL)).await;
             }
         })
     }

@@ -1,7 +1,7 @@
-//! What every [`Store`] must do, as cases that run on any of them.
+//! The conformance suite: test cases for any implementation of [`Store`].
 //!
-//! A case panics where the store differs. The cases work below a prefix of their own, and count revisions: nobody else
-//! may write to the store or compact it meanwhile. Compaction is left out, as [`Store`] does not offer it.
+//! A case panics if the store does not conform. The cases use keys below a given prefix, and count revisions: no other
+//! client may write to the store or compact it meanwhile. Compaction is not covered, as [`Store`] does not offer it.
 
 #![allow(clippy::unwrap_used, reason = "a store that fails a call has failed the case")]
 
@@ -19,10 +19,10 @@ use futures::future::BoxFuture;
 
 use crate::Store;
 
-/// One thing that every store must do.
+/// One test case.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// What it is, in words joined by `_`.
+    /// The name of the case.
     pub name: &'static str,
     run: fn(Fixture) -> BoxFuture<'static, ()>,
 }
@@ -34,10 +34,10 @@ impl fmt::Debug for Case {
 }
 
 impl Case {
-    /// Runs it on keys that start with `prefix`, of which there must be none yet.
+    /// Runs the case on keys that start with `prefix`. No such keys may exist yet.
     ///
     /// # Panics
-    /// The store does not conform.
+    /// If the store does not conform.
     pub async fn check(&self, store: Arc<dyn Store>, prefix: &str) {
         (self.run)(Fixture::new(store, format!("{prefix}/{}/", self.name))).await;
     }
@@ -49,10 +49,10 @@ pub fn cases() -> Vec<Case> {
     [txn::CASES, range::CASES, lease::CASES, watch::CASES].concat()
 }
 
-/// Runs all cases, one after the other, on keys that start with `prefix`, of which there must be none yet.
+/// Runs all cases in sequence on keys that start with `prefix`. No such keys may exist yet.
 ///
 /// # Panics
-/// The store does not conform.
+/// If the store does not conform.
 pub async fn check_all(store: Arc<dyn Store>, prefix: &str) {
     for case in cases() {
         tracing::debug!(case = case.name, "checking");

@@ -1,12 +1,11 @@
-//! A durable store for a service that is a single process: the model of etcd over one file.
+//! A durable store for a single-process service: the model of etcd over one file.
 //!
-//! [`EmbeddedStore`] answers as etcd does, so elections and fenced state run on it unchanged; only there is nobody to
-//! take over when the host fails. One thread owns the state. It takes all calls that are waiting, carries them out,
-//! commits what they changed as one, and only then answers any of them, reads too: nobody sees what a crash could take
-//! back.
+//! [`EmbeddedStore`] has the semantics of etcd, so elections and fenced state run on it unchanged. There is no failover
+//! when the host fails. One thread owns the state. It takes all waiting calls, executes them, commits their changes in one
+//! transaction, and only then replies to any of them, including reads. So no reply can be lost by a crash.
 //!
-//! On disk are the live keys, the leases and the revision. After a restart each lease has its full TTL again, as after
-//! a change of etcd's leader, and the history of before counts as compacted.
+//! The file holds the live keys, the leases and the revision. After a restart each lease has its full TTL again, as after
+//! a leader election of etcd, and the earlier history counts as compacted.
 
 mod commit;
 mod error;
@@ -38,16 +37,16 @@ use crate::clock::{BootClock, Clock};
 use crate::memory::model::{Model, Stored};
 use crate::{Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream};
 
-/// How many calls may wait for the thread; further ones wait for a place.
-const WAITING: usize = 1024;
+/// The maximum number of calls queued for the thread; further calls wait.
+const MAX_QUEUED_CALLS: usize = 1024;
 
-/// A store in a directory of this host, which one process at a time can open.
+/// A store in a local directory, which one process at a time can open.
 ///
 /// Every call returns within ten seconds, and a watch ends within eleven, also when the disk hangs. Once a commit has
 /// failed, the calls that it was for are [`StoreError::Unknown`] and all later ones [`StoreError::Unreachable`]: the
 /// state in memory may be ahead of the disk, so the store must be opened again.
 ///
-/// A watch that nobody polls while some thousand changes happen may find its place compacted, as in etcd.
+/// A watch that is not polled during thousands of changes may end as compacted, as in etcd.
 #[derive(Debug)]
 pub struct EmbeddedStore {
     handle: Handle,
@@ -56,21 +55,21 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `dir`, which is made, for this user alone, if it is not there.
+    /// Opens the store in `dir`. Creates the directory with mode 0700 if it does not exist.
     ///
-    /// Blocks while the file is read and checked. Needs no runtime; calls do.
+    /// Blocks while the file is read and checked. Needs no runtime, but calls do.
     ///
     /// # Errors
-    /// The file is in use, damaged, of another format, or cannot be accessed.
+    /// If the file is in use, damaged, of another format, or inaccessible.
     pub fn open(dir: &Path) -> Result<Self, EmbeddedError> {
         let (path, journal, stored) = file::open(dir)?;
         Self::start(path, journal, stored)
     }
 
-    /// The same, of a store that is there: none is made.
+    /// Opens an existing store; never creates one.
     ///
     /// # Errors
-    /// There is none; or those of [`open`](Self::open).
+    /// If there is no store, and those of [`open`](Self::open).
     pub fn open_existing(dir: &Path) -> Result<Self, EmbeddedError> {
         let (path, journal, stored) = file::open_existing(dir)?;
         Self::start(path, journal, stored)
@@ -78,10 +77,10 @@ impl EmbeddedStore {
 
     fn start(path: PathBuf, journal: Journal, stored: Stored) -> Result<Self, EmbeddedError> {
         let now = BootClock.now();
-        // Ids of leases must not come again, so the seed must not either.
+        // A random seed, so that lease ids are not reused.
         let model = Model::restore(rand::random(), now, stored);
         let model = model.map_err(|error| EmbeddedError::damaged(&path, error))?;
-        let (jobs, waiting) = mpsc::channel(WAITING);
+        let (jobs, waiting) = mpsc::channel(MAX_QUEUED_CALLS);
         let committed = revisions::Sender::new(model.revision());
         let shared = Arc::new(Shared::default());
         let handle = Handle {
@@ -91,7 +90,7 @@ impl EmbeddedStore {
         };
         let worker = Worker {
             journal,
-            ledger: Committed {
+            state: Committed {
                 model,
                 now,
                 leases: BTreeSet::new(),
@@ -120,36 +119,36 @@ impl EmbeddedStore {
         &self.path
     }
 
-    /// Stops the thread, waits for it and closes the file. Calls under way are answered or [`StoreError::Unreachable`].
+    /// Stops the thread, waits for it and closes the file. Calls in progress are answered or [`StoreError::Unreachable`].
     ///
-    /// Blocks for as long as a commit takes. Does nothing the second time; dropping does the same, and drops the error.
+    /// Blocks for as long as a commit takes. A second call does nothing. Dropping the store closes it too, and logs the error.
     ///
     /// # Errors
-    /// The file could not be closed, or the store had stopped before because a commit had failed.
+    /// If the file could not be closed, or the store had stopped before because a commit failed.
     pub fn close(&self) -> Result<(), EmbeddedError> {
         self.handle.shared.stop.cancel();
-        // Held while joining, so that whoever comes second does not return before the file is closed.
+        // Held during the join, so that a concurrent call does not return before the file is closed.
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(thread) = thread.take() else { return Ok(()) };
         thread.join().unwrap_or_else(|_| {
             Err(EmbeddedError::Stopped {
-                reason: "its thread has panicked".into(),
+                reason: "the store thread panicked".into(),
             })
         })
     }
 
-    /// Completes once the store takes no calls any more, with the reason: a commit has failed, or it was closed. What is on disk then is
-    /// whole, and opening it again is all that helps.
+    /// Completes with the reason once the store has stopped: a commit failed, or the store was closed. The file is consistent;
+    /// open the store again to continue.
     ///
     /// Cancellation safe.
     pub async fn stopped(&self) -> String {
         let mut committed = self.handle.committed();
         while committed.changed().await.is_ok() {}
         let ended = self.handle.shared.ended.get().cloned();
-        ended.unwrap_or_else(|| "its thread has panicked".into())
+        ended.unwrap_or_else(|| "the store thread panicked".into())
     }
 
-    /// How many commits there were since it was opened.
+    /// The number of commits since the store was opened.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn commits(&self) -> u64 {
@@ -160,7 +159,7 @@ impl EmbeddedStore {
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::warn!(path = %self.path.display(), %error, "the store was not closed in good order");
+            tracing::warn!(path = %self.path.display(), %error, "closing the embedded store failed");
         }
     }
 }
@@ -168,11 +167,11 @@ impl Drop for EmbeddedStore {
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError> {
-        self.handle.call(move |ledger| ledger.model.txn(&txn)).await
+        self.handle.call(move |state| state.model.txn(&txn)).await
     }
 
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError> {
-        self.handle.call(move |ledger| ledger.model.range(&range)).await
+        self.handle.call(move |state| state.model.range(&range)).await
     }
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
@@ -180,25 +179,23 @@ impl Store for EmbeddedStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        let granted = self.handle.call(move |ledger| {
-            let lease = ledger.model.grant(ledger.now, ttl);
-            ledger.leases.insert(lease.id);
+        let granted = self.handle.call(move |state| {
+            let lease = state.model.grant(state.now, ttl);
+            state.leases.insert(lease.id);
             Ok(lease)
         });
         granted.await
     }
 
     async fn keep_alive(&self, lease: LeaseId, _attempt: u32) -> Result<Duration, StoreError> {
-        let renewed = self
-            .handle
-            .call(move |ledger| ledger.model.keep_alive(ledger.now, lease));
+        let renewed = self.handle.call(move |state| state.model.keep_alive(state.now, lease));
         renewed.await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let revoked = self.handle.call(move |ledger| {
-            ledger.model.revoke(lease)?;
-            ledger.leases.insert(lease);
+        let revoked = self.handle.call(move |state| {
+            state.model.revoke(lease)?;
+            state.leases.insert(lease);
             Ok(())
         });
         revoked.await

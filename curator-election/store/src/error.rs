@@ -1,76 +1,75 @@
-//! Why a call to a store failed, by what the caller can do about it.
+//! Errors of a store, classified by what the caller can do.
 
 use crate::{LeaseId, Revision};
 
-/// Why a call to the store failed, by what the caller may do about it.
+/// An error of a call to the store, classified by what the caller can do.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The call was never carried out: it may be made again.
-    #[error("the store could not be reached, nothing was done: {reason}")]
+    /// The call was not executed. It is safe to retry.
+    #[error("store unreachable, the call was not executed: {reason}")]
     Unreachable {
         /// What went wrong.
         reason: String,
     },
-    /// No answer: the call may or may not have been carried out.
-    #[error("no answer from the store, the call may have been carried out: {reason}")]
+    /// No reply. The call may or may not have been executed.
+    #[error("no reply from the store, the call may have been executed: {reason}")]
     Unknown {
         /// What went wrong.
         reason: String,
     },
-    /// Members of the store answer, but not enough of them to agree on anything: the call was never carried out, and will not be
-    /// before more of them are back.
-    #[error("the store has no quorum, nothing was done: {reason}")]
+    /// Fewer members than a quorum respond. The call was not executed. Calls fail until a quorum is back.
+    #[error("the store has no quorum, the call was not executed: {reason}")]
     NoQuorum {
-        /// How many answer, and what to do.
+        /// How many members respond, and what to do.
         reason: String,
     },
-    /// The revision asked for is no longer kept. Read afresh and go on from there.
-    #[error("the store has compacted its history up to revision {revision}: read afresh")]
+    /// The requested revision is compacted. Read again at the current revision and continue from there.
+    #[error("the revision is compacted (oldest kept: {revision}): read again at the current revision")]
     Compacted {
         /// The oldest revision that is kept, 0 if the store did not say.
         revision: Revision,
     },
-    /// The lease does not exist (any more): the keys attached to it are gone.
-    #[error("lease {id} does not exist any more, grant a new one")]
+    /// The lease does not exist, or has expired. Its keys are deleted.
+    #[error("lease {id} not found: grant a new lease")]
     LeaseNotFound {
         /// The lease.
         id: LeaseId,
     },
-    /// The store refuses the call as such; making it again will not help until something is changed.
-    #[error("the store refuses the call: {reason}")]
+    /// The store rejected the call. A retry fails as well until the cause is removed.
+    #[error("store rejected the call: {reason}")]
     Refused {
-        /// What has to change before the call is made again.
+        /// The cause.
         kind: RefusalKind,
-        /// What the store says.
+        /// The store's message.
         reason: String,
     },
 }
 
-/// Why a store refuses a call, by what has to change before it is made again.
+/// Why the store rejected a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalKind {
     /// The store has no space left for writes (etcd's NOSPACE alarm): free space, then disarm the alarm.
     NoSpace,
-    /// The request or its answer is larger than a limit of the store or of its client: ask for less at once.
+    /// The request or response exceeds a size limit of the store or of its client: use smaller requests.
     TooLarge,
-    /// The store has too much to do, and did not begin: call again later, and less often.
+    /// The store is overloaded and did not execute the call: retry later, and less often.
     Overloaded,
-    /// The store knows who calls, and does not allow this: grant the permission.
+    /// The user is authenticated and lacks the permission: grant it.
     Permission,
-    /// The store does not accept who calls: user, password, token or client certificate.
+    /// Authentication failed: user, password, token or client certificate.
     Authentication,
-    /// The revision is newer than the store's own. It was read from another store, or from this one before it was restored.
+    /// The revision is newer than the store's current one. It was read from another store, or before a restore of this one.
     FutureRevision,
-    /// The members that answer are of different clusters, or of another one than before.
+    /// The responding members belong to different clusters, or to another cluster than before.
     WrongCluster,
-    /// Anything else: the call itself is wrong, or the store cannot carry it out.
+    /// Any other cause: the call is invalid, or the store cannot execute it.
     Other,
 }
 
 impl RefusalKind {
-    /// One word for it, as a metric's label.
+    /// The value of the metrics label.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -87,7 +86,7 @@ impl RefusalKind {
 }
 
 impl StoreError {
-    /// A refusal of no kind of its own.
+    /// A rejection of the kind [`RefusalKind::Other`].
     pub fn refused(reason: impl Into<String>) -> Self {
         Self::Refused {
             kind: RefusalKind::Other,
@@ -95,7 +94,7 @@ impl StoreError {
         }
     }
 
-    /// One word for it, as a metric's label.
+    /// The value of the metrics label.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
@@ -108,7 +107,7 @@ impl StoreError {
         }
     }
 
-    /// Why the store refuses the call, if it does.
+    /// The kind of the rejection, if the store rejected the call.
     #[must_use]
     pub const fn refusal(&self) -> Option<RefusalKind> {
         match self {
@@ -117,7 +116,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the call certainly had no effect.
+    /// Whether the call provably had no effect.
     #[must_use]
     pub const fn never_ran(&self) -> bool {
         !matches!(self, Self::Unknown { .. })

@@ -1,24 +1,23 @@
-//! The store that a real etcd is.
+//! The store on etcd.
 //!
-//! Each member has a connection of its own, because a client that picks members by itself keeps on picking one that hangs.
-//! Reads are asked of a second member when the first is slow; a write goes to one member that has just shown that it
-//! answers, and is never sent twice.
+//! Each member has its own connection, because a client that balances by itself keeps using a member that hangs. A read is
+//! sent to a second member when the first is slow (hedging). A write goes to one member that has just responded, and is
+//! never sent twice.
 //!
-//! What etcd may ask of its clients, TLS with or without a certificate of theirs, and a user, is in files ([`EtcdAuth`]). They are
-//! looked at again: by [`EtcdStore::follow_files`], and whenever etcd refuses a token. A token that has run out is renewed and
-//! the call made again, which is safe for a write as well: etcd has refused it, so that it did not run.
+//! TLS, client certificate and user are configured by files ([`EtcdAuth`]). The files are re-read by
+//! [`EtcdStore::follow_files`], and whenever etcd rejects a token. An expired token is renewed and the call retried. This is
+//! safe for a write as well: etcd rejected the first try, so it was not executed.
 //!
-//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within it, but for a read that no member
-//! answers, which takes half a second more to find out whether they have lost their quorum; a write may take as long as such a
-//! read once more for finding a member that answers; a watch ends within three [`PROGRESS_INTERVAL`]s of silence, but for one behind a proxy
-//! that tells no progress, which may be silent for a minute.
+//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with three
+//! exceptions. A read that no member answers takes half a second more, to detect a lost quorum. A write may first take as
+//! long as such a read, to find a member that responds. A watch ends within three [`PROGRESS_INTERVAL`]s of silence; behind
+//! a proxy that reports no progress it ends within a minute.
 
 mod auth;
-mod classify;
 mod cluster;
 mod convert;
-mod denial;
 mod endpoint;
+mod errors;
 mod history;
 mod identity;
 mod members;
@@ -41,9 +40,9 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
 pub use self::auth::{EtcdAuth, EtcdAuthError};
-use self::classify::Call;
 pub use self::cluster::{EndpointStatus, EtcdMember};
 pub use self::endpoint::EndpointError;
+use self::errors::{Call, rejection};
 use self::identity::{Identity, written_elsewhere};
 use self::members::Members;
 pub use self::pin::ClusterFileError;
@@ -54,29 +53,29 @@ use crate::{
     Keys, Lease, LeaseId, Range, RangeResult, RefusalKind, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
 
-/// How to reach an etcd.
+/// The configuration of an [`EtcdStore`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EtcdConfig {
-    /// The client URLs of the members, the nearest first: `http`, `https`, or `unix://` and the absolute path of a socket.
+    /// The client URLs of the members, nearest first: `http`, `https`, or `unix://` and the absolute path of a socket.
     pub endpoints: Vec<String>,
-    /// The deadline of each call.
+    /// The timeout of each call.
     pub call_timeout: Duration,
-    /// After how long a read is asked of the next member as well.
+    /// A read without a response for this long is sent to the next member as well.
     pub hedge_after: Duration,
-    /// What etcd asks of its clients, and where it is.
+    /// TLS, client certificate and user.
     pub access: EtcdAuth,
-    /// A file that keeps the id of the etcd cluster in use, in hex: with it no other cluster is ever used, also after a restart of
-    /// this process. It is made when an id is chosen for the first time. By default the id is remembered for as long as the store is.
+    /// The file that keeps the id of the etcd cluster in use, in hex. With it no other cluster is ever used, even after a
+    /// restart. It is created when an id is first selected. By default the id is kept in memory.
     pub cluster_file: Option<PathBuf>,
 }
 
 impl EtcdConfig {
-    /// The etcd at these endpoints, with defaults for all the rest.
+    /// The etcd at these endpoints, with defaults for everything else.
     #[must_use]
     pub fn new(endpoints: Vec<String>) -> Self {
         Self {
-            endpoints: endpoints.iter().map(|given| endpoint::tidied(given)).collect(),
+            endpoints: endpoints.iter().map(|given| endpoint::normalized(given)).collect(),
             call_timeout: Duration::from_secs(2),
             hedge_after: Duration::from_millis(150),
             access: EtcdAuth::default(),
@@ -84,10 +83,10 @@ impl EtcdConfig {
         }
     }
 
-    /// Checks what can be without a file and without a connection; [`EtcdStore::new`] does so as well.
+    /// Checks the configuration without file access or a connection; [`EtcdStore::new`] does so as well.
     ///
     /// # Errors
-    /// The first thing that cannot be.
+    /// The first invalid setting.
     pub fn check(&self) -> Result<(), EtcdConfigError> {
         if self.endpoints.is_empty() {
             return Err(EtcdConfigError::NoEndpoints);
@@ -99,33 +98,33 @@ impl EtcdConfig {
     }
 }
 
-/// A configuration that reaches no etcd.
+/// An invalid [`EtcdConfig`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EtcdConfigError {
     /// No endpoints.
-    #[error("no etcd endpoint was given: give at least one, for example http://127.0.0.1:2379")]
+    #[error("no etcd endpoint configured: set at least one, for example http://127.0.0.1:2379")]
     NoEndpoints,
-    /// An endpoint is none that can be used.
+    /// An endpoint is invalid.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// The endpoints and the files for TLS and the user do not go together, or a file cannot be used.
+    /// The endpoints and the authentication settings contradict each other, or a file is unusable.
     #[error(transparent)]
     Access(#[from] EtcdAuthError),
-    /// The file for the cluster's id cannot be used.
+    /// The cluster id file is unusable.
     #[error(transparent)]
     ClusterFile(#[from] ClusterFileError),
 }
 
-/// A real etcd as a [`Store`].
+/// A [`Store`] on etcd.
 pub struct EtcdStore {
     config: EtcdConfig,
     clients: Clients,
     members: Members,
     identity: Identity,
-    /// A member does not tell its status to this user.
+    /// A member denied its status to this user.
     keeps_status: AtomicBool,
-    /// The TTLs of the leases that were granted here: renewals do not change them, and etcd-client does not report them.
+    /// The TTLs of the leases granted here: renewals do not change them, and etcd-client does not report them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
 }
 
@@ -137,19 +136,18 @@ impl fmt::Debug for EtcdStore {
     }
 }
 
-/// A member whose last answer is younger than this gets a write without being asked whether it is there.
-const FRESH: Duration = Duration::from_millis(1_500);
-/// The largest answer to a read: ten thousand nodes of a few kilobytes fit.
-const MAX_ANSWER: usize = 64 << 20;
-/// How many leases' TTLs are remembered. An elector has one at a time.
-const MOST_LEASES: usize = 1_024;
+/// The maximum age of a member's last response for sending it a write without probing it first.
+const FRESH_AGE: Duration = Duration::from_millis(1_500);
+/// The maximum size of a response: ten thousand nodes of a few kilobytes fit.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+/// The maximum number of leases whose TTLs are kept. An elector has one at a time.
+const MAX_LEASES: usize = 1_024;
 
 impl EtcdStore {
-    /// The etcd of this configuration. Nothing is dialled before the first call.
+    /// Creates the store. It connects with the first call.
     ///
     /// # Errors
-    /// There is no endpoint, or one that cannot be used; or the files of [`EtcdConfig::access`] or [`EtcdConfig::cluster_file`]
-    /// cannot.
+    /// If the configuration is invalid, or a file of [`EtcdConfig::access`] or [`EtcdConfig::cluster_file`] is unusable.
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
@@ -165,17 +163,17 @@ impl EtcdStore {
         })
     }
 
-    /// Takes what is new in the files of [`EtcdConfig::access`], from within seconds of its being there, for new connections; calls
-    /// and watches under way go on. What no member takes is reported, and what there was stays in use. Never returns: whoever
-    /// keeps a store for long runs this beside it.
+    /// Re-reads the files of [`EtcdConfig::access`] every few seconds and uses them for new connections; calls and watches in
+    /// progress continue. If no member accepts the new files, that is logged and the old ones stay in use. Never returns: run
+    /// it beside a long-lived store.
     ///
     /// Cancellation safe.
     pub async fn follow_files(&self) {
         self.clients.follow_files().await;
     }
 
-    /// One call to one member, bounded, with what it says about the member's health. It is made a second time if the first was
-    /// refused for its token.
+    /// Makes one call to one member, within the timeout, and records the member's health. Retries it once if etcd rejected the
+    /// token.
     async fn call<R, T, F>(
         &self,
         member: usize,
@@ -191,7 +189,7 @@ impl EtcdStore {
             let login = self.clients.get(member).await.map_err(never_sent)?;
             let once_more = login.has_user().then(|| request.clone());
             let made = match (make(login.client.clone(), request).await, once_more) {
-                (Err(error), Some(request)) if denial::wants_another_login(&error) => {
+                (Err(error), Some(request)) if rejection::needs_new_token(&error) => {
                     let client = self.clients.again(member, &login).await.map_err(never_sent)?;
                     make(client, request).await
                 }
@@ -205,7 +203,7 @@ impl EtcdStore {
             .unwrap_or_else(|_| {
                 Err(StoreError::Unknown {
                     reason: format!(
-                        "{} has not answered within {:?}",
+                        "{} did not respond within {:?}",
                         self.config.endpoints[member], self.config.call_timeout
                     ),
                 })
@@ -219,7 +217,7 @@ impl EtcdStore {
         result
     }
 
-    /// A read, asked of one member after the other until one has answered: what it says, be it that we may not read this.
+    /// Reads from one member after the other until one responds. The inner result is that response, which may be a rejection.
     async fn read(&self, range: &Range) -> Result<(usize, Result<RangeResult, StoreError>), StoreError> {
         self.know_cluster().await?;
         let mut waiting = self.members.order(BootClock.now()).into_iter();
@@ -232,7 +230,7 @@ impl EtcdStore {
                 Call::Read,
                 (key, options),
                 |client: Client, (key, options)| async move {
-                    let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+                    let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE_BYTES);
                     kv.get(key, Some(options)).await
                 },
             );
@@ -244,7 +242,7 @@ impl EtcdStore {
             Box::pin(async move { (member, answer.await) }) as BoxFuture<'_, _>
         };
         let mut last = StoreError::Unreachable {
-            reason: "there is no member to ask".into(),
+            reason: "no etcd member configured".into(),
         };
         asked.extend(waiting.next().map(ask));
         while !asked.is_empty() {
@@ -265,7 +263,7 @@ impl EtcdStore {
         Err(self.without_answer(last).await)
     }
 
-    /// Whether a member's answer is of the cluster in use; else the member counts as one that has failed.
+    /// Checks that a member's response is from the cluster in use; otherwise the member counts as failed.
     fn ours(&self, member: usize, header: Option<&etcd_client::ResponseHeader>) -> Result<(), StoreError> {
         let checked = self.identity.check(member, header);
         if checked.is_err() {
@@ -274,10 +272,10 @@ impl EtcdStore {
         checked
     }
 
-    /// Asks a member which cluster it is of, which costs no consensus.
+    /// Checks which cluster a member belongs to, without consensus.
     ///
-    /// Some patches of etcd let nobody but root ask for a member's status (etcd#21663); those let users ask for the list of members. A
-    /// learner answers the status alone.
+    /// Some patch releases of etcd permit the status request to root only (etcd#21663); those permit the member list to
+    /// users. A learner answers the status request only.
     async fn confirm(&self, member: usize) -> Result<(), StoreError> {
         if !self.keeps_status.load(Ordering::Relaxed) {
             let status = self
@@ -303,7 +301,7 @@ impl EtcdStore {
         self.ours(member, list.header())
     }
 
-    /// Finds out which cluster to use, the first time that a call needs it.
+    /// Selects the cluster to use, when the first call needs it.
     async fn know_cluster(&self) -> Result<(), StoreError> {
         if self.identity.is_known() {
             return Ok(());
@@ -321,7 +319,7 @@ impl EtcdStore {
                 Ok(()) => answered = Some(member),
                 Err(error) => last = Some(error),
             }
-            // The others may still make a majority.
+            // The other endpoints may still form a majority.
             if let Err(error) = self.identity.choose()
                 && asked.is_empty()
             {
@@ -342,14 +340,14 @@ impl EtcdStore {
         }
         match last {
             Some(error) => Err(error),
-            // Something between answers without naming a cluster: there is nothing to compare.
+            // A proxy responds without a cluster id: there is nothing to compare.
             None => Ok(()),
         }
     }
 
-    /// A member for a write: one that has answered a moment ago, else the first to answer a small read.
+    /// A member for a write: one with a recent response, else the first to respond to a small read.
     async fn writable(&self) -> Result<usize, StoreError> {
-        if let Some(member) = self.members.fresh(BootClock.now(), FRESH) {
+        if let Some(member) = self.members.fresh(BootClock.now(), FRESH_AGE) {
             return Ok(member);
         }
         match self
@@ -360,21 +358,21 @@ impl EtcdStore {
             })
             .await
         {
-            // A member that does not permit it has answered: the key need not be ours to read.
+            // A rejection is a response too: this user may lack permission for the probed key.
             Ok((member, _)) => Ok(member),
-            // The write itself was never sent, whatever became of the read.
+            // The write itself was not sent.
             Err(error) => Err(never_sent(error)),
         }
     }
 
     fn ttls(&self) -> std::sync::MutexGuard<'_, VecDeque<(LeaseId, Duration)>> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, lease: Lease) {
         let mut ttls = self.ttls();
-        if ttls.len() == MOST_LEASES {
+        if ttls.len() == MAX_LEASES {
             ttls.pop_front();
         }
         ttls.push_back((lease.id, lease.ttl));
@@ -385,7 +383,7 @@ impl EtcdStore {
     }
 }
 
-/// What became of the preparations of a call, told of the call itself.
+/// Converts an error from before a call was sent: the call was not executed.
 fn never_sent(error: StoreError) -> StoreError {
     match error {
         StoreError::Unknown { reason } => StoreError::Unreachable { reason },
@@ -401,7 +399,7 @@ impl Store for EtcdStore {
         let member = self.writable().await?;
         let answer = self
             .call(member, Call::Write(lease), etcd_txn, |client, txn| async move {
-                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+                let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE_BYTES);
                 kv.txn(txn).await
             })
             .await?;
@@ -415,20 +413,20 @@ impl Store for EtcdStore {
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         let mut last = StoreError::Unreachable {
-            reason: "there is no member to ask".into(),
+            reason: "no etcd member configured".into(),
         };
         self.know_cluster().await?;
         let now = BootClock.now();
         let mut members = self.members.order(now);
-        // One that hangs costs a whole timeout here, so a member that answers is looked for first.
-        let fresh = self.members.fresh(now, FRESH);
+        // A member that hangs costs a whole timeout here, so a member with a recent response goes first.
+        let fresh = self.members.fresh(now, FRESH_AGE);
         members.sort_by_key(|member| fresh != Some(*member));
         for member in members {
             let opened = self.call(member, Call::Read, keys.clone(), |client, keys| {
                 watch::open(client, keys, from, member, self.members.clone(), self.identity.clone())
             });
             match opened.await {
-                // It answers, but is of another cluster.
+                // The member responds, but belongs to another cluster.
                 Ok(Err(error @ StoreError::Unreachable { .. })) => last = error,
                 Ok(opened) => return opened,
                 Err(error) => last = error,
@@ -446,7 +444,7 @@ impl Store for EtcdStore {
             })
             .await?;
         self.ours(member, granted.header()).map_err(written_elsewhere)?;
-        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::refused("etcd granted a lease without an id"))?;
+        let id = LeaseId::new(granted.id()).ok_or_else(|| StoreError::refused("etcd granted a lease with id 0"))?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0));
         let lease = Lease { id, ttl };
         self.remember(lease);
@@ -459,14 +457,14 @@ impl Store for EtcdStore {
             return Err(StoreError::LeaseNotFound { id: lease });
         };
         let member = attempt as usize % self.config.endpoints.len();
-        // A stream for one renewal: nothing is queued in it, and its end says nothing about the next.
+        // One stream per renewal: nothing is queued in it, and its end does not affect the next renewal.
         let renewed = self
             .call(member, Call::KeepAlive(lease), (), |mut client, ()| async move {
                 client.lease_keep_alive(lease.get()).await.map(drop)
             })
             .await;
-        // A member that was restored as a cluster of its own may have the lease too, or not know it: what it says counts only if it is
-        // of the cluster in use. etcd-client keeps the header of the answer to itself, so the member is asked.
+        // A member that was restored as a cluster of its own may have the lease too, or not know it: its response counts only if
+        // it belongs to the cluster in use. etcd-client does not expose the header of the response, so check separately.
         if matches!(renewed, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {
             self.confirm(member).await?;
         }
@@ -511,7 +509,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_is_known_to_have_done_nothing() {
-        // A port that was free a moment ago; whoever takes it speaks no HTTP/2.
+        // A port that was free a moment ago.
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -522,7 +520,7 @@ mod tests {
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }
 
-    /// One that is not there, and one that nobody listens on any more.
+    /// A missing socket, and a socket without a listener.
     #[tokio::test]
     async fn a_socket_of_nobody_is_known_to_have_done_nothing() {
         let path = std::env::temp_dir().join(format!("curator-nobody-{}.sock", std::process::id()));
@@ -548,7 +546,7 @@ mod tests {
         let error = store.range(Range::all(Keys::one("k"))).await.unwrap_err();
         assert!(matches!(error, StoreError::Unknown { .. }), "{error}");
         assert!(BootClock.now().saturating_since(begun) < Duration::from_secs(2));
-        // And a write that found nobody who answers was not sent.
+        // A write that found no responding member was not sent.
         let error = store.txn(Txn::default()).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }

@@ -18,7 +18,7 @@
 //!     let store = cluster.client(0);
 //!     let put = Op::Put { key: "/greeting".into(), value: "hello".into(), lease: None };
 //!     let written = store.txn(Txn::default().then(vec![put])).await?;
-//!     let read = store.range(Range::all(Keys::One("/greeting".into()))).await?;
+//!     let read = store.range(Range::all(Keys::one("/greeting"))).await?;
 //!     assert_eq!(read.kvs[0].mod_revision, written.revision);
 //!     Ok(())
 //! }

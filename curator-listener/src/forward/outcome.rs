@@ -3,15 +3,15 @@
 use h2::{Error, Reason};
 use tonic::Code;
 
+use crate::failpoint;
 use crate::refusal::Refusal;
-use crate::sabotage::{self, Sabotage};
 
 /// Whether the leader never began with the call.
 ///
 /// Source: RFC 9113, sections 6.8 and 8.7. h2 gives the error of a remote GOAWAY to just those streams whose id is above the
 /// last one that the peer says it has processed; those below go on.
 pub(crate) fn never_ran(error: &Error) -> bool {
-    if sabotage::on(Sabotage::SendsLostCallAgain) {
+    if failpoint::on(failpoint::SENDS_LOST_CALL_AGAIN) {
         return true;
     }
     error.is_remote() && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))

@@ -54,7 +54,7 @@ fn what_is_no_cluster_is_not_exported_and_nothing_is_left_behind() {
         &["--embedded".as_ref(), &nowhere, "--out".as_ref(), &out],
     );
     assert!(
-        refused(&finished).contains("no store was made in this directory"),
+        refused(&finished).contains("no store in this directory"),
         "{finished:?}"
     );
     assert!(!nowhere.exists(), "it was made");
@@ -263,7 +263,7 @@ fn serve_refuses_a_store_that_is_not_of_its_credentials() {
     };
     // As where a disk is not mounted.
     let none = serve("none");
-    assert!(none.contains("no store was made in this directory"), "{none}");
+    assert!(none.contains("no store in this directory"), "{none}");
     assert!(!at("none").exists(), "it was made");
     let other = serve("other");
     assert!(other.contains("another certificate authority"), "{other}");

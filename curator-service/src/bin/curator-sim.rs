@@ -79,10 +79,9 @@ mod run {
     }
 
     fn named(name: &str) -> Result<Bug, String> {
-        let found = Bug::all().find(|bug| bug.name() == name);
-        found.ok_or_else(|| {
+        Bug::named(name).ok_or_else(|| {
             let names: Vec<_> = Bug::all().map(Bug::name).collect();
-            format!("there is no bug {name}: there are {}", names.join(", "))
+            format!("unknown bug {name} (known: {})", names.join(", "))
         })
     }
 
@@ -177,7 +176,7 @@ mod run {
         println!("|---|---|---|---|---|");
         for bug in Bug::all() {
             let begun = time();
-            let (totals, found) = run(arguments, Some(bug), &bug.name());
+            let (totals, found) = run(arguments, Some(bug), bug.name());
             let took = begun.elapsed().as_secs_f64();
             match found {
                 Some(Found { scenario, outcome }) => {

@@ -291,7 +291,7 @@ fn user<T>(request: &Request<T>) -> Result<String, Status> {
 mod tests {
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{LeaseId, Revision};
-    use curator_election::{Following, Reason, Term};
+    use curator_election::{LeaderInfo, Reason, Term};
     use tonic::Code;
 
     use super::*;
@@ -438,7 +438,7 @@ mod tests {
             advertised_addresses: vec!["127.0.0.1:2".into()],
             ..Default::default()
         };
-        let following = Following {
+        let following = LeaderInfo {
             leader: leader.clone(),
             key: "/leader/1".into(),
             revision: Revision(2),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::store::{Op, OpResult, Store, Txn};
-use curator_election::{ElectionBackend, ElectionStatus, Following, LeaderValue, Reason};
+use curator_election::{ElectionBackend, ElectionStatus, LeaderInfo, LeaderValue, Reason};
 use curator_proto::common::NodeState;
 use curator_proto::private::LeaderElectionValue;
 use futures::StreamExt;
@@ -198,7 +198,7 @@ pub(crate) async fn follow(
                 let news = match timeout(ttl, observations.next()).await {
                     Ok(Some(observation)) => match observation.leader.map(|leader| (decoded(&leader.value), leader)) {
                         Some((Some(value), leader)) if value.candidate_id() != own_id => {
-                            ElectionStatus::Follower(Following {
+                            ElectionStatus::Follower(LeaderInfo {
                                 leader: value,
                                 key: leader.key,
                                 revision: leader.create_revision,
@@ -207,7 +207,7 @@ pub(crate) async fn follow(
                         _ => nobody(),
                     },
                     Ok(None) => break,
-                    Err(_) => ElectionStatus::Undetermined(Reason::NewsTooOld),
+                    Err(_) => ElectionStatus::Undetermined(Reason::ObservationStale),
                 };
                 status.send_if_modified(|known| {
                     let changed = *known != news;

@@ -182,7 +182,7 @@ mod tests {
 
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::store::Revision;
-    use curator_election::{Following, Reason, Term};
+    use curator_election::{LeaderInfo, Reason, Term};
 
     use super::*;
 
@@ -207,7 +207,7 @@ mod tests {
             advertised_addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
             ..Default::default()
         };
-        ElectionStatus::Follower(Following {
+        ElectionStatus::Follower(LeaderInfo {
             leader,
             key: "/leader/a".into(),
             revision: Revision(9),

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use curator_election::clock::{BootClock, Clock, Instant};
 use curator_election::store::{Compare, Keys, LeaseId, Op, Range, Store, StoreError, Txn};
-use curator_election::{ElectionBackend, ElectionStatus, Following, LeaderValue, Term};
+use curator_election::{ElectionBackend, ElectionStatus, LeaderInfo, LeaderValue, Term};
 use curator_listener::TermId;
 use curator_proto::admin_api::StepDownRequest;
 use curator_proto::private::LeaderElectionValue;
@@ -156,7 +156,7 @@ impl Reach {
     async fn as_follower(
         &mut self,
         store: &Arc<dyn Store>,
-        following: &Following<LeaderElectionValue>,
+        following: &LeaderInfo<LeaderElectionValue>,
         silent: Option<Duration>,
     ) -> Result<(), StoreError> {
         if silent.is_none_or(|silent| silent < SILENT) {

@@ -159,7 +159,7 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
 
 #[cfg(test)]
 mod tests {
-    use curator_election::Following;
+    use curator_election::LeaderInfo;
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{Op, Revision, Store, Txn};
@@ -197,7 +197,7 @@ mod tests {
             advertised_addresses: vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()],
             ..Default::default()
         };
-        ElectionStatus::Follower(Following {
+        ElectionStatus::Follower(LeaderInfo {
             leader,
             key: "/leader/a".into(),
             revision: Revision(revision),

@@ -83,7 +83,7 @@ impl RoleHistory {
 
 #[cfg(test)]
 mod tests {
-    use curator_election::{Following, Reason};
+    use curator_election::{LeaderInfo, Reason};
     use curator_proto::private::LeaderElectionValue;
 
     use super::*;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     fn following(revision: i64, transfer_to: &str) -> LeaderStatus {
-        ElectionStatus::Follower(Following {
+        ElectionStatus::Follower(LeaderInfo {
             leader: LeaderElectionValue {
                 node_id: "node-2".into(),
                 transfer_to_key: transfer_to.into(),
@@ -112,7 +112,7 @@ mod tests {
         assert!(!history.note(&following(5, "/leader/b"), at(13)), "the same term");
         assert!(history.note(&following(6, ""), at(14)));
         assert!(history.note(&ElectionStatus::Undetermined(Reason::NoLeader), at(15)));
-        assert!(!history.note(&ElectionStatus::Undetermined(Reason::NewsTooOld), at(16)));
+        assert!(!history.note(&ElectionStatus::Undetermined(Reason::ObservationStale), at(16)));
         let seen = Seen {
             uptime: Duration::from_secs(10),
             time_in_role: Duration::from_secs(5),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
-use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, Pulse, Reason, Term};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason, Term};
 use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Services, Tls};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -318,11 +318,11 @@ impl Service {
                 Ok(())
             }
         });
-        let pulse = Pulse::new(Arc::new(BootClock), config.effective_stuck_after());
-        tasks.spawn("pulse", {
-            let (pulse, listener, cancel) = (pulse.clone(), handle.clone(), rest_cancel.clone());
+        let liveness = LivenessProbe::new(Arc::new(BootClock), config.effective_stuck_after());
+        tasks.spawn("watchdog", {
+            let (liveness, listener, cancel) = (liveness.clone(), handle.clone(), rest_cancel.clone());
             async move {
-                watchdog::watch_over(pulse, listener, watched_leader, cancel).await;
+                watchdog::watch_over(liveness, listener, watched_leader, cancel).await;
                 Ok(())
             }
         });
@@ -355,7 +355,7 @@ impl Service {
         });
         let candidate = Candidate {
             candidate,
-            pulse,
+            liveness,
             listener: listener_handle,
             slot: elector,
             verdict,
@@ -461,7 +461,7 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Ter
 /// What an instance stands for election with.
 struct Candidate {
     candidate: Arc<CandidateConfig>,
-    pulse: Pulse,
+    liveness: LivenessProbe,
     listener: ListenerHandle,
     slot: ElectorSlot,
     /// Whether its node may lead; `None` if it has no node's certificate.
@@ -477,7 +477,7 @@ async fn elect(
 ) -> Result<(), ServiceError> {
     let Candidate {
         candidate,
-        pulse,
+        liveness,
         listener,
         slot,
         mut verdict,
@@ -505,7 +505,7 @@ async fn elect(
             &candidate.value,
             ElectorConfig {
                 ttl: candidate.ttl,
-                pulse: Some(pulse.clone()),
+                liveness: Some(liveness.clone()),
                 ..ElectorConfig::default()
             },
         )?;

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use curator_election::Pulse;
+use curator_election::LivenessProbe;
 use curator_listener::ListenerHandle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -15,10 +15,10 @@ use crate::leader::Leader;
 /// How often within the limit the instance is asked.
 const CHECKS_PER_LIMIT: u32 = 4;
 
-/// Lets the pulse beat for as long as the threads of the listener take work and the leader, if there is one, can read; until
+/// Lets the liveness beat for as long as the threads of the listener take work and the leader, if there is one, can read; until
 /// cancelled.
 pub(crate) async fn watch_over(
-    pulse: Pulse,
+    liveness: LivenessProbe,
     listener: ListenerHandle,
     leader: watch::Receiver<Option<Arc<Leader>>>,
     cancel: CancellationToken,
@@ -28,13 +28,13 @@ pub(crate) async fn watch_over(
         let mut asked = pin!(serves(&listener, &leader));
         let answered = tokio::select! {
             () = cancel.cancelled() => return,
-            answered = timeout(pulse.limit() / 2, &mut asked) => answered,
+            answered = timeout(liveness.limit() / 2, &mut asked) => answered,
         };
         let answered = match answered {
             Ok(answered) => answered,
             // A late answer is a sign of life too: whoever is asked anew each time never gives one.
             Err(_) => {
-                warn_once(&mut well, "no answer", &pulse);
+                warn_once(&mut well, "no answer", &liveness);
                 tokio::select! {
                     () = cancel.cancelled() => return,
                     answered = asked => answered,
@@ -43,23 +43,23 @@ pub(crate) async fn watch_over(
         };
         match answered {
             Ok(()) => {
-                pulse.beat();
+                liveness.report_alive();
                 if !std::mem::replace(&mut well, true) {
                     info!("this instance can serve again");
                 }
             }
-            Err(what) => warn_once(&mut well, what, &pulse),
+            Err(what) => warn_once(&mut well, what, &liveness),
         }
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = sleep(pulse.limit() / CHECKS_PER_LIMIT) => {}
+            () = sleep(liveness.limit() / CHECKS_PER_LIMIT) => {}
         }
     }
 }
 
-fn warn_once(well: &mut bool, what: &str, pulse: &Pulse) {
+fn warn_once(well: &mut bool, what: &str, liveness: &LivenessProbe) {
     if std::mem::replace(well, false) {
-        warn!(what, limit = ?pulse.limit(), "this instance cannot serve: it will not lead for longer than the limit");
+        warn!(what, limit = ?liveness.limit(), "this instance cannot serve: it will not lead for longer than the limit");
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use curator_election::sabotage::{self, Sabotage};
+use crate::failpoint;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tracing::{Instrument, debug_span};
@@ -57,7 +57,7 @@ impl Barrier {
         let before = fences.under_way.clone();
         if let Some(before) = &before
             && before.peek().is_none()
-            && sabotage::on(Sabotage::JoinsFenceUnderWay)
+            && failpoint::on(failpoint::JOINS_FENCE_UNDER_WAY)
         {
             return before.clone();
         }

@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 
+use crate::failpoint;
 use bytes::Bytes;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Keys, Op};
 
 use crate::state::fenced::Change;
@@ -30,7 +30,7 @@ pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> V
             let change = change(each);
             let keys: Vec<Bytes> = keys(change).collect();
             let touches = keys.iter().any(|key| touched.contains(key));
-            let free = !touches || sabotage::on(Sabotage::BatchesWhatTouches);
+            let free = !touches || failpoint::on(failpoint::BATCHES_WHAT_TOUCHES);
             let with = bytes + size(change);
             let first = taken == 0;
             let small = change.conditions.len().max(change.ops.len()) <= MAX_OPS;

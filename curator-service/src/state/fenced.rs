@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::failpoint;
 use bytes::Bytes;
 use curator_election::pages::Pages;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{
     Compare, Event, KeyValue, Keys, Op, OpResult, Range, RefusalKind, Revision, Store, StoreError, Txn, TxnResult,
     WatchStream,
@@ -249,7 +249,7 @@ impl Fenced {
             }
         }
         if let Err(went_back) = self.newest.answered(floor, found.revision)
-            && !sabotage::on(Sabotage::IgnoresStoreGoneBack)
+            && !failpoint::on(failpoint::IGNORES_STORE_GONE_BACK)
         {
             self.term.report_went_back(went_back);
             return Err(FencedError::LostLeadership);
@@ -372,7 +372,7 @@ impl Fenced {
     ) -> Result<TxnResult, FencedError> {
         // No need to ask the store what the clock says already.
         self.term.check().map_err(|_| FencedError::LostLeadership)?;
-        if !sabotage::on(Sabotage::NoGuard) {
+        if !failpoint::on(failpoint::NO_GUARD) {
             conditions.push(self.term.guard());
         }
         let span = debug_span!(
@@ -387,7 +387,7 @@ impl Fenced {
         // Which of the conditions failed the store does not say; the lock key, read at the same moment, does.
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
-        let again = sabotage::on(Sabotage::SendsLostWriteAgain).then(|| txn.clone());
+        let again = failpoint::on(failpoint::SENDS_LOST_WRITE_AGAIN).then(|| txn.clone());
         let writes = !txn.success.iter().all(|op| matches!(op, Op::Range(_)));
         let floor = self.newest.floor();
         let sent = async {
@@ -437,7 +437,7 @@ impl Fenced {
 mod tests {
     use std::time::Duration;
 
-    use curator_election::TermKeeper;
+    use curator_election::TermOwner;
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::Keys;
@@ -447,13 +447,13 @@ mod tests {
     const LOCK: &str = "/leader/a";
 
     /// A store with a lock key, and the term that it makes.
-    async fn leading() -> (Arc<dyn Store>, Fenced, TermKeeper) {
+    async fn leading() -> (Arc<dyn Store>, Fenced, TermOwner) {
         let store: Arc<dyn Store> = Arc::new(MemoryCluster::new(1).client(0));
         let revision = put(&store, LOCK, "me").await;
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(3_600);
-        let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
-        (store.clone(), Fenced::new(store, term), keeper)
+        let (term_owner, term) = Term::for_test(LOCK, revision, until, clock);
+        (store.clone(), Fenced::new(store, term), term_owner)
     }
 
     async fn put(store: &Arc<dyn Store>, key: &'static str, value: &'static str) -> Revision {
@@ -468,7 +468,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_writes_and_reads_what_it_wrote() {
-        let (_, fenced, _keeper) = leading().await;
+        let (_, fenced, _term_owner) = leading().await;
         let Written::Done(revision) = fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.expect("leads") else {
             panic!()
         };
@@ -481,7 +481,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_conflict_is_no_loss_of_leadership() {
-        let (store, fenced, _keeper) = leading().await;
+        let (store, fenced, _term_owner) = leading().await;
         let only_once = || fenced.write(vec![Compare::absent("/a")], vec![Op::put("/a", "1")]);
         assert!(matches!(only_once().await.expect("leads"), Written::Done(_)));
         assert_eq!(only_once().await.expect("leads"), Written::Conflict);
@@ -492,7 +492,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_the_lock_key_nothing_is_read_or_written_and_the_term_ends() {
         for write in [true, false] {
-            let (store, fenced, _keeper) = leading().await;
+            let (store, fenced, _term_owner) = leading().await;
             // The lease ran out, and the instance has not noticed.
             store
                 .txn(Txn::default().then(vec![Op::delete(LOCK)]))
@@ -512,7 +512,7 @@ mod tests {
     /// The same node is elected again, under the same key: work of the old term is not that of the new one.
     #[tokio::test(start_paused = true)]
     async fn the_lock_key_of_another_term_is_not_the_own_one() {
-        let (store, fenced, _keeper) = leading().await;
+        let (store, fenced, _term_owner) = leading().await;
         store
             .txn(Txn::default().then(vec![Op::delete(LOCK)]))
             .await
@@ -527,7 +527,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fence_holds_for_its_own_term_alone() {
-        let (store, fenced, _keeper) = leading().await;
+        let (store, fenced, _term_owner) = leading().await;
         let revision = put(&store, "/a", "1").await;
         assert_eq!(fenced.fence().await.expect("leads"), revision);
         let again = Txn::default().then(vec![Op::delete(LOCK)]);
@@ -540,7 +540,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn changes_share_a_transaction_and_each_has_its_own_outcome() {
-        let (store, fenced, _keeper) = leading().await;
+        let (store, fenced, _term_owner) = leading().await;
         let at = put(&store, "/b", "0").await;
         let once = |key: &'static str| Change {
             conditions: vec![Compare::absent(key)],
@@ -578,7 +578,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn none_of_the_changes_is_made_without_the_lock_key() {
         for count in [1, 3] {
-            let (store, fenced, _keeper) = leading().await;
+            let (store, fenced, _term_owner) = leading().await;
             store
                 .txn(Txn::default().then(vec![Op::delete(LOCK)]))
                 .await
@@ -598,37 +598,37 @@ mod tests {
     }
 
     /// A store that was set back while the lock key and its lease were there already.
-    async fn set_back(cluster: &MemoryCluster) -> (Fenced, TermKeeper) {
+    async fn set_back(cluster: &MemoryCluster) -> (Fenced, TermOwner) {
         let store: Arc<dyn Store> = Arc::new(cluster.client(0));
         let revision = put(&store, LOCK, "me").await;
         let backup = cluster.with_model(|model, _| model.snapshot());
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(3_600);
-        let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
+        let (term_owner, term) = Term::for_test(LOCK, revision, until, clock);
         let fenced = Fenced::new(store, term);
         for _ in 0..3 {
             let _ = fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.expect("leads");
         }
         cluster.restore(backup);
-        (fenced, keeper)
+        (fenced, term_owner)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_goes_back_ends_the_term_at_the_next_access() {
         let cluster = MemoryCluster::new(1);
-        let (fenced, _keeper) = set_back(&cluster).await;
+        let (fenced, _term_owner) = set_back(&cluster).await;
         let error = fenced.fence().await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
         assert!(!fenced.term().is_valid());
 
         let cluster = MemoryCluster::new(1);
-        let (fenced, _keeper) = set_back(&cluster).await;
+        let (fenced, _term_owner) = set_back(&cluster).await;
         let error = fenced.read(vec![Range::all(Keys::one("/a"))]).await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
 
         // This one is in the store, and what it was decided on is not: nobody may take it for done, nor for not done.
         let cluster = MemoryCluster::new(1);
-        let (fenced, _keeper) = set_back(&cluster).await;
+        let (fenced, _term_owner) = set_back(&cluster).await;
         let error = fenced.write(Vec::new(), vec![Op::put("/b", "1")]).await;
         let unknown = matches!(&error, Err(FencedError::Store(StoreError::Unknown { reason })) if reason.contains("restored from a backup?"));
         assert!(unknown, "{error:?}");
@@ -636,7 +636,7 @@ mod tests {
 
         // And this one was refused for what it was decided on.
         let cluster = MemoryCluster::new(1);
-        let (fenced, _keeper) = set_back(&cluster).await;
+        let (fenced, _term_owner) = set_back(&cluster).await;
         let changed = vec![Compare::changed_at("/a", Revision(5))];
         let error = fenced.write(changed, vec![Op::put("/a", "2")]).await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
@@ -644,8 +644,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_ended_term_does_not_even_ask() {
-        let (store, fenced, keeper) = leading().await;
-        keeper.end();
+        let (store, fenced, term_owner) = leading().await;
+        term_owner.end();
         let error = fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
         assert_eq!(value(&store, "/a").await, None);

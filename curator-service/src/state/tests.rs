@@ -9,7 +9,7 @@ use curator_election::memory::{Faults, Link, MemoryClient, MemoryCluster};
 use curator_election::store::{
     Lease, LeaseId, RangeResult, RefusalKind, Store, StoreError, Txn, TxnResult, WatchStream,
 };
-use curator_election::{Term, TermKeeper};
+use curator_election::{Term, TermOwner};
 use tokio::task::JoinHandle;
 use tonic::Code;
 
@@ -81,7 +81,7 @@ struct Stage {
     answers: watch::Sender<bool>,
     overloaded: Arc<AtomicBool>,
     running: JoinHandle<()>,
-    _keeper: TermKeeper,
+    _term_owner: TermOwner,
 }
 
 impl Drop for Stage {
@@ -100,7 +100,7 @@ impl Stage {
         let revision = other.txn(lock).await.unwrap().revision;
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(1_000_000);
-        let (keeper, term) = Term::for_test(LOCK, revision, until, clock);
+        let (term_owner, term) = Term::for_test(LOCK, revision, until, clock);
         let accesses = Arc::new(AtomicUsize::new(0));
         let (answers, answered) = watch::channel(true);
         let overloaded = Arc::new(AtomicBool::new(false));
@@ -122,7 +122,7 @@ impl Stage {
             answers,
             overloaded,
             running,
-            _keeper: keeper,
+            _term_owner: term_owner,
         }
     }
 

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::failpoint;
 use bytes::Bytes;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Op, Revision};
 
 use crate::state::fenced::Change;
@@ -65,7 +65,7 @@ impl<'a> Tx<'a> {
             conditions: self
                 .reads
                 .into_iter()
-                .filter(|_| !sabotage::on(Sabotage::WritesWithoutConditions))
+                .filter(|_| !failpoint::on(failpoint::WRITES_WITHOUT_CONDITIONS))
                 .map(|(key, changed)| Compare::changed_at(key, changed))
                 .collect(),
             ops: self

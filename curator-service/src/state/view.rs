@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::failpoint;
 use bytes::Bytes;
 use curator_election::WentBack;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
 use crate::state::fenced::Change;
@@ -259,7 +259,7 @@ impl View {
 
     /// Whether what is known of the key is as new.
     fn knows(&self, key: &Bytes, at: Revision) -> bool {
-        if sabotage::on(Sabotage::ViewGoesBack) {
+        if failpoint::on(failpoint::VIEW_GOES_BACK) {
             return false;
         }
         let put = self.entries.get(key).map(|entry| entry.changed);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::failpoint;
 use curator_election::backoff::Backoff;
-use curator_election::sabotage::{self, Sabotage};
 use curator_election::store::{RefusalKind, StoreError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{Instrument, Span, debug, debug_span};
@@ -170,7 +170,9 @@ async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKin
             for (each, outcome) in taken.into_iter().zip(outcomes) {
                 let fate = match outcome {
                     Outcome::Done(_) => WriteOutcome::Committed,
-                    Outcome::Conflict { .. } if sabotage::on(Sabotage::AcknowledgesConflict) => WriteOutcome::Committed,
+                    Outcome::Conflict { .. } if failpoint::on(failpoint::ACKNOWLEDGES_CONFLICT) => {
+                        WriteOutcome::Committed
+                    }
                     Outcome::Conflict { .. } => WriteOutcome::Conflict,
                 };
                 // Whoever has gone does not want to know.

@@ -83,7 +83,7 @@ mod tests {
     async fn a_leader_shows_what_is_left_of_its_term() {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(5);
-        let (keeper, term) = Term::for_test("/leader/1", Revision(9), until, clock.clone());
+        let (term_owner, term) = Term::for_test("/leader/1", Revision(9), until, clock.clone());
         let (leads, terms) = (ElectionStatus::Leader(term), TermHistory::default());
         terms.note("me", &leads, clock.now());
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(shown["remaining_ms"], 4_000);
         assert_eq!(shown["terms"][0]["from_ms_ago"], 1_000);
         // Found ended, it is none, whatever the status says still.
-        keeper.end();
+        term_owner.end();
         assert_eq!(status("me", &leads, true, &terms, clock.now())["role"], "undetermined");
         let nobody = ElectionStatus::Undetermined(Reason::NoLeader);
         let shown = status("me", &nobody, false, &terms, clock.now());

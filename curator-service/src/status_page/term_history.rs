@@ -106,7 +106,7 @@ impl TermHistory {
 #[cfg(test)]
 mod tests {
     use curator_election::store::Revision;
-    use curator_election::{Following, Reason};
+    use curator_election::{LeaderInfo, Reason};
     use curator_proto::private::LeaderElectionValue;
 
     use super::*;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn follows(leader: &str, revision: i64) -> LeaderStatus {
-        ElectionStatus::Follower(Following {
+        ElectionStatus::Follower(LeaderInfo {
             leader: LeaderElectionValue {
                 node_id: leader.into(),
                 ..LeaderElectionValue::default()

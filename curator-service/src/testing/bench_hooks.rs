@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::{Compare, Op, Revision, Store, StoreError, Txn};
-use curator_election::{Term, TermKeeper};
+use curator_election::{Term, TermOwner};
 use curator_proto::common::NodeStatus;
 use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
@@ -26,7 +26,7 @@ pub struct BenchHooks {
     leader: Arc<Leader>,
     guard: Compare,
     running: JoinHandle<()>,
-    _keeper: TermKeeper,
+    _term_owner: TermOwner,
 }
 
 impl Drop for BenchHooks {
@@ -45,7 +45,7 @@ impl BenchHooks {
         let revision: Revision = store.txn(put).await?.revision;
         let clock = Arc::new(BootClock);
         let until = clock.now() + Duration::from_secs(24 * 3_600);
-        let (keeper, term) = Term::for_test(lock, revision, until, clock.clone());
+        let (term_owner, term) = Term::for_test(lock, revision, until, clock.clone());
         let guard = term.guard();
         let context = LeaderContext {
             node_id: "measured".into(),
@@ -61,7 +61,7 @@ impl BenchHooks {
             leader,
             guard,
             running,
-            _keeper: keeper,
+            _term_owner: term_owner,
         })
     }
 

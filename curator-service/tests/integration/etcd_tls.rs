@@ -268,7 +268,7 @@ impl Load {
     }
 }
 
-const IN_USE: &str = "new files are used for etcd from now on";
+const IN_USE: &str = "etcd client reloaded its credential files";
 
 fn all_use_new_files(stage: &Stage, marks: &[Mark]) {
     for (curator, mark) in stage.curators.iter().zip(marks) {
@@ -320,8 +320,8 @@ fn what_keeps_tls_from_working_is_told() {
             wrong_ca.clone(),
             "not one for this endpoint from the authority that was given",
         ),
-        (with("ca.pem", None), "asks for a client certificate"),
-        (with("ca.pem", Some("stranger")), "asks for a client certificate"),
+        (with("ca.pem", None), "requires a client certificate"),
+        (with("ca.pem", Some("stranger")), "requires a client certificate"),
     ];
     for (args, told) in &cases {
         let finished = export(&stage, "never", args);
@@ -352,11 +352,7 @@ fn what_keeps_tls_from_working_is_told() {
     files.rotate("other", &stranger);
     let mut pair = with("ca.pem", Some("client"));
     pair[5] = files.text("other-key.pem");
-    for (args, told) in [
-        (open, "chmod 600"),
-        (pair, "do not go together"),
-        (Vec::new(), "--etcd-ca"),
-    ] {
+    for (args, told) in [(open, "chmod 600"), (pair, "do not match"), (Vec::new(), "--etcd-ca")] {
         let finished = export(&stage, "never", &args);
         assert_eq!(finished.status.code(), Some(1), "{args:?}: {}", finished.stderr);
         assert!(finished.stderr.contains(told), "{args:?}: {}", finished.stderr);
@@ -383,14 +379,14 @@ fn rotated_certificates_are_used_without_a_failed_call_and_the_leader_keeps_its_
     let successor = Authority::new();
     let (certificate, key) = successor.issue();
     write(&files.path("client-key.pem"), &key, 0o600);
-    let refused = |event: &curator_harness::Event| event.text.contains("do not go together");
+    let refused = |event: &curator_harness::Event| event.text.contains("do not match");
     stage.curators[leader]
         .wait_for(marks[leader], SOON, "half a rotation", refused)
         .unwrap();
     load.goes_on();
     // Nor does etcd know the new authority: it is tried, and what there was stays in use.
     write(&files.path("client.pem"), &certificate, 0o644);
-    let refused = |event: &curator_harness::Event| event.text.contains("asks for a client certificate");
+    let refused = |event: &curator_harness::Event| event.text.contains("requires a client certificate");
     stage.curators[leader]
         .wait_for(marks[leader], SOON, "strange files", refused)
         .unwrap();
@@ -443,9 +439,9 @@ fn a_user_whose_role_is_the_namespace_is_enough() {
     let mut wrong_password = user.args();
     wrong_password[3] = wrong.display().to_string();
     let cases = [
-        (wrong_password.clone(), "etcd does not take the user and password"),
-        (elsewhere.args(), "etcd does not permit this to its user"),
-        (Vec::new(), "etcd asks for a user"),
+        (wrong_password.clone(), "etcd rejected the user and password"),
+        (elsewhere.args(), "etcd denied permission to its user"),
+        (Vec::new(), "etcd requires a user"),
     ];
     for (args, told) in cases {
         let finished = export(&stage, "never", &args);
@@ -500,7 +496,7 @@ fn a_password_is_changed_and_the_leader_keeps_its_term() {
     // The file first: the new password is tried, and the old token stays in use until etcd knows it. No call fails.
     let marks = stage.marks();
     write(&user.file, "second", 0o600);
-    let refused = |event: &curator_harness::Event| event.text.contains("etcd does not take the user and password");
+    let refused = |event: &curator_harness::Event| event.text.contains("etcd rejected the user and password");
     stage.curators[leader]
         .wait_for(marks[leader], SOON, "it to be tried", refused)
         .unwrap();
@@ -515,7 +511,8 @@ fn a_password_is_changed_and_the_leader_keeps_its_term() {
     let refused = runtime
         .block_on(store.txn(put("namespaced:curator/k", "v")))
         .unwrap_err();
-    let is_told = matches!(&refused, StoreError::Refused { reason, .. } if reason.contains("does not take the user and password"));
+    let is_told =
+        matches!(&refused, StoreError::Refused { reason, .. } if reason.contains("rejected the user and password"));
     assert!(is_told, "{refused}");
     let marks = stage.marks();
     write(&user.file, "third", 0o600);

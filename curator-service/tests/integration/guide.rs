@@ -118,7 +118,7 @@ fn the_units_user_can_read_what_the_guide_makes() {
     let after = serve();
     // That there is no store is all that is wrong now.
     assert!(
-        !after.stderr.contains("node-key.pem") && after.stderr.contains("no store was made"),
+        !after.stderr.contains("node-key.pem") && after.stderr.contains("no store"),
         "{}",
         after.stderr
     );

@@ -65,7 +65,7 @@ fn user_who_may_only_read_is_told_to_be_one() {
         ..options
     });
     let start = Mark::default();
-    warned(&stage, reader, start, "does not permit this to its user");
+    warned(&stage, reader, start, "etcd denied permission to its user");
     let refused = refusal(&stage, reader);
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(
@@ -84,7 +84,7 @@ fn user_who_may_only_read_is_told_to_be_one() {
     stage.etcd.etcdctl(At::Any, &write, SOON).unwrap();
     assert_eq!(stage.agreed(SOON), reader);
     // Some attempts were refused meanwhile, and it was said once.
-    assert_eq!(warned(&stage, reader, start, "does not permit this to its user"), 1);
+    assert_eq!(warned(&stage, reader, start, "etcd denied permission to its user"), 1);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn etcd_that_is_gone_is_told_of_and_so_is_a_lost_quorum() {
     told("etcd has no quorum");
     let marks = stage.marks();
     stage.etcd.kill(0).unwrap();
-    all_warned(marks, "could not be reached");
+    all_warned(marks, "store unreachable");
     told("etcd cannot be reached");
     stage.etcd.start_all().unwrap();
     stage.agreed(2 * SOON);

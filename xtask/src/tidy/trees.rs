@@ -117,6 +117,7 @@ mod tests {
             test_features(bad).collect::<Vec<_>>(),
             ["curator-election feature \"sabotage\""]
         );
+        assert_eq!(test_features("curator-failpoint feature \"enabled\"\n").count(), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A store and a place in it, with short words for what the cases do.
+//! The fixture of the cases: a store, a key prefix, and helpers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::{
     WatchStream,
 };
 
-/// Longer than any lease of the cases lives.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of waits: longer than the TTL of any lease of the cases.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A store, and the prefix of the keys of one case.
 pub(super) struct Fixture {
@@ -38,7 +38,7 @@ impl Fixture {
         Keys::One(self.key(name))
     }
 
-    /// The name of a key of the case.
+    /// The full key for a name.
     pub(super) fn name(&self, key: &Bytes) -> String {
         let key = std::str::from_utf8(key).unwrap();
         key.strip_prefix(&self.prefix).unwrap().to_owned()
@@ -82,7 +82,7 @@ impl Fixture {
         self.store.range(Range::all(self.all())).await.unwrap().revision
     }
 
-    /// The names of the keys that a read gives, in its order.
+    /// The names of the keys that a read returns, in order.
     pub(super) async fn names(&self, range: Range) -> Vec<String> {
         let found = self.store.range(range).await.unwrap();
         found.kvs.iter().map(|kv| self.name(&kv.key)).collect()
@@ -102,7 +102,7 @@ impl Fixture {
     }
 }
 
-/// The events of a watch, however the store cuts them into batches.
+/// The events of a watch, independent of the store's batches.
 pub(super) struct Events {
     stream: WatchStream,
     seen: Vec<Event>,
@@ -110,16 +110,16 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// The next `count` events, which must come in order and revisions whole.
+    /// The next `count` events. They must be in order, with complete revisions.
     pub(super) async fn next(&mut self, count: usize) -> Vec<Event> {
         while self.seen.len() < count {
-            let batch = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            let batch = tokio::time::timeout(WAIT_TIMEOUT, self.stream.next()).await;
             let batch = batch
-                .expect("the watch reports in time")
-                .expect("the watch goes on")
+                .expect("the watch delivers an event in time")
+                .expect("the watch continues")
                 .unwrap();
             if let Some(first) = batch.events.first() {
-                // A revision is not spread over batches.
+                // A revision is never split over batches.
                 assert!(revision_of(first) > self.last, "{batch:?} after {}", self.last);
             }
             for event in batch.events {
@@ -145,10 +145,10 @@ pub(super) fn revision_of(event: &Event) -> Revision {
     }
 }
 
-/// What was read by an operation of a transaction.
+/// The result of a read in a transaction.
 pub(super) fn read(result: &OpResult) -> &[KeyValue] {
     match result {
         OpResult::Range { kvs, .. } => kvs,
-        other => panic!("no answer to a read: {other:?}"),
+        other => panic!("not the result of a read: {other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Leases: granted, renewed, given back, run out.
+//! Cases of leases: grant, renewal, revocation, expiry.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Reads: order, limits and the past.
+//! Cases of reads: order, limits and past revisions.
 
 use super::fixture::Fixture;
 use super::{Case, case};

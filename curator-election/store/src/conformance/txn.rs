@@ -1,4 +1,4 @@
-//! Transactions: compares, branches, atomicity and revisions.
+//! Cases of transactions: compares, branches, atomicity and revisions.
 
 use super::fixture::{Fixture, read};
 use super::{Case, case};
@@ -43,7 +43,7 @@ async fn nothing_changed_is_no_revision(fixture: Fixture) {
     let before = fixture.put("a", "1").await;
     assert_eq!(fixture.delete("b").await, before);
     assert_eq!(fixture.run(vec![Op::get(fixture.key("a"))]).await.revision, before);
-    // The same value again is a change all the same.
+    // A put of the same value is a change as well.
     assert_eq!(fixture.put("a", "1").await, before.next());
 }
 
@@ -110,7 +110,7 @@ async fn compares_with_a_key_that_does_not(fixture: Fixture) {
         let value = compare(fixture.one("a"), ordering, Target::Value("v".into()));
         assert!(!fixture.holds(value).await, "{ordering:?}");
     }
-    // A deleted key is one that does not exist.
+    // A deleted key does not exist.
     fixture.put("a", "1").await;
     fixture.delete("a").await;
     assert!(fixture.holds(Compare::absent(fixture.key("a"))).await);
@@ -185,7 +185,7 @@ async fn a_refused_transaction_changes_nothing(fixture: Fixture) {
     ));
     let both = vec![fixture.put_op("a", "1"), Op::Delete(fixture.all())];
     assert!(matches!(fixture.refused(both).await, StoreError::Refused { .. }));
-    // Also on the branch that is not taken.
+    // Also on the branch that is not selected.
     let hidden = Txn::default().then(vec![fixture.put_op("b", "1")]).or_else(twice);
     let hidden = fixture.store.txn(hidden).await.unwrap_err();
     assert!(matches!(hidden, StoreError::Refused { .. }));

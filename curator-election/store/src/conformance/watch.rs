@@ -1,4 +1,4 @@
-//! Watches: from now on, from the past, in order, and nothing twice.
+//! Cases of watches: from now on, from a past revision, in order, without duplicates.
 
 use super::fixture::{Fixture, revision_of};
 use super::{Case, case};

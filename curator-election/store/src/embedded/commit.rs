@@ -1,4 +1,4 @@
-//! What callers have the thread do, and the answers that it holds back until the disk has what they tell.
+//! Jobs for the thread, and their replies, which are held back until the commit.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::clock::Instant;
 use crate::memory::model::Model;
 use crate::{LeaseId, StoreError};
 
-/// The model, and what the disk does not have yet of its leases. Its keys are told by its history.
+/// The model, and its leases that are not on disk yet. The history of the model tracks its keys.
 #[derive(Debug)]
 pub(super) struct Committed {
     pub(super) model: Model,
@@ -18,19 +18,19 @@ pub(super) struct Committed {
     pub(super) leases: BTreeSet<LeaseId>,
 }
 
-/// Something to be done with the model.
+/// An operation on the model.
 pub(super) type Job = Box<dyn FnOnce(&mut Committed) -> Answer + Send>;
 
-/// Sends the answer, or in its place why the batch was not committed.
+/// Sends the reply, or the error of the commit instead.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 
-/// A job, and where its answer will be.
+/// A job, and the receiver of its reply.
 pub(super) fn job<T: Send + 'static>(
     act: impl FnOnce(&mut Committed) -> Result<T, StoreError> + Send + 'static,
 ) -> (Job, oneshot::Receiver<Result<T, StoreError>>) {
     let (reply, answer) = oneshot::channel();
-    let job = move |ledger: &mut Committed| -> Answer {
-        let result = act(ledger);
+    let job = move |state: &mut Committed| -> Answer {
+        let result = act(state);
         Box::new(move |committed| {
             // The caller may have given up.
             let _ = reply.send(committed.and(result));

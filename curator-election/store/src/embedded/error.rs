@@ -1,77 +1,77 @@
-//! Why an embedded store cannot be opened or closed.
+//! Errors of opening and closing an embedded store.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why an [`EmbeddedStore`](super::EmbeddedStore) could not be opened, or not closed in good order.
+/// An error of opening or closing an [`EmbeddedStore`](super::EmbeddedStore).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmbeddedError {
-    /// The operating system refused an access.
-    #[error("{}: {source}; it must be on a working disk with space left, and writable for this user", path.display())]
+    /// A file operation failed.
+    #[error("{}: {source}; check the disk, its free space and the permissions", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There is no store.
-    #[error("{} is not there: no store was made in this directory", path.display())]
+    /// The store does not exist.
+    #[error("{} not found: no store in this directory", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
     },
-    /// Others may change the store, or put another one in its place.
-    #[error("others may change what is in {}, {what}: {remedy} {}", path.display(), path.display())]
+    /// Other users can modify or replace the store.
+    #[error("{} is writable by other users ({what}): run {remedy} {}", path.display(), path.display())]
     Exposed {
         /// The file or directory.
         path: PathBuf,
-        /// Why they may.
+        /// The cause.
         what: String,
-        /// What helps.
+        /// The command that fixes it.
         remedy: String,
     },
     /// Another process, or another store in this one, has the file open.
-    #[error("{} is in use: stop the process that has it open, or give this one a directory of its own", path.display())]
+    #[error("{} is in use: stop the process that has it open, or use another directory", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// The file was written by a version that stores in another way.
+    /// The file has the format of another version.
     #[error(
-        "{} is stored in format {found}, this version reads format {expected}: run the version that wrote it, or move \
-         the file away to begin with an empty store",
+        "{} has format {found}, this version reads format {expected}: use the version that wrote it, or move the file away \
+         to start with an empty store",
         path.display()
     )]
     Format {
         /// The file.
         path: PathBuf,
-        /// The format that it says it has.
+        /// The format of the file.
         found: String,
         /// The format that this version reads and writes.
         expected: u64,
     },
-    /// The file is no store, or what it holds contradicts itself.
+    /// The file is not a store, or is inconsistent.
     #[error(
-        "{} is damaged ({reason}): put a backup in its place, or move it away to begin with an empty store",
+        "{} is damaged ({reason}): restore a backup, or move the file away to start with an empty store",
         path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// The operating system gave no thread.
-    #[error("no thread for the store: {source}; raise the limit of threads for this user")]
+    /// The thread could not be started.
+    #[error("cannot start the store thread: {source}; raise the thread limit of this user")]
     Thread {
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The store had stopped by itself before.
-    #[error("the store had stopped ({reason}): see to the cause and open it again")]
+    /// The store had stopped before because of an error.
+    #[error("the store had stopped ({reason}): remove the cause and open it again")]
     Stopped {
-        /// Why it stopped.
+        /// The cause.
         reason: String,
     },
 }
@@ -91,7 +91,7 @@ impl EmbeddedError {
         }
     }
 
-    /// Sorts an error of the database by what the operator can do about it.
+    /// Classifies an error of the database.
     pub(super) fn database(path: &Path, error: redb::Error) -> Self {
         let path = path.to_owned();
         match error {
@@ -101,7 +101,7 @@ impl EmbeddedError {
                 found: format!("of database file {found}"),
                 expected: super::journal::FORMAT,
             },
-            // A file that is no database, or ends too early, is told as these.
+            // redb reports a file that is no database, or is truncated, as these.
             redb::Error::Io(source)
                 if !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
             {

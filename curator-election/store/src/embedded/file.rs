@@ -1,4 +1,4 @@
-//! The directory and the file in it: made for this user alone, and never half made.
+//! The directory and the file: created with private permissions, and atomically.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,14 +12,14 @@ use super::journal::{FORMAT, Journal, LoadError};
 use crate::memory::model::Stored;
 
 const NAME: &str = "curator.redb";
-/// What the file is called until it holds a whole, empty store.
-const UNFINISHED: &str = "curator.redb.new";
-/// Others may write, or in a directory make files.
-const OTHERS_WRITE: u32 = 0o022;
-/// The model keeps everything in memory, so the database need not.
-const CACHE: usize = 16 << 20;
+/// The name of the file until it holds a complete, empty store.
+const TEMPORARY_NAME: &str = "curator.redb.new";
+/// The mode bits that let other users write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// The size of the database cache. The model keeps all data in memory anyway.
+const CACHE_BYTES: usize = 16 << 20;
 
-/// Opens the file in `dir`, and makes both if need be.
+/// Opens the file in `dir`; creates the directory and the file if necessary.
 pub(super) fn open(dir: &Path) -> Result<(PathBuf, Journal, Stored), EmbeddedError> {
     make_dir(dir).map_err(|source| EmbeddedError::io(dir, source))?;
     check(dir)?;
@@ -30,7 +30,7 @@ pub(super) fn open(dir: &Path) -> Result<(PathBuf, Journal, Stored), EmbeddedErr
     open_existing(dir)
 }
 
-/// The same, of a store that is there.
+/// Opens an existing store.
 pub(super) fn open_existing(dir: &Path) -> Result<(PathBuf, Journal, Stored), EmbeddedError> {
     let path = dir.join(NAME);
     if !exists(&path)? {
@@ -38,7 +38,7 @@ pub(super) fn open_existing(dir: &Path) -> Result<(PathBuf, Journal, Stored), Em
     }
     check(dir)?;
     check(&path)?;
-    // A file altered by others would make the database panic later, if it were not looked through now.
+    // Without this check a file that was modified by others could make the database panic later.
     let mut builder = builder();
     builder.set_check_integrity_on_open(true);
     let database = builder.open(&path);
@@ -58,7 +58,7 @@ pub(super) fn open_existing(dir: &Path) -> Result<(PathBuf, Journal, Stored), Em
 
 fn builder() -> Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE);
+    builder.set_cache_size(CACHE_BYTES);
     builder
 }
 
@@ -66,7 +66,7 @@ fn exists(path: &Path) -> Result<bool, EmbeddedError> {
     path.try_exists().map_err(|source| EmbeddedError::io(path, source))
 }
 
-/// Refuses a directory or file that others may change: what is in the store is the whole cluster.
+/// Rejects a directory or file that other users can modify: the store holds the whole cluster state.
 fn check(path: &Path) -> Result<(), EmbeddedError> {
     let metadata = std::fs::metadata(path).map_err(|source| EmbeddedError::io(path, source))?;
     let exposed = |what: String, remedy: String| EmbeddedError::Exposed {
@@ -76,16 +76,17 @@ fn check(path: &Path) -> Result<(), EmbeddedError> {
     };
     let own = rustix::process::geteuid();
     if metadata.uid() != own.as_raw() && metadata.uid() != 0 {
-        let what = format!("as it belongs to the user with the id {}", metadata.uid());
+        let what = format!("owned by uid {}", metadata.uid());
         return Err(exposed(what, format!("chown {}", own.as_raw())));
     }
-    match metadata.mode() & 0o7777 {
-        mode if mode & OTHERS_WRITE != 0 => Err(exposed(format!("as its mode is {mode:o}"), "chmod go-w".into())),
-        _ => Ok(()),
+    let mode = metadata.mode() & 0o7777;
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(exposed(format!("mode {mode:o}"), "chmod go-w".into()));
     }
+    Ok(())
 }
 
-/// Makes the directory, and sees to it that a power failure does not take it back.
+/// Creates the directory and syncs its parents, so that it survives a power failure.
 fn make_dir(dir: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = dir
         .ancestors()
@@ -102,18 +103,18 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an empty store under another name and renames it: a crash on the way leaves no file that cannot be read.
+/// Creates an empty store under a temporary name and renames it, so that a crash leaves no unreadable file.
 fn create(dir: &Path, path: &Path) -> Result<(), EmbeddedError> {
     let in_dir = |source| EmbeddedError::io(dir, source);
     let handle = File::open(dir).map_err(in_dir)?;
-    // Of several that find no file, one makes it.
+    // Of several concurrent processes, one creates the file.
     handle.lock().map_err(in_dir)?;
     if exists(path)? {
         return Ok(());
     }
-    let unfinished = dir.join(UNFINISHED);
+    let unfinished = dir.join(TEMPORARY_NAME);
     let made = || -> Result<(), redb::Error> {
-        // One that a crash has left behind.
+        // Left behind by a crash.
         match std::fs::remove_file(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}

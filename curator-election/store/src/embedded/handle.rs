@@ -1,4 +1,4 @@
-//! The way of a call to the thread and back, within a bound.
+//! A call to the thread, with timeouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::commit::{Committed, Job, job};
 use super::worker::Shared;
 use crate::{Revision, StoreError};
 
-/// How long a call waits for its turn, and then again for its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout for queueing a call, and again for its reply.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everything that a caller needs. Outlives the thread: calls then fail.
+/// Sends calls to the thread. Calls fail once the thread has stopped.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub(super) jobs: mpsc::Sender<Job>,
@@ -22,36 +22,36 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// The newest revision on disk, as it changes.
+    /// Watches the newest revision on disk.
     pub(super) fn committed(&self) -> watch::Receiver<Revision> {
         self.committed.clone()
     }
 
-    /// Has the thread do something, and returns once the disk has what came of it.
+    /// Runs an operation on the thread, and returns once its changes are on disk.
     pub(super) async fn call<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Committed) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let place = match timeout(PATIENCE, self.jobs.reserve()).await {
+        let place = match timeout(CALL_TIMEOUT, self.jobs.reserve()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) => return Err(self.ended()),
             Err(_) => {
                 return Err(StoreError::Unreachable {
-                    reason: format!("the disk has taken nothing for {PATIENCE:?}"),
+                    reason: format!("the disk accepted no write for {CALL_TIMEOUT:?}"),
                 });
             }
         };
         let (job, answer) = job(act);
         place.send(job);
-        match timeout(PATIENCE, answer).await {
+        match timeout(CALL_TIMEOUT, answer).await {
             Ok(Ok(result)) => result,
-            // The thread ended in good order, so it has answered everything that it took.
+            // The thread stopped regularly, so it has replied to every call that it took.
             Ok(Err(_)) if self.shared.ended.get().is_some() => Err(self.ended()),
             Ok(Err(_)) => Err(StoreError::Unknown {
-                reason: "the store's thread has panicked".into(),
+                reason: "the store thread panicked".into(),
             }),
             Err(_) => Err(StoreError::Unknown {
-                reason: format!("no answer from the disk within {PATIENCE:?}"),
+                reason: format!("no reply from the disk within {CALL_TIMEOUT:?}"),
             }),
         }
     }
@@ -61,7 +61,7 @@ impl Handle {
             .shared
             .ended
             .get()
-            .map_or("its thread has panicked", String::as_str);
+            .map_or("the store thread panicked", String::as_str);
         StoreError::Unreachable {
             reason: format!("the store has stopped: {reason}"),
         }

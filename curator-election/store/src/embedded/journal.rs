@@ -1,4 +1,4 @@
-//! What is on disk: the live keys, the leases and the revision, in the tables of one redb file.
+//! The file: the live keys, the leases and the revision, in tables of redb.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(super) struct Journal {
     database: Database,
 }
 
-/// Why the file's content cannot be taken.
+/// An error of loading the file.
 #[derive(Debug)]
 pub(super) enum LoadError {
     Database(redb::Error),
@@ -48,7 +48,7 @@ impl Journal {
         Self { database }
     }
 
-    /// Makes the tables of an empty store.
+    /// Creates the tables of an empty store.
     pub(super) fn initialize(&self) -> Result<(), redb::Error> {
         let mut writing = self.database.begin_write()?;
         writing.set_durability(Durability::Immediate)?;
@@ -66,7 +66,7 @@ impl Journal {
     /// Reads everything.
     pub(super) fn load(&self) -> Result<Stored, LoadError> {
         let reading = self.database.begin_read()?;
-        // A database with other tables, or a `meta` of other types, is no store of ours.
+        // A database with other tables, or a `meta` of other types, is not an embedded store.
         let meta = match reading.open_table(META) {
             Ok(meta) => meta,
             Err(redb::TableError::Storage(error)) => return Err(error.into()),
@@ -75,11 +75,11 @@ impl Journal {
         match meta.get(META_FORMAT)?.map(|format| format.value()) {
             Some(FORMAT) => {}
             Some(other) => return Err(LoadError::Format(other.to_string())),
-            None => return Err(LoadError::Format("unknown (none is noted)".into())),
+            None => return Err(LoadError::Format("unknown (no format recorded)".into())),
         }
         let revision = meta.get(META_REVISION)?.map(|revision| revision.value());
         let revision = revision.and_then(|revision| i64::try_from(revision).ok());
-        let revision = revision.ok_or_else(|| LoadError::Damaged("it notes no revision".into()))?;
+        let revision = revision.ok_or_else(|| LoadError::Damaged("no revision recorded".into()))?;
         let mut keys = Vec::new();
         for entry in reading.open_table(KEYS)?.iter()? {
             let (key, record) = entry?;
@@ -96,7 +96,7 @@ impl Journal {
         let mut leases = Vec::new();
         for entry in reading.open_table(LEASES)?.iter()? {
             let (id, ttl) = entry?;
-            let id = LeaseId::new(id.value()).ok_or_else(|| LoadError::Damaged("a lease has the id 0".into()))?;
+            let id = LeaseId::new(id.value()).ok_or_else(|| LoadError::Damaged("lease with id 0".into()))?;
             leases.push((id, Duration::from_secs(ttl.value())));
         }
         Ok(Stored {
@@ -106,7 +106,7 @@ impl Journal {
         })
     }
 
-    /// Writes these keys and leases as they are in `model` now, and its revision: durably, and all or nothing.
+    /// Writes the current state of these keys and leases of `model`, and its revision, durably and atomically.
     pub(super) fn write(
         &self,
         model: &Model,
@@ -141,7 +141,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Closes the file, and says whether that went well, which dropping does not.
+    /// Closes the file and reports an error, which dropping does not.
     pub(super) fn close(self) -> Result<(), redb::Error> {
         Ok(self.database.close()?)
     }

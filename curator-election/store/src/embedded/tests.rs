@@ -15,7 +15,7 @@ use redb::{Database, StorageBackend, TableDefinition};
 use super::*;
 use crate::{Event, Op};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A directory that is not there yet, and is gone in the end.
 struct Dir(PathBuf);
@@ -55,7 +55,7 @@ async fn all(store: &EmbeddedStore) -> RangeResult {
 }
 
 async fn next(watch: &mut WatchStream) -> Option<Result<crate::WatchBatch, StoreError>> {
-    tokio::time::timeout(PATIENCE, watch.next()).await.unwrap()
+    tokio::time::timeout(CALL_TIMEOUT, watch.next()).await.unwrap()
 }
 
 /// A database whose commits fail from some point on.
@@ -126,7 +126,7 @@ async fn occupy(store: &EmbeddedStore) -> std::sync::mpsc::Sender<()> {
 
 /// Waits until so many calls wait for the thread.
 async fn queued(store: &EmbeddedStore, calls: usize) {
-    while store.handle.jobs.capacity() > WAITING - calls {
+    while store.handle.jobs.capacity() > MAX_QUEUED_CALLS - calls {
         tokio::task::yield_now().await;
     }
 }
@@ -408,14 +408,14 @@ async fn a_disk_that_hangs_is_told_within_a_bound() {
     // From here on, time passes as soon as everybody waits.
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
-    let told = join_all((0..=WAITING).map(|_| store.txn(put("/a")))).await;
+    let told = join_all((0..=MAX_QUEUED_CALLS).map(|_| store.txn(put("/a")))).await;
     let waited = |told: &&Result<TxnResult, StoreError>| matches!(told, Err(StoreError::Unknown { .. }));
-    assert_eq!(told.iter().filter(waited).count(), WAITING);
+    assert_eq!(told.iter().filter(waited).count(), MAX_QUEUED_CALLS);
     // There was no place for the last one.
     assert!(
-        matches!(told[WAITING], Err(StoreError::Unreachable { .. })),
+        matches!(told[MAX_QUEUED_CALLS], Err(StoreError::Unreachable { .. })),
         "{:?}",
-        told[WAITING]
+        told[MAX_QUEUED_CALLS]
     );
     assert!(matches!(
         next(&mut watch).await,
@@ -477,7 +477,7 @@ async fn history_is_bounded_and_only_a_slow_watch_notices() {
     }
     let kept = store
         .handle
-        .call(|ledger| Ok(ledger.model.keys_changed_after(Revision(0)).len()))
+        .call(|state| Ok(state.model.keys_changed_after(Revision(0)).len()))
         .await;
     assert_eq!(kept.unwrap(), 1);
     let put = store.txn(put("/quiet")).await.unwrap().revision;

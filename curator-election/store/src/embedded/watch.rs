@@ -1,4 +1,4 @@
-//! Watches: told that something was committed, each asks for the changes that it has not seen, a page at a time.
+//! Watches: notified of each commit, a watch reads the changes after its revision, page by page.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,19 +7,19 @@ use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::handle::Handle;
-use super::worker::BATCH;
+use super::worker::MAX_BATCH;
 use crate::memory::model::Page;
 use crate::{Keys, Revision, StoreError, WatchBatch, WatchStream};
 
-/// How many revisions with changes a watch takes at once: more than go into a commit, or it would fall behind for good.
-const PAGE: usize = 2 * BATCH;
-/// How often a watch asks when it hears nothing, so that it notices a store that hangs.
-const LOOK: Duration = Duration::from_secs(1);
+/// The maximum number of revisions that a watch reads at once: more than a commit holds, so that it keeps up.
+const PAGE_SIZE: usize = 2 * MAX_BATCH;
+/// How often an idle watch polls the store, to detect a store that hangs.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 struct Watch {
     handle: Handle,
     keys: Keys,
-    /// The first revision not looked at.
+    /// The next revision to read.
     next: Revision,
     more: bool,
     pending: VecDeque<WatchBatch>,
@@ -27,14 +27,14 @@ struct Watch {
     over: bool,
 }
 
-/// Opens a watch, once the store has said from where.
+/// Opens a watch, once its first revision is known.
 pub(super) async fn open(handle: Handle, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
-    // Before the revision is asked for, so that no commit falls between.
+    // Subscribed before the revision is read, so that no commit is missed.
     let committed = handle.committed();
     let next = {
         let keys = keys.clone();
-        handle.call(move |ledger| {
-            let model = &ledger.model;
+        handle.call(move |state| {
+            let model = &state.model;
             let begin = if from == Revision(0) {
                 model.revision().next()
             } else {
@@ -70,14 +70,14 @@ impl Watch {
                 return Ok(batch);
             }
             if !self.more {
-                // A sender that is gone is told by the call that follows.
-                let _ = tokio::time::timeout(LOOK, self.committed.changed()).await;
+                // The following call reports a stopped store.
+                let _ = tokio::time::timeout(POLL_INTERVAL, self.committed.changed()).await;
             }
             self.committed.mark_unchanged();
             let (keys, from) = (self.keys.clone(), self.next);
             let page: Page = self
                 .handle
-                .call(move |ledger| ledger.model.page(&keys, from, PAGE))
+                .call(move |state| state.model.page(&keys, from, PAGE_SIZE))
                 .await?;
             self.next = page.next;
             self.more = page.more;

@@ -1,4 +1,4 @@
-//! The thread that owns the model and the file, and commits what has come in the meantime as one.
+//! The thread that owns the model and the file, and commits queued calls in batches.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,28 +15,28 @@ use super::journal::Journal;
 use crate::clock::{BootClock, Clock, Instant};
 use crate::{LeaseId, Revision, StoreError};
 
-/// The most that goes into one commit.
-pub(super) const BATCH: usize = 256;
-/// How often leases are looked through, as in etcd.
-const LEASE_SCAN: Duration = Duration::from_millis(500);
-/// How many revisions of history are kept.
-const HISTORY: usize = 10_000;
+/// The maximum number of calls in one commit.
+pub(super) const MAX_BATCH: usize = 256;
+/// How often expired leases are removed, as in etcd.
+const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The maximum number of revisions of history.
+const MAX_HISTORY: usize = 10_000;
 
-/// What the thread and its callers both look at.
+/// The state shared by the thread and its callers.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// Why the thread has ended; set before it lets go of the calls that it has not taken.
+    /// Why the thread has stopped; set before it drops its queued calls.
     pub(super) ended: OnceLock<String>,
-    /// How many commits there were.
+    /// The number of commits.
     pub(super) commits: AtomicU64,
-    /// Asks the thread to end.
+    /// Asks the thread to stop.
     pub(super) stop: CancellationToken,
 }
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Worker {
     pub(super) journal: Journal,
-    pub(super) ledger: Committed,
+    pub(super) state: Committed,
     pub(super) jobs: mpsc::Receiver<Job>,
     /// The newest revision on disk.
     pub(super) committed: watch::Sender<Revision>,
@@ -46,20 +46,22 @@ pub(super) struct Worker {
 impl Worker {
     /// Works until asked to stop or until a commit fails.
     pub(super) fn run(mut self, path: &Path) -> Result<(), EmbeddedError> {
-        // Made here, as a runtime must not be dropped within another one. It is for the timer alone.
+        // Created on this thread, because a runtime must not be dropped within another one. It only drives the timer.
         let runtime = Builder::new_current_thread().enable_time().build();
         let worked = match runtime {
             Ok(runtime) => runtime.block_on(self.work()),
             Err(error) => Err(error.into()),
         };
         let failed = worked.err();
-        let reason = failed.as_ref().map_or("it was closed".into(), ToString::to_string);
-        // Callers that find the channels closed look here.
+        let reason = failed
+            .as_ref()
+            .map_or("the store was closed".into(), ToString::to_string);
+        // Callers read it when they find the channels closed.
         let _ = self.shared.ended.set(reason);
         drop(self.jobs);
         drop(self.committed);
         if let Some(error) = failed {
-            tracing::error!(path = %path.display(), %error, "the store has stopped: see to the disk and open it again");
+            tracing::error!(path = %path.display(), %error, "the store has stopped: check the disk and open the store again");
             return Err(EmbeddedError::Stopped {
                 reason: error.to_string(),
             });
@@ -70,48 +72,48 @@ impl Worker {
     }
 
     async fn work(&mut self) -> Result<(), redb::Error> {
-        let mut jobs = Vec::with_capacity(BATCH);
-        let mut next_scan = BootClock.now() + LEASE_SCAN;
+        let mut jobs = Vec::with_capacity(MAX_BATCH);
+        let mut next_lease_check = BootClock.now() + LEASE_CHECK_INTERVAL;
         loop {
-            let wait = next_scan.saturating_since(BootClock.now());
+            let wait = next_lease_check.saturating_since(BootClock.now());
             tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => return Ok(()),
-                // Whether it was the time or a job, there may be something to do.
-                _ = tokio::time::timeout(wait, self.jobs.recv_many(&mut jobs, BATCH)) => {}
+                // After a timeout as well as after a job, leases may have expired.
+                _ = tokio::time::timeout(wait, self.jobs.recv_many(&mut jobs, MAX_BATCH)) => {}
             }
-            self.ledger.now = BootClock.now();
-            let answers: Vec<Answer> = jobs.drain(..).map(|job| job(&mut self.ledger)).collect();
-            // After the jobs: a renewal that waited for a slow commit came in time.
-            if next_scan <= self.ledger.now {
-                self.ledger.expire();
-                next_scan = self.ledger.now + LEASE_SCAN;
+            self.state.now = BootClock.now();
+            let answers: Vec<Answer> = jobs.drain(..).map(|job| job(&mut self.state)).collect();
+            // After the jobs: a renewal that waited for a slow commit is in time.
+            if next_lease_check <= self.state.now {
+                self.state.expire();
+                next_lease_check = self.state.now + LEASE_CHECK_INTERVAL;
             }
             let committed = self.commit();
-            let told = match &committed {
+            let outcome = match &committed {
                 Ok(()) => Ok(()),
                 Err(error) => Err(StoreError::Unknown {
-                    reason: format!("the commit failed: {error}"),
+                    reason: format!("commit failed: {error}"),
                 }),
             };
             for answer in answers {
-                answer(told.clone());
+                answer(outcome.clone());
             }
             committed?;
-            self.ledger.model.bound_history(HISTORY);
+            self.state.model.bound_history(MAX_HISTORY);
         }
     }
 
-    /// Brings the disk up to the model, if it is behind, and then tells the watches.
+    /// Writes the changes of the model to disk, if there are any, and notifies the watches.
     fn commit(&mut self) -> Result<(), redb::Error> {
         let on_disk = *self.committed.borrow();
-        let revision = self.ledger.model.revision();
-        if revision == on_disk && self.ledger.leases.is_empty() {
+        let revision = self.state.model.revision();
+        if revision == on_disk && self.state.leases.is_empty() {
             return Ok(());
         }
-        let keys = self.ledger.model.keys_changed_after(on_disk);
-        self.journal.write(&self.ledger.model, &keys, &self.ledger.leases)?;
-        self.ledger.leases.clear();
+        let keys = self.state.model.keys_changed_after(on_disk);
+        self.journal.write(&self.state.model, &keys, &self.state.leases)?;
+        self.state.leases.clear();
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.committed
             .send_if_modified(|known| std::mem::replace(known, revision) != revision);
@@ -120,7 +122,7 @@ impl Worker {
 }
 
 impl Committed {
-    /// Ends the leases that are past their time.
+    /// Removes expired leases.
     fn expire(&mut self) {
         let past = |(id, expires_at): (LeaseId, Instant)| (expires_at <= self.now).then_some(id);
         let over: Vec<LeaseId> = self.model.leases().filter_map(past).collect();

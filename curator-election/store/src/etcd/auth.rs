@@ -1,4 +1,4 @@
-//! What etcd asks of its clients: TLS, a certificate, a user. All of it is in files, which are looked at again.
+//! Authentication to etcd: CA, client certificate, user and password. All of it is in files, which are re-read.
 
 use std::fmt;
 use std::io::Read;
@@ -12,28 +12,28 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(1);
+/// The timeout of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How to be let in by an etcd that asks for more than a connection: where the files are.
+/// Authentication to etcd: the paths of the credential files.
 ///
-/// The system's own certificate authorities are never used: an `https` endpoint needs [`ca`](Self::ca).
+/// The system's trust store is never used: an `https` endpoint needs [`ca`](Self::ca).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EtcdAuth {
-    /// The certificates, PEM, of the authorities that etcd's own certificate must come from.
+    /// CA certificates (PEM) that etcd's server certificate is verified with.
     pub ca: Option<PathBuf>,
-    /// The client's certificate, PEM, and what leads from it to an authority that etcd knows. Needs the key.
+    /// Client certificate (PEM) with its intermediate certificates. Requires the key.
     pub certificate: Option<PathBuf>,
-    /// The client's private key, PEM, which nobody but its owner may read. Needs the certificate.
+    /// Client private key (PEM), with mode 0600. Requires the certificate.
     pub key: Option<PathBuf>,
-    /// The user to log in as. Needs the password.
+    /// User name. Requires the password file.
     pub user: Option<String>,
-    /// A file with the user's password, which nobody but its owner may read; a line end after it is no part of it.
+    /// File with the user's password, with mode 0600. One trailing newline is ignored.
     pub password_file: Option<PathBuf>,
 }
 
-/// What was in the files. Never shown.
+/// The content of the files. Never printed.
 #[derive(Clone)]
 pub(super) struct Secrets {
     ca: Vec<u8>,
@@ -50,47 +50,45 @@ impl fmt::Debug for Secrets {
 }
 
 impl PartialEq for Secrets {
-    /// Whether the files had the same in them.
+    /// Whether the content of the files is the same.
     fn eq(&self, other: &Self) -> bool {
         (&self.ca, &self.certificate, &self.key, &self.login)
             == (&other.ca, &other.certificate, &other.key, &other.login)
     }
 }
 
-/// Why an etcd cannot be reached as it was configured.
+/// An invalid authentication configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EtcdAuthError {
-    /// One of two things that go together is missing.
-    #[error("{given} is given for etcd without {missing}: give both or neither")]
+    /// One of two settings that require each other is missing.
+    #[error("etcd {given} configured without {missing}: configure both or neither")]
     Incomplete {
-        /// What there is.
+        /// The setting that is present.
         given: &'static str,
-        /// What there is not.
+        /// The setting that is missing.
         missing: &'static str,
     },
-    /// Endpoints without TLS beside such with it.
-    #[error("{plain} is without TLS and {tls} is with it: give all etcd endpoints as https, or all as http")]
+    /// Some endpoints use TLS and some do not.
+    #[error("etcd endpoint {plain} has no TLS and {tls} has: use https for all etcd endpoints, or http for all")]
     Mixed {
         /// An endpoint without TLS.
         plain: String,
         /// An endpoint with TLS.
         tls: String,
     },
-    /// Files for TLS, and endpoints without it.
+    /// TLS files are configured for an endpoint without TLS.
     #[error(
-        "{endpoint} is without TLS, and {what} for etcd is given: write https in the endpoint, or leave the file out"
+        "etcd endpoint {endpoint} has no TLS, but {what} is configured for etcd: use https in the endpoint, or remove the file"
     )]
     NotTls {
         /// An endpoint.
         endpoint: String,
-        /// What is given.
+        /// The TLS setting.
         what: &'static str,
     },
-    /// TLS, and nobody to trust.
-    #[error(
-        "{endpoint} is https, and there is nothing to check etcd's certificate by: give the certificate of its authority (--etcd-ca)"
-    )]
+    /// TLS without a CA certificate.
+    #[error("etcd endpoint {endpoint} is https, but no CA is configured: set the CA certificate of etcd (--etcd-ca)")]
     NoCa {
         /// The endpoint.
         endpoint: String,
@@ -100,52 +98,52 @@ pub enum EtcdAuthError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
-    #[error("{} has no {what} that can be used: {reason}", path.display())]
+    /// A file has invalid content.
+    #[error("{} contains no valid {what}: {reason}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What should be in it.
+        /// The expected content.
         what: &'static str,
-        /// What is wrong.
+        /// The cause.
         reason: String,
     },
-    /// Others may read a secret.
-    #[error("{} may be read by others (mode {mode:o}): chmod 600 it", path.display())]
+    /// A secret file is accessible to other users.
+    #[error("{} is accessible to other users (mode {mode:o}): run chmod 600 on it", path.display())]
     Permissions {
         /// The file.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// A secret belongs to somebody else, who may read and change it.
-    #[error("{} belongs to the user with the id {owner}, and neither to root nor to the one that this runs as: chown it", path.display())]
+    /// A secret file is owned by another user.
+    #[error("{} is owned by uid {owner}, not by root or the user of this process: run chown on it", path.display())]
     Owner {
         /// The file.
         path: PathBuf,
         /// Its owner.
         owner: u32,
     },
-    /// The certificate and the key are not of each other, or cannot be used.
-    #[error("the client certificate {} and its private key do not go together: {reason}", path.display())]
+    /// The certificate and the key do not match, or are unusable.
+    #[error("client certificate {} and its private key do not match: {reason}", path.display())]
     Pair {
         /// The certificate.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         reason: String,
     },
 }
 
 impl EtcdAuth {
-    /// Whether there is anything to look at again.
+    /// Whether there are files to re-read.
     pub(super) fn has_files(&self) -> bool {
         self.ca.is_some() || self.password_file.is_some()
     }
 
-    /// Whether endpoints and files go together.
+    /// Checks the endpoints against the files.
     pub(super) fn check(&self, endpoints: &[String]) -> Result<(), EtcdAuthError> {
         let of_tls = |endpoint: &&String| endpoint.starts_with("https:");
         let tls = endpoints.iter().find(of_tls);
@@ -156,15 +154,15 @@ impl EtcdAuth {
         }
         let pairs = [
             (
-                "a client certificate",
+                "client certificate",
                 self.certificate.is_some(),
-                "its key",
+                "client key",
                 self.key.is_some(),
             ),
             (
-                "a user",
+                "user",
                 self.user.is_some(),
-                "a password file",
+                "password file",
                 self.password_file.is_some(),
             ),
         ];
@@ -222,7 +220,7 @@ impl EtcdAuth {
         check_authorities(path, &secrets.ca)?;
         let mut tls = TlsOptions::new()
             .ca_certificate(Certificate::from_pem(&secrets.ca))
-            .timeout(HANDSHAKE);
+            .timeout(HANDSHAKE_TIMEOUT);
         if let (Some(path), Some(key)) = (&self.certificate, &self.key) {
             secrets.certificate = read(path)?.to_vec();
             secrets.key = private(key)?;
@@ -233,7 +231,7 @@ impl EtcdAuth {
             )?;
             content(key, "private key", PrivateKeyDer::from_pem_slice(&secrets.key))?;
             tls = tls.identity(Identity::from_pem(&secrets.certificate, &secrets.key));
-            // Whether the two go together is found out where they are put to use.
+            // Building the TLS configuration checks that the two match.
             let used = tonic::transport::Endpoint::from_static("https://localhost:1").tls_config(tls.clone());
             if let Err(error) = used {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -270,14 +268,14 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, EtcdAuthError> {
         })
 }
 
-/// A file that nobody but its owner may read.
+/// Reads a file that must be accessible to its owner only.
 fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, EtcdAuthError> {
     let unreadable = |source| EtcdAuthError::Read {
         path: path.to_owned(),
         source,
     };
     let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    // Of what has been opened, whatever the path leads to by now.
+    // Of the open file: the path may point to another file meanwhile.
     let metadata = file.metadata().map_err(unreadable)?;
     let own = rustix::process::geteuid().as_raw();
     if metadata.uid() != own && metadata.uid() != 0 {
@@ -292,7 +290,7 @@ fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, EtcdAuthError> {
             mode,
         }),
         _ => {
-            // Room for all of it at once, so that no copy is left behind by growing.
+            // Allocated once, so that growing leaves no copy of the secret in memory.
             let room = usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1);
             let mut bytes = Zeroizing::new(Vec::with_capacity(room));
             file.read_to_end(&mut bytes).map_err(unreadable)?;
@@ -307,7 +305,7 @@ fn password(path: &Path) -> Result<Zeroizing<String>, EtcdAuthError> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     match text {
-        "" => content(path, "password", Err("it is empty")),
+        "" => content(path, "password", Err("the file is empty")),
         text => Ok(Zeroizing::new(text.to_owned())),
     }
 }
@@ -315,13 +313,13 @@ fn password(path: &Path) -> Result<Zeroizing<String>, EtcdAuthError> {
 fn check_authorities(path: &Path, pem: &[u8]) -> Result<(), EtcdAuthError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = content(path, "certificate of an authority", certificate)?;
-        content(path, "certificate of an authority", roots.add(certificate))?;
+        let certificate = content(path, "CA certificate", certificate)?;
+        content(path, "CA certificate", roots.add(certificate))?;
     }
-    match roots.is_empty() {
-        true => content(path, "certificate of an authority", Err("there is none in PEM")),
-        false => Ok(()),
+    if roots.is_empty() {
+        return content(path, "CA certificate", Err("no PEM certificate found"));
     }
+    Ok(())
 }
 
 fn content<T>(path: &Path, what: &'static str, read: Result<T, impl fmt::Display>) -> Result<T, EtcdAuthError> {
@@ -357,13 +355,17 @@ mod tests {
             access
         };
         let cases = [
-            (EtcdAuth::default(), &["http://a:1", "https://b:1"][..], "all as http"),
+            (
+                EtcdAuth::default(),
+                &["http://a:1", "https://b:1"][..],
+                "or http for all",
+            ),
             (EtcdAuth::default(), &https, "--etcd-ca"),
-            (with(|a, f| a.ca = f), &http, "write https"),
-            (with(|a, f| a.certificate = f), &https, "without its key"),
-            (with(|a, f| a.key = f), &https, "without a client certificate"),
-            (with(|a, _| a.user = Some("u".into())), &http, "without a password file"),
-            (with(|a, f| a.password_file = f), &http, "without a user"),
+            (with(|a, f| a.ca = f), &http, "use https"),
+            (with(|a, f| a.certificate = f), &https, "without client key"),
+            (with(|a, f| a.key = f), &https, "without client certificate"),
+            (with(|a, _| a.user = Some("u".into())), &http, "without password file"),
+            (with(|a, f| a.password_file = f), &http, "without user"),
         ];
         for (access, urls, told) in cases {
             let error = access.check(&endpoints(urls)).unwrap_err().to_string();
@@ -387,7 +389,7 @@ mod tests {
         assert_eq!(secrets.login(), Some(("u", "secret")));
         assert!(!format!("{secrets:?}").contains("secret\""));
         access.password_file = Some(file("empty", "\n", 0o600));
-        assert!(access.load().unwrap_err().to_string().contains("it is empty"));
+        assert!(access.load().unwrap_err().to_string().contains("the file is empty"));
     }
 
     /// Only root can give files away.
@@ -421,7 +423,7 @@ mod tests {
                 ..EtcdAuth::default()
             };
             let error = access.load().unwrap_err().to_string();
-            assert!(error.contains("has no certificate of an authority"), "{error}");
+            assert!(error.contains("contains no valid CA certificate"), "{error}");
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The members of etcd itself.
+//! The membership and status of the etcd cluster.
 
-use super::classify::Call;
+use super::errors::Call;
 use super::{EtcdStore, StoreError};
 
 /// A member of an etcd cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdMember {
-    /// etcd's number for it.
+    /// The member id.
     pub id: u64,
-    /// What it calls itself; empty until it has started for the first time.
+    /// The member's name; empty until it has started once.
     pub name: String,
-    /// Where its peers reach it.
+    /// The peer URLs.
     pub peer_urls: Vec<String>,
-    /// Whether it has no vote (yet).
+    /// Whether it is a learner, without a vote.
     pub learner: bool,
 }
 
@@ -20,9 +20,9 @@ impl EtcdStore {
     /// The members of the cluster. Cancellation safe.
     ///
     /// # Errors
-    /// etcd does not answer.
+    /// If etcd does not respond.
     pub async fn members(&self) -> Result<Vec<EtcdMember>, StoreError> {
-        // A write goes to a member that has just answered, and through the consensus: what it has learnt is not old.
+        // The list goes through consensus, so it is up to date.
         let member = self.writable().await?;
         let list = self
             .call(member, Call::Read, (), |mut client, ()| async move {
@@ -38,12 +38,12 @@ impl EtcdStore {
         Ok(members.collect())
     }
 
-    /// Adds a member that has no vote before it is [promoted](Self::promote_member).
+    /// Adds a learner, which gets a vote when it is [promoted](Self::promote_member).
     ///
     /// Cancellation: it may have been added or not.
     ///
     /// # Errors
-    /// etcd refuses, as it does when another learner is being added, or does not answer.
+    /// If etcd rejects it, for instance while there is another learner, or does not respond.
     pub async fn add_learner(&self, peer_url: &str) -> Result<(), StoreError> {
         let urls = [peer_url.to_owned()];
         let member = self.writable().await?;
@@ -54,12 +54,12 @@ impl EtcdStore {
         .await
     }
 
-    /// Gives a learner its vote.
+    /// Promotes a learner to a voting member.
     ///
     /// Cancellation: it may have been promoted or not.
     ///
     /// # Errors
-    /// etcd refuses, as it does while the learner has not caught up, or does not answer.
+    /// If etcd rejects it, for instance while the learner has not caught up, or does not respond.
     pub async fn promote_member(&self, id: u64) -> Result<(), StoreError> {
         let member = self.writable().await?;
         self.call(member, Call::Write(None), (), |mut client, ()| async move {
@@ -68,13 +68,13 @@ impl EtcdStore {
         .await
     }
 
-    /// Removes a member. If it leads etcd, another member that answers is asked to lead first, since the others would
-    /// otherwise have to notice its silence: no call gets through until then, which can cost a leader of ours its term.
+    /// Removes a member. If it is etcd's leader, the leadership is first moved to another responding member. Otherwise the
+    /// others would have to detect the loss of the leader, and no call succeeds until then, which can end a Curator term.
     ///
     /// Cancellation: it may have been removed or not.
     ///
     /// # Errors
-    /// etcd refuses, as it does if what is left would have no quorum, or does not answer.
+    /// If etcd rejects it, for instance if the rest would have no quorum, or does not respond.
     pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
         self.lead_elsewhere(id).await;
         let member = self.writable().await?;
@@ -84,7 +84,7 @@ impl EtcdStore {
         .await
     }
 
-    /// Asks another member to lead etcd if this one does. What fails here only makes the removal slower for others.
+    /// Moves etcd's leadership to another member if this one has it. A failure only slows down the removal.
     async fn lead_elsewhere(&self, id: u64) {
         let (all, statuses) = futures::future::join(self.members(), self.endpoints()).await;
         let Ok(all) = all else { return };
@@ -98,17 +98,19 @@ impl EtcdStore {
             })
             .await;
         match moved {
-            Ok(()) => tracing::info!("etcd member {id:x} led and is to be removed: {next:x} leads now"),
+            Ok(()) => {
+                tracing::info!("moved the etcd leadership from member {id:x}, which is to be removed, to {next:x}")
+            }
             Err(error) => {
                 tracing::warn!(
-                    "etcd member {id:x} leads and is to be removed, but {next:x} did not take over: {error}"
+                    "cannot move the etcd leadership from member {id:x}, which is to be removed, to {next:x}: {error}"
                 );
             }
         }
     }
 }
 
-/// If the member leads: at which endpoint it can be asked to let another lead, and which.
+/// If the member is etcd's leader: its endpoint, and the member to move the leadership to.
 fn successor(id: u64, endpoints: &[Option<EndpointStatus>], members: &[EtcdMember]) -> Option<(usize, u64)> {
     let led = |status: &Option<EndpointStatus>| {
         status
@@ -122,33 +124,33 @@ fn successor(id: u64, endpoints: &[Option<EndpointStatus>], members: &[EtcdMembe
     Some((endpoint, next))
 }
 
-/// What a member says of itself.
+/// The status that a member reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointStatus {
-    /// etcd's number for the member.
+    /// The member id.
     pub member_id: u64,
-    /// Of etcd.
+    /// The version of etcd.
     pub version: String,
-    /// Whether it is the leader among the members.
+    /// Whether it is etcd's leader.
     pub leads: bool,
-    /// Of the database, in bytes.
+    /// The size of the database in bytes.
     pub database_bytes: u64,
 }
 
 impl EtcdStore {
-    /// The id of the etcd cluster in use; `None` before one was chosen.
+    /// The id of the etcd cluster in use; `None` before one is selected.
     #[must_use]
     pub fn cluster_id(&self) -> Option<u64> {
         self.identity.id()
     }
 
-    /// Which cluster each configured endpoint has last said that it is of, in their order; `None` if it has not.
+    /// The cluster id that each configured endpoint reported last, in the configured order; `None` without a report.
     #[must_use]
     pub fn named_clusters(&self) -> Vec<Option<u64>> {
         self.identity.named()
     }
 
-    /// Asks each configured endpoint, all at once, how it is. None of them is spared because it has failed before.
+    /// Requests the status of all configured endpoints concurrently, also of failed ones.
     ///
     /// Cancellation safe.
     pub async fn endpoints(&self) -> Vec<(String, Result<EndpointStatus, StoreError>)> {
@@ -207,7 +209,7 @@ mod tests {
         let members = [member(1, false), member(2, true), member(3, false), member(4, false)];
         let endpoints = [None, status(2, false), status(1, true), status(4, false)];
         assert_eq!(successor(1, &endpoints, &members), Some((2, 4)));
-        // It does not lead, or there is nobody else.
+        // It is not the leader, or no other member responds.
         assert_eq!(successor(4, &endpoints, &members), None);
         assert_eq!(successor(1, &endpoints[..3], &members), None);
     }

@@ -1,4 +1,4 @@
-//! Our types to etcd-client's and back.
+//! Conversion between the types of this crate and those of etcd-client.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) fn range(range: &Range) -> (Vec<u8>, GetOptions) {
         .with_max_create_revision(range.max_create_revision.0)
         .with_revision(range.revision.0);
     options = match range.sort {
-        // The store's own order needs no sorting.
+        // The default order of etcd.
         Sort::Key => options,
         Sort::CreateAscending => options.with_sort(SortTarget::Create, SortOrder::Ascend),
         Sort::CreateDescending => options.with_sort(SortTarget::Create, SortOrder::Descend),
@@ -46,7 +46,7 @@ pub(super) fn txn(txn: Txn) -> etcd_client::Txn {
         .or_else(txn.failure.into_iter().map(op).collect::<Vec<_>>())
 }
 
-/// The lease that a transaction attaches a key to, if any: the one that etcd may say it does not know.
+/// The lease that a transaction attaches a key to, if any: etcd reports a missing one as `NotFound`.
 pub(super) fn lease_of(txn: &Txn) -> Option<LeaseId> {
     txn.success.iter().chain(&txn.failure).find_map(|op| match op {
         Op::Put { lease, .. } => *lease,

@@ -1,42 +1,42 @@
-//! What is an endpoint of etcd, as people write it.
+//! Parsing and checking of etcd endpoints.
 
 use tonic::transport::Uri;
 
-/// Why an endpoint cannot be used. What may be a password is not in it.
+/// An invalid endpoint. The message never contains a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
-    /// It is no URL with all parts.
+    /// Not a complete URL.
     #[error(
-        "{endpoint:?} is no etcd endpoint: give a URL with scheme, host and port, for example http://127.0.0.1:2379, or unix:// and the \
-         absolute path of a socket"
+        "invalid etcd endpoint {endpoint:?}: use a URL with scheme, host and port, for example http://127.0.0.1:2379, or \
+         unix:// and the absolute path of a socket"
     )]
     NoUrl {
-        /// What was given.
+        /// The endpoint.
         endpoint: String,
     },
-    /// It names a user.
+    /// The URL contains a user.
     #[error(
-        "{endpoint:?} has a user or a password in it: leave them out, and give --etcd-user and --etcd-password-file, which is read \
-         again when it changes and is in nobody's list of processes"
+        "etcd endpoint {endpoint:?} contains a user or password: remove them, and use --etcd-user and --etcd-password-file \
+         (the file is re-read when it changes, and its content is not visible in the process list)"
     )]
     User {
-        /// What was given, without them.
+        /// The endpoint, without user and password.
         endpoint: String,
     },
-    /// An address of one link, with TLS.
+    /// A link-local address with a zone, with TLS.
     #[error(
-        "{endpoint:?} is an address of one network interface (%...), which no certificate can name: give a host name or another \
-         address with https"
+        "etcd endpoint {endpoint:?} is a link-local address with a zone (%...), which no certificate can contain: with https \
+         use a host name or another address"
     )]
     ZoneWithTls {
-        /// What was given.
+        /// The endpoint.
         endpoint: String,
     },
 }
 
-/// An endpoint without the spaces around it, and with its scheme as all others spell it.
-pub(super) fn tidied(endpoint: &str) -> String {
+/// The endpoint without surrounding whitespace and with its scheme in lower case.
+pub(super) fn normalized(endpoint: &str) -> String {
     let endpoint = endpoint.trim();
     match endpoint.split_once("://") {
         Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
@@ -44,25 +44,25 @@ pub(super) fn tidied(endpoint: &str) -> String {
     }
 }
 
-/// What the endpoint of a member begins with that listens on a socket of this host.
+/// The scheme of a unix socket.
 const UNIX: &str = "unix://";
-/// A socket's path is no longer: what Linux has room for, less the byte that ends it.
-const LONGEST_PATH: usize = 107;
+/// The maximum length of a socket's path: that of Linux, without the terminating zero.
+const MAX_SOCKET_PATH: usize = 107;
 
-/// Whether it is a socket of this host. What follows is its path, with all that etcd may have put behind it, such as `:0`.
+/// Whether the endpoint is a unix socket. The rest is its path, including a suffix such as `:0` that etcd may add.
 pub(super) fn is_unix(endpoint: &str) -> bool {
     endpoint.starts_with(UNIX)
 }
 
-/// Whether a tidied endpoint can be used.
+/// Checks a normalized endpoint.
 pub(super) fn check(endpoint: &str) -> Result<(), EndpointError> {
     if let Some(path) = endpoint.strip_prefix(UNIX) {
-        return match path.starts_with('/') && path.len() > 1 && path.len() <= LONGEST_PATH {
-            true => Ok(()),
-            false => Err(EndpointError::NoUrl {
-                endpoint: endpoint.to_owned(),
-            }),
-        };
+        if path.starts_with('/') && path.len() > 1 && path.len() <= MAX_SOCKET_PATH {
+            return Ok(());
+        }
+        return Err(EndpointError::NoUrl {
+            endpoint: endpoint.to_owned(),
+        });
     }
     let shown = without_user(endpoint);
     if shown != endpoint {
@@ -82,7 +82,7 @@ pub(super) fn check(endpoint: &str) -> Result<(), EndpointError> {
     }
 }
 
-/// The same without what stands before an `@`, which need not be a URL otherwise.
+/// The endpoint without user and password before an `@`; it need not be a valid URL.
 fn without_user(endpoint: &str) -> String {
     let (scheme, rest) = match endpoint.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
@@ -110,9 +110,9 @@ mod tests {
             (" UNIX:///run/A@b ", "unix:///run/A@b"),
             ("http://[fe80::1%eth0]:2379", "http://[fe80::1%eth0]:2379"),
         ] {
-            let tidied = tidied(given);
-            assert_eq!(tidied, used);
-            assert_eq!(check(&tidied), Ok(()), "{given:?}");
+            let normalized = normalized(given);
+            assert_eq!(normalized, used);
+            assert_eq!(check(&normalized), Ok(()), "{given:?}");
         }
     }
 
@@ -130,12 +130,12 @@ mod tests {
             ("unix:///", "absolute path of a socket"),
             (long.as_str(), "absolute path of a socket"),
             ("http://a b:1", "scheme, host and port"),
-            ("https://[fe80::1%eth0]:2379", "which no certificate can name"),
+            ("https://[fe80::1%eth0]:2379", "which no certificate can contain"),
             ("http://user:secret@a:1", "--etcd-password-file"),
             ("user:secret@a:1", "--etcd-password-file"),
             ("http://user:se@cret@a:1", "--etcd-password-file"),
         ] {
-            let told = check(&tidied(given)).unwrap_err().to_string();
+            let told = check(&normalized(given)).unwrap_err().to_string();
             assert!(told.contains(part), "{given:?}: {told}");
             assert!(!told.contains("cret"), "{given:?}: {told}");
         }

@@ -1,4 +1,4 @@
-//! How much of its history an etcd keeps, which nobody needs for long, and which only compaction takes away.
+//! Detects an etcd whose history is never compacted.
 
 use bytes::Bytes;
 
@@ -6,13 +6,13 @@ use super::EtcdStore;
 use crate::{Keys, Range, Revision, Store, StoreError};
 
 impl EtcdStore {
-    /// Whether etcd still has what was so `revisions` ago. It is asked for `key`, which need not be there, but has to be one that may be
-    /// read.
+    /// Whether etcd still keeps the state of `revisions` revisions ago. Reads `key`, which need not exist, but must be readable
+    /// for this user.
     ///
     /// Cancellation safe.
     ///
     /// # Errors
-    /// etcd does not answer, or does not let us read the key.
+    /// If etcd does not respond, or rejects the read.
     pub async fn keeps_more_than(&self, revisions: i64, key: Bytes) -> Result<bool, StoreError> {
         let at = |revision| Range {
             limit: 1,

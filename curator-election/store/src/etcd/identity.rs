@@ -1,10 +1,10 @@
-//! Which cluster the endpoints belong to: every answer of etcd bears its cluster's id.
+//! The etcd cluster that the endpoints belong to: every response of etcd carries the id of its cluster.
 //!
-//! Endpoints of several clusters behind one list (members that were each started alone, a member that was restored as a cluster of
-//! its own) would make an election in each of them, and so a leader in each. So one id is in use for as long as the process runs: the
-//! one that more than half of the endpoints name, or, while some do not answer, the only one that is named, if its cluster has at
-//! least as many voting members as there are endpoints. An answer with another id counts as none. With a file for it the id outlives
-//! the process.
+//! If the endpoints belong to several clusters (members each started alone, a member restored as a cluster of its own),
+//! there would be an election, and a leader, in each cluster. So the process uses one cluster id for its lifetime: the id
+//! that more than half of the endpoints report. While some endpoints do not respond, it is the only id reported, if that
+//! cluster has at least as many voting members as there are endpoints. A response with another id is discarded. With a
+//! cluster id file the id survives a restart.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use super::pin::{self, ClusterFileError};
 use crate::telemetry;
 use crate::{RefusalKind, StoreError};
 
-/// What is known of the clusters behind the endpoints. Clones share it.
+/// The clusters of the endpoints, as far as known. Clones share the state.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     shared: Arc<Shared>,
@@ -25,10 +25,10 @@ pub(super) struct Identity {
 #[derive(Debug)]
 struct Shared {
     endpoints: Vec<String>,
-    /// Where the id in use is kept.
+    /// The cluster id file.
     file: Option<PathBuf>,
     known: Mutex<Known>,
-    /// One decision at a time.
+    /// Held while an id is selected.
     deciding: tokio::sync::Mutex<()>,
 }
 
@@ -36,20 +36,20 @@ struct Shared {
 struct Known {
     /// The id in use.
     id: Option<u64>,
-    /// What each endpoint named last.
+    /// The last id that each endpoint reported.
     named: Vec<Option<u64>>,
 }
 
-/// Which id to use, by what the endpoints name.
+/// Which id to use, given the reported ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
-    /// This one.
+    /// Use this id.
     Use(u64),
-    /// This one, if its cluster has as many voting members as there are endpoints.
+    /// Use this id if its cluster has as many voting members as there are endpoints.
     Ask(u64),
-    /// None: the endpoints are of several clusters.
+    /// The endpoints belong to several clusters.
     Split,
-    /// None yet: no endpoint has answered.
+    /// No endpoint has responded yet.
     Silence,
 }
 
@@ -67,10 +67,10 @@ fn choose(named: &[Option<u64>]) -> Choice {
 }
 
 impl Identity {
-    /// With a file, the id in it is the one in use; if there is no such file yet, it is made once an id is chosen.
+    /// With a file, uses the id in the file. If the file does not exist, it is created when an id is selected.
     ///
     /// # Errors
-    /// The file cannot be used.
+    /// If the file is unreadable or invalid.
     pub(super) fn new(endpoints: Vec<String>, file: Option<PathBuf>) -> Result<Self, ClusterFileError> {
         let named = vec![None; endpoints.len()];
         let id = file.as_deref().map(pin::read).transpose()?.flatten();
@@ -84,12 +84,12 @@ impl Identity {
         })
     }
 
-    /// The id in use, if one was chosen.
+    /// The id in use, if one is selected.
     pub(super) fn id(&self) -> Option<u64> {
         self.known().id
     }
 
-    /// What each endpoint has named last.
+    /// The last id that each endpoint reported.
     pub(super) fn named(&self) -> Vec<Option<u64>> {
         self.known().named.clone()
     }
@@ -98,17 +98,17 @@ impl Identity {
         self.known().id.is_some()
     }
 
-    /// Held by whoever decides which id to use.
+    /// The lock to hold while an id is selected.
     pub(super) async fn deciding(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.shared.deciding.lock().await
     }
 
-    /// Whether an answer of this endpoint counts. Before an id is in use, each does.
+    /// Accepts or discards a response of this endpoint. Before an id is selected, every response is accepted.
     ///
     /// # Errors
-    /// It is from another cluster. A refusal, once that holds for more than half of the endpoints.
+    /// If the response is from another cluster: a rejection once more than half of the endpoints are of other clusters.
     pub(super) fn check(&self, endpoint: usize, header: Option<&ResponseHeader>) -> Result<(), StoreError> {
-        // A proxy that answers by itself names none.
+        // A proxy that responds by itself reports no id.
         match header.map_or(0, ResponseHeader::cluster_id) {
             0 => Ok(()),
             named => self.check_id(endpoint, named),
@@ -128,7 +128,7 @@ impl Identity {
             return Ok(());
         }
         let reason = format!(
-            "{} is a member of etcd cluster {named:x}, and this instance uses cluster {id:x}: it is not used",
+            "{} is a member of etcd cluster {named:x}, but this instance uses cluster {id:x}: the endpoint is ignored",
             self.shared.endpoints[endpoint]
         );
         let others = known.named.iter().flatten().filter(|named| **named != id).count();
@@ -138,17 +138,17 @@ impl Identity {
                 None => "restart this instance".to_owned(),
             };
             return Err(wrong_cluster(format!(
-                "{reason}; so it is with {others} of {} endpoints: name the members of one cluster, or {new_one} to use the new one",
+                "{reason}. {others} of {} endpoints are affected: configure the members of one cluster, or {new_one} to use the new cluster",
                 known.named.len()
             )));
         }
         Err(StoreError::Unreachable { reason })
     }
 
-    /// Chooses the id from what the endpoints have named; `Ok(Some(id))` asks for the number of its voting members.
+    /// Selects the id from the reported ids; `Ok(Some(id))` requests a check of the number of its voting members.
     ///
     /// # Errors
-    /// The endpoints are of several clusters, of which none has more than half of them.
+    /// If the endpoints belong to several clusters and no cluster has more than half of them.
     pub(super) fn choose(&self) -> Result<Option<u64>, StoreError> {
         let mut known = self.known();
         match choose(&known.named) {
@@ -161,22 +161,22 @@ impl Identity {
             Choice::Split => {
                 let endpoints = self.shared.endpoints.iter().zip(&known.named);
                 let list = endpoints.map(|(endpoint, named)| match named {
-                    Some(id) => format!("{endpoint} is of {id:x}"),
-                    None => format!("{endpoint} does not answer"),
+                    Some(id) => format!("{endpoint} is in cluster {id:x}"),
+                    None => format!("{endpoint} does not respond"),
                 });
                 Err(wrong_cluster(format!(
                     "no etcd cluster has more than half of the endpoints ({}): were members started without --initial-cluster, \
-                     or restored one by one? Name the members of one cluster",
+                     or restored one by one? Configure the members of one cluster",
                     list.collect::<Vec<_>>().join(", ")
                 )))
             }
         }
     }
 
-    /// What follows from the number of voting members of the only cluster that is named.
+    /// Selects the only reported id, given the number of its voting members.
     ///
     /// # Errors
-    /// They are too few.
+    /// If there are too few voting members.
     pub(super) fn vouched(&self, id: u64, voters: usize) -> Result<(), StoreError> {
         let mut known = self.known();
         if voters >= known.named.len() {
@@ -186,8 +186,8 @@ impl Identity {
         let answer = known.named.iter().flatten().count();
         Err(StoreError::Unreachable {
             reason: format!(
-                "{answer} of {} etcd endpoints answer, of cluster {id:x}, which has {voters} voting members: whether the others are of \
-                 the same cluster is not known",
+                "{answer} of {} etcd endpoints respond. Their cluster {id:x} has only {voters} voting members, so the other \
+                 endpoints may belong to another cluster",
                 known.named.len()
             ),
         })
@@ -195,14 +195,14 @@ impl Identity {
 
     fn put_to_use(&self, known: &mut Known, id: u64) {
         known.id = Some(id);
-        info!(cluster = format!("{id:x}"), "the etcd cluster in use");
+        info!(cluster = format!("{id:x}"), "etcd cluster selected");
         if let Some(file) = &self.shared.file
             && let Err(error) = pin::write(file, id)
         {
             warn!(
                 file = %file.display(),
                 %error,
-                "the id of the etcd cluster in use could not be kept: after a restart another cluster may be used"
+                "cannot write the etcd cluster id file: after a restart another cluster may be selected"
             );
         }
         for endpoint in 0..known.named.len() {
@@ -210,7 +210,7 @@ impl Identity {
         }
     }
 
-    /// Says that an endpoint is of another cluster, or is not any more.
+    /// Logs that an endpoint has moved to another cluster, or is back in the cluster in use.
     fn report(&self, known: &Known, endpoint: usize, before: Option<u64>) {
         let (Some(id), Some(named)) = (known.id, known.named[endpoint]) else {
             return;
@@ -223,18 +223,18 @@ impl Identity {
                 endpoint = url,
                 cluster = format!("{named:x}"),
                 in_use = format!("{id:x}"),
-                "this endpoint is a member of another etcd cluster and is not used"
+                "etcd endpoint is a member of another etcd cluster and is ignored"
             );
             if 2 * foreign > known.named.len() {
                 error!(
                     in_use = format!("{id:x}"),
-                    "most endpoints are members of another etcd cluster: this instance cannot lead or follow"
+                    "most etcd endpoints are members of another etcd cluster: this instance cannot lead or follow"
                 );
             }
         } else if before.is_some() {
             info!(
                 endpoint = url,
-                "this endpoint is a member of the etcd cluster in use again"
+                "etcd endpoint is again a member of the etcd cluster in use"
             );
         }
     }
@@ -252,7 +252,7 @@ pub(super) const fn wrong_cluster(reason: String) -> StoreError {
     }
 }
 
-/// An answer to a write from another cluster: the write is not in this one, but in that one it may be.
+/// Converts the error for a write that another cluster answered: the write may have been executed there.
 pub(super) fn written_elsewhere(error: StoreError) -> StoreError {
     match error {
         StoreError::Unreachable { reason } => StoreError::Unknown { reason },
@@ -313,9 +313,9 @@ mod tests {
         assert_eq!(split.refusal(), Some(RefusalKind::WrongCluster));
         let text = split.to_string();
         for part in [
-            "etcd-0:2379 is of a",
-            "etcd-1:2379 is of b",
-            "etcd-2:2379 does not answer",
+            "etcd-0:2379 is in cluster a",
+            "etcd-1:2379 is in cluster b",
+            "etcd-2:2379 does not respond",
         ] {
             assert!(text.contains(part), "{text}");
         }
@@ -344,8 +344,8 @@ mod tests {
         next.check_id(0, 7).unwrap();
         let other = next.check_id(0, 8).unwrap_err();
         assert_eq!(other.refusal(), Some(RefusalKind::WrongCluster));
-        let told = other.to_string();
-        assert!(told.contains(&format!("remove {}", file.display())), "{told}");
+        let text = other.to_string();
+        assert!(text.contains(&format!("remove {}", file.display())), "{text}");
         assert_eq!(next.named(), [Some(8)]);
         std::fs::remove_file(&file).unwrap();
     }

@@ -1,14 +1,14 @@
-//! Which member to ask: the last one that answered, and one that failed only when there is no other.
+//! The health of the members: the order in which to use them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// For how long a member that failed is put behind the others.
-const SUSPECT: Duration = Duration::from_secs(5);
+/// How long a failed member is used only after the others.
+const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is known of the members' health. Clones share it.
+/// The health of the members. Clones share the state.
 #[derive(Clone, Debug)]
 pub(super) struct Members {
     state: Arc<Mutex<Vec<Health>>>,
@@ -21,15 +21,15 @@ struct Health {
     progress: Progress,
 }
 
-/// What is known of how a member answers a watch that asks for its progress.
+/// How a member answers progress requests of watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Nothing yet, after so many requests.
+    /// Unknown, after this many unanswered requests.
     Unknown(u32),
-    /// It has answered.
-    Told,
-    /// It has not, and answered everything else: etcd's own gRPC proxy is such a one.
-    NeverTold,
+    /// The member has answered one.
+    Reported,
+    /// The member has never answered one, but everything else, as etcd's gRPC proxy does.
+    NeverReported,
 }
 
 impl Default for Progress {
@@ -38,14 +38,15 @@ impl Default for Progress {
     }
 }
 
-/// So many requests for progress without an answer are no accident: a busy member is late now and then.
+/// The number of unanswered progress requests after which a member counts as a proxy: a busy member may miss some.
 const MAX_MISSED: u32 = 4;
 
 impl Health {
-    /// Whether its last failure is recent, and not followed by an answer.
+    /// Whether the last failure is recent and not followed by a response.
     fn suspect(self, now: Instant) -> bool {
-        self.failed_at
-            .is_some_and(|failed| now < failed + SUSPECT && self.answered_at.is_none_or(|answered| answered <= failed))
+        self.failed_at.is_some_and(|failed| {
+            now < failed + SUSPECT_TIMEOUT && self.answered_at.is_none_or(|answered| answered <= failed)
+        })
     }
 }
 
@@ -64,46 +65,46 @@ impl Members {
         self.state()[member].failed_at = Some(now);
     }
 
-    /// Whether it tells watches of their progress.
+    /// How the member answers progress requests.
     pub(super) fn progress(&self, member: usize) -> Progress {
         self.state()[member].progress
     }
 
-    /// It has told a watch of its progress.
-    pub(super) fn tells_progress(&self, member: usize) {
-        self.state()[member].progress = Progress::Told;
+    /// Records an answer to a progress request.
+    pub(super) fn reported_progress(&self, member: usize) {
+        self.state()[member].progress = Progress::Reported;
     }
 
-    /// It answers, and has told a watch nothing when asked for progress; whether it is now taken for one that never does. One that
-    /// has told once is not taken for such a one any more.
-    pub(super) fn tells_no_progress(&self, member: usize) -> bool {
+    /// Records that a responding member did not answer a progress request. Returns whether it now counts as one that never
+    /// does. A member that has answered once never counts as such.
+    pub(super) fn missed_progress(&self, member: usize) -> bool {
         let known = &mut self.state()[member].progress;
         match *known {
             Progress::Unknown(missed) if missed + 1 >= MAX_MISSED => {
-                *known = Progress::NeverTold;
+                *known = Progress::NeverReported;
                 true
             }
             Progress::Unknown(missed) => {
                 *known = Progress::Unknown(missed + 1);
                 false
             }
-            Progress::Told | Progress::NeverTold => false,
+            Progress::Reported | Progress::NeverReported => false,
         }
     }
 
-    /// All members: as they were configured, but suspects last, the one that failed longest ago first.
+    /// All members in the configured order, with failed ones last, the earliest failure first.
     pub(super) fn order(&self, now: Instant) -> Vec<usize> {
         let state = self.state();
         let mut order: Vec<usize> = (0..state.len()).collect();
         order.sort_by_key(|member| {
             let health = state[*member];
-            // Nothing, which goes first, for one that is no suspect.
+            // `None` sorts first.
             health.suspect(now).then_some(health.failed_at)
         });
         order
     }
 
-    /// The first member in order, if its last answer is younger than `within`.
+    /// The first healthy member whose last response is younger than `within`.
     pub(super) fn fresh(&self, now: Instant, within: Duration) -> Option<usize> {
         let order = self.order(now);
         let state = self.state();
@@ -114,7 +115,7 @@ impl Members {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, Vec<Health>> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,16 +143,16 @@ mod tests {
     fn member_that_is_late_now_and_then_is_taken_for_no_proxy() {
         let members = Members::new(2);
         for _ in 1..MAX_MISSED {
-            assert!(!members.tells_no_progress(0));
+            assert!(!members.missed_progress(0));
         }
-        // It answers after all, and from then on nothing makes it one that never does.
-        members.tells_progress(0);
-        assert!((0..2 * MAX_MISSED).all(|_| !members.tells_no_progress(0)));
-        assert_eq!(members.progress(0), Progress::Told);
-        // One that never does is told of once.
-        let told: Vec<_> = (0..2 * MAX_MISSED).map(|_| members.tells_no_progress(1)).collect();
-        assert_eq!(told.iter().filter(|told| **told).count(), 1);
-        assert_eq!(members.progress(1), Progress::NeverTold);
+        // After one answer it never counts as a proxy.
+        members.reported_progress(0);
+        assert!((0..2 * MAX_MISSED).all(|_| !members.missed_progress(0)));
+        assert_eq!(members.progress(0), Progress::Reported);
+        // A proxy is reported once.
+        let reports: Vec<_> = (0..2 * MAX_MISSED).map(|_| members.missed_progress(1)).collect();
+        assert_eq!(reports.iter().filter(|reported| **reported).count(), 1);
+        assert_eq!(members.progress(1), Progress::NeverReported);
     }
 
     #[test]

@@ -1,24 +1,24 @@
-//! The id of the etcd cluster in use, in a file: so that it outlives the process.
+//! The etcd cluster id file: it keeps the selected cluster id across restarts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-/// A file that does not say which cluster to use.
+/// An error of the cluster id file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterFileError {
-    /// It cannot be read.
-    #[error("cannot read {}, which says which etcd cluster to use", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the etcd cluster id file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It holds something else.
+    /// The content is not a cluster id.
     #[error(
-        "{} does not hold the id of an etcd cluster, a number of up to 16 hex digits: remove it to use the cluster that the endpoints name",
+        "etcd cluster id file {} is invalid (expected up to 16 hex digits): remove it to select the cluster of the endpoints",
         path.display()
     )]
     NotAnId {
@@ -27,7 +27,7 @@ pub enum ClusterFileError {
     },
 }
 
-/// An id is at most 16 digits; a file that is longer is none of ours.
+/// The maximum number of bytes read. An id has at most 16 digits.
 const MAX_TEXT: u64 = 64;
 
 /// The id in the file; `None` if there is no file.
@@ -51,12 +51,12 @@ pub(super) fn read(path: &Path) -> Result<Option<u64>, ClusterFileError> {
         .ok_or_else(|| ClusterFileError::NotAnId { path: path.to_owned() })
 }
 
-/// Puts the id into the file, whole or not at all.
+/// Writes the id into the file atomically.
 pub(super) fn write(path: &Path, id: u64) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = PathBuf::from(beside);
-    // Of a process that had the same number and did not get further.
+    // Left behind by a process with the same pid that crashed.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -67,7 +67,7 @@ pub(super) fn write(path: &Path, id: u64) -> io::Result<()> {
         .and_then(|()| file.sync_all());
     let moved = written.and_then(|()| fs::rename(&beside, path));
     if moved.is_err() {
-        // What failed is told; what is left beside it is in nobody's way.
+        // The error is returned; a leftover temporary file is harmless.
         let _ = fs::remove_file(&beside);
     }
     moved
@@ -93,8 +93,8 @@ mod tests {
         );
         for other in ["", "0", "xyz", "-1", "11112222333344445", &"1".repeat(1_000)] {
             fs::write(&path, other).unwrap();
-            let told = read(&path).unwrap_err().to_string();
-            assert!(told.contains("remove it"), "{told}");
+            let text = read(&path).unwrap_err().to_string();
+            assert!(text.contains("remove it"), "{text}");
         }
         assert!(matches!(read(&directory), Err(ClusterFileError::Read { .. })));
         assert!(write(&directory.join("none/etcd-cluster"), 1).is_err());

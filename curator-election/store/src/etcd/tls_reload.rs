@@ -1,7 +1,7 @@
-//! A client for each member, with what is in the files now.
+//! One client per member, with the current credential files.
 //!
-//! New files are tried on a member before any call to it depends on them, until it takes them; calls and watches under way go on with the client that
-//! they began with, and so on its connection.
+//! New files are first tested against a member before calls to it use them. Calls and watches in progress keep the client,
+//! and the connection, that they began with.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,32 +13,32 @@ use tracing::{error, info, warn};
 
 use super::EtcdConfigError;
 use super::auth::{EtcdAuth, Secrets};
-use super::classify::{Call, store_error};
-use super::{denial, endpoint};
+use super::endpoint;
+use super::errors::{Call, rejection, store_error};
 use crate::StoreError;
 
-/// HTTP/2 pings find a connection that leads nowhere within the sum of the two.
+/// HTTP/2 pings detect a dead connection within the sum of the two.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a member may take to show that it takes new files.
-const TRIAL: Duration = Duration::from_secs(2);
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// The timeout of the test of new files against a member.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the files are re-read.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Clients {
     endpoints: Vec<String>,
     access: EtcdAuth,
-    /// The newest that some member takes; before there is such a one, what was in the files at first.
+    /// The newest secrets that a member has accepted; initially the content of the files at start.
     secrets: Mutex<Arc<Secrets>>,
-    /// One look at a time, with what it last complained of.
-    looking: tokio::sync::Mutex<Option<String>>,
+    /// Held during a reload, with the last logged error.
+    reloading: tokio::sync::Mutex<Option<String>>,
     members: Vec<tokio::sync::Mutex<Option<Login>>>,
-    /// Whether etcd asked for no user when last one was to be logged in, though there is one.
+    /// Whether authentication was disabled in etcd at the last login.
     open: AtomicBool,
 }
 
-/// A client, and which of a member's logins it is: each has its own token.
+/// A client and the number of its login: each login of a member has its own token.
 #[derive(Clone)]
 pub(super) struct Login {
     pub(super) client: Client,
@@ -47,7 +47,7 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// Whether it has a token, which may run out.
+    /// Whether it has a token, which may expire.
     pub(super) fn has_user(&self) -> bool {
         self.secrets.login().is_some()
     }
@@ -62,17 +62,17 @@ impl Clients {
             endpoints,
             access,
             secrets: Mutex::new(secrets),
-            looking: tokio::sync::Mutex::new(None),
+            reloading: tokio::sync::Mutex::new(None),
             open: AtomicBool::new(false),
         })
     }
 
-    /// The client of one member. Making it dials nothing, unless a token must be fetched for a password.
+    /// The client of one member. Creating it opens no connection, unless a token must be requested.
     pub(super) async fn get(&self, member: usize) -> Result<Login, StoreError> {
         match self.first(member).await {
-            // The password may have been changed, in the file as well.
+            // The password may have changed, in etcd and in the file.
             Err(StoreError::Refused { .. }) if self.access.has_files() => {
-                self.look().await;
+                self.reload().await;
                 self.first(member).await
             }
             first => first,
@@ -80,7 +80,7 @@ impl Clients {
     }
 
     async fn first(&self, member: usize) -> Result<Login, StoreError> {
-        // Held while a token is fetched, so that it is fetched once.
+        // Held while a token is requested, so that it is requested once.
         let mut slot = self.members[member].lock().await;
         if let Some(login) = &*slot {
             return Ok(login.clone());
@@ -89,18 +89,18 @@ impl Clients {
         Ok(slot.insert(login).clone())
     }
 
-    /// What an error means, knowing whether there is TLS.
+    /// Classifies an error, with a hint if the connection uses TLS.
     pub(super) fn store_error(&self, call: Call, error: &etcd_client::Error) -> StoreError {
         let error = store_error(call, error);
         match self.access.ca {
-            Some(_) => denial::perhaps_for_tls(error),
+            Some(_) => rejection::add_tls_hint(error),
             None => error,
         }
     }
 
-    /// Another client or another token for a member that does not take those of `refused` (any more).
+    /// A new client or token for a member that rejected those of `refused`.
     pub(super) async fn again(&self, member: usize, refused: &Login) -> Result<Client, StoreError> {
-        self.look().await;
+        self.reload().await;
         let mut slot = self.members[member].lock().await;
         let newer = slot
             .as_ref()
@@ -112,17 +112,17 @@ impl Clients {
             let login = self.connect(member, self.secrets(), refused.number + 1).await?;
             return Ok(slot.insert(login).client.clone());
         };
-        // What the others have copies of gets the new token too.
+        // All clones of the client get the new token.
         let user = login
             .secrets
             .login()
             .map(|(user, password)| (user.to_owned(), password.to_owned()));
         let mut renewed = login.client.update_user(user).await;
-        if renewed.as_ref().is_err_and(denial::needs_no_login) {
-            self.is_open(true);
+        if renewed.as_ref().is_err_and(rejection::auth_is_disabled) {
+            self.set_auth_disabled(true);
             renewed = login.client.update_user(None).await;
         } else if renewed.is_ok() {
-            self.is_open(false);
+            self.set_auth_disabled(false);
         }
         let login = slot.insert(login);
         match renewed {
@@ -134,27 +134,27 @@ impl Clients {
         }
     }
 
-    /// Looks at the files every few seconds. Never returns.
+    /// Re-reads the files every few seconds. Never returns.
     pub(super) async fn follow_files(&self) {
         if !self.access.has_files() {
             std::future::pending::<()>().await;
         }
         loop {
-            tokio::time::sleep(LOOK).await;
-            self.look().await;
+            tokio::time::sleep(RELOAD_INTERVAL).await;
+            self.reload().await;
         }
     }
 
-    /// Takes what is new in the files, member by member as they let us in with it.
+    /// Re-reads the files, and uses them with each member that accepts them.
     ///
-    /// Cancellation safe: who has not taken it is tried with the next look.
-    async fn look(&self) {
+    /// Cancellation safe: the next reload tries the remaining members.
+    async fn reload(&self) {
         if !self.access.has_files() {
             return;
         }
-        let mut complaint = self.looking.lock().await;
+        let mut last_error = self.reloading.lock().await;
         let access = self.access.clone();
-        // Only while the runtime ends is there no result.
+        // There is no result only while the runtime shuts down.
         let Ok(loaded) = tokio::task::spawn_blocking(move || access.load()).await else {
             return;
         };
@@ -163,16 +163,18 @@ impl Clients {
             Err(error) => vec![error.to_string()],
         };
         let reason = (!refused.is_empty()).then(|| refused.join("; "));
-        if let (true, Some(reason)) = (*complaint != reason, &reason) {
+        if *last_error != reason
+            && let Some(reason) = &reason
+        {
             error!(
                 reason,
-                "new files for etcd cannot be used: what was in them before stays in use"
+                "cannot use the new etcd credential files: the previous ones stay in use"
             );
         }
-        *complaint = reason;
+        *last_error = reason;
     }
 
-    /// Puts secrets to use with each member that takes them; says why others do not.
+    /// Uses the secrets with each member that accepts them; returns the errors of the others.
     async fn take(&self, loaded: Secrets) -> Vec<String> {
         let known = self.secrets();
         let are_new = loaded != *known;
@@ -201,7 +203,7 @@ impl Clients {
         refused
     }
 
-    /// A client for a member that has shown that it lets us in.
+    /// A client for a member that accepts the secrets.
     async fn try_out(&self, member: usize, secrets: Arc<Secrets>) -> Result<Login, String> {
         let tried = async {
             let mut login = self.connect(member, secrets, 0).await?;
@@ -211,39 +213,39 @@ impl Clients {
                 .await
                 .map_err(|error| self.store_error(Call::Read, &error))
             {
-                // It speaks to us, which is what the files are for.
+                // The member responds, so the connection works.
                 Ok(_) | Err(StoreError::Refused { .. }) => Ok(login),
                 Err(error) => Err(error),
             }
         };
-        match tokio::time::timeout(TRIAL, tried).await {
+        match tokio::time::timeout(TRIAL_TIMEOUT, tried).await {
             Ok(tried) => tried.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {TRIAL:?}")),
+            Err(_) => Err(format!("no response within {TRIAL_TIMEOUT:?}")),
         }
     }
 
     fn accept(&self, secrets: &Arc<Secrets>) {
         let mut known = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&known, secrets) {
-            info!("new files are used for etcd from now on");
+            info!("etcd client reloaded its credential files");
             *known = secrets.clone();
         }
     }
 
-    /// Tells, once, that etcd asks for no user, or does so again.
-    fn is_open(&self, open: bool) {
+    /// Logs, once per change, that authentication is disabled or enabled in etcd.
+    fn set_auth_disabled(&self, open: bool) {
         match (self.open.swap(open, Ordering::Relaxed), open) {
             (false, true) => warn!(
-                "etcd has authentication disabled, and goes on to be used without the user that was given. Whoever reaches etcd may \
-                 read and change everything: run `etcdctl auth enable`, or leave the user out"
+                "etcd has authentication disabled, so the configured user is not used. Every client of etcd can read and change \
+                 all data: run `etcdctl auth enable`, or remove the user from the configuration"
             ),
-            (true, false) => info!("etcd asks for a user again, and takes the one that was given"),
+            (true, false) => info!("etcd has authentication enabled again, and accepted the configured user"),
             _ => {}
         }
     }
 
     fn secrets(&self) -> Arc<Secrets> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -253,7 +255,7 @@ impl Clients {
             .with_keep_alive_while_idle(true)
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_require_leader(true)
-            // Another token is fetched by `again`, which knows all the ways in which etcd says that it wants one.
+            // `again` requests new tokens: it recognizes all the ways in which etcd reports an outdated token.
             .with_auto_token_refresh(false);
         if let Some(tls) = secrets.tls() {
             options = options.with_tls(tls.clone());
@@ -264,13 +266,13 @@ impl Clients {
             Some((user, password)) => {
                 let with_user = options.clone().with_user(user, password);
                 match dial(endpoint, with_user).await {
-                    Err(error) if denial::needs_no_login(&error) => {
-                        self.is_open(true);
+                    Err(error) if rejection::auth_is_disabled(&error) => {
+                        self.set_auth_disabled(true);
                         dial(endpoint, options).await
                     }
                     connected => {
                         if connected.is_ok() {
-                            self.is_open(false);
+                            self.set_auth_disabled(false);
                         }
                         connected
                     }
@@ -288,7 +290,7 @@ impl Clients {
     }
 }
 
-/// A client of one member. On a socket of this host it is the same but for the way there.
+/// A client of one member, over TCP or a unix socket.
 async fn dial(endpoint: &str, options: ConnectOptions) -> Result<Client, etcd_client::Error> {
     if !endpoint::is_unix(endpoint) {
         return Client::connect([endpoint], Some(options)).await;

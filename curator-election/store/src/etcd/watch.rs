@@ -1,42 +1,42 @@
-//! A watch on one member, which notices when the member goes silent.
+//! A watch on one member, which detects when the member stops responding.
 //!
-//! etcd sends all events of one revision in one response unless fragments are asked for, which we do not. It says nothing
-//! while nothing happens, so each [`PROGRESS_INTERVAL`] of silence is answered with a request for progress; if that brings
-//! nothing either, the watch ends with an error and the member is not asked for a while.
+//! etcd sends all events of one revision in one response, unless fragments are requested; they are not. It sends nothing
+//! while nothing changes, so after each [`PROGRESS_INTERVAL`] of silence a progress request is sent. Without a response to
+//! it the watch ends with an error, and the member goes behind the others for a while.
 //!
-//! Newer versions (3.5.35, 3.6, 3.7) tell no progress of a watch whose first revision has not happened yet. While a read shows
-//! that, there is nothing that the watch could have missed.
+//! Newer versions (3.5.35, 3.6, 3.7) report no progress of a watch whose first revision is in the future. While a read
+//! shows that, the watch cannot have missed anything.
 //!
-//! etcd's gRPC proxy does not answer such requests. So where none was ever answered, a read of what is watched is the sign of life
-//! instead, and after some more requests without an answer it is said that this is such a proxy. A read does not prove that the watch
-//! still hears, so the watch ends after [`LONGEST_SILENCE`] all the same, and whoever uses it looks for itself. The first answer, even
-//! a late one of a busy member, ends that.
+//! etcd's gRPC proxy does not answer progress requests. So if no progress request was ever answered, a read of the watched
+//! key proves that the member responds. After several unanswered requests the proxy is logged. A read does not prove that
+//! the watch still delivers events, so the watch ends after [`MAX_SILENCE`] anyway, and its user reads again. The first
+//! response to a progress request, even a late one of a busy member, ends this mode.
 
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
 use futures::StreamExt;
 
-use super::classify::{Call, store_error};
+use super::convert;
+use super::errors::{Call, rejection, store_error};
 use super::identity::Identity;
 use super::members::{Members, Progress};
-use super::{convert, denial};
 use crate::clock::{BootClock, Clock, Instant};
 use crate::{Keys, Revision, StoreError, WatchBatch, WatchStream};
 
-/// How long a watch may be silent before its member is asked for a sign of life.
+/// How long a watch may be silent before a progress request is sent.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After how long a watch ends that has brought nothing, if the member tells no progress.
-const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+/// The maximum silence of a watch on a member that reports no progress.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 struct Watch {
     client: Client,
-    /// What is watched, and from which revision on.
+    /// The watched key, and the first revision.
     key: Vec<u8>,
     from: i64,
-    /// When the watch itself has last brought something.
-    heard_at: Instant,
+    /// When the watch last received a response.
+    last_response_at: Instant,
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     member: usize,
@@ -45,7 +45,7 @@ struct Watch {
     asked_for_progress: bool,
 }
 
-/// Opens a watch and waits until the member has confirmed it. The inner result is what the member says of the watch itself.
+/// Opens a watch and waits until the member has confirmed it. The inner result is the member's response to the watch.
 pub(super) async fn open(
     mut client: Client,
     keys: Keys,
@@ -72,7 +72,7 @@ pub(super) async fn open(
     }
     match first {
         Some(response) if response.canceled() => {
-            return match denial::of_cancelled_watch(response.cancel_reason()) {
+            return match rejection::watch_rejection(response.cancel_reason()) {
                 Some(denied) => Err(denied.into()),
                 None => Ok(Err(cancelled(&response))),
             };
@@ -84,7 +84,7 @@ pub(super) async fn open(
         client,
         key,
         from: from.0,
-        heard_at: BootClock.now(),
+        last_response_at: BootClock.now(),
         requests,
         responses,
         member,
@@ -107,12 +107,12 @@ impl Watch {
         loop {
             match tokio::time::timeout(PROGRESS_INTERVAL, self.responses.message()).await {
                 Ok(Ok(Some(response))) => {
-                    // What else it says without an event is that it has ended.
+                    // A response without events reports progress, unless it cancels the watch.
                     if response.events().is_empty() && !response.canceled() {
-                        self.members.tells_progress(self.member);
+                        self.members.reported_progress(self.member);
                     }
                     self.asked_for_progress = false;
-                    self.heard_at = BootClock.now();
+                    self.last_response_at = BootClock.now();
                     self.identity.check(self.member, response.header())?;
                     self.members.answered(self.member, BootClock.now());
                     if response.canceled() {
@@ -135,13 +135,13 @@ impl Watch {
                         continue;
                     }
                     self.members.failed(self.member, BootClock.now());
-                    let silent = BootClock.now().saturating_since(self.heard_at);
-                    let reason = format!("the member has been silent for {silent:?}");
+                    let silent = BootClock.now().saturating_since(self.last_response_at);
+                    let reason = format!("etcd member silent for {silent:?}");
                     return Err(StoreError::Unknown { reason });
                 }
                 Err(_) => {
                     self.asked_for_progress = true;
-                    // Queued only; it blocks when the member takes nothing, which the next timeout is for.
+                    // This only queues the request. It blocks if the member reads nothing, hence the timeout.
                     let ask = tokio::time::timeout(PROGRESS_INTERVAL, self.requests.request_progress()).await;
                     if let Ok(Err(error)) = ask {
                         return Err(store_error(Call::Read, &error));
@@ -153,8 +153,8 @@ impl Watch {
 }
 
 impl Watch {
-    /// Whether nothing speaks against the watch though no progress is told: nothing has happened yet that it waits for, or the
-    /// member answers everything but requests for progress.
+    /// Whether the watch may continue without progress reports: its first revision is in the future, or the member answers
+    /// everything but progress requests.
     async fn may_go_on(&mut self) -> bool {
         let options = GetOptions::new().with_limit(1).with_keys_only();
         let mut kv = self.client.kv_client();
@@ -164,17 +164,17 @@ impl Watch {
             return false;
         }
         if convert::revision(answer.header()).0 < self.from {
-            self.heard_at = BootClock.now();
+            self.last_response_at = BootClock.now();
             return true;
         }
-        let silent = BootClock.now().saturating_since(self.heard_at);
-        if self.members.progress(self.member) == Progress::Told || silent >= LONGEST_SILENCE {
+        let silent = BootClock.now().saturating_since(self.last_response_at);
+        if self.members.progress(self.member) == Progress::Reported || silent >= MAX_SILENCE {
             return false;
         }
-        if self.members.tells_no_progress(self.member) {
+        if self.members.missed_progress(self.member) {
             tracing::warn!(
-                "an etcd endpoint answers reads and tells watches nothing of their progress, as etcd's gRPC proxy does: a watch that \
-                 has gone deaf is noticed after {LONGEST_SILENCE:?} there, instead of {:?}. Name the members themselves",
+                "an etcd endpoint answers reads but no watch progress requests, as etcd's gRPC proxy does: a broken watch is detected \
+                 after {MAX_SILENCE:?} instead of {:?}. Configure the etcd members themselves as endpoints",
                 2 * PROGRESS_INTERVAL
             );
         }
@@ -185,7 +185,7 @@ impl Watch {
 fn cancelled(response: &WatchResponse) -> StoreError {
     match response.compact_revision() {
         0 => StoreError::Unknown {
-            reason: format!("the member cancelled the watch: {}", response.cancel_reason()),
+            reason: format!("etcd member cancelled the watch: {}", response.cancel_reason()),
         },
         revision => StoreError::Compacted {
             revision: Revision(revision),
@@ -195,6 +195,6 @@ fn cancelled(response: &WatchResponse) -> StoreError {
 
 fn closed() -> StoreError {
     StoreError::Unknown {
-        reason: "the member closed the watch".into(),
+        reason: "etcd member closed the watch".into(),
     }
 }

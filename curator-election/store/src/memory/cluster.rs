@@ -1,4 +1,4 @@
-//! The model on tokio's clock, with clients that faults happen to.
+//! The model on tokio's clock, with clients that are subject to faults.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use super::model::{Model, Snapshot};
 use crate::clock::{Clock, Instant, TokioClock};
 use crate::{Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream};
 
-/// How often leases are looked through, as in etcd.
-const LEASE_SCAN: Duration = Duration::from_millis(500);
-/// How often a cut-off watch looks whether it hears anything again.
-const WATCH_LOOK: Duration = Duration::from_millis(100);
+/// How often expired leases are removed, as in etcd.
+const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a cut-off watch checks whether its link is up again.
+const LINK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A model of etcd that clients share. Must be made within a tokio runtime.
+/// A model of etcd that clients share. Create it within a tokio runtime.
 #[derive(Debug)]
 pub struct MemoryCluster {
     shared: Arc<Shared>,
@@ -42,13 +42,13 @@ struct State {
 }
 
 impl State {
-    /// What happens to the next call of a client.
+    /// Draws the faults of the next call of a client.
     fn draw(&mut self, number: usize) -> Fate {
         self.clients[number].faults.draw(&mut self.rng)
     }
 }
 
-/// A client's way to the store, and how often its watches were closed.
+/// The faults of a client, and how often its watches were closed.
 #[derive(Debug, Default)]
 struct Way {
     faults: Faults,
@@ -72,14 +72,14 @@ impl MemoryCluster {
         let scanned = shared.clone();
         let scan = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(LEASE_SCAN).await;
+                tokio::time::sleep(LEASE_CHECK_INTERVAL).await;
                 scanned.with_model(Model::expire);
             }
         });
         Self { shared, scan }
     }
 
-    /// The client with this number; clients with equal numbers share their faults.
+    /// The client with this number. Clients with equal numbers share their faults.
     #[must_use]
     pub fn client(&self, number: usize) -> MemoryClient {
         let mut state = self.shared.state();
@@ -93,12 +93,12 @@ impl MemoryCluster {
         }
     }
 
-    /// Looks at the model, or changes it behind everybody's back; the time is the store's.
+    /// Reads or changes the model directly, without faults, at the store's time.
     pub fn with_model<T>(&self, act: impl FnOnce(&mut Model, Instant) -> T) -> T {
         self.shared.with_model(act)
     }
 
-    /// Sets the store back to what it was, as an operator does who stops it, restores a backup and starts it: all watches break.
+    /// Sets the store back to a snapshot, as a restore of a backup does: all watches break.
     pub fn restore(&self, snapshot: Snapshot) {
         self.with_model(|model, now| model.go_back_to(snapshot, now));
         for client in &mut self.shared.state().clients {
@@ -113,7 +113,7 @@ impl MemoryCluster {
         }
     }
 
-    /// Closes all watches that a client has.
+    /// Closes all watches of a client.
     pub fn close_watches(&self, number: usize) {
         if let Some(client) = self.shared.state().clients.get_mut(number) {
             client.closed += 1;
@@ -129,7 +129,7 @@ impl Drop for MemoryCluster {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A test that panics while it holds the lock has failed anyway.
+        // A test that panics while it holds the lock has failed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -144,7 +144,7 @@ impl Shared {
     }
 }
 
-/// One client of a [`MemoryCluster`]. Every call returns within a second; a watch ends two seconds after it went deaf.
+/// One client of a [`MemoryCluster`]. Every call returns within a second; a watch ends two seconds after its link is cut.
 #[derive(Clone, Debug)]
 pub struct MemoryClient {
     shared: Arc<Shared>,
@@ -192,13 +192,13 @@ impl MemoryClient {
         let timed = tokio::time::timeout(self.call_timeout, call).await;
         timed.unwrap_or_else(|_| {
             Err(StoreError::Unknown {
-                reason: "no answer within a second".into(),
+                reason: "no reply within a second".into(),
             })
         })
     }
 }
 
-/// No timer for no delay: a paused clock would move on.
+/// Sleeps, without a timer for a zero delay: a timer would advance a paused clock.
 async fn pause(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;
@@ -215,7 +215,7 @@ impl Store for MemoryClient {
         if self.faults().reads_hang {
             pause(self.call_timeout).await;
             return Err(StoreError::Unknown {
-                reason: "no answer within a second".into(),
+                reason: "no reply within a second".into(),
             });
         }
         self.call(move |model, _| model.range(&range)).await
@@ -282,17 +282,17 @@ impl Watch {
             let (link, closed) = self.client.link();
             if closed != self.opened {
                 return Err(StoreError::Unknown {
-                    reason: "the watch was closed".into(),
+                    reason: "watch closed".into(),
                 });
             }
             if !link.lets_replies_through() || self.client.faults().reads_hang {
                 if deaf >= self.client.silence {
                     return Err(StoreError::Unknown {
-                        reason: "the watch has gone deaf".into(),
+                        reason: "watch receives nothing any more".into(),
                     });
                 }
-                tokio::time::sleep(WATCH_LOOK).await;
-                deaf += WATCH_LOOK;
+                tokio::time::sleep(LINK_POLL_INTERVAL).await;
+                deaf += LINK_POLL_INTERVAL;
                 continue;
             }
             self.revisions.mark_unchanged();
@@ -304,14 +304,14 @@ impl Watch {
                 let fate = self.client.shared.state().draw(self.client.number);
                 pause(fate.watch_delay).await;
                 if !self.client.link().0.lets_replies_through() {
-                    // It is on its way for as long as the link is down.
+                    // The event is in transit while the link is down.
                     continue;
                 }
                 self.next = batch.revision.next();
                 return Ok(batch);
             }
-            // The sender lives as long as the client does.
-            let _ = tokio::time::timeout(WATCH_LOOK, self.revisions.changed()).await;
+            // The sender lives as long as the client.
+            let _ = tokio::time::timeout(LINK_POLL_INTERVAL, self.revisions.changed()).await;
         }
     }
 }

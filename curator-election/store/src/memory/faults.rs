@@ -1,21 +1,21 @@
-//! What goes wrong between a client and the store.
+//! Faults between a client and the store.
 
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// What gets through between a client and the store.
+/// The state of the link between a client and the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Link {
-    /// Everything.
+    /// Requests and replies are delivered.
     #[default]
     Up,
-    /// Nothing, in either direction; the client hears nothing of that.
+    /// Nothing is delivered in either direction, without an error for the client.
     Cut,
-    /// Replies and events only: requests never arrive.
+    /// Requests are lost; replies and events are delivered.
     RequestsLost,
-    /// Requests only: they are carried out, and nobody hears of it.
+    /// Requests are delivered and executed; replies are lost.
     RepliesLost,
     /// Connections are refused at once.
     Refused,
@@ -31,26 +31,26 @@ impl Link {
     }
 }
 
-/// The faults of one client's way to the store.
+/// The faults between one client and the store.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// What gets through at all.
+    /// The state of the link.
     pub link: Link,
-    /// The longest delay of a request or reply; each is drawn anew.
+    /// The maximum delay of a request or reply; drawn for each.
     pub delay: Duration,
-    /// The part of the requests that is lost, between 0 and 1.
+    /// The fraction of requests lost, between 0 and 1.
     pub lose_requests: f64,
-    /// The part of the replies that is lost, between 0 and 1.
+    /// The fraction of replies lost, between 0 and 1.
     pub lose_replies: f64,
-    /// The longest delay of a reply, beyond that of `delay`: what is asked for is carried out in time, and told late.
+    /// The maximum additional delay of a reply: the request is executed in time and answered late.
     pub late_replies: Duration,
-    /// The longest delay of what a watch brings, beyond that of replies.
+    /// The maximum additional delay of watch events.
     pub late_watches: Duration,
-    /// Reads hang and watches are silent, while leases are renewed: a member that has lost touch with the others.
+    /// Reads hang and watches are silent while leases are renewed, as on a member that is partitioned from the others.
     pub reads_hang: bool,
 }
 
-/// What happens to one call.
+/// The faults drawn for one call.
 #[derive(Debug)]
 pub(super) struct Fate {
     pub(super) request_delay: Duration,

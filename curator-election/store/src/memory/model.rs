@@ -1,6 +1,6 @@
 //! etcd's semantics, pure and synchronous: revisions, transactions, leases, history and compaction. Time is an argument.
 //!
-//! The facts are those of etcd 3.4 to 3.7; random traces run side by side on this and on a real etcd keep them honest.
+//! The semantics are those of etcd 3.4 to 3.7. Tests run random traces on this model and on etcd and compare the results.
 
 mod restore;
 mod snapshot;
@@ -22,22 +22,22 @@ use crate::{
 pub use restore::{Page, RestoreError, Stored};
 pub use snapshot::Snapshot;
 
-/// The smallest TTL that a lease gets: one and a half of etcd's default election timeout, rounded up.
+/// The minimum TTL of a lease: one and a half of etcd's default election timeout, rounded up.
 pub const MIN_TTL: Duration = Duration::from_secs(2);
 
-/// A store's whole state.
+/// The complete state of a store.
 #[derive(Debug)]
 pub struct Model {
     revision: Revision,
     compacted: Revision,
     keys: BTreeMap<Bytes, Vec<Version>>,
-    /// The events of each revision that is still kept.
+    /// The events of each revision that is not compacted.
     history: BTreeMap<Revision, Vec<Event>>,
     leases: BTreeMap<LeaseId, LeaseState>,
     rng: StdRng,
 }
 
-/// What a key was from a revision on; `None` for deleted.
+/// The states of a key by revision; `None` for deleted.
 #[derive(Clone, Debug)]
 struct Version {
     revision: Revision,
@@ -52,7 +52,7 @@ struct LeaseState {
 }
 
 impl Model {
-    /// An empty store, at revision 1 as etcd begins; equal seeds draw equal lease ids.
+    /// An empty store at revision 1, as in etcd. Equal seeds draw equal lease ids.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -71,12 +71,12 @@ impl Model {
         self.revision
     }
 
-    /// The leases, with the points at which they end if they are not renewed.
+    /// The leases, with their expiry times.
     pub fn leases(&self) -> impl Iterator<Item = (LeaseId, Instant)> + '_ {
         self.leases.iter().map(|(id, lease)| (*id, lease.expires_at))
     }
 
-    /// The key as it is now.
+    /// The current state of the key.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&KeyValue> {
         self.keys.get(key)?.last()?.kv.as_ref()
@@ -85,7 +85,7 @@ impl Model {
     /// Reads.
     ///
     /// # Errors
-    /// The revision asked for is compacted, or still to come.
+    /// If the requested revision is compacted, or in the future.
     pub fn range(&self, range: &Range) -> Result<RangeResult, StoreError> {
         let (kvs, count) = self.read(range, self.revision)?;
         Ok(RangeResult {
@@ -95,10 +95,10 @@ impl Model {
         })
     }
 
-    /// Carries out a transaction, at one new revision if it changes anything.
+    /// Executes a transaction, at one new revision if it changes anything.
     ///
     /// # Errors
-    /// It cannot be carried out, and nothing was changed.
+    /// If the transaction is invalid. Nothing was changed.
     pub fn txn(&mut self, txn: &Txn) -> Result<TxnResult, StoreError> {
         check_puts(&txn.success)?;
         check_puts(&txn.failure)?;
@@ -115,7 +115,7 @@ impl Model {
         })
     }
 
-    /// Which branch is taken, here and in all nested transactions: decided before anything is done.
+    /// Selects the branches of the transaction and of all nested ones, before anything is executed.
     fn path<'a>(&self, txn: &'a Txn) -> Path<'a> {
         let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
         let ops = if succeeded { &txn.success } else { &txn.failure };
@@ -129,7 +129,7 @@ impl Model {
         Path { succeeded, ops, nested }
     }
 
-    /// Whether all that the path does can be done.
+    /// Checks all operations of the selected path.
     fn check_ops(&self, path: &Path<'_>) -> Result<(), StoreError> {
         for op in path.ops {
             match op {
@@ -149,7 +149,7 @@ impl Model {
         for op in path.ops {
             results.push(match op {
                 Op::Range(range) => {
-                    // Later operations see what earlier ones of the same transaction have done.
+                    // Later operations see the effect of earlier ones of the same transaction.
                     let (kvs, count) = self.read(range, at)?;
                     OpResult::Range { kvs, count }
                 }
@@ -158,7 +158,7 @@ impl Model {
                         succeeded: path.succeeded,
                         results: self.apply(at, path, events)?,
                     },
-                    // A path has as many as its operations have.
+                    // A path has as many nested paths as nested transactions.
                     None => continue,
                 },
                 Op::Put { key, value, lease } => {
@@ -200,17 +200,17 @@ impl Model {
     /// Renews a lease.
     ///
     /// # Errors
-    /// There is no such lease. One that is past its time but has not been found so is renewed, as in etcd.
+    /// If the lease does not exist. An expired lease that is not removed yet is renewed, as in etcd.
     pub fn keep_alive(&mut self, now: Instant, id: LeaseId) -> Result<Duration, StoreError> {
         let lease = self.leases.get_mut(&id).ok_or(StoreError::LeaseNotFound { id })?;
         lease.expires_at = now + lease.ttl;
         Ok(lease.ttl)
     }
 
-    /// Ends a lease and deletes its keys, at one revision.
+    /// Revokes a lease and deletes its keys, at one revision.
     ///
     /// # Errors
-    /// There is no such lease.
+    /// If the lease does not exist.
     pub fn revoke(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let lease = self.leases.remove(&id).ok_or(StoreError::LeaseNotFound { id })?;
         let at = self.revision.next();
@@ -223,7 +223,7 @@ impl Model {
         Ok(())
     }
 
-    /// Ends the leases that are past their time. etcd looks each half second.
+    /// Removes expired leases. etcd checks every half second.
     pub fn expire(&mut self, now: Instant) {
         let over: Vec<_> = self
             .leases()
@@ -231,22 +231,22 @@ impl Model {
             .map(|(id, _)| id)
             .collect();
         for id in over {
-            // It was there a moment ago.
+            // The lease was listed just now.
             let _ = self.revoke(id);
         }
     }
 
-    /// What happens to leases when etcd's own leader changes: each begins anew, and gets some more.
+    /// Renews all leases as a leader election of etcd does: each gets its full TTL and some more.
     pub fn change_of_leader(&mut self, now: Instant, extension: Duration) {
         for lease in self.leases.values_mut() {
             lease.expires_at = now + lease.ttl + extension;
         }
     }
 
-    /// Forgets the history up to and including `revision`; what is current then stays.
+    /// Compacts the history up to and including `revision`; the current keys stay.
     ///
     /// # Errors
-    /// It is forgotten already, or still to come.
+    /// If the revision is already compacted, or in the future.
     pub fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         if revision <= self.compacted {
             return Err(StoreError::Compacted {
@@ -254,7 +254,7 @@ impl Model {
             });
         }
         if revision > self.revision {
-            return Err(StoreError::refused("the revision is still to come"));
+            return Err(StoreError::refused("the revision is in the future"));
         }
         self.compacted = revision;
         self.history = self.history.split_off(&revision.next());
@@ -271,10 +271,10 @@ impl Model {
         Ok(())
     }
 
-    /// The changes to `keys` from revision `from` (inclusive) on, a batch a revision.
+    /// The changes to `keys` from revision `from` (inclusive) on, one batch per revision.
     ///
     /// # Errors
-    /// The history is not kept that far.
+    /// If `from` is compacted.
     pub fn changes(&self, keys: &Keys, from: Revision) -> Result<Vec<WatchBatch>, StoreError> {
         if from <= self.compacted {
             return Err(StoreError::Compacted {
@@ -323,7 +323,7 @@ impl Model {
             .versions(&range.keys)
             .filter_map(|versions| versions.iter().rfind(|version| version.revision <= at)?.kv.clone())
             .collect();
-        // What is left out by revision still counts.
+        // Keys excluded by revision still count.
         let count = i64::try_from(kvs.len()).unwrap_or(i64::MAX);
         if range.max_create_revision > Revision(0) {
             kvs.retain(|kv| kv.create_revision <= range.max_create_revision);
@@ -339,7 +339,7 @@ impl Model {
         if range.keys_only {
             for kv in &mut kvs {
                 kv.value = Bytes::new();
-                // As etcd 3.7, which reads its index alone; earlier ones tell the lease.
+                // As etcd 3.7, which reads its index only; earlier versions return the lease.
                 kv.lease = None;
             }
         }
@@ -350,7 +350,7 @@ impl Model {
         let bounds = match keys {
             Keys::One(key) => (Bound::Included(key.clone()), Bound::Included(key.clone())),
             Keys::Range { start, end } if start < end => (Bound::Included(start.clone()), Bound::Excluded(end.clone())),
-            // An empty range; the map refuses one that ends before it begins.
+            // An empty range: the map panics on a range that ends before it begins.
             Keys::Range { start, .. } => (Bound::Included(start.clone()), Bound::Excluded(start.clone())),
         };
         self.keys.range(bounds).map(|(_, versions)| versions)
@@ -434,20 +434,21 @@ impl Model {
     }
 }
 
-/// The branches that a transaction takes.
+/// The branches that a transaction selects.
 struct Path<'a> {
     succeeded: bool,
     ops: &'a [Op],
     nested: Vec<Self>,
 }
 
-/// etcd refuses a transaction that puts one key twice on a branch, or puts one that the branch also deletes.
+/// Rejects a transaction that puts a key twice on a branch, or puts a key that the branch also deletes, as etcd does.
 fn check_puts(ops: &[Op]) -> Result<(), StoreError> {
     writes(ops).map(drop)
 }
 
-/// What a branch may put and delete, whichever ways the transactions nested in it go. etcd looks at its deletions first, then
-/// at the nested ones in their order, then at its puts; so a nested deletion may follow a nested put of the same key.
+/// The keys that a branch may put and delete, whichever branches its nested transactions select. etcd checks the
+/// deletions first, then the nested transactions in order, then the puts. So a nested deletion may follow a nested put of
+/// the same key.
 fn writes(ops: &[Op]) -> Result<(BTreeSet<&Bytes>, Vec<&Keys>), StoreError> {
     let mut put = BTreeSet::new();
     let mut deleted: Vec<&Keys> = ops
@@ -461,7 +462,7 @@ fn writes(ops: &[Op]) -> Result<(BTreeSet<&Bytes>, Vec<&Keys>), StoreError> {
         let Op::Txn(nested) = op else { continue };
         let (mut puts, deletes) = writes(&nested.success)?;
         let (more_puts, more_deletes) = writes(&nested.failure)?;
-        // Only one of its branches is taken, so both may put the same key.
+        // Only one of the branches is selected, so both may put the same key.
         puts.extend(more_puts);
         add_puts(&mut put, puts, &deleted)?;
         deleted.extend(deletes);

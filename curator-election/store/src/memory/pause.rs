@@ -1,10 +1,10 @@
-//! Processes that can be stopped.
+//! Simulated processes that can be paused.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// A process that can be stopped as by SIGSTOP: nothing in it runs, while the time goes on. Cheap to clone.
+/// Pauses a simulated process as SIGSTOP does: its futures do not run while time advances. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct PauseSwitch(Arc<Mutex<Stopped>>);
 
@@ -15,12 +15,12 @@ struct Stopped {
 }
 
 impl PauseSwitch {
-    /// Nothing of the process runs from now on.
+    /// Pauses the process.
     pub fn stop(&self) {
         self.stopped().is = true;
     }
 
-    /// All of it runs again.
+    /// Resumes the process.
     pub fn go_on(&self) {
         let wakers = {
             let mut stopped = self.stopped();
@@ -32,13 +32,13 @@ impl PauseSwitch {
         }
     }
 
-    /// Whether it is stopped.
+    /// Whether the process is paused.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped().is
     }
 
-    /// The future as a part of the process.
+    /// Wraps a future of the process.
     pub fn run<F: Future>(&self, future: F) -> Paused<F> {
         Paused {
             pause: self.clone(),
@@ -47,12 +47,12 @@ impl PauseSwitch {
     }
 
     fn stopped(&self) -> MutexGuard<'_, Stopped> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What [`PauseSwitch::run`] makes of a future.
+/// A future that does not run while its process is paused.
 #[derive(Debug)]
 pub struct Paused<F> {
     pause: PauseSwitch,

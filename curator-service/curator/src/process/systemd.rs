@@ -133,7 +133,7 @@ fn words(status: &LeaderStatus) -> String {
 #[cfg(test)]
 mod tests {
     use curator_election::store::Revision;
-    use curator_election::{Following, Reason};
+    use curator_election::{LeaderInfo, Reason};
     use curator_proto::private::LeaderElectionValue;
     use tokio::sync::mpsc;
 
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn nobody_writes_a_line_of_their_own() {
-        let status = ElectionStatus::Follower(Following {
+        let status = ElectionStatus::Follower(LeaderInfo {
             leader: LeaderElectionValue {
                 node_id: "node-2\nMAINPID=1".into(),
                 ..Default::default()

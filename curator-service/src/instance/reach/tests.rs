@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use curator_election::backend::Victory;
+use curator_election::backend::Elected;
 use curator_election::clock::TokioClock;
 use curator_election::memory::MemoryCluster;
 use curator_election::store::Revision;
-use curator_election::{CampaignError, StoreElection, TermKeeper};
+use curator_election::{CampaignError, StoreElection, TermOwner};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -32,8 +32,8 @@ struct Stage {
     store: Arc<dyn Store>,
     nodes: Vec<Reach>,
     term: Term,
-    _keeper: TermKeeper,
-    campaigns: Vec<JoinHandle<Result<Victory, CampaignError>>>,
+    _term_owner: TermOwner,
+    campaigns: Vec<JoinHandle<Result<Elected, CampaignError>>>,
 }
 
 impl Stage {
@@ -64,20 +64,20 @@ impl Stage {
         let (lease, revision) = first.unwrap();
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(600);
-        let (keeper, term) = Term::for_test_with_lease(format!("/leader/{lease}"), revision, lease, until, clock);
+        let (term_owner, term) = Term::for_test_with_lease(format!("/leader/{lease}"), revision, lease, until, clock);
         Self {
             _cluster: cluster,
             store,
             nodes: reaches,
             term,
-            _keeper: keeper,
+            _term_owner: term_owner,
             campaigns,
         }
     }
 
     /// A follower's look, when it has not heard of the leader for so long.
     async fn follows(&mut self, at: usize, silent: Option<Duration>) {
-        let following = Following {
+        let following = LeaderInfo {
             leader: self.nodes[0].candidate.value.clone(),
             key: self.term.lock_key().clone(),
             revision: self.term.lock_revision(),
@@ -165,7 +165,7 @@ async fn a_leader_stays_where_nobody_reaches_anybody() {
 #[tokio::test(start_paused = true)]
 async fn complaints_are_of_a_term_and_go_with_the_candidacy() {
     let mut stage = Stage::new(&[("a", &["b", "c"]), ("b", &[]), ("c", &[])]).await;
-    let following = Following {
+    let following = LeaderInfo {
         leader: stage.nodes[0].candidate.value.clone(),
         key: stage.term.lock_key().clone(),
         revision: Revision(stage.term.lock_revision().0 - 1),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use curator_election::clock::{Clock, TokioClock};
 use curator_election::memory::MemoryCluster;
 use curator_election::store::{KeyValue, Keys, Op, Range, Revision, Store, Txn};
-use curator_election::{Term, TermKeeper};
+use curator_election::{Term, TermOwner};
 use curator_proto::common::node_roles::ConsensusMember;
 use curator_proto::common::{
     ClusterConfiguration, NodeRoles, NodeState, NodeStatus, NodeStorageSecurity, NodeTpmUsage,
@@ -111,7 +111,7 @@ pub(super) struct Stage {
     pub(super) watched: Arc<Watched>,
     pub(super) leader: Arc<Leader>,
     lock: &'static str,
-    pub(super) keeper: TermKeeper,
+    pub(super) term_owner: TermOwner,
     running: JoinHandle<()>,
 }
 
@@ -163,7 +163,7 @@ impl Stage {
         let revision = store.txn(put).await.unwrap().revision;
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(1_000_000);
-        let (keeper, term) = Term::for_test(lock, revision, until, clock.clone());
+        let (term_owner, term) = Term::for_test(lock, revision, until, clock.clone());
         let watched = Arc::new(Watched {
             members: members.clone(),
             interruption: Mutex::default(),
@@ -188,7 +188,7 @@ impl Stage {
             watched,
             leader,
             lock,
-            keeper,
+            term_owner,
             running,
         }
     }

@@ -298,7 +298,7 @@ async fn a_watch_ends_with_the_term() {
     let stage = Stage::new().await;
     let mut events = all(&stage).await;
     next(&mut events).await;
-    stage.keeper.end();
+    stage.term_owner.end();
     let ended = events.next().await.expect("says why").unwrap_err();
     assert_eq!(ended.code(), Code::Unavailable);
     assert!(events.next().await.is_none());

@@ -1,42 +1,50 @@
-//! All deliberate bugs, of the election and state and of the listener.
+//! The deliberate bugs of the election, of the service and of the listener.
 
-use curator_election::sabotage as election;
-use curator_listener::sabotage as listener;
+use crate::failpoint;
 
-/// A deliberate bug.
+/// A deliberate bug: a failpoint of one of the crates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// Of the election, the fenced store or the state.
-    Election(election::Sabotage),
-    /// Of the listener.
-    Listener(listener::Sabotage),
-}
+pub struct Bug(&'static str);
 
 impl Bug {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let of_listener = listener::Sabotage::ALL.into_iter().map(Self::Listener);
-        election::Sabotage::ALL
-            .into_iter()
-            .map(Self::Election)
-            .chain(of_listener)
+        [
+            curator_election::failpoint::ALL,
+            failpoint::ALL,
+            curator_listener::failpoint::ALL,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|name| Self(name))
     }
 
-    /// What it is called.
+    /// The bug with this name, if there is one.
     #[must_use]
-    pub fn name(self) -> String {
-        match self {
-            Self::Election(bug) => format!("{bug:?}"),
-            Self::Listener(bug) => format!("{bug:?}"),
-        }
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|bug| bug.0 == name)
     }
 
-    /// Switches it on for this thread, or all of them off, for as long as the returned value lives.
-    pub(super) fn switch_on(bug: Option<Self>) -> (election::On, listener::On) {
-        match bug {
-            None => (election::switch_on(None), listener::switch_on(None)),
-            Some(Self::Election(bug)) => (election::switch_on(Some(bug)), listener::switch_on(None)),
-            Some(Self::Listener(bug)) => (election::switch_on(None), listener::switch_on(Some(bug))),
-        }
+    /// The name of its failpoint.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// Enables a bug on this thread, or disables all of them, for as long as the returned guard lives.
+    pub(super) fn enable(bug: Option<Self>) -> curator_failpoint::Guard {
+        curator_failpoint::enable(bug.map(Self::name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_bugs_are_unique() {
+        let names: std::collections::BTreeSet<_> = Bug::all().map(Bug::name).collect();
+        assert_eq!(names.len(), Bug::all().count());
+        assert_eq!(names.len(), 20);
     }
 }

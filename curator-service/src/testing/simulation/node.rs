@@ -6,7 +6,7 @@ use std::time::Duration;
 use curator_election::clock::SharedClock;
 use curator_election::memory::{MemoryClient, PauseSwitch};
 use curator_election::store::Store;
-use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorHandle, StoreElection, make_next};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorHandle, StoreElection, transfer_leadership};
 use curator_listener::simulated::Host;
 use curator_listener::{Listener, ListenerConfig, Role, Services};
 use curator_proto::private::LeaderElectionValue;
@@ -130,7 +130,7 @@ impl Node {
             let stepping_down = async {
                 if let (Some(to), Some(term)) = (to, term) {
                     // It steps down all the same.
-                    let _ = make_next(&*backend, &term, &value, &to, TTL / 3).await;
+                    let _ = transfer_leadership(&*backend, &term, &value, &to, TTL / 3).await;
                 }
                 let _ = elector.step_down().await;
             };

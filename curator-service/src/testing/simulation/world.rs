@@ -63,7 +63,7 @@ pub struct Outcome {
 /// Runs a scenario, with a deliberate bug if one is given; `all` tells each call in the trace.
 #[must_use]
 pub fn simulate(scenario: &Scenario, bug: Option<Bug>, all: bool) -> Outcome {
-    let _bug = Bug::switch_on(bug);
+    let _bug = Bug::enable(bug);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true);
     #[cfg(tokio_unstable)]
@@ -578,7 +578,7 @@ impl<'a> World<'a> {
         let [leader] = leaders[..] else { return false };
         let following = statuses
             .iter()
-            .filter_map(ElectionStatus::following)
+            .filter_map(ElectionStatus::leader_info)
             .filter(|following| following.revision == leader.lock_revision());
         following.count() == self.scenario.nodes - 1
     }

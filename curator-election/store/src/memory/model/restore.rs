@@ -1,4 +1,4 @@
-//! What a store that outlives its process needs of the model: its state out and in again, and what changed meanwhile.
+//! Saving and restoring the state of the model, and its changes since a revision: for a durable store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{LeaseState, Model, Version, key_of};
 use crate::clock::Instant;
 use crate::{Event, KeyValue, Keys, LeaseId, Revision, StoreError, WatchBatch};
 
-/// All of a store's state but its history.
+/// The state of a store without its history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The revision of the newest change.
@@ -22,20 +22,20 @@ pub struct Stored {
     pub leases: Vec<(LeaseId, Duration)>,
 }
 
-/// Why a state cannot be one that a store was ever in.
+/// An inconsistent state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// A key is attached to a lease that there is not.
-    #[error("key {key:?} is attached to lease {lease}, which is not there")]
+    /// A key is attached to a missing lease.
+    #[error("key {key:?} is attached to the missing lease {lease}")]
     NoSuchLease {
         /// The key.
         key: Bytes,
         /// The lease.
         lease: LeaseId,
     },
-    /// A key's revisions do not fit each other or the store's.
-    #[error("key {key:?} was created at {created} and changed at {changed}, in a store at revision {revision}")]
+    /// The revisions of a key contradict each other or that of the store.
+    #[error("key {key:?} has create revision {created} and mod revision {changed}, in a store at revision {revision}")]
     Revisions {
         /// The key.
         key: Bytes,
@@ -48,23 +48,23 @@ pub enum RestoreError {
     },
 }
 
-/// Part of the changes to some keys.
+/// A page of the changes to some keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The changes, a batch a revision.
+    /// The changes, one batch per revision.
     pub batches: Vec<WatchBatch>,
-    /// The revision from which the next page goes on.
+    /// The first revision of the next page.
     pub next: Revision,
-    /// Whether there are changes already that this page had no place for.
+    /// Whether there are more changes.
     pub more: bool,
 }
 
 impl Model {
-    /// A store in this state, without history: all of it counts as compacted. Each lease gets its full TTL from `now`
-    /// on, as at a change of etcd's leader.
+    /// A store in this state. Its earlier history counts as compacted. Each lease gets its full TTL from `now` on, as after
+    /// a leader election of etcd.
     ///
     /// # Errors
-    /// The state contradicts itself.
+    /// If the state is inconsistent.
     pub fn restore(seed: u64, now: Instant, stored: Stored) -> Result<Self, RestoreError> {
         let new = Self::new(seed);
         let revision = stored.revision.max(new.revision);
@@ -100,7 +100,7 @@ impl Model {
             keys.insert(kv.key, vec![version]);
         }
         Ok(Self {
-            // A store at its first revision has no history that it could lack.
+            // A store at its first revision has no earlier history.
             compacted: if revision > new.revision {
                 revision
             } else {
@@ -114,7 +114,7 @@ impl Model {
         })
     }
 
-    /// The state now, as [`restore`](Self::restore) takes it.
+    /// The current state, for [`restore`](Self::restore).
     #[must_use]
     pub fn stored(&self) -> Stored {
         let newest = |versions: &Vec<Version>| versions.last()?.kv.clone();
@@ -125,13 +125,13 @@ impl Model {
         }
     }
 
-    /// The TTL of a lease, if there is such a lease.
+    /// The TTL of a lease, if it exists.
     #[must_use]
     pub fn lease_ttl(&self, id: LeaseId) -> Option<Duration> {
         self.leases.get(&id).map(|lease| lease.ttl)
     }
 
-    /// The keys that were put or deleted after `revision`, as far as the history is kept.
+    /// The keys that were put or deleted after `revision`, as far as the history is not compacted.
     #[must_use]
     pub fn keys_changed_after(&self, revision: Revision) -> BTreeSet<Bytes> {
         let events = self.history.range(revision.next()..).flat_map(|(_, events)| events);
@@ -143,10 +143,10 @@ impl Model {
             .collect()
     }
 
-    /// The changes to `keys` from revision `from` (inclusive) on, at most `limit` batches of them.
+    /// The changes to `keys` from revision `from` (inclusive) on, at most `limit` batches.
     ///
     /// # Errors
-    /// The history is not kept that far.
+    /// If `from` is compacted.
     pub fn page(&self, keys: &Keys, from: Revision, limit: usize) -> Result<Page, StoreError> {
         if from <= self.compacted {
             return Err(StoreError::Compacted {
@@ -176,14 +176,14 @@ impl Model {
         Ok(page)
     }
 
-    /// Keeps the history at no more than `limit` revisions. Compaction looks at every key, so it goes down to half.
+    /// Limits the history to `limit` revisions. Compaction visits every key, so it compacts to half of that.
     pub fn bound_history(&mut self, limit: usize) {
         if self.history.len() <= limit {
             return;
         }
         let surplus = self.history.len() - limit / 2;
         if let Some(last) = self.history.keys().nth(surplus - 1).copied() {
-            // A revision with history is neither forgotten nor still to come.
+            // A revision with history is neither compacted nor in the future.
             let _ = self.compact(last);
         }
     }
@@ -223,7 +223,7 @@ mod tests {
             again.page(&Keys::one("a"), stored.revision, 10),
             Err(StoreError::Compacted { revision }) if revision == stored.revision
         ));
-        // The whole TTL again, and then the keys go with it.
+        // The lease has its full TTL; its keys expire with it.
         again.expire(at(109));
         assert!(again.get(b"a").is_some());
         again.expire(at(110));
@@ -267,7 +267,7 @@ mod tests {
         }
         assert_eq!(seen, [2, 4, 6, 8, 10]);
         assert_eq!(from, Revision(12));
-        // A watch from the future stays there.
+        // A watch from a future revision stays there.
         assert_eq!(model.page(&Keys::one("a"), Revision(50), 3).unwrap().next, Revision(50));
     }
 

@@ -1,4 +1,4 @@
-//! A store that is set back to what it was before, as an operator does who restores a backup.
+//! Snapshots of a store, and their restore, as of a backup.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{LeaseState, Model, Version};
 use crate::clock::Instant;
 use crate::{Event, LeaseId, Revision};
 
-/// What a store was at some time: keys, history and leases.
+/// A snapshot of a store: keys, history and leases.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     revision: Revision,
@@ -19,7 +19,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The revision at which it was taken.
+    /// The revision of the snapshot.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.revision
@@ -27,7 +27,7 @@ impl Snapshot {
 }
 
 impl Model {
-    /// The store as it is now, as `etcdctl snapshot save` takes it.
+    /// Takes a snapshot, as `etcdctl snapshot save` does.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -39,8 +39,8 @@ impl Model {
         }
     }
 
-    /// Sets the store back to a snapshot: what was changed since is lost, and revisions are given out again. Each lease that
-    /// was there then begins anew, as when etcd starts.
+    /// Restores a snapshot: later changes are lost, and their revisions are reused. Each lease of the snapshot gets its full
+    /// TTL, as at a start of etcd.
     pub fn go_back_to(&mut self, snapshot: Snapshot, now: Instant) {
         let Snapshot {
             revision,
@@ -90,7 +90,7 @@ mod tests {
         model.go_back_to(snapshot.clone(), at(4));
         assert_eq!(model.revision(), snapshot.revision());
         assert!(model.get(b"a").is_some() && model.get(b"b").is_none());
-        // The lease has its whole TTL again.
+        // The lease has its full TTL again.
         model.expire(at(8));
         let kept = model.keep_alive(at(8), kept);
         assert_eq!(kept.expect("is there"), Duration::from_secs(5));
@@ -98,7 +98,7 @@ mod tests {
             model.keep_alive(at(8), lost),
             Err(StoreError::LeaseNotFound { .. })
         ));
-        // Revisions are given out again.
+        // Revisions are reused.
         let again = put(&mut model, "c");
         assert_eq!(again, snapshot.revision().next());
         let changes = model.changes(&Keys::prefix("c"), again).expect("is kept");

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Instant;
-use crate::deadline::{deadline, default_margin};
-use crate::sabotage::{self, Sabotage};
+use crate::failpoint;
+use crate::lease_deadline::{deadline, default_margin};
 
 /// How many renewals may be under way at once. More would only add load to a store that does not answer.
 const MOST_IN_FLIGHT: usize = 3;
@@ -64,7 +64,7 @@ impl Renewal {
 
     /// When the round ends for want of a renewal.
     fn end(&self) -> Instant {
-        match sabotage::on(Sabotage::RevivesEndedTerm) {
+        match failpoint::on(failpoint::REVIVES_ENDED_TERM) {
             true => self.deadline + self.patience(),
             false => self.deadline,
         }
@@ -110,13 +110,6 @@ impl Renewal {
         self.acknowledge_from(attempt.sent_at, ttl);
     }
 
-    /// The bug that counts from the receipt of an answer.
-    pub(crate) fn sent_again(&mut self, id: u64, now: Instant) {
-        for attempt in self.in_flight.iter_mut().filter(|attempt| attempt.id == id) {
-            attempt.sent_at = now;
-        }
-    }
-
     /// An attempt failed: the next one follows soon, by another member.
     pub(crate) fn failed(&mut self, id: u64, now: Instant) {
         self.in_flight.retain(|attempt| attempt.id != id);
@@ -124,7 +117,7 @@ impl Renewal {
     }
 
     fn acknowledge_from(&mut self, sent_at: Instant, ttl: Duration) {
-        let margin = match sabotage::on(Sabotage::NoMargin) {
+        let margin = match failpoint::on(failpoint::NO_MARGIN) {
             true => Duration::ZERO,
             false => self.margin.unwrap_or_else(|| default_margin(ttl)),
         };

@@ -17,15 +17,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backend::{CampaignError, Candidate, Observation, Victory};
+use super::duplicate::{Duplicate, Own};
+use super::renewal::{Attempt, Renewal};
+use crate::backend::{CampaignError, Candidate, Elected, Observation};
 use crate::backoff::Backoff;
 use crate::clock::Instant;
-use crate::duplicate::{Duplicate, Own};
-use crate::meters;
+use crate::failpoint;
 use crate::process::Process;
-use crate::renewal::{Attempt, Renewal};
-use crate::sabotage::{self, Sabotage};
-use crate::status::{Following, Reason};
+use crate::status::{LeaderInfo, Reason};
 use crate::store::{Lease, LeaseId, RefusalKind, Revision, StoreError};
 use crate::term::WentBack;
 use crate::value::LeaderValue;
@@ -63,7 +62,7 @@ pub(crate) enum Event {
         id: u64,
         result: Result<Duration, StoreError>,
     },
-    Campaigned(Result<Victory, CampaignError>),
+    Campaigned(Result<Elected, CampaignError>),
     Observed(Observation),
     FencedOut,
     /// An access of the own term was answered from before what the term had seen.
@@ -84,7 +83,7 @@ pub(crate) enum Command<V> {
     /// Publish another reason: who leads has not been known before either.
     Explain { reason: Reason },
     /// Publish whom we follow.
-    Follow(Following<V>),
+    Follow(LeaderInfo<V>),
     /// Publish that we lead.
     Lead {
         key: Bytes,
@@ -160,10 +159,10 @@ enum State {
 struct Running {
     lease: LeaseId,
     renewal: Renewal,
-    heard_at: Instant,
+    observed_at: Instant,
     /// When all candidates are to be read again.
     look_at: Instant,
-    victory: Option<Victory>,
+    elected: Option<Elected>,
 }
 
 /// A duplicate, from when it was first found.
@@ -183,7 +182,7 @@ struct Told {
 #[derive(Debug, PartialEq)]
 enum Published<V> {
     Undetermined,
-    Follower(Following<V>),
+    Follower(LeaderInfo<V>),
     Leader,
 }
 
@@ -214,7 +213,7 @@ impl<V: LeaderValue> Machine<V> {
             State::Running(running) => {
                 let next = running.renewal.next_wakeup().min(running.look_at);
                 Some(match self.published {
-                    Published::Follower(_) => next.min(running.heard_at + self.timing.observation_ttl),
+                    Published::Follower(_) => next.min(running.observed_at + self.timing.observation_ttl),
                     _ => next,
                 })
             }
@@ -294,7 +293,7 @@ impl<V: LeaderValue> Machine<V> {
                     self.end_round(now, Reason::LeaseExpired);
                     return;
                 }
-                let too_old = now >= running.heard_at + self.timing.observation_ttl;
+                let too_old = now >= running.observed_at + self.timing.observation_ttl;
                 while let Some(attempt) = running.renewal.send_if_due(now) {
                     self.commands.push(Command::Renew {
                         lease: running.lease,
@@ -306,7 +305,7 @@ impl<V: LeaderValue> Machine<V> {
                     self.commands.push(Command::Look);
                 }
                 if too_old && matches!(self.published, Published::Follower(_)) {
-                    self.undetermined(Reason::NewsTooOld);
+                    self.undetermined(Reason::ObservationStale);
                 }
             }
             State::Closing { give_up_at } if now >= *give_up_at => self.closed(now),
@@ -398,9 +397,9 @@ impl<V: LeaderValue> Machine<V> {
                 self.state = State::Running(Running {
                     lease: lease.id,
                     renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin),
-                    heard_at: now,
+                    observed_at: now,
                     look_at: now + self.timing.ttl,
-                    victory: None,
+                    elected: None,
                 });
                 self.commands.push(Command::Campaign { lease: lease.id });
             }
@@ -421,10 +420,11 @@ impl<V: LeaderValue> Machine<V> {
         };
         match result {
             Ok(ttl) => {
-                if sabotage::on(Sabotage::DeadlineFromReceipt) {
-                    running.renewal.sent_again(id, now);
+                if failpoint::on(failpoint::DEADLINE_FROM_RECEIPT) {
+                    running.renewal = Renewal::new(now, ttl, self.timing.margin);
+                } else {
+                    running.renewal.acknowledged(id, ttl);
                 }
-                running.renewal.acknowledged(id, ttl);
                 let deadline = running.renewal.deadline();
                 // A round in which a lease could be renewed has not failed.
                 self.backoff.succeeded();
@@ -444,19 +444,19 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    fn campaigned(&mut self, now: Instant, result: Result<Victory, CampaignError>) {
+    fn campaigned(&mut self, now: Instant, result: Result<Elected, CampaignError>) {
         let State::Running(running) = &mut self.state else {
             return;
         };
         match result {
-            Ok(victory) => {
+            Ok(elected) => {
                 self.commands.push(Command::Lead {
-                    key: victory.key.clone(),
-                    revision: victory.revision,
+                    key: elected.key.clone(),
+                    revision: elected.revision,
                     lease: running.lease,
                     deadline: running.renewal.deadline(),
                 });
-                running.victory = Some(victory);
+                running.elected = Some(elected);
                 self.published = Published::Leader;
                 self.backoff.succeeded();
             }
@@ -478,7 +478,7 @@ impl<V: LeaderValue> Machine<V> {
         let State::Running(running) = &mut self.state else {
             return;
         };
-        running.heard_at = now;
+        running.observed_at = now;
         let Observation { revision, leader } = observation;
         let newest = std::mem::replace(&mut self.newest, revision);
         if revision < newest {
@@ -493,11 +493,11 @@ impl<V: LeaderValue> Machine<V> {
         let State::Running(running) = &mut self.state else {
             return;
         };
-        if let Some(victory) = &running.victory {
-            // News from before the victory may still have been on its way.
+        if let Some(elected) = &running.elected {
+            // News from before the elected may still have been on its way.
             let ours =
-                leader.is_some_and(|leader| leader.key == victory.key && leader.create_revision == victory.revision);
-            if revision >= victory.won_at && !ours {
+                leader.is_some_and(|leader| leader.key == elected.key && leader.create_revision == elected.revision);
+            if revision >= elected.won_at && !ours {
                 self.end_round(now, Reason::LockLost);
             }
             return;
@@ -514,7 +514,7 @@ impl<V: LeaderValue> Machine<V> {
                 self.undetermined(Reason::OwnEarlierKey);
             }
             Ok(value) => {
-                let following = Following {
+                let following = LeaderInfo {
                     leader: value,
                     key: leader.key,
                     revision: leader.create_revision,
@@ -538,7 +538,7 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    fn follow(&mut self, following: Following<V>) {
+    fn follow(&mut self, following: LeaderInfo<V>) {
         let published = Published::Follower(following.clone());
         if self.published != published {
             self.published = published;
@@ -555,7 +555,7 @@ impl<V: LeaderValue> Machine<V> {
     /// Tells why who leads is still not known, unless that has been told. What failed last is what an operator can mend.
     fn explain(&mut self, reason: &Reason, error: &'static str) {
         let told = Told {
-            reason: meters::word(reason),
+            reason: reason.word(),
             error,
         };
         let is_new = std::mem::replace(&mut self.told, told) != told;
@@ -568,7 +568,7 @@ impl<V: LeaderValue> Machine<V> {
     fn undetermined(&mut self, reason: Reason) {
         if self.published != Published::Undetermined {
             self.published = Published::Undetermined;
-            if self.told.reason != meters::word(&reason) {
+            if self.told.reason != reason.word() {
                 self.told = Told::default();
             }
             self.commands.push(Command::Undetermined { reason });
@@ -578,7 +578,7 @@ impl<V: LeaderValue> Machine<V> {
     fn end_round(&mut self, now: Instant, reason: Reason) {
         // A lease that the store no longer knows, or whose grant never arrived, cannot be given back.
         let lease = match &self.state {
-            State::Running(running) if reason != Reason::LeaseGone && !sabotage::on(Sabotage::KeepsLease) => {
+            State::Running(running) if reason != Reason::LeaseGone && !failpoint::on(failpoint::KEEPS_LEASE) => {
                 Some(running.lease)
             }
             _ => None,

@@ -28,7 +28,7 @@ async fn queue(election: &Arc<Election>, name: &'static str) -> (LeaseId, Campai
     (lease, campaign)
 }
 
-type Campaign = tokio::task::JoinHandle<Result<Victory, CampaignError>>;
+type Campaign = tokio::task::JoinHandle<Result<Elected, CampaignError>>;
 
 /// Within a minute of simulated time, which a lease of nobody's would not live.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -55,9 +55,9 @@ async fn candidates_win_in_the_order_of_their_creation() {
     let cluster = MemoryCluster::new(1);
     let election = election(&cluster, 0);
     let (first, won) = queue(&election, "first").await;
-    let victory = soon(won).await.unwrap().unwrap();
-    assert_eq!(victory.key, format!("/leader/{first}"));
-    assert_eq!(victory.revision, Revision(2));
+    let elected = soon(won).await.unwrap().unwrap();
+    assert_eq!(elected.key, format!("/leader/{first}"));
+    assert_eq!(elected.revision, Revision(2));
     let (second, second_won) = queue(&election, "second").await;
     let (_, third_won) = queue(&election, "third").await;
     settle().await;
@@ -130,8 +130,8 @@ async fn a_lost_reply_does_not_queue_twice() {
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let created = cluster.with_model(|model, _| model.get(&election.key_of(lease)).map(|kv| kv.create_revision));
     cluster.set_faults(0, Faults::default());
-    let victory = soon(campaign).await.unwrap().unwrap();
-    assert_eq!(Some(victory.revision), created);
+    let elected = soon(campaign).await.unwrap().unwrap();
+    assert_eq!(Some(elected.revision), created);
     assert_eq!(election.candidates().await.unwrap().len(), 1);
 }
 
@@ -287,8 +287,8 @@ async fn namespaces_do_not_see_each_other() {
     let (one, two) = (in_namespace("a:b"), in_namespace("a:c"));
     for (name, election) in [("a:b", &one), ("a:c", &two)] {
         let lease = election.grant(TTL).await.unwrap().id;
-        let victory = soon(election.campaign(lease, "node".into())).await.unwrap();
-        assert_eq!(victory.key, format!("/leader/{lease}"));
+        let elected = soon(election.campaign(lease, "node".into())).await.unwrap();
+        assert_eq!(elected.key, format!("/leader/{lease}"));
         let stored = format!("{name}//leader/{lease}");
         assert!(cluster.with_model(|model, _| model.get(stored.as_bytes()).is_some()));
         assert_eq!(election.candidates().await.unwrap().len(), 1);

@@ -47,8 +47,8 @@ fn queued() -> Machine<PlainText> {
     machine
 }
 
-fn victory() -> Victory {
-    Victory {
+fn elected() -> Elected {
+    Elected {
         key: "/leader/abc".into(),
         revision: Revision(7),
         won_at: Revision(20),
@@ -57,7 +57,7 @@ fn victory() -> Victory {
 
 fn leading() -> Machine<PlainText> {
     let mut machine = queued();
-    let commands = machine.handle(at(20), Event::Campaigned(Ok(victory())));
+    let commands = machine.handle(at(20), Event::Campaigned(Ok(elected())));
     assert_eq!(
         commands,
         [Command::Lead {
@@ -97,7 +97,7 @@ fn observed(revision: i64, leader: Option<Candidate>) -> Event {
 }
 
 fn following(name: &str, key: &str, created: i64) -> Command<PlainText> {
-    Command::Follow(Following {
+    Command::Follow(LeaderInfo {
         leader: PlainText(name.into()),
         key: key.to_owned().into(),
         revision: Revision(created),
@@ -276,7 +276,10 @@ fn news_that_nobody_confirms_grow_too_old() {
     }
     assert!(machine.next_wakeup().unwrap() <= at(7_000));
     let commands = machine.handle(at(7_000), Event::Tick);
-    assert!(commands.contains(&undetermined(Reason::NewsTooOld)), "{commands:?}");
+    assert!(
+        commands.contains(&undetermined(Reason::ObservationStale)),
+        "{commands:?}"
+    );
     // Fresh news bring the follower back, in the same round.
     let news = observed(11, Some(candidate("node-2", "/leader/1", 3)));
     assert_eq!(machine.handle(at(7_100), news), [following("node-2", "/leader/1", 3)]);
@@ -341,7 +344,7 @@ fn an_answer_that_arrives_after_the_deadline_extends_nothing() {
 fn a_victory_that_arrives_after_the_deadline_is_none() {
     let mut machine = queued();
     assert_eq!(
-        machine.handle(at(5_400), Event::Campaigned(Ok(victory()))),
+        machine.handle(at(5_400), Event::Campaigned(Ok(elected()))),
         [close(Some(lease()), 7_400)]
     );
     assert!(!machine.is_leader());
@@ -407,7 +410,7 @@ fn a_failed_renewal_is_tried_elsewhere_and_ends_nothing() {
 #[test]
 fn a_leader_whose_key_is_gone_stops_but_not_for_old_news() {
     let mut machine = leading();
-    // What the store was like before the victory at revision 20 proves nothing.
+    // What the store was like before the elected at revision 20 proves nothing.
     assert_eq!(
         machine.handle(at(30), observed(19, Some(candidate("node-2", "/leader/1", 3)))),
         []
@@ -554,7 +557,7 @@ fn transition_table() {
             sent_at: at(0),
             result: Err(unknown()),
         }),
-        ("won", || Event::Campaigned(Ok(victory()))),
+        ("won", || Event::Campaigned(Ok(elected()))),
         ("lost", || {
             Event::Campaigned(Err(CampaignError::KeyLost {
                 key: "/leader/abc".into(),

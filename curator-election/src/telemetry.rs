@@ -5,7 +5,6 @@ use std::time::Duration;
 #[cfg(feature = "etcd")]
 pub use curator_store::telemetry::{ETCD_CALL_SECONDS, ETCD_FOREIGN_ENDPOINTS};
 
-use crate::status::Reason;
 use crate::store::StoreError;
 
 /// How long a renewal of the own lease took, in seconds, by outcome.
@@ -25,33 +24,8 @@ pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
     }
 }
 
-/// One word for why a role has ended.
-pub(crate) const fn word(reason: &Reason) -> &'static str {
-    match reason {
-        Reason::Starting => "starting",
-        Reason::ElectorGone => "elector_gone",
-        // Whatever it was that failed: what has to change is the same.
-        Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => word,
-        Reason::LeaseExpired => "lease_expired",
-        Reason::LeaseGone => "lease_gone",
-        Reason::WrongCluster(_) => "wrong_cluster",
-        Reason::WentBack(_) => "went_back",
-        Reason::LockLost => "lock_lost",
-        Reason::FencedOut => "fenced_out",
-        Reason::StepDown => "step_down",
-        Reason::Shutdown => "shutdown",
-        Reason::NoLeader => "no_leader",
-        Reason::OwnEarlierKey => "own_earlier_key",
-        Reason::Duplicate(_) => "duplicate",
-        Reason::Undecodable(_) => "undecodable",
-        Reason::Stuck => "stuck",
-        Reason::Barred(_) => "barred",
-        Reason::NewsTooOld => "news_too_old",
-    }
-}
-
-pub(crate) fn became_undetermined(reason: &Reason) {
-    metrics::counter!(ROLE_CHANGES, "role" => "undetermined", "reason" => word(reason)).increment(1);
+pub(crate) fn became_undetermined(reason: &'static str) {
+    metrics::counter!(ROLE_CHANGES, "role" => "undetermined", "reason" => reason).increment(1);
 }
 
 pub(crate) fn became_follower() {
@@ -68,9 +42,9 @@ pub(crate) fn renewed<T>(result: &Result<T, StoreError>, took: Duration) {
 
 /// The least time that was left of any term when it was moved on.
 #[derive(Debug)]
-pub(crate) struct SmallestMargin(Option<Duration>);
+pub(crate) struct MinRemaining(Option<Duration>);
 
-impl SmallestMargin {
+impl MinRemaining {
     pub(crate) const fn new() -> Self {
         Self(None)
     }

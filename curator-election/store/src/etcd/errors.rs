@@ -1,28 +1,29 @@
-//! What an error of etcd-client means for the caller.
+//! Classification of the errors of etcd-client.
 //!
-//! Only what proves that a call never ran is called so: the connection could not be made. Any other loss of the answer may
-//! follow the call's success. etcd's own codes are those of `api/v3/v3rpc/rpctypes/error.go`.
+//! A call counts as not executed only with proof: the connection could not be established. Any other lost response may
+//! follow the call's success. etcd's codes are those of `api/v3/v3rpc/rpctypes/error.go`.
+
+pub(super) mod rejection;
 
 use std::error::Error as _;
 
 use tonic::{Code, ConnectError};
 
-use super::denial;
 use crate::{LeaseId, RefusalKind, Revision, StoreError};
 
-/// What was called.
+/// The kind of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Call {
-    /// Nothing is changed by it.
+    /// A read.
     Read,
-    /// May name a lease, which etcd then may not find.
+    /// A write, with the lease that it refers to.
     Write(Option<LeaseId>),
     /// A renewal.
     KeepAlive(LeaseId),
 }
 
 impl Call {
-    /// One word for it.
+    /// The value of the metrics label.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -33,9 +34,9 @@ impl Call {
 }
 
 pub(super) fn store_error(call: Call, error: &etcd_client::Error) -> StoreError {
-    let reason = denial::told(error);
+    let reason = rejection::describe(error);
     match (error, call) {
-        // With an answer in the stream this is only said of a lease that etcd does not have.
+        // etcd-client returns this error only for a lease that etcd does not have.
         (etcd_client::Error::LeaseKeepAliveError(_), Call::KeepAlive(id)) => StoreError::LeaseNotFound { id },
         (etcd_client::Error::GRpcStatus(status), call) => of_status(call, status, reason),
         (
@@ -70,7 +71,7 @@ fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
             kind: refusal_kind(status),
             reason,
         },
-        (Code::Unknown, _) if denial::is_of_the_token(status.message()) => StoreError::Refused {
+        (Code::Unknown, _) if rejection::is_token_error(status.message()) => StoreError::Refused {
             kind: RefusalKind::Authentication,
             reason,
         },
@@ -81,7 +82,7 @@ fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
 
 const COMPACTED: &str = "required revision has been compacted";
 
-/// The kinds that a message tells and a code does not: etcd's own (`rpctypes/error.go`), grpc-go's and tonic's limits.
+/// The kinds that only the message distinguishes: etcd's own (`rpctypes/error.go`), and the limits of grpc-go and tonic.
 const KINDS: [(&str, RefusalKind); 9] = [
     ("database space exceeded", RefusalKind::NoSpace),
     ("too many requests", RefusalKind::Overloaded),
@@ -99,7 +100,7 @@ fn refusal_kind(status: &tonic::Status) -> RefusalKind {
     match status.code() {
         Code::PermissionDenied => RefusalKind::Permission,
         Code::Unauthenticated => RefusalKind::Authentication,
-        _ if denial::is_of_the_token(message) => RefusalKind::Authentication,
+        _ if rejection::is_token_error(message) => RefusalKind::Authentication,
         _ => KINDS
             .iter()
             .find(|(part, _)| message.contains(part))
@@ -107,7 +108,7 @@ fn refusal_kind(status: &tonic::Status) -> RefusalKind {
     }
 }
 
-/// Whether the call failed because there was no connection to send it on.
+/// Whether the call failed because the connection could not be established.
 fn never_connected(status: &tonic::Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
@@ -175,11 +176,11 @@ mod tests {
 
     #[test]
     fn refusals_and_compaction_have_their_own_names() {
-        let said = |code, message: &str| {
+        let error_of = |code, message: &str| {
             let status = tonic::Status::new(code, message);
             store_error(Call::Read, &etcd_client::Error::GRpcStatus(status))
         };
-        let compacted = said(
+        let compacted = error_of(
             Code::OutOfRange,
             "etcdserver: mvcc: required revision has been compacted",
         );
@@ -241,7 +242,7 @@ mod tests {
                 RefusalKind::Other,
             ),
         ] {
-            let error = said(code, message);
+            let error = error_of(code, message);
             assert_eq!(error.refusal(), Some(kind), "{message}: {error}");
         }
         let old = etcd_client::Error::GRpcStatus(tonic::Status::unknown("auth: revision in header is old"));

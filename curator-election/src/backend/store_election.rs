@@ -21,9 +21,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tracing::debug;
 
-use crate::backend::{CampaignError, Candidate, ElectionBackend, Observation, Victory};
+use crate::backend::{CampaignError, Candidate, Elected, ElectionBackend, Observation};
 use crate::backoff::Backoff;
-use crate::sabotage::{self, Sabotage};
+use crate::failpoint;
 use crate::store::{
     Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target,
     Txn, TxnResult, WatchStream,
@@ -72,7 +72,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
     /// Gives way to the candidate that a leader's value, which is a `V`, names as the next one. Without this a campaign keeps its
     /// place whatever a leader says.
     #[must_use]
-    pub fn giving_way<V: LeaderValue>(mut self) -> Self {
+    pub fn with_transfer<V: LeaderValue>(mut self) -> Self {
         self.transfer_to = Some(transfer_to::<V>);
         self
     }
@@ -138,7 +138,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
             ..Range::all(self.all_keys())
         };
         let mut still_there = vec![Compare::created_at(key.clone(), own)];
-        if sabotage::on(Sabotage::NoRecheckOfOwnKey) {
+        if failpoint::on(failpoint::NO_RECHECK_OF_OWN_KEY) {
             still_there.clear();
         }
         let txn = Txn::when(still_there).then(vec![Op::Range(read)]);
@@ -211,7 +211,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
         self.store.keep_alive(lease, attempt).await
     }
 
-    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Victory, CampaignError> {
+    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Elected, CampaignError> {
         let key = self.key_of(lease);
         let mut pauses = self.pauses();
         let mut queued = None;
@@ -227,7 +227,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
                 },
             };
             let waited = match self.predecessor(&key, revision).await {
-                Ok((won_at, None)) => return Ok(Victory { key, revision, won_at }),
+                Ok((won_at, None)) => return Ok(Elected { key, revision, won_at }),
                 Ok((at, Some(before))) => match self.give_way(&key, revision, &before).await {
                     Ok(false) => self.wait_for_change(before.key, at.next()).await,
                     gone => {

@@ -1,0 +1,315 @@
+//! Carries out the commands of the elector's machine, and publishes the status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::machine::{Command, Event};
+use super::{Elector, StepDown};
+use crate::backend::{ElectionBackend, Observation};
+use crate::clock::{Instant, SharedClock};
+use crate::liveness::LivenessProbe;
+use crate::status::{ElectionStatus, Reason};
+use crate::store::{LeaseId, Revision, StoreError};
+use crate::telemetry::{self, MinRemaining};
+use crate::term::{Term, TermOwner, WentBack};
+use crate::value::LeaderValue;
+
+/// Runs the elector until it is cancelled and has resigned.
+pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: CancellationToken) {
+    let Elector {
+        backend,
+        value,
+        liveness,
+        clock,
+        mut machine,
+        status,
+        mut requests,
+        handle,
+    } = elector;
+    drop(handle);
+    let mut io = Io {
+        backend,
+        value,
+        clock: clock.clone(),
+        calls: FuturesUnordered::new(),
+        observations: None,
+        closing: None,
+        publisher: Publisher {
+            status,
+            term: None,
+            min_remaining: MinRemaining::new(),
+        },
+        stepping_down: Vec::new(),
+    };
+    let mut shutting_down = false;
+    let mut event = Event::Tick;
+    loop {
+        for command in machine.handle(clock.now(), event) {
+            io.carry_out(command);
+        }
+        if machine.is_stopped() {
+            return;
+        }
+        if !machine.is_leader() && io.closing.is_none() {
+            io.answer_step_down(StepDown::Done);
+        }
+        let Some(wakeup) = machine.next_wakeup() else { return };
+        // In this order: an end that is known goes before the time, and the time before whatever else has arrived.
+        event = tokio::select! {
+            biased;
+            () = cancel.cancelled(), if !shutting_down => {
+                shutting_down = true;
+                Event::Shutdown
+            }
+            went_back = io.publisher.fenced_out() => went_back.map_or(Event::FencedOut, Event::WentBack),
+            () = liveness_changed(liveness.as_ref(), machine.is_stuck()) => Event::Stuck(!machine.is_stuck()),
+            () = clock.sleep_until(wakeup) => Event::Tick,
+            Some(()) = maybe(&mut io.closing) => {
+                io.closing = None;
+                Event::Closed
+            }
+            Some(event) = io.calls.next(), if !io.calls.is_empty() => event,
+            Some(observation) = next_observation(&mut io.observations) => Event::Observed(observation),
+            Some(answer) = requests.recv(), if !shutting_down => {
+                if machine.is_leader() {
+                    io.stepping_down.push(answer);
+                    Event::StepDown
+                } else {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(StepDown::NotLeader);
+                    Event::Tick
+                }
+            }
+        };
+    }
+}
+
+/// Completes when the liveness stops, or begins again; never without one.
+async fn liveness_changed(liveness: Option<&LivenessProbe>, stuck: bool) {
+    match liveness {
+        Some(liveness) => liveness.changed(stuck).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The calls under way and what they need.
+struct Io<V> {
+    backend: Arc<dyn ElectionBackend>,
+    value: Bytes,
+    clock: SharedClock,
+    calls: FuturesUnordered<BoxFuture<'static, Event>>,
+    observations: Option<BoxStream<'static, Observation>>,
+    closing: Option<BoxFuture<'static, ()>>,
+    publisher: Publisher<V>,
+    stepping_down: Vec<oneshot::Sender<StepDown>>,
+}
+
+impl<V: LeaderValue> Io<V> {
+    fn carry_out(&mut self, command: Command<V>) {
+        let backend = self.backend.clone();
+        match command {
+            Command::Undetermined { reason } => self.publisher.undetermined(reason),
+            Command::Explain { reason } => {
+                // Of a duplicate it has been told already, in these words.
+                if !matches!(reason, Reason::Duplicate(_)) {
+                    warn!(%reason, "nobody is known to lead, and this instance cannot take part in the election");
+                }
+                self.publisher.undetermined(reason);
+            }
+            Command::Follow(following) => {
+                telemetry::became_follower();
+                self.publisher.publish(ElectionStatus::Follower(following));
+            }
+            Command::Lead {
+                key,
+                revision,
+                lease,
+                deadline,
+            } => {
+                self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
+            }
+            Command::Extend { deadline } => self.publisher.extend(deadline),
+            Command::WentBack(went_back) => {
+                telemetry::store_went_back();
+                warn!(
+                    seen = went_back.seen.0,
+                    found = went_back.found.0,
+                    "{went_back} What was changed in between is lost, and everything is read anew"
+                );
+            }
+            Command::List => self.call(async move { Event::Listed(backend.candidates().await) }),
+            Command::Look => self.call(async move { Event::Looked(backend.candidates().await) }),
+            Command::Duplicated { told } => {
+                warn!("{told}");
+                telemetry::duplicate_id(true);
+            }
+            Command::Alone => {
+                info!("no other process stands for election with the id of this one any more");
+                telemetry::duplicate_id(false);
+            }
+            Command::Remove(stale) => self.call(async move {
+                for (key, mod_revision) in stale {
+                    match backend.remove(key.clone(), mod_revision).await {
+                        Ok(true) => {
+                            info!(
+                                ?key,
+                                "removed a key that an earlier process of this candidate left behind"
+                            );
+                        }
+                        Ok(false) => debug!(?key, "a stale key was already gone"),
+                        Err(error) => {
+                            warn!(?key, %error, "a stale key could not be removed, it will run out by itself");
+                        }
+                    }
+                }
+                Event::Removed
+            }),
+            Command::Grant { ttl } => {
+                let clock = self.clock.clone();
+                self.call(async move {
+                    let sent_at = clock.now();
+                    Event::Granted {
+                        sent_at,
+                        result: backend.grant(ttl).await,
+                    }
+                });
+            }
+            Command::Campaign { lease } => {
+                self.observations = Some(backend.observe());
+                let value = self.value.clone();
+                self.call(async move { Event::Campaigned(backend.campaign(lease, value).await) });
+            }
+            Command::Renew { lease, attempt } => {
+                let clock = self.clock.clone();
+                self.call(async move {
+                    let began = clock.now();
+                    let result = backend.keep_alive(lease, attempt.route).await;
+                    telemetry::renewed(&result, clock.now().saturating_since(began));
+                    Event::Renewed { id: attempt.id, result }
+                });
+            }
+            Command::Close { lease, until } => {
+                self.calls.clear();
+                self.observations = None;
+                self.closing = Some(close(backend, lease, until, self.clock.clone()).boxed());
+            }
+        }
+    }
+
+    fn call(&mut self, call: impl Future<Output = Event> + Send + 'static) {
+        self.calls.push(call.boxed());
+    }
+
+    fn answer_step_down(&mut self, outcome: StepDown) {
+        for answer in self.stepping_down.drain(..) {
+            // Whoever asked may have gone.
+            let _ = answer.send(outcome);
+        }
+    }
+}
+
+/// Gives the lease back, trying again until the store has answered or the time is over.
+async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until: Instant, clock: SharedClock) {
+    let Some(lease) = lease else { return };
+    let revoke = async {
+        loop {
+            match backend.revoke(lease).await {
+                Ok(()) | Err(StoreError::LeaseNotFound { .. }) => return,
+                Err(error) => {
+                    debug!(%lease, %error, "the lease could not be given back yet");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = revoke => debug!(%lease, "the lease was given back"),
+        () = clock.sleep_until(until) => warn!(%lease, "the store did not take the lease back: it will run out by itself"),
+    }
+}
+
+/// Publishes the status; the term ends before anything but itself is published.
+struct Publisher<V> {
+    status: watch::Sender<ElectionStatus<V>>,
+    term: Option<TermOwner>,
+    min_remaining: MinRemaining,
+}
+
+impl<V: LeaderValue> Publisher<V> {
+    fn publish(&mut self, status: ElectionStatus<V>) {
+        self.term = None;
+        self.status.send_replace(status);
+    }
+
+    fn undetermined(&mut self, reason: Reason) {
+        debug!(%reason, "who leads is not known");
+        telemetry::became_undetermined(reason.word());
+        self.publish(ElectionStatus::Undetermined(reason));
+    }
+
+    fn lead(&mut self, key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant, clock: SharedClock) {
+        telemetry::became_leader();
+        let (owner, term) = Term::begin(key, revision, lease, deadline, clock);
+        self.publish(ElectionStatus::Leader(term));
+        self.term = Some(owner);
+    }
+
+    fn extend(&mut self, deadline: Instant) {
+        if let ElectionStatus::Leader(term) = &*self.status.borrow() {
+            self.min_remaining.note(term.remaining());
+        }
+        if let Some(owner) = &self.term
+            && !owner.extend(deadline)
+        {
+            // Somebody saw the deadline pass before this renewal came: the term is over, and its lease must go.
+            owner.report_over();
+        }
+    }
+
+    /// Completes when somebody was fenced out of the present term, or found the store gone back; never without a term.
+    async fn fenced_out(&self) -> Option<WentBack> {
+        match &self.term {
+            Some(owner) => owner.fenced_out().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl<V> Drop for Publisher<V> {
+    fn drop(&mut self) {
+        self.term = None;
+        self.status.send_if_modified(|status| {
+            let known = !matches!(status, ElectionStatus::Undetermined(_));
+            if known {
+                *status = ElectionStatus::Undetermined(Reason::ElectorGone);
+            }
+            known
+        });
+    }
+}
+
+async fn maybe(future: &mut Option<BoxFuture<'static, ()>>) -> Option<()> {
+    match future {
+        Some(future) => {
+            future.await;
+            Some(())
+        }
+        None => None,
+    }
+}
+
+async fn next_observation(observations: &mut Option<BoxStream<'static, Observation>>) -> Option<Observation> {
+    match observations {
+        Some(observations) => observations.next().await,
+        None => None,
+    }
+}

@@ -2,12 +2,14 @@
 //!
 //! That gives nobody a right: what a caller may do is for the services to say.
 
+mod certificates;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::tls::CallerCertificates;
+pub use certificates::CallerCertificates;
 
 /// Where a connection comes from. An IPv6 host has a whole /64 to choose addresses from, so all of that is one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

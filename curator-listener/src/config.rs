@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use crate::server;
 use crate::tls::Tls;
 
 /// As many as every release takes of one connection.
-const CALLS_TO_LEADER: u32 = 256;
+const MAX_CALLS_PER_LEADER_CONNECTION: u32 = 256;
+
+/// On a stranger's connection there may be so many times fewer calls ...
+const STRANGER_CALLS_DIVISOR: u32 = 8;
+/// ... but as many as clients assume before they have received the settings of the connection.
+const MIN_STRANGER_CALLS: u32 = 100;
 
 /// The limits and times of a [`Listener`](crate::Listener). All memory that a peer can make it use is bounded by them.
 #[derive(Clone, Debug)]
@@ -23,7 +27,7 @@ pub struct ListenerConfig {
     /// callers that the cluster does not know to those that it does ([`Forwarders::standing`](crate::Forwarders::standing)); what finds
     /// no room is refused with `RESOURCE_EXHAUSTED`, and told when to come again (`grpc-retry-pushback-ms`).
     pub hold_limit: usize,
-    /// How long a leader that steps down as planned waits for the calls that it is running.
+    /// How long a leader that steps down as planned waits for the calls that it is in_flight.
     pub drain_limit: Duration,
     /// How long calls under way may take to end once the listener is told to stop.
     pub grace: Duration,
@@ -79,7 +83,7 @@ pub struct ListenerConfig {
     pub tls: Option<Tls>,
     /// A place in a simulated network: no socket is opened, and no address but that is listened on.
     #[cfg(feature = "simulation")]
-    pub simulated: Option<crate::simulated::Host>,
+    pub simulated: Option<crate::testing::sim_network::SimHost>,
 }
 
 impl Default for ListenerConfig {
@@ -131,25 +135,38 @@ impl ListenerConfig {
 
     /// The longest head of an answer that is read, and the least of a request's: longer than one that is taken, so that what an
     /// instance adds to a call that it forwards fits as well.
-    pub(crate) const fn most_headers(&self) -> u32 {
+    pub(crate) const fn max_headers_read(&self) -> u32 {
         self.max_header_list_size.saturating_mul(2)
     }
 
     /// How many calls a stranger's connection may have.
     pub(crate) fn calls_of_stranger(&self) -> u32 {
-        server::calls_of_stranger(self.max_concurrent_calls)
+        calls_of_stranger(self.max_concurrent_calls)
     }
 
     /// How many calls go on one connection to the leader. Further ones get another connection, and what is kept of answers there
     /// is bounded by its window.
     pub(crate) fn calls_to_leader(&self) -> u32 {
-        self.max_concurrent_calls.min(CALLS_TO_LEADER)
+        self.max_concurrent_calls.min(MAX_CALLS_PER_LEADER_CONNECTION)
     }
 
     /// The window of a whole connection to the leader.
     pub(crate) fn window_to_leader(&self) -> u32 {
-        server::window_of_all(self.stream_window, self.calls_to_leader())
+        window_of_all(self.stream_window, self.calls_to_leader())
     }
+}
+
+/// The window of a connection with so many calls: with all of them stalled there is some left.
+pub(crate) const fn window_of_all(stream_window: u32, calls: u32) -> u32 {
+    /// The most that HTTP/2 can say.
+    const MAX_WINDOW: u32 = 0x7fff_ffff;
+    let all = stream_window.saturating_mul(calls);
+    if all > MAX_WINDOW { MAX_WINDOW } else { all }
+}
+
+/// How many calls a stranger's connection may have, of so many that others' may.
+pub(crate) fn calls_of_stranger(calls: u32) -> u32 {
+    (calls / STRANGER_CALLS_DIVISOR).max(calls.min(MIN_STRANGER_CALLS))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::target::Target;
+use crate::dispatch::routing::Route;
 
 /// The descriptors of the service, encoded, for reflection.
 pub(crate) const FILE_DESCRIPTOR_SET: &[u8] = tonic_health::pb::FILE_DESCRIPTOR_SET;
@@ -113,25 +113,25 @@ impl Health for HealthService {
 
 /// Publishes whether calls get through, until the instance is to be unready.
 pub(crate) async fn report(
-    mut targets: watch::Receiver<Arc<Target>>,
+    mut route_updates: watch::Receiver<Arc<Route>>,
     serving: watch::Sender<bool>,
     unready: CancellationToken,
 ) {
     loop {
-        let target = targets.borrow_and_update().clone();
-        let mut readiness = match &*target {
-            Target::Follow(follow) => follow.readiness(),
-            Target::Lead(_) | Target::Unknown { .. } => None,
+        let route = route_updates.borrow_and_update().clone();
+        let mut readiness = match &*route {
+            Route::Follower(follow) => follow.readiness(),
+            Route::Leader(_) | Route::Undetermined { .. } => None,
         };
-        let can = match (&*target, &mut readiness) {
-            (Target::Lead(lead), _) => !lead.running.is_draining(),
+        let can = match (&*route, &mut readiness) {
+            (Route::Leader(lead), _) => !lead.in_flight.is_draining(),
             (_, Some(readiness)) => readiness.borrow_and_update().open,
             _ => false,
         };
         serving.send_if_modified(|serving| std::mem::replace(serving, can) != can);
         let drained = async {
-            match &*target {
-                Target::Lead(lead) if can => lead.running.draining().await,
+            match &*route {
+                Route::Leader(lead) if can => lead.in_flight.draining().await,
                 _ => std::future::pending().await,
             }
         };
@@ -145,7 +145,7 @@ pub(crate) async fn report(
         };
         tokio::select! {
             () = unready.cancelled() => break,
-            changed = targets.changed() => if changed.is_err() { break },
+            changed = route_updates.changed() => if changed.is_err() { break },
             () = connected => {}
             () = drained => {}
         }

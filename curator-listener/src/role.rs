@@ -53,7 +53,7 @@ pub struct TermId {
 pub struct Leader {
     /// The node that it runs on.
     pub node_id: String,
-    /// Where it can be reached, as host:port, the preferred one first; empty if it does not say.
+    /// Where it can be limit_alerts, as host:port, the preferred one first; empty if it does not say.
     pub addresses: Vec<String>,
     /// Whether it authorizes a forwarded call for the caller that the call names. A leader that does not would take each call as
     /// this instance's own, with this instance's rights: nothing is forwarded to it, and callers are told where it is.

@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
-use crate::forward::Kind;
+use crate::call::Kind;
 use crate::role::{SharedGuard, TermId};
 
 /// A term of this instance, for the services that it is the leader with.
@@ -116,7 +116,7 @@ impl Services {
     }
 
     /// Which calls are known to be unary.
-    pub(crate) fn kinds(&self) -> Kinds {
+    pub(crate) fn kinds(&self) -> MethodKinds {
         let mut unary = HashSet::new();
         for file in &self.set.file {
             for service in &file.service {
@@ -129,7 +129,7 @@ impl Services {
                 );
             }
         }
-        Kinds(unary)
+        MethodKinds(unary)
     }
 }
 
@@ -157,9 +157,9 @@ impl Local {
 }
 
 /// The paths of the calls that are unary.
-pub(crate) struct Kinds(HashSet<String>);
+pub(crate) struct MethodKinds(HashSet<String>);
 
-impl Kinds {
+impl MethodKinds {
     /// The kind of the call at this path; what is not known may be a stream.
     pub(crate) fn of(&self, path: &str) -> Kind {
         if self.0.contains(path) {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use h2::SendStream;
 use http_body::{Body, Frame};
 
-use crate::source::Source;
+use crate::forward::replay_body::ReplayBody;
 
 /// How an upload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) enum Uploaded {
 
 /// A request's body and the stream that it goes to.
 pub(crate) struct Upload<B> {
-    source: Source<B>,
+    body: ReplayBody<B>,
     stream: SendStream<Bytes>,
     /// What was read and not sent yet.
     rest: Bytes,
@@ -44,20 +44,20 @@ struct Gone;
 
 /// Pieces of a request that are smaller than this are put together, as far as there are more of them. A server counts small ones
 /// that nobody has read yet, and ends the connection when there are too many: a client could send a message byte by byte.
-const SMALL: usize = 1_024;
+const SMALL_CHUNK: usize = 1_024;
 
 /// The first so many bytes are handed on without asking whether the leader takes them: it has said of no stream yet that it
 /// does not, and h2 can put them into one packet with the headers.
-const FIRST: usize = 16 << 10;
+const EAGER_BYTES: usize = 16 << 10;
 
 impl<B> Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     /// `whole` if the end of it has been sent with the headers.
-    pub(crate) const fn new(source: Source<B>, stream: SendStream<Bytes>, whole: bool) -> Self {
+    pub(crate) const fn new(body: ReplayBody<B>, stream: SendStream<Bytes>, whole: bool) -> Self {
         Self {
-            source,
+            body,
             stream,
             rest: Bytes::new(),
             next: None,
@@ -68,14 +68,14 @@ where
     }
 
     /// The body again, and the stream if it is not at its end.
-    pub(crate) fn into_parts(self) -> (Source<B>, Option<SendStream<Bytes>>) {
+    pub(crate) fn into_parts(self) -> (ReplayBody<B>, Option<SendStream<Bytes>>) {
         let whole = self.ended == Some(Uploaded::Whole);
-        (self.source, (!whole).then_some(self.stream))
+        (self.body, (!whole).then_some(self.stream))
     }
 
     /// The leader has begun to answer, so that the request will not be sent again.
     pub(crate) fn answered(&mut self) {
-        self.source.keep_no_more();
+        self.body.stop_buffering();
     }
 
     /// Whether there is nothing more to do.
@@ -99,7 +99,7 @@ where
 
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         loop {
-            if self.first && !self.rest.is_empty() && self.rest.len() <= FIRST {
+            if self.first && !self.rest.is_empty() && self.rest.len() <= EAGER_BYTES {
                 self.first = false;
                 let rest = std::mem::take(&mut self.rest);
                 if self.stream.send_data(rest, self.last).is_err() {
@@ -134,9 +134,9 @@ where
             match self.read(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
-                        self.last = self.source.is_end_stream();
+                        self.last = self.body.is_end_stream();
                         self.rest = data;
-                        if self.rest.len() < SMALL && !self.last {
+                        if self.rest.len() < SMALL_CHUNK && !self.last {
                             self.gather(cx);
                         }
                         if self.rest.is_empty() && self.last {
@@ -166,7 +166,7 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         match self.next.take() {
             Some(next) => Poll::Ready(next),
-            None => Pin::new(&mut self.source)
+            None => Pin::new(&mut self.body)
                 .poll_frame(cx)
                 .map(|read| read.map(|read| read.map_err(|_| Gone))),
         }
@@ -175,7 +175,7 @@ where
     /// Adds to a small piece what else has come in, up to a frame.
     fn gather(&mut self, cx: &mut Context<'_>) {
         let mut pieces = BytesMut::new();
-        while !self.last && self.rest.len() + pieces.len() < FIRST {
+        while !self.last && self.rest.len() + pieces.len() < EAGER_BYTES {
             let Poll::Ready(read) = self.read(cx) else { break };
             let data = match read {
                 Some(Ok(frame)) if frame.is_data() => frame.into_data().unwrap_or_default(),
@@ -184,7 +184,7 @@ where
                     break;
                 }
             };
-            self.last = self.source.is_end_stream();
+            self.last = self.body.is_end_stream();
             if pieces.is_empty() {
                 pieces.extend_from_slice(&std::mem::take(&mut self.rest));
             }
@@ -212,7 +212,7 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::source::Budget;
+    use crate::forward::replay_body::ReplayBudget;
 
     /// Uploads these frames, and returns how that ended and what the other side saw last.
     async fn upload(frames: Vec<Result<&'static str, &'static str>>) -> (Uploaded, Vec<Bytes>, Option<h2::Error>) {
@@ -226,8 +226,11 @@ mod tests {
         let frames = frames
             .into_iter()
             .map(|frame| frame.map(|text| Frame::data(Bytes::from(text))));
-        let source = Source::new(StreamBody::new(futures::stream::iter(frames)), Budget::new(usize::MAX));
-        let mut upload = Upload::new(source, stream, false);
+        let body = ReplayBody::new(
+            StreamBody::new(futures::stream::iter(frames)),
+            ReplayBudget::new(usize::MAX),
+        );
+        let mut upload = Upload::new(body, stream, false);
         let (request, _respond) = server.accept().await.unwrap().unwrap();
         let serving = tokio::spawn(async move { while server.accept().await.is_some() {} });
         let uploaded = poll_fn(|cx| upload.poll(cx)).await;

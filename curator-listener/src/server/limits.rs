@@ -5,7 +5,7 @@ use std::time::Duration;
 use h2::server::Builder;
 
 use crate::caller::Standing;
-use crate::config::ListenerConfig;
+use crate::config::{ListenerConfig, window_of_all};
 
 /// As much of an answer is given to HTTP/2 at a time, which sends it as the client takes it.
 const SEND_BUFFER: usize = 64 << 10;
@@ -13,14 +13,11 @@ const SEND_BUFFER: usize = 64 << 10;
 /// of streams that nobody remembers are errors, and too many errors end a connection.
 const RESETS_REMEMBERED: Duration = Duration::from_secs(4);
 /// The window of a stream and the calls on a connection are so many times less for strangers ...
-const WINDOW_OF_STRANGERS: u32 = 4;
-const CALLS_OF_STRANGERS: u32 = 8;
+const STRANGER_WINDOW_DIVISOR: u32 = 4;
 /// The longest heads that are read, so that whoever sends one that is not taken is told so: what is longer by far ends the
 /// connection.
-const HEADS: u32 = 1 << 20;
-const HEADS_OF_STRANGERS: u32 = 256 << 10;
-/// ... but as many calls as clients take for granted before they are told anything.
-const TAKEN_FOR_GRANTED: u32 = 100;
+const MAX_HEADERS_READ: u32 = 1 << 20;
+const MAX_STRANGER_HEADERS_READ: u32 = 256 << 10;
 
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +42,16 @@ impl Limits {
     /// it likes.
     pub(super) fn of(standing: Standing, config: &ListenerConfig) -> Self {
         let (calls, stream_window, heads, errors) = match standing {
-            Standing::User | Standing::Member => (config.max_concurrent_calls, config.stream_window, HEADS, 16_384),
+            Standing::User | Standing::Member => (
+                config.max_concurrent_calls,
+                config.stream_window,
+                MAX_HEADERS_READ,
+                16_384,
+            ),
             Standing::Stranger => (
                 config.calls_of_stranger(),
-                config.stream_window / WINDOW_OF_STRANGERS,
-                HEADS_OF_STRANGERS,
+                config.stream_window / STRANGER_WINDOW_DIVISOR,
+                MAX_STRANGER_HEADERS_READ,
                 1_024,
             ),
         };
@@ -58,7 +60,7 @@ impl Limits {
         Self {
             calls,
             stream_window,
-            heads: heads.max(config.most_headers()),
+            heads: heads.max(config.max_headers_read()),
             pending_resets: many,
             // They are not counted in the budget: half a kilobyte each.
             remembered: match standing {
@@ -87,22 +89,10 @@ impl Limits {
     }
 }
 
-/// The window of a connection with so many calls: with all of them stalled there is some left.
-pub(crate) const fn window_of_all(stream_window: u32, calls: u32) -> u32 {
-    /// The most that HTTP/2 can say.
-    const MOST: u32 = 0x7fff_ffff;
-    let all = stream_window.saturating_mul(calls);
-    if all > MOST { MOST } else { all }
-}
-
-/// How many calls a stranger's connection may have, of so many that others' may.
-pub(crate) fn calls_of_stranger(calls: u32) -> u32 {
-    (calls / CALLS_OF_STRANGERS).max(calls.min(TAKEN_FOR_GRANTED))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::calls_of_stranger;
 
     #[test]
     fn stalled_calls_cannot_take_a_connections_window() {

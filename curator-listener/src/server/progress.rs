@@ -1,7 +1,7 @@
 //! Whether a thread that serves connections gets on.
 //!
 //! A thread with much to do answers late, and does not hang: what it is asked stands behind all that came before. So whoever
-//! asks looks at the turns of its connections as well. One that is blocked takes no turn to its end.
+//! asks looks at the polls of its connections as well. One that is blocked takes no turn to its end.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,17 +12,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-/// Between two looks at the turns of a thread that has not answered.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at the polls of a thread that has not answered.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The first may have begun long before.
-const TURNS: u64 = 2;
+const MIN_POLLS: u64 = 2;
 
-/// The turns of what a thread serves, as far as they have ended. Clones count together.
+/// The polls of what a thread serves, as far as they have ended. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<AtomicU64>);
 
 impl Progress {
-    /// Does the work, and counts its turns.
+    /// Does the work, and counts its polls.
     pub(crate) async fn of<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -33,28 +33,28 @@ impl Progress {
         .await
     }
 
-    fn turns(&self) -> u64 {
+    fn polls(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Completes once turns that began after the call have ended. Cancellation safe.
-    async fn gets_on(&self) {
-        let before = self.turns();
-        while self.turns() < before.saturating_add(TURNS) {
-            sleep(LOOK).await;
+    /// Completes once polls that began after the call have ended. Cancellation safe.
+    async fn makes_progress(&self) {
+        let before = self.polls();
+        while self.polls() < before.saturating_add(MIN_POLLS) {
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
 /// A thread, and how it gets on.
 #[derive(Clone, Debug)]
-pub(crate) struct Worker {
+pub(crate) struct WorkerProbe {
     /// Where its tasks run.
     pub(crate) runtime: Handle,
     pub(crate) progress: Progress,
 }
 
-impl Worker {
+impl WorkerProbe {
     /// Completes once the thread has done something that was asked of it, or has got on with what it has to do; never while it is
     /// blocked, or once it is gone. Cancellation safe.
     pub(crate) async fn responds(&self) {
@@ -68,7 +68,7 @@ impl Worker {
         tokio::select! {
             biased;
             () = answered => {}
-            () = self.progress.gets_on() => {}
+            () = self.progress.makes_progress() => {}
         }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     async fn thread_that_gets_on_responds_however_much_it_has_to_do() {
         // Nobody drives it: whatever it is asked waits for ever.
         let busy = Builder::new_current_thread().build().expect("a runtime");
-        let worker = Worker {
+        let worker = WorkerProbe {
             runtime: busy.handle().clone(),
             progress: Progress::default(),
         };
@@ -98,7 +98,7 @@ mod tests {
         worker.progress.of(async {}).await;
         let one = async {
             while !asking.is_finished() {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         assert!(timeout(hour, one).await.is_err(), "the turn may have begun before");

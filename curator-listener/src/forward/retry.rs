@@ -1,0 +1,50 @@
+//! What the end of a stream to the leader means: whether the call provably never ran.
+
+use h2::{Error, Reason};
+use tonic::Code;
+
+use crate::call::refusal::Refusal;
+use crate::sabotage;
+use crate::sabotage::Sabotage;
+
+/// Whether the leader never began with the call.
+///
+/// ReplayBody: RFC 9113, sections 6.8 and 8.7. h2 gives the error of a remote GOAWAY to just those streams whose id is above the
+/// last one that the peer says it has processed; those below go on.
+pub(crate) fn is_provably_unprocessed(error: &Error) -> bool {
+    if sabotage::on(Sabotage::SendsLostCallAgain) {
+        return true;
+    }
+    error.is_remote() && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))
+}
+
+/// What the caller is told when the stream ended otherwise than by an answer.
+pub(crate) fn to_refusal(error: &Error) -> Refusal {
+    let unknown = "whether the call took effect is not known";
+    if error.is_reset() && error.is_remote() {
+        return match error.reason() {
+            Some(Reason::ENHANCE_YOUR_CALM) => Refusal::new(
+                Code::ResourceExhausted,
+                "the leader cut the call off: it asks for too much",
+            ),
+            reason => Refusal::unavailable(format!(
+                "the leader broke the call off ({}); {unknown}",
+                reason.unwrap_or(Reason::INTERNAL_ERROR).description()
+            )),
+        };
+    }
+    // Never INTERNAL: a leader that dies is the most ordinary of faults.
+    Refusal::unavailable(format!("the connection to the leader was to_refusal; {unknown}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_our_own_proves_nothing() {
+        let local = Error::from(Reason::REFUSED_STREAM);
+        assert!(!is_provably_unprocessed(&local));
+        assert_eq!(to_refusal(&local).code, Code::Unavailable);
+    }
+}

@@ -1,0 +1,11 @@
+//! What comes in on one connection: counted as long as it is kept in memory, and not read while its party has no room.
+
+mod body;
+mod call_cost;
+pub(crate) mod frames;
+mod ledger;
+mod messages;
+
+pub(crate) use body::{InboundBody, Keep};
+pub(crate) use call_cost::CallCost;
+pub(crate) use ledger::{FRAME, InboundCounter, Ledger};

@@ -1,4 +1,4 @@
-//! What every part of the listener knows of one call: its kind, head, deadline and lifetime, and how it is refused.
+//! What every part of the listener needs to know of one call: kind, head, deadline, lifetime and refusal.
 
 pub(crate) mod grpc_timeout;
 pub(crate) mod head;
@@ -6,11 +6,12 @@ pub(crate) mod header_size;
 pub(crate) mod lifetime;
 pub(crate) mod refusal;
 
-/// What a call is, as far as connections care.
+/// The kind of a call. It decides which connection to the leader the call uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// One message each way.
+    /// One request message and one response message.
     Unary,
-    /// Anything else, and what is not known. Incompatible from the others, so that bulk does not stand before what is small.
+    /// Any stream, and every method whose kind is unknown. Streams use separate connections, so that bulk transfers
+    /// do not delay small calls.
     Stream,
 }

@@ -1,4 +1,4 @@
-//! One call from its arrival to its answer: served here, forwarded, held, or refused.
+//! Dispatching a call: it is served here, forwarded to the leader, queued, or refused.
 
 pub(crate) mod body;
 mod decide;
@@ -41,32 +41,33 @@ use crate::{forward, headers, local, protocol, telemetry, trace_context};
 const INITIAL_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_millis(100);
 
-/// What all calls share.
+/// The state that all calls share.
 pub(crate) struct Dispatcher {
     pub(crate) local: Local,
-    /// The lifetime of what the local services do.
+    /// The lifetime of the local services.
     pub(crate) local_lifetime: Arc<RoleLifetime>,
     pub(crate) kinds: MethodKinds,
     pub(crate) route_updates: watch::Receiver<Arc<Route>>,
     pub(crate) hold_queue: HoldQueue,
-    /// What may be kept of requests.
+    /// The budget of bodies that are buffered for a retry.
     pub(crate) replay_budget: Arc<ReplayBudget>,
     pub(crate) config: Arc<ListenerConfig>,
-    /// Names this process among the instances.
+    /// Identifies this process among the instances.
     pub(crate) instance_id: HeaderValue,
-    /// The listener is about to stop: nobody waits any longer.
+    /// The listener is stopping: calls no longer wait for a leader.
     pub(crate) stopping: CancellationToken,
-    /// Uploads that go on beside their answers.
+    /// Uploads that continue after their response has begun.
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
-    /// It has been logged that somebody forwards in a version that is not taken. Once, for strangers can do that too.
+    /// Whether a call with an unsupported protocol version has been logged. It is logged once, because strangers can
+    /// cause it.
     pub(crate) logged_unsupported: AtomicBool,
 }
 
 impl Dispatcher {
     /// Answers a call.
     ///
-    /// Cancellation: dropping the future cancels the call wherever it is.
+    /// Cancellation: dropping the future cancels the call in any state.
     pub(crate) async fn answer(&self, request: Request<InboundBody>, worker: usize) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let span = trace_context::begin(&mut parts.headers, parts.uri.path());
@@ -77,7 +78,7 @@ impl Dispatcher {
     async fn answer_within(&self, request: Request<InboundBody>, worker: usize, span: &Span) -> Response<Body> {
         let began = Instant::now();
         if let Some(status) = head::no_call(&request) {
-            // Whoever asks so is a person, or a tool that tries HTTP/2.
+            // The client is a person or an HTTP/2 tool.
             let mut response = Response::new(Body::Said("This is a server of gRPC: POST application/grpc.\n"));
             *response.status_mut() = status;
             let text = HeaderValue::from_static("text/plain");
@@ -125,7 +126,7 @@ impl Dispatcher {
         let (mut parts, mut body) = request.into_parts();
         let marks = ForwardingHeaders::take(&mut parts.headers);
         let most = self.config.max_header_list_size as usize;
-        // What has been forwarded was looked at there, and has been added to since.
+        // The forwarding instance has checked the size, and has added headers since.
         if marks.hop.is_none() && head::length(&parts) > most {
             let message = format!("the metadata of the call is longer than {most} bytes");
             return Err(Refusal::new(Code::ResourceExhausted, message));
@@ -178,7 +179,7 @@ impl Dispatcher {
                     }
                     match call.serve(&route, caller, body).await {
                         Ok(response) => return Ok((response, &self.metrics.led)),
-                        // It began to step down a moment ago; the rules say what follows.
+                        // The leader has just begun to step down; decide again.
                         Err(body) => body,
                     }
                 }
@@ -216,23 +217,24 @@ impl Dispatcher {
 /// A call for the leader.
 struct Call<'a> {
     dispatcher: &'a Dispatcher,
-    /// Where the caller's connection is served.
+    /// The worker that serves the caller's connection.
     worker: usize,
     route_updates: watch::Receiver<Arc<Route>>,
     kind: Kind,
     parts: http::request::Parts,
     from: Caller,
     deadline: Option<Instant>,
-    /// Where it waits, and until when, from the first time that it must.
+    /// The place in the hold queue and the time limit, from the first wait on.
     hold: Option<(HoldPermit<'a>, GaugeGuard, Instant)>,
     pause: Duration,
 }
 
 impl Call<'_> {
-    /// What the caller has shown, if this listener encrypts: to this instance, or to the one that forwards the call.
+    /// The certificates that the caller presented to this instance or to the forwarding one, if the listener uses
+    /// TLS.
     ///
-    /// Whoever forwards says who calls, so that is taken only from those who may; of others even the call is not taken, lest
-    /// it is made in the name of the one that has forwarded it.
+    /// The forwarding instance reports who calls. Only members of the consensus are trusted to do so. A forwarded
+    /// call of any other sender is refused, because it would otherwise run with the rights of that sender.
     async fn caller(&self, marks: &ForwardingHeaders) -> Result<Option<CallerCertificates>, Refusal> {
         let Some(tls) = &self.dispatcher.config.tls else {
             return Ok(None);
@@ -248,7 +250,7 @@ impl Call<'_> {
         let may_forward = timeout_at(until, tls.forwarders.may_forward(&shown)).await;
         if !may_forward.map_err(|_| Refusal::unavailable("the leader cannot say yet whose calls it takes"))? {
             let message = "only members of the consensus may forward calls";
-            // The instance in between, if it is one, tells its own caller something else: it may call any other.
+            // The forwarding instance tells its own caller to call another instance.
             return Err(Refusal::new(Code::PermissionDenied, message).not_run(headers::NO_MEMBER));
         }
         let Some(header) = hop.certificate() else {
@@ -282,7 +284,7 @@ impl Call<'_> {
         }
     }
 
-    /// Forwards it once; gives the body back if nothing ran and it is worth another try.
+    /// Forwards the call once. Returns the body if nothing ran and the call can be retried.
     async fn forward(
         &mut self,
         follow: &FollowerRoute,
@@ -294,7 +296,7 @@ impl Call<'_> {
         let slot = match pool.slot(self.kind, self.from.standing) {
             Ok(slot) => slot,
             Err(_) => {
-                // Asked again, now that no change is missed.
+                // Try again after subscribing, so that no change is missed.
                 let mut readiness = pool.readiness();
                 readiness.borrow_and_update();
                 match pool.slot(self.kind, self.from.standing) {
@@ -359,7 +361,7 @@ impl Call<'_> {
         }
     }
 
-    /// Waits after a call that did not run, longer each time.
+    /// Waits after a call that did not run, with exponential backoff.
     async fn pause_after(&mut self, why: String, follow: &FollowerRoute) -> Result<(), Refusal> {
         let refusal = Refusal::unavailable(why).with_leader(Some(&follow.leader));
         let pause = self.pause;
@@ -367,7 +369,7 @@ impl Call<'_> {
         self.wait(&refusal, None, Some(pause)).await
     }
 
-    /// Waits until it is worth another try, or refuses if the call has waited long enough.
+    /// Waits until the call can be tried again. Refuses it when the time limit has passed.
     async fn wait(
         &mut self,
         refusal: &Refusal,
@@ -407,7 +409,7 @@ impl Call<'_> {
             {
                 return;
             }
-            // Nobody keeps the connections any more: then there will be another route.
+            // The pool is gone: the route will change.
             std::future::pending::<()>().await;
         };
         let lost = async {
@@ -416,7 +418,7 @@ impl Call<'_> {
                 None => std::future::pending().await,
             }
         };
-        // With a leader to forward to, a call may still get through; without one there is nothing to wait for.
+        // If there is a leader to forward to, the call may still succeed. Otherwise there is nothing to wait for.
         let hopeless = !matches!(&**self.route_updates.borrow(), Route::Follower(_));
         tokio::select! {
             biased;
@@ -443,7 +445,8 @@ impl Call<'_> {
     }
 }
 
-/// Draws the conclusion from the leader's refusal of a version: why the call must wait, unless it can be sent in another one at once.
+/// Handles the leader's refusal of a protocol version. Returns why the call must wait, or `None` if it can be sent
+/// again at once.
 fn learn(follow: &FollowerRoute, said: ForwardProtocol, takes: Option<ForwardProtocol>) -> Option<String> {
     let leader = &follow.leader.node_id;
     match follow.protocol.refused(said, takes) {

@@ -1,7 +1,7 @@
-//! Passing a call on to the leader as it is: headers, body and trailers, without a look inside.
+//! Forwarding a call to the leader: headers, body and trailers are passed on unchanged and not inspected.
 //!
-//! HTTP/2 is spoken through `h2` itself. That costs no task and no queue for a call on the way out, it gives back a request
-//! that was not sent, and it says of a failed one whether the leader can have begun with it.
+//! It uses `h2` directly. That takes no task and no queue for a call, returns a request that was not sent, and
+//! reports for a failed one whether the leader may have started to process it.
 
 mod connection;
 mod dial;
@@ -42,20 +42,20 @@ use crate::{headers, protocol};
 use reset_queue::{AbandonedCall, RequestState, ResponseState};
 use upload::{Upload, Uploaded};
 
-/// The head of a call.
+/// A call to forward.
 pub(crate) struct ForwardRequest {
     pub(crate) method: Method,
     pub(crate) path: PathAndQuery,
-    /// Stripped of what goes no further.
+    /// Without the headers that are not forwarded.
     pub(crate) headers: HeaderMap,
-    /// What the caller asked for.
+    /// The `:authority` that the caller used.
     pub(crate) authority: Option<HeaderValue>,
     pub(crate) deadline: Option<Instant>,
-    /// What the caller has shown, if this instance looks at that.
+    /// The caller's certificates, if the listener uses TLS.
     pub(crate) certificate: Option<HeaderValue>,
-    /// Where the call comes from.
+    /// The address of the caller.
     pub(crate) address: Option<CallerAddress>,
-    /// In which version the leader is told of it.
+    /// The forwarding protocol version to send.
     pub(crate) version: ForwardProtocol,
 }
 
@@ -63,16 +63,17 @@ pub(crate) struct ForwardRequest {
 pub(crate) enum Outcome<B> {
     /// The leader answers.
     Answered(Response<ForwardedBody>),
-    /// Nothing of the call ran, for this reason; it can be sent again.
+    /// Nothing of the call ran, for this reason; it can be retried.
     NotRun { why: String, body: ReplayBody<B> },
-    /// Nothing of the call ran, since the leader does not take its version, and none newer than this one if that can be read.
+    /// Nothing of the call ran, because the leader does not support the protocol version. `takes` is the newest that
+    /// it supports, if that can be read.
     OtherVersion {
         takes: Option<ForwardProtocol>,
         body: ReplayBody<B>,
     },
-    /// Nothing of the call ran, since the leader takes none from this instance.
+    /// Nothing of the call ran, because the leader accepts no forwarded calls from this instance.
     NoMember,
-    /// The call is over.
+    /// The call has ended.
     Ended(Refusal),
 }
 
@@ -84,7 +85,7 @@ enum Event {
 
 /// Sends the call to the leader.
 ///
-/// Cancellation: dropping the future gives the call up.
+/// Cancellation: dropping the future abandons the call.
 pub(crate) async fn attempt<B>(
     head: ForwardRequest,
     body: ReplayBody<B>,
@@ -117,7 +118,7 @@ where
                 body,
             };
         }
-        // Not the connection, but the request: it would fail again.
+        // The error is in the request, not in the connection: a retry would fail as well.
         Err(error) => {
             return Outcome::Ended(Refusal::new(
                 Code::Internal,
@@ -156,7 +157,7 @@ where
             }
             upload.answered();
             let upload = (!upload.is_done()).then(|| {
-                // On its own from here: the client may send more before it reads any of the answer.
+                // The upload continues as a task: the client may send more before it reads the answer.
                 AbortOnDropHandle::new(tasks.spawn(async move { poll_fn(|cx| upload.poll(cx)).await }))
             });
             let (parts, stream) = answer.into_parts();
@@ -165,7 +166,7 @@ where
                 ForwardedBody::new(stream, limits, upload, slot),
             ))
         }
-        // The stream has ended, and there is nothing to give up.
+        // The stream has ended: there is nothing to reset.
         Event::ForwardedBody(Err(error)) if retry::is_provably_unprocessed(&error) => {
             debug!(%error, "the leader did not take a call");
             not_run("the leader did not take the call".to_owned(), upload.into_parts().0)
@@ -187,7 +188,7 @@ where
     }
 }
 
-/// Nothing of a call ran: it can be sent again if its request has been kept.
+/// Nothing of the call ran: it can be retried if its body has been buffered.
 fn not_run<B>(why: String, mut body: ReplayBody<B>) -> Outcome<B>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -200,7 +201,7 @@ where
     }
 }
 
-/// A call that has been sent, and not been answered. Dropping it gives the call up.
+/// A call that has been sent and not answered. Dropping it abandons the call.
 struct Sent<B>(Option<(ResponseFuture, Upload<B>, Slot)>)
 where
     B: Body<Data = Bytes> + Unpin;
@@ -209,7 +210,7 @@ impl<B> Sent<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// What comes next, while the request goes out.
+    /// The next event, while the request is being uploaded.
     async fn event(&mut self, limits: &mut CallLimits) -> Event {
         poll_fn(|cx| {
             let Some((response, upload, _)) = &mut self.0 else {
@@ -246,7 +247,7 @@ where
     }
 }
 
-/// The request as the leader gets it.
+/// The request for the leader.
 fn request(
     head: ForwardRequest,
     term: &TermHeader,
@@ -270,7 +271,7 @@ fn request(
         head.address,
     );
     if let Some(deadline) = head.deadline {
-        // What has been spent here is not there any more.
+        // Only the time that is left.
         let left = deadline.saturating_duration_since(Instant::now());
         headers.insert(GRPC_TIMEOUT, grpc_timeout::write(left));
     }

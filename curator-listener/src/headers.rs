@@ -1,4 +1,4 @@
-//! The metadata by which instances speak with each other, and with clients that want to know.
+//! The metadata between instances, and the metadata for clients that ask for the leader.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -6,44 +6,45 @@ use crate::caller::CallerAddress;
 use crate::protocol::ForwardProtocol;
 use crate::role::{Leader, TermId};
 
-/// All our names begin with this; what a client sends with it goes no further.
+/// The prefix of all these headers. Those of a client are never forwarded.
 const PREFIX: &str = "curator-";
-/// On a forwarded call: the revision of the term that the sender follows, a slash, and the lock key percent-encoded.
+/// On a forwarded call: the lock revision of the term that the sender follows, a slash, and the percent-encoded lock
+/// key.
 const FORWARDED_TERM: HeaderName = HeaderName::from_static("curator-forwarded-term");
-/// On a forwarded call: the version of these marks. On the refusal of one: the newest that is taken.
+/// On a forwarded call: the forwarding protocol version. On its refusal: the newest supported version.
 const FORWARDED_VERSION: HeaderName = HeaderName::from_static("curator-forwarded-version");
-/// On a forwarded call: which process forwards it, so that it knows itself.
+/// On a forwarded call: the process that forwards it, so that it recognizes its own calls.
 const FORWARDED_BY: HeaderName = HeaderName::from_static("curator-forwarded-by");
-/// On a forwarded call: the authority that the caller asked for.
+/// On a forwarded call: the `:authority` of the caller.
 const FORWARDED_AUTHORITY: HeaderName = HeaderName::from_static("curator-forwarded-authority");
-/// On a forwarded call: the certificates that the caller has shown, by the word of the sender.
+/// On a forwarded call: the caller's certificates, as reported by the sender.
 const FORWARDED_CERTIFICATE: HeaderName = HeaderName::from_static("curator-forwarded-certificate");
-/// On a forwarded call: the address that it came from, by the word of the sender.
+/// On a forwarded call: the caller's address, as reported by the sender.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("curator-forwarded-for");
-/// On an answer to a forwarded call: nothing of it ran, and it may be dispatched again. The value says why.
+/// On an answer to a forwarded call: nothing of it ran, and it may be dispatched again. The value is the reason.
 const NOT_RUN: HeaderName = HeaderName::from_static("curator-not-run");
-/// On a client's call: rather refuse it, and say where the leader is, than forward it.
+/// On a client's call: refuse it with the leader's address instead of forwarding it.
 const NO_FORWARD: HeaderName = HeaderName::from_static("curator-no-forward");
-/// On a refusal: the node that leads, if it is known.
+/// On a refusal: the node id of the leader, if known.
 pub(crate) const LEADER_ID: HeaderName = HeaderName::from_static("curator-leader-id");
-/// On a refusal: where the leader is, if it is known.
+/// On a refusal: the address of the leader, if known.
 pub(crate) const LEADER_ADDRESS: HeaderName = HeaderName::from_static("curator-leader-address");
 
-/// What a call says of how it came here.
+/// The forwarding headers of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ForwardingHeaders {
-    /// It has been forwarded: for this term, by this process. Unreadable terms match none.
+    /// Set if the call has been forwarded. A term that cannot be read matches none.
     pub(crate) hop: Option<Hop>,
-    /// The caller does not want it forwarded.
+    /// The caller does not want the call forwarded.
     pub(crate) no_forward: bool,
 }
 
-/// A call that has been forwarded once, and will not be again.
+/// How a call was forwarded. It is not forwarded again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hop {
-    /// The term as it was sent.
+    /// The term as the sender wrote it.
     term: HeaderValue,
-    /// That of the marks; `None` if it cannot be read.
+    /// The protocol version; `None` if it cannot be read.
     version: Option<ForwardProtocol>,
     by: Option<HeaderValue>,
     certificate: Option<HeaderValue>,
@@ -51,33 +52,33 @@ pub(crate) struct Hop {
 }
 
 impl Hop {
-    /// Whether it was meant for this term.
+    /// Whether the call was sent for this term.
     pub(crate) fn is_for(&self, term: &TermHeader) -> bool {
         self.term == term.0
     }
 
-    /// The version in which it was forwarded; `None` if that cannot be read.
+    /// The protocol version; `None` if it cannot be read.
     pub(crate) const fn version(&self) -> Option<ForwardProtocol> {
         self.version
     }
 
-    /// What the caller has shown to the instance that forwards, by the word of that instance.
+    /// The certificates that the caller presented, as reported by the forwarding instance.
     pub(crate) const fn certificate(&self) -> Option<&HeaderValue> {
         self.certificate.as_ref()
     }
 
-    /// The address that the call came from, by the word of the instance that forwards.
+    /// The caller's address, as reported by the forwarding instance.
     pub(crate) const fn address(&self) -> Option<CallerAddress> {
         self.address
     }
 
-    /// Whether the process with this id sent it.
+    /// Whether the process with this id sent the call.
     pub(crate) fn is_from(&self, instance: &HeaderValue) -> bool {
         self.by.as_ref() == Some(instance)
     }
 }
 
-/// A term as it stands in the metadata. Made once a term, not once a call.
+/// A term as a header value. Made once for each term, not for each call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TermHeader(HeaderValue);
 
@@ -90,16 +91,15 @@ impl TermHeader {
                 _ => text.push(char::from(byte)),
             }
         }
-        // Printable ASCII only, as has just been made sure of.
+        // The text is printable ASCII, so this cannot fail.
         Self(HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("none")))
     }
 }
 
 impl ForwardingHeaders {
-    /// Reads what a call says, and takes everything of ours off it before it goes further. Of what belongs to one hop HTTP/2
-    /// has let nothing in.
+    /// Reads and removes all headers with our prefix. HTTP/2 has already rejected hop-by-hop headers.
     pub(crate) fn take(headers: &mut HeaderMap) -> Self {
-        // Most calls say nothing, which costs a look at each name and no more.
+        // Most calls have none, which costs one comparison for each name.
         let ours: Vec<HeaderName> = headers
             .keys()
             .filter(|name| name.as_str().starts_with(PREFIX))
@@ -125,7 +125,7 @@ impl ForwardingHeaders {
     }
 }
 
-/// ForwardingHeaders a call as forwarded.
+/// Adds the forwarding headers to a call.
 pub(crate) fn mark_forwarded(
     headers: &mut HeaderMap,
     version: ForwardProtocol,
@@ -151,10 +151,10 @@ pub(crate) fn mark_forwarded(
     }
 }
 
-/// The word for a refusal because the one that forwards may not.
+/// The reason of a refusal if the sender is not a member of the consensus.
 pub(crate) const NO_MEMBER: &str = "no-member";
 
-/// Says on an answer that nothing ran, why, and which version is taken here.
+/// Adds to an answer that nothing ran, the reason, and the newest supported protocol version.
 pub(crate) fn mark_not_run(headers: &mut HeaderMap, why: &'static str) {
     headers.insert(NOT_RUN, HeaderValue::from_static(why));
     if let Some(version) = ForwardProtocol::OURS.to_header() {
@@ -162,16 +162,16 @@ pub(crate) fn mark_not_run(headers: &mut HeaderMap, why: &'static str) {
     }
 }
 
-/// What an answer says that nothing ran for.
+/// An answer that says that nothing ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotRun {
-    /// Why, in a word.
+    /// The reason.
     pub(crate) why: String,
-    /// The newest version that the sender takes; `None` if it cannot be read.
+    /// The newest version that the leader supports; `None` if it cannot be read.
     pub(crate) takes: Option<ForwardProtocol>,
 }
 
-/// Why nothing ran, if an answer says so; the marks are taken off, for they are between instances.
+/// Reads and removes the headers that say that nothing ran.
 pub(crate) fn take_not_run(headers: &mut HeaderMap) -> Option<NotRun> {
     let version = headers.remove(FORWARDED_VERSION);
     let why = headers.remove(NOT_RUN)?;
@@ -181,9 +181,9 @@ pub(crate) fn take_not_run(headers: &mut HeaderMap) -> Option<NotRun> {
     })
 }
 
-/// Says on a refusal who leads and where.
+/// Adds the leader's node id and address to a refusal.
 pub(crate) fn hint(headers: &mut HeaderMap, leader: &Leader) {
-    // What cannot be put into a header is left out of it; the message has it in any case.
+    // Values that no header can hold are left out; the message contains them.
     if let Ok(id) = HeaderValue::from_str(&leader.node_id) {
         headers.insert(LEADER_ID, id);
     }

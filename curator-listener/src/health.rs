@@ -1,4 +1,4 @@
-//! `grpc.health.v1` for every instance: serving means that a call to this instance gets to a leader.
+//! `grpc.health.v1` for every instance. SERVING means that a call to this instance reaches a leader.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -14,16 +14,16 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::dispatch::routing::Route;
 
-/// The descriptors of the service, encoded, for reflection.
+/// The encoded descriptors of the service, for reflection.
 pub(crate) const FILE_DESCRIPTOR_SET: &[u8] = tonic_health::pb::FILE_DESCRIPTOR_SET;
 
-/// Whether calls get through.
+/// The health service.
 #[derive(Clone)]
 pub(crate) struct HealthService {
     serving: watch::Receiver<bool>,
-    /// Answered here, leader or not.
+    /// Services that every instance answers.
     local: Arc<HashSet<&'static str>>,
-    /// Answered by the leader.
+    /// Services that the leader answers.
     led: Arc<HashSet<String>>,
     stopping: CancellationToken,
 }
@@ -43,12 +43,12 @@ impl HealthService {
         })
     }
 
-    /// Whether a service is always answered here; none if it is not known.
+    /// Whether a service is answered by every instance; `None` if it is unknown.
     fn is_local(&self, service: &str) -> Option<bool> {
         if self.local.contains(service) {
             return Some(true);
         }
-        // The empty name asks for the whole.
+        // The empty name asks for the server as a whole.
         (service.is_empty() || self.led.contains(service)).then_some(false)
     }
 }
@@ -90,7 +90,7 @@ impl Health for HealthService {
             let mut alive = true;
             loop {
                 let now = match known {
-                    // Not an error: the protocol wants the caller to go on watching.
+                    // Not an error: by the protocol the caller keeps watching.
                     None => ServingStatus::ServiceUnknown,
                     Some(local) => status(*serving.borrow_and_update() || local),
                 };
@@ -100,9 +100,9 @@ impl Health for HealthService {
                 }
                 tokio::select! {
                     biased;
-                    // The last word stands until the instance stops.
+                    // Without a publisher the last state stays until the instance stops.
                     changed = serving.changed(), if alive => alive = changed.is_ok(),
-                    // An open stream would hold up the stop.
+                    // An open stream would delay the shutdown.
                     () = stopping.cancelled() => return Some((Err(Status::unavailable("this instance is stopping")), None)),
                 }
             }
@@ -111,7 +111,7 @@ impl Health for HealthService {
     }
 }
 
-/// Publishes whether calls get through, until the instance is to be unready.
+/// Publishes whether calls reach a leader, until the instance is marked as not ready.
 pub(crate) async fn report(
     mut route_updates: watch::Receiver<Arc<Route>>,
     serving: watch::Sender<bool>,

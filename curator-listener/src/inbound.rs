@@ -1,4 +1,4 @@
-//! What comes in on one connection: counted as long as it is kept in memory, and not read while its party has no room.
+//! Data that a client sends: counted while it is kept in memory. A socket is not read while its party has no room.
 
 mod body;
 mod call_cost;

@@ -1,4 +1,4 @@
-//! The limits of a listener that calls and connections run into: counted, and said in the log now and then.
+//! Counts and logs when calls or connections reach a limit of the listener.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,19 +10,19 @@ use tracing::warn;
 use crate::config::ListenerConfig;
 use crate::telemetry::LIMITS_REACHED;
 
-/// Between two log lines on the same limit.
+/// Minimum interval between two log lines about the same limit.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A limit, as a [`ListenerConfig`] has it.
+/// A limit of [`ListenerConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// A call that waited for a leader, or was to, is refused.
+    /// A waiting call is refused.
     HeldCalls,
-    /// A connection is refused, or one without a call is cut for it.
+    /// A connection is refused, or one without calls is closed for it.
     Connections,
     /// A connection is refused.
     ConnectionsPerPeer,
-    /// A connection is cut before its client has said anything.
+    /// A connection is closed before its client has sent anything.
     NewConnections,
 }
 
@@ -34,7 +34,7 @@ impl Limit {
         Self::NewConnections,
     ];
 
-    /// What sets it.
+    /// The name of the setting.
     const fn name(self) -> &'static str {
         match self {
             Self::HeldCalls => "hold_limit",
@@ -63,7 +63,7 @@ impl Limit {
     }
 }
 
-/// What is known of each limit.
+/// The state of all limits.
 #[derive(Debug)]
 pub(crate) struct LimitAlerts([LimitState; Limit::ALL.len()]);
 
@@ -84,7 +84,7 @@ impl LimitAlerts {
     pub(crate) fn new(config: &ListenerConfig) -> Self {
         Self(Limit::ALL.map(|limit| {
             let counter = metrics::counter!(LIMITS_REACHED, "limit" => limit.name());
-            // So that it is there before the first time.
+            // So that the counter exists before the first event.
             counter.increment(0);
             LimitState {
                 is: limit.is(config),
@@ -94,11 +94,11 @@ impl LimitAlerts {
         }))
     }
 
-    /// Somebody has run into it.
+    /// Counts that the limit is reached, and logs it if the last log line is old enough.
     pub(crate) fn report(&self, limit: Limit) {
         let known = &self.0[limit as usize];
         known.counter.increment(1);
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         let mut said = known.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.times += 1;
         if said.at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {

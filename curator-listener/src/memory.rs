@@ -1,10 +1,10 @@
-//! One budget of memory for all that callers make this instance hold: requests that nobody has read yet, answers that nobody
-//! takes, and calls that are open.
+//! The memory budget of all callers together: requests that are not read yet, answers that are not taken, and open
+//! calls.
 //!
-//! Nobody's share is a fixed number. A party may hold half as much as is free at the moment, so that one alone gets a third of
-//! the budget, two get a quarter each, and there is always something left for whoever comes next. Strangers share a quarter of
-//! the budget in the same way, and one of them gets an eighth of what is free there. Nothing is ever taken back from anybody:
-//! what a party has no room for is not read from its sockets, not asked of the services, or refused.
+//! Shares are not fixed. A party may use half of what is free, so that one party alone gets a third of the budget and
+//! two get a quarter each, and there is always room for the next one. Strangers share a quarter of the budget in the
+//! same way, and one of them gets an eighth of what is free there. Memory is never taken back from a party. A party
+//! without room is not read from, its answers are not requested from the services, and its calls are refused.
 
 mod room_wait;
 
@@ -18,20 +18,20 @@ use crate::telemetry;
 pub(crate) use room_wait::RoomWait;
 use room_wait::Waiters;
 
-/// A connection with no more than this is never stopped, so that whoever has all but used up its share at one connection still
-/// gets small calls through at another: a frame of HTTP/2.
+/// A connection that uses no more than this is never stopped, so that a party that has used up its share on one
+/// connection can still make small calls on another. The size of one HTTP/2 frame.
 const MIN_CONNECTION_BYTES: usize = 16 << 10;
-/// A connection is counted in the budget by so many bytes at a time, so that small calls do not all write to the same few
+/// A connection is counted in the budget in units of this size, so that small calls do not all write to the same
 /// counters.
 const ACCOUNTING_GRAIN: usize = 8 << 10;
-/// Strangers have this part of it together.
+/// The part of the budget that strangers share.
 const STRANGERS_DIVISOR: usize = 4;
-/// And one of them this part of what is free of that.
+/// The part of what is free of that for one stranger.
 const STRANGER_DIVISOR: usize = 8;
-/// Whom the cluster knows has this part of all that is free.
+/// The part of what is free for a known party.
 const MEMBER_DIVISOR: usize = 2;
 
-/// How often it is told how much is held.
+/// How often the metrics are updated.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The budget.
@@ -43,7 +43,7 @@ pub(crate) struct Memory {
     accounts: Mutex<HashMap<Arc<Party>, Weak<Account>>>,
 }
 
-/// What one party holds, on all of its connections.
+/// The memory of one party, on all of its connections.
 #[derive(Debug)]
 pub(crate) struct Account {
     memory: Arc<Memory>,
@@ -53,18 +53,18 @@ pub(crate) struct Account {
     waiters: Waiters,
 }
 
-/// What one connection holds. Whatever is left of it when it is dropped is given back.
+/// The memory of one connection. Dropping it returns everything.
 #[derive(Debug)]
 pub(crate) struct ConnectionMemory {
     account: Arc<Account>,
     used: AtomicUsize,
-    /// What the account knows of it: whole grains, and as much as is used or more.
+    /// What the account has been charged: whole units, and at least what is used.
     counted: AtomicUsize,
-    /// Another instance is at its other end, whose callers have their shares there.
+    /// The peer is another instance, which applies the shares of its own callers.
     forwards: AtomicBool,
 }
 
-/// A part of what a connection holds. Dropping it gives it back.
+/// A part of a connection's memory. Dropping it returns the part.
 #[derive(Debug)]
 pub(crate) struct Charge {
     held: Arc<ConnectionMemory>,
@@ -81,7 +81,7 @@ impl Memory {
         })
     }
 
-    /// Tells now and then what is held. Never returns.
+    /// Updates the metrics periodically. Never returns.
     pub(crate) async fn report(&self) {
         loop {
             telemetry::memory(self.used.load(Ordering::Relaxed), self.most);
@@ -89,7 +89,7 @@ impl Memory {
         }
     }
 
-    /// For a connection of this caller.
+    /// The memory of a new connection of this caller.
     pub(crate) fn of(self: &Arc<Self>, caller: &Caller) -> Arc<ConnectionMemory> {
         let mut accounts = self.accounts();
         let known = accounts.get(&caller.party).and_then(Weak::upgrade);
@@ -114,13 +114,13 @@ impl Memory {
     }
 
     fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<Party>, Weak<Account>>> {
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Account {
-    /// As much as it may hold at this moment.
+    /// How much the party may use at this moment.
     fn share(&self) -> usize {
         let free = self
             .memory
@@ -163,7 +163,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let mut accounts = self.memory.accounts();
-        // There may be another one by now.
+        // Another account of the party may have been made meanwhile.
         if accounts
             .get(&self.party)
             .is_some_and(|account| account.strong_count() == 0)
@@ -174,12 +174,12 @@ impl Drop for Account {
 }
 
 impl ConnectionMemory {
-    /// Whether the connection may hold more.
+    /// Whether the connection may use more.
     pub(crate) fn has_room(&self) -> bool {
         self.fits(1)
     }
 
-    /// Whether it may hold so many bytes more.
+    /// Whether the connection may use this many bytes more.
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         if self.used.load(Ordering::Relaxed).saturating_add(bytes) <= MIN_CONNECTION_BYTES {
             return true;
@@ -191,19 +191,19 @@ impl ConnectionMemory {
         self.account.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.account.share()
     }
 
-    /// From now on it may hold whatever is free: it carries the calls of many, each of whom the instance that forwards them has
-    /// let have no more than its share. Were it stopped for one of them, all others would be as well.
+    /// From now on the connection may use everything that is free. It carries the calls of many callers, and the
+    /// forwarding instance applies their shares. Stopping it for one caller would stop all.
     pub(crate) fn forwards(&self) {
         self.forwards.store(true, Ordering::Relaxed);
     }
 
-    /// How much it holds.
+    /// How much the connection uses.
     #[cfg(test)]
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Counts what is there already, whether there is room or not.
+    /// Counts memory that is already in use, even above the limit.
     pub(crate) fn take(&self, bytes: usize) {
         if bytes > 0 {
             self.used.fetch_add(bytes, Ordering::SeqCst);
@@ -211,29 +211,29 @@ impl ConnectionMemory {
         }
     }
 
-    /// Counts it out again.
+    /// Returns memory.
     pub(crate) fn give_back(&self, bytes: usize) {
         if bytes > 0 {
             self.used.fetch_sub(bytes, Ordering::SeqCst);
             self.count();
-            // Even if the account knows nothing of it: what is below the floor is always room.
+            // Even if the account is not changed: a connection below the minimum always has room.
             self.account.waiters.wake_one();
         }
     }
 
-    /// Lets the account know what is used. Whoever changes `used` calls it afterwards, so that of two at a time the later one
-    /// sees what both have done.
+    /// Charges the account for what is used. It must be called after each change of `used`; of two concurrent calls
+    /// the later one sees both changes.
     fn count(&self) {
         loop {
             let used = self.used.load(Ordering::SeqCst);
             let counted = self.counted.load(Ordering::SeqCst);
             let grains = used.next_multiple_of(ACCOUNTING_GRAIN);
-            // A grain more than it needs is left to a connection that is in use: it will be back for it.
+            // A connection in use may keep one unit more than it needs: it will need it again.
             let enough = used <= counted && (used > 0 || counted == 0) && counted - grains <= ACCOUNTING_GRAIN;
             if enough {
                 return;
             }
-            // The account is never behind of what is counted: it would fall below nothing.
+            // The account is charged before `counted` changes, so that it cannot underflow.
             let more = grains.saturating_sub(counted);
             self.account.take(more);
             let changed = self
@@ -246,7 +246,7 @@ impl ConnectionMemory {
         }
     }
 
-    /// Counts it for as long as what is returned lives.
+    /// Counts the bytes as long as the returned value lives.
     pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.take(bytes);
         Charge {
@@ -303,7 +303,7 @@ mod tests {
         taken
     }
 
-    /// Within a percent, and a piece.
+    /// Within one percent and one piece.
     fn about(taken: usize, expected: usize) -> bool {
         taken.abs_diff(expected) <= expected / 100 + PIECE
     }
@@ -315,7 +315,7 @@ mod tests {
         assert!(about(fill(&first), 21 << 20));
         let second = memory.of(&known(2));
         assert!(about(fill(&second), 14 << 20));
-        // However many there are, there is something left for one more.
+        // However many parties there are, there is room for one more.
         let more: Vec<_> = (3..13).map(|host| memory.of(&known(host))).collect();
         for held in &more {
             assert!(fill(held) >= MIN_CONNECTION_BYTES);
@@ -419,7 +419,7 @@ mod tests {
             let waits = timeout(Duration::from_millis(1), poll_fn(|cx| turn.poll(&held, cx))).await;
             assert!(waits.is_err());
         }
-        // One that goes away must not take the turn of those who stay with it.
+        // A waiter that leaves must not take the turn of those that stay.
         let gone = turns.remove(0);
         drop(charge);
         drop(gone);

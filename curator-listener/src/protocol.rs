@@ -1,45 +1,46 @@
-//! The version of what instances say to each other about a call, so that those of two releases in a row can work together.
+//! The version of the forwarding protocol between instances, so that two consecutive releases can work together.
 //!
-//! Whoever forwards says its version. Whoever gets the call takes its own version and the one before, and refuses any other before
-//! anything runs, since it cannot know what the marks of the call mean; the refusal says the newest version that it takes. A
-//! sender that still knows that one says it from then on to this leader, and sends the call again. So instances can be upgraded,
-//! and taken back, in any order, as long as no two of them are more than one version apart.
+//! The sender states its version. The receiver accepts its own version and the previous one. It refuses any other
+//! before anything runs, because the headers may have another meaning, and states the newest version that it
+//! supports. A sender that supports that version uses it for this leader from then on, and sends the call again. So
+//! instances can be upgraded and downgraded in any order, as long as no two of them are more than one version apart.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use http::HeaderValue;
 
-/// The word for a refusal because of the version.
+/// The reason of a refusal because of the version.
 pub(crate) const REFUSED: &str = "version";
 
-/// A version. 0 is that of builds that did not say it.
+/// A version. 0 is that of builds that do not state it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ForwardProtocol(u16);
 
 impl ForwardProtocol {
-    /// That of this build. It goes up when the marks of a call change their meaning, and by one a release at most.
+    /// The version of this build. It is incremented when the headers change their meaning, at most once for each
+    /// release.
     ///
-    /// 1: as 0, and says so.
+    /// 1: as 0, but stated.
     pub(crate) const OURS: Self = Self(1);
-    /// The oldest that this build knows.
+    /// The oldest version that this build supports.
     pub(crate) const OLDEST: Self = Self(Self::OURS.0 - 1);
 
-    /// As it is said; `None` if that is no version, which is one that is still to come.
+    /// Parses the header; `None` if it cannot be read, which may be a future version.
     pub(crate) fn read(said: Option<&HeaderValue>) -> Option<Self> {
         let Some(said) = said else { return Some(Self(0)) };
         let text = said.to_str().ok()?;
-        // A plus sign would be read as well.
+        // `parse` would accept a plus sign.
         text.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
         text.parse().ok().map(Self)
     }
 
-    /// As it is to be said; `None` for the version that says nothing.
+    /// The header value; `None` for the version that is not stated.
     pub(crate) fn to_header(self) -> Option<HeaderValue> {
         (self.0 > 0).then(|| HeaderValue::from(self.0))
     }
 
-    /// Why a call that was forwarded in this version is refused, if it is; `None` for a version that cannot be read.
+    /// Whether a call with this version is accepted. `None` is a version that cannot be read.
     pub(crate) fn check(said: Option<Self>) -> Result<(), Unsupported> {
         match said {
             Some(said) if (Self::OLDEST..=Self::OURS).contains(&said) => Ok(()),
@@ -88,7 +89,7 @@ impl fmt::Display for ForwardProtocol {
     }
 }
 
-/// What is said to one leader.
+/// The version that is negotiated with one leader.
 #[derive(Debug)]
 pub(crate) struct Negotiated {
     version: AtomicU16,
@@ -104,24 +105,24 @@ impl Default for Negotiated {
     }
 }
 
-/// What follows from a leader's refusal of a version.
+/// The result of a leader's refusal of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Negotiation {
-    /// From now on another version is said.
+    /// An older version is used from now on.
     Downgraded(ForwardProtocol),
-    /// Another call has found that out already, or said it meanwhile.
+    /// Another call has already negotiated the version.
     AlreadyKnown,
-    /// There is none that both know. `first` is whether this is news.
+    /// There is no common version. `first` is whether this is the first such refusal.
     Incompatible { first: bool },
 }
 
 impl Negotiated {
-    /// The version of the next call.
+    /// The version for the next call.
     pub(crate) fn version(&self) -> ForwardProtocol {
         ForwardProtocol(self.version.load(Ordering::Relaxed))
     }
 
-    /// The leader takes no newer version than this one, and has refused a call in version `said`.
+    /// The leader has refused version `said`; `theirs` is the newest that it supports.
     pub(crate) fn refused(&self, said: ForwardProtocol, theirs: Option<ForwardProtocol>) -> Negotiation {
         match theirs {
             Some(theirs) if theirs >= ForwardProtocol::OLDEST && theirs < said => {
@@ -182,11 +183,11 @@ mod tests {
         }
     }
 
-    /// Builds of two versions in a row, either of which may lead.
+    /// Builds of two consecutive versions, either of which may lead.
     #[test]
     fn two_in_a_row_come_to_terms() {
         let (older, newer) = (ForwardProtocol(ForwardProtocol::OURS.0 - 1), ForwardProtocol::OURS);
-        // Ours follows one that is older, and takes no more than that.
+        // This build follows an older leader.
         let spoken = Negotiated::default();
         assert_eq!(spoken.version(), newer);
         assert_eq!(spoken.refused(newer, Some(older)), Negotiation::Downgraded(older));
@@ -196,7 +197,7 @@ mod tests {
             Negotiation::AlreadyKnown,
             "one that was under way"
         );
-        // It refuses that as well, against its word.
+        // The leader refuses the version that it stated itself.
         assert_eq!(
             spoken.refused(older, Some(older)),
             Negotiation::Incompatible { first: true }

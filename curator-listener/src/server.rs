@@ -1,4 +1,4 @@
-//! The listener: sockets that are open from start to exit, and what answers on them.
+//! The listener: its sockets, its lifecycle, and the handle to it.
 
 mod accept;
 mod accept_batch;
@@ -50,13 +50,13 @@ use progress::WorkerProbe;
 use sockets::Acceptor;
 use worker::Worker;
 
-/// What has been cut is gone within this, unless a service blocks its thread.
+/// How long closed connections may take to end. A service that blocks its thread exceeds it.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where instances listen by default: all addresses of both families, on the Curator's port.
+/// The default address: all addresses of both families, on the port of the Curator.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7835);
 
-/// Sockets that are open, and not served yet.
+/// Open sockets that are not served yet.
 pub struct Listener {
     sockets: Vec<Acceptor>,
     addresses: Vec<SocketAddr>,
@@ -64,11 +64,11 @@ pub struct Listener {
     route_updates: watch::Sender<Arc<Route>>,
     serving: watch::Sender<bool>,
     unready: CancellationToken,
-    /// Where connections are served, once they are.
+    /// The workers, once the listener runs.
     probes: watch::Sender<Vec<WorkerProbe>>,
 }
 
-/// Asks a listener, while it runs and before.
+/// A handle to a listener, before and while it runs.
 #[derive(Clone)]
 pub struct ListenerHandle {
     config: Arc<ListenerConfig>,
@@ -78,37 +78,38 @@ pub struct ListenerHandle {
     probes: watch::Receiver<Vec<WorkerProbe>>,
 }
 
-/// Why the listener cannot begin or go on.
+/// Why the listener cannot start or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// There is no address to listen on.
+    /// No address was given.
     #[error("there is no address to listen on: give one at least, for example {DEFAULT_ADDRESS}")]
     Nowhere,
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address}: {source}; choose another address, or stop what holds it")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// There can be no thread to serve connections on.
+    /// A worker thread cannot be started.
     #[error("cannot start a thread for connections: {0}")]
     Thread(io::Error),
-    /// Server reflection cannot be made from the descriptors.
+    /// The descriptors cannot be used for server reflection.
     #[error("the descriptors cannot be served by reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// A task of the listener ended by itself.
+    /// A task of the listener ended unexpectedly.
     #[error("a task of the listener {0}")]
     Task(String),
 }
 
 impl Listener {
-    /// Opens the sockets. Connections wait in their queues until [`run`](Self::run). `[::]` listens for IPv4 as well.
+    /// Opens the sockets. Connections wait in their backlogs until [`run`](Self::run). `[::]` listens on IPv4 as
+    /// well.
     ///
     /// # Errors
-    /// There is no address, or one of them cannot be listened on.
+    /// If no address is given or one of them cannot be bound.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O.
@@ -143,13 +144,13 @@ impl Listener {
         })
     }
 
-    /// The addresses that are listened on, with the ports that the system chose.
+    /// The addresses of the sockets, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// A handle to ask with.
+    /// A handle to the listener.
     #[must_use]
     pub fn handle(&self) -> ListenerHandle {
         ListenerHandle {
@@ -161,15 +162,15 @@ impl Listener {
         }
     }
 
-    /// Answers calls until cancelled. Then it tells its connections to go elsewhere, and waits for the calls under way; new
-    /// connections are taken meanwhile, for those who know no other address. After [`drain_limit`](ListenerConfig::drain_limit)
-    /// it listens no more, and ends the calls that are still there with `UNAVAILABLE`; what is left after
-    /// [`grace`](ListenerConfig::grace) is cut.
+    /// Serves calls until cancelled. Then it sends a GOAWAY on its connections and waits for the calls in flight. New
+    /// connections are still accepted, for clients that know no other address. After
+    /// [`drain_limit`](ListenerConfig::drain_limit) it stops listening and ends the remaining calls with
+    /// `UNAVAILABLE`. After [`grace`](ListenerConfig::grace) it closes the remaining connections.
     ///
-    /// Not cancellation safe: when the future is dropped, so are all connections.
+    /// Not cancellation safe: dropping the future closes all connections.
     ///
     /// # Errors
-    /// The services cannot be described, or a task ended that should have gone on.
+    /// If a worker or reflection cannot be started, or a task ended unexpectedly.
     pub async fn run(
         self,
         status: impl StatusStream,
@@ -185,7 +186,7 @@ impl Listener {
             unready,
             probes: known_probes,
         } = self;
-        // A failure here is not the caller's end.
+        // A failure of the listener must not cancel the caller's token.
         let cancel = cancel.child_token();
         let services = with_own_services(services, serving.subscribe(), &cancel)?;
         let kinds = services.kinds();
@@ -216,7 +217,7 @@ impl Listener {
             metrics: Metrics::new(),
             logged_unsupported: AtomicBool::new(false),
         });
-        // Nobody is listened to any more. That is later: until then who has no other address finds somebody here.
+        // Cancelled later than `cancel`: until then clients that know no other address can still connect.
         let stop_accepting = CancellationToken::new();
         let shared = Arc::new(Shared {
             dispatcher,
@@ -225,7 +226,7 @@ impl Listener {
             stop_accepting: stop_accepting.clone(),
             tasks: tasks.clone(),
         });
-        // Calls under way go on for a while after the cancellation, and the way to the leader with them.
+        // Calls in flight continue for a while after the cancellation, and need the connections to the leader.
         let over = CancellationToken::new();
         let mut own = JoinSet::new();
         own.spawn({
@@ -253,7 +254,7 @@ impl Listener {
             }
         });
         let (cut, mut serving) = (CancellationToken::new(), JoinSet::new());
-        // Threads do not end because nobody waits for them any more.
+        // The threads would not end with this future.
         let _cut_when_dropped = cut.clone().drop_guard();
         let ways: Vec<_> = workers
             .into_iter()
@@ -266,7 +267,7 @@ impl Listener {
             accepting.spawn(accept(socket, limiter.clone(), ways.clone(), stop_accepting.clone()));
         }
         known_probes.send_replace(probes);
-        // Theirs are the last: the workers end when those have ended.
+        // The accept tasks hold the other senders: the workers end after them.
         drop(ways);
         let outcome = tokio::select! {
             () = cancel.cancelled() => Ok(()),
@@ -275,7 +276,7 @@ impl Listener {
             Some(ended) = serving.join_next() => Err(ended.map(|()| "serve")),
         };
         let outcome = match outcome {
-            // All of them end by themselves when cancelled, which may be noticed first.
+            // All tasks end when cancelled, which may be noticed first.
             Err(Ok(_)) if cancel.is_cancelled() => Ok(()),
             Err(Ok(task)) => Err(ListenError::Task(format!(
                 "({task}) returned although nobody asked it to"
@@ -316,7 +317,7 @@ async fn all(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// The given services, and those that every instance has: health and reflection.
+/// Adds the services of every instance: health and reflection.
 fn with_own_services(
     services: Services,
     serving: watch::Receiver<bool>,
@@ -345,21 +346,21 @@ fn with_own_services(
     Ok(services.local(HealthService::server(serving, local, led, stopping.clone())))
 }
 
-/// A name that no other process has.
+/// A random id of this process.
 fn instance_id() -> HeaderValue {
     let id = format!("{:032x}", rand::random::<u128>());
     HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 impl ListenerHandle {
-    /// Whether a call to this instance gets to a leader, and its changes. What `grpc.health.v1` says.
+    /// Whether a call to this instance reaches a leader, and its changes: what `grpc.health.v1` reports.
     #[must_use]
     pub fn serving(&self) -> watch::Receiver<bool> {
         self.serving.clone()
     }
 
-    /// Completes once each thread that serves connections has done something that was asked of it, or has got on with what it
-    /// has to do: none of them is blocked. Never, while one of them is, or before the listener [serves](Listener::run), or after
+    /// Completes when each worker thread has run a new task or has made progress with its connections, so that none
+    /// of them is blocked. Never completes while one is blocked, before the listener [runs](Listener::run), or after
     /// it has ended. Cancellation safe.
     pub async fn responds(&self) {
         let mut known = self.probes.clone();
@@ -369,13 +370,14 @@ impl ListenerHandle {
             return std::future::pending().await;
         };
         join_all(probes.iter().map(WorkerProbe::responds)).await;
-        // A runtime may be the caller's, and outlive the listener.
+        // The runtime may be the caller's, and outlive the listener.
         if self.probes.has_changed().is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Completes once a call to this instance gets to a leader, whatever it reports of itself. Cancellation safe.
+    /// Completes when a call to this instance would reach a leader, whatever the health service reports. Cancellation
+    /// safe.
     pub async fn reaches_leader(&self) {
         let mut route_updates = self.route_updates.clone();
         loop {
@@ -403,17 +405,17 @@ impl ListenerHandle {
         }
     }
 
-    /// Reports from now on that this instance is not to be called. It still answers.
+    /// Reports NOT_SERVING from now on. Calls are still answered.
     pub fn unready(&self) {
         self.unready.cancel();
     }
 
-    /// Prepares for a planned end of this instance's term: no call is begun in it any more. New ones wait for the next leader;
-    /// those that followers forwarded go back to them untouched. Returns once the calls under way have been answered, at most
-    /// after [`drain_limit`](ListenerConfig::drain_limit), and at once if this instance does not lead. Streams are waited for
-    /// only while they are young and moving.
+    /// Prepares for the planned end of this instance's term: it starts no new calls. New calls wait for the next
+    /// leader, and calls that followers have forwarded are returned to them. Completes when the calls in flight are
+    /// answered, at most after [`drain_limit`](ListenerConfig::drain_limit); at once if this instance is not the
+    /// leader. Only young and active streams are waited for.
     ///
-    /// To be followed by the end of the term. Cancellation: the term takes no new calls all the same.
+    /// The caller must then end the term. Cancellation: the term accepts no new calls afterwards either.
     pub async fn drain(&self) -> Option<Drained> {
         let route = self.route_updates.borrow().clone();
         match &*route {

@@ -1,4 +1,4 @@
-//! What is counted and timed of calls, for whoever has installed a recorder of the `metrics` crate before the listener runs.
+//! The metrics of the listener. Install a recorder of the `metrics` crate before the listener runs.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use metrics::{Counter, Gauge, Histogram};
 
 use crate::call::refusal::Refusal;
 
-/// Calls that were answered, by who did: `local`, `leader` (this instance leads) or `forwarded`.
+/// Calls that were answered, by who answered: `local`, `leader` (this instance leads) or `forwarded`.
 pub const CALLS: &str = "curator_calls_total";
-/// How long it took until an answer began, in seconds, by who answered.
+/// Time until the answer began, in seconds, by who answered.
 pub const CALL_SECONDS: &str = "curator_call_seconds";
-/// Calls that were refused, by gRPC code: nothing of them ran, or the term ended under them.
+/// Calls that were refused, by gRPC code: nothing of them ran, or the term ended during the call.
 pub const CALLS_REFUSED: &str = "curator_calls_refused_total";
-/// Calls that wait for a leader at the moment.
+/// Calls that are waiting for a leader.
 pub const CALLS_HELD: &str = "curator_calls_held";
-/// Calls that have had to wait for a leader.
+/// Calls that had to wait for a leader.
 pub const CALLS_HELD_TOTAL: &str = "curator_calls_held_total";
-/// How often calls and connections have run into a limit of the listener, by the limit's name.
+/// How often calls and connections have reached a limit of the listener, by the name of the limit.
 pub const LIMITS_REACHED: &str = "curator_limits_reached_total";
-/// Connections that are open.
+/// Open connections.
 pub const CONNECTIONS: &str = "curator_connections";
 /// TLS handshakes of clients, by outcome.
 pub const TLS_HANDSHAKES: &str = "curator_tls_handshakes_total";
-/// What all callers together make this instance hold, of what they may, in bytes.
+/// Memory in use by all callers together, in bytes.
 pub const MEMORY_HELD: &str = "curator_callers_memory_bytes";
-/// What they may, in bytes.
+/// The limit of that memory, in bytes.
 pub const MEMORY_LIMIT: &str = "curator_callers_memory_limit_bytes";
-/// How often a connection was read no further, or an answer not sent on, because its caller had no room.
+/// How often a connection was not read, or a response not sent, because its caller had reached its memory share.
 pub const WAITS_FOR_ROOM: &str = "curator_callers_waits_for_room_total";
 
-/// Handles, so that nothing is looked up a call.
+/// Metric handles, so that calls do not look them up.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pub(crate) local: Answered,
@@ -42,7 +42,7 @@ pub(crate) struct Metrics {
     handshakes_failed: Counter,
 }
 
-/// Calls that are answered in one way.
+/// The metrics of calls that are answered in one way.
 #[derive(Clone)]
 pub(crate) struct Answered {
     by: &'static str,
@@ -91,24 +91,24 @@ impl Metrics {
         }
     }
 
-    /// A connection, as long as what is returned lives.
+    /// Counts a connection as long as the returned value lives.
     pub(crate) fn connection(&self) -> GaugeGuard {
         GaugeGuard::new(self.connections.clone())
     }
 
-    /// A call that waits, as long as what is returned lives.
+    /// Counts a waiting call as long as the returned value lives.
     pub(crate) fn held(&self) -> GaugeGuard {
         self.held_total.increment(1);
         GaugeGuard::new(self.held.clone())
     }
 }
 
-/// Somebody has no room, and waits.
+/// Counts a wait for room in the memory budget.
 pub(crate) fn waits_for_room() {
     metrics::counter!(WAITS_FOR_ROOM).increment(1);
 }
 
-/// What is held, and what may be.
+/// Sets the memory in use and its limit.
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 pub(crate) fn memory(used: usize, most: usize) {
     metrics::gauge!(MEMORY_HELD).set(used as f64);
@@ -142,7 +142,7 @@ const fn code_word(code: tonic::Code) -> &'static str {
     }
 }
 
-/// One of those that a gauge counts.
+/// Decrements a gauge when dropped.
 pub(crate) struct GaugeGuard(Gauge);
 
 impl GaugeGuard {

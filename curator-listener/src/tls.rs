@@ -1,6 +1,7 @@
-//! TLS on the way in and on the way to the leader, and whose certificate a call came with.
+//! The TLS configuration of a listener, and the callbacks to the services that know certificates.
 //!
-//! The listener encrypts and passes on. Whom a certificate is for, and what that allows, is for the services to say.
+//! The listener encrypts and passes certificates on. The services decide whom a certificate identifies and what that
+//! permits.
 
 use std::sync::Arc;
 
@@ -10,14 +11,14 @@ use tokio::sync::watch;
 
 use crate::caller::{CallerCertificates, Standing};
 
-/// How a listener encrypts.
+/// The TLS configuration of a listener.
 #[derive(Clone)]
 pub struct Tls {
-    /// For connections that come in. The newest is used for each new connection; those that are open go on.
+    /// For connections of clients. A new connection uses the newest value; open ones are not changed.
     pub server: watch::Receiver<Arc<ServerConfig>>,
     /// For connections to the leader.
     pub to_leader: Arc<dyn ToLeader>,
-    /// Whose word is taken for who makes a forwarded call.
+    /// Decides which callers may forward calls.
     pub forwarders: Arc<dyn Forwarders>,
 }
 
@@ -27,33 +28,33 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// Connects to leaders.
+/// TLS configurations for connections to leaders.
 pub trait ToLeader: Send + Sync + 'static {
-    /// A configuration that accepts the leader on this node, and nobody else. Asked for each new connection.
+    /// A configuration that accepts only the leader on this node. Requested for each new connection.
     ///
     /// # Errors
-    /// There is none.
+    /// If there is no configuration.
     fn config(&self, node_id: &str) -> Result<Arc<ClientConfig>, rustls::Error>;
 }
 
-/// Knows which instances may forward.
+/// Knows the members of the cluster.
 #[async_trait]
 pub trait Forwarders: Send + Sync + 'static {
-    /// Whether whoever has shown these certificates may say who makes the calls that it forwards. Asked while this instance
-    /// leads, for each forwarded call; it may wait until that can be said. Cancellation safe.
+    /// Whether the presented certificates identify an instance that may forward calls and name their callers. Called
+    /// on the leader for each forwarded call; it may wait until the members are known. Cancellation safe.
     async fn may_forward(&self, shown: &CallerCertificates) -> bool;
 
-    /// Whom the cluster has made these certificates for; what that allows is not asked. Callers for whom it has not are kept apart
-    /// from the others on the way to the leader, and wait behind them while nobody leads; users have places there that nodes do
-    /// not take. Asked once a connection, wherever it comes in, if any are shown; it must not block.
+    /// The class of the caller that presented these certificates. It grants no rights. Strangers use separate
+    /// connections to the leader and wait behind all others while there is no leader; users have places in the queue
+    /// that nodes cannot take. Called once for each connection with certificates; it must not block.
     fn standing(&self, shown: &CallerCertificates) -> Standing {
         let _ = shown;
         Standing::Member
     }
 
-    /// Why the leader would refuse a call of this method (`/package.Service/Method`) whatever it says, by what its caller has shown: then
-    /// it is refused with `UNAUTHENTICATED` where it comes in, and neither waits for a leader nor goes to one. Asked for calls of those
-    /// whom the cluster does not know; it must not block.
+    /// Why the leader would refuse every call of this method (`/package.Service/Method`) by a caller with these
+    /// certificates. Such a call is refused at once with `UNAUTHENTICATED`, and is neither queued nor forwarded.
+    /// Called for the calls of strangers; it must not block.
     fn refuses(&self, path: &str, shown: &CallerCertificates) -> Option<String> {
         let _ = (path, shown);
         None

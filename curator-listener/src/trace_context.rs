@@ -1,6 +1,7 @@
-//! The trace that a call belongs to: W3C Trace Context, taken from the caller and passed on.
+//! W3C Trace Context: the trace of a call, taken from the caller and passed on.
 //!
-//! While nobody listens to the spans, nothing is read or made, and the headers pass as they came.
+//! If no subscriber is interested in the spans, nothing is parsed or created, and the headers are passed on
+//! unchanged.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tracing::field::{Empty, display};
@@ -12,10 +13,10 @@ pub(crate) const TARGET: &str = "curator::call";
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The longest path that is logged: those of services are shorter.
+/// The maximum length of a path in the log. Paths of services are shorter.
 const MAX_PATH_LENGTH: usize = 128;
 
-/// What a `traceparent` says. Neither id is zero.
+/// The contents of a `traceparent`. Neither id is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TraceContext {
     trace_id: u128,
@@ -23,8 +24,8 @@ struct TraceContext {
     sampled: bool,
 }
 
-/// Begins the span of a call, in the trace of the caller or else in a new one; the headers name it as the parent of whatever
-/// comes after it. The span is disabled if nobody listens.
+/// Begins the span of a call, in the trace of the caller or in a new one, and sets it as the parent in the headers.
+/// The span is disabled if no subscriber is interested.
 pub(crate) fn begin(headers: &mut HeaderMap, path: &str) -> Span {
     let span = debug_span!(
         target: TARGET,
@@ -43,7 +44,7 @@ pub(crate) fn begin(headers: &mut HeaderMap, path: &str) -> Span {
     let parent = caller(headers);
     let trace_id = parent.map_or_else(|| rand::random_range(1..=u128::MAX), |parent| parent.trace_id);
     let span_id = rand::random_range(1..=u64::MAX);
-    // Whoever begins a trace wants to see it.
+    // A new trace is sampled.
     let sampled = parent.is_none_or(|parent| parent.sampled);
     span.record("trace_id", display(format_args!("{trace_id:032x}")));
     span.record("span_id", display(format_args!("{span_id:016x}")));
@@ -66,14 +67,15 @@ pub(crate) fn begin(headers: &mut HeaderMap, path: &str) -> Span {
     span
 }
 
-/// The caller's span, if it says just one and that can be read.
+/// The span of the caller, if there is exactly one `traceparent` and it can be read.
 fn caller(headers: &HeaderMap) -> Option<TraceContext> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let parent = TraceContext::read(values.next()?.as_bytes())?;
     values.next().is_none().then_some(parent)
 }
 
-/// A path as it may be logged: those of gRPC are words with dots and slashes, and what a stranger invents is not for the log.
+/// A path for the log. gRPC paths consist of words, dots and slashes; other paths are not logged, because strangers
+/// choose them.
 fn shown(path: &str) -> &str {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/' | b'_');
     match path.len() <= MAX_PATH_LENGTH && path.bytes().all(plain) {
@@ -83,7 +85,7 @@ fn shown(path: &str) -> &str {
 }
 
 impl TraceContext {
-    /// ReplayBody: W3C Trace Context, section 3.2. A later version may say more after a hyphen.
+    /// Source: W3C Trace Context, section 3.2. A later version may append fields after a hyphen.
     fn read(text: &[u8]) -> Option<Self> {
         let (known, more) = text.split_at_checked(55)?;
         let [v1, v2, b'-', rest @ ..] = known else { return None };
@@ -116,7 +118,7 @@ impl TraceContext {
     }
 }
 
-/// Lower-case hexadecimal digits, at most 32 of them.
+/// Parses lower-case hexadecimal digits, at most 32.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let value = match digit {
@@ -150,7 +152,7 @@ mod tests {
         assert_eq!(parent.span_id, 0x00f0_67aa_0ba9_02b7);
         assert!(parent.sampled);
         assert_eq!(parent.to_header().unwrap(), SAID);
-        // Of flags that are not known only the one that is known counts.
+        // Unknown flags are ignored.
         assert!(read(&SAID.replace("-01", "-fd")).unwrap().sampled);
         assert!(!read(&SAID.replace("-01", "-fe")).unwrap().sampled);
         // A later version.
@@ -233,7 +235,7 @@ mod tests {
         }
     }
 
-    /// What is logged of a call with these headers and this path, and the headers after.
+    /// The log output of a call with these headers and this path, and the headers afterwards.
     fn logged(said: &[&str], path: &str) -> (String, HeaderMap) {
         let log = Log::default();
         let subscriber = tracing_subscriber::fmt()

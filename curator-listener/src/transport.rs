@@ -1,4 +1,4 @@
-//! Connections as byte streams: a socket or the simulated network, with TLS or without.
+//! Byte streams: a socket or a connection of the simulated network, with or without TLS.
 
 pub(crate) mod counting;
 
@@ -10,20 +10,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-/// A connection as it arrives: that of a socket, or of the simulated network where there is one.
+/// An accepted or opened connection: a socket, or one of the simulated network with the feature `simulation`.
 #[cfg(not(feature = "simulation"))]
 pub(crate) type Plain = TcpStream;
 #[cfg(feature = "simulation")]
 pub(crate) type Plain = tokio_util::either::Either<TcpStream, tokio::io::DuplexStream>;
 
-/// The connection of a socket.
+/// Wraps a socket.
 pub(crate) fn plain(stream: TcpStream) -> Plain {
     #[cfg(feature = "simulation")]
     let stream = Plain::Left(stream);
     stream
 }
 
-/// A connection, encrypted or not.
+/// A connection with or without TLS.
 pub(crate) enum Io {
     Plain(Plain),
     Tls(Box<TlsStream<Plain>>),

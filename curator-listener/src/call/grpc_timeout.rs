@@ -1,16 +1,16 @@
-//! How long a call may take, as its caller says in `grpc-timeout`.
+//! The `grpc-timeout` header: parsing and encoding.
 //!
-//! ReplayBody: the gRPC over HTTP/2 protocol, "Timeout": at most eight digits and a unit.
+//! Source: the gRPC over HTTP/2 protocol, "Timeout": at most eight digits and a unit.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-/// The header's name.
+/// The name of the header.
 pub(crate) const GRPC_TIMEOUT: &str = "grpc-timeout";
-/// The most that eight digits can say.
+/// The maximum value of eight digits.
 const MAX_VALUE: u128 = 99_999_999;
-/// The units, the finest first, with their nanoseconds.
+/// The units and their nanoseconds, the finest first.
 const UNITS: [(u8, u128); 6] = [
     (b'n', 1),
     (b'u', 1_000),
@@ -19,15 +19,15 @@ const UNITS: [(u8, u128); 6] = [
     (b'M', 60_000_000_000),
     (b'H', 3_600_000_000_000),
 ];
-/// Longer than any process lives, and short enough to be added to any instant.
+/// The maximum timeout. Longer timeouts are shortened to it, so that adding one to an instant cannot overflow.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
-/// The timeout is none.
+/// The header cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("grpc-timeout is not one to eight digits and a unit out of H, M, S, m, u and n")]
 pub(crate) struct BadTimeout;
 
-/// What the caller allows, if it says.
+/// The timeout of the call, if the caller sets one.
 pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, BadTimeout> {
     headers.get(GRPC_TIMEOUT).map(parse).transpose()
 }
@@ -49,7 +49,8 @@ fn parse(value: &HeaderValue) -> Result<Duration, BadTimeout> {
     Ok(Duration::from_nanos(u64::try_from(total).unwrap_or(u64::MAX)))
 }
 
-/// The header for so much time: in the finest unit that can say it, rounded down, so that nobody gets more than is left.
+/// Encodes a timeout in the finest unit that can hold it. Rounds down, so that the leader never gets more time than
+/// is left.
 pub(crate) fn write(left: Duration) -> HeaderValue {
     let nanoseconds = left.as_nanos();
     let (unit, each) = UNITS
@@ -96,7 +97,7 @@ mod tests {
             assert_eq!(read(text), Ok(Some(Duration::from_nanos(nanoseconds))), "{text}");
         }
         assert_eq!(timeout(&HeaderMap::new()), Ok(None));
-        // Ten thousand years can be said, but not waited for.
+        // Eight digits of hours can be written, but are longer than the maximum.
         assert_eq!(read("99999999H"), Ok(Some(MAX_TIMEOUT)));
     }
 

@@ -1,12 +1,13 @@
-//! What of a request shows that it is no call, and how long its head is. Pure.
+//! Checks on the head of a request: whether it is a gRPC call, and its size. No I/O.
 
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 
-/// The content type of gRPC; what follows it names the coding of messages.
+/// The content type of gRPC. A suffix names the message encoding.
 const GRPC: &[u8] = b"application/grpc";
 
-/// What a request is told that is no call of gRPC, so that nobody makes one by other means: a page in a browser, for example.
+/// The HTTP status for a request that is not a gRPC call. The check also prevents web pages from sending calls
+/// through a browser.
 pub(crate) fn no_call<B>(request: &Request<B>) -> Option<StatusCode> {
     if request.method() != Method::POST {
         return Some(StatusCode::METHOD_NOT_ALLOWED);
@@ -22,7 +23,7 @@ pub(crate) fn no_call<B>(request: &Request<B>) -> Option<StatusCode> {
     (!is_grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
 }
 
-/// The length of a head, as HTTP/2 counts it. ReplayBody: RFC 9113, section 6.5.2.
+/// The size of a request head as HTTP/2 counts it. Source: RFC 9113, section 6.5.2.
 pub(crate) fn length(head: &http::request::Parts) -> usize {
     const FIELD: usize = 32;
     let fields: usize = head

@@ -1,19 +1,19 @@
-//! How long the head of a call is on its way to the leader.
+//! An upper bound for the encoded size of a request head.
 //!
-//! HPACK codes text, in fewer bits the more usual a character is; what is no text becomes up to four times as long. A server ends
-//! the whole connection if a head goes on over too many frames, so what may be that long is not sent. ReplayBody: RFC 7541,
-//! appendix B.
+//! HPACK encodes frequent characters in few bits and arbitrary bytes in up to 30 bits each. A server closes the whole
+//! connection when a head spans too many CONTINUATION frames, so heads that could get that large are not sent.
+//! Source: RFC 7541, appendix B.
 
 use http::HeaderMap;
 
-/// The most that is sent, in bytes. With limits of 64 KiB h2 takes seven frames of 16 KiB for one head.
+/// The maximum encoded size, in bytes. With limits of 64 KiB, h2 uses seven frames of 16 KiB for one head.
 const MAX_SIZE: usize = 96 << 10;
-/// What is added to a name and a value: their lengths, and that they follow literally.
+/// The overhead of each field: two lengths and the literal prefix.
 const FIELD_OVERHEAD: usize = 12;
 
-/// Whether a head of these fields can be sent, beside a path of so many bytes.
+/// Whether a head with these fields and a path of this length can be sent.
 pub(crate) fn fits(headers: &HeaderMap, path: usize) -> bool {
-    // Most heads are far from it, whatever is in them.
+    // Fast path: most heads are small whatever their bytes are.
     let plain: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
@@ -33,7 +33,7 @@ fn bits(text: &[u8]) -> usize {
     text.iter().copied().map(max_bits).sum()
 }
 
-/// As many bits as the code of this byte has at most.
+/// The maximum number of bits in the Huffman code of this byte.
 const fn max_bits(byte: u8) -> usize {
     match byte {
         b'0'..=b'9'
@@ -82,7 +82,7 @@ mod tests {
         assert!(!fits(&of(b'a', 10), 64 << 10), "the path counts");
     }
 
-    /// Against the coder itself, by the frames that it makes.
+    /// Compares the bound with the encoder of h2, by the size of the frames that it writes.
     #[tokio::test]
     async fn no_code_is_longer_than_is_said() {
         for byte in (0x20..=0xff).filter(|byte| *byte != 0x7f) {
@@ -92,7 +92,7 @@ mod tests {
             let mut request = http::Request::post("http://host/").body(()).unwrap();
             *request.headers_mut() = of(byte, 1_000);
             let _call = requests.send_request(request, true).unwrap();
-            // What the client sends first, and then the head.
+            // Skip the connection preface and the SETTINGS frame.
             let mut read = vec![0; 24];
             tokio::io::AsyncReadExt::read_exact(&mut far, &mut read).await.unwrap();
             let length = loop {

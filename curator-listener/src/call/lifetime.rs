@@ -1,4 +1,4 @@
-//! The lifetime of a role, which every call that is dispatched under it carries.
+//! The lifetime of a role. Every call carries the lifetime of the role that it was dispatched under.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,10 +17,11 @@ use crate::sabotage::Sabotage;
 /// The lifetime of one role.
 pub(crate) struct RoleLifetime {
     over: CancellationToken,
-    /// The same without a lock, since it is asked for each frame.
+    /// The same without a lock, because it is read for each frame.
     is_over: AtomicBool,
     why: OnceLock<Refusal>,
-    /// Of the term, if the role is to lead: asked each time, so that nothing else needs to be alive for it to end.
+    /// The guard of the term, if the role is leader. It is read each time, so that the term ends even if no task
+    /// runs.
     guard: Option<SharedGuard>,
 }
 
@@ -42,14 +43,14 @@ impl RoleLifetime {
         })
     }
 
-    /// Ends it, and with it all its calls. The first reason stands.
+    /// Ends the role and all its calls. The first reason is kept.
     pub(crate) fn end(&self, why: Refusal) {
         let _ = self.why.set(why);
         self.is_over.store(true, Ordering::Release);
         self.over.cancel();
     }
 
-    /// Whether it is over at this moment.
+    /// Whether the role has ended.
     pub(crate) fn is_over(&self) -> bool {
         if sabotage::on(Sabotage::AnswersForEndedTerm) {
             return false;
@@ -57,17 +58,17 @@ impl RoleLifetime {
         self.is_over.load(Ordering::Acquire) || self.guard.as_ref().is_some_and(|guard| !guard.0.is_valid())
     }
 
-    /// Why it ended.
+    /// Why the role ended.
     fn why(&self) -> Refusal {
         self.why.get().cloned().unwrap_or_else(Refusal::term_ended)
     }
 }
 
-/// What a call is bound by: its own deadline, and the role that it was dispatched under.
+/// The limits of a call: its deadline, and the lifetime of the role that it was dispatched under.
 pub(crate) struct CallLimits {
     deadline: Option<Instant>,
     lifetime: Option<Arc<RoleLifetime>>,
-    // Both are made when they are first waited for: many calls never do.
+    // Created on the first wait: many calls never wait.
     sleep: Option<Pin<Box<Sleep>>>,
     over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -82,7 +83,7 @@ impl CallLimits {
         }
     }
 
-    /// What ended the call, if its role is over. Cheap enough for each frame.
+    /// The refusal, if the role has ended. Cheap enough for each frame.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         match &self.lifetime {
             Some(lifetime) if lifetime.is_over() => Err(lifetime.why()),
@@ -90,7 +91,7 @@ impl CallLimits {
         }
     }
 
-    /// Ready with what ends the call, once something does. Wakes the task then.
+    /// Ready with the refusal once the role ends or the deadline passes. Wakes the task then.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         if let Some(lifetime) = &self.lifetime {
             let over = self

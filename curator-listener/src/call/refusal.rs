@@ -1,9 +1,9 @@
-//! What a caller is told instead of an answer.
+//! Refusals: gRPC statuses that the listener itself returns.
 //!
-//! Refusals come before anybody has asked who calls, so strangers read them. They say what the caller can do about it, which
-//! node leads, and where: that much `CuratorLocal.GetCurrentLeader` tells anybody, by the contract, since a node that is about to
-//! register knows nobody yet. They say nothing of the store, of files or keys, nor what the system or TLS has to say: that is
-//! for the log.
+//! A refusal may be returned before the caller is authenticated, so strangers can read it. It says what the caller
+//! can do, which node leads, and its address. That much `CuratorLocal.GetCurrentLeader` reports to everybody, because
+//! a node that is about to register has no identity yet. A refusal contains nothing about the store, files or keys,
+//! and no error of the system or of TLS; those go to the log.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use tonic::{Code, Status};
 use crate::headers;
 use crate::role::Leader;
 
-/// When to try retry_after, for clients that do so by themselves. ReplayBody: gRFC A6, "Pushback".
+/// When the client may retry, for clients with automatic retries. Source: gRFC A6, "Pushback".
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// The content type of all answers.
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-/// So much is left of a message that is far too long, in bytes.
+/// The maximum length of a message that had to be truncated, in bytes.
 const MAX_MESSAGE_SIZE: usize = 4 << 10;
 
-/// A call's end that no service made.
+/// A status that ends a call and that no service returned.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) code: Code,
     pub(crate) message: Cow<'static, str>,
-    /// Where to turn, if that is known.
+    /// The leader, if known: where the caller can turn.
     pub(crate) leader: Option<Box<Leader>>,
-    /// Nothing of the call ran: said to the instance that forwarded it, with the reason in a word.
+    /// Nothing of the call ran. The value is the reason, sent to the instance that forwarded the call.
     pub(crate) not_run: Option<&'static str>,
-    /// When the caller may try retry_after, if that is to be said.
+    /// When the caller may retry, if that is reported.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -53,7 +53,7 @@ impl Refusal {
         Self::new(Code::Unavailable, message)
     }
 
-    /// The call's own time is over.
+    /// The deadline of the call has passed.
     pub(crate) fn deadline() -> Self {
         Self::new(Code::DeadlineExceeded, "the call's deadline has passed")
     }
@@ -65,21 +65,21 @@ impl Refusal {
         )
     }
 
-    /// Knows who leads.
+    /// Adds the leader.
     #[must_use]
     pub(crate) fn with_leader(mut self, leader: Option<&Leader>) -> Self {
         self.leader = leader.cloned().map(Box::new);
         self
     }
 
-    /// Says that nothing ran.
+    /// Adds that nothing ran, and the reason.
     #[must_use]
     pub(crate) const fn not_run(mut self, why: &'static str) -> Self {
         self.not_run = Some(why);
         self
     }
 
-    /// Says when to try retry_after.
+    /// Adds when to retry.
     #[must_use]
     pub(crate) const fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
@@ -103,12 +103,12 @@ impl Refusal {
         Status::with_metadata(self.code, self.message.clone(), MetadataMap::from_headers(headers))
     }
 
-    /// As a whole answer.
+    /// The refusal as a whole response.
     pub(crate) fn response<B: Default>(&self) -> http::Response<B> {
         self.status().into_http()
     }
 
-    /// As the end of an answer that has begun.
+    /// The refusal as trailers of a response that has begun.
     pub(crate) fn trailers(&self) -> HeaderMap {
         trailers(&self.status())
     }
@@ -118,16 +118,17 @@ impl Refusal {
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if status.add_header(&mut headers).is_err() {
-        // A message that no header can hold; the code is what counts.
+        // The message does not fit into a header; the code is enough.
         headers.clear();
         headers.insert(GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
     }
     headers
 }
 
-/// Gives what tonic says of a message that is too long the code that gRPC has for it.
+/// Replaces the code that tonic uses for a message above the size limit (OUT_OF_RANGE) by the one that gRPC specifies
+/// (RESOURCE_EXHAUSTED).
 pub(crate) fn corrected(headers: &mut HeaderMap) {
-    // The message is in words of its own, and encoded.
+    // tonic's message, percent-encoded.
     const TOO_LONG: &[u8] = b"Error,%20decoded%20message%20length%20too%20large";
     let says = |name, beginning| {
         headers
@@ -139,7 +140,8 @@ pub(crate) fn corrected(headers: &mut HeaderMap) {
     }
 }
 
-/// What is left of a status whose headers are too long: the code and the beginning of the message. Of success nothing is left.
+/// Truncates a status whose headers are too long: keeps the code and the beginning of the message. A success becomes
+/// an error.
 pub(crate) fn shortened(long: &HeaderMap) -> HeaderMap {
     let code = long.get(GRPC_STATUS).filter(|code| code.as_bytes() != b"0");
     let Some(code) = code else {
@@ -150,7 +152,7 @@ pub(crate) fn shortened(long: &HeaderMap) -> HeaderMap {
     if let Some(message) = long.get(GRPC_MESSAGE) {
         let message = message.as_bytes();
         let mut end = message.len().min(MAX_MESSAGE_SIZE);
-        // Not within a byte that is percent-encoded.
+        // Do not cut within a percent-encoded byte.
         if let Some(percent) = message[end.saturating_sub(2)..end]
             .iter()
             .position(|byte| *byte == b'%')

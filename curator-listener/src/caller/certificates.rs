@@ -7,17 +7,17 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
 
-/// The certificates that the caller has shown, whichever instance the call came in through: in the extensions of each call of
-/// a listener with TLS. None if the caller has shown none.
+/// The certificates that the caller presented, to this instance or to the one that forwarded the call. They are in
+/// the extensions of each call of a listener with TLS. Empty if the caller presented none.
 ///
-/// The caller has proven to have the key of the first one. Nothing else about them has been looked at.
+/// The caller has proven possession of the key of the first certificate. Nothing else is verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallerCertificates(pub Arc<[CertificateDer<'static>]>);
 
-/// As many of one caller are passed on: its own, and that of its authority.
+/// The maximum number of certificates of one caller: its own, and that of its authority.
 const MAX_CERTIFICATES: usize = 2;
-/// All certificates of one caller together, in bytes. Those of a cluster have a few hundred, and followers send them with each
-/// call, so what a stranger shows must not fill the headers of connections that others use as well.
+/// The maximum size of all certificates of one caller, in bytes. Certificates of a cluster have a few hundred bytes.
+/// Followers send them with each call, so a stranger's certificates must not fill the headers of shared connections.
 const MAX_CERTIFICATES_SIZE: usize = 8 << 10;
 
 impl CallerCertificates {
@@ -45,7 +45,7 @@ impl CallerCertificates {
         (!texts.is_empty()).then(|| HeaderValue::from_str(&texts.join(",")).ok())?
     }
 
-    /// What a forwarder says that the caller has shown; `None` if it cannot be read.
+    /// Decodes the header of a forwarding instance; `None` if it is malformed.
     pub(crate) fn from_header(header: &HeaderValue) -> Option<Self> {
         let certificates: Option<Vec<_>> = header
             .to_str()

@@ -1,4 +1,4 @@
-//! The body of whatever is answered.
+//! The body of a response.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,17 +10,17 @@ use http_body::Frame;
 use crate::forward::ForwardedBody;
 use crate::local::LeaderBody;
 
-/// One type for all of them, so that none needs a box.
+/// One type for all of them, so that no body is boxed.
 #[derive(Default)]
 pub(crate) enum Body {
-    /// Headers say it all.
+    /// No body: the headers are the whole response.
     #[default]
     Empty,
-    /// A sentence for people; nothing once it has been said.
+    /// A text for people; empty once it has been sent.
     Said(&'static str),
-    /// Made here.
+    /// Of a service of this instance.
     LeaderBody(LeaderBody),
-    /// Made by the leader.
+    /// Of the leader.
     Forwarded(ForwardedBody),
 }
 

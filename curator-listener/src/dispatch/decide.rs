@@ -1,4 +1,4 @@
-//! What becomes of a call for the leader: the rules, without any I/O.
+//! The rules that decide what happens to a call for the leader. No I/O.
 
 use http::HeaderValue;
 
@@ -7,50 +7,50 @@ use crate::headers::{ForwardingHeaders, TermHeader};
 use crate::protocol::{self, ForwardProtocol};
 use crate::role::Leader;
 
-/// What this instance is at the moment, as far as the rules care.
+/// The current route, as far as the rules need it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RouteView<'a> {
-    /// Nobody knows who leads.
+    /// The leader is not known.
     Undetermined { reason: &'a str },
-    /// This instance leads.
+    /// This instance is the leader.
     Leader {
         term: &'a TermHeader,
-        /// The guard's answer at this moment.
+        /// Whether the term is valid at this moment.
         valid: bool,
-        /// It is about to step down and takes nothing new.
+        /// The leader is stepping down and accepts no new calls.
         draining: bool,
     },
-    /// Another one leads.
+    /// Another instance is the leader.
     Follower { leader: &'a Leader },
 }
 
 /// What to do with a call.
 #[derive(Debug)]
 pub(crate) enum Decision {
-    /// ForwardedBody it here.
+    /// Serve it on this instance.
     ServeLocally,
-    /// Pass it on to the leader.
+    /// Forward it to the leader.
     Forward,
-    /// Wait for a leader; the refusal is for when there is none in time.
+    /// Queue it until a leader is known. The refusal is returned if none is known in time.
     Queue(Refusal),
     /// Refuse it.
     Refuse(Refusal),
 }
 
-/// Applies the rules. `me` names this process in the marks.
+/// Applies the rules. `me` identifies this process in the forwarding headers.
 pub(crate) fn decide(view: RouteView<'_>, marks: &ForwardingHeaders, me: &HeaderValue) -> Decision {
     match &marks.hop {
         Some(hop) if hop.is_from(me) => Decision::Refuse(
             Refusal::unavailable("this call was forwarded to the instance that forwarded it: the election names this one as its own leader")
                 .not_run("forwarded-to-itself"),
         ),
-        // What its marks mean is not known, so that none of them counts.
+        // The other headers may have another meaning in that version, so none of them is used.
         Some(hop) if let Err(unsupported) = ForwardProtocol::check(hop.version()) => Decision::Refuse(
             Refusal::unavailable(unsupported.to_string()).not_run(protocol::REFUSED),
         ),
         Some(hop) => match view {
             RouteView::Leader { term, valid: true, draining: false } if hop.is_for(term) => Decision::ServeLocally,
-            // One hop only. The sender waits for the next leader, or for this one to learn that it is it.
+            // Calls are forwarded once only. The sender waits until it, or this instance, observes the next leader.
             view => Decision::Refuse(not_leader(view)),
         },
         None => match view {
@@ -65,7 +65,7 @@ pub(crate) fn decide(view: RouteView<'_>, marks: &ForwardingHeaders, me: &Header
             RouteView::Follower { leader } if !leader.authorizes_forwarded => {
                 let refusal = Refusal::unavailable(format!("{} leads, and does not take forwarded calls: call it directly", named(leader)))
                     .with_leader(Some(leader));
-                // Its address may still be found.
+                // The address may still become known.
                 if leader.addresses.is_empty() { Decision::Queue(refusal) } else { Decision::Refuse(refusal) }
             }
             RouteView::Follower { .. } => Decision::Forward,
@@ -99,7 +99,7 @@ fn not_leader(view: RouteView<'_>) -> Refusal {
     }
 }
 
-/// A leader, for a message.
+/// Describes a leader in a message.
 pub(crate) fn named(leader: &Leader) -> String {
     match leader.addresses.first() {
         Some(address) => format!("{} at {address}", leader.node_id),

@@ -1,9 +1,9 @@
-//! The calls that wait for a leader: a bounded number of them, each for a bounded time, with room for everybody.
+//! The hold queue: calls that wait for a leader. Bounded in number and time, and shared fairly.
 //!
-//! Each class of calls has a share of the room ([`Class`]), and takes what others leave of theirs. When all room is taken, a class
-//! below its share gets a place back from one that is above. Within a class, a caller with fewer waiting calls than another takes
-//! a place from that one. So however many calls one caller makes, each other one has its share, and so has an owner when all nodes
-//! of a big cluster come back at once.
+//! Each class of calls ([`Class`]) has a guaranteed share, and may use what other classes leave. When the queue is
+//! full, a class below its share takes a place from one above its share. Within a class, a caller with fewer waiting
+//! calls takes a place from the caller with the most. So no caller can starve the others, and an owner gets a place
+//! even when all nodes of a large cluster reconnect at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +19,13 @@ use crate::limit_alerts::{Limit, LimitAlerts};
 use crate::sabotage;
 use crate::sabotage::Sabotage;
 
-/// A call whose caller is about to give up is answered so much before, so that it learns the reason.
+/// A waiting call is refused this long before its deadline, so that the caller receives the reason.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 
-/// In milliseconds. While nobody leads, a call that comes sooner finds no room either, but seldom is there none for longer.
+/// Range of the retry delay, in milliseconds. An earlier retry would find the queue full as well.
 const RETRY_AFTER_MILLIS: std::ops::Range<u64> = 500..2_000;
 
-/// Where calls wait.
+/// The queue.
 #[derive(Debug)]
 pub(crate) struct HoldQueue {
     limit: usize,
@@ -33,16 +33,16 @@ pub(crate) struct HoldQueue {
     table: Mutex<Table>,
 }
 
-/// What calls wait among their like.
+/// The classes of calls that share the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
-    /// Those of users, of any kind.
+    /// All calls of users.
     User,
-    /// Those of nodes, with one message each way.
+    /// Unary calls of nodes.
     Unary,
-    /// Streams of nodes: each has some, and opens them again at once.
+    /// Streams of nodes. Each node has some, and reopens them at once.
     Stream,
-    /// Those of strangers, who have what is left, and make room for all others.
+    /// Calls of strangers. They have no guaranteed share, and give way to all others.
     Stranger,
 }
 
@@ -58,7 +58,7 @@ impl Class {
         }
     }
 
-    /// As many of so many places are there for it in any case.
+    /// The guaranteed number of places out of `limit`.
     const fn share(self, limit: usize) -> usize {
         let (users, unary) = (limit / 8, limit / 4);
         match self {
@@ -72,30 +72,30 @@ impl Class {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Numbers calls and parties.
+    /// The next number for a call or a party.
     next: u64,
     /// In the order of the classes.
     groups: [Group; Class::ALL.len()],
 }
 
-/// The calls of one class that wait.
+/// The waiting calls of one class.
 #[derive(Debug, Default)]
 struct Group {
     waiting: usize,
     numbers: HashMap<Arc<Party>, u64>,
     parties: HashMap<u64, Waiting>,
-    /// How many calls of each party wait.
+    /// The number of waiting calls of each party.
     by_weight: BTreeSet<(usize, u64)>,
 }
 
-/// The calls of one party that wait.
+/// The waiting calls of one party.
 #[derive(Debug)]
 struct Waiting {
     party: Arc<Party>,
     calls: BTreeMap<u64, CancellationToken>,
 }
 
-/// A waiting call. Dropping it makes room for another.
+/// The place of a waiting call. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct HoldPermit<'a> {
     hold: &'a HoldQueue,
@@ -114,7 +114,7 @@ impl HoldQueue {
         }
     }
 
-    /// Lets a call of this caller wait; `None` if as many as may are waiting, and none of them makes room.
+    /// Queues a call of this caller. `None` if the queue is full and no other call has to give way.
     pub(crate) fn enter(&self, caller: &Caller, kind: Kind) -> Option<HoldPermit<'_>> {
         let class = Class::of(caller, kind);
         let mut table = self.table();
@@ -137,13 +137,13 @@ impl HoldQueue {
         })
     }
 
-    /// How many may wait.
+    /// The maximum number of waiting calls.
     pub(crate) const fn limit(&self) -> usize {
         self.limit
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,14 +157,14 @@ impl Table {
         &mut self.groups[class as usize]
     }
 
-    /// Sends a call away that goes after one of this class and this caller.
+    /// Evicts a call that ranks below a new one of this class and caller.
     fn make_room(&mut self, class: Class, caller: &Caller, limit: usize) -> bool {
         if class != Class::Stranger && self.group(Class::Stranger).send_away() {
             return true;
         }
         if self.group(class).waiting < class.share(limit) {
             let above = |class: &Class| self.groups[*class as usize].waiting.saturating_sub(class.share(limit));
-            // With all room taken and this one below its share, another is above.
+            // The queue is full and this class is below its share, so another class is above its own.
             let most = Class::ALL.into_iter().max_by_key(above).unwrap_or(class);
             return self.group(most).send_away();
         }
@@ -196,7 +196,7 @@ impl Group {
         (number, lost)
     }
 
-    /// Takes a call out, if it is still there.
+    /// Removes a call, if it is still there.
     fn take(&mut self, number: u64, call: u64) -> Option<CancellationToken> {
         let waiting = self.parties.get_mut(&number)?;
         let weight = waiting.calls.len();
@@ -211,7 +211,7 @@ impl Group {
         Some(taken)
     }
 
-    /// Sends away the newest call of whoever has most of them, if there is one.
+    /// Evicts the newest call of the party with the most calls, if there is one.
     fn send_away(&mut self) -> bool {
         let heaviest = self.by_weight.last().map(|(_, number)| *number);
         let newest = heaviest.and_then(|number| Some((number, *self.parties.get(&number)?.calls.keys().next_back()?)));
@@ -224,7 +224,7 @@ impl Group {
 }
 
 impl HoldPermit<'_> {
-    /// Completes when the call must make room for another's. Cancellation safe.
+    /// Completes when the call is evicted in favour of another one. Cancellation safe.
     pub(crate) fn lost(&self) -> WaitForCancellationFuture<'_> {
         self.lost.cancelled()
     }
@@ -236,12 +236,12 @@ impl Drop for HoldPermit<'_> {
     }
 }
 
-/// When whoever found no room may try again: not all of them at the same moment.
+/// A random delay after which a refused caller may retry. Random, so that callers do not retry all at once.
 pub(crate) fn retry_after() -> Duration {
     Duration::from_millis(rand::rng().random_range(RETRY_AFTER_MILLIS))
 }
 
-/// Until when a call may wait that begins to at `now`: no longer than the cap, and not quite to its own deadline.
+/// Until when a call may wait that starts to wait at `now`: at most `cap`, and until shortly before its own deadline.
 pub(crate) fn until(now: Instant, cap: Duration, deadline: Option<Instant>) -> Instant {
     if sabotage::on(Sabotage::HoldsForever) {
         return now + Duration::from_secs(86_400);
@@ -284,7 +284,7 @@ mod tests {
         Caller::showing(&shown, Standing::User, Peer::of(IpAddr::from([192, 0, 2, 1])))
     }
 
-    /// A node of its own for each.
+    /// Each call is of a node of its own.
     fn nodes(hold: &HoldQueue, kind: Kind, numbers: std::ops::Range<u32>) -> Vec<Option<HoldPermit<'_>>> {
         let caller = |number: u32| {
             let shown = CallerCertificates([CertificateDer::from(number.to_be_bytes().to_vec())].into());
@@ -344,7 +344,7 @@ mod tests {
             .collect();
         assert!(strangers.iter().all(lost));
         assert!(hold.enter(&stranger(1), Kind::Unary).is_none());
-        // At the same address, and another node.
+        // Another node at the same address.
         let _two = [
             hold.enter(&node(b"two"), Kind::Unary),
             hold.enter(&node(b"two"), Kind::Unary),
@@ -360,7 +360,7 @@ mod tests {
         let storm = nodes(&hold, Kind::Stream, 0..16);
         assert!(storm.iter().flatten().count() == 16, "nobody else is there");
         assert!(nodes(&hold, Kind::Stream, 16..17)[0].is_none());
-        // The same nodes, and each has but one stream there.
+        // The same nodes, each with one stream in the queue.
         let calls = nodes(&hold, Kind::Unary, 0..8);
         assert_eq!(calls.iter().flatten().count(), 4, "their share");
         let owners: Vec<_> = (0..3).map(|_| hold.enter(&owner(), Kind::Stream)).collect();
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(storm.iter().flatten().filter(|permit| lost(permit)).count(), 6);
         assert!(calls.iter().flatten().all(|permit| !lost(permit)));
         drop(owners);
-        // What users leave, others take, and give it back.
+        // Others use what users leave, and give it back.
         let more = nodes(&hold, Kind::Stream, 20..30);
         assert_eq!(more.iter().flatten().count(), 2);
         let _owner = hold.enter(&owner(), Kind::Unary).expect("its share");

@@ -1,4 +1,4 @@
-//! Where calls for the leader go at the moment, kept up to date with the role.
+//! The route for calls of the leader's services: to this instance, to another instance, or to none yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,21 +22,21 @@ use crate::protocol::Negotiated;
 use crate::role::{Leader, Role, SharedGuard, TermId};
 use crate::services::{LeaderTerm, Services};
 
-/// Forwarded calls outlast the role that they were sent under by this, so that an answer which the old leader gave in time,
-/// and which is still under way, is not cut off by the faster news of its end.
+/// Forwarded calls outlive the role that they were sent under by this time. An answer that the old leader gave in
+/// time, and that is still in transit, is then not cut off by a faster observation of the new role.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(75);
 
 /// Where calls for the leader go.
 pub(crate) enum Route {
-    /// Nobody knows.
+    /// The leader is not known.
     Undetermined { reason: String },
-    /// Here.
+    /// To this instance.
     Leader(LeaderRoute),
     /// To another instance.
     Follower(FollowerRoute),
 }
 
-/// This instance leads.
+/// This instance is the leader.
 pub(crate) struct LeaderRoute {
     term: TermHeader,
     guard: SharedGuard,
@@ -45,29 +45,30 @@ pub(crate) struct LeaderRoute {
     pub(crate) lifetime: Arc<RoleLifetime>,
 }
 
-/// Another instance leads.
+/// Another instance is the leader.
 pub(crate) struct FollowerRoute {
     pub(crate) leader: Leader,
     pub(crate) term: TermHeader,
-    /// What it is told of calls, and how.
+    /// The forwarding protocol version negotiated with the leader.
     pub(crate) protocol: Negotiated,
-    /// One for each worker.
+    /// One pool for each worker.
     pools: Vec<Arc<Pool>>,
     pub(crate) lifetime: Arc<RoleLifetime>,
 }
 
 impl FollowerRoute {
-    /// The connections of a worker.
+    /// The connections of a worker to the leader.
     pub(crate) fn pool(&self, worker: usize) -> Option<&Arc<Pool>> {
         self.pools.get(worker)
     }
 
-    /// Whether there are connections. All workers dial the same address: one speaks for all.
+    /// Whether there are connections to the leader. All workers dial the same address, so the first pool speaks for
+    /// all.
     pub(crate) fn readiness(&self) -> Option<watch::Receiver<Ready>> {
         self.pools.first().map(|pool| pool.readiness())
     }
 
-    /// Waits until all workers are connected; false if that will not come, or nothing is forwarded to this leader.
+    /// Waits until all workers are connected. `false` if the pools are gone or nothing is forwarded to this leader.
     pub(crate) async fn connected(&self) -> bool {
         for pool in &self.pools {
             if pool.readiness().wait_for(|ready| ready.open).await.is_err() {
@@ -79,7 +80,7 @@ impl FollowerRoute {
 }
 
 impl Route {
-    /// As the rules want to see it.
+    /// The route as the rules need it.
     pub(crate) fn view(&self) -> RouteView<'_> {
         match self {
             Self::Undetermined { reason } => RouteView::Undetermined { reason },
@@ -93,14 +94,14 @@ impl Route {
     }
 }
 
-/// Keeps the route up to date.
+/// Updates the route when the role changes.
 pub(crate) struct RouteUpdater {
     services: Arc<Services>,
     config: Arc<ListenerConfig>,
-    /// Of the workers.
+    /// The runtimes of the workers.
     runtimes: Vec<Handle>,
     route_updates: watch::Sender<Arc<Route>>,
-    /// The terms' ends, and the connections to leaders.
+    /// Tasks that end old roles, and tasks of the connections to leaders.
     tasks: JoinSet<()>,
 }
 
@@ -120,11 +121,11 @@ impl RouteUpdater {
         }
     }
 
-    /// Follows the role until cancelled; then all that is under way ends.
+    /// Follows the role until cancelled. Then all calls in flight end.
     pub(crate) async fn run(mut self, mut roles: watch::Receiver<Role>, cancel: CancellationToken) {
-        // The role that the route is made from; none at first, so that the first one always counts.
+        // The role that the route was made from; `None` at first, so that the first role always counts.
         let mut known: Option<Role> = None;
-        // A term of ours that has ended does not come back, whatever the status still says.
+        // A term of this instance that has ended never becomes valid again, even if the status still reports it.
         let mut ended: Option<TermId> = None;
         let mut alive = true;
         loop {
@@ -201,7 +202,7 @@ impl RouteUpdater {
                     );
                 }
                 let lifetime = match old {
-                    // The same term elsewhere: calls under way go on, on the connections that they are on.
+                    // The same term at other addresses: calls in flight go on, on their connections.
                     Route::Follower(old) if old.leader.term == leader.term => old.lifetime.clone(),
                     _ => RoleLifetime::new(None),
                 };
@@ -232,7 +233,7 @@ impl RouteUpdater {
                     if !same_lifetime {
                         end(&old, &changed(&old, &roles.borrow()));
                     }
-                    // The connections go with the old route.
+                    // Dropping the old route closes its connections.
                 });
             }
         }
@@ -246,7 +247,7 @@ fn leader_of(role: &Role) -> Option<&Leader> {
     }
 }
 
-/// Why calls end that were forwarded to a leader of before.
+/// Why calls end that were forwarded to the previous leader.
 fn changed(old: &Route, now: &Role) -> Refusal {
     let before = match old {
         Route::Follower(follow) => format!("the call was forwarded to {}, ", named(&follow.leader)),

@@ -18,36 +18,38 @@ use crate::forward::reset_queue::{AbandonedCall, ResetQueue};
 use crate::transport::Io;
 use crate::transport::counting::CountingStream;
 
-/// Streams that have been reset are remembered for so long, since the leader may have answered them before it saw that: a frame
-/// of a stream that is not known any more is taken for an error, and too many of them end the connection. Longer than a leader
-/// may be silent.
+/// How long streams that were reset are remembered. The leader may have sent frames before it saw the reset; frames
+/// of a forgotten stream count as errors, and too many errors close the connection. Longer than a leader may be
+/// silent.
 const RESET_MEMORY: Duration = Duration::from_secs(4);
-/// As many as can be reset within that.
+/// The maximum number of resets within that time.
 const MAX_REMEMBERED_RESETS: usize = 8_192;
-/// A round of resets takes so long at least. With two rounds for what may be on its way that makes 2,000 a second.
+/// Minimum interval between two rounds of resets. With two rounds in transit this allows 2,000 resets per second.
 const MIN_PING_INTERVAL: Duration = Duration::from_millis(8);
-/// What frames of answers that nobody reads may take beside their bytes, times the window: h2 ends a connection when small ones
-/// pile up, and gives them half a window by itself. With this much all calls of a connection may stall at messages of 90 bytes.
+/// The overhead of small frames that nobody reads, as a multiple of the window. h2 closes a connection when small
+/// frames pile up, and allows half a window by default. With this value all calls of a connection may stall at
+/// messages of 90 bytes.
 const SMALL_FRAMES: usize = 2;
-/// After so many events that the leader may count as errors, which it bears about a thousand of, another connection is opened.
+/// After this many events that the leader may count as errors (it tolerates about a thousand), another connection is
+/// opened.
 const MAX_WEAR: usize = 256;
-/// After so many calls as well: HTTP/2 has numbers for 2^30.
+/// After this many calls another connection is opened as well: HTTP/2 has 2^30 stream numbers.
 const MAX_CALLS: usize = 1 << 29;
 
-/// A connection that calls can be sent on.
+/// A connection that can send calls.
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
     authority: Authority,
     open: AtomicUsize,
     closed: Arc<AtomicBool>,
     reset_queue: Arc<ResetQueue>,
-    /// Calls so far.
+    /// The number of calls so far.
     calls: AtomicUsize,
-    /// What of them the leader may have counted as an error.
+    /// The number of calls that the leader may have counted as errors.
     wear: AtomicUsize,
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("cannot connect: {0}")]
@@ -73,7 +75,7 @@ pub(crate) enum Closed {
     Silent(Duration),
 }
 
-/// What callers may know, who may be strangers: not what the system or TLS says of the leader's side.
+/// Descriptions for callers, who may be strangers: without details from the system or TLS.
 impl ConnectError {
     pub(crate) const fn told(&self) -> &'static str {
         match self {
@@ -96,7 +98,7 @@ impl Closed {
     }
 }
 
-/// A call's slot on a connection. Dropping it frees the slot.
+/// The slot of a call on a connection. Dropping it frees the slot.
 pub(crate) struct Slot {
     connection: Arc<Connection>,
     /// Keeps the connection open after the pool has been replaced.
@@ -110,17 +112,17 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    /// Whom requests on it are addressed to.
+    /// The `:authority` of requests on the connection.
     pub(crate) fn authority(&self) -> Authority {
         self.connection.authority.clone()
     }
 
-    /// A handle to send one request with.
+    /// A handle that sends one request.
     pub(crate) fn requests(&self) -> SendRequest<Bytes> {
         self.connection.requests.clone()
     }
 
-    /// Gives up what is left of the call on it.
+    /// Abandons what is left of the call.
     pub(crate) fn abandon(self, rest: impl FnOnce(Self) -> AbandonedCall) {
         let reset_queue = self.connection.reset_queue.clone();
         let rest = rest(self);
@@ -130,29 +132,30 @@ impl Slot {
         reset_queue.take(rest);
     }
 
-    /// What was sent of the call may have come when the leader had forgotten it.
+    /// Counts an event that the leader may have counted as an error: a frame that may have arrived after it forgot
+    /// the stream.
     pub(crate) fn wears(&self) {
         self.connection.wear.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The connection takes no more: nobody needs to try it again.
+    /// The connection accepts no more calls; others need not try it.
     pub(crate) fn give_up(&self) {
         self.connection.closed.store(true, Ordering::Relaxed);
     }
 }
 
 impl Connection {
-    /// How many calls are on it; `None` if it takes no more.
+    /// The number of open calls; `None` if the connection accepts no more.
     pub(crate) fn open(&self) -> Option<usize> {
         (!self.closed.load(Ordering::Relaxed)).then(|| self.open.load(Ordering::Relaxed))
     }
 
-    /// Whether another one should take its slot.
+    /// Whether another connection should replace this one.
     pub(crate) fn is_worn(&self) -> bool {
         self.wear.load(Ordering::Relaxed) >= MAX_WEAR || self.calls.load(Ordering::Relaxed) >= MAX_CALLS
     }
 
-    /// Takes a slot on it.
+    /// Takes a slot.
     pub(crate) fn slot(self: &Arc<Self>, keep_open: Arc<dyn Any + Send + Sync>) -> Slot {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
@@ -163,8 +166,8 @@ impl Connection {
     }
 }
 
-/// Connects. The connection is returned once the other side has answered for the first time, together with the future that
-/// keeps it going: it must be polled for as long as the connection is to live, and ends with it.
+/// Connects. Returns the connection once the leader has answered a first ping, together with the future that drives
+/// it. The future must be polled as long as the connection is to live, and completes when it ends.
 pub(crate) async fn connect(
     address: &str,
     node_id: &str,
@@ -193,7 +196,7 @@ pub(crate) async fn connect(
         let mut pings = connection
             .ping_pong()
             .ok_or_else(|| io::Error::other("no pings on a new connection"))?;
-        // A host whose process hangs still accepts; only an answer shows that somebody is there.
+        // A host whose process hangs still accepts connections; only a pong proves that the process is alive.
         let mut connection = Box::pin(connection);
         tokio::select! {
             ended = &mut connection => {
@@ -218,7 +221,7 @@ pub(crate) async fn connect(
         wear: AtomicUsize::new(0),
     });
     let (interval, ping_timeout) = (config.leader_ping_interval, config.leader_ping_timeout);
-    // Once nobody else has it, it ends.
+    // The connection ends once nothing refers to it.
     let this = Arc::downgrade(&connection);
     let ending = Ending { closed, reset_queue };
     let driving = async move {
@@ -231,14 +234,14 @@ pub(crate) async fn connect(
             closed = watch_liveness(pings, heard, &ending.reset_queue, interval, ping_timeout) => closed,
         };
         ending.closed.store(true, Ordering::Relaxed);
-        // The calls on it learn of its end when this is dropped.
+        // Dropping the driver ends the calls on the connection.
         drop(driver);
         ended
     };
     Ok((connection, driving))
 }
 
-/// Ends a connection for those that use it, however its driver ends.
+/// Marks a connection as ended when its driver ends for any reason.
 struct Ending {
     closed: Arc<AtomicBool>,
     reset_queue: Arc<ResetQueue>,
@@ -251,8 +254,8 @@ impl Drop for Ending {
     }
 }
 
-/// Asks the other side for signs of life, for two reasons: because it is silent, and because calls are given up. Completes when it
-/// gives none: whatever it sends counts until it is asked.
+/// Sends pings, for two reasons: the leader is silent, or the reset queue needs an answer. Completes when a ping is
+/// not answered. Any data from the leader counts as a sign of life until a ping is due.
 async fn watch_liveness(
     mut pings: PingPong,
     heard: Arc<AtomicUsize>,
@@ -268,7 +271,7 @@ async fn watch_liveness(
                 }
                 ping_timeout
             }
-            // It has not been silent yet.
+            // The leader has not been silent yet.
             () = reset_queue.wants_answer() => interval + ping_timeout,
         };
         match timeout(limit, pings.ping(Ping::opaque())).await {

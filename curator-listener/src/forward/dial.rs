@@ -19,7 +19,7 @@ pub(crate) async fn connect(address: &str, config: &ListenerConfig) -> io::Resul
         return Ok(Plain::Right(host.connect(address).await?));
     }
     let stream = TcpStream::connect(address).await?;
-    // Without it, small messages wait for the acknowledgement of the one before.
+    // Otherwise small messages would wait for the acknowledgement of the previous one (Nagle).
     stream.set_nodelay(true)?;
     Ok(transport::plain(stream))
 }
@@ -27,7 +27,7 @@ pub(crate) async fn connect(address: &str, config: &ListenerConfig) -> io::Resul
 /// Does the TLS handshake with the leader on a node.
 pub(crate) async fn handshake(stream: Plain, tls: &Tls, node_id: &str) -> io::Result<Io> {
     let config = tls.to_leader.config(node_id).map_err(io::Error::other)?;
-    // The configuration knows whom it wants; a name is only asked for because one must be given.
+    // The configuration verifies the leader by itself; the API requires a server name.
     let name = ServerName::try_from(node_id.to_owned())
         .unwrap_or_else(|_| ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0, 0, 0, 0]))));
     let stream = TlsConnector::from(config).connect(name, stream).await?;

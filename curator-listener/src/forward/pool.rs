@@ -1,4 +1,4 @@
-//! The connections to one leader: warm before the first call, replaced when they end, more of them when they are full.
+//! The connections to one leader: opened before the first call, replaced when they end, and more when they are full.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -17,25 +17,25 @@ use crate::config::ListenerConfig;
 use crate::forward::connection::{Closed, Connection, Slot, connect};
 use crate::role::Leader;
 
-/// The first pause after a failed attempt to connect; it doubles up to the longest.
+/// The delay after the first failed attempt to connect. It doubles up to the maximum.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
-/// However many calls there are, no more connections of a kind than this.
+/// The maximum number of connections of a group.
 const MAX_CONNECTIONS: usize = 64;
 
-/// And of strangers, who have little to ask.
+/// The maximum number of connections for strangers, who have few calls.
 const MAX_STRANGER_CONNECTIONS: usize = 8;
 
-/// Parts of what a connection takes: everything ...
+/// The part of a connection's capacity that calls of its own group may use ...
 const WHOLE: usize = 1;
-/// ... and what those of another kind may have of it.
+/// ... and the part that calls of another group may use.
 const SPILL_DIVISOR: usize = 4;
 
-/// The connections to one leader. The tasks that keep them end with it.
+/// The connections to one leader. Dropping it stops the tasks that maintain them.
 pub(crate) struct Pool {
     unary: Arc<ConnectionGroup>,
     streams: Arc<ConnectionGroup>,
-    /// For callers that the cluster does not know, if they can be told: whatever they do, they do to each other.
+    /// For strangers, if the listener uses TLS. They can only disturb each other.
     strangers: Arc<ConnectionGroup>,
     ready: watch::Receiver<Ready>,
     _stop: DropGuard,
@@ -44,22 +44,22 @@ pub(crate) struct Pool {
 /// Whether calls can be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Ready {
-    /// A connection for unary calls is open.
+    /// Whether a connection for unary calls is open.
     pub(crate) open: bool,
-    /// Goes up with each connection that opens or ends.
+    /// Incremented with each connection that opens or ends.
     changes: u64,
-    /// Why not, if not: callers are told, who may be strangers.
+    /// Why no connection is open. It is reported to callers, who may be strangers.
     why: String,
 }
 
-/// Connections for one kind of calls.
+/// The connections for one group of calls.
 struct ConnectionGroup {
     connections: RwLock<Vec<Arc<Connection>>>,
-    /// As many calls are taken by each.
+    /// The maximum number of calls on each connection.
     calls: usize,
-    /// With so many on each, another is opened.
+    /// When all connections have this many calls, another one is opened.
     full: usize,
-    /// How many there should be at least, and at most.
+    /// The minimum and maximum number of connections.
     least: usize,
     most: usize,
     more: Notify,
@@ -78,7 +78,7 @@ impl ConnectionGroup {
         })
     }
 
-    /// A slot on the connection with the fewest calls, if they are less than that part of as many as it takes.
+    /// A slot on the connection with the fewest calls, if they are fewer than the given part of its capacity.
     fn slot(&self, pool: &Arc<Pool>, part: usize) -> Option<Slot> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let mut emptiest: Option<((bool, usize), &Arc<Connection>)> = None;
@@ -93,7 +93,7 @@ impl ConnectionGroup {
         if worn || open >= self.full {
             self.more.notify_one();
         }
-        // When it is full, another connection is on its way.
+        // When it is full, another connection is being opened.
         (open < self.calls.div_ceil(part)).then(|| connection.slot(pool.clone()))
     }
 
@@ -104,8 +104,8 @@ impl ConnectionGroup {
             .push(connection);
     }
 
-    /// Forgets those that have ended, and those that are worn if there are others; says how many are left. The calls on a worn
-    /// one keep it until the last of them has ended.
+    /// Removes connections that have ended, and worn ones if there are others. Returns how many are left. A worn
+    /// connection stays open until its last call has ended.
     fn prune(&self) -> usize {
         let mut connections = self.connections.write().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.open().is_some());
@@ -115,7 +115,7 @@ impl ConnectionGroup {
         connections.len()
     }
 
-    /// How many there should be at this moment.
+    /// The number of connections that should be open now.
     fn wanted(&self) -> usize {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let all_full = connections
@@ -127,7 +127,7 @@ impl ConnectionGroup {
 }
 
 impl Pool {
-    /// Begins to connect to the leader. `tasks` owns what keeps the connections, which are on that runtime.
+    /// Starts to connect to the leader. `tasks` owns the tasks of the connections, which run on `runtime`.
     pub(crate) fn start(
         leader: &Leader,
         config: &Arc<ListenerConfig>,
@@ -170,13 +170,13 @@ impl Pool {
         })
     }
 
-    /// A slot for one call, or why there is none at this moment.
+    /// A slot for one call, or the reason why there is none.
     pub(crate) fn slot(self: &Arc<Self>, kind: Kind, standing: Standing) -> Result<Slot, String> {
         let slot = match (standing, kind) {
             (Standing::Stranger, _) => self.strangers.slot(self, WHOLE),
-            // Rather with the other kind than not at all.
+            // Rather a connection for streams than none.
             (_, Kind::Unary) => self.unary.slot(self, WHOLE).or_else(|| self.streams.slot(self, WHOLE)),
-            // A storm of them leaves the others their slots.
+            // A flood of streams must leave slots for unary calls.
             (_, Kind::Stream) => self
                 .streams
                 .slot(self, WHOLE)
@@ -192,20 +192,20 @@ impl Pool {
         })
     }
 
-    /// Its changes: there may be a slot after each.
+    /// Changes of the pool. After each of them there may be a slot.
     pub(crate) fn readiness(&self) -> watch::Receiver<Ready> {
         self.ready.clone()
     }
 }
 
-/// Keeps as many connections open as are wanted, until dropped.
+/// Keeps the wanted number of connections open, until dropped.
 async fn keep(
     group: Arc<ConnectionGroup>,
     leader: Leader,
     config: Arc<ListenerConfig>,
     reports: Option<watch::Sender<Ready>>,
 ) {
-    // Owned here, so that they end with the pool.
+    // Owned by this task, so that the connections end with the pool.
     let mut open: JoinSet<Closed> = JoinSet::new();
     let mut pause = INITIAL_BACKOFF;
     let report = |change: &dyn Fn(&mut Ready)| {
@@ -233,7 +233,7 @@ async fn keep(
                         ready.open = here;
                         ready.why.clone_from(&why);
                     });
-                    // Jitter, so that not all followers knock at the same moment.
+                    // Jitter, so that followers do not reconnect all at once.
                     sleep(pause.mul_f64(jitter(&config))).await;
                     pause = (pause * 2).min(MAX_BACKOFF);
                 }
@@ -273,8 +273,8 @@ fn jitter(config: &ListenerConfig) -> f64 {
     rand::rng().random_range(0.5..1.0)
 }
 
-/// Tries the leader's addresses in their order. What went wrong is for callers to read; more of it is in the log, once for each
-/// trouble: `said` is the last one.
+/// Tries the addresses of the leader in order. The error is for callers. Details are logged, once for each different
+/// error: `said` is the last one.
 async fn connect_to_any(
     leader: &Leader,
     config: &ListenerConfig,

@@ -1,4 +1,4 @@
-//! A request's body, of which so much is kept that it can be sent again if nothing of the call ran.
+//! A request body that buffers its beginning, so that the call can be sent again if nothing of it ran.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,12 +9,13 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-/// As much of a request is kept until the leader answers, in bytes. A longer one is sent once only.
+/// The maximum number of bytes that are buffered of one request until the leader answers. A longer one is sent only
+/// once.
 const MAX_BUFFERED_BYTES: usize = 64 << 10;
-/// What keeping one piece takes beside its bytes, so that many small pieces are no way around the bound.
+/// The overhead of each buffered chunk, so that many small chunks cannot evade the limit.
 const CHUNK_OVERHEAD: usize = 64;
 
-/// What may be kept of all requests together, in bytes.
+/// The limit of all buffered bodies together, in bytes.
 #[derive(Debug)]
 pub(crate) struct ReplayBudget {
     kept: AtomicUsize,
@@ -46,20 +47,20 @@ impl ReplayBudget {
 pub(crate) struct ReplayBody<B> {
     incoming: B,
     kept: Vec<Bytes>,
-    /// What has been taken of the budget.
+    /// The bytes taken from the budget.
     kept_bytes: usize,
     budget: Arc<ReplayBudget>,
     trailers: Option<HeaderMap>,
-    /// What comes next out of what is kept.
+    /// The index of the next buffered chunk to return.
     next: usize,
     keeping: Keeping,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keeping {
-    /// All of it so far.
+    /// Everything read so far is buffered.
     All,
-    /// It was too long, or nobody needs it any more.
+    /// The body was too long, or no retry is needed.
     Nothing,
 }
 
@@ -85,20 +86,20 @@ where
         }
     }
 
-    /// Where it comes from.
+    /// The wrapped body.
     pub(crate) const fn incoming(&mut self) -> &mut B {
         &mut self.incoming
     }
 
-    /// Starts again from the beginning, if that has been kept.
+    /// Starts again from the beginning. `false` if it is not buffered.
     pub(crate) fn rewind(&mut self) -> bool {
         self.next = 0;
         self.keeping == Keeping::All
     }
 
-    /// Nobody will want to start again.
+    /// No retry will be needed.
     pub(crate) fn stop_buffering(&mut self) {
-        // What has been kept and not been read again since is still to come.
+        // Chunks that were not read again since the last rewind must still be returned.
         if self.next >= self.kept.len() {
             self.forget();
         }
@@ -140,7 +141,7 @@ where
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
         }
         let Some(frame) = ready!(Pin::new(&mut this.incoming).poll_frame(cx)).transpose()? else {
-            // Requests have no trailers in gRPC; should one have them, they come again as well.
+            // gRPC requests have no trailers; if there are any, they are replayed as well.
             return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         };
         if let Some(data) = frame.data_ref() {
@@ -244,7 +245,7 @@ mod tests {
         read(&mut second, 1).await;
         assert!(first.rewind());
         assert!(!second.rewind(), "there was no room for it");
-        // More than may be kept of it: then it gives back what it had.
+        // Above the limit of one body: its share of the budget is returned.
         read(&mut first, 9).await;
         assert!(!first.rewind());
         let mut third = within(&[700], &budget);
@@ -260,7 +261,7 @@ mod tests {
         read(&mut source, 2).await;
         assert!(source.rewind());
         read(&mut source, 1).await;
-        // One frame is kept that has not been read again: it must not be lost.
+        // One buffered frame has not been read again: it must not be lost.
         source.stop_buffering();
         assert_eq!(read(&mut source, 9).await, [1, 1, 2, 2, 2]);
     }

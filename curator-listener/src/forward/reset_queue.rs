@@ -1,11 +1,10 @@
-//! Calls that are given up before the leader has answered them: their streams are reset, and never more of them at a time than the
-//! leader bears.
+//! Abandoned calls: their streams are reset, but only as many at a time as the leader tolerates.
 //!
-//! HTTP/2 servers end a whole connection when too many of its streams have been reset before they were looked at
-//! (CVE-2023-44487). Callers share the connection, so that none of them may bring that about: by a deadline that passes, by
-//! cancelling, or by breaking its own connection. How many resets the leader has not seen yet is known from its answers to
-//! pings. A stream that may not be reset yet waits, with its slot on the connection, and often ends by itself meanwhile:
-//! the leader knows the call's deadline as well.
+//! HTTP/2 servers close a connection when too many of its streams were reset before they were processed
+//! (CVE-2023-44487, rapid reset). Callers share the connection, so no caller may cause that: by deadlines, by
+//! cancelling, or by closing its own connection. The leader's pongs show how many resets it has not seen yet. A
+//! stream that must not be reset yet waits and keeps its slot. It often ends by itself meanwhile, because the leader
+//! knows the deadline of the call.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,21 +20,22 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::forward::connection::Slot;
 use crate::forward::upload::Uploaded;
 
-/// As many resets may be on their way. Servers bear at least 20 that they have not looked at, a Curator 64 of any caller; those that
-/// belong to a stream whose answer has begun are counted here and not there.
+/// The maximum number of resets in flight. Servers tolerate at least 20 unprocessed ones, a Curator 64 of any caller.
+/// Resets of streams whose answer has begun count here, but not there.
 const MAX_RESETS_IN_FLIGHT: usize = 32;
 
-/// How many resets the leader has not seen yet, as far as is known. Pure.
+/// The number of resets that the leader may not have seen yet. No I/O.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Since the last ping was answered.
+    /// Resets since the last pong.
     fresh: usize,
-    /// Before that. A ping may overtake a reset within this host, but no reset is still here when the next one is sent.
+    /// Resets before that. A ping may overtake a reset within this host, but no reset is still here when the next
+    /// ping is sent.
     aging: usize,
 }
 
 impl Pace {
-    /// One more, if it may be.
+    /// Counts one more reset, if it is allowed.
     const fn take(&mut self) -> bool {
         let may = self.on_their_way() < MAX_RESETS_IN_FLIGHT;
         if may {
@@ -48,40 +48,40 @@ impl Pace {
         self.fresh + self.aging
     }
 
-    /// A ping has been answered.
+    /// A pong has arrived.
     const fn answered(&mut self) {
         self.aging = self.fresh;
         self.fresh = 0;
     }
 }
 
-/// What is left of a call at the leader. Dropping it resets the stream, unless that has ended.
+/// What is left of a call at the leader. Dropping it resets the stream, unless the stream has ended.
 pub(crate) struct AbandonedCall {
     pub(crate) answer: ResponseState,
-    /// Only if the request is not at its end.
+    /// `None` if the request has been sent completely.
     pub(crate) request: Option<RequestState>,
-    /// It counts as open until then.
+    /// The slot stays taken until then.
     pub(crate) slot: Slot,
 }
 
 /// The stream from the leader.
 pub(crate) enum ResponseState {
-    /// It has not begun.
+    /// The response has not begun.
     Awaited(ResponseFuture),
-    /// It has.
+    /// The response has begun.
     Begun(RecvStream),
 }
 
 /// The stream to the leader.
 pub(crate) enum RequestState {
-    /// Nobody sends on it.
+    /// No task sends on it.
     Idle(#[expect(dead_code, reason = "held, so that the stream is not reset yet")] SendStream<Bytes>),
-    /// A task does.
+    /// A task sends on it.
     Sending(#[expect(dead_code, reason = "held, so that the stream is not reset yet")] AbortOnDropHandle<Uploaded>),
 }
 
 impl RequestState {
-    /// What a task that sends has left, if it has not sent all.
+    /// The state of an upload task; `None` if it has sent everything.
     pub(crate) fn sending(mut task: AbortOnDropHandle<Uploaded>) -> Option<Self> {
         match Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(Uploaded::Whole)) => None,
@@ -91,7 +91,8 @@ impl RequestState {
 }
 
 impl AbandonedCall {
-    /// Takes what has come of the answer, which nobody wants. Whether that was all, so that nothing is left to reset.
+    /// Discards what has arrived of the answer. Returns whether the stream has ended, so that there is nothing to
+    /// reset.
     fn has_ended(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         if let ResponseState::Awaited(response) = &mut self.answer {
@@ -125,25 +126,25 @@ impl AbandonedCall {
     }
 }
 
-/// The calls of one connection that are given up.
+/// The abandoned calls of one connection.
 #[derive(Default)]
 pub(crate) struct ResetQueue {
     state: Mutex<State>,
-    /// An answer to a ping is wanted.
+    /// Notified when a pong is needed.
     wanted: Notify,
 }
 
 #[derive(Default)]
 struct State {
     pace: Pace,
-    /// No more than there are slots on the connection, for each has one.
+    /// Bounded by the slots of the connection, because each call keeps its slot.
     waiting: VecDeque<AbandonedCall>,
     /// The connection has ended, and all of its streams with it.
     over: bool,
 }
 
 impl ResetQueue {
-    /// Gives a call up: it is reset now, or as soon as it may be.
+    /// Abandons a call: it is reset now, or as soon as that is allowed.
     pub(crate) fn take(&self, mut rest: AbandonedCall) {
         if rest.has_ended() {
             return;
@@ -157,19 +158,19 @@ impl ResetQueue {
         };
         let many = state.pace.on_their_way() >= MAX_RESETS_IN_FLIGHT / 2;
         drop(state);
-        // Not under the lock: it frees a slot.
+        // Not under the lock, because it frees a slot.
         drop(now);
         if many {
             self.wanted.notify_one();
         }
     }
 
-    /// Completes when an answer to a ping is wanted. Cancellation safe.
+    /// Completes when a pong is needed. Cancellation safe.
     pub(crate) async fn wants_answer(&self) {
         self.wanted.notified().await;
     }
 
-    /// The leader has answered a ping: some of what waits may be reset.
+    /// A pong has arrived: some of the waiting streams may be reset.
     pub(crate) fn answered(&self) {
         self.state().pace.answered();
         let mut more = true;
@@ -208,7 +209,7 @@ impl ResetQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -225,7 +226,7 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, MAX_RESETS_IN_FLIGHT);
-        // The first answer may be to a ping that was sent before them.
+        // The first pong may answer a ping that was sent before the resets.
         pace.answered();
         assert!(!pace.take());
         pace.answered();

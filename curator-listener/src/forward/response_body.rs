@@ -1,4 +1,4 @@
-//! The leader's answer on its way to the client, no faster than the client takes it.
+//! The leader's answer on its way to the client, with backpressure from the client.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,15 +16,15 @@ use crate::forward::reset_queue::{AbandonedCall, RequestState, ResponseState};
 use crate::forward::retry;
 use crate::forward::upload::Uploaded;
 
-/// The body of a forwarded answer. Dropping it gives the call up, unless it is at its end.
+/// The body of a forwarded answer. Dropping it before its end abandons the call.
 pub(crate) struct ForwardedBody {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     call: Option<Call>,
     limits: CallLimits,
     phase: Phase,
 }
 
-/// What it has at the leader.
+/// The call at the leader.
 struct Call {
     stream: RecvStream,
     /// Sends the rest of the request meanwhile.
@@ -72,7 +72,7 @@ impl ForwardedBody {
         if self.phase == Phase::Data {
             match stream.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
-                    // The client takes it now, so the leader may send as much again.
+                    // The client takes the data now, so the leader may send as much again.
                     return match stream.flow_control().release_capacity(data.len()) {
                         Ok(()) => Poll::Ready(Some(Ok(Frame::data(data)))),
                         Err(error) => self.end(&retry::to_refusal(&error)),

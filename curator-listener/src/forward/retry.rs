@@ -1,4 +1,4 @@
-//! What the end of a stream to the leader means: whether the call provably never ran.
+//! Classifies how a stream to the leader failed: whether the call provably did not run.
 
 use h2::{Error, Reason};
 use tonic::Code;
@@ -7,10 +7,10 @@ use crate::call::refusal::Refusal;
 use crate::sabotage;
 use crate::sabotage::Sabotage;
 
-/// Whether the leader never began with the call.
+/// Whether the leader provably did not process the call.
 ///
-/// ReplayBody: RFC 9113, sections 6.8 and 8.7. h2 gives the error of a remote GOAWAY to just those streams whose id is above the
-/// last one that the peer says it has processed; those below go on.
+/// Source: RFC 9113, sections 6.8 and 8.7. h2 returns the error of a remote GOAWAY only for streams above the last
+/// one that the peer reports as processed; the others go on.
 pub(crate) fn is_provably_unprocessed(error: &Error) -> bool {
     if sabotage::on(Sabotage::SendsLostCallAgain) {
         return true;
@@ -18,7 +18,7 @@ pub(crate) fn is_provably_unprocessed(error: &Error) -> bool {
     error.is_remote() && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))
 }
 
-/// What the caller is told when the stream ended otherwise than by an answer.
+/// The refusal for a stream that ended without an answer.
 pub(crate) fn to_refusal(error: &Error) -> Refusal {
     let unknown = "whether the call took effect is not known";
     if error.is_reset() && error.is_remote() {
@@ -33,7 +33,7 @@ pub(crate) fn to_refusal(error: &Error) -> Refusal {
             )),
         };
     }
-    // Never INTERNAL: a leader that dies is the most ordinary of faults.
+    // Never INTERNAL: the death of a leader is an ordinary fault.
     Refusal::unavailable(format!("the connection to the leader was to_refusal; {unknown}"))
 }
 

@@ -1,4 +1,4 @@
-//! The body of a request as it comes in.
+//! The body of a request, accounted in the memory budget.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::call_cost::CallCost;
 use super::ledger::{FRAME, Ledger};
 use super::messages::Messages;
 
-/// Until when what has been read of a request counts.
+/// How long the data that has been read counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// A service puts it together until a message is whole, here or at the leader.
+    /// Until the message is complete: a service assembles it, here or at the leader.
     Messages,
-    /// A service has it in hand until it answers.
+    /// Until the service answers.
     All,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct InboundBody {
     cost: Arc<CallCost>,
     keep: Keep,
     messages: Messages,
-    /// Read, and counted still.
+    /// Read, and still counted.
     kept: usize,
     data_ended: bool,
 }
@@ -50,12 +50,12 @@ impl InboundBody {
         }
     }
 
-    /// From now on what is read counts for so long.
+    /// Sets how long the data counts that is read from now on.
     pub(crate) const fn keep(&mut self, keep: Keep) {
         self.keep = keep;
     }
 
-    /// An instance has forwarded the call, and may.
+    /// A member of the consensus has forwarded the call.
     pub(crate) fn is_forwarded(&self) {
         self.ledger.held().forwards();
     }
@@ -87,13 +87,13 @@ impl http_body::Body for InboundBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = self.get_mut();
-        // The other side wants to hear no more of it, and has nothing against what it has sent.
+        // The peer wants no more data (RST_STREAM with NO_ERROR), which is not an error.
         let is_end = |error: &h2::Error| error.reason() == Some(Reason::NO_ERROR);
         if !this.data_ended {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     this.has_read(&data);
-                    // The stream may be gone meanwhile, which the next frame says.
+                    // The stream may be gone; the next frame reports that.
                     let _ = this.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

@@ -1,11 +1,12 @@
-//! What one open call costs in memory.
+//! The memory cost of one open call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::memory::ConnectionMemory;
 
-/// What one call costs while it is open: itself, its head, and what its service has read and not answered yet.
+/// The cost of a call while it is open: the call itself, its head, and data that its service has read and not
+/// answered yet.
 #[derive(Debug)]
 pub(crate) struct CallCost {
     held: Arc<ConnectionMemory>,
@@ -25,13 +26,13 @@ impl CallCost {
         })
     }
 
-    /// Its answer begins: the request is not needed any more.
+    /// The answer begins: the request is not needed any more.
     pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::SeqCst);
         self.held.give_back(self.kept.swap(0, Ordering::SeqCst));
     }
 
-    /// So much is counted already, and goes with the request.
+    /// Takes over data of the request that is already counted.
     pub(crate) fn keep(&self, bytes: usize) {
         self.kept.fetch_add(bytes, Ordering::SeqCst);
         if self.answered.load(Ordering::SeqCst) {

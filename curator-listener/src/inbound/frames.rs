@@ -1,6 +1,6 @@
-//! What of the bytes that come in will have to be kept: a look at the heads of HTTP/2's frames as they pass, RFC 9113, section 4.
+//! Parses the frame headers of HTTP/2 to count inbound data. Source: RFC 9113, section 4.
 
-/// The client connection preface, RFC 9113, section 3.4.
+/// The length of the client connection preface. Source: RFC 9113, section 3.4.
 pub(crate) const PREFACE: usize = 24;
 
 const FRAME_HEAD: usize = 9;
@@ -10,27 +10,27 @@ const CONTINUATION: u8 = 9;
 const PADDED: u8 = 8;
 const END_HEADERS: u8 = 4;
 
-/// What a reader of frames sees.
+/// Receives what the parser finds.
 pub(crate) trait FrameVisitor {
-    /// So many bytes of a request's body on this stream. `begins` with the first bytes of a frame.
+    /// Bytes of a request body on this stream. `begins` with the first bytes of a frame.
     fn data(&mut self, stream: u32, bytes: usize, begins: bool);
 
-    /// So many bytes of a head that is not at its end.
+    /// Bytes of a head that is not complete.
     fn head(&mut self, bytes: usize);
 
-    /// A head is at its end.
+    /// A head is complete.
     fn head_ends(&mut self);
 }
 
-/// Where in the frames a connection is.
+/// The state of the parser.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    /// Of the preface, or of a frame that nobody cares for.
+    /// Bytes to skip: of the preface, or of a frame that is not counted.
     skip: usize,
     head: [u8; FRAME_HEAD],
-    /// How much of the head is there.
+    /// How many bytes of the frame header have been read.
     known: usize,
-    /// What is left of a payload that is counted.
+    /// The rest of a payload that is counted.
     body: Option<Body>,
 }
 
@@ -55,7 +55,7 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Goes on with what has come in.
+    /// Continues with further bytes.
     pub(crate) fn read(&mut self, mut bytes: &[u8], visitor: &mut impl FrameVisitor) {
         while !bytes.is_empty() {
             if self.skip > 0 {
@@ -85,7 +85,7 @@ impl Frames {
     fn begin(&mut self, visitor: &mut impl FrameVisitor) {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
         let left = u32::from_be_bytes([0, l0, l1, l2]) as usize;
-        // The first bit says nothing.
+        // The first bit is reserved.
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
         let is_counted = matches!(kind, DATA | HEADERS | CONTINUATION);
         if matches!(kind, HEADERS | CONTINUATION) && left == 0 && flags & END_HEADERS != 0 {
@@ -111,7 +111,7 @@ impl Body {
         self.left -= bytes.len();
         if self.kind == DATA {
             if self.begins && self.flags & PADDED != 0 {
-                // Padding is at the end, and its length comes first; neither is kept.
+                // Padding is at the end, and its length comes first. Neither is kept in memory.
                 let padding = bytes.first().map_or(0, |length| usize::from(*length));
                 counted = counted.saturating_sub(1 + padding.saturating_sub(self.left));
                 let later = padding.min(self.left);

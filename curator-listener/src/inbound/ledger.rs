@@ -1,4 +1,4 @@
-//! How much of the requests of one connection is kept, by stream.
+//! How much of the requests of one connection is in memory, by stream.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use super::frames::{FrameVisitor, Frames};
 use crate::memory::{ConnectionMemory, RoomWait};
 use crate::transport::counting::ReadObserver;
 
-/// What a frame takes beside its bytes, so that many small ones are no way around the budget.
+/// The overhead of a frame, so that many small ones cannot evade the budget.
 pub(crate) const FRAME: usize = 256;
 
-/// What of the requests of one connection is kept.
+/// The request data of one connection that is in memory.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     held: Arc<ConnectionMemory>,
@@ -20,13 +20,13 @@ pub(crate) struct Ledger {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// By stream, of the calls that have been taken in.
+    /// By stream: calls that have been accepted.
     open: BTreeMap<u32, usize>,
-    /// Of those that are about to be.
+    /// By stream: calls that have not been accepted yet.
     early: BTreeMap<u32, usize>,
-    /// The last that was taken in.
+    /// The last stream that was accepted.
     last: u32,
-    /// Of a head that is not at its end.
+    /// The size of a head that is not complete.
     head: usize,
 }
 
@@ -42,7 +42,7 @@ impl Ledger {
         &self.held
     }
 
-    /// A call has been taken in.
+    /// A call has been accepted.
     pub(crate) fn open(&self, stream: u32) {
         let mut table = self.table();
         let early = table.early.remove(&stream).unwrap_or_default();
@@ -50,7 +50,7 @@ impl Ledger {
         table.last = table.last.max(stream);
     }
 
-    /// All calls have been taken in that there are: what else has come belongs to none, and HTTP/2 has dropped it.
+    /// All available calls have been accepted. Other data belongs to no call, and h2 has dropped it.
     pub(crate) fn settle(&self) {
         let mut table = self.table();
         if !table.early.is_empty() {
@@ -60,7 +60,7 @@ impl Ledger {
         }
     }
 
-    /// So much of a request is kept no longer.
+    /// Part of a request is no longer kept.
     pub(crate) fn release(&self, stream: u32, bytes: usize) {
         let mut table = self.table();
         let Some(kept) = table.open.get_mut(&stream) else {
@@ -72,18 +72,18 @@ impl Ledger {
         self.held.give_back(released);
     }
 
-    /// Nobody reads the rest of a request. What was kept of it is still counted, and returned.
+    /// The rest of a request will not be read. Returns how much of it is still counted.
     pub(crate) fn close(&self, stream: u32) -> usize {
         self.table().open.remove(&stream).unwrap_or_default()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A table that is being written to. What comes of it is counted at once for all that came in together.
+/// Updates the table for one read of the socket, and applies the total at its end.
 struct Writing<'a> {
     table: MutexGuard<'a, Table>,
     held: &'a ConnectionMemory,
@@ -119,7 +119,7 @@ impl FrameVisitor for Writing<'_> {
         } else if stream > table.last {
             *table.early.entry(stream).or_default() += cost;
         } else {
-            // Of a call that nobody reads any more.
+            // Of a call that is not read any more.
             return;
         }
         self.taken += cost;
@@ -135,7 +135,7 @@ impl FrameVisitor for Writing<'_> {
     }
 }
 
-/// What hears the socket of a connection: counts what comes in, and lets no more come while there is no room for it.
+/// Counts what is read from the socket, and delays reads while the party has no room.
 pub(crate) struct InboundCounter<L> {
     to: L,
     ledger: Arc<Ledger>,
@@ -144,7 +144,7 @@ pub(crate) struct InboundCounter<L> {
 }
 
 impl<L> InboundCounter<L> {
-    /// `to` is told as well.
+    /// `to` is notified as well.
     pub(crate) fn new(to: L, ledger: Arc<Ledger>) -> Self {
         Self {
             to,
@@ -178,7 +178,7 @@ mod tests {
         let held = memory.of(&Caller::at(Peer::of([192, 0, 2, 1].into())));
         let ledger = Ledger::new(held.clone());
         let see = |stream, bytes| Writing::to(&ledger).data(stream, bytes, true);
-        // Before its call has been taken in, and of one that never is.
+        // For a call that is accepted later, and for one that never is.
         see(1, 1_000);
         see(3, 1_000);
         ledger.open(3);

@@ -1,17 +1,17 @@
-//! The boundaries of gRPC messages in a body.
+//! Finds the boundaries of gRPC messages in a body.
 
-/// Where in the messages of gRPC a body is: a flag and a length of four bytes before each.
+/// The state of the parser. Each message has a prefix of one flag and four bytes of length.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     head: [u8; 5],
     known: usize,
     left: usize,
-    /// How much there is of the message that is not whole.
+    /// How many bytes of the incomplete message have been read.
     so_far: usize,
 }
 
 impl Messages {
-    /// Goes on; says how much there is of the message that is not whole yet.
+    /// Continues with further data. Returns how many bytes of the incomplete message have been read.
     pub(crate) fn read(&mut self, mut data: &[u8]) -> usize {
         while !data.is_empty() {
             let wanted = if self.left > 0 {
@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(messages.read(&message[..3]), 3);
         assert_eq!(messages.read(&message[3..9]), 9);
         assert_eq!(messages.read(&message[9..]), 0);
-        // Pieces that do not end where messages do.
+        // Chunks that do not end with a message.
         let many = message.repeat(100);
         assert_eq!(messages.read(&many[..22]), 7);
         assert_eq!(messages.read(&many[22..]), 0);

@@ -1,4 +1,4 @@
-//! The body of an answer that a service of this instance makes. It ends with the term.
+//! The body of a response of this instance's services.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::call::header_size;
 use crate::call::lifetime::CallLimits;
 use crate::call::refusal;
 
-/// The body of an answer that was made here. It ends when the term does.
+/// The body of a response that is made on this instance. It ends when the term does.
 pub(crate) struct LeaderBody {
     body: tonic::body::Body,
     limits: CallLimits,
@@ -61,7 +61,7 @@ impl Body for LeaderBody {
         }
         let frame = loop {
             let frame = Pin::new(&mut this.body).poll_frame(cx);
-            // A frame without anything in it tells nobody anything, and HTTP/2 has a connection ended for a hundred of them.
+            // An empty frame has no effect, and HTTP/2 peers close a connection after a hundred of them.
             if !matches!(&frame, Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty)) {
                 break frame;
             }

@@ -1,4 +1,4 @@
-//! The calls that a term is in_flight, so that a planned step-down can wait for them.
+//! Accounting of the calls in flight of a term, so that a planned step-down can wait for them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,35 +9,35 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A stream that has sent nothing for so long does not hold up a leader that wants to step down.
+/// A stream that has sent nothing for this long does not delay a step-down.
 const STREAM_QUIET_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// The calls that a term is in_flight, so that a planned end can wait for them.
+/// The calls in flight of a term.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     draining: AtomicBool,
-    /// The same, to be waited for.
+    /// The same as a signal.
     drains: CancellationToken,
     /// Calls without an answer yet.
     unanswered: AtomicUsize,
-    /// Answers under way.
+    /// Responses in progress.
     answering: AtomicUsize,
-    /// Those of them that have something to send.
+    /// Responses in progress that have something to send.
     sending: AtomicUsize,
-    /// When a young stream last sent something, in milliseconds since the beginning.
+    /// When a young stream last sent something, in milliseconds since `began`.
     moved: AtomicU64,
     began: Instant,
-    /// Streams older than this are taken for endless.
+    /// Streams older than this count as endless.
     young: Duration,
     ended: Notify,
 }
 
-/// How a drain ended.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Calls that had not been answered when the time was over.
+    /// Calls without an answer when the time was over.
     pub unanswered: usize,
-    /// Streams that were still open, and end with the term.
+    /// Streams that were still open. They end with the term.
     pub streams: usize,
 }
 
@@ -56,19 +56,19 @@ impl InFlight {
         })
     }
 
-    /// Whether nothing new is taken.
+    /// Whether no new calls are accepted.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Completes when nothing new is taken any more. Cancellation safe.
+    /// Completes when no new calls are accepted any more. Cancellation safe.
     pub(crate) async fn draining(&self) {
         self.drains.cancelled().await;
     }
 
-    /// Counts one more call in; `None` if nothing new is taken.
+    /// Counts one more call; `None` if no new calls are accepted.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<InFlightCall> {
-        // First counted, then looked: whoever drains does it the other way round, so that one of the two sees the other.
+        // First count, then check: a drain does it in the opposite order, so that one of the two sees the other.
         self.unanswered.fetch_add(1, Ordering::SeqCst);
         let call = InFlightCall {
             in_flight: self.clone(),
@@ -79,9 +79,9 @@ impl InFlight {
         (!self.is_draining()).then_some(call)
     }
 
-    /// Takes nothing new, and waits until what is in_flight has ended: all calls that have not been answered, answers that have
-    /// something to send, and streams that are young and have just sent something. Cancellation: nothing new is taken all the
-    /// same.
+    /// Stops accepting calls, and waits for the calls in flight: all calls without an answer, responses that have
+    /// something to send, and young streams that have just sent something. Cancellation: no new calls are accepted
+    /// afterwards either.
     pub(crate) async fn drain(&self, limit: Duration) -> Drained {
         self.draining.store(true, Ordering::SeqCst);
         self.drains.cancel();
@@ -117,7 +117,7 @@ impl InFlight {
     }
 }
 
-/// One call that is in_flight.
+/// One call in flight.
 pub(crate) struct InFlightCall {
     in_flight: Arc<InFlight>,
     since: Instant,
@@ -125,14 +125,14 @@ pub(crate) struct InFlightCall {
     frames: u32,
 }
 
-/// How far a in_flight call is.
+/// The phase of a call in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The handler has not answered.
     Unanswered,
-    /// The answer has something to send, as far as is known.
+    /// The response has something to send, as far as is known.
     Sending,
-    /// The answer goes on some time.
+    /// The response has nothing to send at the moment.
     Waiting,
 }
 
@@ -142,10 +142,10 @@ impl InFlightCall {
         self.enter(Phase::Sending);
     }
 
-    /// A frame of the answer was sent.
+    /// A frame of the response was sent.
     pub(crate) fn moved(&mut self) {
         self.frames = self.frames.saturating_add(1);
-        // One message and the trailers are what a unary call has, and those are at their end at once.
+        // A unary response has one message and trailers, and ends at once.
         if self.frames <= 2 {
             self.enter(Phase::Sending);
         } else if self.since.elapsed() < self.in_flight.young {
@@ -155,7 +155,7 @@ impl InFlightCall {
                 .moved
                 .store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
         } else {
-            // Endless, as it seems: nobody waits for it.
+            // It seems endless: a drain does not wait for it.
             self.enter(Phase::Waiting);
         }
     }

@@ -1,4 +1,4 @@
-//! InFlight a handler within the call's deadline and the term.
+//! Runs a handler within the deadline of the call and the term.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use crate::call::header_size;
 use crate::call::lifetime::CallLimits;
 use crate::call::refusal::{self, GRPC, Refusal};
 
-/// Answers a call; gives it back if the leader is about to step down.
+/// Serves a call. Returns the request if the leader is stepping down.
 ///
 /// Cancellation: dropping the future drops the handler.
 pub(crate) async fn serve<B>(
@@ -44,7 +44,7 @@ where
     }
 }
 
-/// Answers a call by services that know no term.
+/// Serves a call by a local service, which belongs to no term.
 pub(crate) async fn serve_local<B>(routes: &Routes, request: Request<B>, mut limits: CallLimits) -> Response<LeaderBody>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -56,7 +56,7 @@ where
     }
 }
 
-/// An answer whose head a follower takes: one that is too long would end its connection, and everybody's calls on it.
+/// Truncates a response head that a follower would not accept: it would close the connection with all calls on it.
 fn bounded(mut response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
     refusal::corrected(response.headers_mut());
     if header_size::fits(response.headers(), 0) {
@@ -89,7 +89,7 @@ where
     })
     .await?;
     let Ok(response) = answer;
-    // The last moment at which this leader may speak for the cluster: what it found may be out of date after.
+    // The last moment at which this leader may answer for the cluster: its result may be stale afterwards.
     limits.check()?;
     Ok(response)
 }
@@ -105,7 +105,7 @@ mod tests {
     async fn a_call_that_comes_just_after_the_drain_began_is_given_back() {
         let in_flight = InFlight::new(Duration::from_secs(1));
         let before = in_flight.enter().expect("open");
-        // The rules were asked before, and said to serve it.
+        // The rules were applied before and decided to serve the call.
         assert_eq!(
             in_flight.drain(Duration::ZERO).await,
             Drained {

@@ -1,4 +1,5 @@
-//! Waiting for room: in turns within a party, and by asking again now and then, since others may give back as well.
+//! Waiting for room in the memory budget: first come, first served within a party, and polling for room that others
+//! return.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,14 +13,14 @@ use tokio::time::{Sleep, sleep};
 use crate::memory::{Account, ConnectionMemory};
 use crate::telemetry;
 
-/// The first pause before it is asked again what others have given back; it doubles up to the longest.
+/// The first polling delay. It doubles up to the maximum.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(20);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Those of one party that wait for room, first come, first served.
+/// The waiters of one party, first come, first served.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    /// How many there are, so that nobody takes the lock while there are none.
+    /// The number of waiters, so that the lock is not taken while there are none.
     number: AtomicUsize,
     queue: Mutex<Queue>,
 }
@@ -31,7 +32,7 @@ struct Queue {
 }
 
 impl Waiters {
-    /// Tells the first of them that there may be room.
+    /// Wakes the first waiter: there may be room.
     pub(crate) fn wake_one(&self) {
         if self.number.load(Ordering::SeqCst) == 0 {
             return;
@@ -43,7 +44,7 @@ impl Waiters {
         }
     }
 
-    /// Queues up, or stays where it is.
+    /// Queues a waiter, or keeps its position.
     fn wait(&self, position: &mut Option<u64>, waker: &Waker) {
         let mut queue = self.queue();
         if let Some(known) = position.and_then(|position| queue.wakers.get_mut(&position)) {
@@ -57,7 +58,7 @@ impl Waiters {
         *position = Some(new);
     }
 
-    /// Waits no longer; says whether it had been told.
+    /// Removes a waiter. Returns whether it had been woken.
     fn leave(&self, position: u64) -> bool {
         let left = self.queue().wakers.remove(&position).is_some();
         if left {
@@ -67,12 +68,12 @@ impl Waiters {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Waits for room, again and again.
+/// Waits for room, repeatedly.
 #[derive(Debug, Default)]
 pub(crate) struct RoomWait {
     waiting: Option<Waiting>,
@@ -87,11 +88,11 @@ struct Waiting {
 }
 
 impl RoomWait {
-    /// Ready when the connection may hold more.
+    /// Ready when the connection may use more.
     pub(crate) fn poll(&mut self, held: &ConnectionMemory, cx: &mut Context<'_>) -> Poll<()> {
         if held.has_room() {
             if self.waiting.take().is_some() {
-                // There may be room for more than one.
+                // There may be room for another waiter.
                 held.account.waiters.wake_one();
             }
             return Poll::Ready(());
@@ -107,7 +108,7 @@ impl RoomWait {
         });
         loop {
             waiting.account.waiters.wait(&mut waiting.position, cx.waker());
-            // Asked once more, now that no change is missed.
+            // Check again after queueing, so that no change is missed.
             if held.has_room() {
                 self.waiting = None;
                 return Poll::Ready(());
@@ -123,7 +124,7 @@ impl RoomWait {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // What it was told is for the next one, if it did not go on itself.
+        // A waiter that was woken and does not go on passes the wakeup to the next one.
         if self
             .position
             .take()

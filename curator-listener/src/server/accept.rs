@@ -1,4 +1,4 @@
-//! Taking connections from a socket, whatever goes wrong with single ones.
+//! Accepting connections. Errors of single connections do not stop it.
 
 use std::io;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::server::admission::ConnectionLimiter;
 use crate::server::sockets::Acceptor;
 use crate::server::worker::Accepted;
 
-/// How long to wait when the system has nothing left to accept a connection with.
+/// How long to wait when the system has no resources to accept a connection.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Between two log lines on the same trouble.
+/// Minimum interval between two log lines about the same problem.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts connections and gives them to the workers in turn, until cancelled or a worker is gone.
+/// Accepts connections and distributes them over the workers, until cancelled or a worker has ended.
 pub(crate) async fn accept(
     mut socket: Acceptor,
     limiter: Arc<ConnectionLimiter>,
     workers: Vec<mpsc::Sender<Accepted>>,
     stopping: CancellationToken,
 ) {
-    // One kind of trouble must not hide the other.
+    // One kind of problem must not suppress the log of the other.
     let (mut complaint, mut refusals) = (LogLimiter::default(), LogLimiter::default());
     let mut turn = workers.iter().cycle();
     loop {
@@ -62,7 +62,7 @@ pub(crate) async fn accept(
     }
 }
 
-/// The connection was gone before it was accepted.
+/// Whether the connection was closed before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -70,7 +70,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Says things once in a while.
+/// Limits how often a problem is logged.
 #[derive(Default)]
 struct LogLimiter(Option<Instant>);
 

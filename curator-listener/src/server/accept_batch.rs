@@ -1,26 +1,26 @@
-//! How many calls of one connection are taken in before all else that is ready on its thread has its turn.
+//! How many calls of one connection are accepted before other tasks of the thread may run.
 //!
-//! Many at a time cost less each. But a client that gives up what it has just called may send calls faster than they are sampled at, each of
-//! them costs nearly as much as one that is answered, and whoever else is on the thread stands behind all that were taken in. So
-//! the calls of such a client are taken in few at a time.
+//! Large batches are cheaper. But a client that cancels its calls at once can send calls faster than they are
+//! accepted. Each of them costs nearly as much as an answered one, and all other tasks of the thread wait for the
+//! whole batch. So the batches of such a client are small.
 
-/// As many at a time as a rule.
+/// The ordinary batch size.
 const MAX_BATCH: u64 = 64;
-/// As many of a client that gives up its calls.
+/// The batch size for a client that cancels its calls.
 const MIN_BATCH: u64 = 8;
-/// How many calls there are between two looks at how many were given up.
+/// The number of calls after which the cancelled ones are counted.
 const SAMPLE_SIZE: u64 = 64;
-/// One that gives up this part of them gives up its calls.
+/// A client that cancels this part of its calls gets small batches.
 const CANCELLED_DIVISOR: u64 = 4;
 
-/// The calls of one connection.
+/// The batches of one connection.
 #[derive(Debug)]
 pub(super) struct AcceptBatch {
     at_a_time: u64,
-    /// Since the others had their turn, and since the last look.
+    /// The calls since the last yield, and since the last count.
     taken: u64,
     sampled: u64,
-    /// How many were given up by the last look.
+    /// The number of cancelled calls at the last count.
     cancelled: u64,
 }
 
@@ -34,7 +34,8 @@ impl AcceptBatch {
         }
     }
 
-    /// A call was taken in, and so many of this connection have been given up so far. Says whether it is the others' turn.
+    /// Counts one accepted call, given the number of cancelled calls of the connection so far. Returns whether to
+    /// yield.
     pub(super) const fn takes(&mut self, cancelled: u64) -> bool {
         self.sampled += 1;
         if self.sampled == SAMPLE_SIZE {
@@ -60,7 +61,7 @@ impl AcceptBatch {
 mod tests {
     use super::*;
 
-    /// How often others have their turn while so many calls are taken in, one in `part` of which is given up.
+    /// How often other tasks run while this many calls are accepted, one in `part` of which is cancelled.
     fn turns(accept_batch: &mut AcceptBatch, cancelled: &mut u64, calls: u64, part: Option<u64>) -> u64 {
         let mut turns = 0;
         for call in 0..calls {
@@ -77,12 +78,12 @@ mod tests {
         let (mut accept_batch, mut cancelled) = (AcceptBatch::new(), 0);
         let mut turns = |calls, part| turns(&mut accept_batch, &mut cancelled, calls, part);
         assert_eq!(turns(6_400, None), 100);
-        // Now and then a call is given up.
+        // Some calls are cancelled.
         assert_eq!(turns(6_400, Some(5)), 100);
-        // Most of them: known after the first look.
+        // Most calls are cancelled: noticed with the first count.
         assert_eq!(turns(640, Some(2)), 1 + 72);
         assert_eq!(turns(640, Some(1)), 80);
-        // It is as before soon after that ends.
+        // The ordinary size is restored soon after that ends.
         assert!(turns(640, None) <= 8 + 10);
         assert_eq!(turns(6_400, None), 100);
     }

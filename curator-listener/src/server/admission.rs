@@ -1,12 +1,12 @@
-//! Whose connections may be open: how many, how many of one peer, and how many that have done nothing yet.
+//! Admission of connections: limits for all, for each peer, and for connections that have made no call yet.
 //!
-//! A connection has three ages. It is *new* until its client has spoken HTTP/2, after the TLS handshake if there is one; *silent*
-//! until its first call; and then one like all others, which nobody is preferred to. New ones are few, and when there are too
-//! many the oldest of whichever peer has most of them is cut: those who hang keep nobody out. When all limiter are taken, the
-//! oldest silent one makes room, for the same reason.
+//! A connection is *new* until its client has sent the HTTP/2 preface, after the TLS handshake if there is one. It is
+//! *silent* until its first call. After that it is never closed for another connection. When there are too many new
+//! connections, the oldest one of the peer with the most of them is closed, so that clients that hang lock nobody
+//! out. When the total limit is reached, the oldest silent connection is closed for the same reason.
 //!
-//! A connection counts among those of the address that it comes from, until its client has shown to be one that the cluster knows:
-//! then it counts among those of that client, so that the nodes behind one address may be many.
+//! A connection counts for the address that it comes from until its client has presented a certificate that the
+//! cluster knows. Then it counts for that client, so that many nodes can share one address.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,23 +20,23 @@ use crate::caller::{Caller, Party, Peer, Standing};
 use crate::config::ListenerConfig;
 use crate::limit_alerts::{Limit, LimitAlerts};
 
-/// The limiter of a listener.
+/// Limits the connections of a listener.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter {
     all: usize,
     of_a_peer: usize,
-    /// Whether connections of this host are not counted by peer.
+    /// Whether connections from loopback are exempt from the limit of a peer.
     spare_loopback: bool,
     new: usize,
     limit_alerts: Arc<LimitAlerts>,
     table: Mutex<Table>,
-    /// Told when the last permit is free.
+    /// Notified when the last permit is returned.
     emptied: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Whose each connection is.
+    /// The party of each connection.
     taken: HashMap<u64, Arc<Party>>,
     by_party: HashMap<Arc<Party>, usize>,
     next: u64,
@@ -44,14 +44,14 @@ struct Table {
     silent: BTreeMap<u64, Waiting>,
 }
 
-/// A connection that has not called yet.
+/// A connection without calls.
 #[derive(Debug)]
 struct Waiting {
     peer: Peer,
     cut: CancellationToken,
 }
 
-/// Why there is no permit.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdmissionError {
     #[error("as many as may are open, and all of them have calls")]
@@ -60,7 +60,7 @@ pub(crate) enum AdmissionError {
     PeerLimitReached,
 }
 
-/// A connection's permit. Dropping it frees the permit.
+/// The permit of a connection. Dropping it returns the permit.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
@@ -83,7 +83,7 @@ impl ConnectionLimiter {
         })
     }
 
-    /// Completes once no permit is taken. Cancellation safe.
+    /// Completes when there are no connections. Cancellation safe.
     pub(crate) async fn empty(&self) {
         loop {
             let mut emptied = pin!(self.emptied.notified());
@@ -95,7 +95,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// A permit for a connection from this address; another connection may be cut for it.
+    /// Admits a connection from this address; another connection may be closed for it.
     pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionPermit, AdmissionError> {
         let peer = Peer::of(address);
         let party = Arc::new(Party::At(peer));
@@ -130,25 +130,25 @@ impl ConnectionLimiter {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing that holds the lock can panic half-way.
+        // No panic is possible while the lock is held.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
-    /// How many a party has.
+    /// The number of connections of a party.
     fn of(&self, party: &Arc<Party>) -> usize {
         self.by_party.get(party).copied().unwrap_or_default()
     }
 
-    /// From now on it is this party's.
+    /// Assigns a connection to a party.
     fn give(&mut self, number: u64, party: Arc<Party>) {
         self.free(number);
         *self.by_party.entry(party.clone()).or_default() += 1;
         self.taken.insert(number, party);
     }
 
-    /// Cuts the connection that has gone longest without a call, if there is one.
+    /// Closes the connection that has been without a call for the longest time, if there is one.
     fn cut_longest_silent(&mut self) -> bool {
         let longest = self.silent.pop_first().or_else(|| self.new.pop_first());
         let Some((number, waiting)) = longest else {
@@ -158,7 +158,7 @@ impl Table {
         true
     }
 
-    /// Cuts the oldest new connection of the peer that has most of them.
+    /// Closes the oldest new connection of the peer that has the most of them.
     fn cut_of_most(&mut self) {
         let mut counts: HashMap<Peer, usize> = HashMap::new();
         for waiting in self.new.values() {
@@ -174,13 +174,13 @@ impl Table {
         }
     }
 
-    /// Its permit is free from now on, and its task told so.
+    /// Returns the permit and cancels the task of the connection.
     fn end(&mut self, number: u64, waiting: &Waiting) {
         waiting.cut.cancel();
         self.free(number);
     }
 
-    /// Once, however often it is said.
+    /// Idempotent.
     fn free(&mut self, number: u64) {
         let Some(party) = self.taken.remove(&number) else {
             return;
@@ -195,21 +195,21 @@ impl Table {
 }
 
 impl ConnectionPermit {
-    /// Where the connection comes from.
+    /// The origin of the connection.
     pub(crate) const fn peer(&self) -> Peer {
         self.peer
     }
 
-    /// The client has shown who it is.
+    /// Assigns the connection to the client that has presented a certificate.
     ///
     /// # Errors
-    /// It has as many as one may have.
+    /// If the client has reached its limit.
     pub(crate) fn is_of(&self, caller: &Caller) -> Result<(), AdmissionError> {
         if self.limiter.spare_loopback && self.peer.is_loopback() {
             return Ok(());
         }
         let mut table = self.limiter.table();
-        // A stranger stays among those of its address; and what has been cut has no permit any more.
+        // A stranger stays assigned to its address, and a closed connection has no permit any more.
         if caller.standing == Standing::Stranger || !table.taken.contains_key(&self.number) {
             return Ok(());
         }
@@ -221,12 +221,12 @@ impl ConnectionPermit {
         Ok(())
     }
 
-    /// The address itself, of which a peer may have more.
+    /// The address itself; a peer may have several.
     pub(crate) const fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The client has spoken HTTP/2.
+    /// The client has sent the HTTP/2 preface.
     pub(crate) fn spoke(&self) {
         let mut table = self.limiter.table();
         if let Some(waiting) = table.new.remove(&self.number) {
@@ -234,14 +234,14 @@ impl ConnectionPermit {
         }
     }
 
-    /// The client has called.
+    /// The client has made a call.
     pub(crate) fn called(&self) {
         let mut table = self.limiter.table();
         table.new.remove(&self.number);
         table.silent.remove(&self.number);
     }
 
-    /// Completes when the connection must make room for another. Cancellation safe.
+    /// Completes when the connection must be closed for another one. Cancellation safe.
     pub(crate) fn cut(&self) -> WaitForCancellationFuture<'_> {
         self.cut.cancelled()
     }
@@ -323,11 +323,11 @@ mod tests {
         };
         let many = [b"1", b"2", b"3", b"4"].map(|name| shown(name));
         assert!(many.iter().all(|(_, taken)| taken.is_ok()));
-        // One of them has no more than an address has.
+        // One client has the same limit as an address.
         let second = shown(b"1");
         assert!(second.1.is_ok());
         assert_eq!(shown(b"1").1, Err(AdmissionError::PeerLimitReached));
-        // Those who show nothing share what the address has.
+        // Clients without a certificate share the limit of their address.
         let _strangers = [calling(&limiter, "192.0.2.1"), calling(&limiter, "192.0.2.1")];
         assert_eq!(
             limiter.take(from("192.0.2.1")).unwrap_err(),
@@ -381,7 +381,7 @@ mod tests {
             "the oldest went first"
         );
         honest.spoke();
-        // Once it has spoken it is not among them any more.
+        // After the preface it is not a new connection any more.
         let _more: Vec<ConnectionPermit> = (0..20)
             .map(|_| limiter.take(from("192.0.2.67")).expect("a permit"))
             .collect();
@@ -403,7 +403,7 @@ mod tests {
             limiter.take(from("192.0.2.6")).unwrap_err(),
             AdmissionError::LimitReached
         );
-        // Those that were cut give nothing back that is not theirs.
+        // Connections that were closed return only their own permits.
         drop((silent, new));
         assert_eq!(
             limiter.take(from("192.0.2.6")).unwrap_err(),

@@ -1,4 +1,4 @@
-//! One client's connection.
+//! One connection of a client.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -36,33 +36,33 @@ use crate::telemetry;
 use crate::transport::Io;
 use crate::transport::counting::{CountingStream, ReadObserver};
 
-/// What an open call takes beside its head and its messages: its stream, its task, and what is made for them.
+/// The memory of an open call beside its head and its messages: stream, task and their allocations.
 const CALL_OVERHEAD: usize = 4 << 10;
-/// In the time after which a client is asked for a sign of life it is looked so often whether it gives one by itself: a silence
-/// is noticed no later than a part of that time after it has lasted as long.
+/// How often within the ping interval it is checked whether the client has sent anything. A silence is noticed at
+/// most this part of the interval late.
 const POLLS_PER_INTERVAL: u32 = 4;
 
-/// What all connections share.
+/// The state that all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
-    /// What all callers together may make this instance hold.
+    /// The memory budget of all callers.
     pub(crate) memory: Arc<Memory>,
     pub(crate) stopping: CancellationToken,
-    /// Nobody is listened to any more, which comes later.
+    /// Connections are not accepted any more. Cancelled later than `stopping`.
     pub(crate) stop_accepting: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
-/// What a connection is doing.
+/// The activity of a connection.
 struct Activity {
     permit: ConnectionPermit,
-    /// Bytes that came in.
+    /// Bytes read, wrapping around.
     read: AtomicUsize,
     /// Calls so far.
     calls: AtomicU64,
-    /// Those that the client has given up before it had their answer.
+    /// Calls that the client cancelled before it had their answer.
     cancelled: AtomicU64,
-    /// Calls at this moment.
+    /// Open calls.
     open: AtomicUsize,
 }
 
@@ -75,7 +75,7 @@ impl ReadObserver for Arc<Activity> {
     }
 }
 
-/// A call that is open on a connection.
+/// An open call of a connection.
 struct OpenCall(Arc<Activity>);
 
 impl OpenCall {
@@ -89,7 +89,7 @@ impl OpenCall {
 }
 
 impl OpenCall {
-    /// The client wants no answer any more.
+    /// The client has cancelled the call.
     fn cancelled(&self) {
         self.0.cancelled.fetch_add(1, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Drop for OpenCall {
     }
 }
 
-/// Serves a connection until it ends, or must make room for another. Cut when dropped.
+/// Serves a connection until it ends or must make room for another one. Dropping the future closes it.
 pub(crate) async fn serve(
     stream: IncomingStream,
     permit: ConnectionPermit,
@@ -165,7 +165,7 @@ pub(crate) async fn serve(
         shown,
         caller,
     };
-    // Who comes when this instance is stopping knows no other, and would be back at once.
+    // A client that connects while the instance is stopping knows no other address, and would reconnect at once.
     let stopping = match shared.stopping.is_cancelled() {
         true => &shared.stop_accepting,
         false => &shared.stopping,
@@ -190,12 +190,12 @@ pub(crate) async fn serve(
             () = &mut old, if !leave.is_cancelled() => {}
             () = stopping.cancelled(), if !leave.is_cancelled() => {}
         }
-        // Takes nothing new, tells the client so, and ends with the last call.
+        // Send a GOAWAY, accept no new calls, and end with the last call.
         leave.cancel();
     }
 }
 
-/// What the calls of a connection share.
+/// The state that the calls of a connection share.
 struct Calls {
     shared: Arc<Shared>,
     worker: usize,
@@ -206,7 +206,7 @@ struct Calls {
     caller: Caller,
 }
 
-/// Downgraded HTTP/2 with a client until one of the two has enough of it.
+/// Speaks HTTP/2 with a client until one of the two ends the connection.
 async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     let config = &calls.shared.dispatcher.config;
     let socket = CountingStream::new(io, InboundCounter::new(calls.activity.clone(), calls.ledger.clone()));
@@ -260,7 +260,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
 }
 
 impl Calls {
-    /// Takes a call in.
+    /// Accepts a call.
     fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
         let open = OpenCall::new(&self.activity);
         let held = self.ledger.held();
@@ -275,7 +275,7 @@ impl Calls {
                            to be taken; nothing of the call ran";
             let refusal = Refusal::new(Code::ResourceExhausted, message).retry_after(hold_queue::retry_after());
             telemetry::refused(&refusal);
-            // The client may be gone already.
+            // The client may be gone.
             let _ = respond.send_response(refusal.response(), true);
             return;
         }
@@ -287,7 +287,7 @@ impl Calls {
         let request = Request::from_parts(parts, body);
         let (shared, worker, held, window) = (self.shared.clone(), self.worker, held.clone(), self.window);
         self.shared.tasks.spawn(async move {
-            // Boxed at once: a call is large, and is moved before it is first polled.
+            // Boxed at once: the future of a call is large, and is moved before it is first polled.
             let mut answering = Box::pin(shared.dispatcher.answer(request, worker));
             let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
@@ -307,7 +307,8 @@ impl Calls {
     }
 }
 
-/// Completes when a client gives no sign of life, and never otherwise: whatever it sends counts until it is asked.
+/// Completes when a client does not answer a ping. Any data from the client counts as a sign of life until a ping is
+/// due.
 async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Duration, patience: Duration) {
     let Some(mut pings) = pings else {
         return std::future::pending().await;
@@ -332,7 +333,7 @@ async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Durat
     }
 }
 
-/// Completes when a connection has had no call for so long, or up to twice as long.
+/// Completes when a connection has had no call for this time, or for up to twice as long.
 async fn idle(activity: Arc<Activity>, after: Duration) {
     let mut seen = activity.calls.load(Ordering::Relaxed);
     loop {
@@ -345,7 +346,8 @@ async fn idle(activity: Arc<Activity>, after: Duration) {
     }
 }
 
-/// Completes when a connection is so old, give or take a tenth: those that were opened together are not closed together.
+/// Completes when a connection has reached its maximum age, give or take a tenth, so that connections that were
+/// opened together are not closed together.
 async fn old(age: Option<Duration>) {
     let Some(age) = age else {
         return std::future::pending().await;
@@ -354,7 +356,7 @@ async fn old(age: Option<Duration>) {
     sleep(age.mul_f64(share)).await;
 }
 
-/// Completes when a client has not said by then that it speaks HTTP/2, and never otherwise.
+/// Completes when a client has not sent the HTTP/2 preface in time.
 async fn late(activity: Arc<Activity>, after: Duration) {
     sleep(after).await;
     if activity.read.load(Ordering::Relaxed) >= PREFACE {

@@ -1,4 +1,4 @@
-//! What goes out for one call: counted until the socket has it, and not asked of the service while its party has no room.
+//! Writes a response: its data counts until it is on the socket, and more is requested only when the party has room.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::dispatch::body::Body;
 use crate::inbound::FRAME;
 use crate::memory::{Charge, ConnectionMemory, RoomWait};
 
-/// A piece of an answer, counted until it is dropped.
+/// A chunk of a response. It counts until it is dropped.
 pub(super) struct Piece {
     bytes: Bytes,
     _charge: Option<Charge>,
@@ -43,10 +43,11 @@ impl Buf for Piece {
     }
 }
 
-/// The client has given the call up, or is gone.
+/// The client has cancelled the call or is gone.
 pub(super) struct Gone;
 
-/// Sends an answer, no faster than the client takes it. `window` is what may come from a leader for somebody who takes nothing.
+/// Sends a response with backpressure from the client. `window` is how much a leader may send for a client that takes
+/// nothing.
 pub(super) async fn send(
     mut respond: SendResponse<Piece>,
     response: Response<Body>,
@@ -81,7 +82,7 @@ pub(super) async fn send(
 struct Sending<'a> {
     stream: SendStream<Piece>,
     held: &'a Arc<ConnectionMemory>,
-    /// What may come from the leader meanwhile for a caller who takes nothing, if the answer is from there.
+    /// For a forwarded response: how much the leader may send while the client takes nothing.
     behind: Option<usize>,
     turn: RoomWait,
 }
@@ -89,8 +90,7 @@ struct Sending<'a> {
 impl Sending<'_> {
     async fn all(&mut self, body: &mut Body) -> Result<(), Gone> {
         loop {
-            // First what there is to send, and then a place for it: who waits with nothing in hand must not have a part of the
-            // connection's window meanwhile.
+            // First get data, then capacity: a call without data must not hold part of the connection's window.
             let frame = poll_fn(|cx| self.poll_next(body, cx)).await?;
             let Some(frame) = frame else {
                 return self.data(Piece::END, true);
@@ -138,9 +138,9 @@ impl Sending<'_> {
         })
     }
 
-    /// Waits until the client takes more.
+    /// Waits until the client takes more data.
     async fn capacity(&mut self) -> Result<(), Gone> {
-        // As little as can be asked for: the piece itself asks for the rest.
+        // Reserve the minimum: sending the chunk reserves the rest.
         self.stream.reserve_capacity(1);
         if self.stream.capacity() > 0 {
             return Ok(());
@@ -157,7 +157,7 @@ impl Sending<'_> {
             }
             loop {
                 return match self.stream.poll_capacity(cx) {
-                    // It is said of less as well.
+                    // It is also ready when the capacity is reduced.
                     Poll::Ready(Some(Ok(0))) => continue,
                     Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
                     Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Err(Gone)),

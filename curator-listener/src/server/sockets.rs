@@ -1,4 +1,4 @@
-//! Opening sockets, and what arrives on them.
+//! Listening sockets, and the streams that they accept.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,10 +8,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::transport::{self, Plain};
 
-/// As many connections may wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 
-/// Where connections arrive.
+/// A source of connections.
 pub(crate) enum Acceptor {
     Socket(TcpListener),
     #[cfg(feature = "simulation")]
@@ -21,7 +21,7 @@ pub(crate) enum Acceptor {
     ),
 }
 
-/// A connection that has arrived, on its way to the runtime that serves it.
+/// An accepted connection on its way to the runtime that serves it.
 pub(crate) enum IncomingStream {
     Stream(std::net::TcpStream),
     #[cfg(feature = "simulation")]
@@ -47,7 +47,7 @@ impl Acceptor {
             #[cfg(feature = "simulation")]
             Self::Simulated(arriving, _) => match arriving.recv().await {
                 Some((stream, peer)) => Ok((IncomingStream::Simulated(stream), peer)),
-                // Another one has taken its place.
+                // Another listener has replaced this one.
                 None => std::future::pending().await,
             },
         }
@@ -55,11 +55,11 @@ impl Acceptor {
 }
 
 impl IncomingStream {
-    /// The connection, on this runtime.
+    /// Registers the connection with the current runtime.
     pub(crate) fn open(self) -> io::Result<Plain> {
         match self {
             Self::Stream(stream) => {
-                // Without it, small messages wait for the acknowledgement of the one before.
+                // Otherwise small messages would wait for the acknowledgement of the previous one (Nagle).
                 stream.set_nodelay(true)?;
                 Ok(transport::plain(TcpStream::from_std(stream)?))
             }
@@ -73,10 +73,10 @@ impl IncomingStream {
 pub(crate) fn listen(address: SocketAddr) -> io::Result<Acceptor> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Whatever the system's default is.
+        // Independent of the default of the system.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Connections of a process that has just ended must not keep its successor from the port.
+    // A restarted process must be able to bind the port while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -12,8 +12,8 @@ use crate::caller::{CallerCertificates, Standing};
 use crate::tls::Tls;
 use crate::transport::{Io, Plain};
 
-/// The handshakes of one thread run handshakes with everything else on it: whatever is ready runs between the work of two of them.
-/// However many come at once, a call waits for no more than one.
+/// Limits the handshakes of one thread: between the CPU work of two handshakes all other ready tasks run, so that a
+/// call waits for at most one handshake.
 #[derive(Clone, Debug)]
 pub(crate) struct HandshakeLimiter(Arc<Semaphore>);
 
@@ -24,9 +24,9 @@ impl Default for HandshakeLimiter {
 }
 
 impl HandshakeLimiter {
-    /// Does work that takes long, when it is its turn.
+    /// Runs CPU-bound work when it is its turn.
     async fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
-        // Never closed.
+        // The semaphore is never closed.
         let _turn = self.0.acquire().await.map_err(io::Error::other)?;
         let done = work();
         yield_now().await;
@@ -34,16 +34,16 @@ impl HandshakeLimiter {
     }
 }
 
-/// Answers the handshake of a client; returns what it has shown as well, and what the cluster takes that for.
+/// Does the TLS handshake with a client. Returns the stream, the certificates of the client, and their class.
 pub(crate) async fn accept(
     stream: Plain,
     tls: &Tls,
     handshakes: &HandshakeLimiter,
 ) -> io::Result<(Io, CallerCertificates, Standing)> {
-    // Nothing is computed for a client that has not said what it wants.
+    // No CPU work before the client has sent its ClientHello.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let config = tls.server.borrow().clone();
-    // The agreement on a key and our signature: most of what a handshake costs.
+    // Key agreement and signature: most of the cost of a handshake.
     let stream = handshakes.run(|| hello.into_stream(config)).await?.await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let shown = CallerCertificates::of_client(shown)

@@ -1,7 +1,7 @@
-//! Threads that serve connections, each with a runtime and connections to the leader of its own.
+//! Worker threads, each with its own runtime and its own connections to the leader.
 //!
-//! A forwarded call wakes two connections. On one thread the second wakeup is a push onto a queue; between threads it is a
-//! system call, and costs as much as all the rest of the call.
+//! A forwarded call wakes two connections. On the same thread the second wakeup is a push onto a queue. Across
+//! threads it is a system call, which costs as much as the rest of the call.
 
 use std::io;
 use std::pin::Pin;
@@ -19,36 +19,36 @@ use crate::server::progress::{Progress, WorkerProbe};
 use crate::server::sockets::IncomingStream;
 use crate::server::tls::HandshakeLimiter;
 
-/// Connections that may wait for a thread to take them.
+/// The maximum number of connections that wait for a worker.
 const QUEUE_LENGTH: usize = 64;
 
-/// A connection on its way to a worker, and its place among those that may be open.
+/// An accepted connection and its permit.
 pub(crate) type Accepted = (IncomingStream, ConnectionPermit);
 
-/// Where the connections of one worker are served.
+/// A worker that serves connections.
 pub(crate) struct Worker {
-    /// The way to it. Once all of them are gone, the worker ends with its last connection.
+    /// The queue of the worker. When all senders are dropped, the worker ends with its last connection.
     connections: mpsc::Sender<Accepted>,
-    /// What does its work.
+    /// Probes whether the worker is blocked.
     pub(crate) probe: WorkerProbe,
     start: oneshot::Sender<Start>,
     ended: Ended,
 }
 
-/// Completes with the worker, and panics if it did.
+/// Completes when the worker ends, and panics if the worker did.
 type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What a worker begins with.
+/// What a worker needs to start.
 struct Start {
     shared: Arc<Shared>,
-    /// Its number.
+    /// The index of the worker.
     worker: usize,
-    /// Cuts what is left.
+    /// Closes the remaining connections.
     cut: CancellationToken,
 }
 
 impl Worker {
-    /// One that runs where its maker does.
+    /// A worker on the current runtime.
     pub(crate) fn here() -> Self {
         let (connections, queue) = mpsc::channel(QUEUE_LENGTH);
         let (start, started) = oneshot::channel();
@@ -64,7 +64,7 @@ impl Worker {
         }
     }
 
-    /// One with a thread of its own, which waits for [`start`](Self::start).
+    /// A worker with its own thread. It waits for [`start`](Self::start).
     pub(crate) async fn on_thread(number: usize) -> io::Result<Self> {
         let (connections, queue) = mpsc::channel(QUEUE_LENGTH);
         let (start, started) = oneshot::channel();
@@ -74,7 +74,7 @@ impl Worker {
         let progress = Progress::default();
         let counted = progress.clone();
         let thread = thread::Builder::new().name(name).spawn(move || {
-            // Made and dropped there: a runtime must not be dropped within another one.
+            // Created and dropped on the thread: a runtime must not be dropped within another one.
             let runtime = match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
@@ -91,7 +91,7 @@ impl Worker {
             .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it began")))?;
         let ended = Box::pin(async move {
             let _ = ended.await;
-            // It has nothing left to do; a panic goes on here, where it is noticed.
+            // The thread has ended; resume its panic here, where it is noticed.
             if let Ok(Err(panic)) = spawn_blocking(|| thread.join()).await {
                 std::panic::resume_unwind(panic);
             }
@@ -104,7 +104,7 @@ impl Worker {
         })
     }
 
-    /// Begins to serve; `tasks` ends with it. Returns the way to it.
+    /// Starts to serve. `tasks` gets a task that ends with the worker. Returns the queue of the worker.
     pub(crate) fn start(
         self,
         shared: Arc<Shared>,
@@ -112,14 +112,15 @@ impl Worker {
         cut: CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> mpsc::Sender<Accepted> {
-        // If it is gone already, `ended` says so.
+        // If the worker is gone, `ended` reports it.
         let _ = self.start.send(Start { shared, worker, cut });
         tasks.spawn(self.ended);
         self.connections
     }
 }
 
-/// Waits for its start, then serves connections until no more can come and the last one has ended, or all are cut.
+/// Waits for the start, then serves connections until the queue is closed and the last one has ended, or until all
+/// are cut.
 async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Start>, progress: Progress) {
     let Ok(Start { shared, worker, cut }) = started.await else {
         return;

@@ -1,5 +1,6 @@
-//! A network in memory, for listeners in a simulation: who connects to whom, and what happens between two of them, is up to the
-//! simulation. Without the feature `simulation` none of it is there.
+//! A network in memory for listeners in a simulation. The simulation controls the links between the hosts.
+//!
+//! Only available with the feature `simulation`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,9 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-/// As much is under link in each direction at most, in bytes.
+/// The maximum number of bytes in transit in each direction.
 const BUFFER_SIZE: usize = 64 << 10;
-/// How often something that does not get through is tried again.
+/// How often blocked data is retried.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A network. Cheap to clone; equal seeds give equal delays.
@@ -29,21 +30,21 @@ struct State {
     rng: StdRng,
 }
 
-/// A connection that arrives, and who connects.
+/// A new connection, and the address of the client.
 pub(crate) type Incoming = (DuplexStream, SocketAddr);
 
-/// What happens from one address to another; the link back is another one.
+/// The link from one address to another. The opposite direction is another link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Nothing gets through: it waits, as with TCP.
+    /// No data gets through: it waits, as with TCP.
     pub cut: bool,
-    /// The longest delay; each is drawn anew.
+    /// The maximum delay. Each delay is random.
     pub delay: Duration,
     /// How often connections between the two were broken.
     resets: u64,
 }
 
-/// A listener's end of the network: who is listened to with, and as whom one connects.
+/// A host of the network. It listens on its address and connects from it.
 #[derive(Clone, Debug)]
 pub struct SimHost {
     network: Network,
@@ -51,7 +52,7 @@ pub struct SimHost {
 }
 
 impl Network {
-    /// A network without anybody.
+    /// A network without hosts.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -70,14 +71,14 @@ impl Network {
         }
     }
 
-    /// Changes the link from one to another.
+    /// Changes the link from one address to another.
     pub fn set_link(&self, from: SocketAddr, to: SocketAddr, cut: bool, delay: Duration) {
         let mut state = self.state();
         let link = state.links.entry((from, to)).or_default();
         (link.cut, link.delay) = (cut, delay);
     }
 
-    /// Breaks all connections between two.
+    /// Breaks all connections between two addresses.
     pub fn reset(&self, one: SocketAddr, other: SocketAddr) {
         let mut state = self.state();
         for between in [(one, other), (other, one)] {
@@ -90,11 +91,11 @@ impl Network {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds the lock can panic half-link.
+        // No panic is possible while the lock is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes on what comes, until one side ends or the connection is broken.
+    /// Forwards data until one side ends or the connection is broken.
     async fn pump(
         self,
         (from, to): (SocketAddr, SocketAddr),
@@ -122,18 +123,18 @@ impl Network {
 }
 
 impl SimHost {
-    /// Its address.
+    /// The address of the host.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What jitter is drawn from, so that a seed runs the same link each time.
+    /// Random jitter from the seed, so that a run is reproducible.
     pub(crate) fn jitter(&self) -> f64 {
         self.network.state().rng.random_range(0.5..1.0)
     }
 
-    /// Takes connections from now on, until the returned end is dropped.
+    /// Accepts connections until the returned receiver is dropped.
     pub(crate) fn listen(&self) -> mpsc::UnboundedReceiver<Incoming> {
         let (arrived, arriving) = mpsc::unbounded_channel();
         self.network.state().hosts.insert(self.address, arrived);
@@ -143,7 +144,7 @@ impl SimHost {
     /// Connects to a host.
     ///
     /// # Errors
-    /// Nobody listens there.
+    /// If nothing listens on the address.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<DuplexStream> {
         let network = self.network.clone();
         while network.link(self.address, address).cut || network.link(address, self.address).cut {

@@ -1,4 +1,4 @@
-//! A socket that says what has been read from it, and is not read while whoever hears that has no room for more.
+//! A stream that reports what is read from it, and that is only read when the observer has room.
 
 use std::io;
 use std::pin::Pin;
@@ -10,25 +10,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::transport::Io;
 
-/// Who is told of what comes in.
+/// Observes what is read from a stream.
 pub(crate) trait ReadObserver: Unpin {
-    /// Ready when more may come in.
+    /// Ready when more may be read.
     fn poll_ready_for_read(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
-    /// These bytes have come in: at least one.
+    /// These bytes have been read: at least one.
     fn heard(&mut self, bytes: &[u8]);
 }
 
-/// Adds them up, and wraps around.
+/// Counts the bytes, wrapping around.
 impl ReadObserver for Arc<AtomicUsize> {
     fn heard(&mut self, bytes: &[u8]) {
         self.fetch_add(bytes.len(), Ordering::Relaxed);
     }
 }
 
-/// A socket that says what comes in.
+/// A stream that reports what is read.
 pub(crate) struct CountingStream<L> {
     stream: Io,
     to: L,

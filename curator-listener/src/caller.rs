@@ -1,15 +1,17 @@
-//! Who is at the other end of a connection, as far as sharing goes: with whom it takes turns, and who goes first.
+//! The identity of a caller, as far as fair sharing of the listener's resources needs it.
 //!
-//! That gives nobody a right: what a caller may do is for the services to say.
+//! It grants no rights: the services authorize calls.
+
+mod certificates;
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::HeaderValue;
 
-use crate::tls::CallerCertificates;
+pub use certificates::CallerCertificates;
 
-/// Where a connection comes from. An IPv6 host has a whole /64 to choose addresses from, so all of that is one peer.
+/// The origin of a connection. An IPv6 host can use any address of its /64, so a whole /64 is one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Peer(IpAddr);
 
@@ -18,7 +20,7 @@ impl Peer {
         Self(match address.to_canonical() {
             IpAddr::V6(v6) => {
                 let network = u128::from(v6) & !u128::from(u64::MAX);
-                // The loopback address is not that of a network.
+                // The loopback address belongs to no network.
                 IpAddr::V6(if v6.is_loopback() { v6 } else { Ipv6Addr::from(network) })
             }
             v4 @ IpAddr::V4(_) => v4,
@@ -30,42 +32,43 @@ impl Peer {
     }
 }
 
-/// The address that a call came from, at the instance that took it from its caller: in the extensions of each call. Of a call that was
-/// forwarded it is what that instance says, and missing if it does not.
+/// The address of the caller, as the instance saw it that accepted the call. It is in the extensions of each call.
+/// For a forwarded call it is what the forwarding instance reports, and absent if that instance reports none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallerAddress(pub IpAddr);
 
 impl CallerAddress {
-    /// For the leader, in a header.
+    /// Encodes the address as a header for the leader.
     pub(crate) fn to_header(self) -> Option<HeaderValue> {
         HeaderValue::from_str(&self.0.to_string()).ok()
     }
 
-    /// What a forwarder says; `None` if it cannot be read.
+    /// Decodes the header of a forwarding instance; `None` if it is malformed.
     pub(crate) fn from_header(header: &HeaderValue) -> Option<Self> {
         header.to_str().ok()?.parse().ok().map(Self)
     }
 }
 
-/// What a caller is to the cluster, as far as sharing goes. Whoever comes first here goes first.
+/// The class of a caller, as far as sharing goes. Earlier variants take precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
-    /// A person, or a program of hers: few of them, with little to ask.
+    /// A person or their program. There are few, with few calls.
     User,
-    /// A node; anybody, if callers show no certificates. There are thousands of them, and all come back at once.
+    /// A node; also every caller without TLS. There are thousands, and all may reconnect at once.
     Member,
-    /// Nobody in particular.
+    /// A caller that the cluster does not know.
     Stranger,
 }
 
-/// Those who share what one caller gets: known ones by what they have shown, wherever they are, and strangers by their address.
+/// The unit of fair sharing. Known callers are identified by their certificates, from any address; strangers by their
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Party {
     Shown(CallerCertificates),
     At(Peer),
 }
 
-/// The caller behind a connection: in the extensions of each call.
+/// The caller of a connection. It is in the extensions of each call.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) standing: Standing,
@@ -73,7 +76,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Of a connection without TLS.
+    /// The caller of a connection without TLS.
     pub(crate) fn at(peer: Peer) -> Self {
         Self {
             standing: Standing::Member,
@@ -81,7 +84,7 @@ impl Caller {
         }
     }
 
-    /// Of one with TLS.
+    /// The caller of a connection with TLS.
     pub(crate) fn showing(shown: &CallerCertificates, standing: Standing, peer: Peer) -> Self {
         let party = match standing {
             Standing::User | Standing::Member => Party::Shown(shown.clone()),

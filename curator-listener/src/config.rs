@@ -1,85 +1,92 @@
-//! The listener's limits and times, with the reasons for their defaults.
+//! The limits and timeouts of the listener, and the reasons for the defaults.
 
 use std::time::Duration;
 
-use crate::server;
 use crate::tls::Tls;
 
-/// As many as every release takes of one connection.
-const CALLS_TO_LEADER: u32 = 256;
+/// The maximum number of calls on one connection to the leader. Every release accepts that many.
+const MAX_CALLS_PER_LEADER_CONNECTION: u32 = 256;
 
-/// The limits and times of a [`Listener`](crate::Listener). All memory that a peer can make it use is bounded by them.
+/// A stranger's connection may have this many times fewer calls ...
+const STRANGER_CALLS_DIVISOR: u32 = 8;
+/// ... but at least as many as clients assume before they receive the SETTINGS of the connection.
+const MIN_STRANGER_CALLS: u32 = 100;
+
+/// The limits and timeouts of a [`Listener`](crate::Listener). They bound all memory that a peer can make it use.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenerConfig {
-    /// Threads that serve connections, each with a runtime of its own, on which the leader's services run as well. With 0 all
-    /// is on the caller's runtime. As many as cores makes forwarding cheapest: the two connections of a call never wake each
-    /// other across threads.
+    /// Number of threads that serve connections. Each has its own runtime, which also runs the leader's services. 0
+    /// runs everything on the caller's runtime. One thread per core makes forwarding cheapest: the two connections of
+    /// a call then never wake each other across threads.
     pub threads: usize,
-    /// How long a call may wait for a leader, if its own deadline is not sooner. It should outlast the change after a leader
-    /// was lost: what outlasts that is a cluster without one. See [`hold_for_ttl`](Self::hold_for_ttl).
+    /// How long a call may wait for a leader, if its own deadline is not earlier. It should be longer than a
+    /// failover. See [`hold_for_ttl`](Self::hold_for_ttl).
     pub hold_cap: Duration,
-    /// How many calls may wait at a time. For one more, whoever has most of them gives a place to those who have fewer, and
-    /// callers that the cluster does not know to those that it does ([`Forwarders::standing`](crate::Forwarders::standing)); what finds
-    /// no room is refused with `RESOURCE_EXHAUSTED`, and told when to come again (`grpc-retry-pushback-ms`).
+    /// The maximum number of calls that wait for a leader. When it is reached, the caller with the most waiting calls
+    /// gives way to callers with fewer, and unknown callers give way to known ones
+    /// ([`Forwarders::standing`](crate::Forwarders::standing)). Other calls are refused with `RESOURCE_EXHAUSTED` and
+    /// a retry delay (`grpc-retry-pushback-ms`).
     pub hold_limit: usize,
-    /// How long a leader that steps down as planned waits for the calls that it is running.
+    /// How long a leader that steps down waits for its calls in flight.
     pub drain_limit: Duration,
-    /// How long calls under way may take to end once the listener is told to stop.
+    /// How long calls in flight may take to end after the listener is told to stop.
     pub grace: Duration,
-    /// As many connections may be open; any more are closed at once, unless there is one that has made no call yet: then that
-    /// one is. 10,000 nodes with one each, and as many to spare.
+    /// The maximum number of open connections. Further ones are closed at once, unless an open connection has made no
+    /// call yet: then that one is closed instead. The default is twice 10,000 nodes with one connection each.
     pub max_connections: usize,
-    /// As many connections of one peer may be open: an IPv4 address, or a /64 of IPv6. `None` for a quarter of
-    /// [`max_connections`](Self::max_connections), and no limit for the loopback addresses, which whole clusters share in tests,
-    /// and all clients of a proxy on this host. A number counts for those as well.
+    /// The maximum number of open connections of one peer: an IPv4 address, or a /64 of IPv6. `None` means a quarter
+    /// of [`max_connections`](Self::max_connections), and no limit for loopback addresses, which test clusters and
+    /// the clients of a local proxy share. A number applies to loopback as well.
     pub max_connections_per_peer: Option<usize>,
-    /// As many connections may be open whose client has not spoken HTTP/2 yet, after the TLS handshake if there is one. For one
-    /// more the oldest of the peer with most of them is cut, so that those who hang keep nobody out. With a round trip of 100 ms
-    /// a thousand of them let 5,000 connections a second in.
+    /// The maximum number of connections whose client has not sent the HTTP/2 preface yet, after the TLS handshake if
+    /// there is one. When it is reached, the oldest of the peer with the most such connections is closed, so that
+    /// clients that hang lock nobody out. At a round trip of 100 ms, 1,000 of them admit 5,000 connections per
+    /// second.
     pub max_new_connections: usize,
-    /// As many bytes of requests may be kept at a time, of all calls, to be sent again if nothing of them ran. What does not fit
-    /// is sent once only. A hundred thousand of ordinary calls.
+    /// The maximum size of all request bodies that are buffered for a retry, in bytes. A request that does not fit is
+    /// sent only once. The default fits a hundred thousand ordinary calls.
     pub max_kept_bytes: usize,
-    /// As many bytes may be held at a time of all callers together: requests that nobody has read, answers that nobody takes,
-    /// and open calls. Of one whom the cluster knows half of what is free: 85 MiB, if nobody else holds any. Strangers have a
-    /// quarter of it together, and one address of theirs an eighth of what is free there: 7 MiB. Who has no room is not read from,
-    /// and further calls are refused with `RESOURCE_EXHAUSTED`; a connection with next to nothing always goes on.
+    /// The maximum memory of all callers together, in bytes: requests that are not read, answers that are not taken,
+    /// and open calls. A known caller may use half of what is free: 85 MiB if nobody else uses any. Strangers share a
+    /// quarter of the total, and one address may use an eighth of what is free there: 7 MiB. The sockets of a caller
+    /// without room are not read, and its further calls are refused with `RESOURCE_EXHAUSTED`. A connection that uses
+    /// almost nothing always goes on.
     pub max_memory: usize,
-    /// As many calls may be under way on one connection, since clients open one for all that they do; on a stranger's an eighth,
-    /// but a hundred if there can be as many. Times [`stream_window`](Self::stream_window) it is the window of the connection, so
-    /// that calls whose reader has stopped cannot take it all and freeze the others on it.
+    /// The maximum number of calls in flight on one connection; clients open one connection for all their calls. A
+    /// stranger may have an eighth, but at least 100 or this limit. The window of a connection is this number times
+    /// [`stream_window`](Self::stream_window), so that stalled calls cannot freeze the others on it.
     pub max_concurrent_calls: u32,
-    /// As much of one call's messages may be under way or buffered, in bytes. At a round trip of 1 ms it lets 250 MB/s
-    /// through for each call.
+    /// The HTTP/2 window of one call, in bytes: how much of its messages may be in transit or buffered. At a round
+    /// trip of 1 ms the default allows 250 MB/s for each call.
     pub stream_window: u32,
-    /// All headers of a call together, in bytes.
+    /// The maximum size of all headers of a call, in bytes.
     pub max_header_list_size: u32,
-    /// A client that has not begun to speak HTTP/2 by then is cut off.
+    /// A client that has not sent the HTTP/2 preface within this time is disconnected.
     pub handshake_timeout: Duration,
-    /// A connection without a call for so long is closed.
+    /// A connection without calls is closed after this time.
     pub idle_timeout: Duration,
-    /// A connection takes no calls any more once it is so old, give or take a tenth, and its client is told so; those under way
-    /// end by themselves. With it clients spread over the instances again after one was restarted. `None` for any age.
+    /// After this time, give or take a tenth, a connection accepts no further calls: its client gets a GOAWAY, and
+    /// calls in flight finish. This redistributes clients over the instances after a restart. `None` for no limit.
     pub max_connection_age: Option<Duration>,
-    /// An HTTP/2 ping to a client that has been silent for so long ...
+    /// A client that has been silent for this long gets an HTTP/2 ping ...
     pub client_ping_interval: Duration,
-    /// ... must be answered within this.
+    /// ... and must answer it within this time.
     pub client_ping_timeout: Duration,
-    /// How long a connection to the leader may take until it has answered for the first time.
+    /// How long connecting to the leader may take, up to its first answer.
     pub connect_timeout: Duration,
-    /// An HTTP/2 ping to a leader that has been silent for so long ...
+    /// A leader that has been silent for this long gets an HTTP/2 ping ...
     pub leader_ping_interval: Duration,
-    /// ... must be answered within this. A leader that hangs is noticed within the sum of the two.
+    /// ... and must answer it within this time. A leader that hangs is detected within the sum of the two.
     pub leader_ping_timeout: Duration,
-    /// How many connections to the leader each thread keeps open for unary calls, beside one for streams. More are opened
-    /// while all of them are three quarters full.
+    /// How many connections for unary calls each thread keeps open to the leader, beside one for streams. Another one
+    /// is opened when all of them are three quarters full.
     pub leader_connections: usize,
-    /// Encrypts all connections, to clients and to the leader; `None` for none, which only loopback is good for.
+    /// TLS for all connections, from clients and to the leader. `None` for plaintext, which is only safe on loopback.
     pub tls: Option<Tls>,
-    /// A place in a simulated network: no socket is opened, and no address but that is listened on.
+    /// The host in a simulated network. No socket is opened, and the listener listens only on this address.
     #[cfg(feature = "simulation")]
-    pub simulated: Option<crate::simulated::Host>,
+    pub simulated: Option<crate::testing::sim_network::SimHost>,
 }
 
 impl Default for ListenerConfig {
@@ -115,41 +122,54 @@ impl Default for ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// With the [`hold_cap`](Self::hold_cap) for this TTL of the leader: that long it takes until the lease of one that was lost
-    /// runs out, and five seconds more are enough for the store to notice, the election, and connections to the next leader.
+    /// Sets [`hold_cap`](Self::hold_cap) for a leader's TTL. The lease of a lost leader takes one TTL to expire. Five
+    /// seconds more are enough for the store to notice, for the election, and for connections to the next leader.
     #[must_use]
     pub fn hold_for_ttl(mut self, ttl: Duration) -> Self {
         self.hold_cap = ttl + Duration::from_secs(5);
         self
     }
 
-    /// How many connections one peer may have.
+    /// The maximum number of connections of one peer.
     pub(crate) fn connections_per_peer(&self) -> usize {
         self.max_connections_per_peer
             .unwrap_or_else(|| (self.max_connections / 4).max(1))
     }
 
-    /// The longest head of an answer that is read, and the least of a request's: longer than one that is taken, so that what an
-    /// instance adds to a call that it forwards fits as well.
-    pub(crate) const fn most_headers(&self) -> u32 {
+    /// The maximum size of a response head that is read, and the minimum for a request head. It is larger than
+    /// `max_header_list_size`, so that the headers that a forwarding instance adds fit as well.
+    pub(crate) const fn max_headers_read(&self) -> u32 {
         self.max_header_list_size.saturating_mul(2)
     }
 
-    /// How many calls a stranger's connection may have.
+    /// The maximum number of calls on a stranger's connection.
     pub(crate) fn calls_of_stranger(&self) -> u32 {
-        server::calls_of_stranger(self.max_concurrent_calls)
+        calls_of_stranger(self.max_concurrent_calls)
     }
 
-    /// How many calls go on one connection to the leader. Further ones get another connection, and what is kept of answers there
-    /// is bounded by its window.
+    /// The maximum number of calls on one connection to the leader. Further calls use another connection. The window
+    /// bounds how much of their answers is buffered.
     pub(crate) fn calls_to_leader(&self) -> u32 {
-        self.max_concurrent_calls.min(CALLS_TO_LEADER)
+        self.max_concurrent_calls.min(MAX_CALLS_PER_LEADER_CONNECTION)
     }
 
-    /// The window of a whole connection to the leader.
+    /// The window of a connection to the leader.
     pub(crate) fn window_to_leader(&self) -> u32 {
-        server::window_of_all(self.stream_window, self.calls_to_leader())
+        window_of_all(self.stream_window, self.calls_to_leader())
     }
+}
+
+/// The window of a connection with this many calls. It is not exhausted when all of them stall.
+pub(crate) const fn window_of_all(stream_window: u32, calls: u32) -> u32 {
+    /// The maximum window size in HTTP/2.
+    const MAX_WINDOW: u32 = 0x7fff_ffff;
+    let all = stream_window.saturating_mul(calls);
+    if all > MAX_WINDOW { MAX_WINDOW } else { all }
+}
+
+/// The maximum number of calls on a stranger's connection, given that of other connections.
+pub(crate) fn calls_of_stranger(calls: u32) -> u32 {
+    (calls / STRANGER_CALLS_DIVISOR).max(calls.min(MIN_STRANGER_CALLS))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `grpc.health.v1` for every instance: serving means that a call to this instance gets to a leader.
+//! `grpc.health.v1` for every instance. SERVING means that a call to this instance reaches a leader.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -12,18 +12,18 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::target::Target;
+use crate::dispatch::routing::Route;
 
-/// The descriptors of the service, encoded, for reflection.
+/// The encoded descriptors of the service, for reflection.
 pub(crate) const FILE_DESCRIPTOR_SET: &[u8] = tonic_health::pb::FILE_DESCRIPTOR_SET;
 
-/// Whether calls get through.
+/// The health service.
 #[derive(Clone)]
 pub(crate) struct HealthService {
     serving: watch::Receiver<bool>,
-    /// Answered here, leader or not.
+    /// Services that every instance answers.
     local: Arc<HashSet<&'static str>>,
-    /// Answered by the leader.
+    /// Services that the leader answers.
     led: Arc<HashSet<String>>,
     stopping: CancellationToken,
 }
@@ -43,12 +43,12 @@ impl HealthService {
         })
     }
 
-    /// Whether a service is always answered here; none if it is not known.
+    /// Whether a service is answered by every instance; `None` if it is unknown.
     fn is_local(&self, service: &str) -> Option<bool> {
         if self.local.contains(service) {
             return Some(true);
         }
-        // The empty name asks for the whole.
+        // The empty name asks for the server as a whole.
         (service.is_empty() || self.led.contains(service)).then_some(false)
     }
 }
@@ -90,7 +90,7 @@ impl Health for HealthService {
             let mut alive = true;
             loop {
                 let now = match known {
-                    // Not an error: the protocol wants the caller to go on watching.
+                    // Not an error: by the protocol the caller keeps watching.
                     None => ServingStatus::ServiceUnknown,
                     Some(local) => status(*serving.borrow_and_update() || local),
                 };
@@ -100,9 +100,9 @@ impl Health for HealthService {
                 }
                 tokio::select! {
                     biased;
-                    // The last word stands until the instance stops.
+                    // Without a publisher the last state stays until the instance stops.
                     changed = serving.changed(), if alive => alive = changed.is_ok(),
-                    // An open stream would hold up the stop.
+                    // An open stream would delay the shutdown.
                     () = stopping.cancelled() => return Some((Err(Status::unavailable("this instance is stopping")), None)),
                 }
             }
@@ -111,27 +111,27 @@ impl Health for HealthService {
     }
 }
 
-/// Publishes whether calls get through, until the instance is to be unready.
+/// Publishes whether calls reach a leader, until the instance is marked as not ready.
 pub(crate) async fn report(
-    mut targets: watch::Receiver<Arc<Target>>,
+    mut route_updates: watch::Receiver<Arc<Route>>,
     serving: watch::Sender<bool>,
     unready: CancellationToken,
 ) {
     loop {
-        let target = targets.borrow_and_update().clone();
-        let mut readiness = match &*target {
-            Target::Follow(follow) => follow.readiness(),
-            Target::Lead(_) | Target::Unknown { .. } => None,
+        let route = route_updates.borrow_and_update().clone();
+        let mut readiness = match &*route {
+            Route::Follower(follow) => follow.readiness(),
+            Route::Leader(_) | Route::Undetermined { .. } => None,
         };
-        let can = match (&*target, &mut readiness) {
-            (Target::Lead(lead), _) => !lead.running.is_draining(),
+        let can = match (&*route, &mut readiness) {
+            (Route::Leader(lead), _) => !lead.in_flight.is_draining(),
             (_, Some(readiness)) => readiness.borrow_and_update().open,
             _ => false,
         };
         serving.send_if_modified(|serving| std::mem::replace(serving, can) != can);
         let drained = async {
-            match &*target {
-                Target::Lead(lead) if can => lead.running.draining().await,
+            match &*route {
+                Route::Leader(lead) if can => lead.in_flight.draining().await,
                 _ => std::future::pending().await,
             }
         };
@@ -145,7 +145,7 @@ pub(crate) async fn report(
         };
         tokio::select! {
             () = unready.cancelled() => break,
-            changed = targets.changed() => if changed.is_err() { break },
+            changed = route_updates.changed() => if changed.is_err() { break },
             () = connected => {}
             () = drained => {}
         }

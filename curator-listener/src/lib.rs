@@ -9,7 +9,7 @@
 //! * A call runs at most once. It is sent again only if nothing of it can have run.
 //! * No call is begun, and none is answered, by a leader whose term has ended, even if the election hangs.
 //! * When a role ends, its calls end with `UNAVAILABLE`, the reason in words and, if known, who leads now: as metadata
-//!   `curator-leader-id` and `curator-leader-address`. When a leader steps down as planned, those that it is running are
+//!   `curator-leader-id` and `curator-leader-address`. When a leader steps down as planned, those that it is in_flight are
 //!   answered first.
 //! * No call outlasts its deadline; whatever waits or is buffered is bounded by [`ListenerConfig`].
 //!
@@ -44,43 +44,36 @@
 //! Each call has a `tracing` span of level DEBUG and target `curator::call` with the ids of its trace, which it takes from
 //! W3C `traceparent` and passes on. While nobody listens to it, that costs nothing, and the header passes as it came.
 
-mod body;
 mod call;
 mod caller;
 mod config;
-mod deadline;
-mod decide;
+mod dispatch;
 #[doc(hidden)]
 pub mod failpoint;
 mod forward;
+mod headers;
 mod health;
-mod heard;
-mod hold;
-mod lead;
-mod marks;
+mod inbound;
+mod limit_alerts;
+mod local;
 mod memory;
-pub mod meters;
-mod reached;
-mod refusal;
-mod request;
+mod protocol;
 mod role;
-mod scope;
 mod server;
 mod services;
+pub mod telemetry;
 #[cfg(feature = "simulation")]
-pub mod simulated;
-mod source;
-mod target;
+pub mod testing;
 mod tls;
-mod trace;
-mod version;
+mod trace_context;
+mod transport;
 
-pub use caller::{CallerAddress, Standing};
+pub use caller::{CallerAddress, CallerCertificates, Standing};
 pub use config::ListenerConfig;
-pub use lead::Drained;
+pub use local::Drained;
 pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};
 #[cfg(any(test, feature = "mock"))]
 pub use role::{MockStatusStream, MockTermGuard};
 pub use server::{DEFAULT_ADDRESS, ListenError, Listener, ListenerHandle};
 pub use services::{DescriptorError, LeaderTerm, Services};
-pub use tls::{CallerCertificates, Forwarders, Tls, ToLeader};
+pub use tls::{Forwarders, Tls, ToLeader};

@@ -1,4 +1,4 @@
-//! What the listener knows of the election: the whole seam.
+//! The interface between the listener and the election.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 /// The role of this instance, and its changes.
 #[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 pub trait StatusStream: Send + Sync + 'static {
-    /// A view of the role. It keeps only the newest: whoever misses one in between must be right all the same.
+    /// Subscribes to the role. The receiver only keeps the newest role, and a subscriber may miss intermediate ones.
     fn subscribe(&self) -> watch::Receiver<Role>;
 }
 
@@ -20,63 +20,64 @@ impl<S: StatusStream + ?Sized> StatusStream for Arc<S> {
     }
 }
 
-/// What this instance is in the election at the moment.
+/// The role of this instance in the election.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Role {
-    /// Nobody knows who leads.
+    /// The leader is not known.
     Undetermined {
-        /// Why, in words. Callers are told, who may be strangers.
+        /// The reason. It is reported to callers, who may be strangers.
         reason: String,
     },
-    /// This instance leads, for as long as the term is valid.
+    /// This instance is the leader, as long as the term is valid.
     Local {
-        /// Names the term.
+        /// Identifies the term.
         term: TermId,
-        /// Says whether it is still valid.
+        /// Tells whether the term is still valid.
         guard: SharedGuard,
     },
-    /// Another instance leads.
+    /// Another instance is the leader.
     Remote(Leader),
 }
 
-/// Names a term of leadership: together these never come back.
+/// Identifies a term. The combination is never reused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TermId {
-    /// The key that makes the term.
+    /// The key of the lock.
     pub lock_key: String,
-    /// The revision at which the key was created.
+    /// The create revision of the key.
     pub lock_revision: i64,
 }
 
 /// The leader, when it is another instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// The node that it runs on.
+    /// The id of its node.
     pub node_id: String,
-    /// Where it can be reached, as host:port, the preferred one first; empty if it does not say.
+    /// Its addresses as host:port, the preferred one first. Empty if it publishes none.
     pub addresses: Vec<String>,
-    /// Whether it authorizes a forwarded call for the caller that the call names. A leader that does not would take each call as
-    /// this instance's own, with this instance's rights: nothing is forwarded to it, and callers are told where it is.
+    /// Whether it authorizes a forwarded call by the caller that the call names. A leader that does not would run
+    /// each call with the rights of the forwarding instance, so nothing is forwarded to it and callers get its
+    /// address instead.
     pub authorizes_forwarded: bool,
     /// Its term.
     pub term: TermId,
 }
 
-/// Says whether a term is valid. The answer is always fresh and needs nothing but a clock; once it is no, it stays no.
+/// Tells whether a term is valid. The answer is current and only needs a clock. A term that has ended stays invalid.
 #[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]
 pub trait TermGuard: Send + Sync + 'static {
     /// Whether this instance may act in the term at this moment.
     fn is_valid(&self) -> bool;
 
-    /// How long it may, if the term is not renewed.
+    /// The time until the term ends if it is not renewed.
     fn remaining(&self) -> Duration;
 
     /// Completes when the term has ended. Cancellation safe.
     async fn ended(&self);
 }
 
-/// A [`TermGuard`] that can be compared: the term's id says which one it is, so that all guards are alike.
+/// A comparable [`TermGuard`]. Always compares equal; compare [`TermId`] instead.
 #[derive(Clone)]
 pub struct SharedGuard(pub Arc<dyn TermGuard>);
 
@@ -92,14 +93,14 @@ impl fmt::Debug for SharedGuard {
     }
 }
 
-/// A role that is set by hand: for a service without election, and for tests.
+/// A role that is set by hand: for a service without an election, and for tests.
 #[derive(Debug)]
 pub struct StaticStatus {
     role: watch::Sender<Role>,
 }
 
 impl StaticStatus {
-    /// Begins with this role.
+    /// Starts with this role.
     #[must_use]
     pub fn new(role: Role) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What is served: by every instance, and by the leader.
+//! The services of an instance: those that every instance answers, and those of the leader.
 
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -11,15 +11,16 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
-use crate::forward::Kind;
+use crate::call::Kind;
 use crate::role::{SharedGuard, TermId};
 
-/// A term of this instance, for the services that it is the leader with.
+/// A term of this instance, for the leader's services.
 #[derive(Clone, Debug)]
 pub struct LeaderTerm {
-    /// Which one.
+    /// Identifies the term (lock key and create revision).
     pub term: TermId,
-    /// Whether it is still valid. The listener drops calls when it is not; what outlives a call must ask by itself.
+    /// Whether the term is still valid. The listener drops calls when it ends; tasks that outlive a call must check
+    /// it.
     pub guard: SharedGuard,
 }
 
@@ -34,14 +35,14 @@ pub struct Services {
     set: FileDescriptorSet,
 }
 
-/// Descriptors that cannot be used.
+/// The descriptors cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("the descriptors are no encoded FileDescriptorSet: {0}")]
 pub struct DescriptorError(#[from] prost::DecodeError);
 
 impl Services {
-    /// With what the leader serves. `leader` is called once a term, when it begins; what it returns is dropped when the term
-    /// ends. It must not block.
+    /// Takes the leader's services. `leader` is called at the beginning of each term, and its result is dropped when
+    /// the term ends. It must not block.
     pub fn new(leader: impl Fn(&LeaderTerm) -> Routes + Send + Sync + 'static) -> Self {
         Self {
             local: Routes::default(),
@@ -52,7 +53,7 @@ impl Services {
         }
     }
 
-    /// Adds a service that every instance answers by itself, in every role.
+    /// Adds a service that every instance answers itself, in every role.
     #[must_use]
     pub fn local<S>(mut self, service: S) -> Self
     where
@@ -69,12 +70,12 @@ impl Services {
         self
     }
 
-    /// Describes services by an encoded `google.protobuf.FileDescriptorSet`, as `prost-build` and `protox` write it. What is
-    /// described can be looked up by server reflection and asked for by the health service, and its unary calls are kept apart
-    /// from streams on the way to the leader.
+    /// Adds descriptors: an encoded `google.protobuf.FileDescriptorSet`, as `prost-build` and `protox` write it.
+    /// Described services are available by server reflection and in the health service, and their unary calls use
+    /// other connections to the leader than streams.
     ///
     /// # Errors
-    /// The bytes are none.
+    /// If `descriptors` is not an encoded `FileDescriptorSet`.
     pub fn describe(mut self, descriptors: &'static [u8]) -> Result<Self, DescriptorError> {
         self.set.file.extend(FileDescriptorSet::decode(descriptors)?.file);
         self.descriptors.push(descriptors);
@@ -89,12 +90,12 @@ impl Services {
         &self.descriptors
     }
 
-    /// The names of the services that every instance answers.
+    /// The names of the local services.
     pub(crate) fn local_names(&self) -> &[&'static str] {
         &self.local_names
     }
 
-    /// The names of all services that are known.
+    /// The names of all known services.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let described = self.set.file.iter().flat_map(|file| {
             file.service
@@ -106,7 +107,7 @@ impl Services {
             .collect()
     }
 
-    /// The local services apart from the rest.
+    /// Separates the local services from the rest.
     pub(crate) fn split(self) -> (Local, Arc<Self>) {
         let local = Local {
             routes: self.local.clone().prepare(),
@@ -115,8 +116,8 @@ impl Services {
         (local, Arc::new(self))
     }
 
-    /// Which calls are known to be unary.
-    pub(crate) fn kinds(&self) -> Kinds {
+    /// The methods that are known to be unary.
+    pub(crate) fn kinds(&self) -> MethodKinds {
         let mut unary = HashSet::new();
         for file in &self.set.file {
             for service in &file.service {
@@ -129,7 +130,7 @@ impl Services {
                 );
             }
         }
-        Kinds(unary)
+        MethodKinds(unary)
     }
 }
 
@@ -140,7 +141,7 @@ fn full_name(package: &str, service: &str) -> String {
     }
 }
 
-/// The services that every instance answers by itself.
+/// The services that every instance answers itself.
 #[derive(Clone)]
 pub(crate) struct Local {
     routes: Routes,
@@ -148,19 +149,19 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    /// The routes, if the path is that of a local service.
+    /// The routes, if the path belongs to a local service.
     pub(crate) fn routes(&self, path: &str) -> Option<&Routes> {
         let (service, _) = path.strip_prefix('/')?.rsplit_once('/')?;
-        // A handful: looking at each is faster than a hash.
+        // A linear search through a handful of names is faster than a hash.
         self.names.contains(&service).then_some(&self.routes)
     }
 }
 
-/// The paths of the calls that are unary.
-pub(crate) struct Kinds(HashSet<String>);
+/// The paths of the unary methods.
+pub(crate) struct MethodKinds(HashSet<String>);
 
-impl Kinds {
-    /// The kind of the call at this path; what is not known may be a stream.
+impl MethodKinds {
+    /// The kind of the method at this path. An unknown method may be a stream.
     pub(crate) fn of(&self, path: &str) -> Kind {
         if self.0.contains(path) {
             Kind::Unary

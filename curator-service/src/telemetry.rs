@@ -1,7 +1,7 @@
 //! The names of all metrics, and what they are. The election's and the listener's are in their crates.
 
 use curator_election::telemetry as election;
-use curator_listener::meters as listener;
+use curator_listener::telemetry as listener;
 
 /// The version and the commit that this was built from; always 1.
 pub const BUILD_INFO: &str = "curator_build_info";

@@ -1,5 +1,6 @@
 //! One HTTP/2 connection to the leader.
 
+use std::any::Any;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,45 +10,46 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use http::uri::Authority;
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::given_up::{GivenUp, Rest};
-use super::pool::Pool;
 use crate::config::ListenerConfig;
-use crate::heard::Heard;
-use crate::tls::{self, Io, Plain};
+use crate::forward::dial;
+use crate::forward::reset_queue::{AbandonedCall, ResetQueue};
+use crate::transport::Io;
+use crate::transport::counting::CountingStream;
 
-/// Streams that have been reset are remembered for so long, since the leader may have answered them before it saw that: a frame
-/// of a stream that is not known any more is taken for an error, and too many of them end the connection. Longer than a leader
-/// may be silent.
-const RESETS_REMEMBERED: Duration = Duration::from_secs(4);
-/// As many as can be reset within that.
-const MOST_REMEMBERED: usize = 8_192;
-/// A round of resets takes so long at least. With two rounds for what may be on its way that makes 2,000 a second.
-const ROUND: Duration = Duration::from_millis(8);
-/// What frames of answers that nobody reads may take beside their bytes, times the window: h2 ends a connection when small ones
-/// pile up, and gives them half a window by itself. With this much all calls of a connection may stall at messages of 90 bytes.
+/// How long streams that were reset are remembered. The leader may have sent frames before it saw the reset; frames
+/// of a forgotten stream count as errors, and too many errors close the connection. Longer than a leader may be
+/// silent.
+const RESET_MEMORY: Duration = Duration::from_secs(4);
+/// The maximum number of resets within that time.
+const MAX_REMEMBERED_RESETS: usize = 8_192;
+/// Minimum interval between two rounds of resets. With two rounds in transit this allows 2,000 resets per second.
+const MIN_PING_INTERVAL: Duration = Duration::from_millis(8);
+/// The overhead of small frames that nobody reads, as a multiple of the window. h2 closes a connection when small
+/// frames pile up, and allows half a window by default. With this value all calls of a connection may stall at
+/// messages of 90 bytes.
 const SMALL_FRAMES: usize = 2;
-/// After so many events that the leader may count as errors, which it bears about a thousand of, another connection is opened.
-const WORN: usize = 256;
-/// After so many calls as well: HTTP/2 has numbers for 2^30.
-const MOST_CALLS: usize = 1 << 29;
+/// After this many events that the leader may count as errors (it tolerates about a thousand), another connection is
+/// opened.
+const MAX_WEAR: usize = 256;
+/// After this many calls another connection is opened as well: HTTP/2 has 2^30 stream numbers.
+const MAX_CALLS: usize = 1 << 29;
 
-/// A connection that calls can be sent on.
+/// A connection that can send calls.
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
     authority: Authority,
     open: AtomicUsize,
     closed: Arc<AtomicBool>,
-    given_up: Arc<GivenUp>,
-    /// Calls so far.
+    reset_queue: Arc<ResetQueue>,
+    /// The number of calls so far.
     calls: AtomicUsize,
-    /// What of them the leader may have counted as an error.
+    /// The number of calls that the leader may have counted as errors.
     wear: AtomicUsize,
 }
 
-/// Why there is no connection.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("cannot connect: {0}")]
@@ -64,8 +66,8 @@ pub(crate) enum ConnectError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Closed {
     #[error("closed by the leader")]
-    ByPeer,
-    #[error("not needed any more: another one has taken its place")]
+    ByLeader,
+    #[error("not needed any more: another one has taken its slot")]
     Replaced,
     #[error("lost: {0}")]
     Lost(#[from] h2::Error),
@@ -73,7 +75,7 @@ pub(crate) enum Closed {
     Silent(Duration),
 }
 
-/// What callers may know, who may be strangers: not what the system or TLS says of the leader's side.
+/// Descriptions for callers, who may be strangers: without details from the system or TLS.
 impl ConnectError {
     pub(crate) const fn told(&self) -> &'static str {
         match self {
@@ -88,7 +90,7 @@ impl ConnectError {
 impl Closed {
     pub(crate) const fn told(&self) -> &'static str {
         match self {
-            Self::ByPeer => "closed by the leader",
+            Self::ByLeader => "closed by the leader",
             Self::Replaced => "replaced",
             Self::Lost(_) => "lost",
             Self::Silent(_) => "cut: the leader is silent",
@@ -96,75 +98,76 @@ impl Closed {
     }
 }
 
-/// A call's place on a connection. Dropping it frees the place.
-pub(crate) struct Place {
+/// The slot of a call on a connection. Dropping it frees the slot.
+pub(crate) struct Slot {
     connection: Arc<Connection>,
-    /// Keeps the connection going after the pool is not used for new calls any more.
-    _pool: Arc<Pool>,
+    /// Keeps the connection open after the pool has been replaced.
+    _keep_open: Arc<dyn Any + Send + Sync>,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.connection.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Place {
-    /// Whom requests on it are addressed to.
+impl Slot {
+    /// The `:authority` of requests on the connection.
     pub(crate) fn authority(&self) -> Authority {
         self.connection.authority.clone()
     }
 
-    /// A handle to send one request with.
+    /// A handle that sends one request.
     pub(crate) fn requests(&self) -> SendRequest<Bytes> {
         self.connection.requests.clone()
     }
 
-    /// Gives up what is left of the call on it.
-    pub(crate) fn abandon(self, rest: impl FnOnce(Self) -> Rest) {
-        let given_up = self.connection.given_up.clone();
+    /// Abandons what is left of the call.
+    pub(crate) fn abandon(self, rest: impl FnOnce(Self) -> AbandonedCall) {
+        let reset_queue = self.connection.reset_queue.clone();
         let rest = rest(self);
         if rest.request.is_some() {
-            rest.place.wears();
+            rest.slot.wears();
         }
-        given_up.take(rest);
+        reset_queue.take(rest);
     }
 
-    /// What was sent of the call may have come when the leader had forgotten it.
+    /// Counts an event that the leader may have counted as an error: a frame that may have arrived after it forgot
+    /// the stream.
     pub(crate) fn wears(&self) {
         self.connection.wear.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The connection takes no more: nobody needs to try it again.
+    /// The connection accepts no more calls; others need not try it.
     pub(crate) fn give_up(&self) {
         self.connection.closed.store(true, Ordering::Relaxed);
     }
 }
 
 impl Connection {
-    /// How many calls are on it; `None` if it takes no more.
+    /// The number of open calls; `None` if the connection accepts no more.
     pub(crate) fn open(&self) -> Option<usize> {
         (!self.closed.load(Ordering::Relaxed)).then(|| self.open.load(Ordering::Relaxed))
     }
 
-    /// Whether another one should take its place.
+    /// Whether another connection should replace this one.
     pub(crate) fn is_worn(&self) -> bool {
-        self.wear.load(Ordering::Relaxed) >= WORN || self.calls.load(Ordering::Relaxed) >= MOST_CALLS
+        self.wear.load(Ordering::Relaxed) >= MAX_WEAR || self.calls.load(Ordering::Relaxed) >= MAX_CALLS
     }
 
-    /// Takes a place on it.
-    pub(crate) fn place(self: &Arc<Self>, pool: &Arc<Pool>) -> Place {
+    /// Takes a slot.
+    pub(crate) fn slot(self: &Arc<Self>, keep_open: Arc<dyn Any + Send + Sync>) -> Slot {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Place {
+        Slot {
             connection: self.clone(),
-            _pool: pool.clone(),
+            _keep_open: keep_open,
         }
     }
 }
 
-/// Connects. The connection is returned once the other side has answered for the first time, together with the future that
-/// keeps it going: it must be polled for as long as the connection is to live, and ends with it.
+/// Connects. Returns the connection once the leader has answered a first ping, together with the future that drives
+/// it. The future must be polled as long as the connection is to live, and completes when it ends.
 pub(crate) async fn connect(
     address: &str,
     node_id: &str,
@@ -173,19 +176,19 @@ pub(crate) async fn connect(
     let limit = config.connect_timeout;
     let authority = Authority::try_from(address).map_err(|_| ConnectError::Address)?;
     let opening = async {
-        let stream = dial(address, config).await?;
+        let stream = dial::connect(address, config).await?;
         let heard = Arc::new(AtomicUsize::new(0));
         let io = match &config.tls {
-            Some(tls) => tls::connect(stream, tls, node_id).await?,
+            Some(tls) => dial::handshake(stream, tls, node_id).await?,
             None => Io::Plain(stream),
         };
-        let io = Heard::new(io, heard.clone());
+        let io = CountingStream::new(io, heard.clone());
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.window_to_leader())
-            .max_header_list_size(config.most_headers())
-            .max_concurrent_reset_streams(MOST_REMEMBERED)
-            .reset_stream_duration(RESETS_REMEMBERED)
+            .max_header_list_size(config.max_headers_read())
+            .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
+            .reset_stream_duration(RESET_MEMORY)
             .data_frame_budget(SMALL_FRAMES.saturating_mul(config.window_to_leader() as usize))
             .enable_push(false)
             .handshake::<_, Bytes>(io)
@@ -193,7 +196,7 @@ pub(crate) async fn connect(
         let mut pings = connection
             .ping_pong()
             .ok_or_else(|| io::Error::other("no pings on a new connection"))?;
-        // A host whose process hangs still accepts; only an answer shows that somebody is there.
+        // A host whose process hangs still accepts connections; only a pong proves that the process is alive.
         let mut connection = Box::pin(connection);
         tokio::select! {
             ended = &mut connection => {
@@ -207,71 +210,58 @@ pub(crate) async fn connect(
     let (requests, mut driver, pings, heard) = timeout(limit, opening)
         .await
         .map_err(|_| ConnectError::Silent(limit))??;
-    let (closed, given_up) = (Arc::new(AtomicBool::new(false)), Arc::<GivenUp>::default());
+    let (closed, reset_queue) = (Arc::new(AtomicBool::new(false)), Arc::<ResetQueue>::default());
     let connection = Arc::new(Connection {
         requests,
         authority,
         open: AtomicUsize::new(0),
         closed: closed.clone(),
-        given_up: given_up.clone(),
+        reset_queue: reset_queue.clone(),
         calls: AtomicUsize::new(0),
         wear: AtomicUsize::new(0),
     });
-    let (interval, patience) = (config.leader_ping_interval, config.leader_ping_timeout);
-    // Once nobody else has it, it ends.
+    let (interval, ping_timeout) = (config.leader_ping_interval, config.leader_ping_timeout);
+    // The connection ends once nothing refers to it.
     let this = Arc::downgrade(&connection);
-    let ending = Ending { closed, given_up };
+    let ending = Ending { closed, reset_queue };
     let driving = async move {
         let ended = tokio::select! {
             ended = &mut driver => match ended {
                 Ok(()) if Weak::strong_count(&this) == 0 => Closed::Replaced,
-                Ok(()) => Closed::ByPeer,
+                Ok(()) => Closed::ByLeader,
                 Err(error) => Closed::Lost(error),
             },
-            closed = ask(pings, heard, &ending.given_up, interval, patience) => closed,
+            closed = watch_liveness(pings, heard, &ending.reset_queue, interval, ping_timeout) => closed,
         };
         ending.closed.store(true, Ordering::Relaxed);
-        // The calls on it learn of its end when this is dropped.
+        // Dropping the driver ends the calls on the connection.
         drop(driver);
         ended
     };
     Ok((connection, driving))
 }
 
-/// Ends a connection for those that use it, however its driver ends.
+/// Marks a connection as ended when its driver ends for any reason.
 struct Ending {
     closed: Arc<AtomicBool>,
-    given_up: Arc<GivenUp>,
+    reset_queue: Arc<ResetQueue>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Relaxed);
-        self.given_up.end();
+        self.reset_queue.end();
     }
 }
 
-#[cfg_attr(not(feature = "simulation"), allow(unused_variables))]
-async fn dial(address: &str, config: &ListenerConfig) -> io::Result<Plain> {
-    #[cfg(feature = "simulation")]
-    if let Some(host) = &config.simulated {
-        let address = address.parse().map_err(io::Error::other)?;
-        return Ok(Plain::Right(host.connect(address).await?));
-    }
-    let stream = TcpStream::connect(address).await?;
-    // Without it, small messages wait for the acknowledgement of the one before.
-    stream.set_nodelay(true)?;
-    Ok(tls::plain(stream))
-}
-
-/// Asks the other side for signs of life, for two reasons: because it is silent, and because calls are given up. Completes when it
-/// gives none: whatever it sends counts until it is asked.
-async fn ask(
+/// Sends pings, for two reasons: the leader is silent, or the reset queue needs an answer. Completes when a ping is
+/// not answered. Any data from the leader counts as a sign of life until a ping is due.
+async fn watch_liveness(
     mut pings: PingPong,
     heard: Arc<AtomicUsize>,
-    given_up: &GivenUp,
+    reset_queue: &ResetQueue,
     interval: Duration,
-    patience: Duration,
+    ping_timeout: Duration,
 ) -> Closed {
     loop {
         let limit = tokio::select! {
@@ -279,17 +269,17 @@ async fn ask(
                 if heard.swap(0, Ordering::Relaxed) > 0 {
                     continue;
                 }
-                patience
+                ping_timeout
             }
-            // It has not been silent yet.
-            () = given_up.wants_answer() => interval + patience,
+            // The leader has not been silent yet.
+            () = reset_queue.wants_answer() => interval + ping_timeout,
         };
         match timeout(limit, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Closed::Lost(error),
-            Err(_) => return Closed::Silent(interval + patience),
+            Err(_) => return Closed::Silent(interval + ping_timeout),
         }
-        given_up.answered();
-        sleep(ROUND).await;
+        reset_queue.answered();
+        sleep(MIN_PING_INTERVAL).await;
     }
 }

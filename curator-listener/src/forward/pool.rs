@@ -1,4 +1,4 @@
-//! The connections to one leader: warm before the first call, replaced when they end, more of them when they are full.
+//! The connections to one leader: opened before the first call, replaced when they end, and more when they are full.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,40 +11,32 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
-use super::connection::{Closed, Connection, Place, connect};
+use crate::call::Kind;
 use crate::caller::Standing;
 use crate::config::ListenerConfig;
+use crate::forward::connection::{Closed, Connection, Slot, connect};
 use crate::role::Leader;
 
-/// The first pause after a failed attempt to connect; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// However many calls there are, no more connections of a kind than this.
-const MOST_CONNECTIONS: usize = 64;
+/// The delay after the first failed attempt to connect. It doubles up to the maximum.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+/// The maximum number of connections of a group.
+const MAX_CONNECTIONS: usize = 64;
 
-/// And of strangers, who have little to ask.
-const MOST_OF_STRANGERS: usize = 8;
+/// The maximum number of connections for strangers, who have few calls.
+const MAX_STRANGER_CONNECTIONS: usize = 8;
 
-/// Parts of what a connection takes: everything ...
-const ALL: usize = 1;
-/// ... and what those of another kind may have of it.
-const SPARE: usize = 4;
+/// The part of a connection's capacity that calls of its own group may use ...
+const WHOLE: usize = 1;
+/// ... and the part that calls of another group may use.
+const SPILL_DIVISOR: usize = 4;
 
-/// What a call is, as far as connections care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// One message each way.
-    Unary,
-    /// Anything else, and what is not known. Apart from the others, so that bulk does not stand before what is small.
-    Stream,
-}
-
-/// The connections to one leader. The tasks that keep them end with it.
+/// The connections to one leader. Dropping it stops the tasks that maintain them.
 pub(crate) struct Pool {
-    unary: Arc<Lane>,
-    streams: Arc<Lane>,
-    /// For callers that the cluster does not know, if they can be told: whatever they do, they do to each other.
-    strangers: Arc<Lane>,
+    unary: Arc<ConnectionGroup>,
+    streams: Arc<ConnectionGroup>,
+    /// For strangers, if the listener uses TLS. They can only disturb each other.
+    strangers: Arc<ConnectionGroup>,
     ready: watch::Receiver<Ready>,
     _stop: DropGuard,
 }
@@ -52,28 +44,28 @@ pub(crate) struct Pool {
 /// Whether calls can be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Ready {
-    /// A connection for unary calls is open.
+    /// Whether a connection for unary calls is open.
     pub(crate) open: bool,
-    /// Goes up with each connection that opens or ends.
+    /// Incremented with each connection that opens or ends.
     changes: u64,
-    /// Why not, if not: callers are told, who may be strangers.
+    /// Why no connection is open. It is reported to callers, who may be strangers.
     why: String,
 }
 
-/// Connections for one kind of calls.
-struct Lane {
+/// The connections for one group of calls.
+struct ConnectionGroup {
     connections: RwLock<Vec<Arc<Connection>>>,
-    /// As many calls are taken by each.
+    /// The maximum number of calls on each connection.
     calls: usize,
-    /// With so many on each, another is opened.
+    /// When all connections have this many calls, another one is opened.
     full: usize,
-    /// How many there should be at least, and at most.
+    /// The minimum and maximum number of connections.
     least: usize,
     most: usize,
     more: Notify,
 }
 
-impl Lane {
+impl ConnectionGroup {
     fn new(config: &ListenerConfig, least: usize, most: usize) -> Arc<Self> {
         let calls = usize::try_from(config.calls_to_leader()).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
@@ -86,8 +78,8 @@ impl Lane {
         })
     }
 
-    /// A place on the connection with the fewest calls, if they are less than that part of as many as it takes.
-    fn place(&self, pool: &Arc<Pool>, part: usize) -> Option<Place> {
+    /// A slot on the connection with the fewest calls, if they are fewer than the given part of its capacity.
+    fn slot(&self, pool: &Arc<Pool>, part: usize) -> Option<Slot> {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let mut emptiest: Option<((bool, usize), &Arc<Connection>)> = None;
         for connection in connections.iter() {
@@ -101,8 +93,8 @@ impl Lane {
         if worn || open >= self.full {
             self.more.notify_one();
         }
-        // When it is full, another connection is on its way.
-        (open < self.calls.div_ceil(part)).then(|| connection.place(pool))
+        // When it is full, another connection is being opened.
+        (open < self.calls.div_ceil(part)).then(|| connection.slot(pool.clone()))
     }
 
     fn add(&self, connection: Arc<Connection>) {
@@ -112,8 +104,8 @@ impl Lane {
             .push(connection);
     }
 
-    /// Forgets those that have ended, and those that are worn if there are others; says how many are left. The calls on a worn
-    /// one keep it until the last of them has ended.
+    /// Removes connections that have ended, and worn ones if there are others. Returns how many are left. A worn
+    /// connection stays open until its last call has ended.
     fn prune(&self) -> usize {
         let mut connections = self.connections.write().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| connection.open().is_some());
@@ -123,7 +115,7 @@ impl Lane {
         connections.len()
     }
 
-    /// How many there should be at this moment.
+    /// The number of connections that should be open now.
     fn wanted(&self) -> usize {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         let all_full = connections
@@ -135,18 +127,18 @@ impl Lane {
 }
 
 impl Pool {
-    /// Begins to connect to the leader. `tasks` owns what keeps the connections, which are on that runtime.
+    /// Starts to connect to the leader. `tasks` owns the tasks of the connections, which run on `runtime`.
     pub(crate) fn start(
         leader: &Leader,
         config: &Arc<ListenerConfig>,
         runtime: &Handle,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Self> {
-        let unary = Lane::new(config, config.leader_connections, MOST_CONNECTIONS);
-        let streams = Lane::new(config, 1, MOST_CONNECTIONS);
-        let strangers = Lane::new(config, 1, MOST_OF_STRANGERS);
+        let unary = ConnectionGroup::new(config, config.leader_connections, MAX_CONNECTIONS);
+        let streams = ConnectionGroup::new(config, 1, MAX_CONNECTIONS);
+        let strangers = ConnectionGroup::new(config, 1, MAX_STRANGER_CONNECTIONS);
         let why = match leader.addresses.is_empty() {
-            true => format!("{} leads and does not say where it can be reached", leader.node_id),
+            true => format!("{} leads and does not say where it can be limit_alerts", leader.node_id),
             false => "no connection to the leader yet".to_owned(),
         };
         let (ready, readiness) = watch::channel(Ready {
@@ -156,12 +148,12 @@ impl Pool {
         });
         let stop = CancellationToken::new();
         if !leader.addresses.is_empty() {
-            let mut lanes = vec![(&unary, Some(ready)), (&streams, None)];
+            let mut groups = vec![(&unary, Some(ready)), (&streams, None)];
             if config.tls.is_some() {
-                lanes.push((&strangers, None));
+                groups.push((&strangers, None));
             }
-            for (lane, reports) in lanes {
-                let keeping = keep(lane.clone(), leader.clone(), config.clone(), reports);
+            for (group, reports) in groups {
+                let keeping = keep(group.clone(), leader.clone(), config.clone(), reports);
                 let stop = stop.clone();
                 let keeping = async move {
                     let _ = stop.run_until_cancelled_owned(keeping).await;
@@ -178,17 +170,20 @@ impl Pool {
         })
     }
 
-    /// A place for one call, or why there is none at this moment.
-    pub(crate) fn place(self: &Arc<Self>, kind: Kind, standing: Standing) -> Result<Place, String> {
-        let place = match (standing, kind) {
-            (Standing::Stranger, _) => self.strangers.place(self, ALL),
-            // Rather with the other kind than not at all.
-            (_, Kind::Unary) => self.unary.place(self, ALL).or_else(|| self.streams.place(self, ALL)),
-            // A storm of them leaves the others their places.
-            (_, Kind::Stream) => self.streams.place(self, ALL).or_else(|| self.unary.place(self, SPARE)),
+    /// A slot for one call, or the reason why there is none.
+    pub(crate) fn slot(self: &Arc<Self>, kind: Kind, standing: Standing) -> Result<Slot, String> {
+        let slot = match (standing, kind) {
+            (Standing::Stranger, _) => self.strangers.slot(self, WHOLE),
+            // Rather a connection for streams than none.
+            (_, Kind::Unary) => self.unary.slot(self, WHOLE).or_else(|| self.streams.slot(self, WHOLE)),
+            // A flood of streams must leave slots for unary calls.
+            (_, Kind::Stream) => self
+                .streams
+                .slot(self, WHOLE)
+                .or_else(|| self.unary.slot(self, SPILL_DIVISOR)),
         };
-        if let Some(place) = place {
-            return Ok(place);
+        if let Some(slot) = slot {
+            return Ok(slot);
         }
         let ready = self.ready.borrow();
         Err(match ready.open {
@@ -197,17 +192,22 @@ impl Pool {
         })
     }
 
-    /// Its changes: there may be a place after each.
+    /// Changes of the pool. After each of them there may be a slot.
     pub(crate) fn readiness(&self) -> watch::Receiver<Ready> {
         self.ready.clone()
     }
 }
 
-/// Keeps as many connections open as are wanted, until dropped.
-async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, reports: Option<watch::Sender<Ready>>) {
-    // Owned here, so that they end with the pool.
+/// Keeps the wanted number of connections open, until dropped.
+async fn keep(
+    group: Arc<ConnectionGroup>,
+    leader: Leader,
+    config: Arc<ListenerConfig>,
+    reports: Option<watch::Sender<Ready>>,
+) {
+    // Owned by this task, so that the connections end with the pool.
     let mut open: JoinSet<Closed> = JoinSet::new();
-    let mut pause = FIRST_PAUSE;
+    let mut pause = INITIAL_BACKOFF;
     let report = |change: &dyn Fn(&mut Ready)| {
         if let Some(reports) = &reports {
             reports.send_modify(|ready| {
@@ -218,33 +218,33 @@ async fn keep(lane: Arc<Lane>, leader: Leader, config: Arc<ListenerConfig>, repo
     };
     let mut said = String::new();
     loop {
-        if lane.prune() < lane.wanted() {
+        if group.prune() < group.wanted() {
             match connect_to_any(&leader, &config, &mut said).await {
                 Ok((connection, driving)) => {
                     said.clear();
-                    lane.add(connection);
+                    group.add(connection);
                     open.spawn(driving);
-                    pause = FIRST_PAUSE;
+                    pause = INITIAL_BACKOFF;
                     report(&|ready| ready.open = true);
                 }
                 Err(why) => {
-                    let here = lane.prune() > 0;
+                    let here = group.prune() > 0;
                     report(&|ready| {
                         ready.open = here;
                         ready.why.clone_from(&why);
                     });
-                    // Jitter, so that not all followers knock at the same moment.
+                    // Jitter, so that followers do not reconnect all at once.
                     sleep(pause.mul_f64(jitter(&config))).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    pause = (pause * 2).min(MAX_BACKOFF);
                 }
             }
             while open.try_join_next().is_some() {}
             continue;
         }
         tokio::select! {
-            () = lane.more.notified() => {}
+            () = group.more.notified() => {}
             Some(closed) = open.join_next() => {
-                let here = lane.prune() > 0;
+                let here = group.prune() > 0;
                 let told = match closed {
                     Ok(why) => {
                         info!(leader = leader.node_id, %why, "connection to the leader ended");
@@ -273,8 +273,8 @@ fn jitter(config: &ListenerConfig) -> f64 {
     rand::rng().random_range(0.5..1.0)
 }
 
-/// Tries the leader's addresses in their order. What went wrong is for callers to read; more of it is in the log, once for each
-/// trouble: `said` is the last one.
+/// Tries the addresses of the leader in order. The error is for callers. Details are logged, once for each different
+/// error: `said` is the last one.
 async fn connect_to_any(
     leader: &Leader,
     config: &ListenerConfig,

@@ -1,4 +1,4 @@
-//! A request's body on its way to the leader, no faster than the leader takes it.
+//! A request body on its way to the leader, with backpressure from the leader.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,57 +7,58 @@ use bytes::{Bytes, BytesMut};
 use h2::SendStream;
 use http_body::{Body, Frame};
 
-use crate::source::Source;
+use crate::forward::replay_body::ReplayBody;
 
 /// How an upload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Uploaded {
-    /// All of it was sent.
+    /// Everything was sent.
     Whole,
-    /// The leader wants no more of it, or the connection is gone: its answer says which.
+    /// The leader wants no more of it, or the connection is gone. The answer shows which.
     Stopped,
-    /// The client is gone, so that there is no whole request. The leader must not take one for the other: the stream is to be reset.
+    /// The client is gone, so the request is incomplete. The stream must be reset, so that the leader does not take
+    /// the request for a complete one.
     Abandoned,
 }
 
-/// A request's body and the stream that it goes to.
+/// A request body and the stream that it is sent on.
 pub(crate) struct Upload<B> {
-    source: Source<B>,
+    body: ReplayBody<B>,
     stream: SendStream<Bytes>,
-    /// What was read and not sent yet.
+    /// Read and not sent yet.
     rest: Bytes,
-    /// What was read after that.
+    /// Read after that.
     next: Option<Read>,
-    /// Nothing comes after the rest.
+    /// Whether nothing follows `rest`.
     last: bool,
-    /// How it has ended.
+    /// How the upload has ended.
     ended: Option<Uploaded>,
-    /// Nothing has been sent.
+    /// Whether nothing has been sent yet.
     first: bool,
 }
 
-/// What a body has to give: a frame, nothing more, or no end.
+/// What a body returns: a frame, the end, or an error of the client.
 type Read = Option<Result<Frame<Bytes>, Gone>>;
 
 /// The client is gone.
 struct Gone;
 
-/// Pieces of a request that are smaller than this are put together, as far as there are more of them. A server counts small ones
-/// that nobody has read yet, and ends the connection when there are too many: a client could send a message byte by byte.
-const SMALL: usize = 1_024;
+/// Smaller chunks are merged if more data is available. A server counts small unread frames and closes the connection
+/// when there are too many, and a client could send a message byte by byte.
+const SMALL_CHUNK: usize = 1_024;
 
-/// The first so many bytes are handed on without asking whether the leader takes them: it has said of no stream yet that it
-/// does not, and h2 can put them into one packet with the headers.
-const FIRST: usize = 16 << 10;
+/// The first bytes are sent without asking for capacity: the leader has not limited the stream yet, and h2 can put
+/// them into one packet with the headers.
+const EAGER_BYTES: usize = 16 << 10;
 
 impl<B> Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// `whole` if the end of it has been sent with the headers.
-    pub(crate) const fn new(source: Source<B>, stream: SendStream<Bytes>, whole: bool) -> Self {
+    /// `whole` if the end of the stream has been sent with the headers.
+    pub(crate) const fn new(body: ReplayBody<B>, stream: SendStream<Bytes>, whole: bool) -> Self {
         Self {
-            source,
+            body,
             stream,
             rest: Bytes::new(),
             next: None,
@@ -67,18 +68,18 @@ where
         }
     }
 
-    /// The body again, and the stream if it is not at its end.
-    pub(crate) fn into_parts(self) -> (Source<B>, Option<SendStream<Bytes>>) {
+    /// The body, and the stream if it has not ended.
+    pub(crate) fn into_parts(self) -> (ReplayBody<B>, Option<SendStream<Bytes>>) {
         let whole = self.ended == Some(Uploaded::Whole);
-        (self.source, (!whole).then_some(self.stream))
+        (self.body, (!whole).then_some(self.stream))
     }
 
-    /// The leader has begun to answer, so that the request will not be sent again.
+    /// The leader has begun to answer, so the request will not be sent again.
     pub(crate) fn answered(&mut self) {
-        self.source.keep_no_more();
+        self.body.stop_buffering();
     }
 
-    /// Whether there is nothing more to do.
+    /// Whether the upload has ended.
     pub(crate) const fn is_done(&self) -> bool {
         self.ended.is_some()
     }
@@ -88,7 +89,7 @@ where
         self.ended == Some(Uploaded::Stopped)
     }
 
-    /// Sends what can be sent. Ready once there is nothing more to do; not to be polled again then.
+    /// Sends what can be sent. Ready when the upload has ended; must not be polled again then.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         let uploaded = self.send(cx);
         if let Poll::Ready(how) = uploaded {
@@ -99,7 +100,7 @@ where
 
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         loop {
-            if self.first && !self.rest.is_empty() && self.rest.len() <= FIRST {
+            if self.first && !self.rest.is_empty() && self.rest.len() <= EAGER_BYTES {
                 self.first = false;
                 let rest = std::mem::take(&mut self.rest);
                 if self.stream.send_data(rest, self.last).is_err() {
@@ -134,9 +135,9 @@ where
             match self.read(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
-                        self.last = self.source.is_end_stream();
+                        self.last = self.body.is_end_stream();
                         self.rest = data;
-                        if self.rest.len() < SMALL && !self.last {
+                        if self.rest.len() < SMALL_CHUNK && !self.last {
                             self.gather(cx);
                         }
                         if self.rest.is_empty() && self.last {
@@ -166,16 +167,16 @@ where
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         match self.next.take() {
             Some(next) => Poll::Ready(next),
-            None => Pin::new(&mut self.source)
+            None => Pin::new(&mut self.body)
                 .poll_frame(cx)
                 .map(|read| read.map(|read| read.map_err(|_| Gone))),
         }
     }
 
-    /// Adds to a small piece what else has come in, up to a frame.
+    /// Appends further available data to a small chunk, up to one frame.
     fn gather(&mut self, cx: &mut Context<'_>) {
         let mut pieces = BytesMut::new();
-        while !self.last && self.rest.len() + pieces.len() < FIRST {
+        while !self.last && self.rest.len() + pieces.len() < EAGER_BYTES {
             let Poll::Ready(read) = self.read(cx) else { break };
             let data = match read {
                 Some(Ok(frame)) if frame.is_data() => frame.into_data().unwrap_or_default(),
@@ -184,7 +185,7 @@ where
                     break;
                 }
             };
-            self.last = self.source.is_end_stream();
+            self.last = self.body.is_end_stream();
             if pieces.is_empty() {
                 pieces.extend_from_slice(&std::mem::take(&mut self.rest));
             }
@@ -212,9 +213,9 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::source::Budget;
+    use crate::forward::replay_body::ReplayBudget;
 
-    /// Uploads these frames, and returns how that ended and what the other side saw last.
+    /// Uploads these frames. Returns how that ended and what the other side received last.
     async fn upload(frames: Vec<Result<&'static str, &'static str>>) -> (Uploaded, Vec<Bytes>, Option<h2::Error>) {
         let (near, far) = tokio::io::duplex(64 << 10);
         let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
@@ -226,12 +227,15 @@ mod tests {
         let frames = frames
             .into_iter()
             .map(|frame| frame.map(|text| Frame::data(Bytes::from(text))));
-        let source = Source::new(StreamBody::new(futures::stream::iter(frames)), Budget::new(usize::MAX));
-        let mut upload = Upload::new(source, stream, false);
+        let body = ReplayBody::new(
+            StreamBody::new(futures::stream::iter(frames)),
+            ReplayBudget::new(usize::MAX),
+        );
+        let mut upload = Upload::new(body, stream, false);
         let (request, _respond) = server.accept().await.unwrap().unwrap();
         let serving = tokio::spawn(async move { while server.accept().await.is_some() {} });
         let uploaded = poll_fn(|cx| upload.poll(cx)).await;
-        // Whoever gives a call up lets go of both streams.
+        // Abandoning a call drops both streams.
         let _kept = (uploaded != Uploaded::Abandoned).then_some((upload, response));
         let (mut body, mut seen, mut error) = (request.into_body(), Vec::new(), None);
         while let Some(data) = body.data().await {

@@ -1,4 +1,4 @@
-//! Taking connections from a socket, whatever goes wrong with single ones.
+//! Accepting connections. Errors of single connections do not stop it.
 
 use std::io;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::seats::Seats;
-use super::shard::Accepted;
-use super::sockets::Arrivals;
+use crate::server::admission::ConnectionLimiter;
+use crate::server::sockets::Acceptor;
+use crate::server::worker::Accepted;
 
-/// How long to wait when the system has nothing left to accept a connection with.
-const PAUSE: Duration = Duration::from_millis(100);
-/// Between two log lines on the same trouble.
-const QUIET: Duration = Duration::from_secs(10);
+/// How long to wait when the system has no resources to accept a connection.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Minimum interval between two log lines about the same problem.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Accepts connections and gives them to the shards in turn, until cancelled or a shard is gone.
+/// Accepts connections and distributes them over the workers, until cancelled or a worker has ended.
 pub(crate) async fn accept(
-    mut socket: Arrivals,
-    seats: Arc<Seats>,
-    shards: Vec<mpsc::Sender<Accepted>>,
+    mut socket: Acceptor,
+    limiter: Arc<ConnectionLimiter>,
+    workers: Vec<mpsc::Sender<Accepted>>,
     stopping: CancellationToken,
 ) {
-    // One kind of trouble must not hide the other.
-    let (mut complaint, mut refusals) = (Complaint::default(), Complaint::default());
-    let mut turn = shards.iter().cycle();
+    // One kind of problem must not suppress the log of the other.
+    let (mut complaint, mut refusals) = (LogLimiter::default(), LogLimiter::default());
+    let mut turn = workers.iter().cycle();
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => return,
@@ -35,19 +35,19 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let seat = match seats.take(peer.ip()) {
-                    Ok(seat) => seat,
+                let permit = match limiter.take(peer.ip()) {
+                    Ok(permit) => permit,
                     Err(why) => {
                         refusals.say(|| warn!(%peer, %why, "connection refused"));
                         continue;
                     }
                 };
-                let Some(shard) = turn.next() else {
+                let Some(worker) = turn.next() else {
                     continue;
                 };
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    sent = shard.send((stream, seat)) => if sent.is_err() {
+                    sent = worker.send((stream, permit)) => if sent.is_err() {
                         warn!("a thread that serves connections is gone");
                         return;
                     },
@@ -56,13 +56,13 @@ pub(crate) async fn accept(
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 complaint.say(|| warn!(%error, "cannot accept connections at the moment; those that are open go on"));
-                sleep(PAUSE).await;
+                sleep(RETRY_INTERVAL).await;
             }
         }
     }
 }
 
-/// The connection was gone before it was accepted.
+/// Whether the connection was closed before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -70,13 +70,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Says things once in a while.
+/// Limits how often a problem is logged.
 #[derive(Default)]
-struct Complaint(Option<Instant>);
+struct LogLimiter(Option<Instant>);
 
-impl Complaint {
+impl LogLimiter {
     fn say(&mut self, log: impl FnOnce()) {
-        if self.0.is_none_or(|last| last.elapsed() >= QUIET) {
+        if self.0.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
             self.0 = Some(Instant::now());
             log();
         }

@@ -1,4 +1,4 @@
-//! One client's connection.
+//! One connection of a client.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,69 +18,70 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 use tracing::debug;
 
-use super::frames::PREFACE;
-use super::inflow::{CallCost, Counting, Inflow, Ledger};
-use super::intake::Intake;
-use super::limits::Limits;
-use super::outflow::{self, Piece};
-use super::seats::Seat;
-use super::sockets::Arrived;
-use crate::call::Dispatcher;
-use crate::caller::{Caller, CallerAddress};
-use crate::heard::{Heard, Listening};
-use crate::hold;
+use crate::call::head;
+use crate::call::refusal::Refusal;
+use crate::caller::{Caller, CallerAddress, CallerCertificates};
+use crate::dispatch::{Dispatcher, hold_queue};
+use crate::inbound::frames::PREFACE;
+use crate::inbound::{CallCost, InboundBody, InboundCounter, Ledger};
 use crate::memory::Memory;
-use crate::meters;
-use crate::refusal::Refusal;
-use crate::request;
-use crate::tls::{self, CallerCertificates, Io, Turns};
+use crate::server::accept_batch::AcceptBatch;
+use crate::server::admission::ConnectionPermit;
+use crate::server::limits::Limits;
+use crate::server::response_writer;
+use crate::server::response_writer::Piece;
+use crate::server::sockets::IncomingStream;
+use crate::server::tls::{self, HandshakeLimiter};
+use crate::telemetry;
+use crate::transport::Io;
+use crate::transport::counting::{CountingStream, ReadObserver};
 
-/// What an open call takes beside its head and its messages: its stream, its task, and what is made for them.
-const CALL: usize = 4 << 10;
-/// In the time after which a client is asked for a sign of life it is looked so often whether it gives one by itself: a silence
-/// is noticed no later than a part of that time after it has lasted as long.
-const LOOKS: u32 = 4;
+/// The memory of an open call beside its head and its messages: stream, task and their allocations.
+const CALL_OVERHEAD: usize = 4 << 10;
+/// How often within the ping interval it is checked whether the client has sent anything. A silence is noticed at
+/// most this part of the interval late.
+const POLLS_PER_INTERVAL: u32 = 4;
 
-/// What all connections share.
+/// The state that all connections share.
 pub(crate) struct Shared {
     pub(crate) dispatcher: Arc<Dispatcher>,
-    /// What all callers together may make this instance hold.
+    /// The memory budget of all callers.
     pub(crate) memory: Arc<Memory>,
     pub(crate) stopping: CancellationToken,
-    /// Nobody is listened to any more, which comes later.
-    pub(crate) deaf: CancellationToken,
+    /// Connections are not accepted any more. Cancelled later than `stopping`.
+    pub(crate) stop_accepting: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
-/// What a connection is doing.
+/// The activity of a connection.
 struct Activity {
-    seat: Seat,
-    /// Bytes that came in.
+    permit: ConnectionPermit,
+    /// Bytes read, wrapping around.
     read: AtomicUsize,
     /// Calls so far.
     calls: AtomicU64,
-    /// Those that the client has given up before it had their answer.
-    given_up: AtomicU64,
-    /// Calls at this moment.
+    /// Calls that the client cancelled before it had their answer.
+    cancelled: AtomicU64,
+    /// Open calls.
     open: AtomicUsize,
 }
 
-impl Listening for Arc<Activity> {
+impl ReadObserver for Arc<Activity> {
     fn heard(&mut self, bytes: &[u8]) {
         let before = self.read.fetch_add(bytes.len(), Ordering::Relaxed);
         if before < PREFACE && before.saturating_add(bytes.len()) >= PREFACE {
-            self.seat.spoke();
+            self.permit.spoke();
         }
     }
 }
 
-/// A call that is open on a connection.
+/// An open call of a connection.
 struct OpenCall(Arc<Activity>);
 
 impl OpenCall {
     fn new(activity: &Arc<Activity>) -> Self {
         if activity.calls.fetch_add(1, Ordering::Relaxed) == 0 {
-            activity.seat.called();
+            activity.permit.called();
         }
         activity.open.fetch_add(1, Ordering::Relaxed);
         Self(activity.clone())
@@ -88,9 +89,9 @@ impl OpenCall {
 }
 
 impl OpenCall {
-    /// The client wants no answer any more.
-    fn given_up(&self) {
-        self.0.given_up.fetch_add(1, Ordering::Relaxed);
+    /// The client has cancelled the call.
+    fn cancelled(&self) {
+        self.0.cancelled.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -100,8 +101,14 @@ impl Drop for OpenCall {
     }
 }
 
-/// Serves a connection until it ends, or must make room for another. Cut when dropped.
-pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, shard: usize, turns: &Turns) {
+/// Serves a connection until it ends or must make room for another one. Dropping the future closes it.
+pub(crate) async fn serve(
+    stream: IncomingStream,
+    permit: ConnectionPermit,
+    shared: &Arc<Shared>,
+    worker: usize,
+    handshakes: &HandshakeLimiter,
+) {
     let stream = match stream.open() {
         Ok(stream) => stream,
         Err(error) => {
@@ -110,57 +117,57 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
         }
     };
     let config = &shared.dispatcher.config;
-    let meters = &shared.dispatcher.meters;
-    let _counted = meters.connection();
+    let metrics = &shared.dispatcher.metrics;
+    let _counted = metrics.connection();
     let (io, shown, caller) = match &config.tls {
-        None => (Io::Plain(stream), None, Caller::at(seat.peer())),
+        None => (Io::Plain(stream), None, Caller::at(permit.peer())),
         Some(tls) => tokio::select! {
-            accepted = timeout(config.handshake_timeout, tls::accept(stream, tls, turns)) => match accepted {
+            accepted = timeout(config.handshake_timeout, tls::accept(stream, tls, handshakes)) => match accepted {
                 Ok(Ok((io, shown, standing))) => {
-                    meters.shook_hands(true);
-                    let caller = Caller::showing(&shown, standing, seat.peer());
-                    if let Err(why) = seat.is_of(&caller) {
+                    metrics.tls_handshake(true);
+                    let caller = Caller::showing(&shown, standing, permit.peer());
+                    if let Err(why) = permit.is_of(&caller) {
                         debug!(%why, "connection cut after its TLS handshake");
                         return;
                     }
                     (io, Some(shown), caller)
                 }
                 Ok(Err(error)) => {
-                    meters.shook_hands(false);
+                    metrics.tls_handshake(false);
                     debug!(%error, "connection ended in its TLS handshake");
                     return;
                 }
                 Err(_) => {
-                    meters.shook_hands(false);
+                    metrics.tls_handshake(false);
                     debug!("connection cut: its TLS handshake takes too long");
                     return;
                 }
             },
-            () = seat.cut() => {
+            () = permit.cut() => {
                 debug!("connection cut in its TLS handshake: there are too many of them");
                 return;
             }
         },
     };
     let activity = Arc::new(Activity {
-        seat,
+        permit,
         read: AtomicUsize::new(0),
         calls: AtomicU64::new(0),
-        given_up: AtomicU64::new(0),
+        cancelled: AtomicU64::new(0),
         open: AtomicUsize::new(0),
     });
     let calls = Calls {
         shared: shared.clone(),
-        shard,
+        worker,
         activity: activity.clone(),
         ledger: Ledger::new(shared.memory.of(&caller)),
         window: Limits::of(caller.standing, config).stream_window as usize,
         shown,
         caller,
     };
-    // Who comes when this instance is stopping knows no other, and would be back at once.
+    // A client that connects while the instance is stopping knows no other address, and would reconnect at once.
     let stopping = match shared.stopping.is_cancelled() {
-        true => &shared.deaf,
+        true => &shared.stop_accepting,
         false => &shared.stopping,
     };
     let leave = CancellationToken::new();
@@ -175,7 +182,7 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
                 debug!("connection cut: the client has not begun to speak HTTP/2");
                 return;
             }
-            () = activity.seat.cut() => {
+            () = activity.permit.cut() => {
                 debug!("connection cut: it has made no call, and others wait for its place");
                 return;
             }
@@ -183,15 +190,15 @@ pub(crate) async fn serve(stream: Arrived, seat: Seat, shared: &Arc<Shared>, sha
             () = &mut old, if !leave.is_cancelled() => {}
             () = stopping.cancelled(), if !leave.is_cancelled() => {}
         }
-        // Takes nothing new, tells the client so, and ends with the last call.
+        // Send a GOAWAY, accept no new calls, and end with the last call.
         leave.cancel();
     }
 }
 
-/// What the calls of a connection share.
+/// The state that the calls of a connection share.
 struct Calls {
     shared: Arc<Shared>,
-    shard: usize,
+    worker: usize,
     activity: Arc<Activity>,
     ledger: Arc<Ledger>,
     window: usize,
@@ -199,10 +206,10 @@ struct Calls {
     caller: Caller,
 }
 
-/// Speaks HTTP/2 with a client until one of the two has enough of it.
+/// Speaks HTTP/2 with a client until one of the two ends the connection.
 async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     let config = &calls.shared.dispatcher.config;
-    let socket = Heard::new(io, Counting::new(calls.activity.clone(), calls.ledger.clone()));
+    let socket = CountingStream::new(io, InboundCounter::new(calls.activity.clone(), calls.ledger.clone()));
     let builder = Limits::of(calls.caller.standing, config).builder();
     let mut connection = match builder.handshake::<_, Piece>(socket).await {
         Ok(connection) => connection,
@@ -219,7 +226,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
     ));
     let mut leaving = pin!(leave.cancelled());
     let mut told = false;
-    let mut intake = Intake::new();
+    let mut accept_batch = AcceptBatch::new();
     loop {
         let accepted = poll_fn(|cx| {
             if !told && leaving.as_mut().poll(cx).is_ready() {
@@ -239,7 +246,7 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
         match accepted.await {
             Some(Ok((request, respond))) => {
                 calls.take(request, respond);
-                if intake.takes(calls.activity.given_up.load(Ordering::Relaxed)) {
+                if accept_batch.takes(calls.activity.cancelled.load(Ordering::Relaxed)) {
                     yield_now().await;
                 }
             }
@@ -253,22 +260,22 @@ async fn talk(io: Io, calls: Calls, leave: &CancellationToken) {
 }
 
 impl Calls {
-    /// Takes a call in.
+    /// Accepts a call.
     fn take(&self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
         let open = OpenCall::new(&self.activity);
         let held = self.ledger.held();
         let (mut parts, stream) = request.into_parts();
-        let cost = CALL + request::length(&parts);
+        let cost = CALL_OVERHEAD + head::length(&parts);
         let has_room = held.fits(cost);
         self.ledger.open(stream.stream_id().as_u32());
         let cost = CallCost::new(held.clone(), cost);
-        let body = Inflow::new(stream, self.ledger.clone(), cost.clone());
+        let body = InboundBody::new(stream, self.ledger.clone(), cost.clone());
         if !has_room {
             let message = "there is no room for more calls of the same caller: too many of them are open, or their messages wait \
                            to be taken; nothing of the call ran";
-            let refusal = Refusal::new(Code::ResourceExhausted, message).come_again(hold::come_again());
-            meters::refused(&refusal);
-            // The client may be gone already.
+            let refusal = Refusal::new(Code::ResourceExhausted, message).retry_after(hold_queue::retry_after());
+            telemetry::refused(&refusal);
+            // The client may be gone.
             let _ = respond.send_response(refusal.response(), true);
             return;
         }
@@ -276,31 +283,32 @@ impl Calls {
             parts.extensions.insert(shown.clone());
         }
         parts.extensions.insert(self.caller.clone());
-        parts.extensions.insert(CallerAddress(self.activity.seat.address()));
+        parts.extensions.insert(CallerAddress(self.activity.permit.address()));
         let request = Request::from_parts(parts, body);
-        let (shared, shard, held, window) = (self.shared.clone(), self.shard, held.clone(), self.window);
+        let (shared, worker, held, window) = (self.shared.clone(), self.worker, held.clone(), self.window);
         self.shared.tasks.spawn(async move {
-            // Boxed at once: a call is large, and is moved before it is first polled.
-            let mut answering = Box::pin(shared.dispatcher.answer(request, shard));
+            // Boxed at once: the future of a call is large, and is moved before it is first polled.
+            let mut answering = Box::pin(shared.dispatcher.answer(request, worker));
             let answer = poll_fn(|cx| match answering.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Some(response)),
                 // Reset, or the connection has ended.
                 Poll::Pending => respond.poll_reset(cx).map(|_| None),
             });
             let Some(response) = answer.await else {
-                open.given_up();
+                open.cancelled();
                 return;
             };
             drop(answering);
             cost.answered();
-            if outflow::send(respond, response, &held, window).await.is_err() {
-                open.given_up();
+            if response_writer::send(respond, response, &held, window).await.is_err() {
+                open.cancelled();
             }
         });
     }
 }
 
-/// Completes when a client gives no sign of life, and never otherwise: whatever it sends counts until it is asked.
+/// Completes when a client does not answer a ping. Any data from the client counts as a sign of life until a ping is
+/// due.
 async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Duration, patience: Duration) {
     let Some(mut pings) = pings else {
         return std::future::pending().await;
@@ -308,14 +316,14 @@ async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Durat
     let mut seen = activity.read.load(Ordering::Relaxed);
     let mut silent = 0;
     loop {
-        sleep(interval / LOOKS).await;
+        sleep(interval / POLLS_PER_INTERVAL).await;
         let read = activity.read.load(Ordering::Relaxed);
         silent = if std::mem::replace(&mut seen, read) == read {
             silent + 1
         } else {
             0
         };
-        if silent < LOOKS {
+        if silent < POLLS_PER_INTERVAL {
             continue;
         }
         silent = 0;
@@ -325,7 +333,7 @@ async fn alive(pings: Option<PingPong>, activity: Arc<Activity>, interval: Durat
     }
 }
 
-/// Completes when a connection has had no call for so long, or up to twice as long.
+/// Completes when a connection has had no call for this time, or for up to twice as long.
 async fn idle(activity: Arc<Activity>, after: Duration) {
     let mut seen = activity.calls.load(Ordering::Relaxed);
     loop {
@@ -338,7 +346,8 @@ async fn idle(activity: Arc<Activity>, after: Duration) {
     }
 }
 
-/// Completes when a connection is so old, give or take a tenth: those that were opened together are not closed together.
+/// Completes when a connection has reached its maximum age, give or take a tenth, so that connections that were
+/// opened together are not closed together.
 async fn old(age: Option<Duration>) {
     let Some(age) = age else {
         return std::future::pending().await;
@@ -347,7 +356,7 @@ async fn old(age: Option<Duration>) {
     sleep(age.mul_f64(share)).await;
 }
 
-/// Completes when a client has not said by then that it speaks HTTP/2, and never otherwise.
+/// Completes when a client has not sent the HTTP/2 preface in time.
 async fn late(activity: Arc<Activity>, after: Duration) {
     sleep(after).await;
     if activity.read.load(Ordering::Relaxed) >= PREFACE {

@@ -1,55 +1,57 @@
-//! What one connection may do, by who is at its other end.
+//! The HTTP/2 limits of one connection, by the class of its caller.
 
 use std::time::Duration;
 
 use h2::server::Builder;
 
 use crate::caller::Standing;
-use crate::config::ListenerConfig;
+use crate::config::{ListenerConfig, window_of_all};
 
-/// As much of an answer is given to HTTP/2 at a time, which sends it as the client takes it.
+/// How much of a response h2 may buffer.
 const SEND_BUFFER: usize = 64 << 10;
-/// Streams that this side has reset are remembered for so long, since the client may have sent more before it saw that. Frames
-/// of streams that nobody remembers are errors, and too many errors end a connection.
+/// How long streams that this side has reset are remembered. The client may have sent frames before it saw the reset;
+/// frames of a forgotten stream are errors, and too many errors close the connection.
 const RESETS_REMEMBERED: Duration = Duration::from_secs(4);
-/// The window of a stream and the calls on a connection are so many times less for strangers ...
-const WINDOW_OF_STRANGERS: u32 = 4;
-const CALLS_OF_STRANGERS: u32 = 8;
-/// The longest heads that are read, so that whoever sends one that is not taken is told so: what is longer by far ends the
-/// connection.
-const HEADS: u32 = 1 << 20;
-const HEADS_OF_STRANGERS: u32 = 256 << 10;
-/// ... but as many calls as clients take for granted before they are told anything.
-const TAKEN_FOR_GRANTED: u32 = 100;
+/// The stream window of a stranger is this many times smaller.
+const STRANGER_WINDOW_DIVISOR: u32 = 4;
+/// The maximum size of a head that is read. Larger than what is accepted, so that the client gets a refusal; a head
+/// above this size closes the connection.
+const MAX_HEADERS_READ: u32 = 1 << 20;
+const MAX_STRANGER_HEADERS_READ: u32 = 256 << 10;
 
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Calls at a time.
+    /// The maximum number of concurrent calls.
     pub(super) calls: u32,
-    /// What may be under way of one call's messages, in bytes.
+    /// The window of one call, in bytes.
     pub(super) stream_window: u32,
-    /// The longest head that is read.
+    /// The maximum size of a head that is read.
     heads: u32,
-    /// Streams that are reset before they are looked at (CVE-2023-44487). A client may give up all of its calls at once, make
-    /// as many again, and give up those.
+    /// The maximum number of streams that were reset before they were accepted (CVE-2023-44487). A client may cancel
+    /// all of its calls at once, make as many again, and cancel those.
     pending_resets: usize,
-    /// Streams that were reset and are remembered.
+    /// The maximum number of remembered resets.
     remembered: usize,
-    /// Errors of the client's own making, of all its calls.
+    /// The maximum number of protocol errors of the client, in all its calls.
     errors: usize,
 }
 
 impl Limits {
-    /// A follower has the calls of many callers on one connection, so that it may do more than a stranger, and not as much as
-    /// it likes.
+    /// A follower carries the calls of many callers on one connection, so it may do more than a stranger, but not
+    /// everything.
     pub(super) fn of(standing: Standing, config: &ListenerConfig) -> Self {
         let (calls, stream_window, heads, errors) = match standing {
-            Standing::User | Standing::Member => (config.max_concurrent_calls, config.stream_window, HEADS, 16_384),
+            Standing::User | Standing::Member => (
+                config.max_concurrent_calls,
+                config.stream_window,
+                MAX_HEADERS_READ,
+                16_384,
+            ),
             Standing::Stranger => (
                 config.calls_of_stranger(),
-                config.stream_window / WINDOW_OF_STRANGERS,
-                HEADS_OF_STRANGERS,
+                config.stream_window / STRANGER_WINDOW_DIVISOR,
+                MAX_STRANGER_HEADERS_READ,
                 1_024,
             ),
         };
@@ -58,9 +60,9 @@ impl Limits {
         Self {
             calls,
             stream_window,
-            heads: heads.max(config.most_headers()),
+            heads: heads.max(config.max_headers_read()),
             pending_resets: many,
-            // They are not counted in the budget: half a kilobyte each.
+            // Not counted in the memory budget: half a kilobyte each.
             remembered: match standing {
                 Standing::User | Standing::Member => many,
                 Standing::Stranger => all,
@@ -69,12 +71,12 @@ impl Limits {
         }
     }
 
-    /// What speaks HTTP/2 within them.
+    /// An h2 builder with these limits.
     pub(super) fn builder(&self) -> Builder {
         let mut builder = Builder::new();
         builder
             .initial_window_size(self.stream_window)
-            // What is kept of all calls is bounded by the budget of memory: no call must wait for the reader of another one.
+            // The memory budget bounds the data of all calls: no call may wait for the reader of another one.
             .initial_connection_window_size(window_of_all(self.stream_window, self.calls))
             .max_concurrent_streams(self.calls)
             .max_header_list_size(self.heads)
@@ -87,22 +89,10 @@ impl Limits {
     }
 }
 
-/// The window of a connection with so many calls: with all of them stalled there is some left.
-pub(crate) const fn window_of_all(stream_window: u32, calls: u32) -> u32 {
-    /// The most that HTTP/2 can say.
-    const MOST: u32 = 0x7fff_ffff;
-    let all = stream_window.saturating_mul(calls);
-    if all > MOST { MOST } else { all }
-}
-
-/// How many calls a stranger's connection may have, of so many that others' may.
-pub(crate) fn calls_of_stranger(calls: u32) -> u32 {
-    (calls / CALLS_OF_STRANGERS).max(calls.min(TAKEN_FOR_GRANTED))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::calls_of_stranger;
 
     #[test]
     fn stalled_calls_cannot_take_a_connections_window() {

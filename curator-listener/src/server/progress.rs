@@ -1,7 +1,7 @@
-//! Whether a thread that serves connections gets on.
+//! Detects worker threads that are blocked.
 //!
-//! A thread with much to do answers late, and does not hang: what it is asked stands behind all that came before. So whoever
-//! asks looks at the turns of its connections as well. One that is blocked takes no turn to its end.
+//! A busy thread runs a new task late, because the task is queued behind all others; it is not blocked. So the probe
+//! also counts the polls of its connections. A blocked thread completes no poll.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,17 +12,17 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-/// Between two looks at the turns of a thread that has not answered.
-const LOOK: Duration = Duration::from_millis(50);
-/// The first may have begun long before.
-const TURNS: u64 = 2;
+/// How often the number of polls is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The first poll may have begun long before.
+const MIN_POLLS: u64 = 2;
 
-/// The turns of what a thread serves, as far as they have ended. Clones count together.
+/// The number of completed polls of a worker's connections. Clones share the counter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<AtomicU64>);
 
 impl Progress {
-    /// Does the work, and counts its turns.
+    /// Runs a future and counts its polls.
     pub(crate) async fn of<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -33,42 +33,42 @@ impl Progress {
         .await
     }
 
-    fn turns(&self) -> u64 {
+    fn polls(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Completes once turns that began after the call have ended. Cancellation safe.
-    async fn gets_on(&self) {
-        let before = self.turns();
-        while self.turns() < before.saturating_add(TURNS) {
-            sleep(LOOK).await;
+    /// Completes when polls that began after the call have completed. Cancellation safe.
+    async fn makes_progress(&self) {
+        let before = self.polls();
+        while self.polls() < before.saturating_add(MIN_POLLS) {
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-/// A thread, and how it gets on.
+/// Probes one worker.
 #[derive(Clone, Debug)]
-pub(crate) struct Worker {
-    /// Where its tasks run.
+pub(crate) struct WorkerProbe {
+    /// The runtime of the worker.
     pub(crate) runtime: Handle,
     pub(crate) progress: Progress,
 }
 
-impl Worker {
-    /// Completes once the thread has done something that was asked of it, or has got on with what it has to do; never while it is
-    /// blocked, or once it is gone. Cancellation safe.
+impl WorkerProbe {
+    /// Completes when the worker has run a new task or has made progress. Never completes while it is blocked or
+    /// after it has ended. Cancellation safe.
     pub(crate) async fn responds(&self) {
         let asked = self.runtime.spawn(async {});
         let answered = async {
             if asked.await.is_err() {
-                // The thread is gone, and whoever runs the listener will hear of it.
+                // The thread is gone, which `Listener::run` reports.
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
             biased;
             () = answered => {}
-            () = self.progress.gets_on() => {}
+            () = self.progress.makes_progress() => {}
         }
     }
 }
@@ -82,9 +82,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn thread_that_gets_on_responds_however_much_it_has_to_do() {
-        // Nobody drives it: whatever it is asked waits for ever.
+        // Nothing drives this runtime: a new task never runs.
         let busy = Builder::new_current_thread().build().expect("a runtime");
-        let worker = Worker {
+        let worker = WorkerProbe {
             runtime: busy.handle().clone(),
             progress: Progress::default(),
         };
@@ -98,7 +98,7 @@ mod tests {
         worker.progress.of(async {}).await;
         let one = async {
             while !asking.is_finished() {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         assert!(timeout(hour, one).await.is_err(), "the turn may have begun before");

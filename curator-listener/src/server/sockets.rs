@@ -1,4 +1,4 @@
-//! Opening sockets, and what arrives on them.
+//! Listening sockets, and the streams that they accept.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,29 +6,29 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tls::Plain;
+use crate::transport::{self, Plain};
 
-/// As many connections may wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
 
-/// Where connections arrive.
-pub(crate) enum Arrivals {
+/// A source of connections.
+pub(crate) enum Acceptor {
     Socket(TcpListener),
     #[cfg(feature = "simulation")]
     Simulated(
-        tokio::sync::mpsc::UnboundedReceiver<crate::simulated::Arriving>,
+        tokio::sync::mpsc::UnboundedReceiver<crate::testing::sim_network::Incoming>,
         SocketAddr,
     ),
 }
 
-/// A connection that has arrived, on its way to the runtime that serves it.
-pub(crate) enum Arrived {
+/// An accepted connection on its way to the runtime that serves it.
+pub(crate) enum IncomingStream {
     Stream(std::net::TcpStream),
     #[cfg(feature = "simulation")]
     Simulated(tokio::io::DuplexStream),
 }
 
-impl Arrivals {
+impl Acceptor {
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Socket(socket) => socket.local_addr(),
@@ -38,30 +38,30 @@ impl Arrivals {
     }
 
     /// The next connection. Cancellation safe.
-    pub(crate) async fn accept(&mut self) -> io::Result<(Arrived, SocketAddr)> {
+    pub(crate) async fn accept(&mut self) -> io::Result<(IncomingStream, SocketAddr)> {
         match self {
             Self::Socket(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                Ok((Arrived::Stream(stream.into_std()?), peer))
+                Ok((IncomingStream::Stream(stream.into_std()?), peer))
             }
             #[cfg(feature = "simulation")]
             Self::Simulated(arriving, _) => match arriving.recv().await {
-                Some((stream, peer)) => Ok((Arrived::Simulated(stream), peer)),
-                // Another one has taken its place.
+                Some((stream, peer)) => Ok((IncomingStream::Simulated(stream), peer)),
+                // Another listener has replaced this one.
                 None => std::future::pending().await,
             },
         }
     }
 }
 
-impl Arrived {
-    /// The connection, on this runtime.
+impl IncomingStream {
+    /// Registers the connection with the current runtime.
     pub(crate) fn open(self) -> io::Result<Plain> {
         match self {
             Self::Stream(stream) => {
-                // Without it, small messages wait for the acknowledgement of the one before.
+                // Otherwise small messages would wait for the acknowledgement of the previous one (Nagle).
                 stream.set_nodelay(true)?;
-                Ok(crate::tls::plain(TcpStream::from_std(stream)?))
+                Ok(transport::plain(TcpStream::from_std(stream)?))
             }
             #[cfg(feature = "simulation")]
             Self::Simulated(stream) => Ok(Plain::Right(stream)),
@@ -70,18 +70,18 @@ impl Arrived {
 }
 
 /// Listens on an address; on `[::]` for IPv4 as well.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<Arrivals> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<Acceptor> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Whatever the system's default is.
+        // Independent of the default of the system.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Connections of a process that has just ended must not keep its successor from the port.
+    // A restarted process must be able to bind the port while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(Arrivals::Socket(TcpListener::from_std(socket.into())?))
+    Ok(Acceptor::Socket(TcpListener::from_std(socket.into())?))
 }
 
 #[cfg(test)]

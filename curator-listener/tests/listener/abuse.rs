@@ -9,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, named, remote, say, undetermined};
 use crate::raw::{Answer, RawClient};
 use crate::shared::Bystanders;
-use crate::stage::{Certificates, Instance, client, config, from, local, named, remote, say, soon, unknown};
 
 /// Nobody serves it; that much is said of a call before its body is looked at.
 const NOTHING: &str = "/curator.echo.v1.Echo/Nothing";
@@ -25,7 +25,7 @@ fn both() -> [Option<Certificates>; 2] {
 async fn closed(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 1_024];
     loop {
-        match soon(stream.read(&mut buffer)).await {
+        match in_time(stream.read(&mut buffer)).await {
             Ok(0) | Err(_) => return true,
             Ok(_) => {}
         }
@@ -46,7 +46,7 @@ async fn a_client_that_says_nothing_is_cut_off() {
     let mut stream = TcpStream::connect(instance.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(closed(&mut stream).await);
-    soon(instance.client().say(say(1))).await.unwrap();
+    in_time(instance.client().say(say(1))).await.unwrap();
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_listener_that_is_dropped_drops_its_connections() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        soon(gone).await;
+        in_time(gone).await;
     }
 }
 
@@ -84,8 +84,8 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(gone).await;
-    soon(calling).await.unwrap().expect("it was not idle");
+    in_time(gone).await;
+    in_time(calling).await.unwrap().expect("it was not idle");
 }
 
 /// A call that is under way goes on, and the connection ends with it.
@@ -102,18 +102,18 @@ async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(refused).await;
+    in_time(refused).await;
     assert!(client.is_open());
     body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
-    let answer = Answer::read(soon(response).await.unwrap()).await;
+    let answer = Answer::read(in_time(response).await.unwrap()).await;
     assert_eq!(answer.code(), Some("0"), "{answer:?}");
     let gone = async {
         while client.is_open() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(gone).await;
-    soon(instance.client().say(say(1))).await.unwrap();
+    in_time(gone).await;
+    in_time(instance.client().say(say(1))).await.unwrap();
 }
 
 /// A message that is longer than its service takes.
@@ -134,7 +134,7 @@ async fn a_message_that_is_too_long_exhausts_a_resource() {
             payload: Bytes::from(vec![7; 5 << 20]),
             ..say(1)
         };
-        let status = soon(instance.client().say(long)).await.unwrap_err();
+        let status = in_time(instance.client().say(long)).await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     }
 }
@@ -160,7 +160,7 @@ async fn only_so_many_connections_are_taken() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    soon(back).await;
+    in_time(back).await;
 }
 
 #[tokio::test]
@@ -171,9 +171,9 @@ async fn headers_that_are_too_long_are_refused() {
     request
         .metadata_mut()
         .insert("x-long", "x".repeat(100 << 10).parse().unwrap());
-    let status = soon(caller.say(request)).await.unwrap_err();
+    let status = in_time(caller.say(request)).await.unwrap_err();
     assert_ne!(status.code(), Code::Ok);
-    soon(leader.client().say(say(2))).await.unwrap();
+    in_time(leader.client().say(say(2))).await.unwrap();
 }
 
 /// What is no call is none to anybody: not to a leader, and not through a follower.
@@ -223,7 +223,7 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
         }
         tokio::task::yield_now().await;
         if sent.is_multiple_of(10_000) {
-            soon(other.say(say(1))).await.unwrap();
+            in_time(other.say(say(1))).await.unwrap();
         }
     }
     let ended = async {
@@ -231,12 +231,12 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
             tokio::task::yield_now().await;
         }
     };
-    soon(ended).await;
-    soon(other.say(say(1))).await.expect("others are served");
+    in_time(ended).await;
+    in_time(other.say(say(1))).await.expect("others are served");
     let (broken, why) = bystanders.broken().await;
     assert_eq!(broken, 0, "{why:?}");
     // Whatever became of the flood, nothing of it is left at the leader.
-    soon(leader.client().say(say(1))).await.unwrap();
+    in_time(leader.client().say(say(1))).await.unwrap();
 }
 
 #[tokio::test]
@@ -246,7 +246,7 @@ async fn more_calls_than_a_connection_may_have_wait_at_the_client() {
     let instance = Instance::with(local(1).0, config, |service| service);
     let mut caller = instance.client();
     // Then it knows the limit: before, it may send more, which are refused, and not begun.
-    soon(caller.say(say(0))).await.unwrap();
+    in_time(caller.say(say(0))).await.unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for id in 0..100 {
         let mut caller = caller.clone();
@@ -259,7 +259,7 @@ async fn more_calls_than_a_connection_may_have_wait_at_the_client() {
             caller.say(request).await
         });
     }
-    while let Some(answer) = soon(calls.join_next()).await {
+    while let Some(answer) = in_time(calls.join_next()).await {
         answer.unwrap().expect("served in its turn");
     }
 }
@@ -269,7 +269,7 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
     let mut config = config();
     config.max_concurrent_calls = 8;
     let leader = Instance::with(local(1).0, config.clone(), |service| service);
-    let follower = Instance::with(crate::stage::remote(leader.address, 1), config, |service| service);
+    let follower = Instance::with(crate::fixture::remote(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     let mut streams = Vec::new();
     for _ in 0..60 {
@@ -280,11 +280,11 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
             size: 1,
             pause_us: 1_000,
         };
-        let mut stream = soon(caller.count(endless)).await.unwrap().into_inner();
-        soon(stream.message()).await.unwrap().unwrap();
+        let mut stream = in_time(caller.count(endless)).await.unwrap().into_inner();
+        in_time(stream.message()).await.unwrap().unwrap();
         streams.push((stream, caller));
     }
-    soon(follower.client().say(say(1))).await.unwrap();
+    in_time(follower.client().say(say(1))).await.unwrap();
 }
 
 /// Streams take all connections for streams, and more of them wait: the connections for unary calls are left to unary calls.
@@ -293,7 +293,7 @@ async fn streams_leave_the_connections_of_unary_calls_alone() {
     let mut config = config();
     config.max_concurrent_calls = 4;
     let leader = Instance::with(local(1).0, config.clone(), |service| service);
-    let follower = Instance::with(crate::stage::remote(leader.address, 1), config, |service| service);
+    let follower = Instance::with(crate::fixture::remote(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     let (opened, mut opens) = tokio::sync::mpsc::unbounded_channel();
     let mut storm = tokio::task::JoinSet::new();
@@ -315,10 +315,10 @@ async fn streams_leave_the_connections_of_unary_calls_alone() {
     }
     // As many as there are connections for.
     for _ in 0..256 {
-        soon(opens.recv()).await.unwrap();
+        in_time(opens.recv()).await.unwrap();
     }
     for _ in 0..8 {
-        soon(follower.client().say(say(1))).await.unwrap();
+        in_time(follower.client().say(say(1))).await.unwrap();
     }
 }
 
@@ -343,8 +343,10 @@ async fn those_who_hang_keep_nobody_out() {
                 let _ = stream.write_all(words).await;
                 hanging.push(stream);
             }
-            let honest = soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap();
-            let answer = soon(honest.try_call("/curator.echo.v1.Echo/Nothing")).await.unwrap();
+            let honest = in_time(RawClient::secured(instance.address, tls.as_ref()))
+                .await
+                .unwrap();
+            let answer = in_time(honest.try_call("/curator.echo.v1.Echo/Nothing")).await.unwrap();
             assert_eq!(answer.code(), Some("12"));
         }
         // Memory is bounded by their number: all but a few have been cut.
@@ -354,7 +356,7 @@ async fn those_who_hang_keep_nobody_out() {
             ends.spawn(async move { stream.read_to_end(&mut Vec::new()).await.map(drop) });
         }
         for _ in 0..few {
-            assert!(soon(ends.join_next()).await.is_some());
+            assert!(in_time(ends.join_next()).await.is_some());
         }
     }
 }
@@ -383,12 +385,12 @@ async fn a_client_that_stalls_in_its_handshake_is_cut_off() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    soon(drip).await;
+    in_time(drip).await;
     assert!(sent < 200, "{sent}");
-    let honest = soon(RawClient::secured(instance.address, Some(&certificates.client())))
+    let honest = in_time(RawClient::secured(instance.address, Some(&certificates.client())))
         .await
         .unwrap();
-    assert_eq!(soon(honest.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+    assert_eq!(in_time(honest.try_call(NOTHING)).await.unwrap().code(), Some("12"));
 }
 
 /// Connections that speak and never call are the first to make room.
@@ -400,22 +402,26 @@ async fn those_who_never_call_make_room_for_those_who_do() {
         config.tls = certificates.as_ref().map(Certificates::tls);
         let instance = Instance::with(local(1).0, config, |service| service);
         let tls = certificates.as_ref().map(Certificates::client);
-        let connect = || async { soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap() };
+        let connect = || async {
+            in_time(RawClient::secured(instance.address, tls.as_ref()))
+                .await
+                .unwrap()
+        };
         let busy = connect().await;
-        assert_eq!(soon(busy.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        assert_eq!(in_time(busy.try_call(NOTHING)).await.unwrap().code(), Some("12"));
         let mut silent = Vec::new();
         for _ in 0..30 {
             silent.push(connect().await);
-            assert_eq!(soon(busy.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+            assert_eq!(in_time(busy.try_call(NOTHING)).await.unwrap().code(), Some("12"));
         }
         let next = connect().await;
-        assert_eq!(soon(next.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        assert_eq!(in_time(next.try_call(NOTHING)).await.unwrap().code(), Some("12"));
         let gone = async {
             while silent.iter().filter(|client| client.is_open()).count() > 3 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        soon(gone).await;
+        in_time(gone).await;
         assert!(busy.is_open() && next.is_open());
     }
 }
@@ -432,11 +438,11 @@ async fn one_peer_does_not_get_all_seats() {
         let client = RawClient::over(from(66, instance.address).await, instance.address, 65_535)
             .await
             .unwrap();
-        assert_eq!(soon(client.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+        assert_eq!(in_time(client.try_call(NOTHING)).await.unwrap().code(), Some("12"));
         open.push(client);
     }
     assert!(closed(&mut from(66, instance.address).await).await);
-    soon(instance.client().say(say(1)))
+    in_time(instance.client().say(say(1)))
         .await
         .expect("another peer's are free");
     assert!(open.iter().all(RawClient::is_open));
@@ -467,8 +473,8 @@ async fn upload(client: &RawClient, path: &str) -> (usize, Answer) {
             }
         }
     };
-    soon(sending).await;
-    (sent, Answer::read(soon(response).await.unwrap().unwrap()).await)
+    in_time(sending).await;
+    (sent, Answer::read(in_time(response).await.unwrap().unwrap()).await)
 }
 
 /// What is refused for what its headers say is not read: no more than a window of it is ever taken, here and at the leader.
@@ -483,11 +489,13 @@ async fn a_request_that_is_refused_is_not_read() {
         follower.serves(true).await;
         let tls = certificates.as_ref().map(Certificates::client);
         for (instance, windows) in [(&leader, 1), (&follower, 3)] {
-            let client = soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap();
+            let client = in_time(RawClient::secured(instance.address, tls.as_ref()))
+                .await
+                .unwrap();
             let (sent, answer) = upload(&client, NOTHING).await;
             assert_eq!(answer.code(), Some("12"));
             assert!(sent <= windows * window, "{sent} bytes of {windows} windows");
-            assert_eq!(soon(client.try_call(NOTHING)).await.unwrap().code(), Some("12"));
+            assert_eq!(in_time(client.try_call(NOTHING)).await.unwrap().code(), Some("12"));
         }
     }
 }
@@ -519,10 +527,10 @@ async fn headers_without_an_end_end_the_connection() {
             sent += continuation.len();
         }
     };
-    soon(flood).await;
+    in_time(flood).await;
     // What the kernel has taken counts as sent.
     assert!(sent < 16 << 20, "{sent}");
-    soon(instance.client().say(say(1))).await.unwrap();
+    in_time(instance.client().say(say(1))).await.unwrap();
 }
 
 /// With no room to keep anything, calls that wait go through all the same: each is sent once.
@@ -531,7 +539,7 @@ async fn what_is_kept_of_requests_is_bounded_and_nobody_is_refused_for_it() {
     let mut config = config();
     config.max_kept_bytes = 0;
     let (leader, _guard) = Instance::leading(1);
-    let follower = Instance::with(unknown(), config, |service| service);
+    let follower = Instance::with(undetermined(), config, |service| service);
     let calls: Vec<_> = (0..50)
         .map(|id| {
             let mut caller = follower.client();
@@ -540,7 +548,7 @@ async fn what_is_kept_of_requests_is_bounded_and_nobody_is_refused_for_it() {
         .collect();
     follower.status.set(remote(leader.address, 1));
     for call in calls {
-        soon(call).await.unwrap().expect("sent once, which is enough");
+        in_time(call).await.unwrap().expect("sent once, which is enough");
     }
 }
 
@@ -566,18 +574,18 @@ async fn a_flood_of_handshakes_does_not_stop_calls() {
         async move {
             let mut calls = 0;
             while !over.is_cancelled() {
-                let answer = soon(caller.try_call(NOTHING)).await.expect("an answer");
+                let answer = in_time(caller.try_call(NOTHING)).await.expect("an answer");
                 assert_eq!(answer.code(), Some("12"));
                 calls += 1;
             }
             calls
         }
     });
-    while let Some(done) = soon(flood.join_next()).await {
+    while let Some(done) = in_time(flood.join_next()).await {
         assert!(done.unwrap(), "a handshake was refused");
     }
     over.cancel();
-    let calls = soon(calling).await.unwrap();
+    let calls = in_time(calling).await.unwrap();
     assert!(calls > 10, "{calls} calls during the flood");
 }
 
@@ -597,8 +605,10 @@ async fn a_refusal_says_nothing_of_the_inside() {
         config.tls = tls.map(Certificates::tls);
         let follower = Instance::with(named(leader, 1), config, |service| service);
         let tls = tls.map(Certificates::client);
-        let client = soon(RawClient::secured(follower.address, tls.as_ref())).await.unwrap();
-        let answer = soon(client.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+        let client = in_time(RawClient::secured(follower.address, tls.as_ref()))
+            .await
+            .unwrap();
+        let answer = in_time(client.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
         assert_eq!(answer.code(), Some("14"));
         let message = answer.message();
         assert!(

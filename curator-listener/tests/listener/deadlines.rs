@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use curator_echo::proto::{CountRequest, SayRequest};
 use tonic::{Code, Request};
 
+use crate::fixture::{Instance, in_time, say};
 use crate::raw::{RawClient, RawLeader};
-use crate::stage::{Instance, say, soon};
 
 const DEADLINE: Duration = Duration::from_millis(400);
 /// No call may be late by more.
@@ -51,7 +51,7 @@ async fn a_unary_call_ends_at_its_deadline() {
         };
         let mut request = Request::new(slow);
         request.set_timeout(DEADLINE);
-        let status = soon(instance.client().say(request)).await.unwrap_err();
+        let status = in_time(instance.client().say(request)).await.unwrap_err();
         // tonic's client calls its own expiry CANCELLED; either may be first.
         assert!(
             matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
@@ -73,13 +73,13 @@ async fn the_follower_ends_a_call_whose_leader_does_not() {
         });
         let mut seen = leader.next().await;
         let stream = begin.then(|| seen.begin());
-        let (answer, took) = soon(calling).await.unwrap();
+        let (answer, took) = in_time(calling).await.unwrap();
         assert_eq!(answer.code(), Some("4"), "{answer:?}");
         assert!(took >= DEADLINE && took < DEADLINE + LATE * 3, "{took:?}");
         // And the leader is told.
         let reset = match stream {
-            Some(mut stream) => soon(std::future::poll_fn(|cx| stream.poll_reset(cx))).await,
-            None => soon(std::future::poll_fn(|cx| seen.respond.poll_reset(cx))).await,
+            Some(mut stream) => in_time(std::future::poll_fn(|cx| stream.poll_reset(cx))).await,
+            None => in_time(std::future::poll_fn(|cx| seen.respond.poll_reset(cx))).await,
         };
         assert_eq!(reset.unwrap(), h2::Reason::CANCEL);
     }

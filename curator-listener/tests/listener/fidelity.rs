@@ -8,8 +8,8 @@ use futures::StreamExt;
 use http::HeaderMap;
 use tonic::{Code, Request};
 
+use crate::fixture::{Instance, config, in_time, local, remote, say};
 use crate::raw::{Answer, RawClient, RawLeader};
-use crate::stage::{Instance, config, local, remote, say, soon};
 
 /// A leader, and who forwards to it: called directly and through the follower.
 async fn pair() -> (Instance, Instance) {
@@ -34,7 +34,10 @@ async fn all_four_kinds_are_forwarded_on_threads_of_their_own() {
     follower.handle.reaches_leader().await;
     // Each connection is another thread's.
     for id in 0..10 {
-        assert_eq!(soon(follower.client().say(say(id))).await.unwrap().into_inner().id, id);
+        assert_eq!(
+            in_time(follower.client().say(say(id))).await.unwrap().into_inner().id,
+            id
+        );
     }
     all_kinds(leader, follower).await;
 }
@@ -42,7 +45,7 @@ async fn all_four_kinds_are_forwarded_on_threads_of_their_own() {
 async fn all_kinds(leader: Instance, follower: Instance) {
     for instance in [&leader, &follower] {
         let mut client = instance.client();
-        let answer = soon(client.say(say(7))).await.unwrap().into_inner();
+        let answer = in_time(client.say(say(7))).await.unwrap().into_inner();
         assert_eq!((answer.id, answer.node, answer.term), (7, leader.name(), 1));
 
         let request = CountRequest {
@@ -50,15 +53,15 @@ async fn all_kinds(leader: Instance, follower: Instance) {
             size: 3_000,
             pause_us: 0,
         };
-        let stream = soon(client.count(request)).await.unwrap().into_inner();
-        let ids: Vec<u64> = soon(stream.map(|message| message.unwrap().id).collect()).await;
+        let stream = in_time(client.count(request)).await.unwrap().into_inner();
+        let ids: Vec<u64> = in_time(stream.map(|message| message.unwrap().id).collect()).await;
         assert_eq!(ids, (0..100).collect::<Vec<_>>());
 
         let messages = (0..100).map(|id| SayRequest {
             payload: Bytes::from(vec![1; 2_000]),
             ..say(id)
         });
-        let sum = soon(client.sum(futures::stream::iter(messages)))
+        let sum = in_time(client.sum(futures::stream::iter(messages)))
             .await
             .unwrap()
             .into_inner();
@@ -71,15 +74,15 @@ async fn all_kinds(leader: Instance, follower: Instance) {
         });
         let chat = client.chat(requests);
         sender.send(say(0)).await.unwrap();
-        let mut answers = soon(chat).await.unwrap().into_inner();
+        let mut answers = in_time(chat).await.unwrap().into_inner();
         for id in 0..20 {
-            assert_eq!(soon(answers.message()).await.unwrap().unwrap().id, id);
+            assert_eq!(in_time(answers.message()).await.unwrap().unwrap().id, id);
             sender.send(say(id + 1)).await.unwrap();
         }
         drop(sender);
-        assert_eq!(soon(answers.message()).await.unwrap().unwrap().id, 20);
+        assert_eq!(in_time(answers.message()).await.unwrap().unwrap().id, 20);
         assert!(
-            soon(answers.message()).await.unwrap().is_none(),
+            in_time(answers.message()).await.unwrap().is_none(),
             "the end of the requests gets through"
         );
     }
@@ -95,7 +98,7 @@ async fn large_messages_pass() {
         payload: payload.clone(),
         ..say(1)
     };
-    let answer = soon(follower.client().say(request)).await.unwrap().into_inner();
+    let answer = in_time(follower.client().say(request)).await.unwrap().into_inner();
     assert!(answer.payload == payload, "20 MB there and back");
 }
 
@@ -112,14 +115,14 @@ async fn metadata_and_status_details_survive() {
             "x-data-bin",
             tonic::metadata::MetadataValue::from_bytes(&[0, 1, 254, 255]),
         );
-        let response = soon(instance.client().say(request)).await.unwrap();
+        let response = in_time(instance.client().say(request)).await.unwrap();
         let many: Vec<_> = response.metadata().get_all("x-many").iter().cloned().collect();
         assert_eq!(many, ["one", "two"]);
         let data = response.metadata().get_bin("x-data-bin").unwrap();
         assert_eq!(data.to_bytes().unwrap().as_ref(), [0, 1, 254, 255]);
 
         let request = SayRequest { fail_with: 9, ..say(1) };
-        let status = soon(instance.client().say(request)).await.unwrap_err();
+        let status = in_time(instance.client().say(request)).await.unwrap_err();
         seen.push((status.code(), status.message().to_owned(), status.details().to_vec()));
     }
     assert_eq!(seen[0], (Code::FailedPrecondition, "as asked".to_owned(), vec![8, 1]));
@@ -175,7 +178,7 @@ async fn a_method_that_nobody_has_heard_of_is_forwarded_as_it_is() {
         headers,
         body,
         trailers: received,
-    } = soon(calling).await.unwrap();
+    } = in_time(calling).await.unwrap();
     assert_eq!(headers["content-type"], "application/grpc");
     assert_eq!(body.as_ref(), b"\x01\x00\x00\x00\x01\xfe");
     assert_eq!(received, trailers);
@@ -193,7 +196,7 @@ async fn an_early_error_reaches_a_client_that_is_still_sending() {
         .header("grpc-status", "3")
         .header("grpc-message", "not like this");
     seen.respond.send_response(refusal.body(()).unwrap(), true).unwrap();
-    let answer = Answer::read(soon(response).await.unwrap()).await;
+    let answer = Answer::read(in_time(response).await.unwrap()).await;
     assert_eq!(answer.code(), Some("3"));
     assert_eq!(answer.message(), "not like this");
 }
@@ -211,7 +214,7 @@ async fn a_client_that_cancels_cancels_at_the_leader() {
     seen.body().await;
     upload.send_reset(h2::Reason::CANCEL);
     drop(response);
-    let reason = soon(std::future::poll_fn(|cx| seen.respond.poll_reset(cx)))
+    let reason = in_time(std::future::poll_fn(|cx| seen.respond.poll_reset(cx)))
         .await
         .unwrap();
     assert_eq!(reason, h2::Reason::CANCEL);
@@ -222,15 +225,15 @@ async fn a_client_that_cancels_cancels_at_the_leader() {
     let mut seen = leader.next().await;
     let mut answer = seen.begin();
     answer.send_data(Bytes::from_static(b"y"), false).unwrap();
-    let mut body = soon(response).await.unwrap().into_body();
-    assert_eq!(soon(body.data()).await.unwrap().unwrap().as_ref(), b"y");
+    let mut body = in_time(response).await.unwrap().into_body();
+    assert_eq!(in_time(body.data()).await.unwrap().unwrap().as_ref(), b"y");
     drop((body, upload));
-    let reason = soon(std::future::poll_fn(|cx| answer.poll_reset(cx))).await.unwrap();
+    let reason = in_time(std::future::poll_fn(|cx| answer.poll_reset(cx))).await.unwrap();
     assert_eq!(reason, h2::Reason::CANCEL);
     // What the leader reads is the same: the request was broken off.
     let stream = seen.request.body_mut();
-    assert_eq!(soon(stream.data()).await.unwrap().unwrap().as_ref(), b"x");
-    assert!(soon(stream.data()).await.unwrap().is_err());
+    assert_eq!(in_time(stream.data()).await.unwrap().unwrap().as_ref(), b"x");
+    assert!(in_time(stream.data()).await.unwrap().is_err());
 }
 
 #[tokio::test]
@@ -244,10 +247,10 @@ async fn a_client_that_is_gone_is_no_end_of_its_request() {
         let mut seen = leader.next().await;
         let _answer = answered.then(|| seen.begin());
         let stream = seen.request.body_mut();
-        assert_eq!(soon(stream.data()).await.unwrap().unwrap().as_ref(), b"half of it");
+        assert_eq!(in_time(stream.data()).await.unwrap().unwrap().as_ref(), b"half of it");
         // The connection goes down, without a word.
         drop((client, upload));
-        let end = soon(stream.data()).await;
+        let end = in_time(stream.data()).await;
         assert!(matches!(end, Some(Err(_))), "answered: {answered}: {end:?}");
     }
 }
@@ -259,7 +262,7 @@ async fn who_does_not_want_to_be_forwarded_is_told_where_to_go() {
     request
         .metadata_mut()
         .insert("curator-no-forward", "1".parse().unwrap());
-    let status = soon(follower.client().say(request)).await.unwrap_err();
+    let status = in_time(follower.client().say(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     let address = status.metadata().get("curator-leader-address").unwrap();
     assert_eq!(address, leader.address.to_string().as_str());
@@ -269,7 +272,7 @@ async fn who_does_not_want_to_be_forwarded_is_told_where_to_go() {
 #[tokio::test]
 async fn the_time_that_was_spent_is_taken_off_the_timeout() {
     let mut leader = RawLeader::start().await;
-    let follower = Instance::start(crate::stage::unknown());
+    let follower = Instance::start(crate::fixture::undetermined());
     let client = RawClient::connect(follower.address).await;
     let calling = tokio::spawn(async move { client.call("/a.B/C", &[("grpc-timeout", "8S")], b"x").await });
     // Held for a while, most of which is after its arrival even on a machine that is busy.
@@ -282,7 +285,7 @@ async fn the_time_that_was_spent_is_taken_off_the_timeout() {
     let left: u64 = number.parse().unwrap();
     assert!(left <= 7_800_000, "{left} us are left of 8 s after 500 ms");
     seen.answer(b"");
-    assert_eq!(soon(calling).await.unwrap().code(), Some("0"));
+    assert_eq!(in_time(calling).await.unwrap().code(), Some("0"));
 }
 
 #[tokio::test]

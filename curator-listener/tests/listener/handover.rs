@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use curator_echo::proto::{CountRequest, SayRequest};
 use tonic::Code;
 
-use crate::stage::{Instance, client, config, local, remote, say, soon, unknown};
+use crate::fixture::{Instance, client, config, in_time, local, remote, say, undetermined};
 
 type Runs = Arc<Mutex<HashMap<u64, u32>>>;
 
@@ -23,7 +23,7 @@ fn recording(role: curator_listener::Role, runs: &Runs) -> Instance {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_step_down_under_load_costs_no_call() {
     let runs = Runs::default();
-    let instances: Vec<_> = (0..3).map(|_| recording(unknown(), &runs)).collect();
+    let instances: Vec<_> = (0..3).map(|_| recording(undetermined(), &runs)).collect();
     let mut revision = 1;
     let mut guard = lead(&instances, 0, revision);
     for instance in &instances {
@@ -56,18 +56,18 @@ async fn a_planned_step_down_under_load_costs_no_call() {
     for round in 0..10 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         // As the service does it: drain, let go, and the next one is elected.
-        let drained = soon(instances[round % 3].handle.drain()).await.expect("it leads");
+        let drained = in_time(instances[round % 3].handle.drain()).await.expect("it leads");
         assert_eq!(drained.unanswered, 0);
         guard.end();
         revision += 1;
         // Not all learn of it at the same time.
-        instances[round % 3].status.set(unknown());
+        instances[round % 3].status.set(undetermined());
         tokio::time::sleep(Duration::from_millis(5)).await;
         guard = lead(&instances, (round + 1) % 3, revision);
     }
     stop.store(true, Ordering::Relaxed);
     let mut done = 0_u64;
-    while let Some(calls) = soon(load.join_next()).await {
+    while let Some(calls) = in_time(load.join_next()).await {
         done += calls.unwrap();
     }
     let runs = runs.lock().unwrap();
@@ -78,7 +78,7 @@ async fn a_planned_step_down_under_load_costs_no_call() {
 }
 
 /// Makes one of them the leader, and the others its followers, in no good order.
-fn lead(instances: &[Instance], leader: usize, revision: i64) -> Arc<crate::stage::TestGuard> {
+fn lead(instances: &[Instance], leader: usize, revision: i64) -> Arc<crate::fixture::TestGuard> {
     let (role, guard) = local(revision);
     for (at, instance) in instances.iter().enumerate() {
         if at != leader {
@@ -106,10 +106,10 @@ async fn a_drain_waits_for_calls_and_not_for_streams_that_are_quiet() {
         Some((receiver.recv().await?, receiver))
     });
     sender.send(say(1)).await.unwrap();
-    let mut chat = soon(client.chat(requests)).await.unwrap().into_inner();
-    soon(chat.message()).await.unwrap().unwrap();
-    let mut finite = soon(client.count(quiet)).await.unwrap().into_inner();
-    while soon(finite.message()).await.unwrap().is_some() {}
+    let mut chat = in_time(client.chat(requests)).await.unwrap().into_inner();
+    in_time(chat.message()).await.unwrap().unwrap();
+    let mut finite = in_time(client.count(quiet)).await.unwrap().into_inner();
+    while in_time(finite.message()).await.unwrap().is_some() {}
 
     let slow = SayRequest {
         delay_ms: 400,
@@ -122,14 +122,14 @@ async fn a_drain_waits_for_calls_and_not_for_streams_that_are_quiet() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    soon(running).await;
-    let drained = soon(leader.handle.drain()).await.expect("it leads");
+    in_time(running).await;
+    let drained = in_time(leader.handle.drain()).await.expect("it leads");
     assert_eq!((drained.unanswered, drained.streams), (0, 1));
-    soon(calling).await.unwrap().expect("it was waited for");
+    in_time(calling).await.unwrap().expect("it was waited for");
 
     // Nothing is left to wait for but the stream, which does not move.
     let began = Instant::now();
-    soon(leader.handle.drain()).await.expect("it leads");
+    in_time(leader.handle.drain()).await.expect("it leads");
     assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
     drop(sender);
 }
@@ -143,20 +143,20 @@ async fn a_drain_waits_for_a_stream_that_moves_but_not_for_ever() {
         pause_us: 3_000,
     };
     let mut client = leader.client();
-    let mut stream = soon(client.count(finite)).await.unwrap().into_inner();
+    let mut stream = in_time(client.count(finite)).await.unwrap().into_inner();
     for _ in 0..5 {
-        soon(stream.message()).await.unwrap().unwrap();
+        in_time(stream.message()).await.unwrap().unwrap();
     }
-    let drained = soon(leader.handle.drain()).await.expect("it leads");
+    let drained = in_time(leader.handle.drain()).await.expect("it leads");
     assert_eq!(drained.streams, 0, "a stream that comes to its end is let go there");
 
     let (leader, _guard) = Instance::leading(1);
     let endless = CountRequest { messages: 0, ..finite };
     let mut client = leader.client();
-    let mut stream = soon(client.count(endless)).await.unwrap().into_inner();
+    let mut stream = in_time(client.count(endless)).await.unwrap().into_inner();
     let reading = tokio::spawn(async move { while let Ok(Some(_)) = stream.message().await {} });
     let began = Instant::now();
-    let drained = soon(leader.handle.drain()).await.expect("it leads");
+    let drained = in_time(leader.handle.drain()).await.expect("it leads");
     assert_eq!(drained.streams, 1);
     assert!(
         began.elapsed() < config().drain_limit + Duration::from_millis(500),
@@ -182,30 +182,30 @@ async fn a_stop_answers_what_is_running_and_ends_what_is_endless() {
         pause_us: 1_000,
     };
     let mut streams = follower.client();
-    let mut stream = soon(streams.count(endless)).await.unwrap().into_inner();
-    soon(stream.message()).await.unwrap().unwrap();
+    let mut stream = in_time(streams.count(endless)).await.unwrap().into_inner();
+    in_time(stream.message()).await.unwrap().unwrap();
     let calling = tokio::spawn(async move { unary.say(slow).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     let began = Instant::now();
     follower.cancel.cancel();
-    soon(calling).await.unwrap().expect("it was running");
+    in_time(calling).await.unwrap().expect("it was running");
     let status = loop {
-        match soon(stream.message()).await {
+        match in_time(stream.message()).await {
             Ok(message) => assert!(message.is_some()),
             Err(status) => break status,
         }
     };
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    soon(follower.running).await.unwrap().unwrap();
+    in_time(follower.running).await.unwrap().unwrap();
     assert!(began.elapsed() < config().grace, "{:?}", began.elapsed());
     // Held calls are told at once.
-    let held = Instance::start(unknown());
+    let held = Instance::start(undetermined());
     let mut client = held.client();
     let calling = tokio::spawn(async move { client.say(say(1)).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     held.cancel.cancel();
-    let status = soon(calling).await.unwrap().unwrap_err();
+    let status = in_time(calling).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("stopping"), "{status}");
-    soon(held.running).await.unwrap().unwrap();
+    in_time(held.running).await.unwrap().unwrap();
 }

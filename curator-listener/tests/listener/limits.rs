@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use curator_listener::ListenerConfig;
-use curator_listener::meters::{CALLS_HELD_TOTAL, LIMITS_REACHED, WAITS_FOR_ROOM};
+use curator_listener::telemetry::{CALLS_HELD_TOTAL, LIMITS_REACHED, WAITS_FOR_ROOM};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use crate::fixture::{Instance, config, from, in_time, local, say, undetermined};
 use crate::raw::RawClient;
-use crate::stage::{Instance, config, from, local, say, soon, unknown};
 
 /// Counters, by their names and labels.
 #[derive(Default)]
@@ -56,7 +56,7 @@ fn instance(change: impl FnOnce(&mut ListenerConfig)) -> Instance {
     config.threads = 0;
     config.handshake_timeout = Duration::from_secs(3_600);
     change(&mut config);
-    Instance::with(unknown(), config, |service| service)
+    Instance::with(undetermined(), config, |service| service)
 }
 
 /// Waits until a limit has been counted.
@@ -66,7 +66,7 @@ async fn bites(counted: &Counted, limit: &'static str) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(bitten).await;
+    in_time(bitten).await;
 }
 
 #[tokio::test]
@@ -83,13 +83,13 @@ async fn each_limit_that_bites_is_counted_by_its_name() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(held).await;
+    in_time(held).await;
     assert_eq!(counted.limit("hold_limit"), 0);
-    let refused = soon(client.say(say(2))).await.unwrap_err();
+    let refused = in_time(client.say(say(2))).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert_eq!(counted.limit("hold_limit"), 1);
     holds.status.set(local(1).0);
-    soon(waits).await.unwrap().unwrap();
+    in_time(waits).await.unwrap().unwrap();
 
     // Those that have called stay, and there is no place for one more.
     let full = instance(|config| config.max_connections = 1);
@@ -140,5 +140,5 @@ async fn a_caller_without_room_is_counted() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(stalling).await;
+    in_time(stalling).await;
 }

@@ -11,6 +11,7 @@
 mod abuse;
 mod deadlines;
 mod fidelity;
+mod fixture;
 mod handover;
 mod limits;
 mod never_twice;
@@ -20,7 +21,6 @@ mod server;
 mod services;
 mod shared;
 mod skew;
-mod stage;
 mod stalls;
 mod strangers;
 mod threads;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
+use crate::fixture::{Instance, config, in_time, remote};
 use crate::raw::{Order, RawClient, RawLeader, Seen, goes_away_naming, pair};
-use crate::stage::{Instance, config, remote, soon};
 
 fn begin(client: RawClient, body: &'static [u8]) -> tokio::task::JoinHandle<crate::raw::Answer> {
     tokio::spawn(async move { client.call("/a.B/C", &[("grpc-timeout", "15S")], body).await })
@@ -24,7 +24,7 @@ async fn a_refused_stream_is_sent_again_with_its_whole_body() {
     let mut seen = leader.next().await;
     assert_eq!(seen.body().await.as_ref(), b"all of it");
     seen.answer(b"done");
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!((answer.code(), answer.body.as_ref()), (Some("0"), b"done".as_slice()));
 }
 
@@ -40,7 +40,7 @@ async fn what_the_receiver_says_it_did_not_run_is_sent_again() {
     let mut seen = leader.next().await;
     assert_eq!(seen.body().await.as_ref(), b"all of it");
     seen.answer(b"done");
-    assert_eq!(soon(calling).await.unwrap().code(), Some("0"));
+    assert_eq!(in_time(calling).await.unwrap().code(), Some("0"));
 }
 
 #[tokio::test]
@@ -60,10 +60,10 @@ async fn a_leader_that_is_going_away_keeps_what_it_has_and_gets_nothing_new() {
         }
     };
     seen.answer(b"two");
-    assert_eq!(soon(second).await.unwrap().body.as_ref(), b"two");
+    assert_eq!(in_time(second).await.unwrap().body.as_ref(), b"two");
     running.answer(b"one");
     assert_eq!(
-        soon(first).await.unwrap().body.as_ref(),
+        in_time(first).await.unwrap().body.as_ref(),
         b"one",
         "what was running is answered"
     );
@@ -89,13 +89,13 @@ async fn a_call_above_the_last_stream_of_a_goaway_is_sent_again() {
     let mut seen = leader.next().await;
     assert_eq!(seen.body().await.as_ref(), b"all of it");
     seen.answer(b"done");
-    assert_eq!(soon(calling).await.unwrap().body.as_ref(), b"done");
+    assert_eq!(in_time(calling).await.unwrap().body.as_ref(), b"done");
 }
 
 #[tokio::test]
 async fn a_call_that_a_goaway_names_as_processed_is_not_sent_again() {
     let (calling, mut leader) = after_goaway(1).await;
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(leader.is_quiet());
@@ -108,7 +108,7 @@ async fn a_call_that_may_have_run_is_not_sent_again() {
     let mut seen = leader.next().await;
     seen.body().await;
     leader.order(Order::Close);
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     assert!(answer.message().replace("%20", " ").contains("not known"), "{answer:?}");
     // The connections come back, the call does not.
@@ -122,7 +122,7 @@ async fn a_call_that_the_leader_broke_off_is_not_sent_again() {
     let calling = begin(client, b"x");
     let mut seen = leader.next().await;
     seen.respond.send_reset(h2::Reason::INTERNAL_ERROR);
-    assert_eq!(soon(calling).await.unwrap().code(), Some("14"));
+    assert_eq!(in_time(calling).await.unwrap().code(), Some("14"));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(leader.is_quiet());
 }
@@ -141,7 +141,7 @@ async fn a_leader_that_dies_in_mid_stream_reads_unavailable() {
         .map(drop)
         .unwrap_err();
     leader.order(Order::Close);
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     assert_eq!(answer.body.as_ref(), b"the beginning");
 }
@@ -164,9 +164,9 @@ async fn a_request_too_long_to_be_kept_is_refused_rather_than_sent_in_part() {
         }
     });
     assert_eq!(seen.body().await.len(), long.len());
-    soon(uploading).await.unwrap();
+    in_time(uploading).await.unwrap();
     seen.respond.send_reset(h2::Reason::REFUSED_STREAM);
-    let answer = crate::raw::Answer::read(soon(response).await.unwrap()).await;
+    let answer = crate::raw::Answer::read(in_time(response).await.unwrap()).await;
     assert_eq!(answer.code(), Some("14"));
     assert!(answer.message().contains("too"), "{answer:?}");
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -185,7 +185,7 @@ async fn a_leader_that_does_not_listen_yet_is_waited_for() {
     assert!(!calling.is_finished());
     let mut leader = RawLeader::on(TcpListener::bind(address).await.unwrap());
     leader.next().await.answer(b"");
-    assert_eq!(soon(calling).await.unwrap().code(), Some("0"));
+    assert_eq!(in_time(calling).await.unwrap().code(), Some("0"));
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn a_leader_that_hangs_is_noticed_within_the_bound() {
     let _seen = leader.next().await;
     let began = Instant::now();
     leader.order(Order::Hang);
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     // Heard of last just before: at most one interval without a ping, one that is not answered, and some for the machine.
     assert!(

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::stage::{Instance, soon};
+use crate::fixture::{Instance, in_time};
 
 /// A connection of a client.
 pub(crate) struct RawClient {
@@ -37,7 +37,7 @@ impl RawClient {
     }
 
     pub(crate) async fn with_window(address: SocketAddr, window: u32) -> Self {
-        let stream = soon(TcpStream::connect(address)).await.unwrap();
+        let stream = in_time(TcpStream::connect(address)).await.unwrap();
         Self::over(stream, address, window).await.unwrap()
     }
 
@@ -59,7 +59,7 @@ impl RawClient {
         address: SocketAddr,
         window: u32,
     ) -> std::io::Result<Self> {
-        let (requests, connection) = soon(
+        let (requests, connection) = in_time(
             h2::client::Builder::new()
                 .initial_window_size(window)
                 .initial_connection_window_size(64 << 20)
@@ -94,7 +94,7 @@ impl RawClient {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut requests = soon(self.requests.clone().ready()).await.unwrap();
+        let mut requests = in_time(self.requests.clone().ready()).await.unwrap();
         requests.send_request(request.body(()).unwrap(), false).unwrap()
     }
 
@@ -106,9 +106,9 @@ impl RawClient {
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);
         }
-        let mut requests = soon(self.requests.clone().ready()).await.unwrap();
+        let mut requests = in_time(self.requests.clone().ready()).await.unwrap();
         let (response, _) = requests.send_request(request.body(()).unwrap(), true).unwrap();
-        soon(response).await.unwrap()
+        in_time(response).await.unwrap()
     }
 
     /// Begins a call at once, if the connection takes it.
@@ -134,7 +134,7 @@ impl RawClient {
     pub(crate) async fn call(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let (response, mut stream) = self.begin(path, headers).await;
         stream.send_data(Bytes::copy_from_slice(body), true).unwrap();
-        Answer::read(soon(response).await.unwrap()).await
+        Answer::read(in_time(response).await.unwrap()).await
     }
 }
 
@@ -150,12 +150,12 @@ impl Answer {
     pub(crate) async fn read(response: Response<RecvStream>) -> Self {
         let (parts, mut stream) = response.into_parts();
         let mut body = BytesMut::new();
-        while let Some(data) = soon(stream.data()).await {
+        while let Some(data) = in_time(stream.data()).await {
             let data = data.unwrap();
             stream.flow_control().release_capacity(data.len()).unwrap();
             body.extend_from_slice(&data);
         }
-        let trailers = soon(stream.trailers()).await.unwrap().unwrap_or_default();
+        let trailers = in_time(stream.trailers()).await.unwrap().unwrap_or_default();
         Self {
             headers: parts.headers,
             body,
@@ -194,7 +194,7 @@ impl Seen {
     pub(crate) async fn body(&mut self) -> BytesMut {
         let stream = self.request.body_mut();
         let mut body = BytesMut::new();
-        while let Some(data) = soon(stream.data()).await {
+        while let Some(data) = in_time(stream.data()).await {
             let data = data.unwrap();
             stream.flow_control().release_capacity(data.len()).unwrap();
             body.extend_from_slice(&data);
@@ -276,7 +276,7 @@ impl RawLeader {
 
     /// The next request.
     pub(crate) async fn next(&mut self) -> Seen {
-        soon(self.seen.recv()).await.unwrap()
+        in_time(self.seen.recv()).await.unwrap()
     }
 
     /// Whether there has been no further request.
@@ -343,9 +343,9 @@ pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> 
     // Whoever connects second, for streams, is left waiting.
     let mut others = Vec::new();
     loop {
-        let (mut stream, _) = soon(socket.accept()).await.unwrap();
+        let (mut stream, _) = in_time(socket.accept()).await.unwrap();
         let mut preface = [0; 24];
-        soon(stream.read_exact(&mut preface)).await.unwrap();
+        in_time(stream.read_exact(&mut preface)).await.unwrap();
         stream.write_all(&frame(SETTINGS, 0, &[])).await.unwrap();
         let mut requests = 0;
         loop {
@@ -360,7 +360,7 @@ pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> 
             }
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
             let mut payload = vec![0; length];
-            soon(stream.read_exact(&mut payload)).await.unwrap();
+            in_time(stream.read_exact(&mut payload)).await.unwrap();
             match (head[3], head[4] & ACK) {
                 (SETTINGS, 0) => stream.write_all(&frame(SETTINGS, ACK, &[])).await.unwrap(),
                 (PING, 0) => stream.write_all(&frame(PING, ACK, &payload)).await.unwrap(),

@@ -10,8 +10,8 @@ use curator_listener::{Role, Services};
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
+use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, remote, say, term, undetermined};
 use crate::raw::{Answer, RawClient, RawLeader};
-use crate::stage::{Certificates, Instance, client, config, from, local, remote, say, soon, term, unknown};
 
 /// In-flight calls end within this of a change of role; and a bit, for a machine that is busy with other tests.
 const AT_ONCE: Duration = Duration::from_millis(100 + 200);
@@ -35,7 +35,7 @@ fn slow() -> SayRequest {
 async fn a_held_call_goes_through_as_soon_as_a_leader_is_known() {
     let (leader, _) = Instance::leading(1);
     for here in [true, false] {
-        let instance = Instance::start(unknown());
+        let instance = Instance::start(undetermined());
         let mut client = instance.client();
         let calling = tokio::spawn(async move { client.say(say(5)).await });
         let mut stream_client = instance.client();
@@ -50,15 +50,15 @@ async fn a_held_call_goes_through_as_soon_as_a_leader_is_known() {
             instance.status.set(remote(leader.address, 1));
             leader.name()
         };
-        assert_eq!(soon(calling).await.unwrap().unwrap().into_inner().node, name);
-        let mut stream = soon(streaming).await.unwrap().unwrap().into_inner();
-        assert_eq!(soon(stream.message()).await.unwrap().unwrap().node, name);
+        assert_eq!(in_time(calling).await.unwrap().unwrap().into_inner().node, name);
+        let mut stream = in_time(streaming).await.unwrap().unwrap().into_inner();
+        assert_eq!(in_time(stream.message()).await.unwrap().unwrap().node, name);
     }
 }
 
 #[tokio::test]
 async fn a_held_call_is_refused_with_the_reason_before_its_deadline() {
-    let instance = Instance::start(unknown());
+    let instance = Instance::start(undetermined());
     let client = RawClient::connect(instance.address).await;
     let began = Instant::now();
     let answer = client.call("/a.B/C", &[("grpc-timeout", "500m")], b"x").await;
@@ -74,8 +74,8 @@ async fn a_held_call_is_refused_with_the_reason_before_its_deadline() {
 async fn a_held_call_waits_no_longer_than_the_cap() {
     let mut config = config();
     config.hold_cap = Duration::from_millis(200);
-    let instance = Instance::with(unknown(), config, |service| service);
-    let status = soon(instance.client().say(say(1))).await.unwrap_err();
+    let instance = Instance::with(undetermined(), config, |service| service);
+    let status = in_time(instance.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("nothing of the call ran"), "{status}");
 }
@@ -84,7 +84,7 @@ async fn a_held_call_waits_no_longer_than_the_cap() {
 async fn only_so_many_calls_are_held() {
     let mut config = config();
     config.hold_limit = 10;
-    let instance = Instance::with(unknown(), config, |service| service);
+    let instance = Instance::with(undetermined(), config, |service| service);
     let mut calls = tokio::task::JoinSet::new();
     let mut client = instance.client();
     for id in 0..30 {
@@ -92,20 +92,20 @@ async fn only_so_many_calls_are_held() {
         calls.spawn(async move { client.say(say(id)).await });
     }
     for _ in 0..20 {
-        let status = soon(calls.join_next()).await.unwrap().unwrap().unwrap_err();
+        let status = in_time(calls.join_next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     }
     instance.status.set(local(1).0);
     for _ in 0..10 {
-        soon(calls.join_next()).await.unwrap().unwrap().unwrap();
+        in_time(calls.join_next()).await.unwrap().unwrap().unwrap();
     }
     // The room is free again.
-    instance.status.set(unknown());
+    instance.status.set(undetermined());
     let held = tokio::spawn(async move { client.say(say(1)).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!held.is_finished());
     instance.status.set(local(2).0);
-    soon(held).await.unwrap().unwrap();
+    in_time(held).await.unwrap().unwrap();
 }
 
 /// However many calls one peer makes while nobody leads, those of another one wait as well, and get through.
@@ -113,7 +113,7 @@ async fn only_so_many_calls_are_held() {
 async fn one_peer_does_not_take_all_the_room_of_those_who_wait() {
     let mut config = config();
     config.hold_limit = 512;
-    let instance = Instance::with(unknown(), config, |service| service);
+    let instance = Instance::with(undetermined(), config, |service| service);
     let mut many = Vec::new();
     let mut answers = tokio::task::JoinSet::new();
     for _ in 0..3 {
@@ -129,7 +129,7 @@ async fn one_peer_does_not_take_all_the_room_of_those_who_wait() {
     }
     // So many find no room at once.
     for _ in 0..256 {
-        let refused = soon(answers.join_next()).await.unwrap().unwrap();
+        let refused = in_time(answers.join_next()).await.unwrap().unwrap();
         assert_eq!(refused.code(), Some("8"), "{refused:?}");
         let again: u64 = refused.headers["grpc-retry-pushback-ms"]
             .to_str()
@@ -145,15 +145,15 @@ async fn one_peer_does_not_take_all_the_room_of_those_who_wait() {
     }
     // For each of them one makes room.
     for _ in 0..100 {
-        let refused = soon(answers.join_next()).await.unwrap().unwrap();
+        let refused = in_time(answers.join_next()).await.unwrap().unwrap();
         assert_eq!(refused.code(), Some("8"), "{refused:?}");
         assert!(refused.headers.contains_key("grpc-retry-pushback-ms"));
     }
     instance.status.set(local(1).0);
-    while let Some(answer) = soon(others.join_next()).await {
+    while let Some(answer) = in_time(others.join_next()).await {
         answer.unwrap().expect("had its room");
     }
-    while let Some(answer) = soon(answers.join_next()).await {
+    while let Some(answer) = in_time(answers.join_next()).await {
         assert_eq!(answer.unwrap().code(), Some("0"));
     }
 }
@@ -165,11 +165,11 @@ async fn strangers_make_room_for_those_whom_the_cluster_knows() {
     let mut config = config();
     config.hold_limit = 64;
     config.tls = Some(certificates.tls());
-    let instance = Instance::with(unknown(), config, |service| service);
-    let stranger = soon(RawClient::secured(instance.address, Some(&certificates.stranger())))
+    let instance = Instance::with(undetermined(), config, |service| service);
+    let stranger = in_time(RawClient::secured(instance.address, Some(&certificates.stranger())))
         .await
         .unwrap();
-    let known = soon(RawClient::secured(instance.address, Some(&certificates.client())))
+    let known = in_time(RawClient::secured(instance.address, Some(&certificates.client())))
         .await
         .unwrap();
     let mut waiting = Vec::new();
@@ -185,16 +185,16 @@ async fn strangers_make_room_for_those_whom_the_cluster_knows() {
         }
         if !mine {
             // They all wait, before the others come.
-            let refused = soon(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+            let refused = in_time(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
             assert_eq!(refused.code(), Some("8"));
         }
     }
-    while let Some(answer) = soon(strangers.join_next()).await {
+    while let Some(answer) = in_time(strangers.join_next()).await {
         assert_eq!(answer.unwrap().code(), Some("8"));
     }
     instance.status.set(local(2).0);
     for response in waiting {
-        let answer = Answer::read(soon(response).await.unwrap()).await;
+        let answer = Answer::read(in_time(response).await.unwrap()).await;
         assert_eq!(answer.code(), Some("0"), "{answer:?}");
     }
 }
@@ -202,8 +202,8 @@ async fn strangers_make_room_for_those_whom_the_cluster_knows() {
 /// A unary call and a stream that are under way.
 async fn under_way(instance: &Instance) -> (tokio::task::JoinHandle<Status>, tokio::task::JoinHandle<Status>) {
     let mut streams = instance.client();
-    let mut stream = soon(streams.count(endless())).await.unwrap().into_inner();
-    soon(stream.message()).await.unwrap().unwrap();
+    let mut stream = in_time(streams.count(endless())).await.unwrap().into_inner();
+    in_time(stream.message()).await.unwrap().unwrap();
     let mut unary = instance.client();
     let unary = tokio::spawn(async move { unary.say(slow()).await.unwrap_err() });
     let stream = tokio::spawn(async move {
@@ -225,7 +225,7 @@ async fn begun(running: &AtomicUsize, calls: usize) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    soon(waiting).await;
+    in_time(waiting).await;
 }
 
 fn recording() -> (Arc<AtomicUsize>, curator_echo::Record) {
@@ -259,7 +259,7 @@ async fn calls_under_way_end_with_the_role() {
         let hinted = matches!(becomes, Role::Remote(_));
         // The news alone: a guard that ends before they are known ends calls as well, but nobody knows yet who is next.
         instance.status.set(becomes);
-        for status in [soon(unary).await.unwrap(), soon(stream).await.unwrap()] {
+        for status in [in_time(unary).await.unwrap(), in_time(stream).await.unwrap()] {
             assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
             assert_eq!(status.code(), Code::Unavailable, "{status}");
             assert!(status.message().contains("not known"), "it may have run: {status}");
@@ -281,12 +281,12 @@ async fn a_leader_that_lost_its_term_ends_its_calls_though_nobody_says_so() {
     begun(&running, 1).await;
     // The status still says that it leads.
     guard.end();
-    for status in [soon(unary).await.unwrap(), soon(stream).await.unwrap()] {
+    for status in [in_time(unary).await.unwrap(), in_time(stream).await.unwrap()] {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
     }
     let mut request = Request::new(say(2));
     request.set_timeout(Duration::from_millis(300));
-    let status = soon(leader.client().say(request)).await.unwrap_err();
+    let status = in_time(leader.client().say(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
 }
 
@@ -295,8 +295,8 @@ async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
     let (role, guard) = local(1);
     let (running, record) = recording();
     let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
-    let mut stream = soon(leader.client().count(endless())).await.unwrap().into_inner();
-    soon(stream.message()).await.unwrap().unwrap();
+    let mut stream = in_time(leader.client().count(endless())).await.unwrap().into_inner();
+    in_time(stream.message()).await.unwrap().unwrap();
     let mut unary = leader.client();
     let unary = tokio::spawn(async move {
         let request = SayRequest {
@@ -318,16 +318,16 @@ async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
     begun(&running, 2).await;
     // Neither the status nor the guard wakes anybody: only who asks learns that the deadline has passed.
     guard.end_in_silence();
-    let status = soon(unary).await.unwrap().unwrap_err();
+    let status = in_time(unary).await.unwrap().unwrap_err();
     assert_eq!(
         status.code(),
         Code::Unavailable,
         "an answer that was made in time and came too late: {status}"
     );
-    let status = soon(failing).await.unwrap().unwrap_err();
+    let status = in_time(failing).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     let status = loop {
-        match soon(stream.message()).await {
+        match in_time(stream.message()).await {
             // What was on its way.
             Ok(message) => assert!(message.is_some()),
             Err(status) => break status,
@@ -338,7 +338,7 @@ async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
     let ran = running.load(Ordering::SeqCst);
     let mut request = Request::new(say(2));
     request.set_timeout(Duration::from_millis(300));
-    let status = soon(leader.client().say(request)).await.unwrap_err();
+    let status = in_time(leader.client().say(request)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_eq!(running.load(Ordering::SeqCst), ran);
 }
@@ -350,8 +350,8 @@ async fn a_status_that_changes_nothing_ends_nothing() {
     let follower = Instance::following(leader.address, 1);
     let mut streams = Vec::new();
     for instance in [&leader, &follower] {
-        let mut stream = soon(instance.client().count(endless())).await.unwrap().into_inner();
-        soon(stream.message()).await.unwrap().unwrap();
+        let mut stream = in_time(instance.client().count(endless())).await.unwrap().into_inner();
+        in_time(stream.message()).await.unwrap().unwrap();
         streams.push(stream);
     }
     leader.status.set(local(1).0);
@@ -365,7 +365,7 @@ async fn a_status_that_changes_nothing_ends_nothing() {
     for stream in &mut streams {
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(300) {
-            soon(stream.message()).await.expect("goes on").expect("goes on");
+            in_time(stream.message()).await.expect("goes on").expect("goes on");
         }
     }
 }
@@ -392,20 +392,20 @@ async fn the_leaders_services_are_made_once_a_term_and_dropped_at_its_end() {
     let instance = Instance::serving(role, config(), services);
     let mut client = instance.client();
     for _ in 0..3 {
-        soon(client.say(say(1))).await.unwrap();
+        in_time(client.say(say(1))).await.unwrap();
     }
     assert_eq!(made.load(Ordering::SeqCst), 1);
     guard.end();
-    instance.status.set(unknown());
+    instance.status.set(undetermined());
     let gone = async {
         // Ours, and that of the factory.
         while Arc::strong_count(&alive) > 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    soon(gone).await;
+    in_time(gone).await;
     instance.status.set(local(2).0);
-    assert_eq!(soon(client.say(say(1))).await.unwrap().into_inner().term, 2);
+    assert_eq!(in_time(client.say(say(1))).await.unwrap().into_inner().term, 2);
     assert_eq!(made.load(Ordering::SeqCst), 2);
 }
 
@@ -413,11 +413,11 @@ async fn the_leaders_services_are_made_once_a_term_and_dropped_at_its_end() {
 async fn instances_that_follow_each_other_refuse_rather_than_loop() {
     let mut config = config();
     config.hold_cap = Duration::from_millis(500);
-    let first = Instance::with(unknown(), config.clone(), |service| service);
+    let first = Instance::with(undetermined(), config.clone(), |service| service);
     let second = Instance::with(remote(first.address, 1), config.clone(), |service| service);
     first.status.set(remote(second.address, 1));
     first.serves(true).await;
-    let status = soon(first.client().say(say(1))).await.unwrap_err();
+    let status = in_time(first.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("not-leader"), "{status}");
     assert!(
@@ -425,9 +425,9 @@ async fn instances_that_follow_each_other_refuse_rather_than_loop() {
         "that is between instances"
     );
 
-    let own = Instance::with(unknown(), config, |service| service);
+    let own = Instance::with(undetermined(), config, |service| service);
     own.status.set(remote(own.address, 1));
-    let status = soon(own.client().say(say(1))).await.unwrap_err();
+    let status = in_time(own.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("forwarded-to-itself"), "{status}");
 }
@@ -451,7 +451,7 @@ async fn a_leader_of_another_term_refuses_and_the_call_waits_for_the_right_one()
     );
     guard.end();
     leader.status.set(local(8).0);
-    assert_eq!(soon(calling).await.unwrap().unwrap().into_inner().term, 8);
+    assert_eq!(in_time(calling).await.unwrap().unwrap().into_inner().term, 8);
     assert_eq!(running.load(Ordering::SeqCst), 1);
 }
 
@@ -480,7 +480,7 @@ async fn a_leader_without_an_address_is_waited_for_and_named() {
         term: term(1),
     });
     let follower = Instance::with(role, config, |service| service);
-    let status = soon(follower.client().say(say(1))).await.unwrap_err();
+    let status = in_time(follower.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("node-without"), "{status}");
     assert_eq!(status.metadata().get("curator-leader-id").unwrap(), "node-without");
@@ -495,7 +495,7 @@ async fn leader_that_does_not_authorize_callers_is_never_dialled_and_named_to_ca
     };
     go.authorizes_forwarded = false;
     let follower = Instance::with(Role::Remote(go), config(), |service| service);
-    let status = soon(follower.client().say(say(1))).await.unwrap_err();
+    let status = in_time(follower.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("call it directly"), "{status}");
     assert_eq!(
@@ -511,7 +511,7 @@ async fn leader_that_does_not_authorize_callers_is_never_dialled_and_named_to_ca
 #[tokio::test]
 async fn an_instance_without_election_says_so() {
     let mut status = curator_listener::MockStatusStream::new();
-    let (sender, receiver) = tokio::sync::watch::channel(unknown());
+    let (sender, receiver) = tokio::sync::watch::channel(undetermined());
     status.expect_subscribe().return_const(receiver);
     let mut limits = config();
     limits.hold_cap = Duration::from_millis(300);
@@ -520,9 +520,9 @@ async fn an_instance_without_election_says_so() {
     let cancel = tokio_util::sync::CancellationToken::new();
     let running = tokio::spawn(listener.run(status, Services::new(|_| Routes::default()), cancel.clone()));
     drop(sender);
-    let refused = soon(client(address).say(say(1))).await.unwrap_err();
+    let refused = in_time(client(address).say(say(1))).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("the election has ended"), "{refused}");
     cancel.cancel();
-    soon(running).await.unwrap().unwrap();
+    in_time(running).await.unwrap().unwrap();
 }

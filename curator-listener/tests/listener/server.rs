@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tonic::Code;
 
+use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, message, say, undetermined};
 use crate::raw::{Answer, RawClient};
 use crate::shared::{Bystanders, Bytewise, endless};
-use crate::stage::{Certificates, Instance, client, config, from, local, message, say, soon, unknown};
 
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
@@ -28,9 +28,9 @@ async fn many_calls_fit_on_one_connection() {
                 pause_us: 60_000_000,
                 ..endless()
             };
-            streams.push(soon(caller.count(quiet)).await.unwrap());
+            streams.push(in_time(caller.count(quiet)).await.unwrap());
         }
-        soon(caller.say(say(1))).await.unwrap();
+        in_time(caller.say(say(1))).await.unwrap();
     }
 }
 
@@ -40,11 +40,11 @@ async fn strangers_have_fewer_calls_at_a_time() {
     let certificates = Certificates::new();
     let mut config = config();
     config.tls = Some(certificates.tls());
-    let instance = Instance::with(unknown(), config, |service| service);
+    let instance = Instance::with(undetermined(), config, |service| service);
     for (tls, calls) in [(certificates.stranger(), 128), (certificates.client(), 1_024)] {
-        let client = soon(RawClient::secured(instance.address, Some(&tls))).await.unwrap();
+        let client = in_time(RawClient::secured(instance.address, Some(&tls))).await.unwrap();
         // Answered, so that it knows the limits.
-        let health = soon(client.try_call("/grpc.health.v1.Health/Nothing")).await;
+        let health = in_time(client.try_call("/grpc.health.v1.Health/Nothing")).await;
         assert!(health.is_some());
         assert_eq!(client.most_calls(), calls);
     }
@@ -59,10 +59,12 @@ async fn calls_that_are_given_up_at_once_cost_no_other_of_the_same_client() {
         config.tls = tls.as_ref().map(|_| certificates.tls());
         let instance = Instance::with(local(1).0, config, |service| service);
         let bystanders = Bystanders::begin(&instance, 3, tls.as_ref().map(|_| &certificates)).await;
-        let caller = soon(RawClient::secured(instance.address, tls.as_ref())).await.unwrap();
+        let caller = in_time(RawClient::secured(instance.address, tls.as_ref()))
+            .await
+            .unwrap();
         let (watching, mut request) = caller.begin(COUNT, &[]).await;
         request.send_data(message(&endless()), true).unwrap();
-        let mut watching = soon(watching).await.unwrap().into_body();
+        let mut watching = in_time(watching).await.unwrap().into_body();
         // Refused by what their heads say, while their messages are still on the way.
         let piece = Bytes::from(vec![0; 1_000]);
         for _ in 0..rounds {
@@ -78,7 +80,7 @@ async fn calls_that_are_given_up_at_once_cost_no_other_of_the_same_client() {
                 let _ = body.send_data(piece.clone(), false);
             }
             drop(calls);
-            let data = soon(watching.data()).await.unwrap().expect("goes on");
+            let data = in_time(watching.data()).await.unwrap().expect("goes on");
             watching.flow_control().release_capacity(data.len()).unwrap();
         }
         assert!(caller.is_open());
@@ -96,10 +98,10 @@ async fn heads_that_are_too_long_get_a_status_on_their_stream() {
     encrypted.tls = Some(server);
     let instance = Instance::with(local(1).0, encrypted, |service| service);
     for (tls, longest) in [(known, 1_000 << 10), (stranger, 240 << 10)] {
-        let caller = soon(RawClient::secured(instance.address, Some(&tls))).await.unwrap();
+        let caller = in_time(RawClient::secured(instance.address, Some(&tls))).await.unwrap();
         let (watching, mut request) = caller.begin(COUNT, &[]).await;
         request.send_data(message(&endless()), true).unwrap();
-        let mut watching = soon(watching).await.unwrap().into_body();
+        let mut watching = in_time(watching).await.unwrap().into_body();
         for length in [100 << 10, 200 << 10, longest] {
             // Values of text, as long as HTTP libraries take them.
             let values: Vec<String> = (0..length / (16 << 10)).map(|_| "abcdefgh".repeat(2 << 10)).collect();
@@ -117,9 +119,9 @@ async fn heads_that_are_too_long_get_a_status_on_their_stream() {
         let headers = ["x-1", "x-2", "x-3", "x-4", "x-5"].map(|name| (name, value.as_str()));
         let (response, mut body) = caller.begin(SAY, &headers[..]).await;
         let _ = body.send_data(message(&say(1)), true);
-        let status = soon(response).await.map(|response| response.status().as_u16());
+        let status = in_time(response).await.map(|response| response.status().as_u16());
         assert_eq!(status.ok(), Some(431));
-        soon(watching.data()).await.unwrap().expect("goes on");
+        in_time(watching.data()).await.unwrap().expect("goes on");
     }
 }
 
@@ -147,8 +149,8 @@ async fn an_instance_that_stops_listens_as_long_as_it_can_help() {
     let follower = Instance::following(leader.address, 1);
     follower.serves(true).await;
     // It is waited for as long as it may be.
-    let mut stream = soon(follower.client().count(endless())).await.unwrap().into_inner();
-    soon(stream.message()).await.unwrap().unwrap();
+    let mut stream = in_time(follower.client().count(endless())).await.unwrap().into_inner();
+    in_time(stream.message()).await.unwrap().unwrap();
     follower.cancel.cancel();
     let began = Instant::now();
     let mut last = Duration::ZERO;
@@ -168,7 +170,7 @@ async fn an_instance_that_stops_listens_as_long_as_it_can_help() {
     }
     let most = config().drain_limit;
     assert!(last > most * 3 / 4, "answered for {last:?} only");
-    soon(follower.running).await.unwrap().unwrap();
+    in_time(follower.running).await.unwrap().unwrap();
     assert!(began.elapsed() < most + Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
@@ -181,7 +183,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
     const HOLD_LIMIT: usize = 4_096;
     let mut limited = config();
     limited.hold_limit = HOLD_LIMIT;
-    let instance = Instance::with(unknown(), limited, |service| service);
+    let instance = Instance::with(undetermined(), limited, |service| service);
     let mut answers = JoinSet::new();
     let mut clients = Vec::new();
     for peer in 0..PEERS {
@@ -206,7 +208,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
     // Those for whom there is no room know it at once.
     let too_many = usize::from(PEERS) * EACH - HOLD_LIMIT;
     for _ in 0..too_many {
-        let answer = soon(answers.join_next()).await.unwrap().unwrap();
+        let answer = in_time(answers.join_next()).await.unwrap().unwrap();
         assert_eq!(answer.code(), Some("8"), "{answer:?}");
         told(&answer);
     }
@@ -218,16 +220,16 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
         others.spawn(async move { client.call(SAY, &[], &message(&say(u64::from(peer)))).await });
     }
     for _ in 0..50 {
-        let answer = soon(answers.join_next()).await.unwrap().unwrap();
+        let answer = in_time(answers.join_next()).await.unwrap().unwrap();
         assert_eq!(answer.code(), Some("8"), "it made room: {answer:?}");
         told(&answer);
     }
     instance.status.set(local(1).0);
-    while let Some(answer) = soon(others.join_next()).await {
+    while let Some(answer) = in_time(others.join_next()).await {
         assert_eq!(answer.unwrap().code(), Some("0"));
     }
     let mut served = 0;
-    while let Some(answer) = soon(answers.join_next()).await {
+    while let Some(answer) = in_time(answers.join_next()).await {
         let answer = answer.unwrap();
         assert_eq!(answer.code(), Some("0"), "{answer:?}");
         served += 1;
@@ -236,7 +238,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
     // Nobody leads again, and for longer than calls wait.
     let mut short = config();
     short.hold_cap = Duration::from_millis(100);
-    let leaderless = Instance::with(unknown(), short, |service| service);
+    let leaderless = Instance::with(undetermined(), short, |service| service);
     let client = RawClient::connect(leaderless.address).await;
     let answer = client.call(COUNT, &[], &message(&endless())).await;
     assert_eq!(answer.code(), Some("14"), "{answer:?}");

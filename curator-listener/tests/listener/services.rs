@@ -12,7 +12,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::stage::{Instance, config, local, remote, soon, unknown};
+use crate::fixture::{Instance, config, in_time, local, remote, undetermined};
 
 fn channel(instance: &Instance) -> Channel {
     Channel::from_shared(format!("http://{}", instance.address))
@@ -35,16 +35,16 @@ const HEALTH: &str = "grpc.health.v1.Health";
 
 #[tokio::test]
 async fn an_instance_is_healthy_when_calls_get_to_a_leader() {
-    let instance = Instance::start(unknown());
+    let instance = Instance::start(undetermined());
     let mut client = HealthClient::new(channel(&instance));
-    let mut watch = soon(client.watch(of(""))).await.unwrap().into_inner();
+    let mut watch = in_time(client.watch(of(""))).await.unwrap().into_inner();
     let mut expect = async |status| {
-        assert_eq!(soon(watch.message()).await.unwrap(), Some(is(status)));
+        assert_eq!(in_time(watch.message()).await.unwrap(), Some(is(status)));
     };
     expect(ServingStatus::NotServing).await;
     for (service, status) in [(HEALTH, ServingStatus::Serving), (ECHO, ServingStatus::NotServing)] {
         assert_eq!(
-            soon(client.check(of(service))).await.unwrap().into_inner(),
+            in_time(client.check(of(service))).await.unwrap().into_inner(),
             is(status),
             "{service}"
         );
@@ -53,7 +53,7 @@ async fn an_instance_is_healthy_when_calls_get_to_a_leader() {
     instance.status.set(role);
     expect(ServingStatus::Serving).await;
     assert_eq!(
-        soon(client.check(of(ECHO))).await.unwrap().into_inner(),
+        in_time(client.check(of(ECHO))).await.unwrap().into_inner(),
         is(ServingStatus::Serving)
     );
 
@@ -66,8 +66,8 @@ async fn an_instance_is_healthy_when_calls_get_to_a_leader() {
     instance.handle.unready();
     expect(ServingStatus::NotServing).await;
     instance.cancel.cancel();
-    assert_eq!(soon(watch.message()).await.unwrap_err().code(), Code::Unavailable);
-    soon(instance.running).await.unwrap().unwrap();
+    assert_eq!(in_time(watch.message()).await.unwrap_err().code(), Code::Unavailable);
+    in_time(instance.running).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -83,12 +83,12 @@ async fn a_service_that_is_not_known_is_not_found() {
     let (leader, _guard) = Instance::leading(1);
     let mut client = HealthClient::new(channel(&leader));
     assert_eq!(
-        soon(client.check(of("no.such"))).await.unwrap_err().code(),
+        in_time(client.check(of("no.such"))).await.unwrap_err().code(),
         Code::NotFound
     );
-    let mut watch = soon(client.watch(of("no.such"))).await.unwrap().into_inner();
+    let mut watch = in_time(client.watch(of("no.such"))).await.unwrap().into_inner();
     assert_eq!(
-        soon(watch.message()).await.unwrap(),
+        in_time(watch.message()).await.unwrap(),
         Some(is(ServingStatus::ServiceUnknown))
     );
     // The protocol wants it to stay open.
@@ -102,18 +102,18 @@ async fn a_service_that_is_not_known_is_not_found() {
 #[tokio::test]
 async fn local_services_and_reflection_are_answered_in_every_role() {
     let (leader, _guard) = Instance::leading(1);
-    for role in [unknown(), local(2).0, remote(leader.address, 1)] {
+    for role in [undetermined(), local(2).0, remote(leader.address, 1)] {
         let instance = Instance::with(role, config(), |service| service);
         let mut client = ServerReflectionClient::new(channel(&instance));
         let request = ServerReflectionRequest {
             host: String::new(),
             message_request: Some(MessageRequest::ListServices(String::new())),
         };
-        let mut answers = soon(client.server_reflection_info(futures::stream::iter([request])))
+        let mut answers = in_time(client.server_reflection_info(futures::stream::iter([request])))
             .await
             .unwrap()
             .into_inner();
-        let answer = soon(answers.message()).await.unwrap().unwrap();
+        let answer = in_time(answers.message()).await.unwrap().unwrap();
         let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
             panic!("{answer:?}")
         };

@@ -20,8 +20,8 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
+use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, message, named, remote, say};
 use crate::raw::{RawClient, RawLeader};
-use crate::stage::{Certificates, Instance, client, config, from, local, message, named, remote, say, soon};
 
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
@@ -65,7 +65,7 @@ impl Still {
         let (response, mut body) = client.begin(SAY, &[]).await;
         body.send_data(message(&say(stand_still(how_long))), true).unwrap();
         tokio::spawn(response);
-        soon(self.stands.notified()).await;
+        in_time(self.stands.notified()).await;
     }
 }
 
@@ -81,11 +81,11 @@ impl Bystanders {
         let mut streams = JoinSet::new();
         for _ in 0..number {
             let mut answers = watch(through.address, tls).await;
-            soon(answers.message()).await.unwrap().unwrap();
+            in_time(answers.message()).await.unwrap().unwrap();
             let over = over.clone();
             streams.spawn(async move {
                 while !over.load(Ordering::Relaxed) {
-                    soon(answers.message()).await?;
+                    in_time(answers.message()).await?;
                 }
                 Ok(())
             });
@@ -97,7 +97,7 @@ impl Bystanders {
     pub(crate) async fn broken(mut self) -> (usize, Option<Status>) {
         self.over.store(true, Ordering::Relaxed);
         let (mut broken, mut why) = (0, None);
-        while let Some(ended) = soon(self.streams.join_next()).await {
+        while let Some(ended) = in_time(self.streams.join_next()).await {
             if let Err(status) = ended.unwrap() {
                 broken += 1;
                 why = Some(status);
@@ -121,7 +121,7 @@ async fn watch(address: SocketAddr, tls: Option<&Certificates>) -> Streaming<Say
         None => client(address),
         Some(tls) => tls.echo(address),
     };
-    soon(client.count(endless())).await.unwrap().into_inner()
+    in_time(client.count(endless())).await.unwrap().into_inner()
 }
 
 /// Deadlines pass while the leader stands still, again and again; whoever has the time is answered once it goes on.
@@ -151,7 +151,7 @@ async fn deadlines_that_pass_while_the_leader_stands_still_harm_nobody() {
             }
         });
     }
-    while let Some(answer) = soon(patient.join_next()).await {
+    while let Some(answer) = in_time(patient.join_next()).await {
         answer.unwrap().expect("it had the time");
     }
     hasty.shutdown().await;
@@ -168,13 +168,13 @@ async fn bursts_of_deadlines_that_cannot_be_kept_break_no_stream() {
         let follower = Instance::with(named(still.leader.address, 1), config, |service| service);
         follower.serves(true).await;
         let bystanders = Bystanders::begin(&follower, 20, tls).await;
-        let stranger = soon(RawClient::secured(
+        let stranger = in_time(RawClient::secured(
             follower.address,
             tls.map(|tls| tls.stranger()).as_ref(),
         ))
         .await
         .unwrap();
-        let direct = soon(RawClient::secured(
+        let direct = in_time(RawClient::secured(
             still.leader.address,
             tls.map(Certificates::client).as_ref(),
         ))
@@ -192,7 +192,7 @@ async fn bursts_of_deadlines_that_cannot_be_kept_break_no_stream() {
                 let _ = body.send_data(message(&endless()), true);
                 answers.push(response);
             }
-            soon(join_all(answers)).await;
+            in_time(join_all(answers)).await;
         }
         let (broken, why) = bystanders.broken().await;
         assert_eq!(broken, 0, "{why:?}");
@@ -222,10 +222,10 @@ async fn bursts_of_cancels_break_no_stream() {
                 // They have got as far as the follower sends them on.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 drop(calls);
-                soon(canceller.call(SAY, &[], &message(&say(1)))).await
+                in_time(canceller.call(SAY, &[], &message(&say(1)))).await
             });
         }
-        while let Some(answer) = soon(cancelling.join_next()).await {
+        while let Some(answer) = in_time(cancelling.join_next()).await {
             assert_eq!(answer.unwrap().code(), Some("0"));
         }
     }
@@ -238,7 +238,7 @@ pub(crate) struct Bytewise(TcpStream);
 
 impl Bytewise {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let mut stream = soon(TcpStream::connect(address)).await.unwrap();
+        let mut stream = in_time(TcpStream::connect(address)).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let mut this = Self(stream);
         this.frame(4, 0, 0, &[]).await;
@@ -250,7 +250,7 @@ impl Bytewise {
         let mut frame = vec![length[1], length[2], length[3], kind, flags];
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(payload);
-        soon(self.0.write_all(&frame)).await.unwrap();
+        in_time(self.0.write_all(&frame)).await.unwrap();
     }
 
     /// The head of a call, of literal fields that nobody remembers.
@@ -290,9 +290,11 @@ impl Bytewise {
     async fn frames(&mut self, kind: u8, mut number: usize) {
         while number > 0 {
             let mut head = [0; 9];
-            soon(self.0.read_exact(&mut head)).await.expect("the connection lives");
+            in_time(self.0.read_exact(&mut head))
+                .await
+                .expect("the connection lives");
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            soon(self.0.read_exact(&mut vec![0; length as usize])).await.unwrap();
+            in_time(self.0.read_exact(&mut vec![0; length as usize])).await.unwrap();
             assert_ne!(head[3], 7, "GOAWAY");
             number -= usize::from(head[3] == kind);
         }
@@ -364,7 +366,7 @@ async fn metadata_that_grows_on_its_way_breaks_no_stream() {
     }
     let mut other = follower.client();
     for id in 0..20 {
-        soon(other.say(say(id))).await.expect("is not touched by it");
+        in_time(other.say(say(id))).await.expect("is not touched by it");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (broken, why) = bystanders.broken().await;
@@ -430,7 +432,7 @@ async fn a_connection_that_wears_out_is_replaced() {
         let seen = leader.next().await;
         last = seen.connection;
         seen.answer(b"x");
-        soon(response).await.unwrap();
+        in_time(response).await.unwrap();
         if last != first.connection {
             break;
         }
@@ -438,7 +440,7 @@ async fn a_connection_that_wears_out_is_replaced() {
     assert_ne!(last, first.connection);
     first.answer(b"y");
     assert_eq!(
-        &crate::raw::Answer::read(soon(bystander).await.unwrap()).await.body[..],
+        &crate::raw::Answer::read(in_time(bystander).await.unwrap()).await.body[..],
         b"y"
     );
 }
@@ -454,7 +456,7 @@ async fn a_client_that_cancels_all_its_calls_keeps_its_own_streams() {
         let caller = RawClient::connect(instance.address).await;
         let (watching, mut request) = caller.begin(COUNT, &[]).await;
         request.send_data(message(&endless()), true).unwrap();
-        let mut watching = soon(watching).await.unwrap().into_body();
+        let mut watching = in_time(watching).await.unwrap().into_body();
         for _ in 0..5 {
             still.stand(&direct, Duration::from_millis(30)).await;
             let mut calls = Vec::new();
@@ -466,7 +468,7 @@ async fn a_client_that_cancels_all_its_calls_keeps_its_own_streams() {
             drop(calls);
         }
         for _ in 0..100 {
-            let data = soon(watching.data()).await.unwrap().expect("goes on");
+            let data = in_time(watching.data()).await.unwrap().expect("goes on");
             watching.flow_control().release_capacity(data.len()).unwrap();
         }
     }
@@ -482,18 +484,18 @@ async fn metadata_fits_through_a_follower_as_at_the_leader() {
     let follower = Instance::with(named(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     for instance in [&leader, &follower] {
-        let client = soon(RawClient::secured(instance.address, Some(&certificates.client())))
+        let client = in_time(RawClient::secured(instance.address, Some(&certificates.client())))
             .await
             .unwrap();
         let (watching, mut request) = client.begin(COUNT, &[]).await;
         request.send_data(message(&endless()), true).unwrap();
-        let mut watching = soon(watching).await.unwrap().into_body();
+        let mut watching = in_time(watching).await.unwrap().into_body();
         let value = |length: usize| "abcdefgh".repeat(length / 8);
         for (length, code) in [(63 << 10, "0"), (80 << 10, "8")] {
             let answer = client.call(SAY, &[("x-long", &value(length))], &message(&say(1))).await;
             assert_eq!(answer.code(), Some(code), "{length}: {}", answer.message());
         }
-        soon(watching.data()).await.unwrap().expect("goes on");
+        in_time(watching.data()).await.unwrap().expect("goes on");
     }
 }
 
@@ -510,7 +512,7 @@ async fn small_messages_that_nobody_reads_break_no_call() {
         body.send_data(Bytes::new(), true).unwrap();
         let mut seen = leader.next().await;
         let mut stream = seen.begin();
-        let unread = soon(response).await.unwrap();
+        let unread = in_time(response).await.unwrap();
         let small = Bytes::from_static(&[0; 5]);
         let mut sent = 0;
         // Nearly all that the window lets through.
@@ -533,7 +535,7 @@ async fn small_messages_that_nobody_reads_break_no_call() {
     body.send_data(Bytes::new(), true).unwrap();
     let sixth = leader.next().await;
     sixth.answer(b"x");
-    soon(response).await.unwrap();
+    in_time(response).await.unwrap();
     for (_, stream, _) in &mut stalled {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(stream.poll_reset(&mut cx).is_pending(), "it goes on");
@@ -567,7 +569,7 @@ async fn uploads_that_stall_at_the_leader_hold_up_nobody_else_at_the_follower() 
     let began = std::time::Instant::now();
     let mut caller = follower.client();
     while began.elapsed() < Duration::from_secs(5) {
-        soon(caller.say(say(1))).await.unwrap();
+        in_time(caller.say(say(1))).await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (broken, why) = bystanders.broken().await;

@@ -1,7 +1,7 @@
 //! Instances of different versions: a leader that is older, one that is too old or too new, and calls of a version to come.
 
+use crate::fixture::{Instance, in_time};
 use crate::raw::{RawClient, RawLeader, Seen, pair};
-use crate::stage::{Instance, soon};
 
 fn begin(client: &std::sync::Arc<RawClient>, timeout: &'static str) -> tokio::task::JoinHandle<crate::raw::Answer> {
     let client = client.clone();
@@ -30,7 +30,7 @@ async fn an_instance_that_may_not_forward_sends_its_callers_elsewhere() {
         .header("curator-not-run", "no-member");
     let mut seen = leader.next().await;
     seen.respond.send_response(refusal.body(()).unwrap(), true).unwrap();
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     assert!(
         !answer.headers.contains_key("curator-not-run"),
@@ -55,14 +55,14 @@ async fn an_older_leader_is_spoken_to_in_its_own_version() {
     );
     assert_eq!(seen.body().await.as_ref(), b"all of it");
     seen.answer(b"done");
-    let answer = soon(calling).await.unwrap();
+    let answer = in_time(calling).await.unwrap();
     assert_eq!((answer.code(), answer.body.as_ref()), (Some("0"), b"done".as_slice()));
     // It need not refuse any more.
     let calling = begin(&client, "15S");
     let seen = leader.next().await;
     assert_eq!(seen.header("curator-forwarded-version"), None);
     seen.answer(b"done");
-    assert_eq!(soon(calling).await.unwrap().code(), Some("0"));
+    assert_eq!(in_time(calling).await.unwrap().code(), Some("0"));
     assert!(leader.is_quiet());
 }
 
@@ -78,7 +78,7 @@ async fn a_leader_that_is_too_far_apart_costs_the_call_and_says_what_to_do() {
                 refuse(seen, Some(takes));
             }
         });
-        let answer = soon(calling).await.unwrap();
+        let answer = in_time(calling).await.unwrap();
         assert_eq!(answer.code(), Some("14"), "{answer:?}");
         assert!(answer.message().contains("upgrade%20the%20older") || answer.message().contains("upgrade the older"));
         assert!(

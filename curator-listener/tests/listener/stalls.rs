@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use curator_echo::proto::CountRequest;
 
+use crate::fixture::{Instance, client, config, in_time, say};
 use crate::raw::{RawClient, RawLeader};
-use crate::stage::{Instance, client, config, say, soon};
 
 /// More than with gRPC's usual windows it takes to block all others.
 const STALLED: usize = 150;
@@ -30,7 +30,7 @@ async fn stalled_streams_do_not_freeze_other_callers() {
         } else {
             client(follower.address)
         };
-        stalled.push((soon(caller.count(fast)).await.unwrap(), caller));
+        stalled.push((in_time(caller.count(fast)).await.unwrap(), caller));
     }
     let mut caller = client(follower.address);
     for id in 0..50 {
@@ -38,12 +38,12 @@ async fn stalled_streams_do_not_freeze_other_callers() {
         answer.expect("is not frozen").unwrap();
     }
     // Nor are further streams.
-    let mut stream = soon(caller.count(CountRequest { messages: 20, ..fast }))
+    let mut stream = in_time(caller.count(CountRequest { messages: 20, ..fast }))
         .await
         .unwrap()
         .into_inner();
     let mut messages = 0;
-    while soon(stream.message()).await.unwrap().is_some() {
+    while in_time(stream.message()).await.unwrap().is_some() {
         messages += 1;
     }
     assert_eq!(messages, 20);
@@ -58,7 +58,7 @@ async fn nothing_piles_up_behind_a_reader_that_has_stopped() {
     upload.send_data(Bytes::new(), true).unwrap();
     let mut seen = leader.next().await;
     let mut stream = seen.begin();
-    let _unread = soon(response).await.unwrap();
+    let _unread = in_time(response).await.unwrap();
     // The leader sends whatever it is let.
     let chunk = Bytes::from(vec![1; 16 << 10]);
     let mut sent = 0;

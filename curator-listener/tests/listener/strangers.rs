@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use curator_listener::{CallerCertificates, Forwarders, Tls};
 
+use crate::fixture::{Certificates, Instance, config, in_time, local, undetermined};
 use crate::raw::RawClient;
-use crate::stage::{Certificates, Instance, config, local, soon, unknown};
 
 /// Takes one method from whoever shows a certificate, and the others from anybody.
 struct Choosy;
@@ -32,25 +32,27 @@ async fn a_strangers_call_that_needs_a_certificate_does_not_wait() {
         forwarders: Arc::new(Choosy),
         ..certificates.tls()
     });
-    let instance = Instance::with(unknown(), config, |service| service);
+    let instance = Instance::with(undetermined(), config, |service| service);
     let (stranger, known) = (certificates.stranger(), certificates.client());
-    let stranger = soon(RawClient::secured(instance.address, Some(&stranger)))
+    let stranger = in_time(RawClient::secured(instance.address, Some(&stranger)))
         .await
         .unwrap();
-    let known = soon(RawClient::secured(instance.address, Some(&known))).await.unwrap();
+    let known = in_time(RawClient::secured(instance.address, Some(&known)))
+        .await
+        .unwrap();
     let (response, mut body) = known.begin("/curator.echo.v1.Echo/Say", &[]).await;
     body.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
     for _ in 0..100 {
-        let refused = soon(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+        let refused = in_time(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
         assert_eq!(refused.code(), Some("16"), "{refused:?}");
     }
     // What anybody may call waits, or is told that there is no room.
-    let waits = soon(stranger.try_call("/curator.echo.v1.Echo/Count")).await.unwrap();
+    let waits = in_time(stranger.try_call("/curator.echo.v1.Echo/Count")).await.unwrap();
     assert_eq!(waits.code(), Some("8"), "{waits:?}");
     instance.status.set(local(2).0);
-    let answer = crate::raw::Answer::read(soon(response).await.unwrap()).await;
+    let answer = crate::raw::Answer::read(in_time(response).await.unwrap()).await;
     assert_eq!(answer.code(), Some("0"), "{answer:?}");
     // By the leader it is refused as well.
-    let refused = soon(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
+    let refused = in_time(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
     assert_eq!(refused.code(), Some("16"), "{refused:?}");
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use curator_listener::{Listener, Role, SharedGuard, TermGuard};
 use tokio::time::timeout;
 
-use crate::stage::{Instance, config, say, soon, term, unknown};
+use crate::fixture::{Instance, config, in_time, say, term, undetermined};
 
 /// Long enough for what is to come at once, and short enough to wait for what does not come.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -59,19 +59,19 @@ async fn a_thread_that_is_stuck_gives_no_answer_until_it_is_free() {
     two_threads.threads = 2;
     let instance = Instance::with(role, two_threads, |service| service);
     instance.serves(true).await;
-    soon(instance.handle.responds()).await;
-    soon(instance.client().say(say(1))).await.unwrap();
+    in_time(instance.handle.responds()).await;
+    in_time(instance.client().say(say(1))).await.unwrap();
 
     guard.armed.store(true, Ordering::SeqCst);
     let mut client = instance.client();
     let call = tokio::spawn(async move { client.say(say(2)).await });
-    soon(guard.stuck.notified()).await;
+    in_time(guard.stuck.notified()).await;
     timeout(MOMENT, instance.handle.responds())
         .await
         .expect_err("one of two is stuck");
     free.send(()).unwrap();
-    soon(instance.handle.responds()).await;
-    soon(call).await.unwrap().unwrap();
+    in_time(instance.handle.responds()).await;
+    in_time(call).await.unwrap().unwrap();
 
     let handle = instance.handle.clone();
     instance.stop().await;
@@ -87,8 +87,8 @@ async fn a_listener_responds_only_while_it_serves() {
         .await
         .expect_err("it does not serve yet");
     // On the caller's own runtime, without a leader.
-    let instance = Instance::start(unknown());
-    soon(instance.handle.responds()).await;
+    let instance = Instance::start(undetermined());
+    in_time(instance.handle.responds()).await;
     let handle = instance.handle.clone();
     instance.stop().await;
     timeout(MOMENT, handle.responds())

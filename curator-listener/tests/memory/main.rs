@@ -7,12 +7,12 @@
     reason = "times are compared with bounds that the documentation states"
 )]
 
+#[path = "../listener/fixture.rs"]
+#[allow(dead_code, reason = "of the other scenarios")]
+mod fixture;
 #[path = "../listener/raw.rs"]
 #[allow(dead_code, reason = "of the other scenarios")]
 mod raw;
-#[path = "../listener/stage.rs"]
-#[allow(dead_code, reason = "of the other scenarios")]
-mod stage;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -32,8 +32,8 @@ use tokio_rustls::TlsConnector;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
+use crate::fixture::{Certificates, Instance, config, from, in_time, local, message, say, undetermined};
 use crate::raw::RawClient;
-use crate::stage::{Certificates, Instance, config, from, local, message, say, soon, unknown};
 
 /// The one that `curator` has: with glibc's, what a storm of calls leaves behind is not given back.
 #[global_allocator]
@@ -49,9 +49,9 @@ const CERTIFICATES: &str = "CURATOR_TEST_MEMORY_CERTIFICATES";
 const BUDGET: usize = 64 << 20;
 /// What a process may grow by under strangers: their quarter of the budget, twice for what stands beside the bytes that are
 /// counted, and what forty connections take.
-const MOST_OF_STRANGERS: usize = BUDGET / 2 + (24 << 20);
+const MAX_STRANGERS_GROWTH: usize = BUDGET / 2 + (24 << 20);
 /// And under anybody.
-const MOST_IN_ALL: usize = 2 * BUDGET;
+const MAX_TOTAL_GROWTH: usize = 2 * BUDGET;
 /// So much more than before it may have afterwards.
 const LEFT: usize = 16 << 20;
 /// All that a storm leaves is given back within this.
@@ -70,7 +70,7 @@ fn a_process_that_serves() {
         config.hold_cap = Duration::from_secs(300);
         let certificates = std::env::var(CERTIFICATES).ok();
         config.tls = certificates.map(|directory| Certificates::read(directory.as_ref()).tls());
-        let role = if role == "leading" { local(1).0 } else { unknown() };
+        let role = if role == "leading" { local(1).0 } else { undetermined() };
         let instance = Instance::with(role, config, |service| service);
         println!("\nlistening on {}", instance.address);
         // Until whoever has started it is gone.
@@ -194,7 +194,7 @@ async fn stalling(
         }
         Some(tls) => {
             let name = curator_echo::tls::server_name().unwrap();
-            let socket = soon(TlsConnector::from(tls).connect(name, stream)).await.unwrap();
+            let socket = in_time(TlsConnector::from(tls).connect(name, stream)).await.unwrap();
             let socket = Stalling {
                 socket,
                 stalls: stalls.clone(),
@@ -203,7 +203,7 @@ async fn stalling(
         }
     };
     // It knows how many calls it may make once it has been answered.
-    soon(client.try_call("/grpc.health.v1.Health/Nothing")).await;
+    in_time(client.try_call("/grpc.health.v1.Health/Nothing")).await;
     (client, stalls)
 }
 
@@ -301,9 +301,9 @@ async fn strangers_who_take_no_answers_cost_little_and_hold_up_nobody() {
         before >> 20,
         grown >> 20
     );
-    assert!(grown < MOST_OF_STRANGERS, "{} MiB", grown >> 20);
+    assert!(grown < MAX_STRANGERS_GROWTH, "{} MiB", grown >> 20);
     over.store(true, Ordering::SeqCst);
-    assert!(soon(calling).await.unwrap() > 0);
+    assert!(in_time(calling).await.unwrap() > 0);
     drop(storm);
     served.comes_back(before + LEFT).await;
     println!("strangers: {} MiB left", served.now() >> 20);
@@ -326,7 +326,7 @@ async fn calls_that_wait_with_long_requests_are_not_read_beyond_the_budget() {
     settled(&served).await;
     let grown = served.peak() - before;
     println!("held: {} MiB before, {} MiB more at most", before >> 20, grown >> 20);
-    assert!(grown < MOST_IN_ALL, "{} MiB", grown >> 20);
+    assert!(grown < MAX_TOTAL_GROWTH, "{} MiB", grown >> 20);
     // Another one's call waits as well, and is told why in time.
     let (other, _) = stalling(from(99, served.address).await, served.address, None).await;
     let answer = other.call(SAY, &[("grpc-timeout", "500m")], &message(&say(1))).await;
@@ -359,9 +359,9 @@ async fn members_who_take_no_answers_have_their_share_and_no_more() {
     settled(&served).await;
     let grown = served.peak() - before;
     println!("members: {} MiB before, {} MiB more at most", before >> 20, grown >> 20);
-    assert!(grown < MOST_IN_ALL, "{} MiB", grown >> 20);
+    assert!(grown < MAX_TOTAL_GROWTH, "{} MiB", grown >> 20);
     over.store(true, Ordering::SeqCst);
-    assert!(soon(calling).await.unwrap() > 0);
+    assert!(in_time(calling).await.unwrap() > 0);
     drop(storm);
     served.comes_back(before + LEFT).await;
     println!("members: {} MiB left", served.now() >> 20);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use curator_election::store::Revision;
-use curator_listener::simulated::Host;
+use curator_listener::testing::sim_network::SimHost;
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -108,7 +108,7 @@ pub(super) enum Access {
     /// Past the listener: only the leader answers.
     State,
     /// Through the listeners at these addresses, from an address of the client's own.
-    Listeners { own: Host, nodes: Vec<SocketAddr> },
+    Listeners { own: SimHost, nodes: Vec<SocketAddr> },
 }
 
 /// A client.
@@ -231,7 +231,7 @@ impl Client {
 
     async fn call_listener(
         &mut self,
-        own: &Host,
+        own: &SimHost,
         node: usize,
         address: SocketAddr,
         asked: Asked,
@@ -301,7 +301,7 @@ impl Client {
 struct Connection(SendRequest<Body>);
 
 impl Connection {
-    async fn open(own: &Host, address: SocketAddr) -> Result<Self, Status> {
+    async fn open(own: &SimHost, address: SocketAddr) -> Result<Self, Status> {
         let unavailable = |error: &dyn std::error::Error| Status::unavailable(error.to_string());
         let stream = own.connect(address).await.map_err(|error| unavailable(&error))?;
         let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))

@@ -7,7 +7,7 @@ use curator_election::clock::SharedClock;
 use curator_election::memory::{MemoryClient, PauseSwitch};
 use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorHandle, StoreElection, transfer_leadership};
-use curator_listener::simulated::Host;
+use curator_listener::testing::sim_network::SimHost;
 use curator_listener::{Listener, ListenerConfig, Role, Services};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::watch;
@@ -51,7 +51,7 @@ pub(super) struct Start {
     pub(super) seed: u64,
     pub(super) now: Duration,
     /// Its place in the network, if it listens.
-    pub(super) host: Option<Host>,
+    pub(super) host: Option<SimHost>,
 }
 
 impl Node {
@@ -215,7 +215,7 @@ async fn translate(mut status: watch::Receiver<LeaderStatus>, roles: watch::Send
     }
 }
 
-async fn listen(host: Host, roles: watch::Receiver<Role>, registers: Registers) {
+async fn listen(host: SimHost, roles: watch::Receiver<Role>, registers: Registers) {
     let mut config = ListenerConfig::default().hold_for_ttl(TTL);
     config.simulated = Some(host);
     let listener = Listener::bind([], config).unwrap_or_else(|error| panic!("{error}"));

@@ -12,7 +12,7 @@ use curator_election::clock::{SharedClock, TokioClock};
 use curator_election::memory::model::Snapshot;
 use curator_election::memory::{Faults, MemoryCluster};
 use curator_election::store::{Keys, Op, Revision, Txn};
-use curator_listener::simulated::Network;
+use curator_listener::testing::sim_network::Network;
 use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -545,12 +545,12 @@ impl<'a> World<'a> {
                     }
                 }
                 self.network
-                    .set_way(node_address(node), node_address(other), cut, delay);
+                    .set_link(node_address(node), node_address(other), cut, delay);
             }
             for client in 0..=self.scenario.clients {
                 let (node, client) = (node_address(node), client_address(client));
-                self.network.set_way(node, client, *stopped_node, Duration::ZERO);
-                self.network.set_way(client, node, *stopped_node, Duration::ZERO);
+                self.network.set_link(node, client, *stopped_node, Duration::ZERO);
+                self.network.set_link(client, node, *stopped_node, Duration::ZERO);
             }
         }
     }

@@ -1,0 +1,289 @@
+//! The rules that decide what happens to a call for the leader. No I/O.
+
+use http::HeaderValue;
+
+use crate::call::refusal::Refusal;
+use crate::headers::{ForwardingHeaders, TermHeader};
+use crate::protocol::{self, ForwardProtocol};
+use crate::role::Leader;
+
+/// The current route, as far as the rules need it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RouteView<'a> {
+    /// The leader is not known.
+    Undetermined { reason: &'a str },
+    /// This instance is the leader.
+    Leader {
+        term: &'a TermHeader,
+        /// Whether the term is valid at this moment.
+        valid: bool,
+        /// The leader is stepping down and accepts no new calls.
+        draining: bool,
+    },
+    /// Another instance is the leader.
+    Follower { leader: &'a Leader },
+}
+
+/// What to do with a call.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// Serve it on this instance.
+    ServeLocally,
+    /// Forward it to the leader.
+    Forward,
+    /// Queue it until a leader is known. The refusal is returned if none is known in time.
+    Queue(Refusal),
+    /// Refuse it.
+    Refuse(Refusal),
+}
+
+/// Applies the rules. `me` identifies this process in the forwarding headers.
+pub(crate) fn decide(view: RouteView<'_>, marks: &ForwardingHeaders, me: &HeaderValue) -> Decision {
+    match &marks.hop {
+        Some(hop) if hop.is_from(me) => Decision::Refuse(
+            Refusal::unavailable("this call was forwarded to the instance that forwarded it: the election names this one as its own leader")
+                .not_run("forwarded-to-itself"),
+        ),
+        // The other headers may have another meaning in that version, so none of them is used.
+        Some(hop) if let Err(unsupported) = ForwardProtocol::check(hop.version()) => Decision::Refuse(
+            Refusal::unavailable(unsupported.to_string()).not_run(protocol::REFUSED),
+        ),
+        Some(hop) => match view {
+            RouteView::Leader { term, valid: true, draining: false } if hop.is_for(term) => Decision::ServeLocally,
+            // Calls are forwarded once only. The sender waits until it, or this instance, observes the next leader.
+            view => Decision::Refuse(not_leader(view)),
+        },
+        None => match view {
+            RouteView::Leader { valid: true, draining: false, .. } => Decision::ServeLocally,
+            RouteView::Leader { valid: true, .. } => Decision::Queue(Refusal::unavailable("this leader is stepping down, and the next one is not known yet")),
+            RouteView::Leader { .. } => Decision::Queue(Refusal::unavailable("the term of this leader has ended, and the next one is not known yet")),
+            RouteView::Undetermined { reason } => Decision::Queue(Refusal::unavailable(format!("who leads is not known: {reason}"))),
+            RouteView::Follower { leader } if marks.no_forward => Decision::Refuse(
+                Refusal::unavailable(format!("this instance does not lead, {} does, and the caller does not want to be forwarded", named(leader)))
+                    .with_leader(Some(leader)),
+            ),
+            RouteView::Follower { leader } if !leader.authorizes_forwarded => {
+                let refusal = Refusal::unavailable(format!("{} leads, and does not take forwarded calls: call it directly", named(leader)))
+                    .with_leader(Some(leader));
+                // The address may still become known.
+                if leader.addresses.is_empty() { Decision::Queue(refusal) } else { Decision::Refuse(refusal) }
+            }
+            RouteView::Follower { .. } => Decision::Forward,
+        },
+    }
+}
+
+fn not_leader(view: RouteView<'_>) -> Refusal {
+    match view {
+        RouteView::Undetermined { reason } => Refusal::unavailable(format!(
+            "a call was forwarded to this instance, which does not know who leads: {reason}"
+        ))
+        .not_run("not-leader"),
+        RouteView::Leader {
+            valid: true,
+            draining: true,
+            ..
+        } => {
+            Refusal::unavailable("a call was forwarded to this leader, which is stepping down").not_run("stepping-down")
+        }
+        RouteView::Leader { .. } => {
+            Refusal::unavailable("a call was forwarded to this instance for a term that is not its own")
+                .not_run("other-term")
+        }
+        RouteView::Follower { leader } => Refusal::unavailable(format!(
+            "a call was forwarded to this instance, which does not lead: {} does",
+            named(leader)
+        ))
+        .with_leader(Some(leader))
+        .not_run("not-leader"),
+    }
+}
+
+/// Describes a leader in a message.
+pub(crate) fn named(leader: &Leader) -> String {
+    match leader.addresses.first() {
+        Some(address) => format!("{} at {address}", leader.node_id),
+        None => format!("{}, whose address is not known,", leader.node_id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use tonic::Code;
+
+    use super::*;
+    use crate::headers::mark_forwarded;
+    use crate::role::TermId;
+
+    const ME: HeaderValue = HeaderValue::from_static("me");
+
+    fn term(revision: i64) -> TermId {
+        TermId {
+            lock_key: "/leader/1".into(),
+            lock_revision: revision,
+        }
+    }
+
+    fn leader() -> Leader {
+        Leader {
+            node_id: "node-2".into(),
+            addresses: vec!["127.0.0.1:9".into()],
+            authorizes_forwarded: true,
+            term: term(7),
+        }
+    }
+
+    fn forwarded(revision: i64, by: &'static str) -> ForwardingHeaders {
+        forwarded_in(ForwardProtocol::OURS, revision, by)
+    }
+
+    fn forwarded_in(version: ForwardProtocol, revision: i64, by: &'static str) -> ForwardingHeaders {
+        let mut headers = HeaderMap::new();
+        mark_forwarded(
+            &mut headers,
+            version,
+            &TermHeader::new(&term(revision)),
+            &HeaderValue::from_static(by),
+            None,
+            None,
+            None,
+        );
+        ForwardingHeaders::take(&mut headers)
+    }
+
+    fn lead(mark: &TermHeader, valid: bool, draining: bool) -> RouteView<'_> {
+        RouteView::Leader {
+            term: mark,
+            valid,
+            draining,
+        }
+    }
+
+    #[test]
+    fn a_clients_call_is_served_forwarded_or_held() {
+        let (mark, leader, plain) = (TermHeader::new(&term(7)), leader(), ForwardingHeaders::default());
+        assert!(matches!(
+            decide(lead(&mark, true, false), &plain, &ME),
+            Decision::ServeLocally
+        ));
+        assert!(matches!(
+            decide(RouteView::Follower { leader: &leader }, &plain, &ME),
+            Decision::Forward
+        ));
+        for view in [
+            RouteView::Undetermined { reason: "a test" },
+            lead(&mark, true, true),
+            lead(&mark, false, false),
+            lead(&mark, false, true),
+        ] {
+            let Decision::Queue(refusal) = decide(view, &plain, &ME) else {
+                panic!("{view:?}")
+            };
+            assert_eq!(refusal.code, Code::Unavailable);
+            assert!(refusal.not_run.is_none(), "that is between instances");
+        }
+    }
+
+    #[test]
+    fn who_does_not_want_to_be_forwarded_learns_where_to_go() {
+        let leader = leader();
+        let marks = ForwardingHeaders {
+            no_forward: true,
+            ..ForwardingHeaders::default()
+        };
+        let Decision::Refuse(refusal) = decide(RouteView::Follower { leader: &leader }, &marks, &ME) else {
+            panic!()
+        };
+        assert_eq!(refusal.leader.as_deref(), Some(&leader));
+        let mark = TermHeader::new(&term(7));
+        assert!(matches!(
+            decide(lead(&mark, true, false), &marks, &ME),
+            Decision::ServeLocally
+        ));
+    }
+
+    #[test]
+    fn leader_that_does_not_authorize_callers_gets_no_forwarded_call() {
+        let mut leader = Leader {
+            authorizes_forwarded: false,
+            ..leader()
+        };
+        let Decision::Refuse(refusal) = decide(
+            RouteView::Follower { leader: &leader },
+            &ForwardingHeaders::default(),
+            &ME,
+        ) else {
+            panic!()
+        };
+        assert_eq!(
+            (refusal.code, refusal.leader.as_deref()),
+            (Code::Unavailable, Some(&leader))
+        );
+        leader.addresses.clear();
+        assert!(matches!(
+            decide(
+                RouteView::Follower { leader: &leader },
+                &ForwardingHeaders::default(),
+                &ME
+            ),
+            Decision::Queue(_)
+        ));
+    }
+
+    #[test]
+    fn only_the_leader_of_the_expected_term_serves_a_forwarded_call() {
+        let (mark, leader) = (TermHeader::new(&term(7)), leader());
+        let hop = forwarded(7, "you");
+        assert!(matches!(
+            decide(lead(&mark, true, false), &hop, &ME),
+            Decision::ServeLocally
+        ));
+        let refused = [
+            (lead(&mark, true, true), &hop, "stepping-down"),
+            (lead(&mark, false, false), &hop, "other-term"),
+            (RouteView::Undetermined { reason: "a test" }, &hop, "not-leader"),
+            (RouteView::Follower { leader: &leader }, &hop, "not-leader"),
+            (lead(&mark, true, false), &forwarded(8, "you"), "other-term"),
+            (lead(&mark, true, false), &forwarded(6, "you"), "other-term"),
+            (lead(&mark, true, false), &forwarded(7, "me"), "forwarded-to-itself"),
+            (
+                RouteView::Follower { leader: &leader },
+                &forwarded(7, "me"),
+                "forwarded-to-itself",
+            ),
+        ];
+        for (view, marks, why) in refused {
+            let Decision::Refuse(refusal) = decide(view, marks, &ME) else {
+                panic!("{view:?}")
+            };
+            assert_eq!(refusal.not_run, Some(why), "{view:?}");
+            assert_eq!(refusal.code, Code::Unavailable);
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_refused_whoever_leads() {
+        let (mark, leader) = (TermHeader::new(&term(7)), leader());
+        let before = forwarded_in(ForwardProtocol::OLDEST, 7, "you");
+        assert!(matches!(
+            decide(lead(&mark, true, false), &before, &ME),
+            Decision::ServeLocally
+        ));
+        let mut headers = HeaderMap::new();
+        headers.insert("curator-forwarded-term", HeaderValue::from_static("7//leader/1"));
+        headers.insert("curator-forwarded-version", HeaderValue::from_static("2"));
+        let to_come = ForwardingHeaders::take(&mut headers);
+        for view in [
+            lead(&mark, true, false),
+            lead(&mark, true, true),
+            RouteView::Undetermined { reason: "a test" },
+            RouteView::Follower { leader: &leader },
+        ] {
+            let Decision::Refuse(refusal) = decide(view, &to_come, &ME) else {
+                panic!("{view:?}")
+            };
+            assert_eq!(refusal.not_run, Some("version"));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Instances, their roles, and clients.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use curator_echo::EchoService;
+use curator_echo::proto::SayRequest;
+use curator_echo::proto::echo_client::EchoClient;
+use curator_echo::tls::{CLIENT, Party, SERVER};
+use curator_listener::{
+    CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
+    SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
+};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, ServerConfig};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+
+/// What takes no time worth speaking of, on a machine that is busy with other tests.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Waits, but not for ever.
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(WAIT_TIMEOUT, what).await.expect("in time")
+}
+
+/// One listener.
+pub(crate) struct Instance {
+    pub(crate) address: SocketAddr,
+    pub(crate) status: Arc<StaticStatus>,
+    pub(crate) handle: ListenerHandle,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) running: JoinHandle<Result<(), ListenError>>,
+}
+
+/// Limits that do not make a test wait.
+pub(crate) fn config() -> ListenerConfig {
+    let mut config = ListenerConfig::default();
+    config.hold_cap = Duration::from_secs(10);
+    config
+}
+
+pub(crate) fn undetermined() -> Role {
+    Role::Undetermined {
+        reason: "a test".into(),
+    }
+}
+
+pub(crate) fn term(revision: i64) -> TermId {
+    TermId {
+        lock_key: "/leader/1".into(),
+        lock_revision: revision,
+    }
+}
+
+/// Another instance leads.
+pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
+    Role::Remote(Leader {
+        node_id: format!("node-{}", address.port()),
+        addresses: vec![address.to_string()],
+        authorizes_forwarded: true,
+        term: term(revision),
+    })
+}
+
+/// This instance leads, until the guard says otherwise.
+pub(crate) fn local(revision: i64) -> (Role, Arc<TestGuard>) {
+    let guard = Arc::new(TestGuard {
+        valid: AtomicBool::new(true),
+        ended: CancellationToken::new(),
+    });
+    let role = Role::Local {
+        term: term(revision),
+        guard: SharedGuard(guard.clone()),
+    };
+    (role, guard)
+}
+
+pub(crate) struct TestGuard {
+    valid: AtomicBool,
+    ended: CancellationToken,
+}
+
+impl TestGuard {
+    /// Ends the term.
+    pub(crate) fn end(&self) {
+        self.end_in_silence();
+        self.ended.cancel();
+    }
+
+    /// Ends the term, and tells nobody who does not ask: the clock has passed the deadline, and nothing has run since.
+    pub(crate) fn end_in_silence(&self) {
+        self.valid.store(false, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl TermGuard for TestGuard {
+    fn is_valid(&self) -> bool {
+        self.valid.load(Ordering::SeqCst)
+    }
+
+    fn remaining(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+/// Certificates that instances and clients share.
+pub(crate) struct Certificates {
+    server: Party,
+    client: Party,
+    newest: watch::Sender<Arc<ServerConfig>>,
+}
+
+impl Certificates {
+    pub(crate) fn new() -> Self {
+        let (server, client) = curator_echo::tls::parties().unwrap();
+        Self {
+            newest: watch::Sender::new(server.server().unwrap()),
+            server,
+            client,
+        }
+    }
+
+    /// Those that were written into a directory.
+    #[allow(dead_code, reason = "of the process that is measured")]
+    pub(crate) fn read(directory: &Path) -> Self {
+        let [server, client] = [SERVER, CLIENT].map(|name| Party::read(directory, name).unwrap());
+        Self {
+            newest: watch::Sender::new(server.server().unwrap()),
+            server,
+            client,
+        }
+    }
+
+    /// For a listener. All may forward.
+    pub(crate) fn tls(&self) -> Tls {
+        Tls {
+            server: self.newest.subscribe(),
+            to_leader: Arc::new(Known(self.server.client().unwrap())),
+            forwarders: Arc::new(Anybody),
+        }
+    }
+
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        self.client.client().unwrap()
+    }
+
+    /// For a client that shows no certificate.
+    pub(crate) fn stranger(&self) -> Arc<ClientConfig> {
+        self.client.stranger().unwrap()
+    }
+
+    /// A client with a connection of its own, and the certificate of [`client`](Self::client).
+    pub(crate) fn echo(&self, address: SocketAddr) -> EchoClient<Channel> {
+        let tls = TlsConnector::from(self.client());
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let tls = tls.clone();
+            async move {
+                let name = curator_echo::tls::server_name()?;
+                let stream = TcpStream::connect(address).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, stream).await?))
+            }
+        });
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_with_connector_lazy(connector);
+        EchoClient::new(channel)
+    }
+}
+
+struct Known(Arc<ClientConfig>);
+
+impl ToLeader for Known {
+    fn config(&self, _: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
+        Ok(self.0.clone())
+    }
+}
+
+struct Anybody;
+
+#[async_trait]
+impl Forwarders for Anybody {
+    async fn may_forward(&self, _: &CallerCertificates) -> bool {
+        true
+    }
+}
+
+/// The leader at an address, by the name that is in the certificates.
+pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
+    Role::Remote(Leader {
+        node_id: SERVER.into(),
+        addresses: vec![address.to_string()],
+        authorizes_forwarded: true,
+        term: term(revision),
+    })
+}
+
+/// The echo service, which answers with the port of its instance as the node.
+pub(crate) fn echo(
+    services: impl Fn(EchoService) -> EchoService + Send + Sync + 'static,
+    node: SocketAddr,
+) -> Services {
+    Services::new(move |term| {
+        let service = EchoService::new(node.port().to_string(), term.term.lock_revision);
+        Routes::new(services(service).into_server())
+    })
+    .describe(curator_echo::FILE_DESCRIPTOR_SET)
+    .unwrap()
+}
+
+impl Instance {
+    pub(crate) fn start(role: Role) -> Self {
+        Self::with(role, config(), |service| service)
+    }
+
+    pub(crate) fn with(
+        role: Role,
+        config: ListenerConfig,
+        services: impl Fn(EchoService) -> EchoService + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(role, config, |address| echo(services, address))
+    }
+
+    pub(crate) fn serving(role: Role, config: ListenerConfig, services: impl FnOnce(SocketAddr) -> Services) -> Self {
+        let listener = Listener::bind(["127.0.0.1:0".parse().unwrap()], config).unwrap();
+        let address = listener.addresses()[0];
+        let status = Arc::new(StaticStatus::new(role));
+        let handle = listener.handle();
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(listener.run(status.clone(), services(address), cancel.clone()));
+        Self {
+            address,
+            status,
+            handle,
+            cancel,
+            running,
+        }
+    }
+
+    /// A leader in the term of this revision.
+    pub(crate) fn leading(revision: i64) -> (Self, Arc<TestGuard>) {
+        let (role, guard) = local(revision);
+        (Self::start(role), guard)
+    }
+
+    /// A follower of that one.
+    pub(crate) fn following(leader: SocketAddr, revision: i64) -> Self {
+        Self::start(remote(leader, revision))
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self) -> EchoClient<Channel> {
+        client(self.address)
+    }
+
+    /// The name that it answers with.
+    pub(crate) fn name(&self) -> String {
+        self.address.port().to_string()
+    }
+
+    /// Waits until it says of itself that calls get through, or not.
+    pub(crate) async fn serves(&self, serving: bool) {
+        let mut watch = self.handle.serving();
+        in_time(watch.wait_for(|now| *now == serving)).await.unwrap();
+    }
+
+    /// Stops it, which must go well.
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        in_time(self.running).await.unwrap().unwrap();
+    }
+}
+
+pub(crate) fn client(address: SocketAddr) -> EchoClient<Channel> {
+    let channel = Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy();
+    EchoClient::new(channel)
+        .max_decoding_message_size(64 << 20)
+        .max_encoding_message_size(64 << 20)
+}
+
+pub(crate) fn say(id: u64) -> SayRequest {
+    SayRequest {
+        id,
+        ..SayRequest::default()
+    }
+}
+
+/// A connection from another address of this host.
+pub(crate) async fn from(host: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let host = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
+    socket.bind(SocketAddr::new(host, 0)).unwrap();
+    in_time(socket.connect(to)).await.unwrap()
+}
+
+/// A message as it stands in a body.
+pub(crate) fn message(message: &impl prost::Message) -> Bytes {
+    let encoded = message.encode_to_vec();
+    let mut body = vec![0];
+    body.extend_from_slice(&u32::try_from(encoded.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(&encoded);
+    body.into()
+}

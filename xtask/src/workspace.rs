@@ -147,7 +147,8 @@ pub fn build_shipped(program: Program) -> Result<PathBuf> {
 pub fn build_elsewhere(program: Program, checkout: &Path, target: &Path) -> Result<PathBuf> {
     build_as(program, |command| {
         command.arg("--target-dir").arg(target).current_dir(checkout);
-        // Cargo has set it for us; if we were started by hand, the checkout's own would have none of what we have brought.
+        // Cargo has set it for us; if we were started by hand, the checkout's own would have none of what we have
+        // brought.
         command.env(
             "PROTOC",
             env::var_os("PROTOC").unwrap_or_else(|| root().join("tools/protoc").into()),

@@ -84,7 +84,8 @@ pub fn call_of(program: &str, line: &str) -> Option<Vec<String>> {
     (rest.next()?.rsplit('/').next()? == program).then(|| rest.collect())
 }
 
-/// Tries each call of a program that the documents show, with `--help` behind it so that nothing is done; how many there were.
+/// Tries each call of a program that the documents show, with `--help` behind it so that nothing is done; how many
+/// there were.
 ///
 /// # Errors
 /// With each that the program refuses.

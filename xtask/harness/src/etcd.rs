@@ -99,8 +99,8 @@ impl EtcdBinaries {
         &self.directory
     }
 
-    /// The program that looks at files and not at members, such as `snapshot restore`: etcdutl, and etcdctl where there is none,
-    /// as before 3.5. Since 3.6 etcdctl restores no more.
+    /// The program that looks at files and not at members, such as `snapshot restore`: etcdutl, and etcdctl where there
+    /// is none, as before 3.5. Since 3.6 etcdctl restores no more.
     pub fn offline(&self) -> PathBuf {
         let utl = self.directory.join("etcdutl");
         if utl.is_file() { utl } else { self.etcdctl() }
@@ -143,8 +143,8 @@ pub struct EtcdOptions {
     pub names: Vec<String>,
     /// How often etcd's leader calls its followers. etcd's default is 100 ms.
     pub heartbeat: Duration,
-    /// How long a follower waits for that call. etcd's default is 1 s. The smallest lease TTL is 1.5 times this, rounded
-    /// up to whole seconds.
+    /// How long a follower waits for that call. etcd's default is 1 s. The smallest lease TTL is 1.5 times this,
+    /// rounded up to whole seconds.
     pub election_timeout: Duration,
     /// Whether the members reach each other through proxies, so that they can be cut off.
     pub peer_proxies: bool,
@@ -169,7 +169,8 @@ pub struct EtcdTls {
     pub key: PathBuf,
     /// The authority that it comes from.
     pub ca: PathBuf,
-    /// The authorities that clients' certificates must come from; without, clients are asked for none. Read when a member starts.
+    /// The authorities that clients' certificates must come from; without, clients are asked for none. Read when a
+    /// member starts.
     pub client_ca: Option<PathBuf>,
     /// The certificate and the key that etcdctl shows.
     pub etcdctl: Option<(PathBuf, PathBuf)>,
@@ -534,8 +535,8 @@ impl EtcdCluster {
         self.etcdctl(at, &["snapshot", "save", &file], START).map(drop)
     }
 
-    /// Gives a member that does not run the data of a snapshot instead of what it has, as a cluster of its own: what an operator
-    /// does who restores it by itself.
+    /// Gives a member that does not run the data of a snapshot instead of what it has, as a cluster of its own: what an
+    /// operator does who restores it by itself.
     ///
     /// # Errors
     /// When it runs, or the snapshot cannot be restored.

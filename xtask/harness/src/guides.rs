@@ -1,7 +1,7 @@
 //! The blocks of the documents that are for a shell: which of them a test runs, and why the others are not run.
 //!
-//! The words after a fence's language say it: nothing, for a block that is run whole by the test of its document; `until ctrl-c`, for one that is
-//! run and then stopped; `not run:` and why, for all else.
+//! The words after a fence's language say it: nothing, for a block that is run whole by the test of its document;
+//! `until ctrl-c`, for one that is run and then stopped; `not run:` and why, for all else.
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,9 @@
 //! Hosts with a network of their own: network namespaces on one bridge, and what becomes of what one sends to another.
 //!
 //! Needs root, and `ip` and `ss` of iproute2. What is lost is lost as on a wire: the sender takes another interface's
-//! hardware address for the receiver's, so that its packets reach nobody, and its TCP goes on to try. What is refused is
-//! told so at once, and what was open is closed. The bridge has an address too, from which this process reaches all hosts
-//! whatever becomes of the links between them.
+//! hardware address for the receiver's, so that its packets reach nobody, and its TCP goes on to try. What is refused
+//! is told so at once, and what was open is closed. The bridge has an address too, from which this process reaches all
+//! hosts whatever becomes of the links between them.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -86,7 +86,8 @@ impl<T: Clone> Journal<T> {
             .cloned()
     }
 
-    /// Waits for the first entry after the mark from which `pick` makes something. `None` when the deadline passes first.
+    /// Waits for the first entry after the mark from which `pick` makes something. `None` when the deadline passes
+    /// first.
     pub fn wait<U>(&self, mark: Mark, deadline: Deadline, mut pick: impl FnMut(&T) -> Option<U>) -> Option<U> {
         let mut state = lock(&self.state);
         let mut seen = mark.0;

@@ -1,5 +1,5 @@
-//! The network between the members of a cluster: each member is reached by the others through a proxy, and each connection is
-//! ruled by the faults between the two members that it connects.
+//! The network between the members of a cluster: each member is reached by the others through a proxy, and each
+//! connection is ruled by the faults between the two members that it connects.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};

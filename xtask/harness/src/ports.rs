@@ -14,7 +14,8 @@ use rustix::process::geteuid;
 use super::hosts::Host;
 use crate::error::{Context, Error, Result};
 
-/// Below the ports from which the system serves outgoing connections (32768 and up by default), and above the well-known.
+/// Below the ports from which the system serves outgoing connections (32768 and up by default), and above the
+/// well-known.
 const DEFAULT_END: u16 = 32_000;
 const COUNT: u16 = 12_000;
 

@@ -1,8 +1,8 @@
 //! A TCP proxy whose faults can be switched while it runs.
 //!
 //! Each connection has two lanes, one for each direction. A lane has a reader that notes when each chunk arrived, and a
-//! writer that hands chunks on in order, each when its [`Flow`] allows. A lane that is held keeps what it has read, as a
-//! network does that loses packets and sees them sent again: once it flows, everything arrives.
+//! writer that hands chunks on in order, each when its [`Flow`] allows. A lane that is held keeps what it has read, as
+//! a network does that loses packets and sees them sent again: once it flows, everything arrives.
 
 use std::collections::VecDeque;
 use std::fmt;

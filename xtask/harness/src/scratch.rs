@@ -17,8 +17,8 @@ const TAIL_BYTES: u64 = 64 * 1024;
 /// Set this in the environment to keep every scratch directory.
 pub const KEEP: &str = "CURATOR_KEEP_SCRATCH";
 
-/// A handle on a temporary directory. When the last one is dropped the directory goes, unless one was dropped by a panic
-/// or someone called [`Scratch::keep`].
+/// A handle on a temporary directory. When the last one is dropped the directory goes, unless one was dropped by a
+/// panic or someone called [`Scratch::keep`].
 #[derive(Debug)]
 pub struct Scratch(Arc<Inner>);
 

@@ -105,7 +105,8 @@ fn wait(name: &str, child: &mut Child) -> Result<ExitStatus> {
         match told {
             None => {
                 if let Some(signal) = signals::received() {
-                    // Ctrl-c on a terminal has reached the child as well: a second signal would cut its own clean end short.
+                    // Ctrl-c on a terminal has reached the child as well: a second signal would cut its own clean end
+                    // short.
                     let first = signal != "ctrl-c";
                     if first {
                         signal_child(child, Signal::TERM);

@@ -72,8 +72,8 @@ pub fn compare(write: bool) -> Result<()> {
     }
 }
 
-/// rustdoc tells what there is as JSON only if it is told that this may change. cargo is not told, for that would have it
-/// build everything anew.
+/// rustdoc tells what there is as JSON only if it is told that this may change. cargo is not told, for that would have
+/// it build everything anew.
 fn rustdoc() -> Result<PathBuf> {
     let directory = root().join("target").join("api");
     fs::create_dir_all(&directory).context(|| format!("cannot create {}", directory.display()))?;

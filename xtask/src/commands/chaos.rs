@@ -366,8 +366,8 @@ fn restores(cast: &Cast, begin: Instant) -> Vec<Restore> {
         .collect()
 }
 
-/// No two lead at once, as far as their logs tell. A leader whose key a restore of etcd has lost finds that out within its
-/// lease; and the revisions that were lost are given out again.
+/// No two lead at once, as far as their logs tell. A leader whose key a restore of etcd has lost finds that out within
+/// its lease; and the revisions that were lost are given out again.
 fn led_beside_another(cast: &Cast) -> Vec<String> {
     let terms = cast.terms();
     let mut wrong = Vec::new();

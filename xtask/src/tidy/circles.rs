@@ -1,5 +1,5 @@
-//! No two modules of a crate that stand at its top import each other, directly or around a corner: whoever reads one of them need not
-//! have read all.
+//! No two modules of a crate that stand at its top import each other, directly or around a corner: whoever reads one of
+//! them need not have read all.
 //!
 //! Paths are read as text: `crate::a::...`, groups of them, and `super::` that leads to the top. Tests do not count.
 

@@ -1,5 +1,5 @@
-//! What no package may depend on: a library none of what its programs need, the operator's tool neither leader nor etcd, nothing of the
-//! product the build tool, and no program for use what is for tests alone.
+//! What no package may depend on: a library none of what its programs need, the operator's tool neither leader nor
+//! etcd, nothing of the product the build tool, and no program for use what is for tests alone.
 
 use curator_harness::error::Result;
 use curator_harness::step::quiet;

@@ -1,5 +1,5 @@
-//! Clients that others wrote, to be tested with: gRPC's C core in Python, grpc-js, grpc-go and grpcurl; and h2spec, which tries HTTP/2
-//! itself. Each is pinned in `tools/clients`, and brought once.
+//! Clients that others wrote, to be tested with: gRPC's C core in Python, grpc-js, grpc-go and grpcurl; and h2spec,
+//! which tries HTTP/2 itself. Each is pinned in `tools/clients`, and brought once.
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -101,7 +101,8 @@ pub fn select(want: &Want) -> Result<Vec<Found>> {
     }
 }
 
-/// What is on this machine and what can be brought to it, at most one of each version: our own first, then as [`PACKAGES`] has them.
+/// What is on this machine and what can be brought to it, at most one of each version: our own first, then as
+/// [`PACKAGES`] has them.
 fn candidates() -> Result<Vec<Candidate>> {
     let mut all = Vec::new();
     if let Some(directory) = env::var_os(DIRECTORY).map(PathBuf::from) {

@@ -1,5 +1,5 @@
-//! A candidate on Go's own election library, to be tested with and measured against: built with the current library from the
-//! module proxy, else with the older one that Debian packages.
+//! A candidate on Go's own election library, to be tested with and measured against: built with the current library
+//! from the module proxy, else with the older one that Debian packages.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

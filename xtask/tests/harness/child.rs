@@ -1,10 +1,12 @@
-//! Runs one of the ignored tests of this program in a process of its own, so that a test can kill it or compare with it.
+//! Runs one of the ignored tests of this program in a process of its own, so that a test can kill it or compare with
+//! it.
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// Set in a process that was started here. The ignored tests do nothing without it, so that running all of them is harmless.
+/// Set in a process that was started here. The ignored tests do nothing without it, so that running all of them is
+/// harmless.
 const MARK: &str = "XTASK_TEST_CHILD";
 
 /// A process that runs one ignored test, killed when it is dropped.

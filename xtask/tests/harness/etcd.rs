@@ -93,7 +93,8 @@ fn a_member_that_is_cut_off_has_no_quorum_and_the_others_go_on() {
     let new = etcd.leader(SOON).unwrap();
     assert!(others.contains(&new));
     etcd.etcdctl(At::Member(new), &["put", "while", "cut"], SOON).unwrap();
-    // A read that needs no quorum shows that nothing has reached the one that is cut off. It answers, for clients reach it.
+    // A read that needs no quorum shows that nothing has reached the one that is cut off. It answers, for clients reach
+    // it.
     let stale = ["get", "while", "--consistency=s", "--print-value-only"];
     assert_eq!(etcd.etcdctl(At::Member(old), &stale, SOON).unwrap().trim(), "");
 

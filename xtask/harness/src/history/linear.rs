@@ -1,8 +1,9 @@
 //! The search for an order: Wing and Gong's, which remembers where it has been, as Lowe has it.
 //!
-//! What makes it short for a register: a step that writes nothing and fits goes first, since no order gets worse by it. A
-//! value that one call alone writes and another has seen must have been written before that one ended. And writes of which
-//! nobody speaks, and nobody knows whether they took effect, are all alike: they count as one value, and are taken in turn.
+//! What makes it short for a register: a step that writes nothing and fits goes first, since no order gets worse by it.
+//! A value that one call alone writes and another has seen must have been written before that one ended. And writes of
+//! which nobody speaks, and nobody knows whether they took effect, are all alike: they count as one value, and are
+//! taken in turn.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What callers saw, and whether one honest service can have answered so.
 //!
-//! [`check`] looks for an order of the calls of one register in which each takes effect at one moment between its beginning and
-//! its end. A call whose end nobody knows may take effect at any moment after its beginning, or never. [`shorten`] keeps of a
-//! history that has no such order only what shows it. [`rules`] holds what needs no search.
+//! [`check`] looks for an order of the calls of one register in which each takes effect at one moment between its
+//! beginning and its end. A call whose end nobody knows may take effect at any moment after its beginning, or never.
+//! [`shorten`] keeps of a history that has no such order only what shows it. [`rules`] holds what needs no search.
 
 mod linear;
 pub mod rules;
@@ -26,8 +26,8 @@ pub struct Call {
     pub id: u64,
     /// When the caller sent it, since the run began.
     pub began: Duration,
-    /// When the caller had its answer; `None` when it had none that says whether the call took effect: it timed out, or was
-    /// told `UNAVAILABLE`. Such a call counts as one that may still take effect, for ever.
+    /// When the caller had its answer; `None` when it had none that says whether the call took effect: it timed out, or
+    /// was told `UNAVAILABLE`. Such a call counts as one that may still take effect, for ever.
     pub ended: Option<Duration>,
     /// What it did.
     pub step: Step,

@@ -78,8 +78,8 @@ impl fmt::Display for Broken {
     }
 }
 
-/// No call runs twice, and each that is answered ran in the term that it was answered in. `runs` are the calls that leaders
-/// ran, with their terms, as the leaders themselves recorded them.
+/// No call runs twice, and each that is answered ran in the term that it was answered in. `runs` are the calls that
+/// leaders ran, with their terms, as the leaders themselves recorded them.
 pub fn each_ran_once(runs: &[(u64, i64)], answers: &[Answer]) -> Vec<Broken> {
     let mut ran: HashMap<u64, Vec<i64>> = HashMap::new();
     for (id, term) in runs {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::linear::{Verdict, check};
 use super::{Call, Step, Value};
 
-/// Leaves out of a violated history what it can: the rest is still violated, and would have been possible if the whole had
-/// been. In the order of the beginnings. What cannot be decided within `bound` states is kept.
+/// Leaves out of a violated history what it can: the rest is still violated, and would have been possible if the whole
+/// had been. In the order of the beginnings. What cannot be decided within `bound` states is kept.
 pub fn shorten(initial: Value, calls: &[Call], bound: usize) -> Vec<Call> {
     let violated = |calls: &[Call]| matches!(check(initial, calls, bound), Verdict::Violated { .. });
     let mut kept = calls.to_vec();
@@ -66,8 +66,8 @@ fn until(calls: &[Call], end: Duration) -> Vec<Call> {
         .collect()
 }
 
-/// Leaves those of a range out without which the others are not harder to explain: what changes nothing, and writes of what
-/// nobody needs who stays. Somebody who stays and found something else than expected needs any write.
+/// Leaves those of a range out without which the others are not harder to explain: what changes nothing, and writes of
+/// what nobody needs who stays. Somebody who stays and found something else than expected needs any write.
 fn leave_out(calls: &[Call], from: usize, to: usize) -> Vec<Call> {
     let mut out: Vec<bool> = (0..calls.len()).map(|at| (from..to).contains(&at)).collect();
     loop {

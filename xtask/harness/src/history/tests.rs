@@ -1,4 +1,5 @@
-//! Histories that are known to be possible or not, histories made from an honest register, and a checker that tries all orders.
+//! Histories that are known to be possible or not, histories made from an honest register, and a checker that tries all
+//! orders.
 
 use proptest::prelude::*;
 
@@ -262,8 +263,8 @@ fn any_call(values: Value) -> impl Strategy<Value = Call> {
     })
 }
 
-/// What an honest register does: each step at its own moment, and how long before and after that its call began and ended, and
-/// whether the caller was told.
+/// What an honest register does: each step at its own moment, and how long before and after that its call began and
+/// ended, and whether the caller was told.
 fn honest() -> impl Strategy<Value = Vec<Call>> {
     let one = (0..4_u8, 0..6_u64, 0..40_u64, 0..40_u64, 0..10_u8);
     prop::collection::vec(one, 0..120).prop_map(|steps| {

@@ -1,7 +1,7 @@
 //! A picture of a run: who led when, what was done to whom, and what callers saw of it.
 //!
-//! [`Record`] is all that is shown; [`draw`] makes a page of it that needs nothing else: no script, no other file, light and
-//! dark, wide and narrow. [`write()`] puts both under `target/pictures/`.
+//! [`Record`] is all that is shown; [`draw`] makes a page of it that needs nothing else: no script, no other file,
+//! light and dark, wide and narrow. [`write()`] puts both under `target/pictures/`.
 
 mod draw;
 mod gather;

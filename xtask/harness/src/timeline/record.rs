@@ -188,8 +188,8 @@ impl Record {
         faults
     }
 
-    /// When nobody led. An instance that is taken to lead while its process is down or stands still does not count, nor one
-    /// that wakes only to say that it leads no more.
+    /// When nobody led. An instance that is taken to lead while its process is down or stands still does not count, nor
+    /// one that wakes only to say that it leads no more.
     pub fn gaps(&self) -> Vec<Span<()>> {
         let mut led: Vec<(Ms, Ms)> = self.instances.iter().flat_map(|instance| self.led(instance)).collect();
         led.sort_unstable();

@@ -1,8 +1,9 @@
-//! Calls that read and write registers and node records through every instance, each told as a line of JSON when it has ended.
+//! Calls that read and write registers and node records through every instance, each told as a line of JSON when it has
+//! ended.
 //!
 //! Run by `cargo xtask chaos` on clusters of `embed-server`. The registers are labels of nodes and the one field of the
-//! configuration that can be changed, so that what is called is what managers call. SIGTERM ends it: calls that are running
-//! end, then everything is read through every instance once more.
+//! configuration that can be changed, so that what is called is what managers call. SIGTERM ends it: calls that are
+//! running end, then everything is read through every instance once more.
 
 #![allow(
     clippy::disallowed_methods,

@@ -4,8 +4,9 @@
 //! $ cargo run -p curator-loads --bin embed-server -- --node-id node-1 --etcd-endpoints http://127.0.0.1:2379
 //! ```
 //!
-//! Start several, each with its own `--node-id` and `--listen`: any of them answers `Echo` calls in the name of the leader.
-//! With `--record FILE`, what the leader runs is written there: a line for each call, with its id and the term's revision.
+//! Start several, each with its own `--node-id` and `--listen`: any of them answers `Echo` calls in the name of the
+//! leader. With `--record FILE`, what the leader runs is written there: a line for each call, with its id and the
+//! term's revision.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -5,8 +5,8 @@
 //! $ cargo run -p curator-loads --bin front-server -- --listen 127.0.0.1:7002 --follow 127.0.0.1:7001
 //! ```
 //!
-//! Both answer the `Echo` service, with a method of each kind; the second by asking the first. With `--tls` and a directory that
-//! `echo-load certificates` has made, all connections are TLS.
+//! Both answer the `Echo` service, with a method of each kind; the second by asking the first. With `--tls` and a
+//! directory that `echo-load certificates` has made, all connections are TLS.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! All that was measured in one run: a table, a page with plots, and the part of `docs/performance.md` that is written by this.
+//! All that was measured in one run: a table, a page with plots, and the part of `docs/performance.md` that is written
+//! by this.
 use std::fmt::Write as _;
 use std::fs;
 

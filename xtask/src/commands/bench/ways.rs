@@ -190,7 +190,8 @@ fn write(path: &Path, text: &str) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-/// One process with one thread, that keeps its connections and logs nothing. TLS sessions are not resumed, as ours are not.
+/// One process with one thread, that keeps its connections and logs nothing. TLS sessions are not resumed, as ours are
+/// not.
 fn nginx_conf(directory: &Path, listen: SocketAddr, leader: SocketAddr, certificates: Option<&Path>) -> String {
     let directory = directory.display();
     let (ssl, scheme, tls) = match certificates.map(Path::display) {

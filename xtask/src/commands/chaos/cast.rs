@@ -291,7 +291,8 @@ impl Cast {
         Ok(())
     }
 
-    /// When each instance led in which term: from the line that tells of it to the next one, or to when its process was stopped.
+    /// When each instance led in which term: from the line that tells of it to the next one, or to when its process was
+    /// stopped.
     pub(super) fn terms(&self) -> Vec<(usize, i64, Instant, Option<Instant>)> {
         let mut terms = Vec::new();
         for (at, curator) in self.curators.iter().enumerate() {

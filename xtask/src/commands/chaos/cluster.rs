@@ -75,7 +75,8 @@ impl Ctl<'_> {
     }
 }
 
-/// Makes it with `curator` and `curatorctl`, in an instance that keeps its state in a directory, and ends that instance.
+/// Makes it with `curator` and `curatorctl`, in an instance that keeps its state in a directory, and ends that
+/// instance.
 pub(crate) fn make(curator: &Path, ctl: &Path, scratch: &Scratch, nodes: usize) -> Result<Made> {
     let path = |name: &str| scratch.path().join(name);
     let text = |name: &str| path(name).display().to_string();

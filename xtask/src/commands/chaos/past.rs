@@ -1,7 +1,7 @@
 //! What a restore of etcd from an older backup may lose, and what it may not.
 //!
-//! A restore makes two pasts of one: that which was until the restore, and that which is from then on, in which nothing has
-//! happened between the backup and the restore. Each of them must be what one honest service can have answered.
+//! A restore makes two pasts of one: that which was until the restore, and that which is from then on, in which nothing
+//! has happened between the backup and the restore. Each of them must be what one honest service can have answered.
 use std::time::Duration;
 
 use curator_harness::history::rules::Answer;
@@ -72,7 +72,8 @@ fn pasts(restores: &[Restore]) -> impl Iterator<Item = (&[Restore], Option<Durin
     (0..=restores.len()).map(|count| (&restores[..count], restores.get(count).map(|next| next.put_back)))
 }
 
-/// The calls of each past. What a call has seen that may belong to either counts for neither; what it may have done, for both.
+/// The calls of each past. What a call has seen that may belong to either counts for neither; what it may have done,
+/// for both.
 pub(super) fn histories(calls: &[Call], restores: &[Restore]) -> Vec<Vec<Call>> {
     let of = |(before, until): (&[Restore], Option<During>)| {
         let placed = |call: &Call| match place(call.began, call.ended, before, until) {
@@ -87,8 +88,8 @@ pub(super) fn histories(calls: &[Call], restores: &[Restore]) -> Vec<Vec<Call>> 
     pasts(restores).map(of).collect()
 }
 
-/// The answers of each past whose terms are of it for sure. A leader from before a restore may answer what needs no state for
-/// `lease` more, until it finds that its key is gone.
+/// The answers of each past whose terms are of it for sure. A leader from before a restore may answer what needs no
+/// state for `lease` more, until it finds that its key is gone.
 pub(super) fn answers(answers: &[Answer], restores: &[Restore], lease: Duration) -> Vec<Vec<Answer>> {
     let lasting = |restore: &Restore| {
         let put_back = During {

@@ -93,7 +93,8 @@ pub(super) enum Fault {
         to: usize,
         way: Way,
     },
-    /// A host from another, or from all others of the cluster: what stands for all cuts where each has a host of its own.
+    /// A host from another, or from all others of the cluster: what stands for all cuts where each has a host of its
+    /// own.
     CutHost {
         host: usize,
         other: Option<usize>,

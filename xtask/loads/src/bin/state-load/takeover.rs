@@ -1,4 +1,5 @@
-//! How long it takes until a new leader has read the state, and to export and import it, beside a plain reading of the same keys.
+//! How long it takes until a new leader has read the state, and to export and import it, beside a plain reading of the
+//! same keys.
 
 use std::ffi::OsString;
 use std::fs::File;

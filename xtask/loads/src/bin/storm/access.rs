@@ -1,4 +1,5 @@
-//! How the clients reach the instances: in plaintext, as whomever they say they are, or with a certificate of the cluster each.
+//! How the clients reach the instances: in plaintext, as whomever they say they are, or with a certificate of the
+//! cluster each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

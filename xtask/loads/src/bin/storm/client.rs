@@ -1,4 +1,5 @@
-//! One node's client, as those of a cluster are: it watches all nodes, sends heartbeats, and begins again when either ends.
+//! One node's client, as those of a cluster are: it watches all nodes, sends heartbeats, and begins again when either
+//! ends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

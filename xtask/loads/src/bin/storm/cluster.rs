@@ -1,4 +1,5 @@
-//! A cluster with TLS, whose nodes and owner get their certificates as those of any cluster do: from its own authority, by the API.
+//! A cluster with TLS, whose nodes and owner get their certificates as those of any cluster do: from its own authority,
+//! by the API.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -159,8 +160,8 @@ impl Owner {
         Ok(())
     }
 
-    /// Registers so many nodes through these instances, all at once, each with a record of about `size` bytes. Returns what they show
-    /// from then on.
+    /// Registers so many nodes through these instances, all at once, each with a record of about `size` bytes. Returns
+    /// what they show from then on.
     pub(crate) async fn join_all(
         &self,
         nodes: usize,

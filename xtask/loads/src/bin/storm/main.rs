@@ -1,8 +1,8 @@
-//! The clients of a big cluster that come back at once: each with a watch of all nodes and a stream of heartbeats, and an owner
-//! who goes on calling. Prints a JSON object a line.
+//! The clients of a big cluster that come back at once: each with a watch of all nodes and a stream of heartbeats, and
+//! an owner who goes on calling. Prints a JSON object a line.
 //!
-//! Run by `cargo xtask bench storm`, which says by SIGUSR1 when there is a storm to measure, and by SIGUSR2 when a node is to be
-//! changed.
+//! Run by `cargo xtask bench storm`, which says by SIGUSR1 when there is a storm to measure, and by SIGUSR2 when a node
+//! is to be changed.
 
 #![allow(clippy::disallowed_methods, reason = "times are measured for the reader")]
 
@@ -37,8 +37,8 @@ struct Arguments {
     /// A client URL of etcd: the nodes are put there, and nothing else is done.
     #[arg(long, conflicts_with = "instances")]
     fill: Option<String>,
-    /// Makes the keys of a cluster with TLS in this directory, prints the ids of the nodes that are to have an instance, and does
-    /// nothing else.
+    /// Makes the keys of a cluster with TLS in this directory, prints the ids of the nodes that are to have an
+    /// instance, and does nothing else.
     #[arg(long)]
     keys: Option<PathBuf>,
     /// Makes the cluster of --tls in this etcd, and does nothing else.
@@ -47,7 +47,8 @@ struct Arguments {
     /// Lets the other instances' nodes into the cluster of --tls, through the first instance, and does nothing else.
     #[arg(long, requires = "tls")]
     admit: bool,
-    /// The directory of the cluster's keys: everybody has a certificate, and as many nodes as there are clients join first.
+    /// The directory of the cluster's keys: everybody has a certificate, and as many nodes as there are clients join
+    /// first.
     #[arg(long)]
     tls: Option<PathBuf>,
     /// What the clients do.

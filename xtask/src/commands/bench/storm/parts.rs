@@ -1,5 +1,5 @@
-//! What a storm is made of, measured by itself: nodes that join at once, heartbeats and nothing else, and one change with all
-//! watching.
+//! What a storm is made of, measured by itself: nodes that join at once, heartbeats and nothing else, and one change
+//! with all watching.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -7,12 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use curator_harness::process::run;
-use curator_harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, TempDir};
 
 const SOON: Duration = Duration::from_secs(60);
 
 /// The state and the first node's credentials of a new cluster.
-fn bootstrap(scratch: &Scratch, name: &str) -> [String; 2] {
+fn bootstrap(scratch: &TempDir, name: &str) -> [String; 2] {
     let at = |what: &str| scratch.path().join(format!("{name}-{what}")).display().to_string();
     let [state, credentials] = [at("state"), at("credentials")];
     let mut bootstrap = Command::new(env!("CARGO_BIN_EXE_curator"));
@@ -22,7 +22,7 @@ fn bootstrap(scratch: &Scratch, name: &str) -> [String; 2] {
     [state, credentials]
 }
 
-fn serve(scratch: &Scratch, state: &str, credentials: &str) -> CuratorProcess {
+fn serve(scratch: &TempDir, state: &str, credentials: &str) -> CuratorProcess {
     let mut options = CuratorOptions::new(1, Vec::new());
     options.node_id = String::new();
     options.credentials = Some(credentials.into());
@@ -32,7 +32,7 @@ fn serve(scratch: &Scratch, state: &str, credentials: &str) -> CuratorProcess {
 
 #[test]
 fn an_instance_of_no_cluster_or_of_another_one_ends_and_that_of_the_own_one_leads() {
-    let scratch = Scratch::new("candidacy").unwrap();
+    let scratch = TempDir::new("candidacy").unwrap();
     let [state, credentials] = bootstrap(&scratch, "one");
     let [_, others] = bootstrap(&scratch, "another");
     // A disk that is not mounted, and another cluster.
@@ -53,7 +53,7 @@ fn an_instance_of_no_cluster_or_of_another_one_ends_and_that_of_the_own_one_lead
 /// Nobody else can open its store meanwhile, so the instance is asked.
 #[test]
 fn an_instance_that_runs_is_backed_up_and_the_backup_is_whole() {
-    let scratch = Scratch::new("backup").unwrap();
+    let scratch = TempDir::new("backup").unwrap();
     let [state, credentials] = bootstrap(&scratch, "one");
     let own = serve(&scratch, &state, &credentials);
     own.wait_for_role(Mark::START, SOON, "to lead", |role| role.is_leader())

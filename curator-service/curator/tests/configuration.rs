@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 use curator_harness::process::{Finished, run};
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ const GOOD: &str = "# An instance beside its member of etcd.\n\
                     leader-ttl = \"5s\"\n\
                     listen = [\"127.0.0.1:1\", \"[::1]:1\"]\n";
 
-fn file(scratch: &Scratch, text: &str) -> PathBuf {
+fn file(scratch: &TempDir, text: &str) -> PathBuf {
     let path = scratch.path().join("curator.toml");
     std::fs::write(&path, text).unwrap();
     path
@@ -41,7 +41,7 @@ fn refused(finished: &Finished) -> &str {
 
 #[test]
 fn a_good_file_is_good_and_a_bad_one_is_named_with_line_key_and_reason() {
-    let scratch = Scratch::new("config-check").unwrap();
+    let scratch = TempDir::new("config-check").unwrap();
     let path = file(&scratch, GOOD);
     let checked = curator(&["config", "check"], Some(&path), &[]);
     assert!(
@@ -84,7 +84,7 @@ fn a_good_file_is_good_and_a_bad_one_is_named_with_line_key_and_reason() {
 
 #[test]
 fn what_only_all_of_it_can_tell_is_checked_too() {
-    let scratch = Scratch::new("config-whole").unwrap();
+    let scratch = TempDir::new("config-whole").unwrap();
     for (from, to, reason) in [
         (
             "[\"127.0.0.1:1\", \"[::1]:1\"]",
@@ -134,7 +134,7 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
 
 #[test]
 fn each_value_is_shown_with_who_says_it() {
-    let scratch = Scratch::new("config-show").unwrap();
+    let scratch = TempDir::new("config-show").unwrap();
     let path = file(&scratch, GOOD);
     let env = [
         ("CURATOR_LEADER_TTL", "7s"),
@@ -209,7 +209,7 @@ fn each_value_is_shown_with_who_says_it() {
 
 #[test]
 fn a_bad_log_filter_is_refused_wherever_it_comes_from() {
-    let scratch = Scratch::new("config-filter").unwrap();
+    let scratch = TempDir::new("config-filter").unwrap();
     let path = file(&scratch, GOOD);
     let by_variable = curator(&["config", "check"], Some(&path), &[("RUST_LOG", "inof")]);
     let by_flag = curator(&["config", "check", "--log-filter=inof"], Some(&path), &[]);
@@ -228,7 +228,7 @@ fn the_example_and_the_unit_that_are_shipped_go_together() {
     let checked = curator(&["config", "check"], Some(&example), &[]);
     assert!(checked.status.success(), "{checked:?}");
     // What is commented out in it is right as well.
-    let scratch = Scratch::new("config-example").unwrap();
+    let scratch = TempDir::new("config-example").unwrap();
     let text = std::fs::read_to_string(&example).unwrap();
     let uncommented: Vec<_> = text
         .lines()

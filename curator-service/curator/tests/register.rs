@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use curator_harness::process::{Finished, run};
 use curator_harness::which::built_beside;
-use curator_harness::{CuratorOptions, CuratorProcess, Mark, Scratch, wait_until};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, TempDir, wait_until};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 
 /// A cluster of one instance without etcd, with certificates, and its owner.
 struct Home {
-    scratch: Scratch,
+    scratch: TempDir,
     curator: CuratorProcess,
 }
 
 impl Home {
     fn new(name: &str) -> Self {
-        let scratch = Scratch::new(name).unwrap();
+        let scratch = TempDir::new(name).unwrap();
         let (state, first) = (scratch.path().join("state"), scratch.path().join("first"));
         let mut bootstrap = Command::new(env!("CARGO_BIN_EXE_curator"));
         bootstrap

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use curator_harness::{CuratorOptions, CuratorProcess, Deadline, Event, Mark, Scratch};
+use curator_harness::{CuratorOptions, CuratorProcess, Deadline, Event, Mark, TempDir};
 use rustix::process::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ struct Manager {
 }
 
 impl Manager {
-    fn new(scratch: &Scratch) -> Self {
+    fn new(scratch: &TempDir) -> Self {
         let path = scratch.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         Self { socket, path }
@@ -56,7 +56,7 @@ impl Manager {
 }
 
 /// An instance without etcd, which leads alone, with a file and more arguments.
-fn start(scratch: &Scratch, config: &str, args: &[&str], env: &[(&str, &str)]) -> (CuratorProcess, PathBuf) {
+fn start(scratch: &TempDir, config: &str, args: &[&str], env: &[(&str, &str)]) -> (CuratorProcess, PathBuf) {
     let path = scratch.path().join("curator.toml");
     std::fs::write(&path, config).unwrap();
     let state = scratch.path().join("state").display().to_string();
@@ -105,7 +105,7 @@ fn replace(path: &Path, text: &str) {
 
 #[test]
 fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
-    let scratch = Scratch::new("sighup").unwrap();
+    let scratch = TempDir::new("sighup").unwrap();
     let manager = Manager::new(&scratch);
     let env = [("NOTIFY_SOCKET", manager.path.to_str().unwrap())];
     let (curator, path) = start(&scratch, "log-filter = \"info\"\n", &[], &env);
@@ -187,7 +187,7 @@ fn sighup_takes_the_log_filter_and_says_what_needs_a_restart() {
 
 #[test]
 fn what_a_flag_says_stays_whatever_the_file_says() {
-    let scratch = Scratch::new("sighup-flag").unwrap();
+    let scratch = TempDir::new("sighup-flag").unwrap();
     let (curator, path) = start(&scratch, "log-filter = \"info\"\n", &["--log-filter=debug"], &[]);
     leads(&curator);
     replace(&path, "log-filter = \"error\"\nleader-ttl = \"99s\"\n");
@@ -203,7 +203,7 @@ fn what_a_flag_says_stays_whatever_the_file_says() {
 
 #[test]
 fn what_no_key_by_itself_tells_is_refused_as_well() {
-    let scratch = Scratch::new("sighup-whole").unwrap();
+    let scratch = TempDir::new("sighup-whole").unwrap();
     let path = scratch.path().join("curator.toml");
     replace(&path, "etcd-endpoints = \"http://127.0.0.1:9\"\n");
     let mut options = CuratorOptions::new(1, Vec::new());
@@ -236,7 +236,7 @@ fn what_no_key_by_itself_tells_is_refused_as_well() {
 
 #[test]
 fn the_service_manager_is_told_of_every_step() {
-    let scratch = Scratch::new("notify").unwrap();
+    let scratch = TempDir::new("notify").unwrap();
     let manager = Manager::new(&scratch);
     let env = [
         ("NOTIFY_SOCKET", manager.path.to_str().unwrap()),
@@ -277,7 +277,7 @@ fn the_service_manager_is_told_of_every_step() {
 
 #[test]
 fn an_instance_without_a_leader_is_ready_all_the_same() {
-    let scratch = Scratch::new("notify-leaderless").unwrap();
+    let scratch = TempDir::new("notify-leaderless").unwrap();
     let manager = Manager::new(&scratch);
     let mut options = CuratorOptions::new(1, vec!["http://127.0.0.1:9".into()]);
     options.env = vec![("NOTIFY_SOCKET".into(), manager.path.display().to_string())];
@@ -295,7 +295,7 @@ fn an_instance_without_a_leader_is_ready_all_the_same() {
 
 #[test]
 fn under_a_parent_the_instance_tells_and_hears() {
-    let scratch = Scratch::new("notify-supervised").unwrap();
+    let scratch = TempDir::new("notify-supervised").unwrap();
     let manager = Manager::new(&scratch);
     let path = scratch.path().join("curator.toml");
     // By the file, which the instance reads as well.
@@ -350,7 +350,7 @@ fn the_unit_waits_for_the_clock_and_never_gives_up() {
 /// The unit sets a runtime directory whatever the store is, and calls `curator release` at the end.
 #[test]
 fn the_units_runtime_directory_does_no_harm_to_an_embedded_store() {
-    let scratch = Scratch::new("unit-embedded").unwrap();
+    let scratch = TempDir::new("unit-embedded").unwrap();
     let runtime = scratch.dir("run").unwrap();
     let env = [("CURATOR_RUNTIME_DIR", runtime.to_str().unwrap())];
     let (curator, _) = start(&scratch, "", &[], &env);

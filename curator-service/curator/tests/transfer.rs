@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 use curator_harness::process::{Finished, run};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ fn refused(finished: &Finished) -> &str {
 }
 
 /// A cluster in a directory, exported into a file.
-fn exported(scratch: &Scratch) -> (PathBuf, PathBuf) {
+fn exported(scratch: &TempDir) -> (PathBuf, PathBuf) {
     let (state, out) = (scratch.path().join("state"), scratch.path().join("out"));
     let key = "01".repeat(32);
     let keys = [
@@ -45,7 +45,7 @@ fn exported(scratch: &Scratch) -> (PathBuf, PathBuf) {
 
 #[test]
 fn what_is_no_cluster_is_not_exported_and_nothing_is_left_behind() {
-    let scratch = Scratch::new("export-none").unwrap();
+    let scratch = TempDir::new("export-none").unwrap();
     let (state, _) = exported(&scratch);
     let (nowhere, out) = (scratch.path().join("typo"), scratch.path().join("never"));
     let finished = curator(
@@ -76,7 +76,7 @@ fn what_is_no_cluster_is_not_exported_and_nothing_is_left_behind() {
 
 #[test]
 fn what_a_killed_export_has_left_is_named_and_nothing_is_written_over() {
-    let scratch = Scratch::new("export-again").unwrap();
+    let scratch = TempDir::new("export-again").unwrap();
     let (state, out) = exported(&scratch);
     let before = fs::read(&out).unwrap();
     let at = ["--embedded".as_ref(), &*state, "--out".as_ref()];
@@ -98,7 +98,7 @@ fn what_a_killed_export_has_left_is_named_and_nothing_is_written_over() {
 
 #[test]
 fn export_that_others_may_read_is_not_imported() {
-    let scratch = Scratch::new("import-open").unwrap();
+    let scratch = TempDir::new("import-open").unwrap();
     let (_, out) = exported(&scratch);
     let copy = scratch.path().join("copy");
     let all = [&*out, "--embedded".as_ref(), &*copy];
@@ -113,7 +113,7 @@ fn export_that_others_may_read_is_not_imported() {
 
 #[test]
 fn inspect_shows_of_which_cluster_a_file_is_and_whether_it_is_whole() {
-    let scratch = Scratch::new("inspect").unwrap();
+    let scratch = TempDir::new("inspect").unwrap();
     let (_, out) = exported(&scratch);
     let shown = curator("inspect", &[], &[&out]);
     assert!(shown.status.success(), "{shown:?}");
@@ -136,7 +136,7 @@ fn inspect_shows_of_which_cluster_a_file_is_and_whether_it_is_whole() {
 
 #[test]
 fn a_failed_import_or_bootstrap_leaves_nothing_behind() {
-    let scratch = Scratch::new("import-none").unwrap();
+    let scratch = TempDir::new("import-none").unwrap();
     let (_, out) = exported(&scratch);
     let whole = fs::read_to_string(&out).unwrap();
     let (into, file) = (scratch.path().join("new").join("state"), scratch.path().join("bent"));
@@ -164,7 +164,7 @@ fn a_failed_import_or_bootstrap_leaves_nothing_behind() {
 /// As after a kill before the certificates are written.
 #[test]
 fn a_bootstrap_that_was_interrupted_is_finished_by_running_it_again() {
-    let scratch = Scratch::new("bootstrap-again").unwrap();
+    let scratch = TempDir::new("bootstrap-again").unwrap();
     let (state, credentials) = (scratch.path().join("state"), scratch.path().join("credentials"));
     let paths: [&Path; 4] = ["--embedded".as_ref(), &state, "--credentials".as_ref(), &credentials];
     assert!(curator("bootstrap", &[], &paths).status.success());
@@ -193,7 +193,7 @@ fn a_bootstrap_that_was_interrupted_is_finished_by_running_it_again() {
 /// What a kill in the middle of an import leaves is marked, so nobody takes it for a cluster.
 #[test]
 fn a_store_with_a_half_import_is_refused_by_all_until_it_is_resumed() {
-    let scratch = Scratch::new("import-half").unwrap();
+    let scratch = TempDir::new("import-half").unwrap();
     let (_, out) = exported(&scratch);
     let half = scratch.path().join("half");
     half_imported(&half);
@@ -240,7 +240,7 @@ fn half_imported(directory: &Path) {
 
 #[test]
 fn serve_refuses_a_store_that_is_not_of_its_credentials() {
-    let scratch = Scratch::new("foreign-state").unwrap();
+    let scratch = TempDir::new("foreign-state").unwrap();
     let at = |name: &str| scratch.path().join(name);
     for name in ["one", "other"] {
         let (state, credentials) = (at(name), at(&format!("{name}.credentials")));
@@ -284,7 +284,7 @@ fn serve_refuses_a_store_that_is_not_of_its_credentials() {
 /// The address is one of those for documents, which nobody has.
 #[test]
 fn import_warns_of_a_plaintext_etcd_beyond_this_host() {
-    let scratch = Scratch::new("plaintext").unwrap();
+    let scratch = TempDir::new("plaintext").unwrap();
     let (_, out) = exported(&scratch);
     for (endpoint, warns) in [("http://192.0.2.1:2379", true), ("http://127.0.0.1:1", false)] {
         let finished = curator("import", &["--etcd-endpoints", endpoint], &[&out]);

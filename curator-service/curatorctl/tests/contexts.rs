@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 
 fn curatorctl(config: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_curatorctl"));
@@ -16,7 +16,7 @@ fn curatorctl(config: &Path, words: &[&str]) -> Command {
 
 #[test]
 fn contexts_that_are_set_at_once_are_all_there() {
-    let scratch = Scratch::new("contexts").unwrap();
+    let scratch = TempDir::new("contexts").unwrap();
     let real = scratch.path().join("elsewhere").join("contexts.toml");
     fs::create_dir(real.parent().unwrap()).unwrap();
     fs::write(&real, "").unwrap();

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use curator_harness::curator::binary_from_env;
 use curator_harness::process::run;
-use curator_harness::{CuratorOptions, CuratorProcess, Mark, Scratch};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, TempDir};
 use curator_proto::curator_api::RegisterNodeRequest;
 use h2::client::SendRequest;
 use http::Request;
@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::stage::{SOON, TTL, resident};
+use crate::test_cluster::{SOON, TTL, resident};
 
 /// How long each kind of abuse lasts.
 const LASTS: Duration = Duration::from_secs(3);
@@ -387,11 +387,11 @@ fn bootstrap(state: &Path, credentials: &Path) -> (String, KeyPair) {
 
 #[test]
 fn whoever_means_well_is_served_while_others_do_not() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
     raise_file_limit();
-    let scratch = Scratch::new("abuse").unwrap();
+    let scratch = TempDir::new("abuse").unwrap();
     let (state, credentials) = (scratch.path().join("state"), scratch.path().join("credentials"));
     let (id, key) = bootstrap(&state, &credentials);
     let mut options = CuratorOptions::new(1, Vec::new()).leader_ttl(TTL);

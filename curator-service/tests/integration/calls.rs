@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request};
 
 use crate::cluster::{OWNER, bootstrap, embedding};
-use crate::stage::{SOON, Stage};
+use crate::test_cluster::{SOON, TestCluster};
 
 fn by<T>(message: T, caller: &str) -> Request<T> {
     let mut request = Request::new(message);
@@ -35,7 +35,7 @@ fn hex(byte: u8) -> String {
 
 #[test]
 fn every_service_is_answered_by_every_instance() {
-    let mut stage = Stage::empty("calls", EtcdOptions::default());
+    let mut stage = TestCluster::empty("calls", EtcdOptions::default());
     assert!(bootstrap(&stage, 1).status.success());
     embedding(&mut stage);
     stage.agreed(SOON);

@@ -29,7 +29,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 /// How long each call is given: a change of leader fits in.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(8);
 pub(crate) const OWNER: &str = "user owner";
 
 /// Runs `curator bootstrap` for the cluster.
-pub(crate) fn bootstrap(stage: &Stage, number: u8) -> Output {
+pub(crate) fn bootstrap(stage: &TestCluster, number: u8) -> Output {
     let hex = |byte: u8| format!("{byte:02x}").repeat(32);
     Command::new(binary_from_env().unwrap())
         .arg("bootstrap")
@@ -51,7 +51,7 @@ pub(crate) fn bootstrap(stage: &Stage, number: u8) -> Output {
 }
 
 /// Starts three instances that believe who callers say they are.
-pub(crate) fn embedding(stage: &mut Stage) {
+pub(crate) fn embedding(stage: &mut TestCluster) {
     let program = embedding_from_env().unwrap();
     for member in 0..3 {
         let number = u32::try_from(member + 1).unwrap();
@@ -293,7 +293,7 @@ async fn watch(clients: Clients, stop: Arc<AtomicBool>, markers: Arc<AtomicUsize
 
 #[test]
 fn nodes_live_through_every_instance_while_leaders_are_killed() {
-    let mut stage = Stage::empty("cluster", EtcdOptions::default());
+    let mut stage = TestCluster::empty("cluster", EtcdOptions::default());
     // From several places at once: one of them makes the cluster.
     let made: Vec<Output> = std::thread::scope(|scope| {
         let stage = &stage;

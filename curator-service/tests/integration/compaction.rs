@@ -10,14 +10,14 @@ use curator_election::store::{
     Keys, Lease, LeaseId, Op, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
 use curator_election::{ElectionBackend, StoreElection};
-use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Scratch};
+use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, TempDir};
 use futures::StreamExt;
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 #[test]
 fn compaction_disturbs_no_election_that_goes_on() {
-    let (stage, leader) = Stage::elected("compact", Reach::Own, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("compact", Reach::Own, TTL, EtcdOptions::default());
     let marks = stage.marks();
     for _ in 0..3 {
         stage.etcd.etcdctl(At::Any, &["put", "unrelated", "x"], SOON).unwrap();
@@ -36,7 +36,7 @@ fn compaction_disturbs_no_election_that_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_that_nobody_compacts_is_noticed() {
-    let scratch = Scratch::new("history").unwrap();
+    let scratch = TempDir::new("history").unwrap();
     let etcd = tokio::task::block_in_place(|| {
         EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, EtcdOptions::default()).unwrap()
     });
@@ -121,7 +121,7 @@ struct Forgotten {
 
 /// Runs a test on an etcd with two candidates, the first of which goes in the moment that somebody watches.
 fn with_a_forgetful_etcd<F: Future<Output = ()>>(label: &str, test: impl FnOnce(Forgotten) -> F) {
-    let scratch = Scratch::new(label).unwrap();
+    let scratch = TempDir::new(label).unwrap();
     let options = EtcdOptions {
         members: 1,
         peer_proxies: false,

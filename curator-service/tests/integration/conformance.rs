@@ -6,7 +6,7 @@ use curator_harness::EtcdOptions;
 use curator_harness::foreign::Clients;
 use curator_harness::process::run;
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 /// What h2spec counts as failed, and why it is not: docs/clients.md.
 const EXPLAINED: [&str; 1] = ["Sends invalid connection preface"];
@@ -19,7 +19,7 @@ fn http2_is_as_h2spec_has_it() {
         println!("SKIPPED: nobody says where h2spec is");
         return;
     };
-    let (stage, leader) = Stage::elected("h2spec", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("h2spec", Reach::All, TTL, EtcdOptions::default());
     for instance in [leader, stage.others(leader)[0]] {
         let port = stage.curators[instance].address().port().to_string();
         let mut always: Option<BTreeSet<String>> = None;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use curator_harness::curator::{Event, binary_from_env, ctl_from_env};
 use curator_harness::process::{Finished, run};
-use curator_harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec, Scratch};
+use curator_harness::{Capture, CuratorOptions, Deadline, EtcdOptions, Journal, Mark, Process, ProcessSpec, TempDir};
 use curator_proto::common::NodeStorageSecurity;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, RegisterNodeRequest};
@@ -19,7 +19,7 @@ use curator_service::{
 use serde_json::Value;
 use tonic::transport::Channel;
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -31,7 +31,7 @@ struct Ctl {
 }
 
 impl Ctl {
-    fn new(stage: &Stage) -> Self {
+    fn new(stage: &TestCluster) -> Self {
         let config = stage.scratch.path().join("contexts.toml");
         std::fs::write(&config, "").unwrap();
         Self { config }
@@ -82,7 +82,7 @@ struct Following {
 }
 
 impl Following {
-    fn start(ctl: &Ctl, stage: &Stage, name: &str, args: &[&str]) -> Self {
+    fn start(ctl: &Ctl, stage: &TestCluster, name: &str, args: &[&str]) -> Self {
         let said = Arc::new(Journal::default());
         let spec = ProcessSpec::new(name, ctl_from_env().unwrap())
             .args(args)
@@ -131,7 +131,7 @@ impl Node {
         shown.channel(address).unwrap()
     }
 
-    fn start(&self, stage: &mut Stage, number: usize) {
+    fn start(&self, stage: &mut TestCluster, number: usize) {
         let options = CuratorOptions::new(u32::try_from(number).unwrap(), stage.endpoints(number - 1, Reach::All));
         let mut options = options.leader_ttl(TTL);
         options.node_id.clone_from(&self.id);
@@ -141,13 +141,13 @@ impl Node {
 }
 
 /// A cluster of three instances with TLS, from nothing: each node after the first registers, is approved, and commits.
-fn cluster() -> (Stage, Ctl, Vec<Node>) {
-    let scratch = Scratch::new("ctl").unwrap();
+fn cluster() -> (TestCluster, Ctl, Vec<Node>) {
+    let scratch = TempDir::new("ctl").unwrap();
     let at = scratch.path().to_owned();
     let text = |path: &Path| path.display().to_string();
     let nodes: Vec<_> = (1..=3).map(|number| Node::new(&at, number)).collect();
     let names = nodes.iter().map(|node| node.id.clone()).collect();
-    let mut stage = Stage::within(
+    let mut stage = TestCluster::within(
         scratch,
         EtcdOptions {
             names,
@@ -412,13 +412,13 @@ fn a_leader_whose_node_is_deleted_hands_over_and_stands_no_more() {
 }
 
 /// Where the instance of a node is.
-fn address_of(stage: &Stage, nodes: &[Node], node: &Node) -> String {
+fn address_of(stage: &TestCluster, nodes: &[Node], node: &Node) -> String {
     let number = nodes.iter().position(|other| other.id == node.id).unwrap();
     stage.curators[number].address().to_string()
 }
 
 /// Each instance has a filter of its own, which a user changes while it runs.
-fn logging(stage: &Stage, ctl: &Ctl) {
+fn logging(stage: &TestCluster, ctl: &Ctl) {
     let at = |number: usize| stage.curators[number].address().to_string();
     let two = format!("{},{}", at(1), at(2));
     let told = ctl.json(&["log-level", "info,curator_service=debug", "--endpoint", &two]);
@@ -504,7 +504,7 @@ fn management(ctl: &Ctl, id: &str) {
 /// Without certificates nobody is a user: what anybody may know is shown, and nothing is done.
 #[test]
 fn without_tls_little_is_shown_and_nothing_is_done() {
-    let (stage, leader) = Stage::elected("ctl-plain", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("ctl-plain", Reach::All, TTL, EtcdOptions::default());
     let ctl = Ctl::new(&stage);
     let addresses: Vec<_> = stage
         .curators

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use curator_harness::{CuratorOptions, EtcdOptions, Mark, Role};
 
-use crate::stage::{Reach, SOON, Stage, TTL, measured};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster, measured};
 
-fn with_the_id_of(stage: &Stage, curator: usize) -> impl FnOnce(CuratorOptions) -> CuratorOptions + use<> {
+fn with_the_id_of(stage: &TestCluster, curator: usize) -> impl FnOnce(CuratorOptions) -> CuratorOptions + use<> {
     let node_id = stage.curators[curator].node_id().to_owned();
     move |mut options| {
         options.node_id = node_id;
@@ -15,7 +15,7 @@ fn with_the_id_of(stage: &Stage, curator: usize) -> impl FnOnce(CuratorOptions) 
 }
 
 /// Waits until `curator` says that another process lives at the address of `other`.
-fn tells_of(stage: &Stage, curator: usize, other: usize) {
+fn tells_of(stage: &TestCluster, curator: usize, other: usize) {
     let said = format!(
         "at {}, beside this one at {}",
         stage.curators[other].address(),
@@ -30,14 +30,14 @@ fn tells_of(stage: &Stage, curator: usize, other: usize) {
         .unwrap();
 }
 
-fn times_led(stage: &Stage, curator: usize) -> usize {
+fn times_led(stage: &TestCluster, curator: usize) -> usize {
     let roles = stage.curators[curator].roles_since(Mark::START);
     roles.iter().filter(|change| change.role.is_leader()).count()
 }
 
 #[test]
 fn the_elder_of_two_with_one_id_leads_on_and_the_younger_one_says_so() {
-    let mut stage = Stage::empty("one-id", EtcdOptions::default());
+    let mut stage = TestCluster::empty("one-id", EtcdOptions::default());
     let elder = stage.start(0, Reach::Own, |options| options);
     stage.curators[elder]
         .wait_for_role(Mark::START, SOON, "leading", Role::is_leader)
@@ -70,7 +70,7 @@ fn the_elder_of_two_with_one_id_leads_on_and_the_younger_one_says_so() {
 
 #[test]
 fn a_follower_whose_id_another_process_has_follows_on() {
-    let (mut stage, leader) = Stage::elected("one-id-follows", Reach::Own, TTL, EtcdOptions::default());
+    let (mut stage, leader) = TestCluster::elected("one-id-follows", Reach::Own, TTL, EtcdOptions::default());
     let follower = stage.others(leader)[0];
     let marks = stage.marks();
     let twin = with_the_id_of(&stage, follower);
@@ -86,7 +86,7 @@ fn a_follower_whose_id_another_process_has_follows_on() {
 
 #[test]
 fn of_two_with_one_id_that_start_at_once_one_leads_for_good() {
-    let mut stage = Stage::empty("one-id-at-once", EtcdOptions::default());
+    let mut stage = TestCluster::empty("one-id-at-once", EtcdOptions::default());
     let one = stage.start(0, Reach::Own, |options| options);
     let twin = with_the_id_of(&stage, one);
     let another = stage.start(1, Reach::Own, twin);

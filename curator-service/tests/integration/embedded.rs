@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use curator_harness::curator::{binary_from_env, embedding_from_env};
 use curator_harness::process::{Finished, run};
-use curator_harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark, Scratch};
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdOptions, Mark, TempDir};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{Node, Pair};
 use curator_proto::management_api::{GetNodesRequest, UpdateNodeLabelsRequest};
@@ -17,7 +17,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 
 use crate::cluster::OWNER;
-use crate::stage::{SCAN, SOON, Stage, TTL};
+use crate::test_cluster::{SCAN, SOON, TTL, TestCluster};
 
 fn curator(args: &[&str]) -> Finished {
     let mut command = Command::new(binary_from_env().unwrap());
@@ -52,7 +52,7 @@ fn request<T>(message: T) -> Request<T> {
 
 #[test]
 fn what_was_acknowledged_survives_sigkill_in_the_middle_of_writes() {
-    let scratch = Scratch::new("embedded").unwrap();
+    let scratch = TempDir::new("embedded").unwrap();
     let directory = scratch.path().join("state");
     let id = bootstrap(&directory);
     let mut options = CuratorOptions::new(1, Vec::new()).leader_ttl(TTL);
@@ -149,7 +149,7 @@ fn the_state_moves_to_etcd_and_back() {
         peer_proxies: false,
         ..EtcdOptions::default()
     };
-    let stage = Stage::empty("transfer", etcd_options);
+    let stage = TestCluster::empty("transfer", etcd_options);
     let at = |name: &str| stage.scratch.path().join(name).display().to_string();
     let endpoints = stage.etcd.endpoints().join(",");
     bootstrap(Path::new(&at("state")));

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use curator_harness::{At, Deadline, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Role};
 
-use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
+use crate::test_cluster::{Reach, SCAN, SOON, TTL, TestCluster, measured};
 
 /// A change of etcd's own leader gives leases their full TTL once more, and an election timeout.
 const ETCD_ELECTION: Duration = Duration::from_secs(6);
 
 /// Watches that a curator's role does not change for a while; fails at the first change.
-fn role_stays(stage: &Stage, curator: usize, mark: Mark, time: Duration) {
+fn role_stays(stage: &TestCluster, curator: usize, mark: Mark, time: Duration) {
     let deadline = Deadline::after(time);
     let changed = stage.curators[curator].wait_for_role(mark, deadline.remaining(), "a change", |_| true);
     assert!(changed.is_err(), "{changed:?}");
@@ -19,7 +19,7 @@ fn role_stays(stage: &Stage, curator: usize, mark: Mark, time: Duration) {
 
 /// Cuts the leader's member off from the others, with etcd's own leader on the same side or on the other.
 fn cut_off(label: &str, with_etcd_leader: bool) {
-    let (stage, leader) = Stage::elected(label, Reach::Own, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected(label, Reach::Own, TTL, EtcdOptions::default());
     let etcd_leader = if with_etcd_leader { leader } else { (leader + 1) % 3 };
     stage.make_etcd_leader(etcd_leader);
     let old = stage.candidates()[0].clone();
@@ -86,7 +86,7 @@ fn a_leader_cut_off_with_etcds_leader_steps_down_before_another_leads() {
 #[test]
 fn a_leader_whose_member_hangs_goes_on_through_another() {
     let ttl = Duration::from_secs(3);
-    let (stage, leader) = Stage::elected("hang", Reach::All, ttl, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("hang", Reach::All, ttl, EtcdOptions::default());
     stage.spare_etcd_leader(leader);
     let mark = stage.curators[leader].mark();
     assert!(stage.curators[leader].role().is_some_and(|role| role.is_leader()));
@@ -98,7 +98,7 @@ fn a_leader_whose_member_hangs_goes_on_through_another() {
 
 #[test]
 fn a_leader_whose_only_member_hangs_steps_down_before_another_leads() {
-    let (stage, leader) = Stage::elected("hang-alone", Reach::Own, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("hang-alone", Reach::Own, TTL, EtcdOptions::default());
     let key = stage.candidates()[0].clone();
     let watch = stage.watch_key(&key, (leader + 1) % 3);
     let marks = stage.marks();
@@ -124,7 +124,7 @@ fn a_leader_whose_only_member_hangs_steps_down_before_another_leads() {
 #[test]
 fn a_follower_whose_member_hangs_learns_of_the_next_leader() {
     let ttl = Duration::from_secs(3);
-    let (stage, leader) = Stage::elected("observer", Reach::All, ttl, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("observer", Reach::All, ttl, EtcdOptions::default());
     // The last of the queue, so that there is somebody else for it to follow.
     let follower = stage.queue()[2];
     stage.spare_etcd_leader(follower);
@@ -153,7 +153,7 @@ fn a_follower_whose_member_hangs_learns_of_the_next_leader() {
 
 #[test]
 fn without_etcd_nobody_leads_and_with_it_one_does_again() {
-    let (stage, leader) = Stage::elected("outage", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("outage", Reach::All, TTL, EtcdOptions::default());
     let marks = stage.marks();
     let stopped = std::time::Instant::now();
     stage.etcd.kill_all().unwrap();
@@ -178,7 +178,7 @@ fn without_etcd_nobody_leads_and_with_it_one_does_again() {
 
 #[test]
 fn a_service_started_before_etcd_waits_for_it() {
-    let scratch = curator_harness::Scratch::new("early").unwrap();
+    let scratch = curator_harness::TempDir::new("early").unwrap();
     let binaries = EtcdBinaries::from_env().unwrap();
     let etcd = EtcdCluster::prepare(&binaries, &scratch, EtcdOptions::default()).unwrap();
     let options = curator_harness::CuratorOptions::new(1, etcd.endpoints()).leader_ttl(TTL);

@@ -16,14 +16,14 @@ use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Event, Keys, Op, Range, Revision, Store, StoreError, Txn};
 use curator_harness::curator::binary_from_env;
 use curator_harness::process::{Finished, run};
-use curator_harness::{At, CuratorOptions, EtcdOptions, EtcdTls, Mark, Scratch};
+use curator_harness::{At, CuratorOptions, EtcdOptions, EtcdTls, Mark, TempDir};
 use futures::StreamExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 
-use crate::stage::{Reach, SOON, Stage};
+use crate::test_cluster::{Reach, SOON, TestCluster};
 
 const NAMESPACES: [&str; 3] = ["namespaced:curator/", "namespaced:etcd-pki/", "namespaced:kubernetes/"];
 /// Long enough for a member of etcd to be restarted within.
@@ -82,14 +82,14 @@ fn write(path: &Path, content: &str, mode: u32) {
 
 /// The files of a cluster with TLS, and of its clients.
 struct Files {
-    scratch: Scratch,
+    scratch: TempDir,
     clients: Authority,
 }
 
 impl Files {
     fn new(label: &str) -> Self {
         let files = Self {
-            scratch: Scratch::new(label).unwrap(),
+            scratch: TempDir::new(label).unwrap(),
             clients: Authority::new(),
         };
         let servers = Authority::new();
@@ -143,7 +143,7 @@ impl Files {
             .to_vec()
     }
 
-    fn config(&self, stage: &Stage) -> EtcdConfig {
+    fn config(&self, stage: &TestCluster) -> EtcdConfig {
         let mut config = EtcdConfig::new(stage.etcd.endpoints());
         config.access.ca = Some(self.path("ca.pem"));
         config.access.certificate = Some(self.path("client.pem"));
@@ -159,7 +159,7 @@ struct User {
 }
 
 impl User {
-    fn new(scratch: &Scratch, name: &'static str, password: &str) -> Self {
+    fn new(scratch: &TempDir, name: &'static str, password: &str) -> Self {
         let file = scratch.path().join(format!("{name}.password"));
         write(&file, &format!("{password}\n"), 0o600);
         Self { name, file }
@@ -172,7 +172,7 @@ impl User {
             .to_vec()
     }
 
-    fn config(&self, stage: &Stage) -> EtcdConfig {
+    fn config(&self, stage: &TestCluster) -> EtcdConfig {
         let mut config = EtcdConfig::new(stage.etcd.endpoints());
         config.access.user = Some(self.name.to_owned());
         config.access.password_file = Some(self.file.clone());
@@ -180,7 +180,7 @@ impl User {
     }
 }
 
-fn curator(stage: &Stage, args: &[&str], access: &[String]) -> Finished {
+fn curator(stage: &TestCluster, args: &[&str], access: &[String]) -> Finished {
     let mut command = Command::new(binary_from_env().unwrap());
     command
         .args(args)
@@ -189,12 +189,12 @@ fn curator(stage: &Stage, args: &[&str], access: &[String]) -> Finished {
     run(command, SOON).unwrap()
 }
 
-fn export(stage: &Stage, name: &str, access: &[String]) -> Finished {
+fn export(stage: &TestCluster, name: &str, access: &[String]) -> Finished {
     let out = stage.scratch.path().join(name).display().to_string();
     curator(stage, &["export", "--out", &out], access)
 }
 
-fn bootstrap(stage: &Stage, access: &[String]) -> Finished {
+fn bootstrap(stage: &TestCluster, access: &[String]) -> Finished {
     let key = "01".repeat(32);
     let keys = [
         "--node-public-key",
@@ -207,7 +207,7 @@ fn bootstrap(stage: &Stage, access: &[String]) -> Finished {
     curator(stage, &[&["bootstrap"][..], &keys].concat(), access)
 }
 
-fn start_three(stage: &mut Stage, access: &[String]) -> usize {
+fn start_three(stage: &mut TestCluster, access: &[String]) -> usize {
     for member in 0..3 {
         stage.start(member, Reach::All, |options| CuratorOptions {
             extra_args: access.to_vec(),
@@ -270,7 +270,7 @@ impl Load {
 
 const IN_USE: &str = "etcd client reloaded its credential files";
 
-fn all_use_new_files(stage: &Stage, marks: &[Mark]) {
+fn all_use_new_files(stage: &TestCluster, marks: &[Mark]) {
     for (curator, mark) in stage.curators.iter().zip(marks) {
         curator
             .wait_for(*mark, SOON, IN_USE, |event| event.message() == Some(IN_USE))
@@ -281,7 +281,7 @@ fn all_use_new_files(stage: &Stage, marks: &[Mark]) {
 #[test]
 fn three_instances_elect_over_tls_with_client_certificates() {
     let files = Files::new("tls-files");
-    let mut stage = Stage::empty("tls", files.etcd());
+    let mut stage = TestCluster::empty("tls", files.etcd());
     let made = bootstrap(&stage, &files.args());
     assert!(made.status.success(), "{}", made.stderr);
     let leader = start_three(&mut stage, &files.args());
@@ -301,7 +301,7 @@ fn three_instances_elect_over_tls_with_client_certificates() {
 #[test]
 fn what_keeps_tls_from_working_is_told() {
     let files = Files::new("told-files");
-    let mut stage = Stage::empty("told", files.etcd());
+    let mut stage = TestCluster::empty("told", files.etcd());
     let stranger = Authority::new();
     write(&files.path("wrong-ca.pem"), &stranger.pem, 0o644);
     files.rotate("stranger", &stranger);
@@ -362,7 +362,7 @@ fn what_keeps_tls_from_working_is_told() {
 #[test]
 fn rotated_certificates_are_used_without_a_failed_call_and_the_leader_keeps_its_term() {
     let files = Files::new("rotation-files");
-    let mut stage = Stage::empty("rotation", files.etcd());
+    let mut stage = TestCluster::empty("rotation", files.etcd());
     let leader = start_three(&mut stage, &files.args());
     let revision = stage.lock_revision(leader);
     let runtime = runtime();
@@ -427,7 +427,7 @@ fn rotated_certificates_are_used_without_a_failed_call_and_the_leader_keeps_its_
 
 #[test]
 fn a_user_whose_role_is_the_namespace_is_enough() {
-    let mut stage = Stage::empty("user", EtcdOptions::default());
+    let mut stage = TestCluster::empty("user", EtcdOptions::default());
     let user = User::new(&stage.scratch, "curator", "right");
     stage.etcd.add_user("curator", "right", &NAMESPACES).unwrap();
     stage.etcd.add_user("elsewhere", "right", &["another/"]).unwrap();
@@ -482,7 +482,7 @@ fn a_user_whose_role_is_the_namespace_is_enough() {
 
 #[test]
 fn a_password_is_changed_and_the_leader_keeps_its_term() {
-    let mut stage = Stage::empty("password", EtcdOptions::default());
+    let mut stage = TestCluster::empty("password", EtcdOptions::default());
     stage.etcd.add_user("curator", "first", &NAMESPACES).unwrap();
     stage.etcd.enable_auth("root").unwrap();
     let user = User::new(&stage.scratch, "curator", "first");
@@ -525,7 +525,7 @@ fn a_password_is_changed_and_the_leader_keeps_its_term() {
 #[test]
 fn leader_goes_on_while_authentication_is_disabled_and_says_so() {
     const OPEN: &str = "etcd has authentication disabled";
-    let mut stage = Stage::empty("auth-disabled", EtcdOptions::default());
+    let mut stage = TestCluster::empty("auth-disabled", EtcdOptions::default());
     stage.etcd.add_user("curator", "right", &NAMESPACES).unwrap();
     stage.etcd.enable_auth("root").unwrap();
     let user = User::new(&stage.scratch, "curator", "right");
@@ -571,14 +571,14 @@ fn leader_goes_on_while_authentication_is_disabled_and_says_so() {
     stage.next_leader(&stage.others(leader), &marks, SOON);
 }
 
-async fn root(stage: &Stage) -> etcd_client::Client {
+async fn root(stage: &TestCluster) -> etcd_client::Client {
     let options = etcd_client::ConnectOptions::new().with_user("root", "root");
     etcd_client::Client::connect(stage.etcd.endpoints(), Some(options))
         .await
         .unwrap()
 }
 
-async fn change_password(stage: &Stage, password: &str) {
+async fn change_password(stage: &TestCluster, password: &str) {
     let mut root = root(stage).await;
     root.user_change_password("curator", password).await.unwrap();
 }
@@ -638,7 +638,7 @@ fn tokens_that_have_run_out_are_renewed() {
         extra_args: vec!["--auth-token-ttl".into(), "1".into()],
         ..EtcdOptions::default()
     };
-    let mut stage = Stage::empty("tokens", options);
+    let mut stage = TestCluster::empty("tokens", options);
     stage.etcd.add_user("curator", "right", &NAMESPACES).unwrap();
     stage.etcd.enable_auth("root").unwrap();
     let user = User::new(&stage.scratch, "curator", "right");
@@ -657,7 +657,7 @@ fn tokens_that_have_run_out_are_renewed() {
 
 #[test]
 fn tokens_that_are_older_than_the_users_are_renewed() {
-    let scratch = Scratch::new("jwt-key").unwrap();
+    let scratch = TempDir::new("jwt-key").unwrap();
     let key = scratch.path().join("key");
     write(&key, "a secret for tests, of some length", 0o600);
     let options = EtcdOptions {
@@ -669,7 +669,7 @@ fn tokens_that_are_older_than_the_users_are_renewed() {
         ],
         ..EtcdOptions::default()
     };
-    let stage = Stage::empty("jwt", options);
+    let stage = TestCluster::empty("jwt", options);
     stage.etcd.add_user("curator", "right", &NAMESPACES).unwrap();
     stage.etcd.enable_auth("root").unwrap();
     let user = User::new(&stage.scratch, "curator", "right");

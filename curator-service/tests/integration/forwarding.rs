@@ -7,7 +7,7 @@ use curator_harness::curator::embedding_from_env;
 use curator_harness::{CuratorOptions, EtcdOptions, Role};
 
 use crate::load::{Call, Load, Outcome};
-use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
+use crate::test_cluster::{Reach, SCAN, SOON, TTL, TestCluster, measured};
 
 /// How long the load runs before and after what happens.
 const AROUND: Duration = Duration::from_millis(700);
@@ -16,7 +16,7 @@ const NOTICED: Duration = Duration::from_secs(3);
 
 /// Three instances that serve `Echo` in the leader's name, each behind a proxy, and the load on them.
 pub(crate) struct Show {
-    pub(crate) stage: Stage,
+    pub(crate) stage: TestCluster,
     leader: usize,
     load: Load,
     record: PathBuf,
@@ -33,7 +33,7 @@ impl Show {
             client_proxies: true,
             ..EtcdOptions::default()
         };
-        let mut stage = Stage::empty(label, options);
+        let mut stage = TestCluster::empty(label, options);
         let record = stage.scratch.path().join("record");
         for member in 0..3 {
             let number = u32::try_from(member + 1).unwrap();

@@ -2,15 +2,15 @@
 
 use curator_election::etcd::{EtcdConfig, EtcdStore, PROGRESS_INTERVAL};
 use curator_election::store::{Event, Keys, Op, Revision, Store, Txn};
-use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Port, Process, ProcessSpec, Scratch};
+use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Port, Process, ProcessSpec, TempDir};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_through_etcds_proxy_goes_on_in_silence() {
-    let scratch = Scratch::new("grpc-proxy").unwrap();
+    let scratch = TempDir::new("grpc-proxy").unwrap();
     let binaries = EtcdBinaries::from_env().unwrap();
     let program = binaries.directory().join("etcd");
     let port = Port::reserve().unwrap();
@@ -61,7 +61,7 @@ async fn a_watch_through_etcds_proxy_goes_on_in_silence() {
 /// Newer versions of etcd tell no progress of such a watch, which ended after two of these, again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_of_what_has_not_happened_yet_goes_on_in_silence() {
-    let scratch = Scratch::new("quiet").unwrap();
+    let scratch = TempDir::new("quiet").unwrap();
     let etcd = tokio::task::block_in_place(|| {
         EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, EtcdOptions::default()).unwrap()
     });

@@ -10,21 +10,21 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 use curator_harness::curator::binary_from_env;
 use curator_harness::process::{Finished, run};
 
 use self::blocks::Guide;
 use self::shell::{Host, Place};
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 /// Without etcd, on one host. The first block, which runs until ctrl-c, is in `up.rs`.
 #[test]
 fn getting_started_is_done_as_it_is_written() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
-    let scratch = Scratch::new("getting-started").unwrap();
+    let scratch = TempDir::new("getting-started").unwrap();
     let place = Place::new(&scratch);
     let mut host = Host::new(&scratch, &place, "checkout", 1);
     host.builds_nothing();
@@ -46,10 +46,10 @@ fn getting_started_is_done_as_it_is_written() {
 /// The README, on an etcd that there is.
 #[test]
 fn the_readme_is_done_as_it_is_written() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
-    let scratch = Scratch::new("readme").unwrap();
+    let scratch = TempDir::new("readme").unwrap();
     let place = Place::new(&scratch);
     let mut host = Host::new(&scratch, &place, "host", 1);
     let mut guide = Guide::read("README.md");
@@ -79,12 +79,12 @@ fn as_user(user: u32, words: &[&str]) -> Finished {
 /// As root, the guide makes files that the unit's user cannot read until the block that gives them to it.
 #[test]
 fn the_units_user_can_read_what_the_guide_makes() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
     /// Nobody's on any host.
     const USER: u32 = 54_321;
-    let scratch = Scratch::new("units-user").unwrap();
+    let scratch = TempDir::new("units-user").unwrap();
     let program = scratch.path().join("curator");
     fs::copy(binary_from_env().unwrap(), &program).unwrap();
     let program = program.to_str().unwrap();

@@ -15,7 +15,7 @@ use curator_harness::process::run;
 use curator_harness::proxy::address_of;
 use curator_harness::{
     Capture, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, ProcessSpec, Recorded, Role,
-    Scratch,
+    TempDir,
 };
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{Node, Pair};
@@ -25,7 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::{OWNER, request};
 use crate::one_cluster::way;
-use crate::stage::{SOON, TTL};
+use crate::test_cluster::{SOON, TTL};
 
 /// Mounts that nobody sees but those who are started within.
 struct Mounts {
@@ -35,7 +35,7 @@ struct Mounts {
 
 impl Mounts {
     /// `None`, aloud, where there can be none.
-    fn new(scratch: &Scratch, mount: &str) -> Option<Self> {
+    fn new(scratch: &TempDir, mount: &str) -> Option<Self> {
         let spec = ProcessSpec::new("mounts", "unshare")
             .args([
                 "--mount",
@@ -88,7 +88,7 @@ impl Mounts {
     }
 }
 
-fn one_member(scratch: &Scratch) -> EtcdCluster {
+fn one_member(scratch: &TempDir) -> EtcdCluster {
     let options = EtcdOptions {
         members: 1,
         peer_proxies: false,
@@ -99,7 +99,7 @@ fn one_member(scratch: &Scratch) -> EtcdCluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn name_whose_address_changes_is_looked_up_again() {
-    let scratch = Scratch::new("renumbered").unwrap();
+    let scratch = TempDir::new("renumbered").unwrap();
     let hosts = scratch.path().join("hosts");
     fs::write(&hosts, "127.0.0.2 etcd.test\n").unwrap();
     let mount = format!("mount --bind {} /etc/hosts", hosts.display());
@@ -159,7 +159,7 @@ async fn address_of_one_link_is_reached_with_its_zone() {
         println!("SKIPPED: this host has no IPv6 address of one link");
         return;
     };
-    let scratch = Scratch::new("zone").unwrap();
+    let scratch = TempDir::new("zone").unwrap();
     let etcd = tokio::task::block_in_place(|| one_member(&scratch));
     let listener = TcpListener::bind(SocketAddrV6::new(address, 0, 0, index)).unwrap();
     let port = listener.local_addr().map(|address: SocketAddr| address.port()).unwrap();
@@ -185,7 +185,7 @@ async fn label(channel: &Channel, node: &str, number: u32) -> Result<(), Status>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded_store_without_space_ends_the_instance_and_loses_nothing() {
-    let scratch = Scratch::new("full-disk").unwrap();
+    let scratch = TempDir::new("full-disk").unwrap();
     let disk = scratch.dir("disk").unwrap();
     let mount = format!("mount -t tmpfs -o size=4m none {}", disk.display());
     let Some(mounts) = tokio::task::block_in_place(|| Mounts::new(&scratch, &mount)) else {

@@ -5,7 +5,7 @@ use curator_harness::foreign;
 use curator_harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded};
 use curator_proto::private::LeaderElectionValue;
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 const ELECTION: &str = "namespaced:curator//leader";
 const STRANGER: &str = "metropolis-ffffffffffffffffffffffffffffffff";
@@ -22,7 +22,7 @@ fn value() -> String {
 
 #[test]
 fn etcdctl_leads_and_ours_follow_and_take_over() {
-    let mut stage = Stage::empty("etcdctl-leads", EtcdOptions::default());
+    let mut stage = TestCluster::empty("etcdctl-leads", EtcdOptions::default());
     let other = stage.etcdctl_candidate();
     for member in 0..2 {
         stage.start(member, Reach::Own, |options| options);
@@ -47,7 +47,7 @@ fn etcdctl_leads_and_ours_follow_and_take_over() {
 
 #[test]
 fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
-    let mut stage = Stage::empty("etcdctl-queues", EtcdOptions::default());
+    let mut stage = TestCluster::empty("etcdctl-queues", EtcdOptions::default());
     for member in 0..2 {
         stage.start(member, Reach::Own, |options| options);
     }
@@ -87,7 +87,7 @@ fn etcdctl_queues_behind_ours_and_its_observer_sees_ours() {
     stage.nobody_led_beside_another();
 }
 
-impl Stage {
+impl TestCluster {
     fn all_follow_the_stranger(&self) {
         for curator in &self.curators {
             curator
@@ -126,12 +126,12 @@ impl Stage {
 
 #[test]
 fn a_go_candidate_leads_and_queues_among_ours() {
-    let mut stage = Stage::empty("go", EtcdOptions::default());
+    let mut stage = TestCluster::empty("go", EtcdOptions::default());
     let Some(binary) = foreign::go_candidate().unwrap() else {
         println!("SKIPPED: no Go candidate could be built here");
         return;
     };
-    let start = |stage: &Stage, name: &str| {
+    let start = |stage: &TestCluster, name: &str| {
         let arguments = [&stage.etcd.client_url(2), ELECTION, &value(), "2"];
         let spec = ProcessSpec::new(name, &binary).args(arguments).capture(Capture::Stdout);
         Recorded::start(&spec, &stage.scratch).unwrap()
@@ -155,7 +155,7 @@ fn a_go_candidate_leads_and_queues_among_ours() {
     let told = std::time::Instant::now();
     first.process.terminate().unwrap();
     let (leader, change) = stage.next_leader(&[0, 1], &marks, SOON);
-    crate::stage::measured("ours takes over from a Go leader that resigns", change.at - told, TTL);
+    crate::test_cluster::measured("ours takes over from a Go leader that resigns", change.at - told, TTL);
     assert_eq!(
         change.role.lock_revision(),
         Some(queue[1].create_revision),

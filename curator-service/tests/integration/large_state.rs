@@ -6,12 +6,12 @@ use std::process::{Command, Output};
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::store::{Op, RefusalKind, Store, Txn};
 use curator_harness::curator::binary_from_env;
-use curator_harness::{At, CuratorProcess, EtcdOptions, Scratch};
+use curator_harness::{At, CuratorProcess, EtcdOptions, TempDir};
 use curator_proto::management_api::GetRegisterTicketRequest;
 use tonic::{Code, Status};
 
 use crate::cluster::{Clients, OWNER, bootstrap, embedding, insist, request};
-use crate::stage::{Reach, SOON, Stage};
+use crate::test_cluster::{Reach, SOON, TestCluster};
 
 /// More than a client takes in one answer, which is 64 MiB: 1,700 values as large as the labels of a node may be.
 const RECORDS: usize = 1_700;
@@ -60,7 +60,7 @@ fn succeeded(done: &Output) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_larger_than_an_answer_is_led_exported_and_imported() {
     let mut stage = tokio::task::block_in_place(|| {
-        let stage = Stage::empty("large", EtcdOptions::default());
+        let stage = TestCluster::empty("large", EtcdOptions::default());
         assert!(bootstrap(&stage, 1).status.success());
         stage
     });
@@ -114,7 +114,7 @@ async fn an_etcd_without_space_is_told_to_callers_and_operators() {
             extra_args: vec!["--quota-backend-bytes".into(), (24 << 20).to_string()],
             ..EtcdOptions::default()
         };
-        let mut stage = Stage::within(Scratch::new("curator-no-space").unwrap(), options);
+        let mut stage = TestCluster::within(TempDir::new("curator-no-space").unwrap(), options);
         assert!(bootstrap(&stage, 1).status.success());
         embedding(&mut stage);
         stage.agreed(SOON);

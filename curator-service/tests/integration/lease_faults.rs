@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use curator_harness::{At, Deadline, Direction, EtcdOptions, Flow, Role};
 
-use crate::stage::{Reach, SOON, Stage, TTL, measured};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster, measured};
 
 #[test]
 fn a_leader_whose_lease_is_revoked_steps_down_at_once() {
     let ttl = Duration::from_secs(10);
-    let (stage, leader) = Stage::elected("revoked", Reach::Own, ttl, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("revoked", Reach::Own, ttl, EtcdOptions::default());
     let old = stage.candidates()[0].clone();
     let marks = stage.marks();
     let revoked = Instant::now();
@@ -43,7 +43,7 @@ fn a_leader_whose_lease_is_revoked_steps_down_at_once() {
 #[test]
 fn a_candidate_whose_lease_is_revoked_queues_again_at_the_end() {
     let ttl = Duration::from_secs(10);
-    let (stage, leader) = Stage::elected("queued", Reach::Own, ttl, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("queued", Reach::Own, ttl, EtcdOptions::default());
     let candidates = stage.candidates();
     let queue = stage.queue();
     let marks = stage.marks();
@@ -68,7 +68,7 @@ fn a_candidate_whose_lease_is_revoked_queues_again_at_the_end() {
 #[test]
 fn a_candidate_whose_key_is_gone_does_not_win_with_it() {
     let ttl = Duration::from_secs(10);
-    let (stage, leader) = Stage::elected("gone", Reach::Own, ttl, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("gone", Reach::Own, ttl, EtcdOptions::default());
     let candidates = stage.candidates();
     let queue = stage.queue();
     let (second, third) = (queue[1], queue[2]);
@@ -106,7 +106,7 @@ fn with_client_proxies() -> EtcdOptions {
 
 #[test]
 fn connections_that_are_closed_are_made_again() {
-    let (stage, leader) = Stage::elected("closed", Reach::Own, TTL, with_client_proxies());
+    let (stage, leader) = TestCluster::elected("closed", Reach::Own, TTL, with_client_proxies());
     let mark = stage.curators[leader].mark();
     for _ in 0..3 {
         let proxy = stage.etcd.client_proxy(leader).unwrap();
@@ -125,7 +125,7 @@ fn connections_that_are_closed_are_made_again() {
 
 #[test]
 fn late_replies_do_not_stretch_a_term() {
-    let (stage, leader) = Stage::elected("late", Reach::Own, TTL, with_client_proxies());
+    let (stage, leader) = TestCluster::elected("late", Reach::Own, TTL, with_client_proxies());
     let marks = stage.marks();
     let late = TTL.mul_f64(0.9);
     stage
@@ -146,7 +146,7 @@ fn late_replies_do_not_stretch_a_term() {
 
 #[test]
 fn a_leader_cut_off_from_its_member_steps_down_within_its_lease() {
-    let (stage, leader) = Stage::elected("blackhole", Reach::Own, TTL, with_client_proxies());
+    let (stage, leader) = TestCluster::elected("blackhole", Reach::Own, TTL, with_client_proxies());
     let marks = stage.marks();
     let begun = Instant::now();
     stage.etcd.client_proxy(leader).unwrap().blackhole();

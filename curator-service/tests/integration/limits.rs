@@ -12,7 +12,7 @@ use curator_harness::{CuratorOptions, EtcdOptions, wait_until};
 use tokio::runtime::Builder;
 use tonic::transport::Channel;
 
-use crate::stage::{Reach, SOON, Stage, TTL, resident};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster, resident};
 
 /// The files that a process may open in the scenario where they run out.
 const FILES: usize = 96;
@@ -43,7 +43,7 @@ fn answers(address: SocketAddr) {
 
 #[test]
 fn an_instance_without_files_left_goes_on_once_there_are_some() {
-    let mut stage = Stage::empty("files", EtcdOptions::default());
+    let mut stage = TestCluster::empty("files", EtcdOptions::default());
     let wrapper = stage.scratch.path().join("few-files");
     let program = embedding_from_env().unwrap();
     fs::write(
@@ -77,7 +77,7 @@ fn an_instance_without_files_left_goes_on_once_there_are_some() {
 
 #[test]
 fn memory_is_flat_while_clients_do_not_read() {
-    let mut stage = Stage::empty("stalled", EtcdOptions::default());
+    let mut stage = TestCluster::empty("stalled", EtcdOptions::default());
     for member in 0..3 {
         let number = u32::try_from(member + 1).unwrap();
         let options = CuratorOptions::new(number, stage.endpoints(member, Reach::All)).leader_ttl(TTL);

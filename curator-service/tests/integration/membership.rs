@@ -5,11 +5,11 @@ use std::time::Duration;
 use curator_harness::EtcdOptions;
 use curator_service::{Consensus, EtcdConsensus};
 
-use crate::stage::Stage;
+use crate::test_cluster::TestCluster;
 
 #[test]
 fn a_learner_is_added_and_removed() {
-    let stage = Stage::empty("membership", EtcdOptions::default());
+    let stage = TestCluster::empty("membership", EtcdOptions::default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -8,12 +8,12 @@ use curator_election::store::{Keys, Op, Range, RefusalKind, Store, StoreError, T
 use curator_harness::curator::binary_from_env;
 use curator_harness::proxy::address_of;
 use curator_harness::{
-    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Mark, Role, Scratch,
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Mark, Role, TempDir,
 };
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
-fn alone(scratch: &Scratch, number: usize) -> EtcdCluster {
+fn alone(scratch: &TempDir, number: usize) -> EtcdCluster {
     let options = EtcdOptions {
         name: format!("alone-{number}"),
         members: 1,
@@ -25,7 +25,7 @@ fn alone(scratch: &Scratch, number: usize) -> EtcdCluster {
 
 #[test]
 fn instances_whose_endpoints_are_three_clusters_never_lead_and_say_why() {
-    let scratch = Scratch::new("three-clusters").unwrap();
+    let scratch = TempDir::new("three-clusters").unwrap();
     let etcds: Vec<_> = (0..3).map(|number| alone(&scratch, number)).collect();
     let curators: Vec<_> = (0..3)
         .map(|first| {
@@ -58,7 +58,7 @@ fn instances_whose_endpoints_are_three_clusters_never_lead_and_say_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn member_of_another_cluster_is_not_used() {
-    let scratch = Scratch::new("foreign-member").unwrap();
+    let scratch = TempDir::new("foreign-member").unwrap();
     let (foreign, etcd) = tokio::task::block_in_place(|| {
         let foreign = alone(&scratch, 0);
         let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, EtcdOptions::default()).unwrap();
@@ -106,7 +106,7 @@ fn warned_of(event: &Event) -> Option<&str> {
 
 #[test]
 fn member_restored_as_a_cluster_of_its_own_is_not_used_and_is_named() {
-    let (stage, leader) = Stage::elected("restored-alone", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("restored-alone", Reach::All, TTL, EtcdOptions::default());
     let restored = (leader + 1) % 3;
     let snapshot = stage.scratch.path().join("snapshot");
     stage.etcd.snapshot(At::Member(leader), &snapshot).unwrap();
@@ -149,7 +149,7 @@ fn member_restored_as_a_cluster_of_its_own_is_not_used_and_is_named() {
 
 #[test]
 fn file_pins_the_cluster_across_restarts() {
-    let scratch = Scratch::new("pinned").unwrap();
+    let scratch = TempDir::new("pinned").unwrap();
     let etcds = [alone(&scratch, 0), alone(&scratch, 1)];
     let file = scratch.path().join("etcd-cluster");
     let start = |number: u32, etcd: &EtcdCluster| {
@@ -201,7 +201,7 @@ pub(crate) fn way(from: &TcpListener, target: SocketAddr) -> tokio::task::JoinHa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoint_that_has_become_another_cluster_is_refused() {
-    let scratch = Scratch::new("other-cluster").unwrap();
+    let scratch = TempDir::new("other-cluster").unwrap();
     let etcds = tokio::task::block_in_place(|| [alone(&scratch, 0), alone(&scratch, 1)]);
     let targets = etcds.each_ref().map(|etcd| address_of(&etcd.client_url(0)).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

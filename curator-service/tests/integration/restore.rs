@@ -12,7 +12,7 @@ use curator_proto::management_api::{ApproveNodeRequest, GetRegisterTicketRequest
 use tonic::Status;
 
 use crate::cluster::{Clients, OWNER, bootstrap, id, insist, join_key, key, nodes, request, shown};
-use crate::stage::{Reach, SOON, Stage};
+use crate::test_cluster::{Reach, SOON, TestCluster};
 
 /// So long that nothing in a scenario comes from a lease that runs out.
 const TTL: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ async fn known(clients: &Clients) -> BTreeMap<String, NodeState> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_backup_restored_under_a_leader_is_what_everybody_is_told() {
     let mut stage = tokio::task::block_in_place(|| {
-        let mut stage = Stage::empty("restore", EtcdOptions::default());
+        let mut stage = TestCluster::empty("restore", EtcdOptions::default());
         assert!(bootstrap(&stage, 1).status.success());
         let program = embedding_from_env().unwrap();
         for member in 0..3 {

@@ -8,7 +8,7 @@ use curator_harness::EtcdOptions;
 use curator_harness::process::{Finished, run};
 use curator_harness::which::on_path;
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 /// A browser without a window.
 struct Browser {
@@ -18,7 +18,7 @@ struct Browser {
 
 impl Browser {
     /// The one that is here; says so if there is none.
-    fn find(stage: &Stage) -> Option<Self> {
+    fn find(stage: &TestCluster) -> Option<Self> {
         let program = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
             .into_iter()
             .find_map(on_path);
@@ -86,7 +86,7 @@ fn terms(page: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn a_browser_shows_who_leads_and_who_led() {
-    let (mut stage, leader) = Stage::elected("page", Reach::All, TTL, EtcdOptions::default());
+    let (mut stage, leader) = TestCluster::elected("page", Reach::All, TTL, EtcdOptions::default());
     let Some(browser) = Browser::find(&stage) else { return };
     let watching = stage.others(leader)[0];
     let at = stage.curators[watching].observe_address().unwrap();

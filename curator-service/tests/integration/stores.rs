@@ -7,7 +7,7 @@ use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::Namespaced;
 use curator_harness::EtcdOptions;
 
-use crate::stage::Stage;
+use crate::test_cluster::TestCluster;
 
 #[test]
 fn etcd_is_what_the_other_stores_are_held_against() {
@@ -16,7 +16,7 @@ fn etcd_is_what_the_other_stores_are_held_against() {
         peer_proxies: false,
         ..EtcdOptions::default()
     };
-    let stage = Stage::empty("stores", options);
+    let stage = TestCluster::empty("stores", options);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -8,7 +8,7 @@ use curator_harness::curator::embedding_from_env;
 use curator_harness::{CuratorOptions, EtcdOptions, Role};
 use tonic::transport::Channel;
 
-use crate::stage::{Reach, SOON, Stage};
+use crate::test_cluster::{Reach, SOON, TestCluster};
 
 /// So long that nothing in the scenario comes of it.
 const TTL: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ const FATAL: u64 = 7;
 
 #[test]
 fn a_leader_whose_thread_is_blocked_gives_up_and_does_not_come_back() {
-    let mut stage = Stage::empty("stuck", EtcdOptions::default());
+    let mut stage = TestCluster::empty("stuck", EtcdOptions::default());
     for member in 0..2 {
         let number = u32::try_from(member + 1).unwrap();
         let mut options = CuratorOptions::new(number, stage.endpoints(member, Reach::All)).leader_ttl(TTL);

@@ -10,12 +10,12 @@ use curator_harness::process::{Finished, run};
 use curator_harness::{At, CuratorOptions, EtcdOptions, Mark, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured, resident};
+use crate::test_cluster::{Reach, SCAN, SOON, TTL, TestCluster, measured, resident};
 
 const LONG: Duration = Duration::from_secs(10);
 
-fn supervised(label: &str, ttl: Duration) -> (Stage, usize) {
-    let mut stage = Stage::empty(label, EtcdOptions::default());
+fn supervised(label: &str, ttl: Duration) -> (TestCluster, usize) {
+    let mut stage = TestCluster::empty(label, EtcdOptions::default());
     for member in 0..3 {
         stage.start(member, Reach::All, |options| CuratorOptions {
             extra_args: vec!["--supervised".into()],
@@ -27,7 +27,7 @@ fn supervised(label: &str, ttl: Duration) -> (Stage, usize) {
 }
 
 /// The process of the instance itself, in its newest run.
-fn instance(stage: &Stage, curator: usize, since: Mark) -> Pid {
+fn instance(stage: &TestCluster, curator: usize, since: Mark) -> Pid {
     let told = |event: &curator_harness::Event| event.message() == Some("watching over an instance");
     let event = stage.curators[curator]
         .wait_for(since, SOON, "the instance", told)
@@ -163,7 +163,7 @@ fn sigterm_goes_through_the_parent_and_hands_over() {
     );
 }
 
-fn release(stage: &Stage, directory: &Path) -> Finished {
+fn release(stage: &TestCluster, directory: &Path) -> Finished {
     let mut command = Command::new(binary_from_env().unwrap());
     command
         .arg("release")
@@ -175,7 +175,7 @@ fn release(stage: &Stage, directory: &Path) -> Finished {
 
 #[test]
 fn release_gives_a_dead_instances_lease_back_and_no_living_ones() {
-    let mut stage = Stage::empty("release", EtcdOptions::default());
+    let mut stage = TestCluster::empty("release", EtcdOptions::default());
     for member in 0..3 {
         let directory = stage.scratch.path().join(format!("run-{member}"));
         fs::create_dir(&directory).unwrap();

@@ -12,11 +12,11 @@ use curator_proto::private::LeaderElectionValue;
 use tokio::runtime::Builder;
 use tonic::transport::Channel;
 
-use crate::stage::{Reach, SCAN, SOON, Stage, TTL, measured};
+use crate::test_cluster::{Reach, SCAN, SOON, TTL, TestCluster, measured};
 
 #[test]
 fn one_leads_and_the_others_follow_it() {
-    let (stage, leader) = Stage::elected("elect", Reach::Own, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("elect", Reach::Own, TTL, EtcdOptions::default());
     let candidates = stage.candidates();
     assert_eq!(candidates.len(), 3);
     let value = LeaderElectionValue::decode(&candidates[0].value).unwrap();
@@ -36,7 +36,7 @@ fn one_leads_and_the_others_follow_it() {
 
 #[test]
 fn a_killed_leader_is_replaced_within_its_lease_and_a_scan() {
-    let (mut stage, leader) = Stage::elected("sigkill", Reach::Own, TTL, EtcdOptions::default());
+    let (mut stage, leader) = TestCluster::elected("sigkill", Reach::Own, TTL, EtcdOptions::default());
     let etcd_leader = stage.etcd.leader(SOON).unwrap();
     let marks = stage.marks();
     stage.silence(leader);
@@ -56,7 +56,7 @@ fn a_killed_leader_is_replaced_within_its_lease_and_a_scan() {
 
 #[test]
 fn a_terminated_leader_hands_over_without_waiting_for_its_lease() {
-    let (stage, leader) = Stage::elected("sigterm", Reach::Own, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("sigterm", Reach::Own, TTL, EtcdOptions::default());
     let marks = stage.marks();
     let told = Instant::now();
     stage.curators[leader].terminate().unwrap();
@@ -74,7 +74,7 @@ fn a_terminated_leader_hands_over_without_waiting_for_its_lease() {
 fn a_leader_killed_and_restarted_does_not_wait_for_its_own_lease() {
     // A long TTL, so that a wait for it could not be taken for anything else.
     let ttl = Duration::from_secs(20);
-    let (mut stage, leader) = Stage::elected("restart", Reach::Own, ttl, EtcdOptions::default());
+    let (mut stage, leader) = TestCluster::elected("restart", Reach::Own, ttl, EtcdOptions::default());
     let old_key = stage.candidates()[0].key_text();
     let marks = stage.marks();
     stage.silence(leader);
@@ -121,7 +121,7 @@ async fn who_leads(client: &mut CuratorLocalClient<Channel>) -> Result<GetCurren
 
 #[test]
 fn a_leader_that_wakes_up_after_its_lease_never_claims_its_old_term() {
-    let (mut stage, leader) = Stage::elected("sigstop", Reach::Own, TTL, EtcdOptions::default());
+    let (mut stage, leader) = TestCluster::elected("sigstop", Reach::Own, TTL, EtcdOptions::default());
     let old = stage.lock_revision(leader);
     // Some ask it who leads before it stops, all the while, and when it wakes up: its log alone would not show a claim.
     let runtime = Builder::new_multi_thread()
@@ -169,17 +169,17 @@ fn a_leader_that_wakes_up_after_its_lease_never_claims_its_old_term() {
 #[test]
 fn two_namespaces_elect_apart() {
     const ANOTHER: &str = "namespaced:another";
-    let mut stage = Stage::empty("namespaces", EtcdOptions::default());
+    let mut stage = TestCluster::empty("namespaces", EtcdOptions::default());
     let elsewhere = |mut options: CuratorOptions| {
         options.etcd_namespace = ANOTHER.to_owned();
         options
     };
-    let leads = |stage: &Stage, curator: usize| {
+    let leads = |stage: &TestCluster, curator: usize| {
         stage.curators[curator]
             .wait_for_role(Mark::START, SOON, "leading", Role::is_leader)
             .unwrap();
     };
-    let follows = |stage: &Stage, curator: usize, leader: usize, mark: Mark| {
+    let follows = |stage: &TestCluster, curator: usize, leader: usize, mark: Mark| {
         let id = stage.curators[leader].node_id();
         stage.curators[curator]
             .wait_for_role(mark, SOON, "following", |role| role.follows() == Some(id))
@@ -224,10 +224,10 @@ fn two_namespaces_elect_apart() {
 #[test]
 fn a_leader_that_is_silent_is_said_to_be_before_its_lease_runs_out() {
     const LONG: Duration = Duration::from_secs(10);
-    let (mut stage, leader) = Stage::elected("silent", Reach::Own, LONG, EtcdOptions::default());
+    let (mut stage, leader) = TestCluster::elected("silent", Reach::Own, LONG, EtcdOptions::default());
     let others = stage.others(leader);
     let follower = others[0];
-    let value = |stage: &Stage, name: &str| {
+    let value = |stage: &TestCluster, name: &str| {
         let (code, text) = stage.curators[follower].observed("/metrics", SOON).unwrap();
         assert_eq!(code, 200);
         let line = text

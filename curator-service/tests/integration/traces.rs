@@ -13,7 +13,7 @@ use curator_harness::EtcdOptions;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::stage::Stage;
+use crate::test_cluster::TestCluster;
 
 const SEEDS: u64 = 12;
 const OPERATIONS: usize = 150;
@@ -282,7 +282,7 @@ fn action(rng: &mut StdRng, leases: usize, written: i64) -> Action {
 
 #[test]
 fn the_model_answers_as_etcd_does() {
-    let stage = Stage::empty(
+    let stage = TestCluster::empty(
         "traces",
         EtcdOptions {
             members: 1,

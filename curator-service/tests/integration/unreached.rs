@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use curator_harness::{EtcdOptions, Event, Mark, Role};
 
-use crate::stage::{Reach, SOON, Stage, TTL, measured};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster, measured};
 
 /// Until the others say so, for as long as they have to, and with all looks in between.
 const MAKES_WAY: Duration = Duration::from_secs(25);
 
 /// Three instances, each behind a proxy, and who leads.
-fn stage(label: &str) -> (Stage, usize) {
-    let mut stage = Stage::empty(label, EtcdOptions::default());
+fn stage(label: &str) -> (TestCluster, usize) {
+    let mut stage = TestCluster::empty(label, EtcdOptions::default());
     for member in 0..3 {
         stage.start(member, Reach::All, |mut options| {
             options.behind_proxy = true;

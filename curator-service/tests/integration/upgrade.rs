@@ -7,7 +7,7 @@ use curator_harness::curator::{EMBEDDING_BEFORE, embedding_before_from_env, embe
 
 use crate::forwarding::Show;
 use crate::load::Outcome;
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 /// One instance that was replaced: which, from when on, and until all was well again.
 struct Replaced {

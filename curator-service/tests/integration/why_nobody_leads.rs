@@ -9,12 +9,12 @@ use curator_proto::management_api::GetClusterInfoRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use tonic::{Code, Request};
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 const ELECTION: &str = "namespaced:curator//leader";
 
 /// What a caller of an instance is told.
-fn refusal(stage: &Stage, curator: usize) -> tonic::Status {
+fn refusal(stage: &TestCluster, curator: usize) -> tonic::Status {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -29,7 +29,7 @@ fn refusal(stage: &Stage, curator: usize) -> tonic::Status {
 }
 
 /// Waits for a warning with these words in its reason; then as many warnings had them.
-fn warned(stage: &Stage, curator: usize, since: Mark, words: &str) -> usize {
+fn warned(stage: &TestCluster, curator: usize, since: Mark, words: &str) -> usize {
     let tells = |event: &curator_harness::Event| {
         event.text_of("level") == Some("WARN") && event.text_of("reason").is_some_and(|reason| reason.contains(words))
     };
@@ -40,7 +40,7 @@ fn warned(stage: &Stage, curator: usize, since: Mark, words: &str) -> usize {
 
 #[test]
 fn user_who_may_only_read_is_told_to_be_one() {
-    let mut stage = Stage::empty("reads-only", EtcdOptions::default());
+    let mut stage = TestCluster::empty("reads-only", EtcdOptions::default());
     stage.etcd.add_user("reader", "right", &[]).unwrap();
     let read = [
         "role",
@@ -89,7 +89,7 @@ fn user_who_may_only_read_is_told_to_be_one() {
 
 #[test]
 fn leader_whose_value_cannot_be_read_is_told_of() {
-    let mut stage = Stage::empty("undecodable", EtcdOptions::default());
+    let mut stage = TestCluster::empty("undecodable", EtcdOptions::default());
     let other = stage
         .etcd
         .etcdctl_start("elect", 2, &["elect", ELECTION, "garbage"])
@@ -112,7 +112,7 @@ fn leader_whose_value_cannot_be_read_is_told_of() {
 
 #[test]
 fn etcd_that_is_gone_is_told_of_and_so_is_a_lost_quorum() {
-    let (stage, leader) = Stage::elected("etcd-goes-away", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("etcd-goes-away", Reach::All, TTL, EtcdOptions::default());
     let all_warned = |marks: Vec<Mark>, words: &str| {
         for (curator, mark) in marks.iter().enumerate() {
             assert_eq!(warned(&stage, curator, *mark, words), 1);

@@ -17,9 +17,9 @@ use super::journal::{Journal, Mark};
 use super::lines::Line;
 use super::ports::Port;
 use super::process::{Capture, Process, ProcessSpec};
-use super::process_timeline::Lives;
+use super::process_timeline::ProcessTimeline;
 use super::proxy::{Rules, TcpProxy};
-use super::scratch::Scratch;
+use super::temp_dir::TempDir;
 use crate::error::{Error, Result};
 use crate::timeline::Life;
 
@@ -299,10 +299,10 @@ pub struct CuratorProcess {
     process: Process,
     run: u32,
     events: Arc<Journal<Event>>,
-    lives: Lives,
+    lives: ProcessTimeline,
     port: Port,
     proxy: Option<TcpProxy>,
-    scratch: Scratch,
+    scratch: TempDir,
 }
 
 impl CuratorProcess {
@@ -310,7 +310,7 @@ impl CuratorProcess {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(binary: &Path, scratch: &Scratch, options: CuratorOptions) -> Result<Self> {
+    pub fn start(binary: &Path, scratch: &TempDir, options: CuratorOptions) -> Result<Self> {
         let port = match &options.host {
             Some(host) => Port::of(host, PORT),
             None => Port::reserve()?,
@@ -372,7 +372,7 @@ impl CuratorProcess {
             .on(options.host.as_ref());
         let events = Arc::new(Journal::default());
         let process = launch(&spec, scratch, &options, &events, 1)?;
-        let lives = Lives::default();
+        let lives = ProcessTimeline::default();
         lives.becomes(Life::Up);
         Ok(Self {
             options,
@@ -521,7 +521,7 @@ impl CuratorProcess {
     }
 
     /// How it lived.
-    pub fn lives(&self) -> &Lives {
+    pub fn lives(&self) -> &ProcessTimeline {
         &self.lives
     }
 
@@ -603,7 +603,7 @@ impl CuratorProcess {
 
 fn launch(
     spec: &ProcessSpec,
-    scratch: &Scratch,
+    scratch: &TempDir,
     options: &CuratorOptions,
     events: &Arc<Journal<Event>>,
     run: u32,

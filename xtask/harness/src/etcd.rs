@@ -15,9 +15,9 @@ use super::lock;
 use super::peers::PeerNetwork;
 use super::ports::Port;
 use super::process::{Orphan, Process, ProcessSpec, bound, run};
-use super::process_timeline::Lives;
+use super::process_timeline::ProcessTimeline;
 use super::proxy::{Flow, TcpProxy};
-use super::scratch::Scratch;
+use super::temp_dir::TempDir;
 use crate::error::{Context, Error, Result};
 use crate::timeline::Life;
 
@@ -214,7 +214,7 @@ pub struct EtcdCluster {
     /// Whom etcdctl logs in as, as `name:password`.
     user: Mutex<Option<String>>,
     // After the processes, so that these have ended when the directory goes.
-    scratch: Scratch,
+    scratch: TempDir,
 }
 
 #[derive(Debug)]
@@ -222,7 +222,7 @@ struct Member {
     name: String,
     spec: ProcessSpec,
     process: Mutex<Option<Arc<Process>>>,
-    lives: Lives,
+    lives: ProcessTimeline,
     client_proxy: Option<TcpProxy>,
     client: Port,
     /// Where it says how it is, without TLS.
@@ -235,7 +235,7 @@ impl EtcdCluster {
     ///
     /// # Errors
     /// When a member cannot be started, or does not answer within a minute.
-    pub fn start(binaries: &EtcdBinaries, scratch: &Scratch, options: EtcdOptions) -> Result<Self> {
+    pub fn start(binaries: &EtcdBinaries, scratch: &TempDir, options: EtcdOptions) -> Result<Self> {
         let cluster = Self::prepare(binaries, scratch, options)?;
         cluster.start_all()?;
         cluster.wait_healthy(START)?;
@@ -246,7 +246,7 @@ impl EtcdCluster {
     ///
     /// # Errors
     /// When there are no free ports.
-    pub fn prepare(binaries: &EtcdBinaries, scratch: &Scratch, options: EtcdOptions) -> Result<Self> {
+    pub fn prepare(binaries: &EtcdBinaries, scratch: &TempDir, options: EtcdOptions) -> Result<Self> {
         let ports = |of_host| {
             let port = |member| match options.hosts.get(member) {
                 Some(host) => Ok(Port::of(host, of_host)),
@@ -325,7 +325,7 @@ impl EtcdCluster {
                 name,
                 spec,
                 process: Mutex::new(None),
-                lives: Lives::default(),
+                lives: ProcessTimeline::default(),
                 client_proxy,
                 client,
                 metrics,
@@ -362,7 +362,7 @@ impl EtcdCluster {
         self.members.is_empty()
     }
 
-    pub(super) fn scratch(&self) -> &Scratch {
+    pub(super) fn scratch(&self) -> &TempDir {
         &self.scratch
     }
 
@@ -401,7 +401,7 @@ impl EtcdCluster {
     }
 
     /// How a member lived.
-    pub fn lives(&self, member: usize) -> &Lives {
+    pub fn lives(&self, member: usize) -> &ProcessTimeline {
         &self.members[member].lives
     }
 
@@ -788,7 +788,7 @@ impl EtcdCluster {
 }
 
 /// The scheme that clients reach the members by.
-fn socket_url(scratch: &Scratch, name: &str) -> String {
+fn socket_url(scratch: &TempDir, name: &str) -> String {
     // As the Go Curator has it: to etcd, all of it is the path.
     format!("unix://{}", scratch.path().join(format!("{name}.sock:0")).display())
 }

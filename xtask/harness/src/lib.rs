@@ -43,11 +43,11 @@ pub mod ports;
 pub mod process;
 mod process_timeline;
 pub mod proxy;
-pub mod scratch;
 pub mod signals;
 mod sock_diag;
 mod socket_owner;
 pub mod step;
+pub mod temp_dir;
 pub mod timeline;
 pub mod which;
 
@@ -63,9 +63,9 @@ pub use memory::{peak, resident};
 pub use peers::PeerNetwork;
 pub use ports::Port;
 pub use process::{Capture, Process, ProcessSpec, Recorded};
-pub use process_timeline::Lives;
+pub use process_timeline::ProcessTimeline;
 pub use proxy::{Direction, Flow, ProxyStats, TcpProxy};
-pub use scratch::Scratch;
+pub use temp_dir::TempDir;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

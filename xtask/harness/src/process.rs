@@ -17,7 +17,7 @@ use super::hosts::Host;
 use super::journal::{Journal, Mark};
 use super::lines::{Line, LineReader};
 use super::lock;
-use super::scratch::{Scratch, tail};
+use super::temp_dir::{TempDir, tail};
 pub use crate::child::{Orphan, bound, spawn, typed, unbound};
 use crate::error::{Context, Error, Result};
 
@@ -156,7 +156,7 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(spec: &ProcessSpec, scratch: &Scratch) -> Result<Self> {
+    pub fn start(spec: &ProcessSpec, scratch: &TempDir) -> Result<Self> {
         Self::start_with(spec, scratch, drop)
     }
 
@@ -164,7 +164,7 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start_with(spec: &ProcessSpec, scratch: &Scratch, sink: impl FnMut(Line) + Send + 'static) -> Result<Self> {
+    pub fn start_with(spec: &ProcessSpec, scratch: &TempDir, sink: impl FnMut(Line) + Send + 'static) -> Result<Self> {
         if spec.program.components().count() > 1 && !spec.program.is_file() {
             return Err(Error::new(format!(
                 "cannot start {}: there is no file {}",
@@ -366,7 +366,7 @@ impl Recorded {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(spec: &ProcessSpec, scratch: &Scratch) -> Result<Self> {
+    pub fn start(spec: &ProcessSpec, scratch: &TempDir) -> Result<Self> {
         let lines = Arc::new(Journal::default());
         let record = Arc::clone(&lines);
         let process = Process::start_with(spec, scratch, move |line| record.record(line))?;

@@ -8,9 +8,9 @@ use crate::timeline::{Life, Span};
 
 /// What a process is and was. What happens to it by another way than through the harness is not in it.
 #[derive(Debug, Default)]
-pub struct Lives(Mutex<Vec<(Instant, Life)>>);
+pub struct ProcessTimeline(Mutex<Vec<(Instant, Life)>>);
 
-impl Lives {
+impl ProcessTimeline {
     /// From now on it is that.
     pub(super) fn becomes(&self, life: Life) {
         let mut changes = lock(&self.0);
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn each_life_lasts_until_the_next() {
-        let lives = Lives::default();
+        let lives = ProcessTimeline::default();
         assert_eq!((lives.now(), lives.told().len()), (None, 0));
         for life in [Life::Up, Life::Paused, Life::Paused, Life::Down] {
             lives.becomes(life);

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use comparison::Comparison;
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 use curator_harness::checkout::{root, shown};
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{self, Orphan, bound};
 use curator_harness::signals;
 use curator_harness::step;
 use report::Report;
-use ways::{Way, Ways};
+use routes::{Route, Ways};
 use workload::WORKLOADS;
 
 use crate::args::Args;
@@ -26,10 +26,10 @@ mod figures;
 mod handshake;
 mod plot;
 mod report;
+mod routes;
 mod state;
 mod storm;
 mod summary;
-mod ways;
 mod workload;
 
 /// The command.
@@ -152,7 +152,7 @@ fn forward(options: &Options, with_tls: bool) -> Result<Vec<Comparison>> {
     signals::install()?;
     let front = build(FRONT)?;
     let load = build(ECHO_LOAD)?;
-    let scratch = Scratch::new("bench")?;
+    let scratch = TempDir::new("bench")?;
     let mut parts = vec![(Report::default(), Ways::start(&front, &scratch, None)?)];
     if with_tls {
         let certificates = certificates(&load, &scratch)?;
@@ -205,7 +205,7 @@ fn keep(name: &str, text: &str) -> Result<()> {
 }
 
 /// Certificates for a server and a client, in a directory of their own.
-fn certificates(load: &Path, scratch: &Scratch) -> Result<PathBuf> {
+fn certificates(load: &Path, scratch: &TempDir) -> Result<PathBuf> {
     let directory = scratch.dir("certificates")?;
     let mut command = bound(load, Orphan::Kill);
     command.arg("certificates").arg(&directory);
@@ -213,7 +213,7 @@ fn certificates(load: &Path, scratch: &Scratch) -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn measure(way: &Way, workload: &workload::Workload, load: &Path, time: Duration) -> Result<report::Measured> {
+fn measure(way: &Route, workload: &workload::Workload, load: &Path, time: Duration) -> Result<report::Measured> {
     let before = way.cpu()?;
     let loaded = workload.run(load, way.address(), time, way.certificates())?;
     let spent = way.cpu()?.saturating_sub(before);

@@ -6,14 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use calls::{Findings, Told, by_second, judge};
-use cast::{Cast, Happened, Programs, TTL};
+use cast::{ChaosCluster, Happened, Programs, TTL};
 use curator_harness::checkout::shown;
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Capture, Process, ProcessSpec};
 use curator_harness::signals;
 use curator_harness::step;
 use curator_harness::timeline::{self, Record, Span};
-use curator_harness::{Deadline, EtcdBinaries, Scratch, wait_until};
+use curator_harness::{Deadline, EtcdBinaries, TempDir, wait_until};
 use links::CALLERS;
 use past::{During, Restore};
 use rustix::time::{ClockId, clock_gettime};
@@ -122,7 +122,7 @@ pub fn run_chaos(want: &Want, what: Play, program: Option<PathBuf>) -> Result<()
         binaries.version()
     );
     step::timed(&name, || {
-        let scratch = Scratch::new("chaos")?;
+        let scratch = TempDir::new("chaos")?;
         let outcome = play(&binaries, &programs, &scratch, what);
         if outcome.is_err() && signals::received().is_none() {
             scratch.keep();
@@ -178,9 +178,11 @@ impl Heard {
     }
 }
 
-fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, what: Play) -> Result<()> {
+fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, what: Play) -> Result<()> {
     let Play { seed, length, hosts } = what;
-    let mut cast = step::timed("start a cluster", || Cast::start(binaries, programs, scratch, hosts))?;
+    let mut cast = step::timed("start a cluster", || {
+        ChaosCluster::start(binaries, programs, scratch, hosts)
+    })?;
     let heard = Heard::default();
     let load = {
         let doors = cast.curators.iter().enumerate();
@@ -270,7 +272,7 @@ fn wait_load(load: &Process, what: &str, said: impl Fn() -> bool) -> Result<()> 
 
 /// Does all that is to be done, each at its time, and undoes it.
 fn inflict(
-    cast: &mut Cast,
+    cast: &mut ChaosCluster,
     load: &Process,
     steps: &[Step],
     begin: Instant,
@@ -322,7 +324,7 @@ fn inflict(
 }
 
 /// All is healed: one leads, all follow, and calls are answered through everybody.
-fn progress(cast: &Cast, load: &Process, heard: &Heard) -> Result<()> {
+fn progress(cast: &ChaosCluster, load: &Process, heard: &Heard) -> Result<()> {
     let deadline = Deadline::after(PROGRESS);
     let healed = clock();
     step::say("        all is healed");
@@ -352,7 +354,7 @@ fn runs(record: &Path) -> Result<Vec<(u64, i64)>> {
 }
 
 /// The restores of etcd, since the run began.
-fn restores(cast: &Cast, begin: Instant) -> Vec<Restore> {
+fn restores(cast: &ChaosCluster, begin: Instant) -> Vec<Restore> {
     let during = |(from, to): Happened| During {
         from: from.saturating_duration_since(begin),
         to: to.saturating_duration_since(begin),
@@ -368,7 +370,7 @@ fn restores(cast: &Cast, begin: Instant) -> Vec<Restore> {
 
 /// No two lead at once, as far as their logs tell. A leader whose key a restore of etcd has lost finds that out within
 /// its lease; and the revisions that were lost are given out again.
-fn led_beside_another(cast: &Cast) -> Vec<String> {
+fn led_beside_another(cast: &ChaosCluster) -> Vec<String> {
     let terms = cast.terms();
     let mut wrong = Vec::new();
     for pair in terms.windows(2) {

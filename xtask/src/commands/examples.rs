@@ -7,7 +7,7 @@ use curator_harness::checkout::root;
 use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Orphan, ProcessSpec, Recorded, bound};
 use curator_harness::step;
-use curator_harness::{EtcdCluster, EtcdOptions, Mark, Scratch};
+use curator_harness::{EtcdCluster, EtcdOptions, Mark, TempDir};
 
 use crate::cargo::cargo;
 use crate::tools::etcd::{Want, select};
@@ -41,7 +41,7 @@ fn built(name: &str) -> PathBuf {
 
 /// The example leads an election of its own.
 fn stand_for_election(program: &Path) -> Result<()> {
-    let scratch = Scratch::new("examples")?;
+    let scratch = TempDir::new("examples")?;
     let found = select(&Want::First)?.remove(0);
     let options = EtcdOptions {
         members: 1,

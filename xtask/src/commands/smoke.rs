@@ -5,8 +5,8 @@ use std::process::Command as Process;
 use curator_harness::checkout::root;
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Orphan, bound};
-use curator_harness::scratch::Scratch;
 use curator_harness::step;
+use curator_harness::temp_dir::TempDir;
 
 use crate::args::Args;
 use crate::cargo::cargo;
@@ -63,7 +63,7 @@ pub fn run_tests() -> Result<()> {
 
 fn each_command(curator: &Path, ctl: &Path, what: &str) -> Result<()> {
     step::timed(what, || {
-        let scratch = Scratch::new("smoke")?;
+        let scratch = TempDir::new("smoke")?;
         let at = |name: &str| scratch.path().join(name).display().to_string();
         let (state, copy, credentials, file) = (at("state"), at("copy"), at("credentials"), at("state.export"));
         let (nowhere, none, none_at) = (at("nowhere"), "http://127.0.0.1:1", "127.0.0.1:1");

@@ -16,7 +16,7 @@ use curator_harness::checkout::root;
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::signals;
 use curator_harness::step;
-use curator_harness::{Deadline, EtcdBinaries, Event, Scratch, curator, etcd};
+use curator_harness::{Deadline, EtcdBinaries, Event, TempDir, curator, etcd};
 
 use board::{Board, Calls, State};
 use calls::Caller;
@@ -86,7 +86,7 @@ fn run(mut args: Args) -> Result<()> {
         }
     };
     let _alone = alone()?;
-    let scratch = Scratch::anew(&root().join("target").join("up"))?;
+    let scratch = TempDir::anew(&root().join("target").join("up"))?;
     let outcome = (|| {
         let (notify, events) = channel();
         let mut running = Running::start(programs, etcd.as_ref(), &scratch, ttl, &notify)?;
@@ -113,7 +113,7 @@ fn alone() -> Result<File> {
     }
 }
 
-fn introduce(running: &Running, scratch: &Scratch, ttl: Duration) {
+fn introduce(running: &Running, scratch: &TempDir, ttl: Duration) {
     step::say("");
     for (etcd, member) in running
         .etcd

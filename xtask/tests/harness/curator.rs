@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, TempDir, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -21,7 +21,7 @@ echo '{"message":"role changed","role":"follower","leader":"metropolis-x","leade
 while :; do sleep 0.02; done
 "#;
 
-fn script(scratch: &Scratch) -> PathBuf {
+fn script(scratch: &TempDir) -> PathBuf {
     let path = scratch.path().join("curator.sh");
     fs::write(&path, SCRIPT).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -30,7 +30,7 @@ fn script(scratch: &Scratch) -> PathBuf {
 
 #[test]
 fn roles_are_followed_through_signals_and_restarts() {
-    let scratch = Scratch::new("curator").unwrap();
+    let scratch = TempDir::new("curator").unwrap();
     let (notify, told) = channel();
     let mut options = CuratorOptions::new(
         1,
@@ -89,7 +89,7 @@ fn roles_are_followed_through_signals_and_restarts() {
 
 #[test]
 fn a_wait_ends_early_when_the_process_does() {
-    let scratch = Scratch::new("curator").unwrap();
+    let scratch = TempDir::new("curator").unwrap();
     let curator = CuratorProcess::start(&script(&scratch), &scratch, CuratorOptions::new(2, Vec::new())).unwrap();
     curator
         .wait_for_role(Mark::START, SOON, "a leader to follow", |role| role.follows().is_some())
@@ -107,7 +107,7 @@ fn a_wait_ends_early_when_the_process_does() {
 
 #[test]
 fn a_wait_in_vain_tells_the_roles_that_there_were() {
-    let scratch = Scratch::new("curator").unwrap();
+    let scratch = TempDir::new("curator").unwrap();
     let curator = CuratorProcess::start(&script(&scratch), &scratch, CuratorOptions::new(3, Vec::new())).unwrap();
     wait_until("two roles", SOON, || {
         (curator.roles_since(Mark::START).len() == 2).then_some(())

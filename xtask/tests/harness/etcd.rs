@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, Mark, Scratch, wait_until};
+use curator_harness::{At, EtcdBinaries, EtcdCluster, EtcdOptions, Flow, Mark, TempDir, wait_until};
 use xtask::tools::etcd::{Want, select};
 
 use crate::process::exists;
@@ -24,7 +24,7 @@ fn quick() -> EtcdOptions {
 
 #[test]
 fn etcdctl_shows_keys_leases_and_revisions() {
-    let scratch = Scratch::new("etcd").unwrap();
+    let scratch = TempDir::new("etcd").unwrap();
     let etcd = EtcdCluster::start(&binaries(), &scratch, EtcdOptions { members: 1, ..quick() }).unwrap();
     let ctl = |args: &[&str]| etcd.etcdctl(At::Any, args, SOON).unwrap();
     let before = etcd.revision(At::Any).unwrap();
@@ -80,7 +80,7 @@ fn etcdctl_shows_keys_leases_and_revisions() {
 
 #[test]
 fn a_member_that_is_cut_off_has_no_quorum_and_the_others_go_on() {
-    let scratch = Scratch::new("etcd").unwrap();
+    let scratch = TempDir::new("etcd").unwrap();
     let etcd = EtcdCluster::start(&binaries(), &scratch, quick()).unwrap();
     let old = etcd.leader(SOON).unwrap();
     let others: Vec<_> = (0..3).filter(|member| *member != old).collect();
@@ -139,7 +139,7 @@ fn a_member_that_is_cut_off_has_no_quorum_and_the_others_go_on() {
 
 #[test]
 fn one_link_alone_can_be_held() {
-    let scratch = Scratch::new("etcd").unwrap();
+    let scratch = TempDir::new("etcd").unwrap();
     let etcd = EtcdCluster::start(&binaries(), &scratch, quick()).unwrap();
     etcd.move_leader(0).unwrap();
     // The followers lose each other, which neither of them needs: both still hear their leader.
@@ -157,7 +157,7 @@ fn one_link_alone_can_be_held() {
 
 #[test]
 fn members_are_paused_killed_and_brought_back_and_nothing_stays_behind() {
-    let scratch = Scratch::new("etcd").unwrap();
+    let scratch = TempDir::new("etcd").unwrap();
     let directory = scratch.path().to_owned();
     let etcd = EtcdCluster::start(
         &binaries(),
@@ -211,7 +211,7 @@ fn members_are_paused_killed_and_brought_back_and_nothing_stays_behind() {
 
 #[test]
 fn a_member_that_cannot_start_is_told_with_its_log() {
-    let scratch = Scratch::new("etcd").unwrap();
+    let scratch = TempDir::new("etcd").unwrap();
     let options = EtcdOptions {
         members: 1,
         extra_args: vec!["--no-such-flag".to_owned()],

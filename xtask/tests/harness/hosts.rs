@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use curator_harness::process::{Capture, Process, ProcessSpec};
 use curator_harness::which::on_path;
-use curator_harness::{Deadline, Hosts, Journal, Link, Mark, Scratch};
+use curator_harness::{Deadline, Hosts, Journal, Link, Mark, TempDir};
 use rustix::process::geteuid;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -51,7 +51,7 @@ fn what_is_lost_is_lost_one_way_and_what_is_refused_is_told() {
         eprintln!("SKIPPED: network namespaces need root, ip, ss and, for this test, python3");
         return;
     }
-    let scratch = Scratch::new("hosts").unwrap();
+    let scratch = TempDir::new("hosts").unwrap();
     let hosts = match Hosts::start(3) {
         Ok(hosts) => hosts,
         // Root of a container is not root of the network.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use curator_harness::process::{Orphan, bound, run};
-use curator_harness::{Capture, Mark, Process, ProcessSpec, Recorded, Scratch, wait_until};
+use curator_harness::{Capture, Mark, Process, ProcessSpec, Recorded, TempDir, wait_until};
 
 use crate::child::{TestChild, is_child};
 
@@ -35,7 +35,7 @@ fn state(pid: u32) -> Option<char> {
 
 #[test]
 fn it_pauses_goes_on_and_ends_when_told() {
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let spec = shell(
         "sleeper",
         "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done",
@@ -62,7 +62,7 @@ fn it_pauses_goes_on_and_ends_when_told() {
 
 #[test]
 fn a_dropped_one_is_killed_even_when_paused() {
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let process = Process::start(&shell("stubborn", "trap '' TERM INT HUP; exec sleep 1000"), &scratch).unwrap();
     let pid = process.pid();
     process.pause().unwrap();
@@ -72,7 +72,7 @@ fn a_dropped_one_is_killed_even_when_paused() {
 
 #[test]
 fn lines_come_as_they_are_printed_and_all_of_them_are_read_at_the_end() {
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let spec = shell(
         "talker",
         "echo first; sleep 0.3; for i in $(seq 2000); do echo line $i; done; printf unfinished",
@@ -98,7 +98,7 @@ fn lines_come_as_they_are_printed_and_all_of_them_are_read_at_the_end() {
 
 #[test]
 fn what_a_process_wrote_last_is_read_before_its_end_is_told() {
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let spec = shell("talker", "seq 5000").capture(Capture::Stdout);
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
@@ -114,7 +114,7 @@ fn what_a_process_wrote_last_is_read_before_its_end_is_told() {
 
 #[test]
 fn a_grandchild_that_holds_the_output_holds_nobody_up() {
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let spec = shell("parent", "sleep 20 & echo $!; exit 0").capture(Capture::Stdout);
     let parent = Recorded::start(&spec, &scratch).unwrap();
     let started = Instant::now();
@@ -137,7 +137,7 @@ fn a_grandchild_that_holds_the_output_holds_nobody_up() {
 fn a_program_that_takes_too_long_is_killed_with_its_children() {
     let mut command = bound("sh", Orphan::Kill);
     command.args(["-c", "sleep 1000 & echo $! >\"$0\"; wait"]);
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let file = scratch.path().join("pid");
     command.arg(&file);
     let error = run(command, Duration::from_millis(500)).unwrap_err().to_string();
@@ -165,7 +165,7 @@ fn nothing_outlives_us_when_we_are_killed() {
 #[ignore = "a helper of the test above"]
 fn start_a_child_and_wait_to_be_killed() {
     if is_child() {
-        let scratch = Scratch::new("killed").unwrap();
+        let scratch = TempDir::new("killed").unwrap();
         let recorded = Recorded::start(
             &shell("orphan", "echo ready; exec sleep 1000").capture(Capture::Stdout),
             &scratch,
@@ -181,7 +181,7 @@ fn start_a_child_and_wait_to_be_killed() {
 
 #[test]
 fn a_missing_program_is_named() {
-    let scratch = Scratch::new("process").unwrap();
+    let scratch = TempDir::new("process").unwrap();
     let error = Process::start(&ProcessSpec::new("ghost", "/no/such/program"), &scratch).unwrap_err();
     assert!(error.to_string().contains("/no/such/program"), "{error}");
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use curator_harness::curator::{binary_from_env, ctl_from_env};
 use curator_harness::process::{Orphan, bound, spawn};
-use curator_harness::{EtcdBinaries, Scratch, wait_until};
+use curator_harness::{EtcdBinaries, TempDir, wait_until};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long a block may take.
@@ -26,7 +26,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(scratch: &Scratch) -> Self {
+    pub(super) fn new(scratch: &TempDir) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id() * 8 + NEXT.fetch_add(1, Ordering::Relaxed) % 8;
         fs::create_dir(scratch.path().join("bin")).unwrap();
@@ -53,7 +53,7 @@ pub(super) struct Host {
 
 impl Host {
     /// The shell, with the programs on its path, and whoever sits there has a home of their own.
-    pub(super) fn new(scratch: &Scratch, place: &Place, name: &str, number: u8) -> Self {
+    pub(super) fn new(scratch: &TempDir, place: &Place, name: &str, number: u8) -> Self {
         let directory = scratch.dir(name).unwrap();
         for part in ["etc", "var/lib", "home", "bin"] {
             fs::create_dir_all(directory.join(part)).unwrap();

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 
 use super::blocks::Guide;
 use super::readers::{Calls, filled, nodes, pending};
@@ -10,14 +10,14 @@ use super::shell::{Host, Place};
 
 #[test]
 fn three_nodes_are_made_and_a_member_of_etcd_is_replaced_as_the_guides_have_it() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
     if Command::new("openssl").arg("version").output().is_err() {
         eprintln!("SKIPPED: openssl is not installed");
         return;
     }
-    let scratch = Scratch::new("three-nodes").unwrap();
+    let scratch = TempDir::new("three-nodes").unwrap();
     let place = Place::new(&scratch);
     let mut hosts: Vec<_> = (1..=4)
         .map(|number| Host::new(&scratch, &place, &format!("host-{number}"), number))

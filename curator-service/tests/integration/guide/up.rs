@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use curator_harness::process::{Finished, run};
-use curator_harness::{Capture, Mark, ProcessSpec, Recorded, Scratch};
+use curator_harness::{Capture, Mark, ProcessSpec, Recorded, TempDir};
 
 use super::blocks::Guide;
 
@@ -13,7 +13,7 @@ use super::blocks::Guide;
 const LONG: Duration = Duration::from_secs(120);
 
 /// What a command printed is all one line.
-fn sh(script: &str, scratch: &Scratch) -> Finished {
+fn sh(script: &str, scratch: &TempDir) -> Finished {
     let mut command = Command::new("sh");
     // Anywhere, by somebody with another cluster's variables.
     command.args(["-eu", "-c", script]).current_dir(scratch.path());
@@ -23,10 +23,10 @@ fn sh(script: &str, scratch: &Scratch) -> Finished {
 
 #[test]
 fn each_command_that_up_prints_works_as_it_is_printed() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
-    let scratch = Scratch::new("up").unwrap();
+    let scratch = TempDir::new("up").unwrap();
     let block = Guide::read("docs/getting-started.md")
         .next("cargo xtask up")
         .trim()

@@ -15,9 +15,9 @@ use curator_proto::management_api::GetRegisterTicketRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_service::credential_names as names;
 
-use super::cast::{Cast, Who, bounded};
+use super::cluster::{TlsCluster, Who, bounded};
 use super::prometheus::{Prometheus, all_alerts, promtool_sees};
-use crate::stage::{Reach, SOON};
+use crate::test_cluster::{Reach, SOON};
 
 /// Longer than the margin below which an alert fires, in calm.
 const TTL: Duration = Duration::from_secs(4);
@@ -86,7 +86,7 @@ fn stranger(at: SocketAddr) -> Again {
 }
 
 /// Calls of the owner, more than one a second, that nobody waits for.
-fn calls(cast: &Cast, instance: usize) -> Again {
+fn calls(cast: &TlsCluster, instance: usize) -> Again {
     let channel = cast.channel(Who::Owner, cast.address(instance));
     let runtime = cast.runtime.handle().clone();
     Again::each(Duration::from_millis(100), move || {
@@ -100,7 +100,7 @@ fn calls(cast: &Cast, instance: usize) -> Again {
 }
 
 /// Another instance of a node, at endpoints of its own.
-fn another(cast: &Cast, of: usize, number: u32, endpoints: Vec<String>, observe: &Port) -> CuratorProcess {
+fn another(cast: &TlsCluster, of: usize, number: u32, endpoints: Vec<String>, observe: &Port) -> CuratorProcess {
     let mut options = CuratorOptions::new(number, endpoints).leader_ttl(TTL);
     options.node_id.clone_from(&cast.nodes[of].id);
     options.credentials = Some(cast.nodes[of].directory.clone());
@@ -110,7 +110,7 @@ fn another(cast: &Cast, of: usize, number: u32, endpoints: Vec<String>, observe:
 
 #[test]
 fn each_alert_is_fired_by_a_fault_and_none_in_calm_or_by_an_upgrade() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
     if !Prometheus::is_installed() {
@@ -122,7 +122,7 @@ fn each_alert_is_fired_by_a_fault_and_none_in_calm_or_by_an_upgrade() {
     let page_of: BTreeMap<String, String> = (1..4)
         .map(|number| (format!("curator-{number}"), addresses[number - 1].clone()))
         .collect();
-    let mut cast = Cast::new("tls-alerts", |mut options| {
+    let mut cast = TlsCluster::new("tls-alerts", |mut options| {
         if let Some(page) = page_of.get(&options.name) {
             options.env.push(("CURATOR_OBSERVE".into(), page.clone()));
             options.extra_args.extend(["--hold-cap".into(), "1s".into()]);
@@ -285,7 +285,7 @@ fn each_alert_is_fired_by_a_fault_and_none_in_calm_or_by_an_upgrade() {
 }
 
 /// Starts members of etcd, and waits until they answer.
-fn start(cast: &Cast, members: &[usize]) {
+fn start(cast: &TlsCluster, members: &[usize]) {
     for member in members {
         cast.stage.etcd.start_member(*member).unwrap();
     }

@@ -12,14 +12,14 @@ use std::process::Command;
 
 use curator_harness::foreign::Clients;
 use curator_harness::process::run;
-use curator_harness::{Capture, EtcdOptions, Mark, ProcessSpec, Recorded, Scratch};
+use curator_harness::{Capture, EtcdOptions, Mark, ProcessSpec, Recorded, TempDir};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::Pair;
 use curator_proto::management_api::{UpdateNodeLabelsRequest, update_node_labels_request};
 use curator_service::certificate_pem;
 
-use super::cast::{Cast, Who, bounded};
-use crate::stage::{Reach, SOON, Stage, TTL};
+use super::cluster::{TlsCluster, Who, bounded};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 /// What `cargo xtask integration` has brought; nothing, said aloud, where nobody has.
 fn brought() -> Option<Clients> {
@@ -31,14 +31,14 @@ fn brought() -> Option<Clients> {
 }
 
 /// The descriptors of all that is called.
-fn descriptors(scratch: &Scratch) -> PathBuf {
+fn descriptors(scratch: &TempDir) -> PathBuf {
     let path = scratch.path().join("descriptors.bin");
     std::fs::write(&path, curator_proto::FILE_DESCRIPTOR_SET).unwrap();
     path
 }
 
 /// An empty message as gRPC frames it.
-fn empty_message(scratch: &Scratch) -> PathBuf {
+fn empty_message(scratch: &TempDir) -> PathBuf {
     let path = scratch.path().join("empty-message");
     std::fs::write(&path, [0; 5]).unwrap();
     path
@@ -54,7 +54,7 @@ struct Files {
 }
 
 impl Files {
-    fn of(cast: &Cast) -> Self {
+    fn of(cast: &TlsCluster) -> Self {
         let directory = cast.stage.scratch.path();
         let (ca, certificate, key) = (
             directory.join("cluster-ca.pem"),
@@ -111,7 +111,7 @@ fn curl(mut first: Vec<OsString>, message: &Path, url: &str) -> Vec<OsString> {
 #[test]
 fn clients_that_others_wrote_make_the_owners_calls_through_each_instance() {
     let Some(clients) = brought() else { return };
-    let cast = Cast::new("tls-clients", |options| options);
+    let cast = TlsCluster::new("tls-clients", |options| options);
     let files = Files::of(&cast);
     for instance in cast.leader_and_follower() {
         let (at, name) = (cast.address(instance), cast.nodes[instance].id.as_str());
@@ -199,7 +199,7 @@ fn grpcurl(clients: &Clients, files: &Files, at: SocketAddr, name: &str) {
 #[test]
 fn clients_that_others_wrote_come_back_when_the_leader_is_killed() {
     let Some(clients) = brought() else { return };
-    let mut cast = Cast::new("tls-clients-watch", |options| options);
+    let mut cast = TlsCluster::new("tls-clients-watch", |options| options);
     let files = Files::of(&cast);
     let [leader, follower] = cast.leader_and_follower();
     let mut watching = Vec::new();
@@ -251,7 +251,7 @@ fn clients_that_others_wrote_come_back_when_the_leader_is_killed() {
 #[test]
 fn clients_that_others_wrote_are_answered_without_tls() {
     let Some(clients) = brought() else { return };
-    let (stage, leader) = Stage::elected("clients-plain", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("clients-plain", Reach::All, TTL, EtcdOptions::default());
     let (descriptors, message) = (descriptors(&stage.scratch), empty_message(&stage.scratch));
     let id = stage.curators[leader].node_id();
     for instance in [leader, stage.others(leader)[0]] {

@@ -19,10 +19,10 @@ use curator_proto::management_api::{
 use curator_service::PrivateKey;
 use tonic::Code;
 
-use super::cast::{Cast, Node, UNLOCK_KEY, Who, bounded, escrow};
-use crate::stage::SOON;
+use super::cluster::{Node, TlsCluster, UNLOCK_KEY, Who, bounded, escrow};
+use crate::test_cluster::SOON;
 
-impl Cast {
+impl TlsCluster {
     /// A node as the owner sees it.
     fn seen(&self, id: &str, instance: usize) -> Option<api::Node> {
         let mut management = ManagementClient::new(self.channel(Who::Owner, self.address(instance)));
@@ -36,7 +36,7 @@ impl Cast {
 
 #[test]
 fn the_whole_life_of_a_cluster() {
-    let mut cast = Cast::new("tls-life", |options| options);
+    let mut cast = TlsCluster::new("tls-life", |options| options);
     let [leader, follower] = cast.leader_and_follower();
     // There is one certificate of the owner, whoever is asked, and for nobody else.
     for instance in 0..3 {

@@ -1,8 +1,8 @@
 //! Identity and TLS with real processes: the whole life of a cluster, who is refused, and what nobody can pretend.
 
 mod alerts;
-mod cast;
 mod clients;
+mod cluster;
 mod hostile;
 mod life;
 mod moving;

@@ -28,15 +28,15 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use tonic::{Code, Status};
 
-use super::cast::{Cast, Who, bounded, has_sockets, text};
-use crate::stage::{SOON, TTL};
+use super::cluster::{TlsCluster, Who, bounded, has_sockets, text};
+use crate::test_cluster::{SOON, TTL};
 
 const ELECTION: &str = "namespaced:curator//leader";
 /// Where the Go instance is: an address of loopback, since its port is always the same.
 const GO: &str = "127.77.0.1";
 
 /// What the owner is told through an instance.
-fn ask(cast: &Cast, instance: usize) -> Result<(), Status> {
+fn ask(cast: &TlsCluster, instance: usize) -> Result<(), Status> {
     let mut management = ManagementClient::new(cast.channel(Who::Owner, cast.address(instance)));
     let asked = management.get_register_ticket(bounded(GetRegisterTicketRequest {}));
     cast.runtime.block_on(asked).map(drop)
@@ -69,7 +69,7 @@ fn a_node_moves_from_go_to_ours() {
         println!("SKIPPED: etcd 3.4 listens on no Unix socket by its path, as the original's etcd does");
         return;
     }
-    let mut cast = Cast::new("tls-moving", |options| options);
+    let mut cast = TlsCluster::new("tls-moving", |options| options);
     let go = TcpListener::bind((GO, curator_service::CURATOR_PORT)).unwrap();
     go.set_nonblocking(true).unwrap();
     let id = cast.nodes[0].id.clone();

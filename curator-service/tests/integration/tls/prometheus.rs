@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use curator_harness::{Port, Process, ProcessSpec, Scratch, http, wait_until};
+use curator_harness::{Port, Process, ProcessSpec, TempDir, http, wait_until};
 use serde_json::{Value, json};
 
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 /// The rules, as they are delivered.
 pub(super) const RULES: &str = include_str!("../../../../deploy/prometheus/alerts.yaml");
@@ -33,7 +33,7 @@ impl Prometheus {
     }
 
     /// Starts it, with all times of the rules divided by `by`, and waits until it is ready.
-    pub(super) fn start(scratch: &Scratch, name: &str, by: u32, every: Duration) -> Self {
+    pub(super) fn start(scratch: &TempDir, name: &str, by: u32, every: Duration) -> Self {
         let directory = scratch.dir(name).unwrap();
         let targets = directory.join("targets.json");
         fs::write(&targets, "[]").unwrap();

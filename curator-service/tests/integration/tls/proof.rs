@@ -18,8 +18,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::cast::{Cast, Node, UNLOCK_KEY, Who, hex, text};
-use crate::stage::SOON;
+use super::cluster::{Node, TlsCluster, UNLOCK_KEY, Who, hex, text};
+use crate::test_cluster::SOON;
 
 /// A node that pretends to be an instance: it has its own certificate, and counts what it is told.
 struct Pretender {
@@ -28,7 +28,7 @@ struct Pretender {
 }
 
 impl Pretender {
-    fn start(cast: &Cast, node: &Node) -> Self {
+    fn start(cast: &TlsCluster, node: &Node) -> Self {
         let certificate = CertificateDer::from(node.certificate());
         let key = PrivateKeyDer::from_pem_file(node.directory.join(names::NODE_KEY)).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -59,7 +59,7 @@ impl Pretender {
     }
 }
 
-fn register(cast: &Cast, node: &Node, at: SocketAddr, more: &[&str]) -> Finished {
+fn register(cast: &TlsCluster, node: &Node, at: SocketAddr, more: &[&str]) -> Finished {
     let unlock_key = cast.stage.scratch.path().join("unlock-key");
     std::fs::write(&unlock_key, UNLOCK_KEY).unwrap();
     let ca = node.directory.join("given-ca.pem");
@@ -74,7 +74,7 @@ fn register(cast: &Cast, node: &Node, at: SocketAddr, more: &[&str]) -> Finished
     run(command, 4 * SOON).unwrap()
 }
 
-fn ctl(cast: &Cast, at: SocketAddr, words: &[&str]) -> Finished {
+fn ctl(cast: &TlsCluster, at: SocketAddr, words: &[&str]) -> Finished {
     let ca = cast.stage.scratch.path().join("ca.pem");
     std::fs::write(&ca, certificate_pem(&cast.ca)).unwrap();
     let config = cast.stage.scratch.path().join("contexts.toml");
@@ -89,7 +89,7 @@ fn ctl(cast: &Cast, at: SocketAddr, words: &[&str]) -> Finished {
 
 #[test]
 fn a_node_that_is_no_member_is_told_no_secret_and_believed_nothing() {
-    let cast = Cast::new("tls-proof", |options| options);
+    let cast = TlsCluster::new("tls-proof", |options| options);
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));
     cast.approve(&worker, cast.address(0));

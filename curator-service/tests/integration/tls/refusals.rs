@@ -27,14 +27,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::cast::{Cast, Node, Who, bounded, hex};
-use crate::stage::SOON;
+use super::cluster::{Node, TlsCluster, Who, bounded, hex};
+use crate::test_cluster::SOON;
 
 /// The authority's key is in the store. With it the tests make what the cluster would never issue.
 pub(super) struct Forge(Issuer<'static, KeyPair>);
 
 impl Forge {
-    pub(super) fn of(cast: &Cast) -> Self {
+    pub(super) fn of(cast: &TlsCluster) -> Self {
         let key = "namespaced:curator//cluster-pki/keys/cluster-ca-privkey.bin";
         let stored = cast.stage.etcd.get(At::Any, key).unwrap().unwrap().value;
         let key = pkcs8(&stored[..32]);
@@ -76,7 +76,7 @@ impl ResolvesClientCert for Shows {
 }
 
 /// A channel of somebody who shows these certificates, with this key, whether they go together or not.
-pub(super) fn showing(cast: &Cast, certificates: &[Vec<u8>], key: &KeyPair, at: SocketAddr) -> Channel {
+pub(super) fn showing(cast: &TlsCluster, certificates: &[Vec<u8>], key: &KeyPair, at: SocketAddr) -> Channel {
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
     let certificates = certificates.iter().cloned().map(CertificateDer::from).collect();
@@ -99,7 +99,7 @@ pub(super) fn showing(cast: &Cast, certificates: &[Vec<u8>], key: &KeyPair, at: 
         .connect_with_connector_lazy(connect)
 }
 
-fn ask(cast: &Cast, channel: Channel) -> Result<(), Status> {
+fn ask(cast: &TlsCluster, channel: Channel) -> Result<(), Status> {
     let mut curator = CuratorClient::new(channel);
     let asked = curator.get_consensus_status(bounded(GetConsensusStatusRequest {}));
     cast.runtime.block_on(asked).map(drop)
@@ -111,7 +111,7 @@ fn code<T>(answer: Result<T, Status>) -> Code {
 
 #[test]
 fn certificates_that_prove_nothing_are_refused() {
-    let cast = Cast::new("tls-refusals", |options| options);
+    let cast = TlsCluster::new("tls-refusals", |options| options);
     let forge = Forge::of(&cast);
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
     let other_key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
@@ -223,7 +223,7 @@ fn certificates_that_prove_nothing_are_refused() {
     }
 }
 
-fn ca_key(cast: &Cast) -> KeyPair {
+fn ca_key(cast: &TlsCluster) -> KeyPair {
     let key = "namespaced:curator//cluster-pki/keys/cluster-ca-privkey.bin";
     let stored = cast.stage.etcd.get(At::Any, key).unwrap().unwrap().value;
     KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8(&stored[..32]), &PKCS_ED25519).unwrap()
@@ -258,7 +258,7 @@ fn tls12(at: SocketAddr) -> Vec<u8> {
 
 #[test]
 fn members_do_what_they_may_and_no_more() {
-    let cast = Cast::new("tls-permissions", |options| options);
+    let cast = TlsCluster::new("tls-permissions", |options| options);
     let worker = Node::new(&cast.stage.scratch, "worker");
     let at = cast.address(0);
     let registering = cast.register(&worker, at);
@@ -407,7 +407,7 @@ fn members_do_what_they_may_and_no_more() {
 }
 
 /// Puts bytes that are no text.
-fn put(cast: &Cast, key: &str, value: &[u8]) {
+fn put(cast: &TlsCluster, key: &str, value: &[u8]) {
     use curator_election::etcd::{EtcdConfig, EtcdStore};
     use curator_election::store::{Op, Store, Txn};
     cast.runtime.block_on(async {

@@ -11,9 +11,9 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::cast::{Cast, Node};
+use super::cluster::{Node, TlsCluster};
 use super::refusals::Forge;
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 /// The year until which a certificate is valid.
 fn ends(node: &Node) -> i32 {
@@ -24,7 +24,7 @@ fn ends(node: &Node) -> i32 {
 
 #[test]
 fn a_certificate_that_ends_soon_is_renewed_by_its_instance() {
-    let cast = Cast::new("tls-renewal", |options| options);
+    let cast = TlsCluster::new("tls-renewal", |options| options);
     let forge = Forge::of(&cast);
     for instance in cast.leader_and_follower() {
         let node = &cast.nodes[instance];

@@ -19,9 +19,9 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, PKCS_ED
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, ServerName};
 
-use super::cast::{Cast, Who, bounded, curator, text};
+use super::cluster::{TlsCluster, Who, bounded, curator, text};
 use super::refusals::Forge;
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 /// Puts a file in the place of another at once.
 fn replace(path: &Path, bytes: &[u8]) {
@@ -33,7 +33,7 @@ fn replace(path: &Path, bytes: &[u8]) {
 }
 
 /// The certificate that an instance shows to a new connection.
-fn shown(cast: &Cast, instance: usize) -> Vec<u8> {
+fn shown(cast: &TlsCluster, instance: usize) -> Vec<u8> {
     let connector = tokio_rustls::TlsConnector::from(cast.credentials(Who::Nobody).config());
     cast.runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(cast.address(instance)).await.unwrap();
@@ -45,7 +45,7 @@ fn shown(cast: &Cast, instance: usize) -> Vec<u8> {
 
 #[test]
 fn new_credentials_are_taken_up_and_no_call_fails() {
-    let cast = Cast::new("tls-rotation", |options| options);
+    let cast = TlsCluster::new("tls-rotation", |options| options);
     let [leader, follower] = cast.leader_and_follower();
     let forge = Forge::of(&cast);
 
@@ -157,7 +157,7 @@ fn new_credentials_are_taken_up_and_no_call_fails() {
     println!("measured: {calls} calls while credentials changed");
 
     // One that starts with such a key does not start.
-    let endpoints = cast.stage.endpoints(0, crate::stage::Reach::All).join(",");
+    let endpoints = cast.stage.endpoints(0, crate::test_cluster::Reach::All).join(",");
     let refused = curator(&[
         "serve",
         "--etcd-endpoints",

@@ -10,9 +10,9 @@ use curator_proto::curator_api::JoinNodeRequest;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_service::PrivateKey;
 
-use super::cast::{Cast, UNLOCK_KEY, Who, bounded, escrow, hex};
+use super::cluster::{TlsCluster, UNLOCK_KEY, Who, bounded, escrow, hex};
 use super::spans::{TRACE, label, logged_in, traceparent};
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 /// The ways in which bytes are written by those who write them without thinking.
 fn ways(secret: &[u8]) -> Vec<String> {
@@ -40,7 +40,7 @@ fn ways(secret: &[u8]) -> Vec<String> {
 const RUBBISH: &str = "0badc0ffee0badc0ffee";
 
 /// A call that says a trace is found by it at follower and leader, and at the leader's transaction; what is no trace is not.
-fn follow_a_trace(cast: &Cast) {
+fn follow_a_trace(cast: &TlsCluster) {
     let [leader, follower] = cast.leader_and_follower();
     label(cast, follower, "a", traceparent(true).as_bytes()).unwrap();
     let of = |instance: usize| logged_in(&cast.stage.curators[instance], TRACE);
@@ -72,7 +72,7 @@ fn no_secret_is_logged_at_the_finest_level() {
         options.env.push(("RUST_LOG".into(), "trace".into()));
         options
     };
-    let cast = Cast::new("tls-secrets", traced);
+    let cast = TlsCluster::new("tls-secrets", traced);
     for instance in 0..3 {
         let at = cast.address(instance);
         let mut joining = CuratorClient::new(cast.channel(Who::Key(&cast.nodes[1].join_key), at));

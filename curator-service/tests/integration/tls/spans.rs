@@ -19,8 +19,8 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use super::cast::{Cast, Who, bounded, hex};
-use crate::stage::SOON;
+use super::cluster::{TlsCluster, Who, bounded, hex};
+use crate::test_cluster::SOON;
 
 /// What a caller says of its trace.
 pub(super) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -32,7 +32,7 @@ pub(super) fn traceparent(sampled: bool) -> String {
 
 /// The owner puts a label on a node, through an instance, and says this of its trace.
 pub(super) fn label(
-    cast: &Cast,
+    cast: &TlsCluster,
     instance: usize,
     value: &str,
     traceparent: &[u8],
@@ -144,7 +144,7 @@ fn a_collector_gets_one_trace_of_a_call_through_a_follower() {
         .build()
         .unwrap();
     let endpoint = format!("http://{}", collector.start(&runtime));
-    let cast = Cast::new("spans", |mut options| {
+    let cast = TlsCluster::new("spans", |mut options| {
         options.env.push(("CURATOR_OTLP_ENDPOINT".into(), endpoint.clone()));
         options
     });

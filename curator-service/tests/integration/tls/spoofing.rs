@@ -15,8 +15,8 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::cast::{Cast, Node, Who, bounded};
-use crate::stage::SOON;
+use super::cluster::{Node, TlsCluster, Who, bounded};
+use crate::test_cluster::SOON;
 
 /// What a follower says of a call.
 struct Hop<'a> {
@@ -30,7 +30,7 @@ fn base64(certificates: &[&[u8]]) -> String {
 }
 
 /// Asks for what only users may have.
-fn ask(cast: &Cast, channel: Channel, hop: &Hop<'_>) -> Result<(), Status> {
+fn ask(cast: &TlsCluster, channel: Channel, hop: &Hop<'_>) -> Result<(), Status> {
     let mut request = bounded(GetRegisterTicketRequest {});
     let mut mark = |name: &'static str, value: &str| {
         let value = AsciiMetadataValue::try_from(value).unwrap();
@@ -47,7 +47,7 @@ fn ask(cast: &Cast, channel: Channel, hop: &Hop<'_>) -> Result<(), Status> {
     cast.runtime.block_on(management.get_register_ticket(request)).map(drop)
 }
 
-fn term(cast: &Cast, leader: usize) -> String {
+fn term(cast: &TlsCluster, leader: usize) -> String {
     match cast.stage.curators[leader].role() {
         Some(Role::Leader {
             lock_key,
@@ -60,7 +60,7 @@ fn term(cast: &Cast, leader: usize) -> String {
 #[test]
 fn nobody_but_a_member_of_the_consensus_says_who_calls() {
     // Who may say what is the question here, not how fast the next one leads: one term from the first call to the last.
-    let cast = Cast::new("tls-spoofing", |options| options.leader_ttl(Duration::from_secs(30)));
+    let cast = TlsCluster::new("tls-spoofing", |options| options.leader_ttl(Duration::from_secs(30)));
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));
     cast.approve(&worker, cast.address(0));
@@ -160,7 +160,7 @@ fn nobody_but_a_member_of_the_consensus_says_who_calls() {
 
 #[test]
 fn a_follower_calls_only_the_node_that_the_election_names() {
-    let mut cast = Cast::new("tls-other-node", |options| options);
+    let mut cast = TlsCluster::new("tls-other-node", |options| options);
     for curator in &cast.stage.curators {
         curator.kill().unwrap();
     }

@@ -6,15 +6,15 @@ use curator_harness::Role;
 use curator_proto::admin_api::GetInstanceStatusRequest;
 use curator_proto::admin_api::instance_client::InstanceClient;
 
-use super::cast::{Cast, Who, bounded};
-use crate::stage::SOON;
+use super::cluster::{TlsCluster, Who, bounded};
+use crate::test_cluster::SOON;
 
 /// Until the others say so, for as long as they have to, and with all looks in between.
 const MAKES_WAY: Duration = Duration::from_secs(25);
 
 #[test]
 fn a_leader_that_is_not_reached_says_by_whom_and_makes_way_once_another_is_reached() {
-    let cast = Cast::new("tls-unreached", |mut options| {
+    let cast = TlsCluster::new("tls-unreached", |mut options| {
         options.behind_proxy = true;
         options
     });

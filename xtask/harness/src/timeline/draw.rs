@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::record::{Life, Ms, Record, Second, Span, Stand};
+use super::record::{Life, Ms, Record, RoleInterval, Second, Span};
 
 /// The scale of latencies, in microseconds.
 const FASTEST: f64 = 300.0;
@@ -62,7 +62,7 @@ impl Page<'_> {
             .iter()
             .flat_map(|instance| &instance.stands)
             .filter_map(|span| match span.what {
-                Stand::Leader { term } => Some(term),
+                RoleInterval::Leader { term } => Some(term),
                 _ => None,
             })
             .collect();
@@ -164,7 +164,7 @@ impl Page<'_> {
         let (mut kinds, mut terms) = (BTreeMap::new(), 0);
         for instance in &self.record.instances {
             for stand in &instance.stands {
-                if let Stand::Leader { term } = stand.what {
+                if let RoleInterval::Leader { term } = stand.what {
                     kinds.entry(term).or_insert(0);
                 }
             }
@@ -183,13 +183,15 @@ impl Page<'_> {
             );
             for stand in &instance.stands {
                 let (class, word, told) = match stand.what {
-                    Stand::Undetermined => ("undetermined".to_owned(), String::new(), "knows no leader".to_owned()),
-                    Stand::Leader { term } => (
+                    RoleInterval::Undetermined => {
+                        ("undetermined".to_owned(), String::new(), "knows no leader".to_owned())
+                    }
+                    RoleInterval::Leader { term } => (
                         format!("leader of{} shade{}", number % 6, kinds.get(&term).unwrap_or(&0)),
                         format!("term {term}"),
                         format!("leads in term {term}"),
                     ),
-                    Stand::Follower { leader, term } => {
+                    RoleInterval::Follower { leader, term } => {
                         let name = leader.and_then(|leader| self.record.instances.get(leader));
                         let name = name.map_or("somebody else", |leader| &leader.name);
                         let class = match leader {
@@ -518,7 +520,7 @@ mod tests {
                 Instance {
                     name: "one".to_owned(),
                     lives: vec![span(0, 4_000, Life::Up), span(4_000, 6_000, Life::Down)],
-                    stands: vec![span(0, 4_000, Stand::Leader { term: 12 })],
+                    stands: vec![span(0, 4_000, RoleInterval::Leader { term: 12 })],
                 },
                 Instance {
                     name: "two".to_owned(),
@@ -527,13 +529,13 @@ mod tests {
                         span(
                             0,
                             5_000,
-                            Stand::Follower {
+                            RoleInterval::Follower {
                                 leader: Some(0),
                                 term: 12,
                             },
                         ),
-                        span(5_000, 6_500, Stand::Undetermined),
-                        span(6_500, 10_000, Stand::Leader { term: 30 }),
+                        span(5_000, 6_500, RoleInterval::Undetermined),
+                        span(6_500, 10_000, RoleInterval::Leader { term: 30 }),
                     ],
                 },
             ],

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::record::{Instance, Life, Member, Ms, Span, Stand};
+use super::record::{Instance, Life, Member, Ms, RoleInterval, Span};
 use crate::{CuratorProcess, EtcdCluster, Mark, Role};
 
 /// A time in milliseconds.
@@ -34,7 +34,7 @@ pub fn instances(curators: &[CuratorProcess], begin: Instant, end: Instant) -> V
             let ends = told
                 .iter()
                 .filter(|span| span.what == Life::Down)
-                .map(|span| (span.from, Stand::Undetermined));
+                .map(|span| (span.from, RoleInterval::Undetermined));
             let mut changes: Vec<_> = said.chain(ends).collect();
             changes.sort_by_key(|(at, _)| *at);
             let next = changes.iter().skip(1).map(|(at, _)| *at).chain([end]);
@@ -62,13 +62,13 @@ pub fn members(etcd: &EtcdCluster, begin: Instant) -> Vec<Member> {
         .collect()
 }
 
-fn stand(role: &Role, place: impl Fn(&str) -> Option<usize>) -> Stand {
+fn stand(role: &Role, place: impl Fn(&str) -> Option<usize>) -> RoleInterval {
     match role {
-        Role::Undetermined => Stand::Undetermined,
-        Role::Leader { lock_revision, .. } => Stand::Leader { term: *lock_revision },
+        Role::Undetermined => RoleInterval::Undetermined,
+        Role::Leader { lock_revision, .. } => RoleInterval::Leader { term: *lock_revision },
         Role::Follower {
             leader, lock_revision, ..
-        } => Stand::Follower {
+        } => RoleInterval::Follower {
             leader: place(leader),
             term: *lock_revision,
         },

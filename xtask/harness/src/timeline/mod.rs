@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub use draw::draw;
 pub use draw::escaped;
 pub use gather::{instances, members, ms, since};
-pub use record::{Instance, Life, Member, Ms, Record, Second, Span, Stand, code_name};
+pub use record::{Instance, Life, Member, Ms, Record, RoleInterval, Second, Span, code_name};
 
 use crate::checkout::root;
 use crate::error::{Context, Result};

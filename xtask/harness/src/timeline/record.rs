@@ -63,7 +63,7 @@ pub enum Life {
 
 /// What an instance is in the election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stand {
+pub enum RoleInterval {
     /// It knows no leader.
     Undetermined,
     /// It follows that instance, if it is one of ours, in this term.
@@ -88,7 +88,7 @@ pub struct Instance {
     /// How its process lived.
     pub lives: Vec<Span<Life>>,
     /// What it said it was.
-    pub stands: Vec<Span<Stand>>,
+    pub stands: Vec<Span<RoleInterval>>,
 }
 
 /// The lane of a member of etcd.
@@ -216,7 +216,7 @@ impl Record {
         let leading = instance
             .stands
             .iter()
-            .filter(|span| matches!(span.what, Stand::Leader { .. }));
+            .filter(|span| matches!(span.what, RoleInterval::Leader { .. }));
         let mut led = Vec::new();
         for term in leading {
             let mut from = term.from;
@@ -247,8 +247,8 @@ mod tests {
     fn gaps_are_where_nobody_leads_and_runs() {
         let one = Instance {
             stands: vec![
-                span(0, 100, Stand::Undetermined),
-                span(100, 500, Stand::Leader { term: 1 }),
+                span(0, 100, RoleInterval::Undetermined),
+                span(100, 500, RoleInterval::Leader { term: 1 }),
             ],
             // It stands still in the middle, and dies before anybody says so.
             lives: vec![
@@ -259,12 +259,12 @@ mod tests {
             ..Instance::default()
         };
         let other = Instance {
-            stands: vec![span(450, 1_000, Stand::Leader { term: 2 })],
+            stands: vec![span(450, 1_000, RoleInterval::Leader { term: 2 })],
             ..Instance::default()
         };
         // It wakes, and says at once that it leads no more.
         let third = Instance {
-            stands: vec![span(1_000, 1_050, Stand::Leader { term: 3 })],
+            stands: vec![span(1_000, 1_050, RoleInterval::Leader { term: 3 })],
             lives: vec![span(0, 1_010, Life::Paused)],
             ..Instance::default()
         };
@@ -330,7 +330,7 @@ mod tests {
                 stands: vec![span(
                     0,
                     1,
-                    Stand::Follower {
+                    RoleInterval::Follower {
                         leader: Some(1),
                         term: 7,
                     },

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use curator_harness::error::Result;
 use curator_harness::process::{Capture, Process, ProcessSpec, Recorded};
 use curator_harness::proxy::address_of;
-use curator_harness::{CuratorOptions, CuratorProcess, EtcdCluster, Mark, Scratch, TcpProxy};
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdCluster, Mark, TcpProxy, TempDir};
 
 /// Whose candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ enum Running {
     Ours(CuratorProcess),
     Go {
         spec: ProcessSpec,
-        scratch: Scratch,
+        scratch: TempDir,
         recorded: Recorded,
     },
 }
@@ -50,7 +50,7 @@ enum Running {
 impl Candidate {
     pub(super) fn ours(
         program: &Path,
-        scratch: &Scratch,
+        scratch: &TempDir,
         member: usize,
         etcd: &EtcdCluster,
         ttl: Duration,
@@ -64,7 +64,7 @@ impl Candidate {
 
     pub(super) fn go(
         binary: &Path,
-        scratch: &Scratch,
+        scratch: &TempDir,
         member: usize,
         etcd: &EtcdCluster,
         ttl: Duration,

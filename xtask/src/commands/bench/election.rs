@@ -9,7 +9,7 @@ use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Process, ProcessSpec};
 use curator_harness::signals;
 use curator_harness::step;
-use curator_harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, Scratch, resident, wait_until};
+use curator_harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, TempDir, resident, wait_until};
 use serde_json::Value;
 
 use super::candidates::{Candidate, Kind};
@@ -55,7 +55,7 @@ pub(super) fn run(rounds: u32, ttl: Option<Duration>, etcd: Option<&str>) -> Res
     for Found { binaries, .. } in select(&want)? {
         let mut measured = Figures::new();
         for ttl in &ttls {
-            let scratch = Scratch::new("bench-election")?;
+            let scratch = TempDir::new("bench-election")?;
             let options = EtcdOptions {
                 members: MEMBERS,
                 peer_proxies: false,
@@ -190,7 +190,7 @@ impl Calls {
 }
 
 impl Stage<'_> {
-    fn start(&mut self, program: &std::path::Path, go: Option<&std::path::Path>, scratch: &Scratch) -> Result<()> {
+    fn start(&mut self, program: &std::path::Path, go: Option<&std::path::Path>, scratch: &TempDir) -> Result<()> {
         for (kind, candidates) in &mut self.parties {
             for member in 0..MEMBERS {
                 let began = Instant::now();
@@ -209,7 +209,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn call(&mut self, caller: &std::path::Path, scratch: &Scratch) -> Result<()> {
+    fn call(&mut self, caller: &std::path::Path, scratch: &TempDir) -> Result<()> {
         let addresses: Vec<String> = self.addresses(None);
         let (tell, told) = channel();
         let spec = ProcessSpec::new("calls", caller)

@@ -1,14 +1,14 @@
 //! `cargo xtask bench handshake`: what connections cost, and which share of a call they are.
 use std::fmt::Write;
 
-use curator_harness::Scratch;
+use curator_harness::TempDir;
 use curator_harness::error::Result;
 use curator_harness::signals;
 use curator_harness::step;
 
 use super::comparison::{Better, Comparison};
 use super::report::{Measured, median};
-use super::ways::{Way, Ways};
+use super::routes::{Route, Ways};
 use super::workload::Workload;
 use super::{Options, certificates, keep, measure};
 use crate::workspace::{ECHO_LOAD, FRONT, build};
@@ -37,7 +37,7 @@ const OPEN: Workload = Workload {
 
 /// What was measured of one way and one workload, in all rounds.
 struct Line<'a> {
-    way: &'a Way,
+    way: &'a Route,
     workload: &'static Workload,
     rounds: Vec<Measured>,
 }
@@ -57,7 +57,7 @@ pub(super) fn run(options: &Options) -> Result<Vec<Comparison>> {
     signals::install()?;
     let front = build(FRONT)?;
     let load = build(ECHO_LOAD)?;
-    let scratch = Scratch::new("bench-handshake")?;
+    let scratch = TempDir::new("bench-handshake")?;
     let certificates = certificates(&load, &scratch)?;
     let ways = Ways::ends(&front, &scratch, &certificates)?;
     let mut lines: Vec<Line<'_>> = Vec::new();

@@ -6,7 +6,7 @@ use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Orphan, bound};
 use curator_harness::signals;
 use curator_harness::step;
-use curator_harness::{EtcdCluster, EtcdOptions, Scratch};
+use curator_harness::{EtcdCluster, EtcdOptions, TempDir};
 use serde_json::Value;
 
 use super::Options;
@@ -32,7 +32,7 @@ pub(super) fn run(options: &Options, etcd: Option<&str>) -> Result<Vec<Compariso
         return Ok(Vec::new());
     };
     let load = build(STATE_LOAD)?;
-    let scratch = Scratch::new("bench-state")?;
+    let scratch = TempDir::new("bench-state")?;
     let one = EtcdOptions {
         members: 1,
         peer_proxies: false,

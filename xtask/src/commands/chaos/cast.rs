@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::timeline::Life;
 use curator_harness::{
-    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Role, Scratch, wait_until,
+    At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Role, TempDir, wait_until,
 };
 
 use super::cluster::{self, Owner};
@@ -33,7 +33,7 @@ pub(super) struct Programs {
 /// From when until when something was done.
 pub(super) type Happened = (Instant, Instant);
 
-pub(super) struct Cast {
+pub(super) struct ChaosCluster {
     pub(super) curators: Vec<CuratorProcess>,
     pub(super) etcd: EtcdCluster,
     /// What the callers show.
@@ -52,9 +52,9 @@ pub(super) struct Cast {
     pub(super) links: Links,
 }
 
-impl Cast {
+impl ChaosCluster {
     /// Starts all, and makes a cluster; each on a host of its own if they shall be.
-    pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &Scratch, hosts: bool) -> Result<Self> {
+    pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, hosts: bool) -> Result<Self> {
         let made = cluster::make(&programs.curator, &programs.ctl, scratch, HOSTS)?;
         let networks = hosts.then(Networks::start).transpose()?;
         let mut hosts = networks.as_ref().map_or_else(Vec::new, |all| all.hosts().to_vec());
@@ -186,7 +186,7 @@ impl Cast {
         Ok(fault)
     }
 
-    /// Undoes what [`Cast::begin`] has returned.
+    /// Undoes what [`ChaosCluster::begin`] has returned.
     pub(super) fn end(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::KillInstance(who) => self.raise(self.find(who))?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Orphan, Process, ProcessSpec, bound, run};
-use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, Scratch, wait_until};
+use curator_harness::{CuratorOptions, CuratorProcess, Mark, Role, TempDir, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -77,7 +77,7 @@ impl Ctl<'_> {
 
 /// Makes it with `curator` and `curatorctl`, in an instance that keeps its state in a directory, and ends that
 /// instance.
-pub(crate) fn make(curator: &Path, ctl: &Path, scratch: &Scratch, nodes: usize) -> Result<Made> {
+pub(crate) fn make(curator: &Path, ctl: &Path, scratch: &TempDir, nodes: usize) -> Result<Made> {
     let path = |name: &str| scratch.path().join(name);
     let text = |name: &str| path(name).display().to_string();
     let credentials: Vec<_> = (1..=nodes)

@@ -6,7 +6,7 @@ use curator_harness::{
     CuratorProcess, Direction, EtcdCluster, Flow, Host, Hosts, Link, PeerNetwork, TcpProxy, proxy::address_of,
 };
 
-use super::schedule::{Fault, HOSTS, Way, Who};
+use super::schedule::{Fault, HOSTS, LinkFault, Who};
 
 /// All of it.
 pub(super) enum Links {
@@ -110,17 +110,17 @@ impl Proxies {
             } => self.stores[at].iter().for_each(|store| cut(store, way)),
             Fault::CutInstance {
                 to: Who::Number(to),
-                way: Way::Reset,
+                way: LinkFault::Reset,
             } => curators[to].proxy()?.refuse(),
             Fault::CutInstance {
                 to: Who::Number(to),
                 way,
             } => {
                 for other in (0..HOSTS).filter(|other| *other != to) {
-                    if way != Way::Mute {
+                    if way != LinkFault::DropReplies {
                         self.network.set(other, to, flow(way));
                     }
-                    if way != Way::Deaf {
+                    if way != LinkFault::DropRequests {
                         self.network.set(to, other, flow(way));
                     }
                 }
@@ -158,25 +158,25 @@ impl Proxies {
     }
 }
 
-fn cut(proxy: &TcpProxy, way: Way) {
+fn cut(proxy: &TcpProxy, way: LinkFault) {
     match way {
-        Way::Silent => proxy.blackhole(),
-        Way::Deaf => proxy.set(Direction::ToServer, Flow::Hold),
-        Way::Mute => proxy.set(Direction::ToClient, Flow::Hold),
-        Way::Slow(by) => {
+        LinkFault::Drop => proxy.blackhole(),
+        LinkFault::DropRequests => proxy.set(Direction::ToServer, Flow::Hold),
+        LinkFault::DropReplies => proxy.set(Direction::ToClient, Flow::Hold),
+        LinkFault::Slow(by) => {
             for direction in [Direction::ToServer, Direction::ToClient] {
                 proxy.set(direction, Flow::Delay(by));
             }
         }
-        Way::Reset => proxy.refuse(),
+        LinkFault::Reset => proxy.refuse(),
     }
 }
 
 /// What a link does that is cut so, in a direction that is.
-fn flow(way: Way) -> Flow {
+fn flow(way: LinkFault) -> Flow {
     match way {
-        Way::Slow(by) => Flow::Delay(by),
-        Way::Silent | Way::Deaf | Way::Mute | Way::Reset => Flow::Hold,
+        LinkFault::Slow(by) => Flow::Delay(by),
+        LinkFault::Drop | LinkFault::DropRequests | LinkFault::DropReplies | LinkFault::Reset => Flow::Hold,
     }
 }
 
@@ -217,17 +217,17 @@ impl State {
                     *now = link.max(*now);
                 };
                 match way {
-                    Way::Silent => {
+                    LinkFault::Drop => {
                         worse(host, other, Link::Lost);
                         worse(other, host, Link::Lost);
                     }
-                    Way::Deaf => worse(other, host, Link::Lost),
-                    Way::Mute => worse(host, other, Link::Lost),
-                    Way::Reset => {
+                    LinkFault::DropRequests => worse(other, host, Link::Lost),
+                    LinkFault::DropReplies => worse(host, other, Link::Lost),
+                    LinkFault::Reset => {
                         worse(host, other, Link::Refused);
                         worse(other, host, Link::Refused);
                     }
-                    Way::Slow(_) => state.slow[host] = true,
+                    LinkFault::Slow(_) => state.slow[host] = true,
                 }
             }
         }
@@ -283,14 +283,14 @@ mod tests {
 
     use super::*;
 
-    fn host(host: usize, other: Option<usize>, way: Way) -> Fault {
+    fn host(host: usize, other: Option<usize>, way: LinkFault) -> Fault {
         Fault::CutHost { host, other, way }
     }
 
     #[test]
     fn the_worst_cut_of_a_link_counts_and_each_ends_alone() {
-        let lost = host(0, None, Way::Silent);
-        let refused = host(1, Some(0), Way::Reset);
+        let lost = host(0, None, LinkFault::Drop);
+        let refused = host(1, Some(0), LinkFault::Reset);
         let both = State::of(&[refused, lost]);
         assert_eq!(both, State::of(&[lost, refused]));
         assert_eq!(both.links[0], [Link::Open, Link::Refused, Link::Lost, Link::Open]);
@@ -300,14 +300,17 @@ mod tests {
 
     #[test]
     fn one_way_is_one_way() {
-        let deaf = State::of(&[Fault::CutClients { to: 2, way: Way::Deaf }]);
+        let deaf = State::of(&[Fault::CutClients {
+            to: 2,
+            way: LinkFault::DropRequests,
+        }]);
         assert_eq!(
             (deaf.links[CALLERS][2], deaf.links[2][CALLERS]),
             (Link::Lost, Link::Open)
         );
-        let mute = State::of(&[host(2, Some(1), Way::Mute)]);
+        let mute = State::of(&[host(2, Some(1), LinkFault::DropReplies)]);
         assert_eq!((mute.links[2][1], mute.links[1][2]), (Link::Lost, Link::Open));
-        let slow = State::of(&[host(2, None, Way::Slow(Duration::from_millis(9)))]);
+        let slow = State::of(&[host(2, None, LinkFault::Slow(Duration::from_millis(9)))]);
         assert_eq!(
             (slow.slow, slow.links),
             ([false, false, true, false], State::default().links)
@@ -316,7 +319,7 @@ mod tests {
 
     #[test]
     fn all_that_lies_between_becomes_a_matter_of_hosts() {
-        let way = Way::Silent;
+        let way = LinkFault::Drop;
         let store = |member| Fault::CutStore {
             instance: 1,
             member,
@@ -325,7 +328,7 @@ mod tests {
         assert_eq!(store(0).between_hosts(), host(1, Some(0), way));
         assert_eq!(store(1).between_hosts(), host(1, Some(2), way));
         let members = Fault::CutMembers { from: 0, to: 2, way };
-        assert_eq!(members.between_hosts(), host(0, Some(2), Way::Mute));
+        assert_eq!(members.between_hosts(), host(0, Some(2), LinkFault::DropReplies));
         assert_eq!(Fault::Isolate(1).between_hosts(), host(1, None, way));
         assert_eq!(Fault::KillMember(1).between_hosts(), Fault::KillMember(1));
     }

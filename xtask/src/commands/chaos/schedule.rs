@@ -29,13 +29,13 @@ pub(super) enum Who {
 
 /// What becomes of what is sent between two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum LinkFault {
     /// Nothing arrives, either way.
-    Silent,
+    Drop,
     /// Requests do not arrive.
-    Deaf,
+    DropRequests,
     /// Answers do not arrive.
-    Mute,
+    DropReplies,
     /// Everything arrives later.
     Slow(Duration),
     /// Connections are reset, and no new ones accepted.
@@ -62,43 +62,43 @@ pub(super) enum Fault {
     CutStore {
         instance: usize,
         member: usize,
-        way: Way,
+        way: LinkFault,
     },
     /// An instance from all of etcd.
     CutOff {
         who: Who,
-        way: Way,
+        way: LinkFault,
     },
     /// What one member sends to another.
     CutMembers {
         from: usize,
         to: usize,
-        way: Way,
+        way: LinkFault,
     },
     /// A member from all other members.
     Isolate(usize),
     /// An instance from all other instances.
     CutInstance {
         to: Who,
-        way: Way,
+        way: LinkFault,
     },
     /// What one instance sends to another.
     CutInstances {
         from: usize,
         to: usize,
-        way: Way,
+        way: LinkFault,
     },
     /// An instance from its clients.
     CutClients {
         to: usize,
-        way: Way,
+        way: LinkFault,
     },
     /// A host from another, or from all others of the cluster: what stands for all cuts where each has a host of its
     /// own.
     CutHost {
         host: usize,
         other: Option<usize>,
-        way: Way,
+        way: LinkFault,
     },
     /// etcd forgets the past.
     Compact,
@@ -106,12 +106,12 @@ pub(super) enum Fault {
     Restore,
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for LinkFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent => f.write_str("silent"),
-            Self::Deaf => f.write_str("requests lost"),
-            Self::Mute => f.write_str("answers lost"),
+            Self::Drop => f.write_str("silent"),
+            Self::DropRequests => f.write_str("requests lost"),
+            Self::DropReplies => f.write_str("answers lost"),
             Self::Slow(by) => write!(f, "{} ms late", by.as_millis()),
             Self::Reset => f.write_str("reset"),
         }
@@ -151,11 +151,11 @@ impl fmt::Display for Fault {
                     None => write!(f, "host-{} and the others", host + 1)?,
                 }
                 match way {
-                    Way::Silent => f.write_str(": silent"),
-                    Way::Deaf => f.write_str(": it hears nothing"),
-                    Way::Mute => f.write_str(": it is not heard"),
-                    Way::Slow(_) => f.write_str(": it sends slowly"),
-                    Way::Reset => f.write_str(": reset"),
+                    LinkFault::Drop => f.write_str(": silent"),
+                    LinkFault::DropRequests => f.write_str(": it hears nothing"),
+                    LinkFault::DropReplies => f.write_str(": it is not heard"),
+                    LinkFault::Slow(_) => f.write_str(": it sends slowly"),
+                    LinkFault::Reset => f.write_str(": reset"),
                 }
             }
             Self::Compact => f.write_str("compaction"),
@@ -235,12 +235,14 @@ impl Fault {
             } => cut(host, None, way),
             Self::CutMembers { from, to, way } | Self::CutInstances { from, to, way } => {
                 let way = match way {
-                    Way::Slow(_) => way,
-                    Way::Silent | Way::Deaf | Way::Mute | Way::Reset => Way::Mute,
+                    LinkFault::Slow(_) => way,
+                    LinkFault::Drop | LinkFault::DropRequests | LinkFault::DropReplies | LinkFault::Reset => {
+                        LinkFault::DropReplies
+                    }
                 };
                 cut(from, Some(to), way)
             }
-            Self::Isolate(member) => cut(member, None, Way::Silent),
+            Self::Isolate(member) => cut(member, None, LinkFault::Drop),
             other => other,
         }
     }
@@ -263,7 +265,9 @@ pub(super) fn schedule(seed: u64, length: Duration) -> Vec<Step> {
             Fault::Compact => Duration::from_millis(100),
             Fault::Everything => Duration::from_millis(random.within(300, 1_500)),
             // Short, so that whoever waits for it may try again.
-            Fault::CutInstance { way: Way::Reset, .. } => Duration::from_millis(random.within(20, 1_000)),
+            Fault::CutInstance {
+                way: LinkFault::Reset, ..
+            } => Duration::from_millis(random.within(20, 1_000)),
             Fault::CutClients { .. } => Duration::from_millis(random.within(500, 2_500)),
             // Below and well above the TTL.
             _ => Duration::from_millis(random.within(300, 6_500)),
@@ -294,16 +298,16 @@ fn fault(random: &mut Random) -> Fault {
     let (one, step) = (random.below(HOSTS), 1 + random.below(HOSTS - 1));
     let other = (one + step) % HOSTS;
     let way = match random.below(6) {
-        0 | 1 => Way::Silent,
-        2 => Way::Deaf,
-        3 => Way::Mute,
-        4 => Way::Slow(Duration::from_millis(random.within(20, 900))),
-        _ => Way::Reset,
+        0 | 1 => LinkFault::Drop,
+        2 => LinkFault::DropRequests,
+        3 => LinkFault::DropReplies,
+        4 => LinkFault::Slow(Duration::from_millis(random.within(20, 900))),
+        _ => LinkFault::Reset,
     };
     // Between two of a kind a link is held or slow, one way at a time.
     let link = match way {
-        Way::Slow(_) => way,
-        _ => Way::Silent,
+        LinkFault::Slow(_) => way,
+        _ => LinkFault::Drop,
     };
     match random.below(100) {
         0..10 => Fault::KillInstance(who),
@@ -415,7 +419,7 @@ mod tests {
         assert_eq!(ways.len(), 5, "{ways:?}");
     }
 
-    fn name_of(way: Way) -> Option<String> {
+    fn name_of(way: LinkFault) -> Option<String> {
         format!("{way:?}").split('(').next().map(str::to_owned)
     }
 }

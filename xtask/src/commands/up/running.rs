@@ -11,7 +11,7 @@ use curator_harness::error::{Context, Result};
 use curator_harness::process::{Orphan, bound, run};
 use curator_harness::step;
 use curator_harness::{
-    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Role, Scratch, wait_until,
+    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Role, TempDir, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub struct Running {
     programs: Programs,
     /// What is said to whoever is told of a change of leader, as it was said last.
     leader: Option<u32>,
-    scratch: Scratch,
+    scratch: TempDir,
 }
 
 impl Running {
@@ -51,7 +51,7 @@ impl Running {
     pub fn start(
         programs: Programs,
         etcd: Option<&EtcdBinaries>,
-        scratch: &Scratch,
+        scratch: &TempDir,
         ttl: Duration,
         notify: &Sender<(String, Event)>,
     ) -> Result<Self> {

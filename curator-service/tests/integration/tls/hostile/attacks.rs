@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::raw;
-use crate::stage::SOON;
+use crate::test_cluster::SOON;
 
 pub(super) const CURATOR: &str = "/metropolis.node.core.curator.proto.api.Curator";
 pub(super) const MANAGEMENT: &str = "/metropolis.proto.api.Management";

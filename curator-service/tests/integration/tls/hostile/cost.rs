@@ -6,8 +6,8 @@ use curator_harness::{At, peak};
 
 use super::attacks::Attack;
 use super::ms;
-use crate::stage::SOON;
-use crate::tls::cast::Cast;
+use crate::test_cluster::SOON;
+use crate::tls::cluster::TlsCluster;
 
 /// The clock ticks of a second in `/proc`: Linux has told users of a hundred since ever, whatever it counts in itself.
 const TICKS: u64 = 100;
@@ -77,7 +77,7 @@ pub(super) struct Cost {
 
 impl Spent {
     /// By these instances.
-    pub(super) fn by(cast: &Cast, instances: [usize; 2]) -> Self {
+    pub(super) fn by(cast: &TlsCluster, instances: [usize; 2]) -> Self {
         let stored = in_use(cast);
         Self {
             processor: instances.map(|at| processor(cast.stage.curators[at].pid())),
@@ -87,7 +87,7 @@ impl Spent {
     }
 
     /// What was spent since then.
-    pub(super) fn since(self, cast: &Cast, instances: [usize; 2]) -> Cost {
+    pub(super) fn since(self, cast: &TlsCluster, instances: [usize; 2]) -> Cost {
         let lasted = self.at.elapsed();
         let now = Self::by(cast, instances);
         Cost {
@@ -138,7 +138,7 @@ impl Cost {
 }
 
 /// The sum of a leader's counter, over all of its labels.
-pub(super) fn counted(cast: &Cast, instance: usize, counter: &str) -> f64 {
+pub(super) fn counted(cast: &TlsCluster, instance: usize, counter: &str) -> f64 {
     let (code, text) = cast.stage.curators[instance].observed("/metrics", SOON).unwrap();
     assert_eq!(code, 200);
     let values = text.lines().filter_map(|line| {
@@ -164,7 +164,7 @@ fn processor(pid: u32) -> Duration {
 }
 
 /// What the database of etcd has in use, with all of its history.
-fn in_use(cast: &Cast) -> u64 {
+fn in_use(cast: &TlsCluster) -> u64 {
     let status = cast
         .stage
         .etcd

@@ -14,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::stage::SOON;
-use crate::tls::cast::{Cast, Node, Who, bounded};
+use crate::test_cluster::SOON;
+use crate::tls::cluster::{Node, TlsCluster, Who, bounded};
 
 /// Between two calls of one of them.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -64,7 +64,7 @@ type Seen = Arc<Mutex<Vec<(Duration, usize)>>>;
 
 impl Honest {
     /// The owner and a node that call these instances.
-    pub(super) fn new(cast: &Cast, node: &Node, instances: [usize; 2]) -> Self {
+    pub(super) fn new(cast: &TlsCluster, node: &Node, instances: [usize; 2]) -> Self {
         let channel = |who: Who<'_>, instance| cast.channel(who, cast.address(instance));
         let channels = instances.map(|at| (channel(Who::Owner, at), channel(Who::Node(node), at)));
         Self {

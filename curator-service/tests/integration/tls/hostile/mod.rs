@@ -23,8 +23,8 @@ use curator_proto::management_api::management_client::ManagementClient;
 use curator_service::{ClientCredentials, PrivateKey, Trust, node_id};
 use honest::{Honest, Times, WAYS};
 
-use super::cast::{Cast, Node, Who, bounded};
-use crate::stage::{SOON, resident};
+use super::cluster::{Node, TlsCluster, Who, bounded};
+use crate::test_cluster::{SOON, resident};
 
 /// How long each look at those who mean well lasts, in calm and under attack.
 const LOOK: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ const FAILOVER: Duration = Duration::from_secs(3);
 const NODES: usize = 6;
 
 /// Another node of the cluster, whose keys are nowhere but here.
-fn admitted(cast: &Cast, at: usize) -> Party {
+fn admitted(cast: &TlsCluster, at: usize) -> Party {
     let key = PrivateKey::generate().unwrap();
     let mut unknown = CuratorClient::new(cast.channel(Who::Key(&key), cast.address(at)));
     let mut owner = ManagementClient::new(cast.channel(Who::Owner, cast.address(at)));
@@ -71,7 +71,7 @@ fn admitted(cast: &Cast, at: usize) -> Party {
     }
 }
 
-fn attackers(cast: &Cast, [leader, follower]: [usize; 2]) -> Attackers {
+fn attackers(cast: &TlsCluster, [leader, follower]: [usize; 2]) -> Attackers {
     let party = |who: Who<'_>| Party {
         id: String::new(),
         credentials: cast.credentials(who),
@@ -94,7 +94,13 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// What is seen beside an attack that is under way, and what it costs.
-fn beside(cast: &Cast, attackers: &Attackers, attack: Attack, honest: &Honest, instances: [usize; 2]) -> (Times, Cost) {
+fn beside(
+    cast: &TlsCluster,
+    attackers: &Attackers,
+    attack: Attack,
+    honest: &Honest,
+    instances: [usize; 2],
+) -> (Times, Cost) {
     let spent = Spent::by(cast, instances);
     let lanes = attackers.begin(attack);
     let begun = || (attackers.camp().sent.load(Ordering::Relaxed) > 0).then_some(());
@@ -106,10 +112,10 @@ fn beside(cast: &Cast, attackers: &Attackers, attack: Attack, honest: &Honest, i
 
 #[test]
 fn whoever_means_well_is_served_as_in_calm() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
-    let cast = Cast::new("tls-hostile", |options| options.leader_ttl(Duration::from_secs(30)));
+    let cast = TlsCluster::new("tls-hostile", |options| options.leader_ttl(Duration::from_secs(30)));
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));
     cast.approve(&worker, cast.address(0));
@@ -201,7 +207,7 @@ fn whoever_means_well_is_served_as_in_calm() {
 }
 
 /// The slowest that those who mean well see through the two others when the leader dies, and which died.
-fn failover(cast: &mut Cast, honest: &Honest, leader: usize) -> [Duration; 2] {
+fn failover(cast: &mut TlsCluster, honest: &Honest, leader: usize) -> [Duration; 2] {
     let marks = cast.stage.marks();
     let others = cast.stage.others(leader);
     let seen = std::thread::scope(|scope| {
@@ -217,10 +223,10 @@ fn failover(cast: &mut Cast, honest: &Honest, leader: usize) -> [Duration; 2] {
 
 #[test]
 fn strangers_who_wait_for_a_leader_make_nobody_else_wait_longer() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
-    let mut cast = Cast::new("tls-hostile-hold", |options| options);
+    let mut cast = TlsCluster::new("tls-hostile-hold", |options| options);
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));
     cast.approve(&worker, cast.address(0));

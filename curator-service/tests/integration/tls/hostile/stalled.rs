@@ -17,8 +17,8 @@ use tonic::transport::Channel;
 
 use super::attacks::{CURATOR, MANAGEMENT, labels, without_end};
 use super::raw;
-use crate::stage::{SOON, resident};
-use crate::tls::cast::{Cast, Node, Who, bounded};
+use crate::test_cluster::{SOON, resident};
+use crate::tls::cluster::{Node, TlsCluster, Who, bounded};
 
 /// Nodes with all the labels there may be.
 const NODES: usize = 340;
@@ -29,7 +29,7 @@ const WATCHES: usize = 100;
 const MOST: u64 = 64 << 10;
 
 /// Fills the state.
-fn fill(cast: &Cast, leader: usize) {
+fn fill(cast: &TlsCluster, leader: usize) {
     let owner = cast.channel(Who::Owner, cast.address(leader));
     let mut registering = JoinSet::new();
     for number in 0..NODES {
@@ -61,7 +61,7 @@ fn fill(cast: &Cast, leader: usize) {
 }
 
 /// Waits until the memory of the leader grows no more, and returns it in KiB.
-fn settled(cast: &Cast, leader: usize) -> u64 {
+fn settled(cast: &TlsCluster, leader: usize) -> u64 {
     let pid = cast.stage.curators[leader].pid();
     let mut before = resident(pid);
     wait_until("the memory to stop growing", 2 * SOON, || {
@@ -75,10 +75,10 @@ fn settled(cast: &Cast, leader: usize) -> u64 {
 
 #[test]
 fn lists_and_watches_that_nobody_reads_cost_the_leader_little() {
-    if crate::stage::done_already() {
+    if crate::test_cluster::done_already() {
         return;
     }
-    let cast = Cast::new("tls-stalled", |options| options.leader_ttl(Duration::from_secs(30)));
+    let cast = TlsCluster::new("tls-stalled", |options| options.leader_ttl(Duration::from_secs(30)));
     let worker = Node::new(&cast.stage.scratch, "worker");
     let registering = cast.register(&worker, cast.address(0));
     cast.approve(&worker, cast.address(0));

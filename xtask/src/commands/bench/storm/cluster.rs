@@ -11,7 +11,7 @@ use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Orphan, ProcessSpec, bound};
 use curator_harness::step;
 use curator_harness::{
-    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, Scratch, resident,
+    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, TempDir, resident,
     wait_until,
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Cluster {
     pub(super) calm: u64,
     tls: Option<PathBuf>,
     generator: PathBuf,
-    scratch: Scratch,
+    scratch: TempDir,
     _etcd: EtcdCluster,
 }
 
@@ -62,7 +62,7 @@ impl Cluster {
         (nodes, watchers): (usize, usize),
         tls: bool,
     ) -> Result<Self> {
-        let scratch = Scratch::new("bench-storm")?;
+        let scratch = TempDir::new("bench-storm")?;
         let tls = tls.then(|| scratch.dir("keys")).transpose()?;
         let generator = |name: &str, args: &[&str]| {
             let mut command = bound(&programs.generator, Orphan::Kill);

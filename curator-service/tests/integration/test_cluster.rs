@@ -8,7 +8,7 @@ use curator_harness::curator::binary_from_env;
 use curator_harness::timeline::{self, Record, Second};
 use curator_harness::{
     At, CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, KeyValue, Mark, Recorded, Role,
-    RoleChange, Scratch,
+    RoleChange, TempDir,
 };
 use curator_proto::private::LeaderElectionValue;
 
@@ -32,10 +32,10 @@ pub(crate) enum Reach {
 }
 
 /// A scenario's cast. Dropping it stops everything.
-pub(crate) struct Stage {
+pub(crate) struct TestCluster {
     pub(crate) curators: Vec<CuratorProcess>,
     pub(crate) etcd: EtcdCluster,
-    pub(crate) scratch: Scratch,
+    pub(crate) scratch: TempDir,
     /// When a process was stopped or killed: from then on it acts no more, whatever it has logged.
     silenced: Vec<(usize, Instant)>,
     label: String,
@@ -44,15 +44,15 @@ pub(crate) struct Stage {
     pub(crate) seconds: Vec<Second>,
 }
 
-impl Stage {
+impl TestCluster {
     /// Three members of etcd, and no curator yet.
     pub(crate) fn empty(label: &str, options: EtcdOptions) -> Self {
-        let scratch = Scratch::new(label).unwrap();
+        let scratch = TempDir::new(label).unwrap();
         Self::within(scratch, options)
     }
 
     /// The members of etcd, in a directory that is there.
-    pub(crate) fn within(scratch: Scratch, options: EtcdOptions) -> Self {
+    pub(crate) fn within(scratch: TempDir, options: EtcdOptions) -> Self {
         let etcd = EtcdCluster::start(&EtcdBinaries::from_env().unwrap(), &scratch, options).unwrap();
         // `curator-LABEL-PID-NUMBER`.
         let directory = scratch
@@ -321,7 +321,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         if !self.curators.is_empty() {
             self.draw();

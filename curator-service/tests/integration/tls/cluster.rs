@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use curator_harness::curator::binary_from_env;
 use curator_harness::process::{Finished, run};
-use curator_harness::{CuratorOptions, CuratorProcess, EtcdBinaries, EtcdOptions, Mark, Role, Scratch};
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdBinaries, EtcdOptions, Mark, Role, TempDir};
 use curator_proto::management_api::aaa_client::AaaClient;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{
@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::stage::{Reach, SOON, Stage, TTL};
+use crate::test_cluster::{Reach, SOON, TTL, TestCluster};
 
 /// The cluster's part of each node's disk key.
 pub(super) const UNLOCK_KEY: [u8; 32] = *b"the part of the cluster, no more";
@@ -41,7 +41,7 @@ pub(super) struct Node {
 
 impl Node {
     /// Its keys are on the disk then, and nothing else.
-    pub(super) fn new(scratch: &Scratch, name: &str) -> Self {
+    pub(super) fn new(scratch: &TempDir, name: &str) -> Self {
         let directory = scratch.path().join(name);
         let credentials = CredentialsDirectory::create(&directory).unwrap();
         let key = credentials.key(names::NODE_KEY).unwrap();
@@ -74,8 +74,8 @@ pub(super) fn has_sockets() -> bool {
 }
 
 /// The cluster. Dropping it stops everything.
-pub(super) struct Cast {
-    pub(super) stage: Stage,
+pub(super) struct TlsCluster {
+    pub(super) stage: TestCluster,
     pub(super) runtime: Runtime,
     pub(super) ca: Vec<u8>,
     pub(super) owner: (Vec<u8>, PrivateKey),
@@ -106,10 +106,10 @@ pub(super) fn bounded<T>(message: T) -> Request<T> {
     request
 }
 
-impl Cast {
+impl TlsCluster {
     /// Three instances that agree on a leader, all of them members of the consensus.
     pub(super) fn new(label: &str, change: impl Fn(CuratorOptions) -> CuratorOptions) -> Self {
-        let scratch = Scratch::new(label).unwrap();
+        let scratch = TempDir::new(label).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -143,7 +143,7 @@ impl Cast {
         let at = first.address();
         let certificate = runtime.block_on(escrow(&ca, &owner, at)).unwrap();
         let mut cast = Self {
-            stage: Stage::within(
+            stage: TestCluster::within(
                 scratch,
                 EtcdOptions {
                     names: nodes.iter().map(|node| node.id.clone()).collect(),

@@ -18,9 +18,9 @@ const TAIL_BYTES: u64 = 64 * 1024;
 pub const KEEP: &str = "CURATOR_KEEP_SCRATCH";
 
 /// A handle on a temporary directory. When the last one is dropped the directory goes, unless one was dropped by a
-/// panic or someone called [`Scratch::keep`].
+/// panic or someone called [`TempDir::keep`].
 #[derive(Debug)]
-pub struct Scratch(Arc<Inner>);
+pub struct TempDir(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -29,7 +29,7 @@ struct Inner {
     logs: Mutex<Vec<PathBuf>>,
 }
 
-impl Scratch {
+impl TempDir {
     /// Makes a new directory beneath the system's temporary one. The label is part of its name.
     ///
     /// # Errors
@@ -117,13 +117,13 @@ impl Scratch {
     }
 }
 
-impl Clone for Scratch {
+impl Clone for TempDir {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         // The last handle may well be dropped on another thread, which does not panic.
         if thread::panicking() {
@@ -181,13 +181,13 @@ mod tests {
 
     #[test]
     fn it_goes_after_success_and_stays_after_a_panic_on_any_thread() {
-        let scratch = Scratch::new("unit test").unwrap();
+        let scratch = TempDir::new("unit test").unwrap();
         let path = scratch.path().to_owned();
         scratch.dir("data").unwrap();
         drop(scratch);
         assert!(!path.exists());
 
-        let scratch = Scratch::new("unit test").unwrap();
+        let scratch = TempDir::new("unit test").unwrap();
         let path = scratch.path().to_owned();
         let lines: String = (0..100).map(|n| format!("line {n}\n")).collect();
         fs::write(scratch.log("a.log"), lines).unwrap();

@@ -9,7 +9,7 @@ use curator_harness::ports::Port;
 use curator_harness::process::{Process, ProcessSpec};
 use curator_harness::step;
 use curator_harness::which::on_path;
-use curator_harness::{Scratch, wait_until};
+use curator_harness::{TempDir, wait_until};
 
 use super::cpu;
 
@@ -20,7 +20,7 @@ const SBIN: &str = "/usr/sbin";
 
 /// One way to the server.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct Route {
     pub(super) name: &'static str,
     port: Port,
     process: Process,
@@ -33,10 +33,10 @@ pub(super) struct Way {
 /// All of them, the straight one first. Dropping them stops everything.
 #[derive(Debug)]
 pub(super) struct Ways {
-    pub(super) all: Vec<Way>,
+    pub(super) all: Vec<Route>,
 }
 
-impl Way {
+impl Route {
     pub(super) fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -57,7 +57,7 @@ impl Way {
     fn start(
         name: &'static str,
         counted: bool,
-        scratch: &Scratch,
+        scratch: &TempDir,
         certificates: Option<&Path>,
         spec: impl FnOnce(SocketAddr) -> Result<ProcessSpec>,
     ) -> Result<Self> {
@@ -79,7 +79,7 @@ impl Way {
 
 impl Ways {
     /// Starts the server and all that can be had in front of it; all of it with TLS if there are certificates.
-    pub(super) fn start(front: &Path, scratch: &Scratch, certificates: Option<&Path>) -> Result<Self> {
+    pub(super) fn start(front: &Path, scratch: &TempDir, certificates: Option<&Path>) -> Result<Self> {
         let way = |name, counted, words: &[&str]| Self::front(name, counted, front, scratch, certificates, words);
         let direct = way("direct", false, &["--lead"])?;
         let leader = direct.address();
@@ -91,7 +91,7 @@ impl Ways {
     }
 
     /// One instance with one thread, and nginx, which has one as well, with TLS and without: for what connections cost.
-    pub(super) fn ends(front: &Path, scratch: &Scratch, certificates: &Path) -> Result<Self> {
+    pub(super) fn ends(front: &Path, scratch: &TempDir, certificates: &Path) -> Result<Self> {
         let mut all = Vec::new();
         for certificates in [None, Some(certificates)] {
             let instance = Self::front(
@@ -113,11 +113,11 @@ impl Ways {
         name: &'static str,
         counted: bool,
         front: &Path,
-        scratch: &Scratch,
+        scratch: &TempDir,
         certificates: Option<&Path>,
         words: &[&str],
-    ) -> Result<Way> {
-        Way::start(name, counted, scratch, certificates, |address| {
+    ) -> Result<Route> {
+        Route::start(name, counted, scratch, certificates, |address| {
             let spec = ProcessSpec::new(label(name, certificates), front).args(["--listen", &address.to_string()]);
             let tls = certificates.map(|directory| directory.display().to_string());
             let tls = tls.iter().flat_map(|directory| ["--tls", directory]);
@@ -125,12 +125,12 @@ impl Ways {
         })
     }
 
-    fn nginx(scratch: &Scratch, certificates: Option<&Path>, leader: SocketAddr) -> Result<Option<Way>> {
+    fn nginx(scratch: &TempDir, certificates: Option<&Path>, leader: SocketAddr) -> Result<Option<Route>> {
         let Some(nginx) = program("nginx") else {
             step::say("SKIPPED: nginx is not installed (Debian: nginx-light)");
             return Ok(None);
         };
-        let way = Way::start("nginx", true, scratch, certificates, |address| {
+        let way = Route::start("nginx", true, scratch, certificates, |address| {
             let name = label("nginx", certificates);
             let directory = scratch.dir(&name)?;
             let text = nginx_conf(&directory, address, leader, certificates);
@@ -140,12 +140,12 @@ impl Ways {
         Ok(Some(way))
     }
 
-    fn haproxy(scratch: &Scratch, certificates: Option<&Path>, leader: SocketAddr) -> Result<Option<Way>> {
+    fn haproxy(scratch: &TempDir, certificates: Option<&Path>, leader: SocketAddr) -> Result<Option<Route>> {
         let Some(haproxy) = program("haproxy") else {
             step::say("SKIPPED: haproxy is not installed (Debian: haproxy)");
             return Ok(None);
         };
-        let way = Way::start("haproxy", true, scratch, certificates, |address| {
+        let way = Route::start("haproxy", true, scratch, certificates, |address| {
             let name = label("haproxy", certificates);
             let directory = scratch.dir(&name)?;
             if let Some(certificates) = certificates {

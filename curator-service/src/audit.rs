@@ -50,7 +50,7 @@ impl Entry {
             Some(Caller::Anybody { key: Some(key) }) => {
                 format!("key of {}", id_of_key("key", key).unwrap_or_default())
             }
-            Some(Caller::Anybody { key: None }) | None => "anybody".to_owned(),
+            Some(Caller::Anybody { key: None }) | None => "anonymous".to_owned(),
         };
         Self {
             action: T::ACTION,
@@ -96,8 +96,8 @@ impl Drop for Entry {
     fn drop(&mut self) {
         if !self.closed {
             self.tell(
-                "given up",
-                "the caller went or the term ended: it may have been done or not",
+                "abandoned",
+                "the call was cancelled or the term ended; the change may or may not have been made",
             );
         }
     }
@@ -138,10 +138,10 @@ impl Audited for DeleteNodeRequest {
 
     fn change(&self) -> String {
         let all = [
-            (self.safety_bypass_has_roles.is_some(), "though it has roles"),
+            (self.safety_bypass_has_roles.is_some(), "bypass has_roles"),
             (
                 self.safety_bypass_not_decommissioned.is_some(),
-                "though it is not decommissioned",
+                "bypass not_decommissioned",
             ),
         ];
         listed(all.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()))
@@ -226,7 +226,7 @@ impl Audited for IssueOwnRequest {
     }
 
     fn change(&self) -> String {
-        if self.anew { "renew" } else { "again" }.to_owned()
+        if self.anew { "renew" } else { "return existing" }.to_owned()
     }
 }
 
@@ -285,6 +285,6 @@ mod tests {
         assert!(entry.change.starts_with("+rack") && entry.change.chars().count() <= MAX_TEXT_LEN);
         entry.close(&Ok(()));
         let stranger = Entry::of(&Request::new(GetRegisterTicketRequest {}));
-        assert_eq!((&*stranger.caller, &*stranger.trace_id), ("anybody", ""));
+        assert_eq!((&*stranger.caller, &*stranger.trace_id), ("anonymous", ""));
     }
 }

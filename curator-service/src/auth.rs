@@ -84,7 +84,7 @@ pub struct RejectAll;
 
 impl Authenticator for RejectAll {
     fn authenticate(&self, _: &Parts) -> Result<Member, String> {
-        Err("the connection is not TLS, so that the caller cannot be recognized".into())
+        Err("connection is not TLS; the caller cannot be authenticated".into())
     }
 
     fn self_signed_key(&self, _: &Parts) -> Option<[u8; 32]> {
@@ -209,7 +209,7 @@ where
 /// Who makes a call.
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
     // Without it the service stands in no `Authorized`.
-    let missing = || Status::internal("who calls was not asked");
+    let missing = || Status::internal("internal: request did not pass the auth layer");
     request.extensions().get().ok_or_else(missing)
 }
 

@@ -150,11 +150,11 @@ impl Leader {
         }
         match self.state.view().node(id) {
             Some(Ok(node)) if node.message().public_key == public_key => Err(Status::permission_denied(format!(
-                "node {id} is {}: only one that is up may call this",
+                "node {id} is {}; this method requires NODE_STATE_UP",
                 node.state().as_str_name()
             ))),
             _ => Err(Status::unauthenticated(format!(
-                "{id} is no node of the cluster, or not any more"
+                "{id} is not a node of the cluster, or has been deleted"
             ))),
         }
     }
@@ -301,7 +301,9 @@ impl Forwarders for ConsensusForwarders {
 fn calling_node<T>(request: &tonic::Request<T>) -> Result<String, Status> {
     match caller(request)? {
         Caller::Node { id, .. } => Ok(id.clone()),
-        Caller::User { .. } | Caller::Anybody { .. } => Err(Status::permission_denied("only nodes may call this")),
+        Caller::User { .. } | Caller::Anybody { .. } => {
+            Err(Status::permission_denied("this method requires a node certificate"))
+        }
     }
 }
 

@@ -83,17 +83,19 @@ impl StepDownCoordinator {
 
     pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
         if request.to_node_id.len() > MAX_ID_BYTES {
-            return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
+            return Err(Status::invalid_argument(format!(
+                "to_node_id: must be at most {MAX_ID_BYTES} bytes"
+            )));
         }
         let term = self.term(id)?;
         let revision = term.lock_revision();
         if request.expected_lock_revision != 0 && request.expected_lock_revision != revision.0 {
             return Err(Status::failed_precondition(format!(
-                "{} leads in term {revision} by now, and term {} was to end: it has ended already",
-                self.candidate.value.node_id, request.expected_lock_revision
+                "term {} has already ended; {} now leads in term {revision}",
+                request.expected_lock_revision, self.candidate.value.node_id
             )));
         }
-        let busy = || Status::aborted("the leader is about to step down already, by another call");
+        let busy = || Status::aborted("another StepDown call is in progress");
         let settled = self.settling.clone().try_lock_owned().map_err(|_| busy())?;
         let store = match &*self.consensus.borrow() {
             ConsensusStatus::Running(store) => store.clone(),
@@ -115,7 +117,7 @@ impl StepDownCoordinator {
             _settled: settled,
         };
         self.requests.try_send(hand_over).map_err(|_| busy())?;
-        info!(next = next_node_id, lock_revision = revision.0, "asked to step down");
+        info!(next = next_node_id, lock_revision = revision.0, "step-down accepted");
         Ok(StepDownResponse {
             ending_lock_revision: revision.0,
             next_node_id,
@@ -126,9 +128,9 @@ impl StepDownCoordinator {
 /// Who would lead next.
 async fn whoever_is_next(election: &dyn ElectionBackend) -> Result<String, Status> {
     let candidates = election.candidates().await.map_err(|error| refused(error.into()))?;
-    let next = candidates.get(1).ok_or_else(|| {
-        Status::failed_precondition("no other instance stands for election: nobody would lead instead")
-    })?;
+    let next = candidates
+        .get(1)
+        .ok_or_else(|| Status::failed_precondition("no other candidate is waiting to become leader"))?;
     let value = <LeaderElectionValue as LeaderValue>::decode(&next.value);
     Ok(value.map(|value| value.node_id).unwrap_or_default())
 }
@@ -154,7 +156,7 @@ impl Leadership for LeadershipService {
         let entry = Entry::of(&request);
         let done = match caller(&request) {
             Ok(Caller::User { .. }) => self.office.step_down(&self.term, request.into_inner()).await,
-            Ok(_) => Err(Status::permission_denied("only users may make a leader step down")),
+            Ok(_) => Err(Status::permission_denied("StepDown requires a user certificate")),
             Err(status) => Err(status),
         };
         entry.close(&done);
@@ -326,7 +328,7 @@ mod tests {
         };
         let (code, message) = stage.ask(other_term).await.expect_err("another term");
         assert_eq!(code, Code::FailedPrecondition);
-        assert!(message.contains("it has ended already"), "{message}");
+        assert!(message.contains("has already ended"), "{message}");
         assert!(stage.requests.try_recv().is_err());
         let same_term = StepDownRequest {
             to_node_id: String::new(),
@@ -340,7 +342,7 @@ mod tests {
         let mut stage = stage(&["a"]).await;
         let (code, message) = stage.ask(to("")).await.expect_err("alone");
         assert_eq!(code, Code::FailedPrecondition);
-        assert!(message.contains("nobody would lead instead"), "{message}");
+        assert!(message.contains("no other candidate"), "{message}");
         assert!(stage.requests.try_recv().is_err());
     }
 }

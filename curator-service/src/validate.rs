@@ -37,5 +37,5 @@ impl From<Invalid> for tonic::Status {
 pub(crate) fn key32(field: &str, bytes: &[u8]) -> Result<[u8; 32], Invalid> {
     bytes
         .try_into()
-        .map_err(|_| Invalid::new(field, format!("it must be 32 bytes long, and is {}", bytes.len())))
+        .map_err(|_| Invalid::new(field, format!("must be 32 bytes long, got {}", bytes.len())))
 }

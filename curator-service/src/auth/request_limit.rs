@@ -9,10 +9,12 @@ pub(super) const MAX_REQUEST_BYTES: usize = 64 << 10;
 
 /// The request, ended with `RESOURCE_EXHAUSTED` once it is too long.
 pub(super) fn limited(body: Body) -> Body {
-    Body::new(Limited::new(body, MAX_REQUEST_BYTES).map_err(|error| match error.downcast::<Status>() {
-        Ok(status) => *status,
-        Err(_) => Status::resource_exhausted(format!(
-            "the request is longer than {MAX_REQUEST_BYTES} bytes, the limit for callers without a certificate of the cluster"
-        )),
-    }))
+    Body::new(
+        Limited::new(body, MAX_REQUEST_BYTES).map_err(|error| match error.downcast::<Status>() {
+            Ok(status) => *status,
+            Err(_) => Status::resource_exhausted(format!(
+                "request exceeds {MAX_REQUEST_BYTES} bytes, the limit for callers without a cluster certificate"
+            )),
+        }),
+    )
 }

@@ -46,7 +46,8 @@ impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
                 self.over = true;
                 // What the stream comes from ends with it.
                 self.body = Body::empty();
-                let refused = Status::unauthenticated(format!("{} is no node of the cluster any more", self.id));
+                let refused =
+                    Status::unauthenticated(format!("node {} is no longer an active node of the cluster", self.id));
                 let mut trailers = HeaderMap::new();
                 Poll::Ready(Some(match refused.add_header(&mut trailers) {
                     Ok(()) => Ok(Frame::trailers(trailers)),

@@ -25,7 +25,7 @@ impl Authenticator for TestIdentity {
             Some(("user", identity)) => Ok(Member::User {
                 identity: identity.into(),
             }),
-            _ => Err("the caller says neither which node nor which user it is".into()),
+            _ => Err("the test-caller header names neither a node nor a user".into()),
         }
     }
 

@@ -42,9 +42,9 @@ enum Task {
 /// Why a pass changed nothing, though perhaps it should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Blocked {
-    #[error("the leader's own node {0} is no member of the consensus")]
+    #[error("the leader's own node {0} is not a consensus member")]
     NoMember(String),
-    #[error("the leader's own node {0} is not among the nodes")]
+    #[error("the leader's own node {0} has no node record")]
     NoNode(String),
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn run(leader: &Leader) {
             tokio::time::sleep(PERIOD).await;
             let reason = leader.pass().await.err().map(|status| status.message().to_owned());
             if let Some(reason) = reason.as_ref().filter(|_| reason != said) {
-                warn!(reason, "passes over nodes and members change nothing");
+                warn!(reason, "reconciliation is blocked");
             }
             said = reason;
         }
@@ -135,7 +135,7 @@ impl Leader {
         // What has been written since is not judged by members that were read before it.
         let before = self.state.fenced().fence().await.map_err(StateError::from)?;
         let members = self.context.membership.members().await;
-        let members = members.map_err(|error| Status::unavailable(format!("the consensus: {error}")))?;
+        let members = members.map_err(|error| Status::unavailable(format!("consensus membership: {error}")))?;
         let read = self.state.read(|view| {
             let nodes: Result<Vec<_>, _> = view.nodes().map(|(_, node)| node.clone()).collect();
             let decommissions: Vec<_> = view
@@ -184,13 +184,13 @@ impl Leader {
                     .remove(member)
                     .await
                     .map_err(|error| Status::unavailable(error.to_string()))?;
-                info!(node, "removed a member of the consensus that is no node's");
+                info!(node, "removed a consensus member that belongs to no node");
             }
             Task::Promote { member, node } => {
                 self.lead_on()?;
                 match membership.promote(member).await {
-                    Ok(()) => info!(node, "a learner of the consensus votes now"),
-                    Err(error) => debug!(node, %error, "a learner of the consensus cannot vote yet"),
+                    Ok(()) => info!(node, "promoted a consensus learner to voting member"),
+                    Err(error) => debug!(node, %error, "a consensus learner cannot be promoted yet"),
                 }
             }
             Task::GiveRole { node } => {
@@ -205,7 +205,7 @@ impl Leader {
                         Some(mut record) => {
                             record.roles_mut().consensus_member = Some(join.clone());
                             lookup::save(record, tx)?;
-                            info!(node, "a member of the consensus gets its role");
+                            info!(node, "gave the consensus_member role to the node of a consensus member");
                             Ok(())
                         }
                         None => Ok(()),
@@ -219,7 +219,10 @@ impl Leader {
                             record.roles_mut().kubernetes_controller = None;
                             record.roles_mut().consensus_member = None;
                             lookup::save(record, tx)?;
-                            info!(node, "a node that is no member of the consensus loses the role");
+                            info!(
+                                node,
+                                "took the consensus_member role from a node that is not a consensus member"
+                            );
                             Ok(())
                         }
                         None => Ok(()),
@@ -244,7 +247,7 @@ impl Leader {
                         }
                     })
                     .await?;
-                info!(node, ?step, "a step of decommissioning");
+                info!(node, ?step, "decommissioning step done");
             }
         }
         Ok(())

@@ -85,7 +85,7 @@ impl StatusServer {
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "nobody can look at this instance at the moment");
+                    warn!(%error, "status server: accept failed");
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -117,16 +117,19 @@ async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        debug!(%error, "somebody who looked at this instance is gone");
+        debug!(%error, "status server: connection failed");
     }
 }
 
 fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
     if address.ip().is_loopback() && !meant_for_this_host(request, address.ip()) {
-        return text(StatusCode::MISDIRECTED_REQUEST, "ask for this host by its address");
+        return text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "unexpected Host header; use localhost or the listen address",
+        );
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "there is only something to read here");
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported");
         refused
             .headers_mut()
             .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
@@ -157,11 +160,11 @@ fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) ->
         }
         // That it answers is all that is asked.
         "/livez" => text(StatusCode::OK, "alive"),
-        "/readyz" if ready => text(StatusCode::OK, "a call to this instance gets to a leader"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no leader can be reached from here"),
+        "/readyz" if ready => text(StatusCode::OK, "ready: calls to this instance reach a leader"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no leader is reachable"),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /, /status.json, /metrics, /livez and /readyz",
+            "not found; available paths: /, /status.json, /metrics, /livez and /readyz",
         ),
     }
 }

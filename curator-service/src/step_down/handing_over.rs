@@ -48,7 +48,7 @@ pub(crate) async fn hand_over(
         info!(
             unanswered = drained.unanswered,
             streams = drained.streams,
-            "stepping down: takes no new calls; streams that are left end with the term"
+            "stepping down: accepting no new calls; remaining streams end with the term"
         );
     }
     let handing_over = async {
@@ -60,7 +60,7 @@ pub(crate) async fn hand_over(
     if timeout(limit, handing_over).await.is_err() {
         info!(
             ?limit,
-            "no next leader is known in time; calls that wait for it are refused"
+            "no new leader was observed before the timeout; queued calls are refused"
         );
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn label_key(key: &str) -> Result<(), Invalid> {
         None => (None, key),
     };
     if let Some(prefix) = prefix {
-        domain(prefix).map_err(|reason| invalid(&format!("its prefix is no domain name: {reason}")))?;
+        domain(prefix).map_err(|reason| invalid(&format!("prefix is not a domain name: {reason}")))?;
     }
     name_of_label(name).map_err(invalid)
 }
@@ -30,20 +30,20 @@ pub(crate) fn label_value(value: &str) -> Result<(), Invalid> {
 
 fn name_of_label(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
-        return Err("the name is empty");
+        return Err("name must not be empty");
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err("the name is longer than 63 bytes");
+        return Err("name must be at most 63 bytes");
     }
     if !name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c)) {
-        return Err("the name may only have letters, digits and any of -_.");
+        return Err("name may contain only letters, digits, '-', '_' and '.'");
     }
     if [name.bytes().next(), name.bytes().last()]
         .into_iter()
         .flatten()
         .any(|c| !c.is_ascii_alphanumeric())
     {
-        return Err("the name must begin and end with a letter or digit");
+        return Err("name must begin and end with a letter or digit");
     }
     Ok(())
 }

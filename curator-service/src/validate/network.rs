@@ -57,17 +57,17 @@ impl Cidr {
 pub(crate) fn cidr(text: &str) -> Result<Cidr, &'static str> {
     let (address, length) = text
         .split_once('/')
-        .ok_or("it must be an address, a slash and a length")?;
-    let address: IpAddr = address.parse().map_err(|_| "what is before the slash is no address")?;
+        .ok_or("must be in CIDR notation (address/length)")?;
+    let address: IpAddr = address.parse().map_err(|_| "invalid IP address")?;
     let digits =
         !length.is_empty() && length.bytes().all(|c| c.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
     let length = digits
         .then(|| length.parse().ok())
         .flatten()
-        .ok_or("what is after the slash is no length")?;
+        .ok_or("invalid prefix length")?;
     let cidr = Cidr { address, length };
     if length > cidr.bits() {
-        return Err("the length exceeds that of the address");
+        return Err("prefix length exceeds the address length");
     }
     Ok(cidr)
 }
@@ -80,14 +80,14 @@ pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Resu
     };
     let prefix = cidr(text).map_err(invalid)?;
     if prefix.has_host_bits() {
-        return Err(invalid("the address has bits beyond the prefix"));
+        return Err(invalid("host bits must be zero"));
     }
     let own = prefix.length == prefix.bits() && prefix.address.to_string() == external_address;
     if own || CLUSTER_NETWORK.contains(prefix) {
         return Ok(prefix);
     }
     Err(invalid(
-        "it is neither within 10.192.0.0/11 nor the node's external address alone",
+        "must be within 10.192.0.0/11 or exactly the node's external address",
     ))
 }
 
@@ -98,11 +98,11 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.wit
 pub(crate) fn wireguard_key(text: &str) -> Result<String, Invalid> {
     let invalid = |reason: &str| Invalid::new("clusternet.wireguard_pubkey", reason);
     if text.is_empty() {
-        return Err(invalid("it is empty"));
+        return Err(invalid("must not be empty"));
     }
-    let key = LENIENT.decode(text).map_err(|_| invalid("it is no base64"))?;
+    let key = LENIENT.decode(text).map_err(|_| invalid("must be base64"))?;
     if key.len() != 32 {
-        return Err(invalid("it is not that of 32 bytes"));
+        return Err(invalid("must encode 32 bytes"));
     }
     Ok(STANDARD.encode(key))
 }

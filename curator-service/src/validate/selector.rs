@@ -12,7 +12,7 @@ use super::key32;
 pub(crate) fn id_of_key(field: &str, public_key: &[u8]) -> Result<String, Status> {
     let key = key32(field, public_key)?;
     // Of 32 bytes there always is one.
-    node_id(&key).ok_or_else(|| Status::invalid_argument(format!("{field}: it is no key")))
+    node_id(&key).ok_or_else(|| Status::invalid_argument(format!("{field}: invalid public key")))
 }
 
 /// Which node a manager means.
@@ -27,7 +27,7 @@ impl Selector {
         match selector.map(Into::into) {
             Some(Self::PublicKey(key)) => id_of_key("pubkey", &key),
             Some(Self::Id(id)) => Ok(id),
-            None => Err(Status::invalid_argument("node: give its pubkey or its id")),
+            None => Err(Status::invalid_argument("node: pubkey or id is required")),
         }
     }
 }

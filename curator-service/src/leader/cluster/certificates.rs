@@ -21,7 +21,7 @@ impl Leader {
         known.map_err(|status| Status::unavailable(status.message()))?;
         let authority = self.kubernetes_pki.authority(&self.state, self.now()).await?;
         let Some(issue_certificate_request::Kind::KubernetesWorker(keys)) = request.kind else {
-            return Err(Status::invalid_argument("kind: it is missing"));
+            return Err(Status::invalid_argument("kind: required"));
         };
         let wanted = Wanted::new(caller);
         let layout = self.kubernetes_pki.layout();
@@ -33,7 +33,7 @@ impl Leader {
             .transact(|tx| {
                 if lookup::node(tx, caller)?.roles().kubernetes_worker.is_none() {
                     return Err(Status::permission_denied(format!(
-                        "node {caller} is no Kubernetes worker"
+                        "node {caller} does not have the kubernetes_worker role"
                     )));
                 }
                 let KubernetesWorker {

@@ -50,26 +50,23 @@ struct Merge<'a> {
 
 impl<'a> Merge<'a> {
     fn new(request: &'a ConfigureClusterRequest) -> Result<Self, Invalid> {
-        let missing = |field| Invalid::new(field, "it is missing");
+        let missing = |field| Invalid::new(field, "required");
         let mask = request.update_mask.as_ref().ok_or_else(|| missing("update_mask"))?;
         let new = request.new_config.as_ref().ok_or_else(|| missing("new_config"))?;
         let base = request.base_config.as_ref();
         if mask.paths.len() > MAX_PATHS {
-            return Err(Invalid::new("update_mask", "there are more than 64 paths"));
+            return Err(Invalid::new("update_mask", "must have at most 64 paths"));
         }
         let paths = normalized(&mask.paths);
         if let Some(unknown) = paths.iter().find(|path| !is_path(path)) {
             let shown: String = unknown.chars().take(100).collect();
-            return Err(Invalid::new(
-                format!("update_mask: {shown:?}"),
-                "there is no such field",
-            ));
+            return Err(Invalid::new(format!("update_mask: {shown:?}"), "unknown field"));
         }
         for path in &paths {
             if *path != WRITABLE {
                 return Err(Invalid::new(
                     format!("update_mask: {path:?}"),
-                    format!("this cannot be changed, only {WRITABLE} can"),
+                    format!("read-only field; only {WRITABLE} can be changed"),
                 ));
             }
         }
@@ -89,17 +86,17 @@ impl<'a> Merge<'a> {
             .new
             .kubernetes
             .as_ref()
-            .ok_or_else(|| Invalid::new("new_config.kubernetes", "it is missing"))?;
+            .ok_or_else(|| Invalid::new("new_config.kubernetes", "required"))?;
         if self.base.is_some_and(|base| base.kubernetes.is_none()) {
-            return Err(Invalid::new("base_config.kubernetes", "it is missing"));
+            return Err(Invalid::new("base_config.kubernetes", "required"));
         }
         let rules = &kubernetes.node_labels_to_synchronize;
         let field = || format!("new_config.{WRITABLE}");
         if rules.len() > MAX_RULES {
-            return Err(Invalid::new(field(), "there are more than 256"));
+            return Err(Invalid::new(field(), "must have at most 256 entries"));
         }
         if rules.iter().any(|rule| rule.regexp.len() > MAX_RULE_BYTES) {
-            return Err(Invalid::new(field(), "one is longer than 1,024 bytes"));
+            return Err(Invalid::new(field(), "each entry must be at most 1,024 bytes"));
         }
         Ok(())
     }
@@ -115,7 +112,7 @@ impl<'a> Merge<'a> {
         };
         if self.base.is_some_and(|base| rules(base) != rules(current)) {
             return Err(Status::failed_precondition(format!(
-                "base_config.{WRITABLE}: it is something else now: read it afresh"
+                "base_config.{WRITABLE}: configuration changed since base_config was read; re-read and retry"
             )));
         }
         merged.kubernetes.get_or_insert_default().node_labels_to_synchronize = rules(self.new);

@@ -42,7 +42,7 @@ impl Leader {
     ) -> Result<UpdateNodeClusterNetworkingResponse, Status> {
         let asked = request
             .clusternet
-            .ok_or_else(|| Invalid::new("clusternet", "it is missing"))?;
+            .ok_or_else(|| Invalid::new("clusternet", "required"))?;
         let key = wireguard_key(&asked.wireguard_pubkey)?;
         // Two nodes must not have one key, which no condition on either's record can say. All writes of nodes in this term
         // go through here, so it is enough that no two with one key are under way at a time.
@@ -66,7 +66,7 @@ impl Leader {
                     )));
                 }
                 if asked.prefixes.len() > MAX_PREFIXES {
-                    return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
+                    return Err(Invalid::new("clusternet.prefixes", "must have at most 1,024 entries").into());
                 }
                 let own = node.external_address();
                 let prefixes = asked.prefixes.iter();
@@ -93,7 +93,7 @@ impl Leader {
 }
 
 fn taken() -> Status {
-    Status::invalid_argument("clusternet.wireguard_pubkey: another node has it")
+    Status::invalid_argument("clusternet.wireguard_pubkey: already used by another node")
 }
 
 /// The keys that are being written.

@@ -30,7 +30,9 @@ impl Leader {
         key: Option<[u8; 32]>,
         request: IssueOwnRequest,
     ) -> Result<IssueOwnResponse, Status> {
-        let key = key.ok_or_else(|| Status::unauthenticated("no key is shown: use a self-signed certificate"))?;
+        let key = key.ok_or_else(|| {
+            Status::unauthenticated("client certificate required: connect with a self-signed certificate")
+        })?;
         let id = crate::validate::id_of_key("public key", &key)?;
         // Strangers learn nothing of the authority, and nobody counts what they write.
         self.state.transact(|tx| holder(tx, &id, &key).map(drop)).await?;
@@ -69,7 +71,7 @@ fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
             subject: Subject::node(id),
         }),
         _ => Err(Status::permission_denied(
-            "this key is neither that of a node that is up nor the owner's",
+            "the client certificate's key belongs neither to a node in NODE_STATE_UP nor to the owner",
         )),
     }
 }

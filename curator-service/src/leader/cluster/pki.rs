@@ -69,9 +69,12 @@ impl Pki {
                 stored.next().flatten(),
             );
             let (authority, ops) = layout.complete(key, certificate, crl, now).map_err(|error| {
-                error!(%error, authority = layout.common_name, "the stored authority cannot be used");
+                error!(%error, authority = layout.common_name, "stored certificate authority is invalid");
                 // Of its key and certificate strangers learn nothing: CommitNode is called without a certificate of the cluster.
-                Status::unavailable(format!("{} cannot be used", layout.common_name))
+                Status::unavailable(format!(
+                    "certificate authority {:?} cannot be used; see the leader's log",
+                    layout.common_name
+                ))
             })?;
             if ops.is_empty() {
                 return Ok(Arc::new(authority));
@@ -85,7 +88,10 @@ impl Pki {
                 })
                 .collect();
             if let Written::Done(_) = state.fenced().write(conditions, ops).await.map_err(unreachable)? {
-                info!(authority = layout.common_name, "made what was missing of the authority");
+                info!(
+                    authority = layout.common_name,
+                    "created the missing parts of the certificate authority"
+                );
                 return Ok(Arc::new(authority));
             }
         }
@@ -129,7 +135,7 @@ impl Pki {
             None => Ok(None),
             Some(stored) if public_key_of(&stored.value) == Some(*public_key) => Ok(Some(stored.value.to_vec())),
             Some(_) => Err(Status::unavailable(format!(
-                "the certificate {name} has been issued for another key"
+                "certificate {name} is already issued for another key"
             ))),
         }
     }
@@ -144,8 +150,8 @@ impl Pki {
         now: SystemTime,
     ) -> Result<Vec<u8>, Status> {
         let certificate = authority.issue(subject, public_key, now).map_err(|error| {
-            error!(%error, name, "a certificate cannot be made");
-            Status::unavailable("the certificate cannot be made")
+            error!(%error, name, "cannot issue certificate");
+            Status::unavailable("cannot issue the certificate; see the leader's log")
         })?;
         tx.put(self.layout.issued(name), certificate.clone());
         Ok(certificate)
@@ -160,9 +166,12 @@ impl Pki {
             .await
             .map_err(unreachable)?;
         let stored = read.ranges.into_iter().flatten().next().map(|kv| kv.value.to_vec());
-        stored
-            .filter(|crl| is_crl(crl))
-            .ok_or_else(|| Status::unavailable(format!("{} has no valid CRL", self.layout.common_name)))
+        stored.filter(|crl| is_crl(crl)).ok_or_else(|| {
+            Status::unavailable(format!(
+                "certificate authority {:?} has no valid CRL",
+                self.layout.common_name
+            ))
+        })
     }
 }
 

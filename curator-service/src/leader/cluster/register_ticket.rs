@@ -86,7 +86,7 @@ fn fresh() -> Vec<u8> {
 }
 
 pub(in crate::leader) fn not_the_ticket() -> Status {
-    Status::permission_denied("register_ticket: it is not the cluster's")
+    Status::permission_denied("register_ticket: does not match the cluster's register ticket")
 }
 
 /// Whether this is the ticket: the stored message as it is, not what is in it. Without one, nothing is.

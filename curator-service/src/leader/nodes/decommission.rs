@@ -70,10 +70,12 @@ impl Leader {
                     NodeState::Up => {}
                     NodeState::New | NodeState::Standby => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} has never been up: delete it instead"
+                            "node {id} has never been in NODE_STATE_UP; delete it instead"
                         )));
                     }
-                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                    NodeState::Invalid => {
+                        return Err(Status::internal(format!("the stored state of node {id} is invalid")));
+                    }
                 }
                 let key = DECOMMISSIONS.key(&id).map_err(lookup::invalid_id)?;
                 if tx.get(key.clone()).is_some() {
@@ -81,7 +83,7 @@ impl Leader {
                 }
                 if node.roles().consensus_member.is_some() && !another_member_stays(tx, &id)? {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} is the last consensus member that stays: give another node that role first"
+                        "node {id} is the last consensus member; give another node the consensus_member role first"
                     )));
                 }
                 tx.put(key, encoded(Phase::Requested));

@@ -30,7 +30,7 @@ impl Leader {
                 let node = lookup::node(tx, &id)?;
                 if let Some(role) = node.any_role().filter(|_| !may_have_roles) {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} still has the role {}: decommission it first",
+                        "node {id} still has the role {}; decommission it first",
                         role.name()
                     )));
                 }
@@ -39,10 +39,12 @@ impl Leader {
                     NodeState::Up if may_be_up => {}
                     NodeState::Up => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} is not decommissioned: decommission it first"
+                            "node {id} is not decommissioned; decommission it first"
                         )));
                     }
-                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                    NodeState::Invalid => {
+                        return Err(Status::internal(format!("the stored state of node {id} is invalid")));
+                    }
                 }
                 node.delete(tx).map_err(lookup::not_saved)?;
                 if matches!(node.state(), NodeState::Up | NodeState::Decommissioned) {
@@ -79,7 +81,7 @@ impl Leader {
         // Refused if nobody else stands; what is wrong with the request itself the next leader says.
         let next = succession.step_down(&term, StepDownRequest::default()).await?;
         Err(Status::unavailable(format!(
-            "node {id} is the leader's own, and the leader hands over to {} before it is deleted: call again",
+            "node {id} runs the leader, which is handing over to {}; retry",
             next.next_node_id
         )))
     }

@@ -110,14 +110,12 @@ async fn begin(seat: LeaderHandle, request: Request<Body>) -> Result<Events, Sta
         .get(ENCODING)
         .is_some_and(|encoding| encoding != "identity")
     {
-        return Err(Status::unimplemented(
-            "the message is compressed, which is not supported",
-        ));
+        return Err(Status::unimplemented("compressed requests are not supported"));
     }
     let decoder = ProstCodec::<EncodedEvent, WatchRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE));
     let message = messages.message().await?;
-    let message = message.ok_or_else(|| Status::internal("there is no message in the request"))?;
+    let message = message.ok_or_else(|| Status::internal("request contains no message"))?;
     let metadata = MetadataMap::from_headers(parts.headers);
     let request = tonic::Request::from_parts(metadata, parts.extensions, message);
     let caller = caller(&request)?.clone();
@@ -145,7 +143,8 @@ impl EncodedEvent {
     /// As it stands in a body.
     fn framed(&self) -> Result<Bytes, Status> {
         let length = self.encoded_len();
-        let told = u32::try_from(length).map_err(|_| Status::internal("an event is too long"))?;
+        let told =
+            u32::try_from(length).map_err(|_| Status::internal("watch event exceeds the maximum message length"))?;
         let mut framed = BytesMut::with_capacity(HEAD + length);
         framed.put_u8(0);
         framed.put_u32(told);

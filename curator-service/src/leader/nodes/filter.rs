@@ -71,14 +71,13 @@ pub(in crate::leader) async fn kept(
         // Whoever has gone does not want to know.
         let _ = done.send(answer);
     };
-    let failed = || Status::resource_exhausted("filter: there is no thread for it");
+    let failed = || Status::resource_exhausted("filter: cannot start an evaluation thread");
     std::thread::Builder::new()
         .name("filter".into())
         .stack_size(STACK)
         .spawn(look)
         .map_err(|_| failed())?;
-    kept.await
-        .map_err(|_| Status::internal("filter: it could not be evaluated"))?
+    kept.await.map_err(|_| Status::internal("filter: evaluation failed"))?
 }
 
 /// Says that nobody waits any more, once it is dropped.
@@ -146,11 +145,11 @@ impl Filter {
             });
         }
         if text.len() > MAX_FILTER_BYTES {
-            return Err(Status::invalid_argument("filter: it is longer than 4,096 bytes"));
+            return Err(Status::invalid_argument("filter: must be at most 4,096 bytes"));
         }
         if told::depth(text) > MAX_BRACKETS {
             return Err(Status::invalid_argument(format!(
-                "filter: brackets are nested too deep, at most {MAX_BRACKETS} may be"
+                "filter: brackets are nested too deep (max {MAX_BRACKETS})"
             )));
         }
         let program = env
@@ -199,7 +198,7 @@ impl Filter {
             Ok(Value::String(text)) if ["1", "t", "T", "true", "TRUE", "True"].contains(&text.as_str()) => Ok(true),
             Ok(Value::String(text)) if ["0", "f", "F", "false", "FALSE", "False"].contains(&text.as_str()) => Ok(false),
             Ok(other) => Err(Status::invalid_argument(format!(
-                "filter: it must say true or false, and says a {}",
+                "filter: must evaluate to a boolean, got {}",
                 other.type_of()
             ))),
             Err(Stop::Error(error)) => Err(Status::unavailable(format!("filter: {}", told(&error)))),
@@ -271,9 +270,7 @@ impl Known<'_> {
             }
             Expr::Comprehension(loops) => {
                 if nested == MAX_NESTED_LOOPS {
-                    return Err(Status::invalid_argument(
-                        "filter: loops are nested too deep, at most two may be",
-                    ));
+                    return Err(Status::invalid_argument("filter: loops are nested too deep (max 2)"));
                 }
                 // What of its elements is looked at, the loop says.
                 self.prepare_path(&mut loops.iter_range, nested)?;
@@ -356,7 +353,7 @@ impl Known<'_> {
             Ok(())
         } else {
             Err(Status::invalid_argument(format!(
-                "filter: there is no {:?}, only node and the names of states and healths, such as NODE_STATE_UP",
+                "filter: unknown identifier {:?}; use `node` or an enum value such as NODE_STATE_UP",
                 told(name)
             )))
         }
@@ -402,7 +399,7 @@ fn value(node: &Node, fields: &Fields) -> Result<Value, Status> {
     });
     let descriptor = NODE
         .clone()
-        .ok_or_else(|| Status::unavailable("filter: nodes are not described"))?;
+        .ok_or_else(|| Status::unavailable("filter: no descriptor for Node"))?;
     let mut message = DynamicMessage::new(descriptor);
     message
         .transcode_from(node)

@@ -23,7 +23,7 @@ impl Leader {
             label_value(&pair.value)?;
             if upsert.insert(&pair.key, &pair.value).is_some() {
                 return Err(Status::invalid_argument(format!(
-                    "upsert: {:?} is there twice",
+                    "upsert: duplicate key {:?}",
                     pair.key
                 )));
             }
@@ -32,10 +32,12 @@ impl Leader {
         for key in &request.delete {
             label_key(key)?;
             if upsert.contains_key(key) {
-                return Err(Status::invalid_argument(format!("delete: {key:?} is in upsert, too")));
+                return Err(Status::invalid_argument(format!(
+                    "delete: key {key:?} is also in upsert"
+                )));
             }
             if !delete.insert(key) {
-                return Err(Status::invalid_argument(format!("delete: {key:?} is there twice")));
+                return Err(Status::invalid_argument(format!("delete: duplicate key {key:?}")));
             }
         }
         self.state
@@ -50,7 +52,7 @@ impl Leader {
                 labels.extend(upsert.iter().map(|(key, value)| ((*key).clone(), (*value).clone())));
                 if labels.len() > MAX_LABELS {
                     return Err(Status::out_of_range(format!(
-                        "node {id} would have {} labels, and may have {MAX_LABELS}",
+                        "node {id} would have {} labels (max {MAX_LABELS})",
                         labels.len()
                     )));
                 }

@@ -81,7 +81,7 @@ impl Leader {
         let configuration = configuration.and_then(|stored| match ClusterRecord::decode(&stored.value) {
             Ok(cluster) => Some(cluster.configuration().clone()),
             Err(corrupt) => {
-                warn!(%corrupt, "the cluster's configuration cannot be told");
+                warn!(%corrupt, "stored cluster configuration is invalid");
                 None
             }
         });
@@ -101,8 +101,8 @@ impl Leader {
         // The members are not in the state: the term is asked about first.
         self.state.pass().await?;
         let members = self.context.membership.members().await.map_err(|error| {
-            warn!(%error, "the consensus' members cannot be read");
-            Status::internal("the consensus' members cannot be read")
+            warn!(%error, "cannot read the consensus members");
+            Status::internal("cannot read the consensus members")
         })?;
         let member = |member: &crate::consensus::Member| EtcdMember {
             id: member.node_id(),
@@ -123,7 +123,7 @@ fn readable(view: &View) -> Vec<Arc<NodeRecord>> {
     let nodes = view.nodes().filter_map(|(_, node)| match node {
         Ok(node) => Some(node.clone()),
         Err(corrupt) => {
-            warn!(%corrupt, "a node is left out");
+            warn!(%corrupt, "skipping an invalid node record");
             None
         }
     });

@@ -148,9 +148,8 @@ impl Lists {
         };
         let Some((number, taken_back)) = begun else {
             metrics::counter!(telemetry::LISTS_REFUSED).increment(1);
-            let refused = Status::resource_exhausted(
-                "there is no room for another list of nodes: take those that are open, or end their calls",
-            );
+            let refused =
+                Status::resource_exhausted("too many open GetNodes streams; read or cancel the open ones, then retry");
             return Err(pushback::telling(refused, RETRY_AFTER));
         };
         take_back(taken_back);
@@ -219,7 +218,7 @@ impl Stream for List {
         let Some(items) = slot.as_mut() else {
             *slot = Some(Box::new(std::iter::empty()));
             let aborted = Status::aborted(format!(
-                "the list was not taken within {READ_TIMEOUT:?}, or too many were open: ask for it again"
+                "stream was not read within {READ_TIMEOUT:?}, or was evicted because too many were open; retry"
             ));
             return Poll::Ready(Some(Err(aborted)));
         };

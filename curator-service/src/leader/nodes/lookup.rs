@@ -26,7 +26,7 @@ pub(in crate::leader) fn optional_node(tx: &mut Tx<'_>, id: &str) -> Result<Opti
 }
 
 pub(in crate::leader) fn no_node(id: &str) -> Status {
-    Status::not_found(format!("there is no node {id}"))
+    Status::not_found(format!("node {id} not found"))
 }
 
 pub(in crate::leader) fn invalid_id(error: InvalidId) -> Status {
@@ -37,14 +37,14 @@ pub(in crate::leader) fn invalid_id(error: InvalidId) -> Status {
 pub(in crate::leader) fn cluster(tx: &mut Tx<'_>) -> Result<ClusterRecord, Status> {
     let stored = tx
         .get(CLUSTER_CONFIGURATION)
-        .ok_or_else(|| Status::not_found("the cluster has no configuration: it is not bootstrapped"))?;
+        .ok_or_else(|| Status::not_found("cluster is not bootstrapped: no configuration is stored"))?;
     ClusterRecord::decode(&stored.value).map_err(|corrupt| unusable(&corrupt))
 }
 
 /// What is stored cannot be used. The key is for whoever mends it; there are no secrets in it.
 pub(in crate::leader) fn unusable(corrupt: &Corrupt) -> Status {
     static COMPLAINT: Complaint = Complaint::new();
-    COMPLAINT.say(|left_out| warn!(%corrupt, left_out, "a stored value cannot be used"));
+    COMPLAINT.say(|left_out| warn!(%corrupt, left_out, "stored value is invalid"));
     let mut status = Status::unavailable(corrupt.to_string());
     status.set_source(Arc::new(corrupt.clone()));
     status
@@ -53,7 +53,7 @@ pub(in crate::leader) fn unusable(corrupt: &Corrupt) -> Status {
 /// The same to somebody whom the cluster does not know: nothing of the inside.
 pub(in crate::leader) fn to_stranger(status: Status) -> Status {
     if status.source().is_some_and(|source| source.is::<Corrupt>()) {
-        Status::unavailable("a stored value cannot be used: the leader's log says which")
+        Status::unavailable("a stored value is invalid; see the leader's log")
     } else {
         status
     }

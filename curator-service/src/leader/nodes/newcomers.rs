@@ -38,8 +38,8 @@ pub(in crate::leader) fn check(view: &View, bytes: usize) -> Result<(), Status> 
         return Ok(());
     }
     Err(Status::resource_exhausted(format!(
-        "{nodes} nodes wait for their approval, and there may be {MAX_NEW_NODES}, with records of {} MiB in all: approve or delete some, or let \
-         the ticket be rotated if nobody knows them",
+        "too many nodes are waiting for approval: {nodes} (max {MAX_NEW_NODES}, with records of {} MiB in total); \
+         approve or delete some of them, or rotate the register ticket if they are unknown",
         MAX_NEW_BYTES >> 20
     )))
 }

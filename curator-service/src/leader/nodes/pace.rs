@@ -100,7 +100,7 @@ impl Pace {
             tokio::select! {
                 () = self.clock.sleep_until(until) => {}
                 _ = &mut overtaken => return Err(Status::aborted(
-                    "this node changes faster than it may: a newer change has taken the place of this one"
+                    "write rate limit of this node exceeded; a newer change superseded this one"
                 )),
             }
         }

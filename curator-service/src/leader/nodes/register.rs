@@ -66,12 +66,12 @@ impl Leader {
                 if let Some(known) = lookup::optional_node(tx, &id)? {
                     return match known.state() {
                         NodeState::New if known.message().public_key == key => Ok(response(known.tpm_usage())),
-                        _ => Err(Status::failed_precondition(format!("node {id} is registered already"))),
+                        _ => Err(Status::failed_precondition(format!("node {id} is already registered"))),
                     };
                 }
                 if tx.get(DELETED_NODES.key(&id).map_err(lookup::invalid_id)?).is_some() {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} was deleted: it can only come back as another, with a new key"
+                        "node {id} was deleted; register it again with a new key"
                     )));
                 }
                 let node = private::Node {
@@ -113,7 +113,7 @@ impl Leader {
                     }
                     state => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} is {}: only a new one can be approved",
+                            "node {id} is {}; only a node in NODE_STATE_NEW can be approved",
                             state.as_str_name()
                         )));
                     }
@@ -135,7 +135,7 @@ impl Leader {
         let security = NodeStorageSecurity::try_from(request.storage_security)
             .ok()
             .filter(|security| *security != NodeStorageSecurity::Invalid)
-            .ok_or_else(|| Status::invalid_argument("storage_security: it is not one that is known"))?;
+            .ok_or_else(|| Status::invalid_argument("storage_security: unknown value"))?;
         let authority = self.cluster_pki.authority(&self.state, self.now()).await;
         let now = self.now();
         self.state
@@ -143,7 +143,7 @@ impl Leader {
                 let cluster = lookup::cluster(tx)?;
                 if !accepted(cluster.storage()).contains(&security) {
                     return Err(Status::failed_precondition(format!(
-                        "storage_security: the cluster's policy is {}",
+                        "storage_security: not allowed by the cluster's policy {}",
                         cluster.storage().as_str_name()
                     )));
                 }
@@ -155,14 +155,18 @@ impl Leader {
                     }
                     state @ (NodeState::Up | NodeState::Decommissioned) => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} is {}: only an approved one can commit",
+                            "node {id} is {}; only a node in NODE_STATE_STANDBY can commit",
                             state.as_str_name()
                         )));
                     }
-                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                    NodeState::Invalid => {
+                        return Err(Status::internal(format!("the stored state of node {id} is invalid")));
+                    }
                 }
                 if node.message().public_key != key {
-                    return Err(Status::permission_denied(format!("node {id} has another key")));
+                    return Err(Status::permission_denied(format!(
+                        "the client certificate's key is not the key of node {id}"
+                    )));
                 }
                 let length = request.cluster_unlock_key.len();
                 // Without encryption it is kept as well, should there be one.
@@ -193,8 +197,11 @@ impl Leader {
         key: Option<[u8; 32]>,
         request: JoinNodeRequest,
     ) -> Result<JoinNodeResponse, Status> {
-        let key =
-            key.ok_or_else(|| Status::permission_denied("no join key is shown: use a self-signed certificate"))?;
+        let key = key.ok_or_else(|| {
+            Status::permission_denied(
+                "client certificate required: connect with a self-signed certificate for the join key",
+            )
+        })?;
         let sealed = request.using_sealed_configuration;
         self.state
             .transact(|tx| {
@@ -218,13 +225,13 @@ impl Leader {
                     _ => {}
                 }
                 match (node.tpm_usage() == NodeTpmUsage::PresentAndUsed, sealed) {
-                    (true, false) => return denied("the node's TPM was in use when it registered"),
-                    (false, true) => return denied("the node had no TPM in use when it registered"),
+                    (true, false) => return denied("the node registered with a TPM in use"),
+                    (false, true) => return denied("the node registered without a TPM in use"),
                     _ => {}
                 }
                 if node.state() != NodeState::Up {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} is {}: only one that has committed can join",
+                        "node {id} is {}; only a node in NODE_STATE_UP can join",
                         node.state().as_str_name()
                     )));
                 }
@@ -237,12 +244,12 @@ impl Leader {
 }
 
 fn no_key_shown() -> Status {
-    Status::unauthenticated("no key is shown: use a self-signed certificate")
+    Status::unauthenticated("client certificate required: connect with a self-signed certificate")
 }
 
 fn unlock_key_length(request: &CommitNodeRequest) -> Status {
     Status::invalid_argument(format!(
-        "cluster_unlock_key: it must be {UNLOCK_KEY} bytes long, and is {}",
+        "cluster_unlock_key: must be {UNLOCK_KEY} bytes long, got {}",
         request.cluster_unlock_key.len()
     ))
 }
@@ -256,7 +263,9 @@ fn tpm_usage(mode: TpmMode, present: bool) -> Result<NodeTpmUsage, Status> {
         (TpmMode::Required, false) => Err(Status::permission_denied(
             "have_local_tpm: the cluster requires a TPM, and the node has none",
         )),
-        (TpmMode::Invalid, _) => Err(Status::permission_denied("the cluster has no valid TPM mode")),
+        (TpmMode::Invalid, _) => Err(Status::permission_denied(
+            "the stored TPM mode of the cluster is invalid",
+        )),
     }
 }
 

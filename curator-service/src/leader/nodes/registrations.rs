@@ -64,7 +64,7 @@ fn kept(view: &View, node: &NodeRecord) -> Option<Registration> {
             registered_from: registration.from,
         }),
         Err(error) => {
-            warn!(node_id = node.id(), %error, "how a node has registered cannot be read");
+            warn!(node_id = node.id(), %error, "stored registration details of a node are invalid");
             None
         }
     }

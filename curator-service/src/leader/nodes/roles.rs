@@ -47,7 +47,7 @@ impl RoleUpdate {
         match self.kubernetes_controller {
             Some(true) if roles.consensus_member.is_none() => {
                 return Err(Status::failed_precondition(
-                    "kubernetes_controller: the node is no consensus member, which a controller must be",
+                    "kubernetes_controller: requires the consensus_member role",
                 ));
             }
             Some(true) => roles.kubernetes_controller = Some(KubernetesController {}),
@@ -124,7 +124,7 @@ impl Leader {
         let members = self.context.membership.members().await;
         may_join(node.id(), &members.map_err(|error| not_changed(&error))?)?;
         let join = self.join_data(node, true).await?;
-        join.ok_or_else(|| Status::internal("the node is no member of the consensus, though it was added"))
+        join.ok_or_else(|| Status::internal("internal: the node was added to the consensus but is not a member"))
     }
 
     /// What a member of the consensus needs to join. A node that is none is added, or there is nothing.
@@ -160,7 +160,7 @@ impl Leader {
                 .add_learner(&url)
                 .await
                 .map_err(|error| not_changed(&error))?;
-            info!(node = id, "added to the consensus, as a learner");
+            info!(node = id, "added node to the consensus as a learner");
         }
         Ok(Some(ConsensusMember {
             ca_certificate: authority.certificate().to_vec(),
@@ -180,7 +180,7 @@ impl Leader {
                 .remove(member.id)
                 .await
                 .map_err(|error| not_changed(&error))?;
-            info!(node = id, "removed from the consensus");
+            info!(node = id, "removed node from the consensus");
         }
         Ok(())
     }
@@ -199,9 +199,9 @@ fn may_join(id: &str, members: &[Member]) -> Result<(), Status> {
     let by_itself = members.iter().all(Member::is_run_by_itself);
     match members.first().and_then(|member| member.peer_urls.first()) {
         Some(url) if by_itself && !is_member => Err(Status::failed_precondition(format!(
-            "consensus_member: node {id} is no member of etcd, and nothing would start one there: the members of this etcd are reached \
-             at addresses such as {url}, so they are run by themselves; add the member with `etcdctl member add {id} --learner \
-             --peer-urls=...` and start it, and the node gets the role by itself (docs/etcd-members.md)"
+            "consensus_member: node {id} is not an etcd member, and the Curator does not start members of this etcd \
+             (peer URLs such as {url} are not node IDs); run `etcdctl member add {id} --learner --peer-urls=...`, \
+             start the member, and the node gets the role automatically (see docs/etcd-members.md)"
         ))),
         _ => Ok(()),
     }
@@ -222,8 +222,8 @@ fn peers(members: &[Member]) -> Vec<node_roles::consensus_member::Peer> {
 }
 
 fn not_changed(error: &MembershipError) -> Status {
-    warn!(%error, "the consensus' members cannot be read or changed");
-    Status::unavailable(format!("the consensus: {error}"))
+    warn!(%error, "cannot read or change the consensus members");
+    Status::unavailable(format!("consensus membership: {error}"))
 }
 
 #[cfg(test)]

@@ -94,19 +94,19 @@ fn says_nothing_new(node: &NodeRecord, status: &NodeStatus) -> bool {
 }
 
 fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
-    let status = status.ok_or_else(|| Invalid::new("status", "it is missing"))?;
+    let status = status.ok_or_else(|| Invalid::new("status", "required"))?;
     if status.external_address.is_empty() {
-        return Err(Invalid::new("status.external_address", "it is empty"));
+        return Err(Invalid::new("status.external_address", "must not be empty"));
     }
     if status.external_address.parse::<IpAddr>().is_err() {
-        return Err(Invalid::new("status.external_address", "it is no IP address"));
+        return Err(Invalid::new("status.external_address", "must be an IP address"));
     }
     let port = status.running_curator.as_ref().map_or(0, |curator| curator.port);
     if u16::try_from(port).is_err() {
-        return Err(Invalid::new("status.running_curator.port", "it is no port"));
+        return Err(Invalid::new("status.running_curator.port", "must be a port number"));
     }
     if status.boot_id.len() > MAX_TEXT_BYTES {
-        return Err(Invalid::new("status.boot_id", "it is longer than 1,024 bytes"));
+        return Err(Invalid::new("status.boot_id", "must be at most 1,024 bytes"));
     }
     let git = status
         .version
@@ -114,7 +114,7 @@ fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
         .and_then(|version| version.git_information.as_ref());
     if git.is_some_and(|git| git.commit_hash.len() > MAX_TEXT_BYTES) {
         let field = "status.version.git_information.commit_hash";
-        return Err(Invalid::new(field, "it is longer than 1,024 bytes"));
+        return Err(Invalid::new(field, "must be at most 1,024 bytes"));
     }
     Ok(status)
 }

@@ -42,7 +42,7 @@ pub(in crate::leader) fn check_prefixes(view: &View, own: &str, prefixes: &[Cidr
             .map(alone)
             .filter(&meets);
         if let Some(Cidr { address, length }) = taken.or(address) {
-            let reason = format!("{address}/{length} is node {}'s", node.id());
+            let reason = format!("{address}/{length} belongs to node {}", node.id());
             return Err(Invalid::new("clusternet.prefixes", reason).into());
         }
     }
@@ -62,7 +62,7 @@ pub(in crate::leader) fn check_address(view: &View, own: &str, address: &str) ->
         None => Ok(()),
         Some(node) => Err(Invalid::new(
             "status.external_address",
-            format!("it is that of the consensus member {}", node.id()),
+            format!("already used by consensus member {}", node.id()),
         )
         .into()),
     }

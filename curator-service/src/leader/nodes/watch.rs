@@ -43,7 +43,7 @@ impl Leader {
                 What::One(one.node_id)
             }
             Some(Kind::NodesInCluster(_)) => What::All,
-            None => return Err(Status::unimplemented("kind: it is none that is known")),
+            None => return Err(Status::unimplemented("kind: unknown value")),
         };
         self.state.pass().await?;
         let news = self.state.news();
@@ -222,7 +222,7 @@ impl Watcher {
                     size += node.len();
                     event.nodes.push(node);
                 }
-                Err(corrupt) => warn!(%corrupt, "a node is left out of a watch"),
+                Err(corrupt) => warn!(%corrupt, "skipping an invalid node record in a watch"),
             }
             told = Some(id);
             full = size > CHUNK;
@@ -257,7 +257,7 @@ fn event_for_all(change: Changed) -> Option<EncodedEvent> {
     match event(change) {
         Ok(event) => Some(event),
         Err(status) => {
-            warn!(reason = status.message(), "a node is left out of a watch");
+            warn!(reason = status.message(), "skipping an invalid node record in a watch");
             None
         }
     }

@@ -128,7 +128,7 @@ fn rows() -> Vec<Row> {
     }
     rows.push(("Watch", "node_in_cluster", None, Unimplemented, "kind"));
     for method in ["UpdateNodeRoles", "DecommissionNode", "DeleteNode", "UpdateNodeLabels"] {
-        rows.push((method, "id", None, InvalidArgument, "node: give its pubkey or its id"));
+        rows.push((method, "id", None, InvalidArgument, "node: pubkey or id is required"));
         for length in [0, 31, 33, 100_000] {
             rows.push((method, "pubkey", bytes(length), InvalidArgument, "pubkey"));
         }

@@ -150,7 +150,7 @@ async fn so_many_nodes_wait_for_approval_and_no_more() {
         .find_map(|done| done.as_ref().err())
         .expect("too many");
     assert_eq!(told.code(), Code::ResourceExhausted);
-    assert!(told.message().contains("wait for their approval"), "{told}");
+    assert!(told.message().contains("waiting for approval"), "{told}");
     // One that is known is told the same again, and one that is approved makes room.
     let (known, again) = newcomer(0, &ticket, None);
     stage.leader.register_node(Some(known), again).await.unwrap();

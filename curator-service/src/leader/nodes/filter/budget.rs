@@ -40,15 +40,11 @@ pub(super) enum Spent {
 impl fmt::Display for Spent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StepsOfNode => write!(f, "it takes more than {STEPS_OF_NODE} steps for one node"),
-            Self::Steps => write!(f, "it takes more than {STEPS} steps for all nodes"),
-            Self::Bytes => write!(
-                f,
-                "it makes values of more than {} KiB for one node",
-                BYTES_OF_NODE >> 10
-            ),
-            Self::Time => write!(f, "it takes longer than {} s", TIME.as_secs()),
-            Self::Gone => f.write_str("nobody waits for it any more"),
+            Self::StepsOfNode => write!(f, "exceeds {STEPS_OF_NODE} steps for one node"),
+            Self::Steps => write!(f, "exceeds {STEPS} steps for all nodes"),
+            Self::Bytes => write!(f, "exceeds {} KiB of values for one node", BYTES_OF_NODE >> 10),
+            Self::Time => write!(f, "exceeds the time limit of {} s", TIME.as_secs()),
+            Self::Gone => f.write_str("cancelled by the caller"),
         }
     }
 }

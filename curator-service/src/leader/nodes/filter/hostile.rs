@@ -258,7 +258,7 @@ async fn what_is_measured() {
 
 /// The peak of memory and the longest time of a process that is asked this.
 fn measured(filter: &str) -> (usize, Duration) {
-    let name = "leader::filter::hostile::what_is_measured";
+    let name = "leader::nodes::filter::hostile::what_is_measured";
     // What is broken ends there, and not with this machine.
     let limited = "ulimit -v 4000000; exec timeout 60 \"$0\" --exact --nocapture \"$1\"";
     let program = std::env::current_exe().expect("this test");

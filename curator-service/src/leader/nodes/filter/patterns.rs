@@ -31,14 +31,14 @@ impl Patterns {
         budget.look()?;
         budget.steps(1 + text.len() as u64)?;
         if text.len() > MAX_TEXT_BYTES {
-            return Err(no_match(format!("the text is longer than {MAX_TEXT_BYTES} bytes")));
+            return Err(no_match(format!("text exceeds {MAX_TEXT_BYTES} bytes")));
         }
         if let Some(known) = self.0.get(pattern) {
             return Ok(known.is_match(text));
         }
         if pattern.len() > MAX_PATTERN_BYTES {
             return Err(no_match(format!(
-                "the expression is longer than {MAX_PATTERN_BYTES} bytes"
+                "regular expression exceeds {MAX_PATTERN_BYTES} bytes"
             )));
         }
         budget.steps(STEPS)?;
@@ -48,8 +48,8 @@ impl Patterns {
             .nest_limit(32)
             .build();
         let compiled = compiled.map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => no_match("the expression is too large".into()),
-            _ => no_match("it is no regular expression".into()),
+            regex::Error::CompiledTooBig(_) => no_match("compiled regular expression is too large".into()),
+            _ => no_match("invalid regular expression".into()),
         })?;
         let matches = compiled.is_match(text);
         if self.0.len() == KEPT {

@@ -46,7 +46,7 @@ impl Turns {
         let call = self.callers.enter(caller, OF_CALLER).ok_or_else(|| {
             metrics::counter!(telemetry::FILTERS_REFUSED, "why" => "turns").increment(1);
             let refused = Status::resource_exhausted(format!(
-                "filter: {OF_CALLER} calls of this caller with a filter are under way already"
+                "filter: this caller already has {OF_CALLER} filtered calls in progress"
             ));
             pushback::telling(refused, RETRY_AFTER)
         })?;

@@ -130,7 +130,7 @@ impl Scope {
         let name = call.func_name.as_str();
         let refused = || {
             let given: Vec<_> = given.iter().map(|given| format!("{given:?}")).collect();
-            Err(format!("{name} does not take {}", given.join(" and ")))
+            Err(format!("function {name} does not accept {}", given.join(" and ")))
         };
         let found = match &given[..] {
             [one] => unary(name, one, call.target.is_some()),

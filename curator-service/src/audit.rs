@@ -1,6 +1,6 @@
-//! Who has changed what: a line each, under a target of its own, with how it ended.
+//! The audit log: one line for each change, with caller, action, target and outcome, under a log target of its own.
 //!
-//! What is asked for is told by its names alone, never by its values: there is no secret in any line.
+//! Requests are logged by names only, never by values, so no line contains a secret.
 
 use curator_proto::admin_api::{IssueOwnRequest, RotateRegisterTicketRequest, StepDownRequest};
 use curator_proto::management_api::{
@@ -13,26 +13,26 @@ use tracing::info;
 use crate::auth::Caller;
 use crate::validate::{Selector, id_of_key};
 
-/// The target of the lines.
+/// The log target of audit lines.
 const TARGET: &str = "curator::audit";
-/// The longest that is told of what somebody else has chosen, in characters.
+/// Maximum length of caller-chosen text in a line, in characters.
 const MAX_TEXT_LEN: usize = 256;
 
-/// A request that is told of.
+/// A request that is audited.
 pub(crate) trait Audited {
-    /// What it does, in a word.
+    /// The name of the action.
     const ACTION: &'static str;
 
-    /// What it is done to.
+    /// What the action applies to.
     fn target(&self) -> String;
 
-    /// What is changed of it.
+    /// A summary of the change.
     fn change(&self) -> String {
         String::new()
     }
 }
 
-/// One request, from its arrival to its end. Whatever becomes of it there is one line.
+/// One request, from arrival to end. Exactly one line is logged, whatever the outcome.
 pub(crate) struct Entry {
     action: &'static str,
     caller: String,
@@ -62,7 +62,7 @@ impl Entry {
         }
     }
 
-    /// Tells how it ended.
+    /// Logs the outcome.
     pub(crate) fn close<T>(mut self, outcome: &Result<T, Status>) {
         match outcome {
             Ok(_) => self.tell("ok", ""),
@@ -70,7 +70,7 @@ impl Entry {
         }
     }
 
-    /// Tells of it only if it is closed.
+    /// Logs only if `close` is called.
     pub(crate) fn quiet(mut self) -> Self {
         self.closed = true;
         self
@@ -103,20 +103,20 @@ impl Drop for Entry {
     }
 }
 
-/// The trace that the caller says that the call is of.
+/// The trace ID from the caller's `traceparent` header.
 fn trace_id<T>(request: &Request<T>) -> Option<String> {
     let said = request.metadata().get("traceparent")?.to_str().ok()?;
     let id = said.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
 }
 
-/// Nothing longer than that, and nothing that breaks lines.
+/// Truncates the text and replaces control characters.
 fn short(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().take(MAX_TEXT_LEN).map(plain).collect()
 }
 
-/// The id of the node that is meant, as far as it can be told.
+/// The ID of the selected node; empty if the selector is invalid.
 fn node(selector: Option<impl Into<Selector>>) -> String {
     Selector::id(selector).unwrap_or_default()
 }
@@ -245,7 +245,7 @@ impl Audited for StepDownRequest {
     }
 }
 
-/// No more of them than are told.
+/// Joins the items, truncated to the maximum length.
 fn listed(all: impl Iterator<Item = String>) -> String {
     all.take(MAX_TEXT_LEN)
         .map(|each| short(&each))

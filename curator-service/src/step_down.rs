@@ -1,7 +1,8 @@
-//! `Leadership`: makes the leader step down, in favour of a node if one is named.
+//! The `Leadership` service: makes the leader step down, optionally in favour of a named node.
 //!
-//! First who is next is settled, which may be refused; then the call is answered; and only then, by a task that outlives the call,
-//! the leader hands over as it does when it stops. Answered first, because an answer of an ended term is none.
+//! First the successor is determined, which may be refused; then the call is answered; then a task that outlives the
+//! call hands over, as at shutdown. The answer comes first because a response sent after the end of the term would be
+//! discarded.
 
 pub(crate) mod handing_over;
 
@@ -25,19 +26,19 @@ use crate::auth::{Caller, caller};
 use crate::consensus::ConsensusStatus;
 use crate::status::{CandidateConfig, LeaderStatus};
 
-/// How long the other candidates are given to let one pass; never longer than the TTL.
+/// Maximum time to let the named candidate move up in the queue; also limited by the TTL.
 const MAKE_WAY: Duration = Duration::from_secs(5);
-/// The longest id that a node may have, in bytes. It is told again in refusals, which go into a header.
+/// Maximum length of a node ID, in bytes. The ID is repeated in error messages, which are sent in a header.
 const MAX_ID_BYTES: usize = 255;
 
-/// A term that is to be ended.
+/// A request to end a term.
 pub(crate) struct HandOver {
     revision: Revision,
-    /// Nobody else settles who is next meanwhile.
+    /// Prevents concurrent requests until the hand-over is done.
     _settled: OwnedMutexGuard<()>,
 }
 
-/// What the service of each term is made from.
+/// Creates the service of each term.
 #[derive(Clone)]
 pub(crate) struct StepDownCoordinator {
     candidate: Arc<CandidateConfig>,
@@ -48,7 +49,7 @@ pub(crate) struct StepDownCoordinator {
 }
 
 impl StepDownCoordinator {
-    /// The office, and where its requests come out.
+    /// Returns the coordinator and the receiver of its requests.
     pub(crate) fn new(
         candidate: Arc<CandidateConfig>,
         consensus: watch::Receiver<ConsensusStatus>,
@@ -70,7 +71,7 @@ impl StepDownCoordinator {
         LeadershipServer::new(LeadershipService { office: self, term })
     }
 
-    /// The term, if it is the present one.
+    /// Returns the term if it is the current one.
     fn term(&self, id: &TermId) -> Result<Term, Status> {
         let over = || Status::unavailable("this instance's term as leader has ended");
         match &*self.status.borrow() {
@@ -125,7 +126,7 @@ impl StepDownCoordinator {
     }
 }
 
-/// Who would lead next.
+/// Returns the ID of the node that leads next.
 async fn whoever_is_next(election: &dyn ElectionBackend) -> Result<String, Status> {
     let candidates = election.candidates().await.map_err(|error| refused(error.into()))?;
     let next = candidates
@@ -164,7 +165,7 @@ impl Leadership for LeadershipService {
     }
 }
 
-/// Hands over whenever that has been settled, until cancelled.
+/// Carries out hand-over requests until cancelled.
 pub(crate) async fn hand_over(
     mut requests: mpsc::Receiver<HandOver>,
     listener: &ListenerHandle,
@@ -173,7 +174,7 @@ pub(crate) async fn hand_over(
     cancel: CancellationToken,
 ) {
     while let Some(Some(request)) = cancel.run_until_cancelled(requests.recv()).await {
-        // The call that asked for it is among those that are answered first.
+        // The StepDown call itself is among the calls that are drained first.
         handing_over::hand_over(listener, elector, limit, Some(request.revision)).await;
     }
 }
@@ -201,7 +202,7 @@ mod tests {
         election: Arc<curator_election::StoreElection<dyn Store>>,
     }
 
-    /// The first of these nodes leads, the others are queued in their order.
+    /// The first node leads; the others are queued in order.
     async fn stage(names: &[&str]) -> Stage {
         let cluster = MemoryCluster::new(1);
         let store: Arc<dyn Store> = Arc::new(cluster.client(0));
@@ -298,14 +299,14 @@ mod tests {
         assert_eq!(hand_over.revision.0, stage.id.lock_revision);
     }
 
-    /// Two at once: one is carried out, and the other told so. Not even the queue moves for it.
+    /// Of two concurrent requests, one is carried out. The other is refused and does not change the queue.
     #[tokio::test(start_paused = true)]
     async fn of_two_at_once_one_is_refused() {
         let mut stage = stage(&["a", "b", "c", "d"]).await;
         let (one, two) = tokio::join!(stage.ask(to("c")), stage.ask(to("d")));
         assert_eq!(one.expect("the first").next_node_id, "c");
         assert_eq!(two.expect_err("the second").0, Code::Aborted);
-        // It stays so until the hand-over is done.
+        // Refused until the hand-over is done.
         assert_eq!(stage.ask(to("")).await.expect_err("too late").0, Code::Aborted);
         assert_eq!(stage.queue().await[1], "c");
         drop(stage.requests.recv().await.expect("asked for"));

@@ -1,4 +1,4 @@
-//! A stream of answers to a node, which ends when the node is deleted: with the first message that would have followed.
+//! A response stream to a node that ends at the first message after the node was removed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use tonic::body::Body;
 
 use crate::auth::NodeDirectory;
 
-/// The answers of one call.
+/// The response body of one call.
 pub(super) struct RevocableStream<R> {
     body: Body,
     register: R,
@@ -44,7 +44,7 @@ impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
         match &polled {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.register.is_removed(&self.id, &self.key) => {
                 self.over = true;
-                // What the stream comes from ends with it.
+                // Drops the source of the stream.
                 self.body = Body::empty();
                 let refused =
                     Status::unauthenticated(format!("node {} is no longer an active node of the cluster", self.id));
@@ -85,7 +85,7 @@ mod tests {
         }
     }
 
-    /// A body of messages that never end.
+    /// An endless body of messages.
     struct Endless;
 
     impl http_body::Body for Endless {

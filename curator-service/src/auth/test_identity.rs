@@ -1,13 +1,13 @@
-//! Callers who are believed whatever they say they are. For tests alone: no program of ours can be told to use it.
+//! Authentication by a header, for tests only: no program can enable it.
 
 use http::request::Parts;
 
 use crate::auth::{Authenticator, Member};
 
-/// The header that says who calls: `node <id>`, `user <identity>` or `key <64 hex digits>`.
+/// The header that names the caller: `node <id>`, `user <identity>` or `key <64 hex digits>`.
 pub const TEST_CALLER: &str = "test-caller";
 
-/// Believes what [`TEST_CALLER`] says.
+/// Accepts the caller that [`TEST_CALLER`] names.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TestIdentity;
 

@@ -1,8 +1,8 @@
-//! What a leader does by itself: it makes roles follow the members of the consensus, finishes what a leader before it has left,
-//! and decommissions.
+//! The leader's background reconciler: it aligns roles with the consensus membership, completes work that an earlier
+//! leader left unfinished, and decommissions nodes.
 //!
-//! A pass each five seconds, with at most one change a pass. What is to be done is decided by [`next`], a pure function of what
-//! is stored.
+//! It runs every five seconds and makes at most one change per run. [`next`], a pure function of the stored state,
+//! decides what to change.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,25 +21,25 @@ use crate::state::keys::{DECOMMISSIONS, NODES};
 use crate::state::record::{NodeRecord, NodeRoleKind};
 use crate::state::tx::Tx;
 
-/// Between passes, and before the first.
+/// Interval between runs, and delay before the first.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// The one thing that a pass changes.
+/// The single change of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Task {
-    /// A member that is no node's is removed.
+    /// Removes a member that belongs to no node.
     RemoveMember { member: u64, node: String },
-    /// A member's node gets the role that it should have had.
+    /// Gives the role to the node of a member.
     GiveRole { node: String },
-    /// A node that is no member loses the role, and what depends on it.
+    /// Takes the role, and the roles that depend on it, from a node that is not a member.
     TakeRole { node: String },
-    /// A node goes a step towards its end.
+    /// Takes the next decommissioning step of a node.
     Decommission { node: String, step: Step },
-    /// A member that only learns so far may vote.
+    /// Promotes a learner to voting member.
     Promote { member: u64, node: String },
 }
 
-/// Why a pass changed nothing, though perhaps it should.
+/// Why a run made no change although one may be needed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Blocked {
     #[error("the leader's own node {0} is not a consensus member")]
@@ -48,8 +48,8 @@ enum Blocked {
     NoNode(String),
 }
 
-/// What a pass changes. The members were read before the nodes, so that a node that has been made in between is not taken for
-/// one that has been deleted.
+/// Decides the next change. The members were read before the nodes, so that a member whose node was added in between is
+/// not mistaken for that of a deleted node.
 fn next(
     own: &str,
     members: &[Member],
@@ -57,7 +57,7 @@ fn next(
     decommissions: &[(String, Phase)],
 ) -> Result<Option<Task>, Blocked> {
     if nodes.is_empty() {
-        // There is no cluster yet.
+        // No cluster is bootstrapped yet.
         return Ok(None);
     }
     let is_member = |id: &str| members.iter().any(|member| member.node_id() == id);
@@ -70,12 +70,12 @@ fn next(
         step: decommission::next(phase, nodes.iter().find(|node| node.id() == id).copied()),
     };
     if !is_member(own) {
-        // It may be missing because it has just been taken out of service. What is left of that concerns its record alone.
+        // The own node may be missing because it is being decommissioned. The remaining steps concern only its record.
         let leaving = decommissions.iter().find(|(id, _)| id == own);
         let rest = leaving.map(|(id, phase)| Some(step(id, *phase)));
         return rest.ok_or_else(|| Blocked::NoMember(own.into()));
     }
-    // One that somebody has added and not started yet has no name: it is left alone, since it may be any node's.
+    // A member that was added but not started has no name. It is left alone, since it may belong to any node.
     let mut named = members.iter().filter(|member| !member.is_unknown());
     let orphan_member = named.find(|member| !known.contains(&*member.node_id()));
     if let Some(member) = orphan_member {
@@ -86,7 +86,7 @@ fn next(
     }
     for node in nodes {
         let id = node.id();
-        // While it is decommissioned, the member goes first and the role after it: that is a step of its own.
+        // During decommissioning the member is removed first and the role after it, in a separate step.
         let leaving = decommissions.iter().any(|(leaving, _)| leaving == id);
         match (is_member(id), node.roles().consensus_member.is_some()) {
             (true, false) if !leaving => return Ok(Some(Task::GiveRole { node: id.into() })),
@@ -100,7 +100,7 @@ fn next(
     Ok(promotion(members))
 }
 
-/// A learner that may be able to vote. One that has no name has not started yet, and cannot have caught up.
+/// Returns a learner that may be ready to vote. A learner without a name has not started and cannot have caught up.
 fn promotion(members: &[Member]) -> Option<Task> {
     let learner = members.iter().find(|member| member.learner && !member.name.is_empty());
     learner.map(|member| Task::Promote {
@@ -109,10 +109,10 @@ fn promotion(members: &[Member]) -> Option<Task> {
     })
 }
 
-/// Makes passes until the term ends.
+/// Reconciles until the term ends.
 pub(super) async fn run(leader: &Leader) {
     let passes = async {
-        // What keeps passes from doing anything is said once.
+        // The same reason is logged once.
         let mut said = None;
         loop {
             tokio::time::sleep(PERIOD).await;
@@ -130,9 +130,9 @@ pub(super) async fn run(leader: &Leader) {
 }
 
 impl Leader {
-    /// Looks once, and changes at most one thing.
+    /// Reads the state once and makes at most one change.
     pub(super) async fn pass(&self) -> Result<(), Status> {
-        // What has been written since is not judged by members that were read before it.
+        // Records written after this revision are not judged by the member list, which is read before them.
         let before = self.state.fenced().fence().await.map_err(StateError::from)?;
         let members = self.context.membership.members().await;
         let members = members.map_err(|error| Status::unavailable(format!("consensus membership: {error}")))?;
@@ -145,7 +145,7 @@ impl Leader {
             (nodes, decommissions)
         });
         let (nodes, leaving) = read.await?;
-        // One that cannot be read may be a member's: nothing is certain then.
+        // An invalid record may belong to a member, so no safe decision is possible.
         let nodes = nodes.map_err(|corrupt| lookup::unusable(&corrupt))?;
         let nodes: Vec<&NodeRecord> = nodes.iter().map(|node| &**node).collect();
         let mut decommissions = Vec::new();
@@ -160,13 +160,13 @@ impl Leader {
         let leaving = matches!(task, Task::Decommission { .. });
         let done = self.carry_out(task, before).await;
         if let (Err(_), true, Some(promotion)) = (&done, leaving, promotion(&members)) {
-            // A member may have to wait with leaving until a learner votes.
+            // A member may be removable only after a learner is promoted.
             self.carry_out(promotion, before).await?;
         }
         done
     }
 
-    /// The node's record, if it is as it was at this revision or before.
+    /// Returns the node's record if it has not changed since this revision.
     fn unchanged(tx: &mut Tx<'_>, id: &str, since: Revision) -> Result<Option<NodeRecord>, Status> {
         let key = NODES.key(id).map_err(lookup::invalid_id)?;
         match tx.get(key) {
@@ -196,7 +196,7 @@ impl Leader {
             Task::GiveRole { node } => {
                 let record = self.state.transact(|tx| Self::unchanged(tx, &node, before)).await?;
                 let Some(record) = record else { return Ok(()) };
-                // By now it may have been taken out again: it is not added for that.
+                // The member may have been removed in the meantime; it is not added again.
                 let Some(join) = self.join_data(&record, false).await? else {
                     return Ok(());
                 };
@@ -235,7 +235,7 @@ impl Leader {
                 }
                 self.state
                     .transact(|tx| {
-                        // What is to be done depends on what is there now.
+                        // The step is decided again from the current state.
                         let Some(phase) = decommission::phase(tx, &node)? else {
                             return Ok(());
                         };
@@ -300,7 +300,7 @@ mod tests {
         );
     }
 
-    /// The leader's own node may be the one that is decommissioned.
+    /// The leader's own node may be the one that is being decommissioned.
     #[test]
     fn what_is_left_of_the_own_nodes_end_is_done_without_its_member() {
         for (role, step) in [(true, Step::Drop(NodeRoleKind::ConsensusMember)), (false, Step::Finish)] {
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(task(&members, &[node("a", true), node("c", true)], &[]), Ok(None));
     }
 
-    /// Somebody who runs etcd by itself adds a member and then starts it; until then it has no name.
+    /// An etcd member that an operator adds has no name until it is started.
     #[test]
     fn a_member_that_is_added_by_hand_is_left_alone_until_it_says_its_name() {
         let added = |name: &str| Member {
@@ -388,7 +388,7 @@ mod tests {
         );
     }
 
-    /// From the request to the end, one thing at a time, whoever leads in between.
+    /// From the request to the end, one step at a time, across changes of leader.
     #[test]
     fn a_node_is_decommissioned_step_by_step() {
         let mut members = vec![member(1, "a"), member(3, "c")];
@@ -428,7 +428,7 @@ mod tests {
         );
     }
 
-    /// A crash after the member has gone and before its role has: the role goes next.
+    /// After a crash between the removal of the member and that of its role, the role is removed next.
     #[test]
     fn a_crash_in_between_is_finished_by_the_next_pass() {
         let decommissions = [("c".to_owned(), Phase::Decommissioning)];

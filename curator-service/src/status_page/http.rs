@@ -1,4 +1,4 @@
-//! A small HTTP server that answers what is asked with GET.
+//! A small HTTP server for GET requests.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,14 +27,14 @@ use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, page};
 use curator_identity::CredentialsWatch;
 
-/// As many connections may be open; any more wait to be accepted.
+/// Maximum number of open connections; further connections wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
-/// Whoever has not asked anything for so long is cut off.
+/// Time to wait for a request before the connection is closed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// When the system has nothing left to accept a connection with.
+/// Pause after a failed accept, for example when no file descriptor is free.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is told.
+/// The data that the status server shows.
 pub(crate) struct StatusSources {
     pub(crate) node_id: String,
     pub(crate) status: watch::Receiver<LeaderStatus>,
@@ -42,11 +42,11 @@ pub(crate) struct StatusSources {
     pub(crate) terms: TermHistory,
     pub(crate) credentials: Option<CredentialsWatch>,
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// The endpoints that are members of another etcd cluster.
+    /// The endpoints that belong to another etcd cluster.
     pub(crate) foreign: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
-/// The socket that an instance is looked at by.
+/// The bound socket of the status server.
 pub(crate) struct StatusServer {
     socket: std::net::TcpListener,
     address: SocketAddr,
@@ -64,7 +64,7 @@ impl StatusServer {
         self.address
     }
 
-    /// Answers until cancelled.
+    /// Serves requests until cancelled.
     pub(crate) async fn run(self, site: StatusSources, cancel: CancellationToken) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
         let address = self.address;
@@ -95,12 +95,12 @@ impl StatusServer {
     }
 }
 
-/// The next connection, once there is a seat. Cancellation safe.
+/// Accepts the next connection once a permit is free. Cancellation safe.
 async fn accept(
     socket: &TcpListener,
     seats: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    // Nobody closes it.
+    // The semaphore is never closed.
     let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
     Ok((socket.accept().await?.0, seat))
 }
@@ -158,7 +158,7 @@ fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) ->
                 (site.metrics)(),
             )
         }
-        // That it answers is all that is asked.
+        // A response is proof of liveness.
         "/livez" => text(StatusCode::OK, "alive"),
         "/readyz" if ready => text(StatusCode::OK, "ready: calls to this instance reach a leader"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no leader is reachable"),
@@ -169,14 +169,14 @@ fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) ->
     }
 }
 
-/// A page of somebody else's may have given its own name our address, to read what is here with a visitor's browser. So only those
-/// names are answered that this host has for itself, and the address that is configured; with any port, as somebody may have
-/// forwarded one of another host's.
+/// Protects against DNS rebinding: a foreign page may point its own name at this address, to read the status with a
+/// visitor's browser. Only names of this host and the configured address are accepted, with any port, since a port may
+/// be forwarded from another host.
 fn meant_for_this_host<B>(request: &Request<B>, configured: IpAddr) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     match (first.map(http::HeaderValue::to_str), second) {
-        // No browser leaves it out.
+        // Browsers always send a Host header.
         (None, _) => true,
         (Some(Ok(host)), None) => {
             let name = name_in(host).unwrap_or_default();
@@ -187,7 +187,7 @@ fn meant_for_this_host<B>(request: &Request<B>, configured: IpAddr) -> bool {
     }
 }
 
-/// The name or the address in `host` or `host:port`; `None` if it is neither.
+/// Returns the name or address in `host` or `host:port`; `None` if it is malformed.
 fn name_in(host: &str) -> Option<&str> {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').filter(|(ip, _)| ip.contains(':'))?,
@@ -317,7 +317,7 @@ mod tests {
             told.starts_with("HTTP/1.1 200") && told.ends_with("curator_ready 1\n"),
             "{told}"
         );
-        // One that says nothing does not keep it from ending.
+        // An idle connection does not delay shutdown.
         let _silent = TcpStream::connect(address).await.unwrap();
         cancel.cancel();
         running.await.unwrap().unwrap();

@@ -1,13 +1,13 @@
-//! Labels of nodes: Kubernetes' rules, with lower-case prefixes.
+//! Node labels: the rules of Kubernetes, with lower-case prefixes.
 
 use crate::validate::Invalid;
 use crate::validate::names::domain;
 
-/// How many labels a node may have.
+/// Maximum number of labels of a node.
 pub(crate) const MAX_LABELS: usize = 128;
 const MAX_NAME_BYTES: usize = 63;
 
-/// `name`, or `prefix/name` with a domain name as the prefix.
+/// `name`, or `prefix/name` where the prefix is a domain name.
 pub(crate) fn label_key(key: &str) -> Result<(), Invalid> {
     let invalid = |reason: &str| Invalid::new(format!("label key {:?}", shown(key)), reason);
     let (prefix, name) = match key.split_once('/') {
@@ -48,7 +48,7 @@ fn name_of_label(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// As much of it as an error message should say.
+/// The text, truncated for an error message.
 fn shown(text: &str) -> String {
     text.chars().take(100).collect()
 }

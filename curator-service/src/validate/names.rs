@@ -6,7 +6,8 @@ const MAX_DOMAIN_BYTES: usize = 253;
 const MAX_CLUSTER_DOMAIN_BYTES: usize = 80;
 const MAX_PART_BYTES: usize = 63;
 
-/// Lower-case, without a dot at the end, and not to be taken for an address. The error says why it is none.
+/// A lower-case domain name without a trailing dot that cannot be mistaken for an IP address. The error gives the
+/// reason.
 pub(crate) fn domain(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("must not be empty");
@@ -41,7 +42,7 @@ fn is_number(part: &str) -> bool {
     }
 }
 
-/// The domain of a cluster: shorter, to leave room for names within it.
+/// The cluster domain, which is shorter to leave room for names below it.
 pub(crate) fn cluster_domain(name: &str) -> Result<(), Invalid> {
     let invalid = |reason: &str| Invalid::new("cluster_domain", reason);
     if name.len() > MAX_CLUSTER_DOMAIN_BYTES {

@@ -1,4 +1,4 @@
-//! The cluster's own network: WireGuard keys, and the prefixes that nodes ask for.
+//! The cluster network: WireGuard keys and node prefixes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,13 +8,13 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 
 use crate::validate::Invalid;
 
-/// The network that nodes' prefixes are taken from.
+/// The network that node prefixes are allocated from.
 const CLUSTER_NETWORK: Cidr = Cidr {
     address: IpAddr::V4(Ipv4Addr::new(10, 192, 0, 0)),
     length: 11,
 };
 
-/// An address and the length of its prefix.
+/// An address and a prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cidr {
     pub(crate) address: IpAddr,
@@ -26,7 +26,7 @@ impl Cidr {
         if self.address.is_ipv4() { 32 } else { 128 }
     }
 
-    /// The address, as the leading ones of 128 bits.
+    /// The address, as the leading bits of 128.
     fn number(self) -> u128 {
         match self.address {
             IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
@@ -41,7 +41,7 @@ impl Cidr {
         }
     }
 
-    /// Whether the address has bits beyond the prefix.
+    /// Whether the address has host bits set.
     fn has_host_bits(self) -> bool {
         self.number() & !self.mask() != 0
     }
@@ -53,7 +53,7 @@ impl Cidr {
     }
 }
 
-/// `address/length`.
+/// Parses `address/length`.
 pub(crate) fn cidr(text: &str) -> Result<Cidr, &'static str> {
     let (address, length) = text
         .split_once('/')
@@ -72,7 +72,7 @@ pub(crate) fn cidr(text: &str) -> Result<Cidr, &'static str> {
     Ok(cidr)
 }
 
-/// A prefix that a node may have: one within the cluster's network, or exactly the node's own external address.
+/// A prefix that a node may use: within the cluster network, or exactly the node's external address.
 pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Result<Cidr, Invalid> {
     let invalid = |reason: &str| {
         let shown: String = text.chars().take(100).collect();
@@ -91,10 +91,10 @@ pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Resu
     ))
 }
 
-/// As the original decodes: bits of the last character that count for nothing may be anything.
+/// Lenient like the original's decoder: unused bits of the last character may have any value.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
-/// A WireGuard public key in base64; returned as everybody writes it.
+/// A WireGuard public key in base64, returned in canonical form.
 pub(crate) fn wireguard_key(text: &str) -> Result<String, Invalid> {
     let invalid = |reason: &str| Invalid::new("clusternet.wireguard_pubkey", reason);
     if text.is_empty() {
@@ -149,7 +149,7 @@ mod tests {
     fn wireguard_keys() {
         let good = STANDARD.encode([7; 32]);
         assert_eq!(wireguard_key(&good).as_ref(), Ok(&good));
-        // The same key, written in another way: two nodes must not have it.
+        // The same key in another encoding: two nodes must not share it.
         let same = good.replace("c=", "d=");
         assert_ne!(same, good);
         assert_eq!(wireguard_key(&same).as_ref(), Ok(&good));

@@ -1,4 +1,4 @@
-//! How the owner of the cluster gets a certificate.
+//! The `AAA` service: issues the certificate of the cluster owner.
 
 use std::pin::Pin;
 
@@ -18,7 +18,7 @@ use crate::state::tx::Tx;
 use crate::validate::key32;
 use curator_identity::Subject;
 
-/// The one identity that there is.
+/// The only user identity.
 pub(in crate::leader) const OWNER: &str = "owner";
 
 pub(in crate::leader) type RevocableStream = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
@@ -27,7 +27,7 @@ pub(in crate::leader) type RevocableStream = Pin<Box<dyn Stream<Item = Result<Es
 impl Aaa for LeaderHandle {
     type EscrowStream = RevocableStream;
 
-    /// Answers the first request, and ends.
+    /// Answers the first request and ends the stream.
     async fn escrow(&self, request: Request<Streaming<EscrowRequest>>) -> Result<Response<RevocableStream>, Status> {
         let key = calling_key(&request)?;
         let leader = self.leader().await?;
@@ -38,7 +38,7 @@ impl Aaa for LeaderHandle {
 }
 
 impl Leader {
-    /// Answers a request of whoever has shown to have this key.
+    /// Answers the request of a caller that proved to own this key.
     pub(in crate::leader) async fn escrow(
         &self,
         key: Option<[u8; 32]>,
@@ -90,7 +90,8 @@ fn certificate() -> ProofRequest {
 }
 
 impl Leader {
-    /// The owner's certificate, for the key that the cluster was bootstrapped with. There is one, ever.
+    /// Issues the owner's certificate for the key that the cluster was bootstrapped with. There is only one owner
+    /// certificate.
     pub(in crate::leader) async fn owner_certificate(&self, key: &[u8; 32]) -> Result<Vec<u8>, Status> {
         let authority = self.cluster_pki.authority(&self.state, self.now()).await;
         let now = self.now();
@@ -107,7 +108,7 @@ impl Leader {
     }
 }
 
-/// The key that the cluster was bootstrapped with.
+/// The owner key that the cluster was bootstrapped with.
 pub(in crate::leader) fn owners_key(tx: &mut Tx<'_>) -> Result<[u8; 32], Status> {
     let owner = tx
         .get(INITIAL_OWNER)

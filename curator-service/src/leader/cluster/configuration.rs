@@ -1,4 +1,4 @@
-//! Changing the cluster's configuration: what is to be, and what the caller believes it to be.
+//! Changes of the cluster configuration, optionally conditional on the previous values.
 
 use curator_proto::common::ClusterConfiguration;
 use curator_proto::management_api::{ConfigureClusterRequest, ConfigureClusterResponse};
@@ -10,14 +10,14 @@ use crate::leader::nodes::lookup;
 use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::validate::Invalid;
 
-/// The one field that can be changed.
+/// The only field that can be changed.
 const WRITABLE: &str = "kubernetes.node_labels_to_synchronize";
 const MAX_RULES: usize = 256;
 const MAX_RULE_BYTES: usize = 1_024;
 const MAX_PATHS: usize = 64;
 
 impl Leader {
-    /// Replaces the fields of the mask, if they are what `base_config` says, should there be one.
+    /// Replaces the fields in the mask; if `base_config` is given, only if they still match it.
     pub(in crate::leader) async fn configure_cluster(
         &self,
         request: ConfigureClusterRequest,
@@ -25,7 +25,7 @@ impl Leader {
         let merge = Merge::new(&request)?;
         self.state
             .transact(|tx| {
-                // Whatever is wrong with what is stored, it is nothing that the caller has said.
+                // An invalid stored configuration is not an error of the caller.
                 let cluster = lookup::cluster(tx).map_err(|status| Status::internal(status.message()))?;
                 let merged = merge.apply(cluster.configuration())?;
                 let cluster = cluster
@@ -40,11 +40,11 @@ impl Leader {
     }
 }
 
-/// A change that has been found good as far as can be seen without the present configuration.
+/// A change that passed all checks that do not need the current configuration.
 struct Merge<'a> {
     base: Option<&'a ClusterConfiguration>,
     new: &'a ClusterConfiguration,
-    /// Whether the one writable field is in the mask.
+    /// Whether the writable field is in the mask.
     rules: bool,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// All that is checked of a request, and its merge into a configuration.
+/// Checks a request and merges it into a configuration.
 #[cfg(any(test, fuzzing))]
 pub(in crate::leader) fn merge_into(
     request: &ConfigureClusterRequest,
@@ -129,7 +129,7 @@ pub(in crate::leader) fn merge_into(
     Merge::new(request).ok()?.apply(current).ok()
 }
 
-/// Sorted, each once, and none whose parent is there.
+/// Sorts the paths and removes duplicates and paths whose parent is present.
 fn normalized(paths: &[String]) -> Vec<&str> {
     let mut sorted: Vec<&str> = paths.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -146,7 +146,7 @@ fn normalized(paths: &[String]) -> Vec<&str> {
     kept
 }
 
-/// Whether the path names a field of the configuration. Only the last one may be a list.
+/// Whether the path names a field of the configuration. Only the last element may be a list.
 fn is_path(path: &str) -> bool {
     let configuration = || -> Option<MessageDescriptor> {
         let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok()?;

@@ -54,9 +54,9 @@ impl Entry {
         };
         Self {
             action: T::ACTION,
-            caller: short(&caller),
-            target: short(&request.get_ref().target()),
-            change: short(&request.get_ref().change()),
+            caller: truncated(&caller),
+            target: truncated(&request.get_ref().target()),
+            change: truncated(&request.get_ref().change()),
             trace_id: trace_id(request).unwrap_or_default(),
             closed: false,
         }
@@ -65,8 +65,8 @@ impl Entry {
     /// Logs the outcome.
     pub(crate) fn close<T>(mut self, outcome: &Result<T, Status>) {
         match outcome {
-            Ok(_) => self.tell("ok", ""),
-            Err(status) => self.tell(status.code().description(), status.message()),
+            Ok(_) => self.log("ok", ""),
+            Err(status) => self.log(status.code().description(), status.message()),
         }
     }
 
@@ -76,7 +76,7 @@ impl Entry {
         self
     }
 
-    fn tell(&mut self, outcome: &str, reason: &str) {
+    fn log(&mut self, outcome: &str, reason: &str) {
         self.closed = true;
         info!(
             target: TARGET,
@@ -85,7 +85,7 @@ impl Entry {
             on = self.target,
             change = self.change,
             outcome,
-            reason = short(reason),
+            reason = truncated(reason),
             trace_id = self.trace_id,
             "audit"
         );
@@ -95,7 +95,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.closed {
-            self.tell(
+            self.log(
                 "abandoned",
                 "the call was cancelled or the term ended; the change may or may not have been made",
             );
@@ -111,7 +111,7 @@ fn trace_id<T>(request: &Request<T>) -> Option<String> {
 }
 
 /// Truncates the text and replaces control characters.
-fn short(text: &str) -> String {
+fn truncated(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().take(MAX_TEXT_LEN).map(plain).collect()
 }
@@ -144,7 +144,7 @@ impl Audited for DeleteNodeRequest {
                 "bypass not_decommissioned",
             ),
         ];
-        listed(all.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()))
+        joined(all.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()))
     }
 }
 
@@ -165,7 +165,7 @@ impl Audited for UpdateNodeLabelsRequest {
 
     fn change(&self) -> String {
         let set = self.upsert.iter().map(|pair| format!("+{}", pair.key));
-        listed(set.chain(self.delete.iter().map(|key| format!("-{key}"))))
+        joined(set.chain(self.delete.iter().map(|key| format!("-{key}"))))
     }
 }
 
@@ -182,7 +182,7 @@ impl Audited for UpdateNodeRolesRequest {
             (self.kubernetes_controller, "kubernetes_controller"),
             (self.kubernetes_worker, "kubernetes_worker"),
         ];
-        listed(all.iter().filter_map(|(wish, name)| match wish {
+        joined(all.iter().filter_map(|(wish, name)| match wish {
             Some(true) => Some(format!("+{name}")),
             Some(false) => Some(format!("-{name}")),
             None => None,
@@ -198,7 +198,7 @@ impl Audited for ConfigureClusterRequest {
     }
 
     fn change(&self) -> String {
-        listed(self.update_mask.iter().flat_map(|mask| mask.paths.iter().cloned()))
+        joined(self.update_mask.iter().flat_map(|mask| mask.paths.iter().cloned()))
     }
 }
 
@@ -246,9 +246,9 @@ impl Audited for StepDownRequest {
 }
 
 /// Joins the items, truncated to the maximum length.
-fn listed(all: impl Iterator<Item = String>) -> String {
+fn joined(all: impl Iterator<Item = String>) -> String {
     all.take(MAX_TEXT_LEN)
-        .map(|each| short(&each))
+        .map(|each| truncated(&each))
         .collect::<Vec<_>>()
         .join(",")
 }

@@ -134,15 +134,15 @@ pub(crate) trait NodeDirectory: Clone + Send + Sync + Unpin + 'static {
 pub(crate) struct Authorized<S, R> {
     inner: S,
     authenticator: Arc<dyn Authenticator>,
-    register: R,
+    directory: R,
 }
 
 impl<S, R> Authorized<S, R> {
-    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>, register: R) -> Self {
+    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>, directory: R) -> Self {
         Self {
             inner,
             authenticator,
-            register,
+            directory,
         }
     }
 }
@@ -189,15 +189,15 @@ where
         };
         // A valid certificate does not show that its node was deleted, so the directory is checked.
         let streams = Methods::of_curator().answers_with_a_stream(request.uri().path());
-        let register = self.register.clone();
+        let directory = self.directory.clone();
         // The service that is ready is called; a clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let checked = async move {
-            match register.check(&id, &key).await {
+            match directory.check(&id, &key).await {
                 Ok(()) if streams => {
                     let answered = inner.call(request).await?;
-                    Ok(answered.map(|body| Body::new(RevocableStream::new(body, register, id, key))))
+                    Ok(answered.map(|body| Body::new(RevocableStream::new(body, directory, id, key))))
                 }
                 Ok(()) => inner.call(request).await,
                 Err(refused) => Ok(refused.into_http()),

@@ -27,7 +27,7 @@ use crate::consensus::ConsensusStatus;
 use crate::status::{CandidateConfig, LeaderStatus};
 
 /// Maximum time to let the named candidate move up in the queue; also limited by the TTL.
-const MAKE_WAY: Duration = Duration::from_secs(5);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum length of a node ID, in bytes. The ID is repeated in error messages, which are sent in a header.
 const MAX_ID_BYTES: usize = 255;
 
@@ -56,19 +56,22 @@ impl StepDownCoordinator {
         status: watch::Receiver<LeaderStatus>,
     ) -> (Self, mpsc::Receiver<HandOver>) {
         let (requests, received) = mpsc::channel(1);
-        let office = Self {
+        let coordinator = Self {
             candidate,
             consensus,
             status,
             requests,
             settling: Arc::default(),
         };
-        (office, received)
+        (coordinator, received)
     }
 
     /// The service of one term.
     pub(crate) fn service(self, term: TermId) -> LeadershipServer<LeadershipService> {
-        LeadershipServer::new(LeadershipService { office: self, term })
+        LeadershipServer::new(LeadershipService {
+            coordinator: self,
+            term,
+        })
     }
 
     /// Returns the term if it is the current one.
@@ -104,9 +107,9 @@ impl StepDownCoordinator {
         };
         let election = self.candidate.election(store);
         let next_node_id = match request.to_node_id.as_str() {
-            "" => whoever_is_next(&election).await?,
+            "" => next_candidate(&election).await?,
             to => {
-                let within = MAKE_WAY.min(self.candidate.ttl);
+                let within = TRANSFER_TIMEOUT.min(self.candidate.ttl);
                 make_next(&election, &term, &self.candidate.value, to, within)
                     .await
                     .map_err(refused)?;
@@ -127,7 +130,7 @@ impl StepDownCoordinator {
 }
 
 /// Returns the ID of the node that leads next.
-async fn whoever_is_next(election: &dyn ElectionBackend) -> Result<String, Status> {
+async fn next_candidate(election: &dyn ElectionBackend) -> Result<String, Status> {
     let candidates = election.candidates().await.map_err(|error| refused(error.into()))?;
     let next = candidates
         .get(1)
@@ -147,7 +150,7 @@ fn refused(error: TransferError) -> Status {
 
 /// The service, in one term.
 pub(crate) struct LeadershipService {
-    office: StepDownCoordinator,
+    coordinator: StepDownCoordinator,
     term: TermId,
 }
 
@@ -156,7 +159,7 @@ impl Leadership for LeadershipService {
     async fn step_down(&self, request: Request<StepDownRequest>) -> Result<Response<StepDownResponse>, Status> {
         let entry = Entry::of(&request);
         let done = match caller(&request) {
-            Ok(Caller::User { .. }) => self.office.step_down(&self.term, request.into_inner()).await,
+            Ok(Caller::User { .. }) => self.coordinator.step_down(&self.term, request.into_inner()).await,
             Ok(_) => Err(Status::permission_denied("StepDown requires a user certificate")),
             Err(status) => Err(status),
         };
@@ -192,7 +195,7 @@ mod tests {
     use crate::consensus::FixedConsensus;
 
     struct Stage {
-        office: StepDownCoordinator,
+        coordinator: StepDownCoordinator,
         requests: mpsc::Receiver<HandOver>,
         id: TermId,
         _keeper: TermKeeper,
@@ -241,13 +244,13 @@ mod tests {
         let (keeper, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
         let (status, watched) = watch::channel(ElectionStatus::Leader(term));
         let (consensus, running) = watch::channel(ConsensusStatus::Running(store));
-        let (office, requests) = StepDownCoordinator::new(candidate, running, watched);
+        let (coordinator, requests) = StepDownCoordinator::new(candidate, running, watched);
         let id = TermId {
             lock_key: key,
             lock_revision: revision.0,
         };
         Stage {
-            office,
+            coordinator,
             requests,
             id,
             _keeper: keeper,
@@ -267,7 +270,7 @@ mod tests {
 
     impl Stage {
         async fn ask(&self, request: StepDownRequest) -> Result<StepDownResponse, (Code, String)> {
-            let asked = self.office.step_down(&self.id, request).await;
+            let asked = self.coordinator.step_down(&self.id, request).await;
             asked.map_err(|status| (status.code(), status.message().to_owned()))
         }
 

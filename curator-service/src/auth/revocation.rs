@@ -14,20 +14,20 @@ use crate::auth::NodeDirectory;
 /// The response body of one call.
 pub(super) struct RevocableStream<R> {
     body: Body,
-    register: R,
+    directory: R,
     id: String,
     key: [u8; 32],
-    over: bool,
+    ended: bool,
 }
 
 impl<R> RevocableStream<R> {
-    pub(super) const fn new(body: Body, register: R, id: String, key: [u8; 32]) -> Self {
+    pub(super) const fn new(body: Body, directory: R, id: String, key: [u8; 32]) -> Self {
         Self {
             body,
-            register,
+            directory,
             id,
             key,
-            over: false,
+            ended: false,
         }
     }
 }
@@ -37,13 +37,13 @@ impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.over {
+        if self.ended {
             return Poll::Ready(None);
         }
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.register.is_removed(&self.id, &self.key) => {
-                self.over = true;
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.directory.is_removed(&self.id, &self.key) => {
+                self.ended = true;
                 // Drops the source of the stream.
                 self.body = Body::empty();
                 let refused =
@@ -59,7 +59,7 @@ impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || http_body::Body::is_end_stream(&self.body)
+        self.ended || http_body::Body::is_end_stream(&self.body)
     }
 }
 

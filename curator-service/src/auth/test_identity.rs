@@ -11,13 +11,13 @@ pub const TEST_CALLER: &str = "test-caller";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TestIdentity;
 
-fn said(request: &Parts) -> Option<(&str, &str)> {
+fn claimed(request: &Parts) -> Option<(&str, &str)> {
     request.headers.get(TEST_CALLER)?.to_str().ok()?.split_once(' ')
 }
 
 impl Authenticator for TestIdentity {
     fn authenticate(&self, request: &Parts) -> Result<Member, String> {
-        match said(request) {
+        match claimed(request) {
             Some(("node", id)) => Ok(Member::Node {
                 id: id.into(),
                 public_key: None,
@@ -30,7 +30,7 @@ impl Authenticator for TestIdentity {
     }
 
     fn self_signed_key(&self, request: &Parts) -> Option<[u8; 32]> {
-        let ("key", hex) = said(request)? else { return None };
+        let ("key", hex) = claimed(request)? else { return None };
         let bytes: Option<Vec<u8>> = (0..hex.len())
             .step_by(2)
             .map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok())

@@ -22,7 +22,7 @@ use crate::state::record::{NodeRecord, NodeRoleKind};
 use crate::state::tx::Tx;
 
 /// Interval between runs, and delay before the first.
-const PERIOD: Duration = Duration::from_secs(5);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The single change of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,27 +111,31 @@ fn promotion(members: &[Member]) -> Option<Task> {
 
 /// Reconciles until the term ends.
 pub(super) async fn run(leader: &Leader) {
-    let passes = async {
+    let reconciliation = async {
         // The same reason is logged once.
-        let mut said = None;
+        let mut logged = None;
         loop {
-            tokio::time::sleep(PERIOD).await;
-            let reason = leader.pass().await.err().map(|status| status.message().to_owned());
-            if let Some(reason) = reason.as_ref().filter(|_| reason != said) {
+            tokio::time::sleep(RECONCILE_INTERVAL).await;
+            let reason = leader
+                .reconcile_once()
+                .await
+                .err()
+                .map(|status| status.message().to_owned());
+            if let Some(reason) = reason.as_ref().filter(|_| reason != logged) {
                 warn!(reason, "reconciliation is blocked");
             }
-            said = reason;
+            logged = reason;
         }
     };
     tokio::select! {
-        () = passes => {}
+        () = reconciliation => {}
         () = leader.state.fenced().term().ended() => {}
     }
 }
 
 impl Leader {
     /// Reads the state once and makes at most one change.
-    pub(super) async fn pass(&self) -> Result<(), Status> {
+    pub(super) async fn reconcile_once(&self) -> Result<(), Status> {
         // Records written after this revision are not judged by the member list, which is read before them.
         let before = self.state.fenced().fence().await.map_err(StateError::from)?;
         let members = self.context.membership.members().await;
@@ -154,7 +158,7 @@ impl Leader {
             decommissions.extend(phase.map(|phase| (id, phase)));
         }
         let task = next(&self.context.node_id, &members, &nodes, &decommissions);
-        let Some(task) = task.map_err(|doubt| Status::failed_precondition(doubt.to_string()))? else {
+        let Some(task) = task.map_err(|blocked| Status::failed_precondition(blocked.to_string()))? else {
             return Ok(());
         };
         let leaving = matches!(task, Task::Decommission { .. });

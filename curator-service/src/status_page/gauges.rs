@@ -12,7 +12,7 @@ use crate::telemetry::{
 };
 
 /// Sets the gauges of the role and of the process.
-pub(super) fn look(status: &LeaderStatus, ready: bool, silent: Option<Duration>) {
+pub(super) fn update(status: &LeaderStatus, ready: bool, silent: Option<Duration>) {
     metrics::gauge!(LEADER_SILENT_SECONDS).set(silent.unwrap_or_default().as_secs_f64());
     let (role, revision, remaining) = match status {
         ElectionStatus::Leader(term) if term.is_valid() => {
@@ -32,7 +32,7 @@ pub(super) fn look(status: &LeaderStatus, ready: bool, silent: Option<Duration>)
 }
 
 /// Sets the gauges that identify the cluster and show when its certificates expire.
-pub(super) fn look_at_certificates(credentials: Option<&CredentialsWatch>) {
+pub(super) fn update_certificates(credentials: Option<&CredentialsWatch>) {
     let Some(newest) = credentials.map(CredentialsWatch::newest) else {
         metrics::gauge!(CLUSTER_INFO, "cluster" => "").set(1.0);
         return;

@@ -32,7 +32,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// Time to wait for a request before the connection is closed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, for example when no file descriptor is free.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The data that the status server shows.
 pub(crate) struct StatusSources {
@@ -65,28 +65,28 @@ impl StatusServer {
     }
 
     /// Serves requests until cancelled.
-    pub(crate) async fn run(self, site: StatusSources, cancel: CancellationToken) -> io::Result<()> {
+    pub(crate) async fn run(self, sources: StatusSources, cancel: CancellationToken) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
         let address = self.address;
-        let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        let (sources, permits) = (Arc::new(sources), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = accept(&socket, &seats) => accepted,
+                accepted = accept(&socket, &permits) => accepted,
             };
             match accepted {
-                Ok((stream, seat)) => {
-                    let site = site.clone();
+                Ok((stream, permit)) => {
+                    let sources = sources.clone();
                     connections.spawn(async move {
-                        serve(stream, site, address).await;
-                        drop(seat);
+                        serve(stream, sources, address).await;
+                        drop(permit);
                     });
                 }
                 Err(error) => {
                     warn!(%error, "status server: accept failed");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -98,16 +98,16 @@ impl StatusServer {
 /// Accepts the next connection once a permit is free. Cancellation safe.
 async fn accept(
     socket: &TcpListener,
-    seats: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     // The semaphore is never closed.
-    let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
-    Ok((socket.accept().await?.0, seat))
+    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    Ok((socket.accept().await?.0, permit))
 }
 
-async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr) {
+async fn serve(stream: TcpStream, sources: Arc<StatusSources>, address: SocketAddr) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&site, &request, address);
+        let answer = answer(&sources, &request, address);
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -121,7 +121,7 @@ async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr)
     }
 }
 
-fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
+fn answer<B>(sources: &StatusSources, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
     if address.ip().is_loopback() && !meant_for_this_host(request, address.ip()) {
         return text(
             StatusCode::MISDIRECTED_REQUEST,
@@ -135,27 +135,31 @@ fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) ->
             .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
-    let ready = *site.ready.borrow();
+    let ready = *sources.ready.borrow();
     match request.uri().path() {
         "/" => typed(StatusCode::OK, "text/html; charset=utf-8", page::HTML.into()),
         "/status.json" => {
             let mut shown = page::status(
-                &site.node_id,
-                &site.status.borrow(),
+                &sources.node_id,
+                &sources.status.borrow(),
                 ready,
-                &site.terms,
+                &sources.terms,
                 BootClock.now(),
             );
-            shown["foreign_etcd_endpoints"] = (site.foreign)().into();
+            shown["foreign_etcd_endpoints"] = (sources.foreign)().into();
             typed(StatusCode::OK, "application/json", shown.to_string())
         }
         "/metrics" => {
-            gauges::look(&site.status.borrow(), ready, site.terms.silent_for(BootClock.now()));
-            gauges::look_at_certificates(site.credentials.as_ref());
+            gauges::update(
+                &sources.status.borrow(),
+                ready,
+                sources.terms.silent_for(BootClock.now()),
+            );
+            gauges::update_certificates(sources.credentials.as_ref());
             typed(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
-                (site.metrics)(),
+                (sources.metrics)(),
             )
         }
         // A response is proof of liveness.
@@ -218,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    fn site(ready: bool) -> StatusSources {
+    fn sources(ready: bool) -> StatusSources {
         let (_, status) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (_, ready) = watch::channel(ready);
         StatusSources {
@@ -232,19 +236,19 @@ mod tests {
         }
     }
 
-    fn asked(site: &StatusSources, method: &str, path: &str, host: &str) -> StatusCode {
+    fn asked(sources: &StatusSources, method: &str, path: &str, host: &str) -> StatusCode {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, host)
             .body(())
             .unwrap();
-        answer(site, &request, "127.0.0.9:7836".parse().unwrap()).status()
+        answer(sources, &request, "127.0.0.9:7836".parse().unwrap()).status()
     }
 
     #[test]
     fn alive_and_ready_differ() {
-        let get = |ready, path| asked(&site(ready), "GET", path, "127.0.0.1:7836");
+        let get = |ready, path| asked(&sources(ready), "GET", path, "127.0.0.1:7836");
         assert_eq!(get(false, "/livez"), StatusCode::OK);
         assert_eq!(get(false, "/readyz"), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(get(true, "/readyz"), StatusCode::OK);
@@ -262,7 +266,7 @@ mod tests {
             "[::1]:7836",
             "[::1]",
         ] {
-            assert_eq!(asked(&site(true), "GET", "/", host), StatusCode::OK, "{host}");
+            assert_eq!(asked(&sources(true), "GET", "/", host), StatusCode::OK, "{host}");
         }
         for host in [
             "evil.example",
@@ -287,13 +291,13 @@ mod tests {
             "",
         ] {
             assert_eq!(
-                asked(&site(true), "GET", "/", host),
+                asked(&sources(true), "GET", "/", host),
                 StatusCode::MISDIRECTED_REQUEST,
                 "{host}"
             );
         }
         assert_eq!(
-            asked(&site(true), "POST", "/", "localhost"),
+            asked(&sources(true), "POST", "/", "localhost"),
             StatusCode::METHOD_NOT_ALLOWED
         );
     }
@@ -307,7 +311,7 @@ mod tests {
         let observatory = StatusServer::bind(&observe).unwrap();
         let address = observatory.address();
         let cancel = CancellationToken::new();
-        let running = tokio::spawn(observatory.run(site(true), cancel.clone()));
+        let running = tokio::spawn(observatory.run(sources(true), cancel.clone()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -18,7 +18,7 @@ pub(crate) struct TermHistory(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    seen: VecDeque<Seen>,
+    seen: VecDeque<ObservedTerm>,
     /// When the last known leader was lost; `None` if a leader is known or none ever was.
     leaderless: Option<Instant>,
     /// When the known leader stopped responding.
@@ -27,7 +27,7 @@ struct Inner {
 
 /// A term, as observed by this instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ObservedTerm {
     pub(crate) leader: String,
     pub(crate) revision: i64,
     pub(crate) from: Instant,
@@ -60,7 +60,7 @@ impl TermHistory {
         if inner.seen.len() == MAX_TERMS {
             inner.seen.pop_front();
         }
-        inner.seen.push_back(Seen {
+        inner.seen.push_back(ObservedTerm {
             leader: leader.to_owned(),
             revision,
             from: now,
@@ -93,7 +93,7 @@ impl TermHistory {
     }
 
     /// All recorded terms, newest first.
-    pub(crate) fn newest_first(&self) -> Vec<Seen> {
+    pub(crate) fn newest_first(&self) -> Vec<ObservedTerm> {
         self.lock().seen.iter().rev().cloned().collect()
     }
 

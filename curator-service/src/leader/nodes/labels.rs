@@ -1,4 +1,4 @@
-//! Labels of nodes, as managers set them.
+//! Changes of node labels by operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::leader::nodes::lookup;
 use crate::validate::{MAX_LABELS, label_key, label_value};
 
 impl Leader {
-    /// Sets and removes labels of a node: all of them or none.
+    /// Adds, replaces and removes labels of a node, all in one transaction.
     pub(in crate::leader) async fn update_node_labels(
         &self,
         request: UpdateNodeLabelsRequest,

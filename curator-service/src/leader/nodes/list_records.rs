@@ -1,9 +1,9 @@
-//! Lists of nodes that are being told, each as the nodes were at one moment.
+//! Open `GetNodes` streams, each a consistent snapshot of the nodes.
 //!
-//! A list shares its records with the state and with all other lists, and each message is made when it is asked for: whoever does not
-//! read one costs a few bytes for each node. What it would cost in the end are records that have changed since, so a list that is not
-//! taken in time is taken back. And all lists together may name so many nodes and no more: for one more, whoever has
-//! most makes room.
+//! A list shares its records with the state and with other lists, and builds each message on demand, so an unread list
+//! costs a few bytes per node. Over time its cost grows with the records that have changed since, so a list that is not
+//! read in time is evicted. The number of nodes in all lists together is limited; beyond that, lists of the caller with
+//! the most are evicted to make room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
@@ -21,26 +21,26 @@ use crate::leader::nodes::callers;
 use crate::telemetry;
 use curator_identity::pushback;
 
-/// How many nodes all lists together may name: with 32 bytes for each that is 64 MiB.
+/// Maximum number of nodes in all lists together: at 32 bytes per node, 64 MiB.
 const MAX_LISTED_NODES: usize = 2 << 20;
-/// How many of these those of nodes may name, so that there is always something left for users.
+/// Maximum number of nodes in lists of node callers, so that a share is reserved for users.
 const OF_NODES: usize = MAX_LISTED_NODES / 4 * 3;
-/// A list counts as so many nodes more, for what there is of it beside them.
+/// The fixed cost of a list, counted in nodes.
 const EACH: usize = 16;
-/// When whoever found no room may come again.
+/// The retry delay sent to a refused caller.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How long it may take to be taken. In this time all nodes together change no more than what `pace` lets them.
+/// Maximum time to read a list. In this time the rate limits of `pace` bound how many records can change.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often it is looked for those that were not.
+/// Interval of the check for lists that were not read in time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Makes the messages of a list, one after the other.
+/// Builds the messages of a list, one by one.
 pub(in crate::leader) type Items = Box<dyn Iterator<Item = Result<Node, Status>> + Send>;
 
-/// What is left of a list; `None` once it is taken back.
+/// The rest of a list; `None` once it is evicted.
 type Slot = Arc<Mutex<Option<Items>>>;
 
-/// All lists that are being told.
+/// All open lists.
 pub(in crate::leader) struct Lists {
     clock: SharedClock,
     open: Arc<Mutex<Open>>,
@@ -50,7 +50,7 @@ pub(in crate::leader) struct Lists {
 struct Open {
     next: u64,
     lists: BTreeMap<u64, Told>,
-    /// How many nodes all of them keep, and those of nodes.
+    /// The number of nodes in all lists, and in those of node callers.
     size: usize,
     of_nodes: usize,
     callers: HashMap<String, Theirs>,
@@ -99,8 +99,8 @@ impl Open {
         Some(told)
     }
 
-    /// Makes room for a list of this caller, by those who have more than it would have with it: the oldest lists of whoever has most
-    /// are taken back. `None` if there are no such callers.
+    /// Makes room for a list of this caller by evicting the oldest lists of the caller with the most, as long as that
+    /// caller has more than this one would have. `None` if that is not enough.
     fn make_room(&mut self, caller: &str, is_user: bool, size: usize) -> Option<Vec<Slot>> {
         let would_have = size + self.callers.get(caller).map_or(0, |theirs| theirs.size);
         let mut taken_back = Vec::new();
@@ -131,7 +131,7 @@ impl Lists {
         }
     }
 
-    /// Begins to tell one that keeps so many nodes. Refuses if there is no room for it, and nobody who has more than this caller.
+    /// Opens a list of this many nodes. Refuses it if there is no room and no caller has more than this one.
     pub(in crate::leader) fn tell(&self, caller: &Caller, nodes: usize, items: Items) -> Result<List, Status> {
         let slot: Slot = Arc::new(Mutex::new(Some(items)));
         let told = Told {
@@ -160,13 +160,13 @@ impl Lists {
         })
     }
 
-    /// How many are being told.
+    /// The number of open lists.
     #[cfg(test)]
     pub(in crate::leader) fn told(&self) -> usize {
         locked(&self.open).lists.len()
     }
 
-    /// Takes back what is not taken in time. Never returns.
+    /// Evicts lists that are not read in time. Never returns.
     pub(in crate::leader) async fn run(&self) {
         loop {
             self.clock.sleep_until(self.clock.now() + CHECK_INTERVAL).await;
@@ -178,7 +178,7 @@ impl Lists {
         let now = self.clock.now();
         let late: Vec<Slot> = {
             let mut open = locked(&self.open);
-            // In the order of their ends.
+            // Sorted by deadline.
             let late: Vec<u64> = open
                 .lists
                 .iter()
@@ -194,7 +194,7 @@ impl Lists {
     }
 }
 
-/// Lets go of what these lists keep. Whoever takes one later is told so.
+/// Drops the contents of evicted lists. Reading such a list returns an error.
 fn take_back(slots: Vec<Slot>) {
     metrics::counter!(telemetry::LISTS_TAKEN_BACK).increment(slots.len() as u64);
     for slot in slots {
@@ -203,7 +203,7 @@ fn take_back(slots: Vec<Slot>) {
     }
 }
 
-/// One that is being told.
+/// An open list.
 pub(in crate::leader) struct List {
     slot: Slot,
     number: u64,
@@ -228,14 +228,14 @@ impl Stream for List {
 
 impl Drop for List {
     fn drop(&mut self) {
-        // What it kept is let go of before there is room for another.
+        // Drop the contents before another list can take the room.
         drop(locked(&self.slot).take());
         locked(&self.open).remove(self.number);
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a message is made of cannot fail half-way.
+    // Building a message does not panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    /// As many lists of so many nodes as a caller gets.
+    /// Opens lists of this many nodes until one is refused.
     fn opened(lists: &Lists, caller: &Caller, nodes: usize) -> Vec<List> {
         let mut all = Vec::new();
         loop {
@@ -291,7 +291,7 @@ mod tests {
         };
         let one = opened(&lists, &node(0), NODES);
         assert_eq!(one.len(), OF_NODES / (NODES + EACH));
-        // Others do the same: each gets as much as those who have most, who lose it.
+        // Other callers do the same: each gets an equal share, taken from the callers with the most.
         let many: Vec<_> = (1..20)
             .flat_map(|number| opened(&lists, &node(number), NODES))
             .collect();
@@ -303,12 +303,12 @@ mod tests {
         };
         assert_eq!(theirs.len(), 21);
         assert!(theirs.iter().all(|lists| *lists <= 9), "{theirs:?}");
-        // None of that is the owner's, who has a part that is no node's.
+        // Users keep their reserved share.
         let mine = opened(&lists, &owner(), NODES);
         assert!(mine.len() >= (MAX_LISTED_NODES - OF_NODES) / (NODES + EACH));
         let (all, _) = sizes(&lists);
         assert!(all <= MAX_LISTED_NODES, "{all}");
-        // Those of no nodes cost something as well.
+        // Empty lists have a cost as well.
         let empty = opened(&lists, &node(21), 0);
         assert!(
             !empty.is_empty() && empty.len() < MAX_LISTED_NODES / EACH,

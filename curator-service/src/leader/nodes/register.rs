@@ -1,4 +1,4 @@
-//! How a node becomes one of the cluster: registered, approved, committed; and how it comes back after a restart.
+//! How a node joins the cluster: registration, approval and commit, and how it rejoins after a restart.
 
 use std::net::IpAddr;
 
@@ -20,11 +20,11 @@ use crate::state::record::NodeRecord;
 use crate::validate::{MAX_LABELS, key32, label_key, label_value};
 use curator_identity::Subject;
 
-/// How long a cluster unlock key is.
+/// Length of a cluster unlock key, in bytes.
 const UNLOCK_KEY: usize = 32;
 
 impl Leader {
-    /// Registers a node of which it is not known where from.
+    /// Registers a node whose address is unknown.
     #[cfg(test)]
     pub(in crate::leader) async fn register_node(
         &self,
@@ -34,7 +34,7 @@ impl Leader {
         self.register_node_from(None, key, request).await
     }
 
-    /// Registers the node with the key that the caller has shown. Again for one that is still NEW, it tells the same again.
+    /// Registers the node with the caller's key. Repeating the call for a node in state NEW returns the same result.
     pub(in crate::leader) async fn register_node_from(
         &self,
         from: Option<IpAddr>,
@@ -44,10 +44,10 @@ impl Leader {
         let key = key.ok_or_else(no_key_shown)?;
         key32("join_key", &request.join_key)?;
         let id = crate::validate::id_of_key("public key", &key)?;
-        // Those who have no ticket wait for nobody, and nobody for them.
+        // Requests without a valid ticket are refused before the queue.
         self.check_ticket(&request.register_ticket).await?;
         let _turn = self.newcomers.turn().await;
-        // Decided more than once, perhaps: what counts is how it ends.
+        // The transaction may be retried; the last attempt counts.
         let mut finds_room = true;
         let done = self
             .state
@@ -96,7 +96,7 @@ impl Leader {
         done
     }
 
-    /// Lets a registered node commit.
+    /// Approves a registered node.
     pub(in crate::leader) async fn approve_node(
         &self,
         request: ApproveNodeRequest,
@@ -123,8 +123,7 @@ impl Leader {
             .await
     }
 
-    /// Makes an approved node one of the cluster: its part of the disk key is kept, and it gets its certificate, both at once
-    /// or neither.
+    /// Commits an approved node: stores its part of the disk key and issues its certificate, in one transaction.
     pub(in crate::leader) async fn commit_node(
         &self,
         key: Option<[u8; 32]>,
@@ -169,7 +168,7 @@ impl Leader {
                     )));
                 }
                 let length = request.cluster_unlock_key.len();
-                // Without encryption it is kept as well, should there be one.
+                // Without encryption the key is stored as well, if one is given.
                 let good = length == UNLOCK_KEY || (security == NodeStorageSecurity::Insecure && length < UNLOCK_KEY);
                 if !good {
                     return Err(unlock_key_length(&request));
@@ -191,7 +190,8 @@ impl Leader {
             .await
     }
 
-    /// Gives a node that has restarted its part of the disk key. It is known by its join key, since its own is on the disk.
+    /// Returns a restarted node's part of the disk key. The node authenticates with its join key, since its own key is
+    /// on the encrypted disk.
     pub(in crate::leader) async fn join_node(
         &self,
         key: Option<[u8; 32]>,
@@ -254,7 +254,7 @@ fn unlock_key_length(request: &CommitNodeRequest) -> Status {
     ))
 }
 
-/// What a node does with its TPM, by the cluster's mode.
+/// The TPM usage of a node under the cluster's TPM mode.
 fn tpm_usage(mode: TpmMode, present: bool) -> Result<NodeTpmUsage, Status> {
     match (mode, present) {
         (TpmMode::Required | TpmMode::BestEffort, true) => Ok(NodeTpmUsage::PresentAndUsed),
@@ -276,7 +276,7 @@ const fn recommended(policy: StorageSecurityPolicy) -> NodeStorageSecurity {
         }
         StorageSecurityPolicy::NeedsEncryption => NodeStorageSecurity::Encrypted,
         StorageSecurityPolicy::NeedsInsecure => NodeStorageSecurity::Insecure,
-        // No record of a cluster has it.
+        // A valid cluster record never has this value.
         StorageSecurityPolicy::Invalid => NodeStorageSecurity::Invalid,
     }
 }
@@ -298,8 +298,8 @@ const fn accepted(policy: StorageSecurityPolicy) -> &'static [NodeStorageSecurit
     }
 }
 
-/// A node's own labels, of which those that cannot be are left out: they must not keep it from registering. Of those with
-/// one key, the first counts.
+/// The node's own labels. Invalid labels are dropped, so that they do not prevent registration. Of labels with the same
+/// key, the first counts.
 fn lenient(labels: Option<&NodeLabels>) -> NodeLabels {
     let mut by_key = std::collections::BTreeMap::new();
     for pair in labels.iter().flat_map(|labels| &labels.pairs).take(MAX_LABELS) {

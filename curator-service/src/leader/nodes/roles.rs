@@ -1,9 +1,8 @@
-//! Roles of nodes, and the membership of the consensus that one of them goes with.
+//! Node roles, and the consensus membership that belongs to one of them.
 //!
-//! The members of the consensus are not in the state, so no transaction covers both. The members come first: a node that is a
-//! member without the role gets it, and one that has the role without being a member loses it, by the background pass of
-//! whoever leads. So a crash in between leaves what that pass finishes. All that can be refused is refused before anything is
-//! changed.
+//! The consensus membership is not part of the state, so no transaction covers both. The membership changes first. The
+//! leader's reconciler then gives the role to a member without it, and takes it from a node that is not a member, so it
+//! also completes a change that a crash interrupted. Every check runs before the first change.
 
 use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::{self, ConsensusMember, KubernetesController, KubernetesWorker};
@@ -19,10 +18,10 @@ use crate::state::record::NodeRecord;
 use crate::validate::key32;
 use curator_identity::Subject;
 
-/// The port of the consensus' peers.
+/// The consensus peer port.
 const CONSENSUS_PORT: u16 = 7834;
 
-/// What is to become of a node's roles.
+/// The requested changes of a node's roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RoleUpdate {
     consensus_member: Option<bool>,
@@ -31,7 +30,7 @@ struct RoleUpdate {
 }
 
 impl RoleUpdate {
-    /// The roles that come of it; the consensus member's data is that of `join`.
+    /// The resulting roles; `join` is the consensus member's data.
     fn apply(self, roles: &mut NodeRoles, join: Option<&ConsensusMember>) -> Result<(), Status> {
         match self.consensus_member {
             Some(true) => roles.consensus_member = Some(join.cloned().unwrap_or_default()),
@@ -73,7 +72,7 @@ impl RoleUpdate {
 }
 
 impl Leader {
-    /// Gives and takes roles. What is not said stays as it is.
+    /// Gives and takes roles. Roles that are not mentioned stay unchanged.
     pub(in crate::leader) async fn update_node_roles(
         &self,
         request: UpdateNodeRolesRequest,
@@ -84,7 +83,7 @@ impl Leader {
             kubernetes_worker: request.kubernetes_worker,
         };
         let id = crate::validate::Selector::id(request.node)?;
-        // Whatever can be refused is refused before the consensus is touched.
+        // All checks run before the membership changes.
         let node = self.state.transact(|tx| {
             let mut node = lookup::node(tx, &id)?;
             if wish.gives_a_role() && phase(tx, &id)?.is_some() {
@@ -119,7 +118,7 @@ impl Leader {
             .await
     }
 
-    /// Makes a node a member of the consensus, if it is not one, and returns what it needs to join.
+    /// Adds a node to the consensus, if it is not a member, and returns the data it needs to join.
     async fn join_consensus(&self, node: &NodeRecord) -> Result<ConsensusMember, Status> {
         let members = self.context.membership.members().await;
         may_join(node.id(), &members.map_err(|error| not_changed(&error))?)?;
@@ -127,7 +126,7 @@ impl Leader {
         join.ok_or_else(|| Status::internal("internal: the node was added to the consensus but is not a member"))
     }
 
-    /// What a member of the consensus needs to join. A node that is none is added, or there is nothing.
+    /// Returns the data that a consensus member needs to join. A node that is not a member is added if `add` is set.
     pub(in crate::leader) async fn join_data(
         &self,
         node: &NodeRecord,
@@ -185,15 +184,15 @@ impl Leader {
         Ok(())
     }
 
-    /// Asks the clock once more before what no guard can cover.
+    /// Checks the term once more before an operation that no fence covers.
     pub(in crate::leader) fn lead_on(&self) -> Result<(), Status> {
         let term = self.state.fenced().term();
         term.check().map_err(|_| Status::unavailable("lost leadership"))
     }
 }
 
-/// Whether a member that is added for a node would ever start. Members that are reached by their nodes' ids are started by their nodes;
-/// where all are reached by addresses, somebody runs them, and a learner that is added here would wait for ever.
+/// Whether a member added for a node would be started. Members whose peer URLs name node IDs are started by their
+/// nodes. If all peer URLs are addresses, operators run the members, and a learner added here would never start.
 fn may_join(id: &str, members: &[Member]) -> Result<(), Status> {
     let is_member = members.iter().any(|member| member.node_id() == id);
     let by_itself = members.iter().all(Member::is_run_by_itself);
@@ -207,7 +206,7 @@ fn may_join(id: &str, members: &[Member]) -> Result<(), Status> {
     }
 }
 
-/// Whom a new member asks first: those that vote.
+/// The peers that a new member contacts: all voting members.
 fn peers(members: &[Member]) -> Vec<node_roles::consensus_member::Peer> {
     let peer = |member: &Member| {
         let url = member.peer_urls.first()?.clone();
@@ -265,7 +264,7 @@ mod tests {
                 Err(Code::FailedPrecondition)
             );
         }
-        // It can be added in one call, and must be taken away in two.
+        // The role can be given in one call, but taking it away needs two.
         assert_eq!(applied(wish(no, no, None), true, true), Err(Code::FailedPrecondition));
         assert_eq!(applied(wish(None, no, None), true, true), Ok((true, false, false)));
         assert_eq!(applied(wish(no, None, None), true, false), Ok((false, false, false)));

@@ -1,5 +1,5 @@
-//! Watches of nodes. Each remembers which changes it has told, and nothing else: what a slow one has missed comes together in
-//! the newest state of each node.
+//! Node watches. A watch only remembers the number of the last change that it sent; a slow watch skips intermediate
+//! states and receives the newest state of each node.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,17 +23,17 @@ use crate::state::keys::NODES;
 use crate::state::view::{Changed, TooFarBehind};
 use crate::telemetry;
 
-/// An event of the backlog is sent once it is larger. Small, so that a backlog leaves room for whatever else the thread has to
-/// do between two of them, and so that a watcher who does not read holds no more than one.
+/// An event of the backlog is sent once it exceeds this size. Small events let the thread do other work in between, and
+/// an idle watcher buffers at most one.
 const CHUNK: usize = 64 << 10;
-/// How many nodes are taken out of the view at a time, and how many changes.
+/// Maximum number of nodes or changes taken from the view at a time.
 const NODES_AT_ONCE: usize = 64;
 const CHANGES_AT_ONCE: usize = 16;
 
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<EncodedEvent, Status>> + Send>>;
 
 impl Leader {
-    /// Watches one node or all.
+    /// Watches one node or all nodes.
     pub(crate) async fn watch(&self, caller: &Caller, request: WatchRequest) -> Result<Events, Status> {
         let what = match request.kind {
             Some(Kind::NodeInCluster(one)) => {
@@ -76,28 +76,28 @@ enum What {
 
 enum Backlog {
     Begins,
-    /// All nodes up to this one are told.
+    /// All nodes up to this ID were sent.
     Upto(Arc<str>),
     Told,
 }
 
 struct Watcher {
     what: What,
-    /// Who watches.
+    /// The caller of the watch.
     caller: Caller,
-    /// The number of the newest change that is told.
+    /// The number of the last change that was sent.
     told: u64,
     backlog: Backlog,
     ready: VecDeque<EncodedEvent>,
     backlogs: Arc<Backlogs>,
-    /// To be told the backlog.
+    /// The turn to send the backlog.
     turn: Option<Turn>,
     news: watch::Receiver<u64>,
     state: Arc<State>,
     _counted: Counted,
 }
 
-/// One of the open watches.
+/// Counts an open watch.
 struct Counted(metrics::Gauge);
 
 impl Counted {
@@ -122,7 +122,7 @@ impl Watcher {
                 .term()
                 .check()
                 .map_err(|_| Status::unavailable("lost leadership"))?;
-            // Asked for more: whoever does that has taken what was told before.
+            // The client asked for another event, so it has read the previous one.
             match (&self.turn, &self.backlog, &self.what) {
                 (None, Backlog::Begins, What::All) => {
                     self.turn = tokio::select! {
@@ -137,13 +137,13 @@ impl Watcher {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            // Before looking, so that what comes meanwhile wakes.
+            // Mark before reading the view, so that a concurrent change wakes the watch.
             self.news.mark_unchanged();
-            // What it has found may all be of no use to a watcher: then there may be more.
+            // The changes read may all be irrelevant to the watch; there may be more.
             let found = self.look()?;
             if self.ready.is_empty() && !found {
                 tokio::select! {
-                    // The sender is in the state.
+                    // The state holds the sender, so it is not dropped first.
                     _ = self.news.changed() => {}
                     () = self.state.over() => return Err(Status::unavailable("lost leadership")),
                 }
@@ -151,7 +151,7 @@ impl Watcher {
         }
     }
 
-    /// Takes what is new out of the view. Says whether there was anything.
+    /// Reads changes from the view. Returns whether there were any.
     fn look(&mut self) -> Result<bool, Status> {
         match &self.what {
             What::All => match &self.backlog {
@@ -184,7 +184,7 @@ impl Watcher {
                         _ => self.told,
                     };
                     let change = match self.backlog {
-                        // What was deleted before is no news.
+                        // A deletion before the watch started is not reported.
                         Backlog::Begins if view.node(id).is_none() => Ok(None),
                         _ => view.change_of(id, after),
                     };
@@ -193,13 +193,13 @@ impl Watcher {
                 self.backlog = Backlog::Told;
                 self.told = newest;
                 self.ready.extend(change.map_err(too_far)?.map(event).transpose()?);
-                // All of one node's changes come as one.
+                // Several changes of one node are merged into one.
                 Ok(false)
             }
         }
     }
 
-    /// Makes the next events of the backlog; what changes meanwhile is told after it.
+    /// Builds the next events of the backlog; concurrent changes are sent after it.
     fn tell_backlog(&mut self, after: Option<&str>) {
         let (nodes, last) = {
             let view = self.state.view();
@@ -242,7 +242,7 @@ impl Watcher {
                     self.ready.push_back(event);
                 }
             }
-            // Full without a node cannot be.
+            // An event over the limit has at least one node.
             (None, false) => self.backlog = Backlog::Told,
         }
     }
@@ -252,7 +252,7 @@ fn too_far(error: TooFarBehind) -> Status {
     Status::unavailable(error.to_string())
 }
 
-/// What a watch of all nodes is told. A record that cannot be used is no reason to end it.
+/// The message of a node in a watch of all nodes. An invalid record does not end the watch.
 fn event_for_all(change: Changed) -> Option<EncodedEvent> {
     match event(change) {
         Ok(event) => Some(event),

@@ -1,4 +1,4 @@
-//! Each limit that bites is counted, so that an operator sees that it does and which.
+//! Every limit that takes effect is counted, so that operators can see it.
 
 use std::sync::Arc;
 
@@ -94,7 +94,7 @@ async fn a_list_that_nobody_takes_and_one_without_room_are_counted() {
     }
     let of = |metric| counted.of(metric);
     assert_eq!((of(telemetry::LISTS_REFUSED), of(telemetry::LISTS_TAKEN_BACK)), (1, 0));
-    // Another caller, who has less, takes the place of one.
+    // A caller with fewer lists evicts one of another.
     lists.tell(&node(3), 100_000, nothing()).unwrap();
     assert_eq!((of(telemetry::LISTS_REFUSED), of(telemetry::LISTS_TAKEN_BACK)), (1, 1));
 }

@@ -1,4 +1,4 @@
-//! Nodes that are not of the cluster, or not any more, with a certificate that is as good as ever.
+//! Nodes that were deleted or never committed, with a certificate that is still valid.
 
 use curator_proto::admin_api::RotateRegisterTicketRequest;
 use curator_proto::common::NodeState;
@@ -18,7 +18,7 @@ async fn delete(stage: &Stage, number: u8) {
     stage.leader.delete_node(request).await.unwrap();
 }
 
-/// What the node may, by its certificate.
+/// What the node may do with its certificate.
 async fn may(stage: &Stage, number: u8) -> Result<(), Code> {
     let checked = stage.leader.check_node(&id(number), &key(number)).await;
     checked.map_err(|status| status.code())
@@ -58,7 +58,7 @@ async fn a_node_that_was_deleted_does_not_come_back() {
     assert_eq!(told.code(), Code::FailedPrecondition);
     assert!(told.message().contains("with a new key"), "{told}");
     assert_eq!(stage.all().await, before);
-    // Another key is another node, and the same machine may have it.
+    // Another key is another node, even on the same machine.
     let request = RegisterNodeRequest {
         register_ticket: stage.ticket().await,
         join_key: join_key(2).to_vec(),
@@ -68,7 +68,7 @@ async fn a_node_that_was_deleted_does_not_come_back() {
     stage.leader.register_node(Some(key(3)), request).await.unwrap();
 }
 
-/// The original leaves nothing behind of a node that it deletes. Then the node may register, and has to be approved anew.
+/// The original keeps no marker of a deleted node. Such a node may register, and has to be approved again.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_the_original_has_deleted_has_to_be_approved_anew() {
     let stage = Stage::new().await;
@@ -85,7 +85,7 @@ async fn a_node_that_the_original_has_deleted_has_to_be_approved_anew() {
     assert_eq!(may(&stage, 2).await, Ok(()));
 }
 
-/// Whoever has never been up has no certificate: it was refused, and may ask again.
+/// A node that has never been up has no certificate: it may register again.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_never_up_may_register_again() {
     let stage = Stage::new().await;

@@ -1,4 +1,4 @@
-//! The regular expressions of a filter: few, small, and compiled once.
+//! The regular expressions of a filter: limited in number and size, and compiled once.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use regex::{Regex, RegexBuilder};
 use crate::leader::nodes::filter::budget::Budget;
 use crate::leader::nodes::filter::evaluate::Stop;
 
-/// The longest one, in bytes.
+/// Maximum length of a regular expression, in bytes.
 const MAX_PATTERN_BYTES: usize = 512;
-/// What one may become when it is compiled, in bytes. `\w{1,63}` takes a few hundred kilobytes: all letters there are.
+/// Maximum size of a compiled expression, in bytes. `\w{1,63}` takes a few hundred KB because of Unicode.
 const LARGEST: usize = 1 << 20;
-/// What one may remember while it is matched, in bytes.
+/// Maximum size of the matching cache, in bytes.
 const MEMORY: usize = 256 << 10;
-/// The longest text that is searched, in bytes.
+/// Maximum length of a searched text, in bytes.
 const MAX_TEXT_BYTES: usize = 4_096;
-/// How many are kept.
+/// Maximum number of compiled expressions kept.
 const KEPT: usize = 4;
-/// The steps that it takes to compile one: a filter that makes a new one for each label does not get far.
+/// The steps charged for a compilation: a filter with a new expression for each label soon exceeds its limit.
 const STEPS: u64 = 20_000;
 
-/// Those that have been compiled.
+/// The compiled expressions.
 #[derive(Default)]
 pub(super) struct Patterns(HashMap<String, Regex>);
 

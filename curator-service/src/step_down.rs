@@ -294,11 +294,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_named_node_is_next_before_anything_is_handed_over() {
         let mut stage = stage(&["a", "b", "c"]).await;
-        let answer = stage.ask(to("c")).await.expect("all make way");
+        let answer = stage.ask(to("c")).await.expect("the candidate moves up");
         assert_eq!(answer.next_node_id, "c");
         assert_eq!(answer.ending_lock_revision, stage.id.lock_revision);
         assert_eq!(stage.queue().await[..2], ["a", "c"]);
-        let hand_over = stage.requests.recv().await.expect("asked for");
+        let hand_over = stage.requests.recv().await.expect("a hand-over is requested");
         assert_eq!(hand_over.revision.0, stage.id.lock_revision);
     }
 
@@ -312,7 +312,7 @@ mod tests {
         // Refused until the hand-over is done.
         assert_eq!(stage.ask(to("")).await.expect_err("too late").0, Code::Aborted);
         assert_eq!(stage.queue().await[1], "c");
-        drop(stage.requests.recv().await.expect("asked for"));
+        drop(stage.requests.recv().await.expect("a hand-over is requested"));
         assert!(stage.requests.try_recv().is_err(), "once");
         assert_eq!(stage.ask(to("d")).await.expect("free again").next_node_id, "d");
     }

@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(
             terms.note("me", &follows("a", 5), at(2)),
             None,
-            "the first is after nothing"
+            "no leader was known before the first"
         );
         assert_eq!(terms.note("me", &follows("a", 5), at(3)), None);
         assert_eq!(terms.note("me", &nobody, at(4)), None);
@@ -158,7 +158,7 @@ mod tests {
     fn leader_that_is_silent_counts_as_none() {
         let terms = TermHistory::default();
         assert_eq!(terms.reached(false, at(1)), None);
-        assert_eq!(terms.silent_for(at(2)), None, "none is known");
+        assert_eq!(terms.silent_for(at(2)), None, "no leader is known");
         terms.note("me", &follows("a", 5), at(2));
         terms.reached(true, at(2));
         terms.reached(false, at(10));
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(
             terms.note("me", &follows("b", 9), at(19)),
             Some(Duration::from_secs(9)),
-            "since it fell silent"
+            "since it stopped responding"
         );
         assert_eq!(terms.silent_for(at(19)), None);
         // The leader was unreachable for a while and responds again.

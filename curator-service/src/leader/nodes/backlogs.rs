@@ -178,10 +178,10 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         drop(turns.pop());
-        let _first = first.now_or_never().expect("the first that came");
+        let _first = first.now_or_never().expect("the first waiter gets the turn");
         assert!(second.as_mut().now_or_never().is_none());
         drop(turns.pop());
-        second.now_or_never().expect("then the next");
+        second.now_or_never().expect("the next waiter gets the turn");
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,10 +202,10 @@ mod tests {
                 () = sleep(MAX_TURN_TIME - STALL_TIMEOUT) => false,
             }
         };
-        assert!(!waited.await, "all of them get on");
+        assert!(!waited.await, "all watches progress");
         let next = timeout(STALL_TIMEOUT * 3, backlogs.turn(&next))
             .await
-            .expect("they stall now");
+            .expect("stalled watches lose their turns");
         // A watch that continues without a turn does not end the turn of another.
         drop(turns);
         assert_eq!(backlogs.turns().held.len(), 1);
@@ -224,7 +224,9 @@ mod tests {
         assert!(stays.as_mut().now_or_never().is_none());
         drop(turns.pop());
         drop(gone);
-        stays.now_or_never().expect("what the other was told is for this one");
+        stays
+            .now_or_never()
+            .expect("the notification of the cancelled waiter is passed on");
     }
 
     /// The caller opens many watches and reads a little from each now and then.
@@ -237,7 +239,7 @@ mod tests {
             .iter_mut()
             .filter_map(|turn| turn.as_mut().now_or_never())
             .collect();
-        assert!(!held.is_empty(), "it has its part");
+        assert!(!held.is_empty(), "the caller has its share");
         let others = turns(&backlogs, 1..21);
         assert_eq!(others.len(), 20, "at once");
         // Even while progressing watches hold all turns, no turn lasts indefinitely.
@@ -256,6 +258,6 @@ mod tests {
             }
         }
         drop((held, opened, others, rest));
-        assert_eq!(backlogs.callers.count(), 0, "nothing stays of those who have gone");
+        assert_eq!(backlogs.callers.count(), 0, "callers without calls take no memory");
     }
 }

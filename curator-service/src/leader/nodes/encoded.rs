@@ -61,12 +61,12 @@ const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
 #[derive(Clone)]
 pub(crate) struct SharedWatch<S> {
     inner: S,
-    seat: LeaderHandle,
+    handle: LeaderHandle,
 }
 
 impl<S> SharedWatch<S> {
-    pub(crate) const fn new(inner: S, seat: LeaderHandle) -> Self {
-        Self { inner, seat }
+    pub(crate) const fn new(inner: S, handle: LeaderHandle) -> Self {
+        Self { inner, handle }
     }
 }
 
@@ -90,9 +90,9 @@ where
         if request.uri().path() != WATCH {
             return Either::Left(self.inner.call(request));
         }
-        let seat = self.seat.clone();
+        let handle = self.handle.clone();
         let answer = async move {
-            let begun = begin(seat, request).await;
+            let begun = begin(handle, request).await;
             Ok(begun.map_or_else(|status| status.into_http(), answer))
         };
         Either::Right(answer.boxed())
@@ -103,7 +103,7 @@ where
 const ENCODING: &str = "grpc-encoding";
 
 /// Starts a watch: the request is a single message.
-async fn begin(seat: LeaderHandle, request: Request<Body>) -> Result<Events, Status> {
+async fn begin(handle: LeaderHandle, request: Request<Body>) -> Result<Events, Status> {
     let (parts, body) = request.into_parts();
     if parts
         .headers
@@ -119,19 +119,19 @@ async fn begin(seat: LeaderHandle, request: Request<Body>) -> Result<Events, Sta
     let metadata = MetadataMap::from_headers(parts.headers);
     let request = tonic::Request::from_parts(metadata, parts.extensions, message);
     let caller = caller(&request)?.clone();
-    seat.leader().await?.watch(&caller, request.into_inner()).await
+    handle.leader().await?.watch(&caller, request.into_inner()).await
 }
 
 /// The response that streams these events.
 fn answer(events: Events) -> Response<Body> {
-    let mut answer = Response::new(Body::new(Told { events, ended: false }));
+    let mut answer = Response::new(Body::new(EventBody { events, ended: false }));
     let grpc = HeaderValue::from_static("application/grpc");
     answer.headers_mut().insert(CONTENT_TYPE, grpc);
     answer
 }
 
 /// The body of a response.
-struct Told {
+struct EventBody {
     events: Events,
     ended: bool,
 }
@@ -154,7 +154,7 @@ impl EncodedEvent {
     }
 }
 
-impl http_body::Body for Told {
+impl http_body::Body for EventBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -212,19 +212,19 @@ mod tests {
         assert_eq!(encoded.decoded().expect("it is one"), plain);
     }
 
-    fn frames(told: Told) -> Vec<Frame<Bytes>> {
+    fn frames(told: EventBody) -> Vec<Frame<Bytes>> {
         let mut told = Box::pin(told);
         let next = futures::stream::poll_fn(move |cx| http_body::Body::poll_frame(told.as_mut(), cx));
         let frames = futures::StreamExt::collect::<Vec<_>>(next).now_or_never();
-        let frames = frames.expect("all of it is there").into_iter();
+        let frames = frames.expect("all frames are valid").into_iter();
         frames
             .map(|frame| frame.unwrap_or_else(|never| match never {}))
             .collect()
     }
 
-    fn events(events: Vec<Result<EncodedEvent, Status>>) -> Told {
+    fn events(events: Vec<Result<EncodedEvent, Status>>) -> EventBody {
         let events: Events = Box::pin(futures::stream::iter(events));
-        Told { events, ended: false }
+        EventBody { events, ended: false }
     }
 
     /// A thousand idle watches must not keep the buffers of their last events.

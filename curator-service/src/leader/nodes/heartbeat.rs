@@ -50,8 +50,8 @@ impl Heartbeats {
     }
 
     /// A snapshot of the heartbeats.
-    pub(in crate::leader) fn look(&self) -> Look<'_> {
-        Look {
+    pub(in crate::leader) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
             now: self.clock.now(),
             began: self.began,
             last: self.last(),
@@ -64,13 +64,13 @@ impl Heartbeats {
     }
 }
 
-pub(in crate::leader) struct Look<'a> {
+pub(in crate::leader) struct Snapshot<'a> {
     now: Instant,
     began: Instant,
     last: MutexGuard<'a, HashMap<String, Instant>>,
 }
 
-impl Look<'_> {
+impl Snapshot<'_> {
     /// The health of a node and the time since its last heartbeat; `None` without a heartbeat in this term.
     pub(in crate::leader) fn health(&self, id: &str, state: NodeState) -> (Health, Option<Duration>) {
         let since = self.last.get(id).map(|last| self.now.saturating_since(*last));

@@ -40,7 +40,7 @@ impl Leader {
         let nodes = self.state.read(readable).await?;
         // A consistent snapshot, however slowly it is read.
         let health: Vec<_> = {
-            let look = self.heartbeats.look();
+            let look = self.heartbeats.snapshot();
             nodes.iter().map(|node| look.health(node.id(), node.state())).collect()
         };
         let listed: Arc<[_]> = nodes.into_iter().zip(health).collect();
@@ -52,7 +52,7 @@ impl Leader {
         };
         let Some(turn) = turn else {
             let nodes = listed.len();
-            return Ok(Box::pin(self.lists.tell(
+            return Ok(Box::pin(self.lists.begin(
                 caller,
                 nodes,
                 Box::new(told(listed).map(Ok)),
@@ -63,7 +63,7 @@ impl Leader {
         let kept: Arc<[_]> = kept.into_iter().map(|at| listed[at].clone()).collect();
         let nodes = kept.len();
         let items = Box::new(told(kept).map(Ok).chain(ended.map(Err)));
-        Ok(Box::pin(self.lists.tell(caller, nodes, items)?))
+        Ok(Box::pin(self.lists.begin(caller, nodes, items)?))
     }
 
     pub(in crate::leader) async fn get_cluster_info(

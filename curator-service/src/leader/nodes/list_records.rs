@@ -26,7 +26,7 @@ const MAX_LISTED_NODES: usize = 2 << 20;
 /// Maximum number of nodes in lists of node callers, so that a share is reserved for users.
 const OF_NODES: usize = MAX_LISTED_NODES / 4 * 3;
 /// The fixed cost of a list, counted in nodes.
-const EACH: usize = 16;
+const LIST_OVERHEAD: usize = 16;
 /// The retry delay sent to a refused caller.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Maximum time to read a list. In this time the rate limits of `pace` bound how many records can change.
@@ -49,14 +49,14 @@ pub(in crate::leader) struct Lists {
 #[derive(Default)]
 struct Open {
     next: u64,
-    lists: BTreeMap<u64, Told>,
+    lists: BTreeMap<u64, OpenList>,
     /// The number of nodes in all lists, and in those of node callers.
     size: usize,
     of_nodes: usize,
-    callers: HashMap<String, Theirs>,
+    callers: HashMap<String, CallerLists>,
 }
 
-struct Told {
+struct OpenList {
     until: Instant,
     slot: Slot,
     size: usize,
@@ -65,14 +65,14 @@ struct Told {
 
 /// The lists of one caller.
 #[derive(Default)]
-struct Theirs {
+struct CallerLists {
     is_user: bool,
     size: usize,
     lists: BTreeSet<u64>,
 }
 
 impl Open {
-    fn insert(&mut self, told: Told, is_user: bool) -> u64 {
+    fn insert(&mut self, told: OpenList, is_user: bool) -> u64 {
         let number = self.next;
         self.next += 1;
         let theirs = self.callers.entry(told.caller.clone()).or_default();
@@ -85,7 +85,7 @@ impl Open {
         number
     }
 
-    fn remove(&mut self, number: u64) -> Option<Told> {
+    fn remove(&mut self, number: u64) -> Option<OpenList> {
         let told = self.lists.remove(&number)?;
         self.size -= told.size;
         if let Some(theirs) = self.callers.get_mut(&told.caller) {
@@ -103,11 +103,11 @@ impl Open {
     /// caller has more than this one would have. `None` if that is not enough.
     fn make_room(&mut self, caller: &str, is_user: bool, size: usize) -> Option<Vec<Slot>> {
         let would_have = size + self.callers.get(caller).map_or(0, |theirs| theirs.size);
-        let mut taken_back = Vec::new();
+        let mut evicted = Vec::new();
         loop {
             let nodes_are_full = !is_user && self.of_nodes + size > OF_NODES;
             if !nodes_are_full && self.size + size <= MAX_LISTED_NODES {
-                return Some(taken_back);
+                return Some(evicted);
             }
             let others = self
                 .callers
@@ -118,7 +118,7 @@ impl Open {
                 return None;
             }
             let oldest = *most.lists.first()?;
-            taken_back.extend(self.remove(oldest).map(|told| told.slot));
+            evicted.extend(self.remove(oldest).map(|told| told.slot));
         }
     }
 }
@@ -132,27 +132,27 @@ impl Lists {
     }
 
     /// Opens a list of this many nodes. Refuses it if there is no room and no caller has more than this one.
-    pub(in crate::leader) fn tell(&self, caller: &Caller, nodes: usize, items: Items) -> Result<List, Status> {
+    pub(in crate::leader) fn begin(&self, caller: &Caller, nodes: usize, items: Items) -> Result<List, Status> {
         let slot: Slot = Arc::new(Mutex::new(Some(items)));
-        let told = Told {
+        let told = OpenList {
             until: self.clock.now() + READ_TIMEOUT,
             slot: slot.clone(),
-            size: nodes + EACH,
+            size: nodes + LIST_OVERHEAD,
             caller: callers::name(caller),
         };
         let is_user = matches!(caller, Caller::User { .. });
         let begun = {
             let mut open = locked(&self.open);
             let room = open.make_room(&told.caller, is_user, told.size);
-            room.map(|taken_back| (open.insert(told, is_user), taken_back))
+            room.map(|evicted| (open.insert(told, is_user), evicted))
         };
-        let Some((number, taken_back)) = begun else {
+        let Some((number, evicted)) = begun else {
             metrics::counter!(telemetry::LISTS_REFUSED).increment(1);
             let refused =
                 Status::resource_exhausted("too many open GetNodes streams; read or cancel the open ones, then retry");
             return Err(pushback::telling(refused, RETRY_AFTER));
         };
-        take_back(taken_back);
+        evict(evicted);
         Ok(List {
             slot,
             number,
@@ -162,7 +162,7 @@ impl Lists {
 
     /// The number of open lists.
     #[cfg(test)]
-    pub(in crate::leader) fn told(&self) -> usize {
+    pub(in crate::leader) fn open_count(&self) -> usize {
         locked(&self.open).lists.len()
     }
 
@@ -190,12 +190,12 @@ impl Lists {
                 .map(|told| told.slot)
                 .collect()
         };
-        take_back(late);
+        evict(late);
     }
 }
 
 /// Drops the contents of evicted lists. Reading such a list returns an error.
-fn take_back(slots: Vec<Slot>) {
+fn evict(slots: Vec<Slot>) {
     metrics::counter!(telemetry::LISTS_TAKEN_BACK).increment(slots.len() as u64);
     for slot in slots {
         let items = locked(&slot).take();
@@ -269,15 +269,15 @@ mod tests {
     fn opened(lists: &Lists, caller: &Caller, nodes: usize) -> Vec<List> {
         let mut all = Vec::new();
         loop {
-            match lists.tell(caller, nodes, nothing()) {
+            match lists.begin(caller, nodes, nothing()) {
                 Ok(list) => all.push(list),
                 Err(refused) => {
                     assert_eq!(refused.code(), Code::ResourceExhausted);
-                    assert!(come_again(&refused).is_some(), "it is told when to come again");
+                    assert!(come_again(&refused).is_some(), "the refusal has a retry delay");
                     return all;
                 }
             }
-            assert!(all.len() < MAX_LISTED_NODES, "without end");
+            assert!(all.len() < MAX_LISTED_NODES, "the loop must end");
         }
     }
 
@@ -290,13 +290,15 @@ mod tests {
             (open.size, open.of_nodes)
         };
         let one = opened(&lists, &node(0), NODES);
-        assert_eq!(one.len(), OF_NODES / (NODES + EACH));
+        assert_eq!(one.len(), OF_NODES / (NODES + LIST_OVERHEAD));
         // Other callers do the same: each gets an equal share, taken from the callers with the most.
         let many: Vec<_> = (1..20)
             .flat_map(|number| opened(&lists, &node(number), NODES))
             .collect();
         assert!(sizes(&lists).1 <= OF_NODES);
-        let honest = lists.tell(&node(20), NODES, nothing()).expect("others have more");
+        let honest = lists
+            .begin(&node(20), NODES, nothing())
+            .expect("a caller with more makes room");
         let theirs: Vec<usize> = {
             let open = locked(&lists.open);
             open.callers.values().map(|theirs| theirs.lists.len()).collect()
@@ -305,13 +307,13 @@ mod tests {
         assert!(theirs.iter().all(|lists| *lists <= 9), "{theirs:?}");
         // Users keep their reserved share.
         let mine = opened(&lists, &owner(), NODES);
-        assert!(mine.len() >= (MAX_LISTED_NODES - OF_NODES) / (NODES + EACH));
+        assert!(mine.len() >= (MAX_LISTED_NODES - OF_NODES) / (NODES + LIST_OVERHEAD));
         let (all, _) = sizes(&lists);
         assert!(all <= MAX_LISTED_NODES, "{all}");
         // Empty lists have a cost as well.
         let empty = opened(&lists, &node(21), 0);
         assert!(
-            !empty.is_empty() && empty.len() < MAX_LISTED_NODES / EACH,
+            !empty.is_empty() && empty.len() < MAX_LISTED_NODES / LIST_OVERHEAD,
             "{}",
             empty.len()
         );
@@ -319,7 +321,7 @@ mod tests {
         assert_eq!(sizes(&lists), (0, 0));
         assert!(
             locked(&lists.open).callers.is_empty(),
-            "nothing stays of those who have gone"
+            "callers without calls take no memory"
         );
     }
 
@@ -327,10 +329,10 @@ mod tests {
     async fn what_is_taken_back_makes_room() {
         let lists = Lists::new(Arc::new(TokioClock::new()));
         let unread = opened(&lists, &node(0), 10_000);
-        assert!(lists.tell(&node(0), 10_000, nothing()).is_err());
+        assert!(lists.begin(&node(0), 10_000, nothing()).is_err());
         tokio::time::sleep(READ_TIMEOUT).await;
         lists.take_back_late();
-        assert!(lists.tell(&node(0), 10_000, nothing()).is_ok());
+        assert!(lists.begin(&node(0), 10_000, nothing()).is_ok());
         drop(unread);
         assert_eq!(locked(&lists.open).size, 0);
     }
@@ -345,12 +347,12 @@ mod tests {
                 Ok(Node::default())
             }))
         };
-        let tell = |items| lists.tell(&node(0), 3, items).expect("there is room");
+        let tell = |items| lists.begin(&node(0), 3, items).expect("there is room");
         let mut slow = tell(items(held.clone()));
         assert!(slow.next().await.is_some_and(|node| node.is_ok()));
         let quick: Vec<_> = tell(items(held.clone())).collect().await;
         assert_eq!(quick.len(), 3);
-        assert_eq!(Arc::strong_count(&held), 2, "what has ended holds nothing");
+        assert_eq!(Arc::strong_count(&held), 2, "a list that ended holds no records");
         let mut looks = Box::pin(lists.run());
         assert!(looks.as_mut().now_or_never().is_none());
         tokio::time::sleep(READ_TIMEOUT / 2).await;
@@ -360,13 +362,13 @@ mod tests {
         tokio::time::timeout(READ_TIMEOUT / 2 + CHECK_INTERVAL, looks)
             .await
             .expect_err("never");
-        assert_eq!(Arc::strong_count(&held), 2, "the first is taken back");
+        assert_eq!(Arc::strong_count(&held), 2, "the first list is evicted");
         let told = slow.next().await.unwrap().unwrap_err();
         assert_eq!(told.code(), Code::Aborted);
         assert!(slow.next().await.is_none());
         assert!(later.next().await.is_some_and(|node| node.is_ok()));
         drop((slow, later));
-        assert_eq!(lists.told(), 0);
+        assert_eq!(lists.open_count(), 0);
         assert_eq!(Arc::strong_count(&held), 1);
     }
 }

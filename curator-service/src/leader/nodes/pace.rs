@@ -161,7 +161,7 @@ mod tests {
     /// Writes until a turn has to wait.
     fn use_up(pace: &Pace) {
         let turns = (0..1_000).take_while(|_| pace.turn("a", Kind::Status, RECORD).now_or_never().is_some());
-        assert!(turns.count() < 1_000, "without end");
+        assert!(turns.count() < 1_000, "the loop must end");
     }
 
     #[tokio::test(start_paused = true)]
@@ -172,7 +172,7 @@ mod tests {
         while clock.now().saturating_since(began) < Duration::from_secs(100) {
             pace.turn("a", Kind::Status, RECORD).await.unwrap();
             written += 1;
-            assert!(written < 1_000, "without end");
+            assert!(written < 1_000, "the loop must end");
         }
         assert!(
             (656..=660).contains(&written),
@@ -190,7 +190,7 @@ mod tests {
         while clock.now().saturating_since(began) < Duration::from_secs(10) {
             pace.turn(&format!("{written}"), Kind::Status, RECORD).await.unwrap();
             written += 1;
-            assert!(written < 50_000, "without end");
+            assert!(written < 50_000, "the loop must end");
         }
         assert!(
             (43_000..=43_020).contains(&written),

@@ -154,7 +154,7 @@ impl Leader {
             if !add {
                 return Ok(None);
             }
-            self.lead_on()?;
+            self.check_term()?;
             membership
                 .add_learner(&url)
                 .await
@@ -174,7 +174,7 @@ impl Leader {
         let membership = &self.context.membership;
         let members = membership.members().await.map_err(|error| not_changed(&error))?;
         for member in members.iter().filter(|member| member.node_id() == id) {
-            self.lead_on()?;
+            self.check_term()?;
             membership
                 .remove(member.id)
                 .await
@@ -185,7 +185,7 @@ impl Leader {
     }
 
     /// Checks the term once more before an operation that no fence covers.
-    pub(in crate::leader) fn lead_on(&self) -> Result<(), Status> {
+    pub(in crate::leader) fn check_term(&self) -> Result<(), Status> {
         let term = self.state.fenced().term();
         term.check().map_err(|_| Status::unavailable("lost leadership"))
     }
@@ -285,7 +285,7 @@ mod tests {
         assert!(may_join("c", &[by_node, by_hand.clone()]).is_ok());
         assert!(may_join("c", &[]).is_ok());
         let alone = std::slice::from_ref(&by_hand);
-        assert!(may_join("b", alone).is_ok(), "it is a member, and gets the role");
+        assert!(may_join("b", alone).is_ok(), "a member may get the role");
         let refused = may_join("c", alone).unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         for words in ["etcdctl member add c --learner", "https://10.0.0.2:2380"] {

@@ -35,22 +35,22 @@ pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<EncodedEvent, Status>>
 impl Leader {
     /// Watches one node or all nodes.
     pub(crate) async fn watch(&self, caller: &Caller, request: WatchRequest) -> Result<Events, Status> {
-        let what = match request.kind {
+        let target = match request.kind {
             Some(Kind::NodeInCluster(one)) => {
                 NODES
                     .key(&one.node_id)
                     .map_err(|error| Status::invalid_argument(format!("node_in_cluster.node_id: {error}")))?;
-                What::One(one.node_id)
+                Target::One(one.node_id)
             }
-            Some(Kind::NodesInCluster(_)) => What::All,
+            Some(Kind::NodesInCluster(_)) => Target::All,
             None => return Err(Status::unimplemented("kind: unknown value")),
         };
         self.state.pass().await?;
         let news = self.state.news();
         let watcher = Watcher {
-            what,
+            target,
             caller: caller.clone(),
-            told: 0,
+            sent: 0,
             backlog: Backlog::Begins,
             ready: VecDeque::new(),
             backlogs: self.backlogs.clone(),
@@ -69,7 +69,7 @@ impl Leader {
     }
 }
 
-enum What {
+enum Target {
     One(String),
     All,
 }
@@ -78,15 +78,15 @@ enum Backlog {
     Begins,
     /// All nodes up to this ID were sent.
     Upto(Arc<str>),
-    Told,
+    Sent,
 }
 
 struct Watcher {
-    what: What,
+    target: Target,
     /// The caller of the watch.
     caller: Caller,
     /// The number of the last change that was sent.
-    told: u64,
+    sent: u64,
     backlog: Backlog,
     ready: VecDeque<EncodedEvent>,
     backlogs: Arc<Backlogs>,
@@ -123,14 +123,14 @@ impl Watcher {
                 .check()
                 .map_err(|_| Status::unavailable("lost leadership"))?;
             // The client asked for another event, so it has read the previous one.
-            match (&self.turn, &self.backlog, &self.what) {
-                (None, Backlog::Begins, What::All) => {
+            match (&self.turn, &self.backlog, &self.target) {
+                (None, Backlog::Begins, Target::All) => {
                     self.turn = tokio::select! {
                         turn = self.backlogs.turn(&self.caller) => turn,
                         () = self.state.over() => return Err(Status::unavailable("lost leadership")),
                     };
                 }
-                (Some(_), Backlog::Told, _) if self.ready.is_empty() => self.turn = None,
+                (Some(_), Backlog::Sent, _) if self.ready.is_empty() => self.turn = None,
                 (Some(turn), ..) => turn.moves(),
                 (None, ..) => {}
             }
@@ -140,7 +140,7 @@ impl Watcher {
             // Mark before reading the view, so that a concurrent change wakes the watch.
             self.news.mark_unchanged();
             // The changes read may all be irrelevant to the watch; there may be more.
-            let found = self.look()?;
+            let found = self.read_changes()?;
             if self.ready.is_empty() && !found {
                 tokio::select! {
                     // The state holds the sender, so it is not dropped first.
@@ -152,36 +152,36 @@ impl Watcher {
     }
 
     /// Reads changes from the view. Returns whether there were any.
-    fn look(&mut self) -> Result<bool, Status> {
-        match &self.what {
-            What::All => match &self.backlog {
+    fn read_changes(&mut self) -> Result<bool, Status> {
+        match &self.target {
+            Target::All => match &self.backlog {
                 Backlog::Begins => {
-                    self.told = self.state.view().newest();
-                    self.tell_backlog(None);
+                    self.sent = self.state.view().newest();
+                    self.fill_backlog(None);
                     Ok(true)
                 }
                 Backlog::Upto(id) => {
                     let id = id.clone();
-                    self.tell_backlog(Some(&id));
+                    self.fill_backlog(Some(&id));
                     Ok(true)
                 }
-                Backlog::Told => {
-                    let changes = self.state.view().changes_after(self.told, CHANGES_AT_ONCE);
+                Backlog::Sent => {
+                    let changes = self.state.view().changes_after(self.sent, CHANGES_AT_ONCE);
                     let changes = changes.map_err(too_far)?;
                     let found = !changes.is_empty();
                     for change in changes {
-                        self.told = change.number;
+                        self.sent = change.number;
                         self.ready.extend(event_for_all(change));
                     }
                     Ok(found)
                 }
             },
-            What::One(id) => {
+            Target::One(id) => {
                 let (newest, change) = {
                     let view = self.state.view();
                     let after = match self.backlog {
                         Backlog::Begins => 0,
-                        _ => self.told,
+                        _ => self.sent,
                     };
                     let change = match self.backlog {
                         // A deletion before the watch started is not reported.
@@ -190,8 +190,8 @@ impl Watcher {
                     };
                     (view.newest(), change)
                 };
-                self.backlog = Backlog::Told;
-                self.told = newest;
+                self.backlog = Backlog::Sent;
+                self.sent = newest;
                 self.ready.extend(change.map_err(too_far)?.map(event).transpose()?);
                 // Several changes of one node are merged into one.
                 Ok(false)
@@ -200,7 +200,7 @@ impl Watcher {
     }
 
     /// Builds the next events of the backlog; concurrent changes are sent after it.
-    fn tell_backlog(&mut self, after: Option<&str>) {
+    fn fill_backlog(&mut self, after: Option<&str>) {
         let (nodes, last) = {
             let view = self.state.view();
             let taken: Vec<_> = view
@@ -213,7 +213,7 @@ impl Watcher {
         };
         let mut event = EncodedEvent::default();
         let mut size = 0;
-        let mut told = None;
+        let mut last_sent = None;
         let mut full = false;
         for (id, node) in nodes {
             match node {
@@ -224,16 +224,16 @@ impl Watcher {
                 }
                 Err(corrupt) => warn!(%corrupt, "skipping an invalid node record in a watch"),
             }
-            told = Some(id);
+            last_sent = Some(id);
             full = size > CHUNK;
             if full {
                 break;
             }
         }
-        match (told, last && !full) {
+        match (last_sent, last && !full) {
             (_, true) => {
                 event.progress = Progress::LastBacklogged.into();
-                self.backlog = Backlog::Told;
+                self.backlog = Backlog::Sent;
                 self.ready.push_back(event);
             }
             (Some(id), false) => {
@@ -243,7 +243,7 @@ impl Watcher {
                 }
             }
             // An event over the limit has at least one node.
-            (None, false) => self.backlog = Backlog::Told,
+            (None, false) => self.backlog = Backlog::Sent,
         }
     }
 }

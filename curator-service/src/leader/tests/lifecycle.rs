@@ -20,7 +20,11 @@ async fn a_node_registers_is_approved_commits_and_joins() {
     let stage = Stage::new().await;
     let ticket = stage.ticket().await;
     assert_eq!(ticket.len(), 34);
-    assert_eq!(ticket[..2], [0x0a, 0x20], "the stored message, not what is in it");
+    assert_eq!(
+        ticket[..2],
+        [0x0a, 0x20],
+        "the bytes of the stored message, not its fields"
+    );
     assert_eq!(stage.ticket().await, ticket);
 
     let registered = stage.register(2).await.unwrap();

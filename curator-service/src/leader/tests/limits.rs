@@ -93,7 +93,7 @@ async fn one_node_does_not_fill_the_store() {
         let until = tokio::time::Instant::now() + Duration::from_secs(60);
         while tokio::time::Instant::now() < until {
             number += 1;
-            assert!(number < 5_000, "without end");
+            assert!(number < 5_000, "the loop must end");
             report(&stage, 2, &large(number)).await.unwrap();
             written += stage.value(&format!("/nodes/{}", id(2))).await.unwrap().len();
         }

@@ -39,7 +39,7 @@ async fn nodes_are_told_by_id_and_filtered() {
     let told = stage.nodes("node.id.endsWith('03')").await.unwrap().remove(0);
     assert_eq!(told.pubkey, key(3));
     let role = told.roles.unwrap().consensus_member.unwrap();
-    assert_eq!(role, Default::default(), "that it has it, and not what is in it");
+    assert_eq!(role, Default::default(), "the role is reported without its contents");
     assert_eq!(refused(stage.nodes("node.").await), Code::InvalidArgument);
 }
 

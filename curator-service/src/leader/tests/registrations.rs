@@ -55,9 +55,13 @@ async fn it_is_known_where_from_and_when_a_node_has_registered() {
     register(&stage, 2, Some("192.0.2.9")).await;
     assert_eq!(registrations(&stage, &id(2)).await, [of(2, "192.0.2.7")]);
     stage.approve(2).await.unwrap();
-    assert_eq!(registrations(&stage, "").await, [of(3, "")], "those that wait");
+    assert_eq!(
+        registrations(&stage, "").await,
+        [of(3, "")],
+        "nodes that wait for approval"
+    );
     assert_eq!(registrations(&stage, &id(2)).await, [of(2, "192.0.2.7")]);
-    assert_eq!(registrations(&stage, &id(FIRST)).await, [], "nothing is known of it");
+    assert_eq!(registrations(&stage, &id(FIRST)).await, [], "no registration is stored");
     let request = DeleteNodeRequest {
         node: Some(Node::Id(id(2))),
         ..DeleteNodeRequest::default()

@@ -34,7 +34,7 @@ async fn what_a_node_may_follows_its_state() {
     assert_eq!(may(&stage, 2).await, Err(Code::PermissionDenied), "approved");
     stage.commit(2).await.unwrap();
     assert_eq!(may(&stage, 2).await, Ok(()), "up");
-    assert_eq!(may(&stage, FIRST).await, Ok(()), "the first one is as well");
+    assert_eq!(may(&stage, FIRST).await, Ok(()), "the first node is deleted as well");
     let other = stage.leader.check_node(&id(2), &key(3)).await;
     assert_eq!(refused(other), Code::Unauthenticated, "another key");
     for (state, code) in [
@@ -98,7 +98,7 @@ async fn a_node_that_was_never_up_may_register_again() {
     stage.register(2).await.unwrap();
     delete(&stage, 2).await;
     // The ticket is new.
-    assert_eq!(stage.all().await.len(), before + 1, "nothing is left of it");
+    assert_eq!(stage.all().await.len(), before + 1, "no marker is left");
 }
 
 #[tokio::test(start_paused = true)]

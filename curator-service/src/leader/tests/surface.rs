@@ -422,10 +422,10 @@ impl Run {
             .flat_map(|labels| &labels.pairs)
             .find(|pair| pair.key == "turn");
         let label = label.map(|pair| pair.value.clone());
-        assert_eq!(label, Some(self.turn.to_string()), "what was acknowledged is lost");
+        assert_eq!(label, Some(self.turn.to_string()), "an acknowledged change is lost");
         let known: BTreeSet<&String> = nodes.iter().map(|node| &node.id).collect();
         for id in &self.joined {
-            assert!(known.contains(id), "{id} was told that it is registered, and is gone");
+            assert!(known.contains(id), "the acknowledged registration of {id} is lost");
         }
         // The store has it as well, and the state is within its limits.
         let record = self.stage.record(&id(FIRST)).await;
@@ -471,7 +471,7 @@ impl Run {
         }
         // Cancelled calls leave nothing behind.
         self.held.clear();
-        assert_eq!(self.stage.leader.lists.told(), 0);
+        assert_eq!(self.stage.leader.lists.open_count(), 0);
         self.good(
             "user owner",
             "/curator.admin.v1.Tickets/RotateRegisterTicket",

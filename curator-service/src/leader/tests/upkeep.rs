@@ -28,10 +28,14 @@ async fn roles_follow_members() {
         .await;
     stage.members.add_learner("https://stray:7834").await.unwrap();
     stage.leader.reconcile_once().await.unwrap();
-    assert_eq!(members().await, 1, "first the stray goes");
+    assert_eq!(members().await, 1, "first the orphan member is removed");
     assert!(roles(2).await.consensus_member.is_some());
     stage.leader.reconcile_once().await.unwrap();
-    assert_eq!(roles(2).await, NodeRoles::default(), "then both roles, at once");
+    assert_eq!(
+        roles(2).await,
+        NodeRoles::default(),
+        "then both roles are removed together"
+    );
     let before = stage.all().await;
     stage.leader.reconcile_once().await.unwrap();
     assert_eq!(stage.all().await, before);

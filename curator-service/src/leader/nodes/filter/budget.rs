@@ -103,7 +103,7 @@ impl Budget {
     pub(super) fn next_node(&mut self) -> Result<(), Spent> {
         self.steps_of_node = STEPS_OF_NODE;
         self.bytes_of_node = BYTES_OF_NODE;
-        self.look()
+        self.check()
     }
 
     /// Consumes steps.
@@ -112,7 +112,7 @@ impl Budget {
         self.steps = self.steps.checked_sub(steps).ok_or(Spent::Steps)?;
         match self.until_look.checked_sub(steps) {
             Some(left) => self.until_look = left,
-            None => self.look()?,
+            None => self.check()?,
         }
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Budget {
     }
 
     /// Checks the clock and cancellation.
-    pub(super) fn look(&mut self) -> Result<(), Spent> {
+    pub(super) fn check(&mut self) -> Result<(), Spent> {
         self.until_look = STEPS_PER_CLOCK_CHECK;
         match () {
             () if (self.gone)() => Err(Spent::Gone),

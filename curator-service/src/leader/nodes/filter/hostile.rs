@@ -355,7 +355,7 @@ async fn a_filter_ends_with_its_call() {
             let call = kept(loops.into(), vec![node(); 1_000].into_iter(), Arc::new(Still), turn);
             tokio::select! {
                 biased;
-                _ = call => panic!("it was to take longer"),
+                _ = call => panic!("the evaluation must take longer"),
                 () = tokio::task::yield_now() => {}
             }
         }
@@ -363,5 +363,5 @@ async fn a_filter_ends_with_its_call() {
     };
     tokio::time::timeout(Duration::from_secs(30), all)
         .await
-        .expect("they end with their calls");
+        .expect("evaluations stop with their calls");
 }

@@ -28,7 +28,7 @@ pub(super) struct Patterns(HashMap<String, Regex>);
 impl Patterns {
     /// Whether a part of the text matches.
     pub(super) fn matches(&mut self, text: &str, pattern: &str, budget: &mut Budget) -> Result<bool, Stop> {
-        budget.look()?;
+        budget.check()?;
         budget.steps(1 + text.len() as u64)?;
         if text.len() > MAX_TEXT_BYTES {
             return Err(no_match(format!("text exceeds {MAX_TEXT_BYTES} bytes")));

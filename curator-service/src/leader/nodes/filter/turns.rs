@@ -101,19 +101,16 @@ mod tests {
         let first = turns.next(&a).await.unwrap();
         let mut again = Box::pin(turns.next(&a));
         assert!(again.as_mut().now_or_never().is_none(), "one at a time");
-        let other = turns.next(&b).now_or_never().expect("a thread is left").unwrap();
+        let other = turns.next(&b).now_or_never().expect("a thread is free").unwrap();
         let mut calls: Vec<_> = others.iter().map(|caller| Box::pin(turns.next(caller))).collect();
         assert!(calls.iter_mut().all(|call| call.as_mut().now_or_never().is_none()));
         let user = turns.next(&owner()).now_or_never().expect("at once").unwrap();
         drop((user, first, other));
-        assert!(
-            again.now_or_never().is_none(),
-            "those who came before have their turn first"
-        );
+        assert!(again.now_or_never().is_none(), "earlier calls have their turn first");
         let served = calls.iter_mut().filter_map(|call| call.as_mut().now_or_never()).count();
         assert!(served >= 2, "{served}");
         drop(calls);
-        assert_eq!(turns.callers.count(), 0, "nothing stays of those who have gone");
+        assert_eq!(turns.callers.count(), 0, "callers without calls take no memory");
     }
 
     #[tokio::test]
@@ -129,7 +126,7 @@ mod tests {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(
             pushback::come_again(&refused).is_some(),
-            "it is told when to come again"
+            "the refusal has a retry delay"
         );
         drop((first, calls));
         assert!(turns.next(&a).now_or_never().is_some_and(|turn| turn.is_ok()));

@@ -1,6 +1,6 @@
-//! Who has changed what: a line each, under a target of its own, with how it ended.
+//! The audit log: one line for each change, with caller, action, target and outcome, under a log target of its own.
 //!
-//! What is asked for is told by its names alone, never by its values: there is no secret in any line.
+//! Requests are logged by names only, never by values, so no line contains a secret.
 
 use curator_proto::admin_api::{IssueOwnRequest, RotateRegisterTicketRequest, StepDownRequest};
 use curator_proto::management_api::{
@@ -13,26 +13,26 @@ use tracing::info;
 use crate::auth::Caller;
 use crate::validate::{Selector, id_of_key};
 
-/// The target of the lines.
+/// The log target of audit lines.
 const TARGET: &str = "curator::audit";
-/// The longest that is told of what somebody else has chosen, in characters.
+/// Maximum length of caller-chosen text in a line, in characters.
 const MAX_TEXT_LEN: usize = 256;
 
-/// A request that is told of.
+/// A request that is audited.
 pub(crate) trait Audited {
-    /// What it does, in a word.
+    /// The name of the action.
     const ACTION: &'static str;
 
-    /// What it is done to.
+    /// What the action applies to.
     fn target(&self) -> String;
 
-    /// What is changed of it.
+    /// A summary of the change.
     fn change(&self) -> String {
         String::new()
     }
 }
 
-/// One request, from its arrival to its end. Whatever becomes of it there is one line.
+/// One request, from arrival to end. Exactly one line is logged, whatever the outcome.
 pub(crate) struct Entry {
     action: &'static str,
     caller: String,
@@ -50,33 +50,33 @@ impl Entry {
             Some(Caller::Anybody { key: Some(key) }) => {
                 format!("key of {}", id_of_key("key", key).unwrap_or_default())
             }
-            Some(Caller::Anybody { key: None }) | None => "anybody".to_owned(),
+            Some(Caller::Anybody { key: None }) | None => "anonymous".to_owned(),
         };
         Self {
             action: T::ACTION,
-            caller: short(&caller),
-            target: short(&request.get_ref().target()),
-            change: short(&request.get_ref().change()),
+            caller: truncated(&caller),
+            target: truncated(&request.get_ref().target()),
+            change: truncated(&request.get_ref().change()),
             trace_id: trace_id(request).unwrap_or_default(),
             closed: false,
         }
     }
 
-    /// Tells how it ended.
+    /// Logs the outcome.
     pub(crate) fn close<T>(mut self, outcome: &Result<T, Status>) {
         match outcome {
-            Ok(_) => self.tell("ok", ""),
-            Err(status) => self.tell(status.code().description(), status.message()),
+            Ok(_) => self.log("ok", ""),
+            Err(status) => self.log(status.code().description(), status.message()),
         }
     }
 
-    /// Tells of it only if it is closed.
+    /// Logs only if `close` is called.
     pub(crate) fn quiet(mut self) -> Self {
         self.closed = true;
         self
     }
 
-    fn tell(&mut self, outcome: &str, reason: &str) {
+    fn log(&mut self, outcome: &str, reason: &str) {
         self.closed = true;
         info!(
             target: TARGET,
@@ -85,7 +85,7 @@ impl Entry {
             on = self.target,
             change = self.change,
             outcome,
-            reason = short(reason),
+            reason = truncated(reason),
             trace_id = self.trace_id,
             "audit"
         );
@@ -95,28 +95,28 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.closed {
-            self.tell(
-                "given up",
-                "the caller went or the term ended: it may have been done or not",
+            self.log(
+                "abandoned",
+                "the call was cancelled or the term ended; the change may or may not have been made",
             );
         }
     }
 }
 
-/// The trace that the caller says that the call is of.
+/// The trace ID from the caller's `traceparent` header.
 fn trace_id<T>(request: &Request<T>) -> Option<String> {
     let said = request.metadata().get("traceparent")?.to_str().ok()?;
     let id = said.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
 }
 
-/// Nothing longer than that, and nothing that breaks lines.
-fn short(text: &str) -> String {
+/// Truncates the text and replaces control characters.
+fn truncated(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().take(MAX_TEXT_LEN).map(plain).collect()
 }
 
-/// The id of the node that is meant, as far as it can be told.
+/// The ID of the selected node; empty if the selector is invalid.
 fn node(selector: Option<impl Into<Selector>>) -> String {
     Selector::id(selector).unwrap_or_default()
 }
@@ -138,13 +138,13 @@ impl Audited for DeleteNodeRequest {
 
     fn change(&self) -> String {
         let all = [
-            (self.safety_bypass_has_roles.is_some(), "though it has roles"),
+            (self.safety_bypass_has_roles.is_some(), "bypass has_roles"),
             (
                 self.safety_bypass_not_decommissioned.is_some(),
-                "though it is not decommissioned",
+                "bypass not_decommissioned",
             ),
         ];
-        listed(all.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()))
+        joined(all.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()))
     }
 }
 
@@ -165,7 +165,7 @@ impl Audited for UpdateNodeLabelsRequest {
 
     fn change(&self) -> String {
         let set = self.upsert.iter().map(|pair| format!("+{}", pair.key));
-        listed(set.chain(self.delete.iter().map(|key| format!("-{key}"))))
+        joined(set.chain(self.delete.iter().map(|key| format!("-{key}"))))
     }
 }
 
@@ -182,7 +182,7 @@ impl Audited for UpdateNodeRolesRequest {
             (self.kubernetes_controller, "kubernetes_controller"),
             (self.kubernetes_worker, "kubernetes_worker"),
         ];
-        listed(all.iter().filter_map(|(wish, name)| match wish {
+        joined(all.iter().filter_map(|(wish, name)| match wish {
             Some(true) => Some(format!("+{name}")),
             Some(false) => Some(format!("-{name}")),
             None => None,
@@ -198,7 +198,7 @@ impl Audited for ConfigureClusterRequest {
     }
 
     fn change(&self) -> String {
-        listed(self.update_mask.iter().flat_map(|mask| mask.paths.iter().cloned()))
+        joined(self.update_mask.iter().flat_map(|mask| mask.paths.iter().cloned()))
     }
 }
 
@@ -226,7 +226,7 @@ impl Audited for IssueOwnRequest {
     }
 
     fn change(&self) -> String {
-        if self.anew { "renew" } else { "again" }.to_owned()
+        if self.anew { "renew" } else { "return existing" }.to_owned()
     }
 }
 
@@ -245,10 +245,10 @@ impl Audited for StepDownRequest {
     }
 }
 
-/// No more of them than are told.
-fn listed(all: impl Iterator<Item = String>) -> String {
+/// Joins the items, truncated to the maximum length.
+fn joined(all: impl Iterator<Item = String>) -> String {
     all.take(MAX_TEXT_LEN)
-        .map(|each| short(&each))
+        .map(|each| truncated(&each))
         .collect::<Vec<_>>()
         .join(",")
 }
@@ -285,6 +285,6 @@ mod tests {
         assert!(entry.change.starts_with("+rack") && entry.change.chars().count() <= MAX_TEXT_LEN);
         entry.close(&Ok(()));
         let stranger = Entry::of(&Request::new(GetRegisterTicketRequest {}));
-        assert_eq!((&*stranger.caller, &*stranger.trace_id), ("anybody", ""));
+        assert_eq!((&*stranger.caller, &*stranger.trace_id), ("anonymous", ""));
     }
 }

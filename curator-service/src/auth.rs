@@ -1,6 +1,7 @@
-//! Who calls, and whether they may: asked of each call before the service that it is for.
+//! Authentication and authorization: runs before the called service.
 //!
-//! Who may is what the annotations in the `.proto` files say, read from the descriptors. A method without one cannot be called.
+//! The annotations in the `.proto` files define which permissions a method requires. A method without an annotation
+//! cannot be called.
 
 pub(crate) mod certificate;
 mod request_limit;
@@ -27,37 +28,37 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower_service::Service;
 
-/// Who is calling, as far as the called method asks. Found in the extensions of the request.
+/// The authenticated caller, stored in the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// A node of the cluster, by its certificate.
+    /// A node of the cluster, authenticated by its certificate.
     Node {
-        /// Its id.
+        /// The node's ID.
         id: String,
-        /// The key that it has shown to have, which its record must have as well; `None` if nothing was shown.
+        /// The key that the node proved to own, which must match the node's record; `None` if no key was proved.
         public_key: Option<[u8; 32]>,
     },
-    /// A user of the cluster, by their certificate.
+    /// A user of the cluster, authenticated by a certificate.
     User {
-        /// What the certificate calls them.
+        /// The identity in the certificate.
         identity: String,
     },
-    /// Anybody: the method does not ask who calls.
+    /// An unauthenticated caller: the method requires no authentication.
     Anybody {
-        /// The Ed25519 key that the caller has shown to have, by a certificate signed by itself.
+        /// The Ed25519 key that the caller proved to own with a self-signed certificate.
         key: Option<[u8; 32]>,
     },
 }
 
-/// How callers are recognized.
+/// Authenticates callers.
 pub trait Authenticator: Send + Sync + 'static {
-    /// The node or user that makes a call.
+    /// Returns the node or user that makes a call.
     ///
     /// # Errors
-    /// The caller is neither; the text says why, and is for the caller to read.
+    /// If the caller is neither. The text says why and is sent to the caller.
     fn authenticate(&self, request: &Parts) -> Result<Member, String>;
 
-    /// The key that the caller has shown to have, whoever it is.
+    /// Returns the key that the caller proved to own with a self-signed certificate.
     fn self_signed_key(&self, request: &Parts) -> Option<[u8; 32]>;
 }
 
@@ -66,25 +67,25 @@ pub trait Authenticator: Send + Sync + 'static {
 pub enum Member {
     /// A node.
     Node {
-        /// Its id.
+        /// The node's ID.
         id: String,
-        /// The key that it has shown to have, if it has shown one.
+        /// The key that the node proved to own, if any.
         public_key: Option<[u8; 32]>,
     },
     /// A user.
     User {
-        /// What their certificate calls them.
+        /// The identity in the certificate.
         identity: String,
     },
 }
 
-/// Without TLS nobody can be recognized: what needs that is refused.
+/// Rejects every caller. Used without TLS: methods that require authentication fail.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RejectAll;
 
 impl Authenticator for RejectAll {
     fn authenticate(&self, _: &Parts) -> Result<Member, String> {
-        Err("the connection is not TLS, so that the caller cannot be recognized".into())
+        Err("connection is not TLS; the caller cannot be authenticated".into())
     }
 
     fn self_signed_key(&self, _: &Parts) -> Option<[u8; 32]> {
@@ -92,10 +93,10 @@ impl Authenticator for RejectAll {
     }
 }
 
-/// What a node may, whichever it is. A user may everything.
+/// The permissions of every node. A user has all permissions.
 const OF_NODES: [Permission; 2] = [Permission::ReadClusterStatus, Permission::UpdateNodeSelf];
 
-/// Who calls, if they may.
+/// Authenticates and authorizes a call.
 fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, Status> {
     let need = match Methods::of_curator().authorization(request.uri.path()) {
         Ok(Authorization::Unauthenticated) => {
@@ -118,30 +119,30 @@ fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, S
     }
 }
 
-/// Knows whether a node is still one of the cluster.
+/// Looks up nodes of the cluster.
 pub(crate) trait NodeDirectory: Clone + Send + Sync + Unpin + 'static {
-    /// Whether the cluster has a node with this id and key at this moment; the error is for the caller.
+    /// Checks that the cluster has a node with this ID and key. The error is sent to the caller.
     fn check(&self, id: &str, public_key: &[u8; 32]) -> impl Future<Output = Result<(), Status>> + Send;
 
-    /// Whether it is known by now that the cluster has no such node any more. Cheap: asked for each message of a stream.
+    /// Whether the local view shows that the node has been removed. Cheap: called for each message of a stream.
     fn is_removed(&self, id: &str, public_key: &[u8; 32]) -> bool;
 }
 
-/// A service that only those reach who may. Who may is decided on the headers: of the request of a caller who may not, nothing is
-/// read. Of a request that anybody may make, a little is.
+/// Wraps a service with authorization. The decision uses headers only: nothing is read from the body of a refused
+/// request, and the body of an unauthenticated request is limited.
 #[derive(Clone)]
 pub(crate) struct Authorized<S, R> {
     inner: S,
     authenticator: Arc<dyn Authenticator>,
-    register: R,
+    directory: R,
 }
 
 impl<S, R> Authorized<S, R> {
-    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>, register: R) -> Self {
+    pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>, directory: R) -> Self {
         Self {
             inner,
             authenticator,
-            register,
+            directory,
         }
     }
 }
@@ -186,17 +187,17 @@ where
         let Some((id, key)) = shown else {
             return Either::Left(self.inner.call(request));
         };
-        // A certificate does not say that its node has been deleted since.
+        // A valid certificate does not show that its node was deleted, so the directory is checked.
         let streams = Methods::of_curator().answers_with_a_stream(request.uri().path());
-        let register = self.register.clone();
-        // The one that is ready is called, and a clone of it stays.
+        let directory = self.directory.clone();
+        // The service that is ready is called; a clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let checked = async move {
-            match register.check(&id, &key).await {
+            match directory.check(&id, &key).await {
                 Ok(()) if streams => {
                     let answered = inner.call(request).await?;
-                    Ok(answered.map(|body| Body::new(RevocableStream::new(body, register, id, key))))
+                    Ok(answered.map(|body| Body::new(RevocableStream::new(body, directory, id, key))))
                 }
                 Ok(()) => inner.call(request).await,
                 Err(refused) => Ok(refused.into_http()),
@@ -206,10 +207,10 @@ where
     }
 }
 
-/// Who makes a call.
+/// Returns the authenticated caller of a request.
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<&Caller, Status> {
-    // Without it the service stands in no `Authorized`.
-    let missing = || Status::internal("who calls was not asked");
+    // Missing if the service is not wrapped in `Authorized`.
+    let missing = || Status::internal("internal: request did not pass the auth layer");
     request.extensions().get().ok_or_else(missing)
 }
 
@@ -284,7 +285,7 @@ mod tests {
         assert_eq!(admitted(unknown, Some("user owner")), Err(Code::Unimplemented));
     }
 
-    /// Reads the whole request, and answers with its length.
+    /// Reads the whole request and counts its bytes.
     #[derive(Clone)]
     struct Reads(Arc<AtomicUsize>);
 
@@ -326,7 +327,7 @@ mod tests {
         }
     }
 
-    /// A body that never ends, and counts what has been taken of it.
+    /// An endless body that counts the bytes taken from it.
     struct Endless(Arc<AtomicUsize>);
 
     impl http_body::Body for Endless {
@@ -336,7 +337,7 @@ mod tests {
         fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             let piece = Bytes::from_static(&[0; 1_024]);
             let taken = self.0.fetch_add(piece.len(), Ordering::Relaxed);
-            // A test that fails must not go on for ever.
+            // Stop eventually, so that a failing test ends.
             Poll::Ready((taken < 64 << 20).then(|| Ok(Frame::data(piece))))
         }
     }
@@ -363,7 +364,7 @@ mod tests {
         }
     }
 
-    /// All methods that the leader serves have an annotation, or nobody could call them.
+    /// Every method that the leader serves has an annotation; without one it could not be called.
     #[test]
     fn every_method_says_who_may() {
         for path in Methods::of_curator().paths() {

@@ -1,4 +1,4 @@
-//! What the leader does and serves, in one term.
+//! The leader's services and background work, in one term.
 
 mod api;
 mod cluster;
@@ -48,22 +48,22 @@ use crate::step_down::StepDownCoordinator;
 use curator_identity::Identity;
 use curator_identity::{CredentialsWatch, recognized};
 
-/// The longest message that the leader takes of members of the cluster, in bytes. Of others it takes less: `authorize`.
+/// Maximum message size accepted from cluster members, in bytes. Other callers have a lower limit: see `auth`.
 const MAX_MESSAGE: usize = 4 << 20;
 
-/// What a leader needs beside the state.
+/// What a leader needs besides the state.
 #[derive(Clone)]
 pub(crate) struct LeaderContext {
-    /// The node that it runs on.
+    /// The ID of the node that this instance runs on.
     pub(crate) node_id: String,
-    /// Who the members of the consensus are.
+    /// Reads and changes the membership of the consensus.
     pub(crate) membership: Arc<dyn Membership>,
-    /// Who sees to it that another instance leads; `None` for an instance that is no node's.
+    /// Transfers leadership to another instance; `None` if this instance belongs to no node.
     pub(crate) succession: Option<StepDownCoordinator>,
-    /// How large the state may become.
+    /// Limits on the size of the state.
     pub(crate) limits: StateLimits,
     pub(crate) clock: SharedClock,
-    /// The time of day: for what people read, and for certificates.
+    /// The wall clock, used for displayed times and for certificates.
     pub(crate) wall: fn() -> SystemTime,
 }
 
@@ -73,17 +73,17 @@ pub(crate) struct Leader {
     context: LeaderContext,
     heartbeats: Heartbeats,
     claims: KeyReservations,
-    /// Who may look through the nodes with a filter: each takes a thread.
+    /// Limits how many filters run at a time: each filter needs a thread.
     filters: nodes::filter::Turns,
-    /// Which watches are told their backlog.
+    /// Limits how many watches send their backlog at a time.
     backlogs: Arc<Backlogs>,
-    /// Those who are being told of nodes.
+    /// The open `GetNodes` streams.
     lists: Lists,
-    /// One node registers at a time.
+    /// Serializes node registrations.
     newcomers: Newcomers,
-    /// How fast nodes may change what is stored of them.
+    /// Rate limits of the changes that nodes make to their records.
     pace: Pace,
-    /// One node gets prefixes at a time.
+    /// Serializes the assignment of prefixes.
     prefixes: tokio::sync::Mutex<()>,
     cluster_pki: Pki,
     etcd_pki: Pki,
@@ -109,7 +109,7 @@ impl Leader {
         })
     }
 
-    /// Does what a leader does without being called, until the term ends.
+    /// Runs the leader's background work until the term ends.
     pub(crate) async fn run(self: Arc<Self>) {
         let work = async { tokio::join!(self.state.clone().run(), reconciler::run(&self)) };
         tokio::select! {
@@ -118,16 +118,16 @@ impl Leader {
         }
     }
 
-    /// Whether the state has been read, so that calls are answered.
+    /// Whether the state is loaded, so that calls can be answered.
     pub(crate) fn readiness(&self) -> tokio::sync::watch::Receiver<bool> {
         self.state.readiness()
     }
 
-    /// Whether it can do what each call needs: a read behind a fence.
+    /// Whether a fenced read succeeds, which every call requires.
     pub(crate) async fn can_read(&self) -> bool {
         match self.state.read(|_| ()).await {
             Ok(()) => true,
-            // Another term is no fault of this instance.
+            // The end of the term is not a fault of this instance.
             Err(_) => !self.state.fenced().term().is_valid(),
         }
     }
@@ -142,25 +142,26 @@ impl Leader {
         &self.heartbeats
     }
 
-    /// Whether a certificate for this id and key is that of a node of the cluster that is up: one that was deleted has a certificate
-    /// that is as good as ever, and may register again. What a node needs to become one, it asks for without a certificate.
+    /// Checks that a certificate with this ID and key belongs to a node in `NODE_STATE_UP`. The certificate of a
+    /// deleted node stays valid, so the record decides. A node that is not up yet makes its calls without a
+    /// certificate.
     async fn check_node(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
         if self.knows(id, |node| is_up(node, public_key)).await? {
             return Ok(());
         }
         match self.state.view().node(id) {
             Some(Ok(node)) if node.message().public_key == public_key => Err(Status::permission_denied(format!(
-                "node {id} is {}: only one that is up may call this",
+                "node {id} is {}; this method requires NODE_STATE_UP",
                 node.state().as_str_name()
             ))),
             _ => Err(Status::unauthenticated(format!(
-                "{id} is no node of the cluster, or not any more"
+                "{id} is not a node of the cluster, or has been deleted"
             ))),
         }
     }
 
-    /// Whether there is such a node. If the view has none it is asked again behind a fence, so that nobody is turned away for
-    /// what is not known yet.
+    /// Whether a node matches. If the view has no match, it is read again behind a fence, so that a stale view does not
+    /// cause a refusal.
     async fn knows(&self, id: &str, such: impl Fn(&NodeRecord) -> bool) -> Result<bool, Status> {
         let found = |view: &View| matches!(view.node(id), Some(Ok(node)) if such(node));
         self.state.ready().await?;
@@ -175,12 +176,12 @@ impl Leader {
     }
 }
 
-/// Whether this is the node with this key, and it has been approved and is in service.
+/// Whether the node has this key and is in `NODE_STATE_UP`.
 fn is_up(node: &NodeRecord, public_key: &[u8; 32]) -> bool {
     node.message().public_key == public_key && node.state() == NodeState::Up
 }
 
-/// What finds the leader of one term: it may begin a moment after its first call has come.
+/// Finds the leader of one term. The leader may start shortly after the first call arrives.
 #[derive(Clone)]
 pub(crate) struct LeaderHandle {
     leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
@@ -195,7 +196,7 @@ impl LeaderHandle {
         Self { leader, term }
     }
 
-    /// The leader of the term. Whoever asks is called off when the term ends.
+    /// Returns the leader of the term. The caller is cancelled when the term ends.
     pub(crate) async fn leader(&self) -> Result<Arc<Leader>, Status> {
         let own = |leader: &Option<Arc<Leader>>| leader.as_ref().is_some_and(|leader| self.is_of(leader));
         let mut changes = self.leader.clone();
@@ -211,7 +212,7 @@ impl LeaderHandle {
         term.lock_revision().0 == self.term.lock_revision && term.lock_key() == self.term.lock_key.as_bytes()
     }
 
-    /// The services, behind the check of who may call them.
+    /// The gRPC services, each behind the authorization layer.
     pub(crate) fn routes(self, authenticator: &Arc<dyn Authenticator>) -> Routes {
         let curator = CuratorServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
         let management = ManagementServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE);
@@ -236,7 +237,7 @@ impl NodeDirectory for LeaderHandle {
 
     fn is_removed(&self, id: &str, public_key: &[u8; 32]) -> bool {
         let leader = self.leader.borrow();
-        // Without the leader the term is over, and the call with it.
+        // Without a leader the term has ended, and the call ends with it.
         let Some(leader) = leader.as_ref().filter(|leader| self.is_of(leader)) else {
             return false;
         };
@@ -244,7 +245,7 @@ impl NodeDirectory for LeaderHandle {
     }
 }
 
-/// Whose word is taken for who makes forwarded calls: that of the nodes that are members of the consensus now.
+/// Accepts the forwarded caller identity only from nodes that are consensus members now.
 pub(crate) struct ConsensusForwarders {
     leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
     credentials: CredentialsWatch,
@@ -280,7 +281,7 @@ impl Forwarders for ConsensusForwarders {
     }
 
     fn refuses(&self, path: &str, shown: &CallerCertificates) -> Option<String> {
-        // What is not ours, and may be called by anybody, the leader's own services judge.
+        // Methods of other services, and methods without authentication, are judged by the leader's own services.
         let Ok(Authorization::Authenticated { .. }) = Methods::of_curator().authorization(path) else {
             return None;
         };
@@ -297,20 +298,22 @@ impl Forwarders for ConsensusForwarders {
     }
 }
 
-/// The node that makes a call, if it is one.
+/// Returns the ID of the calling node; an error if the caller is not a node.
 fn calling_node<T>(request: &tonic::Request<T>) -> Result<String, Status> {
     match caller(request)? {
         Caller::Node { id, .. } => Ok(id.clone()),
-        Caller::User { .. } | Caller::Anybody { .. } => Err(Status::permission_denied("only nodes may call this")),
+        Caller::User { .. } | Caller::Anybody { .. } => {
+            Err(Status::permission_denied("this method requires a node certificate"))
+        }
     }
 }
 
-/// Where a call comes from, if that is known.
+/// Returns the address that the call comes from, if it is known.
 fn calling_address<T>(request: &tonic::Request<T>) -> Option<IpAddr> {
     request.extensions().get().map(|CallerAddress(address)| *address)
 }
 
-/// The key that the caller has shown to have.
+/// Returns the key that the caller proved to own with a self-signed certificate.
 fn calling_key<T>(request: &tonic::Request<T>) -> Result<Option<[u8; 32]>, Status> {
     match caller(request)? {
         Caller::Anybody { key } => Ok(*key),

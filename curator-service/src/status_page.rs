@@ -1,8 +1,7 @@
-//! What an instance tells people and machines that look after it, over plain HTTP on an address of its own: metrics, whether it is
-//! alive and ready, and a page.
+//! The status server of an instance: metrics, liveness, readiness and a status page, over plain HTTP on an address of
+//! its own.
 //!
-//! It answers whoever can connect, so by default that is this host. There are no secrets in it: who leads and since when, counts and
-//! times. It changes nothing.
+//! It answers anyone who can connect, so by default it listens on loopback. It serves no secrets and changes nothing.
 
 #[cfg(test)]
 pub(crate) mod counted;
@@ -16,14 +15,14 @@ use std::sync::Arc;
 
 pub(crate) use http::{StatusServer, StatusSources};
 
-/// Where an instance is looked at.
+/// Configuration of the status server.
 #[derive(Clone)]
 pub struct Observe {
-    /// The address to listen on; with port 0 one is chosen, and logged.
+    /// The listen address; with port 0 the system chooses a port, which is logged.
     pub listen: SocketAddr,
-    /// Renders the metrics as Prometheus reads them: whoever has installed a recorder of the `metrics` crate knows how.
+    /// Renders the metrics in Prometheus text format; provided by the installer of the `metrics` recorder.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// The port that an instance is looked at by, on loopback.
+/// The default port of the status server, on loopback.
 pub const OBSERVE_PORT: u16 = 7836;

@@ -1,7 +1,8 @@
-//! `Leadership`: makes the leader step down, in favour of a node if one is named.
+//! The `Leadership` service: makes the leader step down, optionally in favour of a named node.
 //!
-//! First who is next is settled, which may be refused; then the call is answered; and only then, by a task that outlives the call,
-//! the leader hands over as it does when it stops. Answered first, because an answer of an ended term is none.
+//! First the successor is determined, which may be refused; then the call is answered; then a task that outlives the
+//! call hands over, as at shutdown. The answer comes first because a response sent after the end of the term would be
+//! discarded.
 
 pub(crate) mod handing_over;
 
@@ -25,19 +26,19 @@ use crate::auth::{Caller, caller};
 use crate::consensus::ConsensusStatus;
 use crate::status::{CandidateConfig, LeaderStatus};
 
-/// How long the other candidates are given to let one pass; never longer than the TTL.
-const MAKE_WAY: Duration = Duration::from_secs(5);
-/// The longest id that a node may have, in bytes. It is told again in refusals, which go into a header.
+/// Maximum time to let the named candidate move up in the queue; also limited by the TTL.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum length of a node ID, in bytes. The ID is repeated in error messages, which are sent in a header.
 const MAX_ID_BYTES: usize = 255;
 
-/// A term that is to be ended.
+/// A request to end a term.
 pub(crate) struct HandOver {
     revision: Revision,
-    /// Nobody else settles who is next meanwhile.
+    /// Prevents concurrent requests until the hand-over is done.
     _settled: OwnedMutexGuard<()>,
 }
 
-/// What the service of each term is made from.
+/// Creates the service of each term.
 #[derive(Clone)]
 pub(crate) struct StepDownCoordinator {
     candidate: Arc<CandidateConfig>,
@@ -48,29 +49,32 @@ pub(crate) struct StepDownCoordinator {
 }
 
 impl StepDownCoordinator {
-    /// The office, and where its requests come out.
+    /// Returns the coordinator and the receiver of its requests.
     pub(crate) fn new(
         candidate: Arc<CandidateConfig>,
         consensus: watch::Receiver<ConsensusStatus>,
         status: watch::Receiver<LeaderStatus>,
     ) -> (Self, mpsc::Receiver<HandOver>) {
         let (requests, received) = mpsc::channel(1);
-        let office = Self {
+        let coordinator = Self {
             candidate,
             consensus,
             status,
             requests,
             settling: Arc::default(),
         };
-        (office, received)
+        (coordinator, received)
     }
 
     /// The service of one term.
     pub(crate) fn service(self, term: TermId) -> LeadershipServer<LeadershipService> {
-        LeadershipServer::new(LeadershipService { office: self, term })
+        LeadershipServer::new(LeadershipService {
+            coordinator: self,
+            term,
+        })
     }
 
-    /// The term, if it is the present one.
+    /// Returns the term if it is the current one.
     fn term(&self, id: &TermId) -> Result<Term, Status> {
         let over = || Status::unavailable("this instance's term as leader has ended");
         match &*self.status.borrow() {
@@ -83,17 +87,19 @@ impl StepDownCoordinator {
 
     pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
         if request.to_node_id.len() > MAX_ID_BYTES {
-            return Err(Status::invalid_argument("to_node_id: it is longer than any node's id"));
+            return Err(Status::invalid_argument(format!(
+                "to_node_id: must be at most {MAX_ID_BYTES} bytes"
+            )));
         }
         let term = self.term(id)?;
         let revision = term.lock_revision();
         if request.expected_lock_revision != 0 && request.expected_lock_revision != revision.0 {
             return Err(Status::failed_precondition(format!(
-                "{} leads in term {revision} by now, and term {} was to end: it has ended already",
-                self.candidate.value.node_id, request.expected_lock_revision
+                "term {} has already ended; {} now leads in term {revision}",
+                request.expected_lock_revision, self.candidate.value.node_id
             )));
         }
-        let busy = || Status::aborted("the leader is about to step down already, by another call");
+        let busy = || Status::aborted("another StepDown call is in progress");
         let settled = self.settling.clone().try_lock_owned().map_err(|_| busy())?;
         let store = match &*self.consensus.borrow() {
             ConsensusStatus::Running(store) => store.clone(),
@@ -101,9 +107,9 @@ impl StepDownCoordinator {
         };
         let election = self.candidate.election(store);
         let next_node_id = match request.to_node_id.as_str() {
-            "" => whoever_is_next(&election).await?,
+            "" => next_candidate(&election).await?,
             to => {
-                let within = MAKE_WAY.min(self.candidate.ttl);
+                let within = TRANSFER_TIMEOUT.min(self.candidate.ttl);
                 transfer_leadership(&election, &term, &self.candidate.value, to, within)
                     .await
                     .map_err(refused)?;
@@ -115,7 +121,7 @@ impl StepDownCoordinator {
             _settled: settled,
         };
         self.requests.try_send(hand_over).map_err(|_| busy())?;
-        info!(next = next_node_id, lock_revision = revision.0, "asked to step down");
+        info!(next = next_node_id, lock_revision = revision.0, "step-down accepted");
         Ok(StepDownResponse {
             ending_lock_revision: revision.0,
             next_node_id,
@@ -123,12 +129,12 @@ impl StepDownCoordinator {
     }
 }
 
-/// Who would lead next.
-async fn whoever_is_next(election: &dyn ElectionBackend) -> Result<String, Status> {
+/// Returns the ID of the node that leads next.
+async fn next_candidate(election: &dyn ElectionBackend) -> Result<String, Status> {
     let candidates = election.candidates().await.map_err(|error| refused(error.into()))?;
-    let next = candidates.get(1).ok_or_else(|| {
-        Status::failed_precondition("no other instance stands for election: nobody would lead instead")
-    })?;
+    let next = candidates
+        .get(1)
+        .ok_or_else(|| Status::failed_precondition("no other candidate is waiting to become leader"))?;
     let value = <LeaderElectionValue as LeaderValue>::decode(&next.value);
     Ok(value.map(|value| value.node_id).unwrap_or_default())
 }
@@ -144,7 +150,7 @@ fn refused(error: TransferError) -> Status {
 
 /// The service, in one term.
 pub(crate) struct LeadershipService {
-    office: StepDownCoordinator,
+    coordinator: StepDownCoordinator,
     term: TermId,
 }
 
@@ -153,8 +159,8 @@ impl Leadership for LeadershipService {
     async fn step_down(&self, request: Request<StepDownRequest>) -> Result<Response<StepDownResponse>, Status> {
         let entry = Entry::of(&request);
         let done = match caller(&request) {
-            Ok(Caller::User { .. }) => self.office.step_down(&self.term, request.into_inner()).await,
-            Ok(_) => Err(Status::permission_denied("only users may make a leader step down")),
+            Ok(Caller::User { .. }) => self.coordinator.step_down(&self.term, request.into_inner()).await,
+            Ok(_) => Err(Status::permission_denied("StepDown requires a user certificate")),
             Err(status) => Err(status),
         };
         entry.close(&done);
@@ -162,7 +168,7 @@ impl Leadership for LeadershipService {
     }
 }
 
-/// Hands over whenever that has been settled, until cancelled.
+/// Carries out hand-over requests until cancelled.
 pub(crate) async fn hand_over(
     mut requests: mpsc::Receiver<HandOver>,
     listener: &ListenerHandle,
@@ -171,7 +177,7 @@ pub(crate) async fn hand_over(
     cancel: CancellationToken,
 ) {
     while let Some(Some(request)) = cancel.run_until_cancelled(requests.recv()).await {
-        // The call that asked for it is among those that are answered first.
+        // The StepDown call itself is among the calls that are drained first.
         handing_over::hand_over(listener, elector, limit, Some(request.revision)).await;
     }
 }
@@ -189,7 +195,7 @@ mod tests {
     use crate::consensus::FixedConsensus;
 
     struct Stage {
-        office: StepDownCoordinator,
+        coordinator: StepDownCoordinator,
         requests: mpsc::Receiver<HandOver>,
         id: TermId,
         _term_owner: TermOwner,
@@ -199,7 +205,7 @@ mod tests {
         election: Arc<curator_election::StoreElection<dyn Store>>,
     }
 
-    /// The first of these nodes leads, the others are queued in their order.
+    /// The first node leads; the others are queued in order.
     async fn stage(names: &[&str]) -> Stage {
         let cluster = MemoryCluster::new(1);
         let store: Arc<dyn Store> = Arc::new(cluster.client(0));
@@ -238,13 +244,13 @@ mod tests {
         let (term_owner, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
         let (status, watched) = watch::channel(ElectionStatus::Leader(term));
         let (consensus, running) = watch::channel(ConsensusStatus::Running(store));
-        let (office, requests) = StepDownCoordinator::new(candidate, running, watched);
+        let (coordinator, requests) = StepDownCoordinator::new(candidate, running, watched);
         let id = TermId {
             lock_key: key,
             lock_revision: revision.0,
         };
         Stage {
-            office,
+            coordinator,
             requests,
             id,
             _term_owner: term_owner,
@@ -264,7 +270,7 @@ mod tests {
 
     impl Stage {
         async fn ask(&self, request: StepDownRequest) -> Result<StepDownResponse, (Code, String)> {
-            let asked = self.office.step_down(&self.id, request).await;
+            let asked = self.coordinator.step_down(&self.id, request).await;
             asked.map_err(|status| (status.code(), status.message().to_owned()))
         }
 
@@ -288,25 +294,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_named_node_is_next_before_anything_is_handed_over() {
         let mut stage = stage(&["a", "b", "c"]).await;
-        let answer = stage.ask(to("c")).await.expect("all make way");
+        let answer = stage.ask(to("c")).await.expect("the candidate moves up");
         assert_eq!(answer.next_node_id, "c");
         assert_eq!(answer.ending_lock_revision, stage.id.lock_revision);
         assert_eq!(stage.queue().await[..2], ["a", "c"]);
-        let hand_over = stage.requests.recv().await.expect("asked for");
+        let hand_over = stage.requests.recv().await.expect("a hand-over is requested");
         assert_eq!(hand_over.revision.0, stage.id.lock_revision);
     }
 
-    /// Two at once: one is carried out, and the other told so. Not even the queue moves for it.
+    /// Of two concurrent requests, one is carried out. The other is refused and does not change the queue.
     #[tokio::test(start_paused = true)]
     async fn of_two_at_once_one_is_refused() {
         let mut stage = stage(&["a", "b", "c", "d"]).await;
         let (one, two) = tokio::join!(stage.ask(to("c")), stage.ask(to("d")));
         assert_eq!(one.expect("the first").next_node_id, "c");
         assert_eq!(two.expect_err("the second").0, Code::Aborted);
-        // It stays so until the hand-over is done.
+        // Refused until the hand-over is done.
         assert_eq!(stage.ask(to("")).await.expect_err("too late").0, Code::Aborted);
         assert_eq!(stage.queue().await[1], "c");
-        drop(stage.requests.recv().await.expect("asked for"));
+        drop(stage.requests.recv().await.expect("a hand-over is requested"));
         assert!(stage.requests.try_recv().is_err(), "once");
         assert_eq!(stage.ask(to("d")).await.expect("free again").next_node_id, "d");
     }
@@ -326,7 +332,7 @@ mod tests {
         };
         let (code, message) = stage.ask(other_term).await.expect_err("another term");
         assert_eq!(code, Code::FailedPrecondition);
-        assert!(message.contains("it has ended already"), "{message}");
+        assert!(message.contains("has already ended"), "{message}");
         assert!(stage.requests.try_recv().is_err());
         let same_term = StepDownRequest {
             to_node_id: String::new(),
@@ -340,7 +346,7 @@ mod tests {
         let mut stage = stage(&["a"]).await;
         let (code, message) = stage.ask(to("")).await.expect_err("alone");
         assert_eq!(code, Code::FailedPrecondition);
-        assert!(message.contains("nobody would lead instead"), "{message}");
+        assert!(message.contains("no other candidate"), "{message}");
         assert!(stage.requests.try_recv().is_err());
     }
 }

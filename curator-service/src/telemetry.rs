@@ -1,284 +1,272 @@
-//! The names of all metrics, and what they are. The election's and the listener's are in their crates.
+//! The names and help texts of all metrics. Those of the election and the listener are defined in their crates.
 
 use curator_election::telemetry as election;
 use curator_listener::telemetry as listener;
 
-/// The version and the commit that this was built from; always 1.
+/// The version and commit of the build; always 1.
 pub const BUILD_INFO: &str = "curator_build_info";
-/// 1 for the role that the instance has, 0 for the others.
+/// 1 for the current role of the instance, 0 for the others.
 pub const ROLE: &str = "curator_role";
-/// The revision of the term that the instance leads in or follows; 0 if it knows of none.
+/// The lock revision of the term that the instance leads or follows; 0 if none is known.
 pub const TERM_LOCK_REVISION: &str = "curator_term_lock_revision";
-/// What is left of the own term unless it is renewed, in seconds; 0 if the instance does not lead.
+/// Time until the instance's own term expires unless renewed, in seconds; 0 if the instance does not lead.
 pub const TERM_REMAINING_SECONDS: &str = "curator_term_remaining_seconds";
-/// 1 if a call to the instance gets to a leader.
+/// 1 if a call to this instance reaches a leader.
 pub const READY: &str = "curator_ready";
-/// 1 if the instance's node may lead: it is up, and a member of the consensus. Only where the instance has a node's certificate.
+/// 1 if the instance's node may lead: it is up and a consensus member. Only set if the instance has a node certificate.
 pub const MAY_LEAD: &str = "curator_may_lead";
-/// How long nothing has been heard of the leader that the instance names, in seconds; 0 while it answers, and while none is known.
+/// Time since the known leader last responded, in seconds; 0 while it responds or if no leader is known.
 pub const LEADER_SILENT_SECONDS: &str = "curator_leader_silent_seconds";
-/// How many other instances say that they do not reach this leader; 0 if the instance does not lead.
+/// Number of other instances that report this leader as unreachable; 0 if the instance does not lead.
 pub const UNREACHED_BY: &str = "curator_leader_unreached_by";
-/// How often this instance, as a leader, has made way because no other one reached it.
+/// Times that this leader stepped down because no other instance reached it.
 pub const MADE_WAY: &str = "curator_made_way_total";
-/// Which cluster the instance is of, by its authority; always 1.
+/// Identifies the cluster, by a digest of its CA; always 1.
 pub const CLUSTER_INFO: &str = "curator_cluster_info";
-/// When a certificate that is in use ends, in seconds since 1970.
+/// When a certificate in use expires, as a Unix timestamp.
 pub const CERTIFICATE_END: &str = "curator_certificate_end_timestamp_seconds";
-/// How often the node's certificate was to be renewed because it is about to end, by outcome.
+/// Attempts to renew the node's expiring certificate, by outcome.
 pub const CERTIFICATES_RENEWED: &str = "curator_certificates_renewed_total";
-/// How often something new on the disk could not be used, by what it was.
+/// Failed reloads of files, by kind: `credentials` or `configuration`.
 pub const RELOADS_FAILED: &str = curator_identity::telemetry::RELOADS_FAILED;
-/// How long the instance knew of no leader, or of one that did not answer, from one to the next, in seconds.
+/// Time without a known and responding leader, in seconds.
 pub const LEADERLESS_SECONDS: &str = "curator_leaderless_seconds";
-/// How long a new leader took from its election until it had read the state, in seconds.
+/// Time from the election of a leader until it has loaded the state, in seconds.
 pub const TAKEOVER_SECONDS: &str = "curator_takeover_seconds";
-/// Watches of nodes that are open at this leader.
+/// Open node watches at this leader.
 pub const WATCHERS: &str = "curator_watchers";
-/// Heartbeats of nodes that this leader has heard.
+/// Node heartbeats received by this leader.
 pub const HEARTBEATS: &str = "curator_heartbeats_total";
-/// Filters that this leader has refused or ended, by why: `steps`, `memory`, `time`, `gone` or `turns`.
+/// Filters refused or aborted by this leader, by cause: `steps`, `memory`, `time`, `gone` or `turns`.
 pub const FILTERS_REFUSED: &str = "curator_filters_refused_total";
-/// Changes of nodes that had to wait, because the node or all nodes together write faster than they may.
+/// Node changes delayed by the write rate limit, of one node or of all nodes together.
 pub const WRITES_PACED: &str = "curator_writes_paced_total";
-/// Nodes that were not registered, because too many wait for their approval.
+/// Registrations refused because too many nodes wait for approval.
 pub const NEWCOMERS_REFUSED: &str = "curator_newcomers_refused_total";
-/// Lists of nodes that were taken back, because nobody took them in time, or because others with fewer had no room.
+/// `GetNodes` streams evicted because they were not read in time, or to make room for callers with fewer.
 pub const LISTS_TAKEN_BACK: &str = "curator_lists_taken_back_total";
-/// Lists of nodes that were not begun, because there was no room for them, and nobody who had more than their caller.
+/// `GetNodes` streams refused for lack of room, when no caller used more than the refused one.
 pub const LISTS_REFUSED: &str = "curator_lists_refused_total";
-/// 1 if the instance can prove to clients that its node is a member of the consensus.
+/// 1 if the instance can prove to clients that its node is a consensus member.
 pub const PROVES_MEMBERSHIP: &str = "curator_proves_membership";
-/// Transactions that changes of the state went out in, by outcome.
+/// State transactions, by outcome.
 pub const STATE_COMMITS: &str = "curator_state_commits_total";
-/// Changes of the state that were made.
+/// State changes applied.
 pub const STATE_CHANGES: &str = "curator_state_changes_total";
-/// The process's memory, in bytes.
+/// Resident memory of the process, in bytes.
 pub const PROCESS_MEMORY: &str = "process_resident_memory_bytes";
-/// The process's time on processors, in seconds.
+/// CPU time of the process, in seconds.
 pub const PROCESS_CPU: &str = "process_cpu_seconds_total";
-/// The process's open files.
+/// Open file descriptors of the process.
 pub const PROCESS_FILES: &str = "process_open_fds";
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only goes up.
+    /// Only increases.
     Counter,
-    /// Goes up and down.
+    /// Increases and decreases.
     Gauge,
     /// Observations in buckets.
     Histogram,
 }
 
-/// All metrics: name, kind, and what it says.
+/// All metrics: name, type and help text.
 pub const ALL: &[(&str, Kind, &str)] = &[
     (
         BUILD_INFO,
         Kind::Gauge,
-        "The version and commit, in the labels; always 1.",
+        "Version and commit of the build, in the labels; always 1.",
     ),
-    (ROLE, Kind::Gauge, "1 for the role that the instance has."),
+    (
+        ROLE,
+        Kind::Gauge,
+        "1 for the current role of the instance, 0 for the others.",
+    ),
     (
         TERM_LOCK_REVISION,
         Kind::Gauge,
-        "The revision of the term that the instance leads in or follows; 0 for none.",
+        "Lock revision of the term that the instance leads or follows; 0 if none is known.",
     ),
     (
         TERM_REMAINING_SECONDS,
         Kind::Gauge,
-        "What is left of the own term unless it is renewed; 0 if it does not lead.",
+        "Time until the instance's own term expires unless renewed; 0 if it does not lead.",
     ),
-    (READY, Kind::Gauge, "1 if a call to the instance gets to a leader."),
+    (READY, Kind::Gauge, "1 if a call to this instance reaches a leader."),
     (
         MAY_LEAD,
         Kind::Gauge,
-        "1 if the instance's node may lead: it is up, and a member of the consensus.",
+        "1 if the instance's node may lead: it is up and a consensus member.",
     ),
     (
         LEADER_SILENT_SECONDS,
         Kind::Gauge,
-        "How long nothing has been heard of the leader that the instance names; 0 while it answers.",
+        "Time since the known leader last responded; 0 while it responds.",
     ),
     (
         UNREACHED_BY,
         Kind::Gauge,
-        "How many other instances say that they do not reach this leader; 0 if the instance does not lead.",
+        "Number of other instances that report this leader as unreachable; 0 if the instance does not lead.",
     ),
     (
         MADE_WAY,
         Kind::Counter,
-        "How often this instance has made way as a leader because no other one reached it.",
+        "Times that this leader stepped down because no other instance reached it.",
     ),
     (
         CLUSTER_INFO,
         Kind::Gauge,
-        "Which cluster the instance is of, by its authority; always 1.",
+        "Identifies the cluster, by a digest of its CA; always 1.",
     ),
     (
         CERTIFICATE_END,
         Kind::Gauge,
-        "When a certificate that is in use ends, in seconds since 1970.",
+        "When a certificate in use expires, as a Unix timestamp.",
     ),
     (
         CERTIFICATES_RENEWED,
         Kind::Counter,
-        "How often the node's certificate was to be renewed because it is about to end, by outcome.",
+        "Attempts to renew the node's expiring certificate, by outcome.",
     ),
-    (
-        RELOADS_FAILED,
-        Kind::Counter,
-        "How often something new on the disk could not be used, by what it was.",
-    ),
+    (RELOADS_FAILED, Kind::Counter, "Failed reloads of files, by kind."),
     (
         LEADERLESS_SECONDS,
         Kind::Histogram,
-        "How long the instance knew of no leader, or of one that did not answer, from one to the next.",
+        "Time without a known and responding leader.",
     ),
     (
         TAKEOVER_SECONDS,
         Kind::Histogram,
-        "From a leader's election until it had read the state.",
+        "Time from the election of a leader until it has loaded the state.",
     ),
-    (WATCHERS, Kind::Gauge, "Watches of nodes that are open at this leader."),
+    (WATCHERS, Kind::Gauge, "Open node watches at this leader."),
     (
         FILTERS_REFUSED,
         Kind::Counter,
-        "Filters that this leader has refused or ended, by why.",
+        "Filters refused or aborted by this leader, by cause.",
     ),
     (
         WRITES_PACED,
         Kind::Counter,
-        "Changes of nodes that had to wait, because nodes write faster than they may.",
+        "Node changes delayed by the write rate limit.",
     ),
     (
         NEWCOMERS_REFUSED,
         Kind::Counter,
-        "Nodes that were not registered, because too many wait for their approval.",
+        "Registrations refused because too many nodes wait for approval.",
     ),
     (
         LISTS_TAKEN_BACK,
         Kind::Counter,
-        "Lists of nodes that were taken back, because nobody took them in time, or for others' sake.",
+        "GetNodes streams evicted because they were not read in time, or to make room for other callers.",
     ),
     (
         LISTS_REFUSED,
         Kind::Counter,
-        "Lists of nodes that were not begun, because there was no room for them.",
+        "GetNodes streams refused for lack of room.",
     ),
     (
         PROVES_MEMBERSHIP,
         Kind::Gauge,
-        "1 if the instance can prove to clients that its node is a member of the consensus.",
+        "1 if the instance can prove to clients that its node is a consensus member.",
     ),
     (
         listener::MEMORY_HELD,
         Kind::Gauge,
-        "What all callers together make this instance hold, in bytes.",
+        "Memory buffered for all callers together, in bytes.",
     ),
     (
         listener::MEMORY_LIMIT,
         Kind::Gauge,
-        "What all callers together may make this instance hold, in bytes.",
+        "Limit of the memory buffered for all callers together, in bytes.",
     ),
     (
         listener::WAITS_FOR_ROOM,
         Kind::Counter,
-        "How often a caller had no room, so that it was read no further or sent nothing more.",
+        "Times that reading from or writing to a caller paused because the memory limit was reached.",
     ),
-    (
-        HEARTBEATS,
-        Kind::Counter,
-        "Heartbeats of nodes that this leader has heard.",
-    ),
-    (
-        STATE_COMMITS,
-        Kind::Counter,
-        "Transactions that changes of the state went out in, by outcome.",
-    ),
-    (STATE_CHANGES, Kind::Counter, "Changes of the state that were made."),
+    (HEARTBEATS, Kind::Counter, "Node heartbeats received by this leader."),
+    (STATE_COMMITS, Kind::Counter, "State transactions, by outcome."),
+    (STATE_CHANGES, Kind::Counter, "State changes applied."),
     (
         election::ROLE_CHANGES,
         Kind::Counter,
-        "Changes of role, by what it has become and why.",
+        "Role changes, by new role and reason.",
     ),
     (
         election::LEASE_RENEWAL_SECONDS,
         Kind::Histogram,
-        "How long renewals of the own lease took, by outcome.",
+        "Duration of lease renewals, by outcome.",
     ),
     (
         election::SMALLEST_MARGIN_SECONDS,
         Kind::Gauge,
-        "The least time that was left of a term when a renewal moved its deadline.",
+        "Least time left until the term's deadline when a renewal extended it.",
     ),
     (
         election::DUPLICATE_ID,
         Kind::Gauge,
-        "Whether another process stands for election with the id of this one.",
+        "1 if another process campaigns with this instance's ID.",
     ),
     (
         election::FENCED_OUT,
         Kind::Counter,
-        "Accesses that the store refused because their term was over.",
+        "Operations that the store rejected because their term had ended.",
     ),
     (
         election::STORE_WENT_BACK,
         Kind::Counter,
-        "How often the store was found to have lost what it knew before, as when a backup is restored.",
+        "Times that the store lost data that was known before, as after restoring a backup.",
     ),
     (
         election::ETCD_CALL_SECONDS,
         Kind::Histogram,
-        "How long calls of etcd took, by kind and outcome.",
+        "Duration of etcd calls, by kind and outcome.",
     ),
     (
         election::ETCD_FOREIGN_ENDPOINTS,
         Kind::Gauge,
-        "Endpoints that are members of another etcd cluster than the one in use, which are not used.",
+        "Endpoints that are ignored because they belong to another etcd cluster.",
     ),
     (
         listener::CALLS,
         Kind::Counter,
-        "Calls that were answered, by who did: local, leader or forwarded.",
+        "Calls answered, by who answered: local, leader or forwarded.",
     ),
     (
         listener::CALL_SECONDS,
         Kind::Histogram,
-        "How long it took until an answer began, by who answered.",
+        "Time until the response began, by who answered.",
     ),
-    (
-        listener::CALLS_REFUSED,
-        Kind::Counter,
-        "Calls that were refused, by gRPC code.",
-    ),
+    (listener::CALLS_REFUSED, Kind::Counter, "Calls refused, by gRPC code."),
     (
         listener::CALLS_HELD,
         Kind::Gauge,
-        "Calls that have had to wait for a leader and have no answer yet.",
+        "Calls that were queued for a leader and have no response yet.",
     ),
     (
         listener::CALLS_HELD_TOTAL,
         Kind::Counter,
-        "Calls that have had to wait for a leader.",
+        "Calls that were queued for a leader.",
     ),
     (
         listener::LIMITS_REACHED,
         Kind::Counter,
-        "How often calls and connections have run into a limit, by its name.",
+        "Times that calls or connections reached a limit, by limit.",
     ),
-    (listener::CONNECTIONS, Kind::Gauge, "Connections that are open."),
+    (listener::CONNECTIONS, Kind::Gauge, "Open connections."),
     (
         listener::TLS_HANDSHAKES,
         Kind::Counter,
-        "TLS handshakes of clients, by outcome.",
+        "TLS handshakes with clients, by outcome.",
     ),
-    (PROCESS_MEMORY, Kind::Gauge, "The process's memory in bytes."),
-    (PROCESS_CPU, Kind::Gauge, "The process's time on processors in seconds."),
-    (PROCESS_FILES, Kind::Gauge, "The process's open files."),
+    (PROCESS_MEMORY, Kind::Gauge, "Resident memory of the process in bytes."),
+    (PROCESS_CPU, Kind::Gauge, "CPU time of the process in seconds."),
+    (PROCESS_FILES, Kind::Gauge, "Open file descriptors of the process."),
 ];
 
-/// Tells the recorder what the metrics are, and sets those that do not change. To be called once a recorder is installed.
+/// Describes the metrics to the recorder and sets the constant ones. Call it once a recorder is installed.
 pub fn describe() {
     for (name, kind, help) in ALL {
         match kind {
@@ -288,7 +276,7 @@ pub fn describe() {
         }
     }
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "commit" => crate::COMMIT).set(1.0);
-    // What has not happened yet is 0, and not nothing.
+    // Counters start at 0, so that their first increase is visible.
     metrics::counter!(election::FENCED_OUT).absolute(0);
     metrics::counter!(election::STORE_WENT_BACK).absolute(0);
     metrics::counter!(HEARTBEATS).absolute(0);
@@ -334,7 +322,7 @@ pub fn describe() {
     }
 }
 
-/// Why a role ends, as far as it is foreseen: a counter that begins with its first event has no increase.
+/// The known reasons for which a role ends. A counter that starts with its first event shows no increase.
 const REASONS: &[&str] = &[
     "lease_expired",
     "lease_gone",
@@ -358,7 +346,7 @@ const REASONS: &[&str] = &[
     "overloaded",
     "not_running",
 ];
-/// With what calls are refused that get to no leader.
+/// The gRPC codes of calls that reach no leader.
 const CODES: &[&str] = &[
     "unavailable",
     "resource_exhausted",
@@ -394,7 +382,7 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
     }
 
-    /// Dashboards and alerts name nothing that does not exist, and the dashboard leaves nothing out.
+    /// Dashboards and alerts use only existing metrics, and the dashboard shows every metric.
     #[test]
     fn dashboards_and_alerts_use_names_that_exist() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");

@@ -1,4 +1,4 @@
-//! What is valid: labels, domain names, networks and keys, as callers give them and as they are stored. Pure.
+//! Validation of labels, domain names, networks and keys, in requests and in stored records. Pure.
 
 mod labels;
 mod names;
@@ -10,7 +10,7 @@ pub(crate) use names::cluster_domain;
 pub(crate) use network::{Cidr, cidr, cluster_network_prefix, wireguard_key};
 pub(crate) use selector::{Selector, id_of_key};
 
-/// What is wrong with a value, and what it is the value of.
+/// A validation error: the field and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub(crate) struct Invalid {
@@ -33,9 +33,9 @@ impl From<Invalid> for tonic::Status {
     }
 }
 
-/// An Ed25519 public key, or any other of 32 bytes.
+/// A 32-byte value, such as an Ed25519 public key.
 pub(crate) fn key32(field: &str, bytes: &[u8]) -> Result<[u8; 32], Invalid> {
     bytes
         .try_into()
-        .map_err(|_| Invalid::new(field, format!("it must be 32 bytes long, and is {}", bytes.len())))
+        .map_err(|_| Invalid::new(field, format!("must be 32 bytes long, got {}", bytes.len())))
 }

@@ -1,4 +1,4 @@
-//! Callers recognized by the certificates that they show, and the certificate that this instance shows to the leader.
+//! Authenticates callers by their certificates, and provides the client certificate for connections to the leader.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Authenticator for CredentialsWatch {
     }
 }
 
-/// Connects to leaders with this instance's own certificate.
+/// Connects to leaders with the certificate of this instance.
 #[derive(Clone)]
 pub(crate) struct OwnCertificate(pub(crate) CredentialsWatch);
 

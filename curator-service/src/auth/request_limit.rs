@@ -1,18 +1,20 @@
-//! A limit on the requests of callers without a certificate of the cluster.
+//! Limits the size of requests from callers without a cluster certificate.
 
 use http_body_util::{BodyExt, Limited};
 use tonic::Status;
 use tonic::body::Body;
 
-/// The most bytes that are read of such a request. A registration has a few hundred, with all labels a few thousand.
+/// Maximum size of such a request, in bytes. A registration has a few hundred bytes, with all labels a few thousand.
 pub(super) const MAX_REQUEST_BYTES: usize = 64 << 10;
 
-/// The request, ended with `RESOURCE_EXHAUSTED` once it is too long.
+/// Wraps the body so that it fails with `RESOURCE_EXHAUSTED` once the limit is exceeded.
 pub(super) fn limited(body: Body) -> Body {
-    Body::new(Limited::new(body, MAX_REQUEST_BYTES).map_err(|error| match error.downcast::<Status>() {
-        Ok(status) => *status,
-        Err(_) => Status::resource_exhausted(format!(
-            "the request is longer than {MAX_REQUEST_BYTES} bytes, the limit for callers without a certificate of the cluster"
-        )),
-    }))
+    Body::new(
+        Limited::new(body, MAX_REQUEST_BYTES).map_err(|error| match error.downcast::<Status>() {
+            Ok(status) => *status,
+            Err(_) => Status::resource_exhausted(format!(
+                "request exceeds {MAX_REQUEST_BYTES} bytes, the limit for callers without a cluster certificate"
+            )),
+        }),
+    )
 }

@@ -1,4 +1,4 @@
-//! A stream of answers to a node, which ends when the node is deleted: with the first message that would have followed.
+//! A response stream to a node that ends at the first message after the node was removed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,23 +11,23 @@ use tonic::body::Body;
 
 use crate::auth::NodeDirectory;
 
-/// The answers of one call.
+/// The response body of one call.
 pub(super) struct RevocableStream<R> {
     body: Body,
-    register: R,
+    directory: R,
     id: String,
     key: [u8; 32],
-    over: bool,
+    ended: bool,
 }
 
 impl<R> RevocableStream<R> {
-    pub(super) const fn new(body: Body, register: R, id: String, key: [u8; 32]) -> Self {
+    pub(super) const fn new(body: Body, directory: R, id: String, key: [u8; 32]) -> Self {
         Self {
             body,
-            register,
+            directory,
             id,
             key,
-            over: false,
+            ended: false,
         }
     }
 }
@@ -37,16 +37,17 @@ impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.over {
+        if self.ended {
             return Poll::Ready(None);
         }
         let polled = http_body::Body::poll_frame(Pin::new(&mut self.body), cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.register.is_removed(&self.id, &self.key) => {
-                self.over = true;
-                // What the stream comes from ends with it.
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() && self.directory.is_removed(&self.id, &self.key) => {
+                self.ended = true;
+                // Drops the source of the stream.
                 self.body = Body::empty();
-                let refused = Status::unauthenticated(format!("{} is no node of the cluster any more", self.id));
+                let refused =
+                    Status::unauthenticated(format!("node {} is no longer an active node of the cluster", self.id));
                 let mut trailers = HeaderMap::new();
                 Poll::Ready(Some(match refused.add_header(&mut trailers) {
                     Ok(()) => Ok(Frame::trailers(trailers)),
@@ -58,7 +59,7 @@ impl<R: NodeDirectory> http_body::Body for RevocableStream<R> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || http_body::Body::is_end_stream(&self.body)
+        self.ended || http_body::Body::is_end_stream(&self.body)
     }
 }
 
@@ -84,7 +85,7 @@ mod tests {
         }
     }
 
-    /// A body of messages that never end.
+    /// An endless body of messages.
     struct Endless;
 
     impl http_body::Body for Endless {

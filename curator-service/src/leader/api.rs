@@ -1,4 +1,4 @@
-//! The leader's gRPC services: each method hands over to what does it.
+//! The leader's gRPC services: each method calls the code that implements it.
 
 pub(crate) mod aaa;
 pub(crate) mod curator;

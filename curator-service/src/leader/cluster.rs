@@ -1,4 +1,4 @@
-//! The cluster itself: its configuration, its authorities and what they issue, its register ticket, and the keys of its network.
+//! The cluster itself: configuration, certificate authorities, register ticket and cluster network.
 
 pub(crate) mod certificates;
 pub(crate) mod configuration;

@@ -1,4 +1,4 @@
-//! What of the leader takes text and bytes from callers.
+//! Entry points of fuzz targets: leader code that parses text and bytes from callers.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use curator_proto::management_api::{ConfigureClusterRequest, Node};
 use crate::leader::cluster::configuration;
 use crate::leader::nodes::filter as filters;
 
-/// A merge changes the rules of labels alone.
+/// A merge changes only the label rules.
 pub(crate) fn merge(request: &ConfigureClusterRequest) {
     let current = ClusterConfiguration {
         cluster_domain: "cluster.internal".into(),
@@ -24,7 +24,7 @@ pub(crate) fn merge(request: &ConfigureClusterRequest) {
     }
 }
 
-/// A filter that bytes make by the grammar takes no more than its share: of memory, beyond what the process had before, and of time.
+/// A filter generated from bytes by the grammar stays within its limits of memory and time.
 pub(crate) fn filter_by_grammar(tape: &[u8]) {
     let text = filters::grammar::written(tape);
     let clock = BootClock;
@@ -45,12 +45,12 @@ pub(crate) fn filter_by_grammar(tape: &[u8]) {
     }
 }
 
-/// How long one filter may take on one node, in a build that checks everything.
+/// Maximum time for one filter on one node, in a build with all checks.
 const MAX_TIME: Duration = Duration::from_secs(10);
-/// How much more memory, in KiB: its stack is a part of it.
+/// Maximum additional memory, including the stack, in KiB.
 const MAX_MEMORY: u64 = 64 << 10;
 
-/// What the process has in memory, in KiB; from now on its peak counts. `None` where the system does not say.
+/// Returns the resident memory in KiB and resets the peak. `None` if the system does not report it.
 fn peak_from_now() -> Option<u64> {
     std::fs::write("/proc/self/clear_refs", "5").ok()?;
     memory("VmRSS:")
@@ -62,7 +62,7 @@ fn memory(of: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// A filter gives the same answer twice.
+/// A filter gives the same result twice.
 pub(crate) fn filter(text: &str) {
     let node = Node::default();
     assert_eq!(filters::ask(text, &node), filters::ask(text, &node));

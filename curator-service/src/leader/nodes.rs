@@ -1,4 +1,4 @@
-//! The nodes of the cluster: from their registration to their deletion, and all who look at them.
+//! The nodes of the cluster: registration, changes, queries and deletion.
 
 pub(crate) mod backlogs;
 pub(crate) mod callers;

@@ -1,8 +1,8 @@
-//! What a leader does by itself: it makes roles follow the members of the consensus, finishes what a leader before it has left,
-//! and decommissions.
+//! The leader's background reconciler: it aligns roles with the consensus membership, completes work that an earlier
+//! leader left unfinished, and decommissions nodes.
 //!
-//! A pass each five seconds, with at most one change a pass. What is to be done is decided by [`next`], a pure function of what
-//! is stored.
+//! It runs every five seconds and makes at most one change per run. [`next`], a pure function of the stored state,
+//! decides what to change.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,35 +21,35 @@ use crate::state::keys::{DECOMMISSIONS, NODES};
 use crate::state::record::{NodeRecord, NodeRoleKind};
 use crate::state::tx::Tx;
 
-/// Between passes, and before the first.
-const PERIOD: Duration = Duration::from_secs(5);
+/// Interval between runs, and delay before the first.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The one thing that a pass changes.
+/// The single change of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Task {
-    /// A member that is no node's is removed.
+    /// Removes a member that belongs to no node.
     RemoveMember { member: u64, node: String },
-    /// A member's node gets the role that it should have had.
+    /// Gives the role to the node of a member.
     GiveRole { node: String },
-    /// A node that is no member loses the role, and what depends on it.
+    /// Takes the role, and the roles that depend on it, from a node that is not a member.
     TakeRole { node: String },
-    /// A node goes a step towards its end.
+    /// Takes the next decommissioning step of a node.
     Decommission { node: String, step: Step },
-    /// A member that only learns so far may vote.
+    /// Promotes a learner to voting member.
     Promote { member: u64, node: String },
 }
 
-/// Why a pass changed nothing, though perhaps it should.
+/// Why a run made no change although one may be needed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Blocked {
-    #[error("the leader's own node {0} is no member of the consensus")]
+    #[error("the leader's own node {0} is not a consensus member")]
     NoMember(String),
-    #[error("the leader's own node {0} is not among the nodes")]
+    #[error("the leader's own node {0} has no node record")]
     NoNode(String),
 }
 
-/// What a pass changes. The members were read before the nodes, so that a node that has been made in between is not taken for
-/// one that has been deleted.
+/// Decides the next change. The members were read before the nodes, so that a member whose node was added in between is
+/// not mistaken for that of a deleted node.
 fn next(
     own: &str,
     members: &[Member],
@@ -57,7 +57,7 @@ fn next(
     decommissions: &[(String, Phase)],
 ) -> Result<Option<Task>, Blocked> {
     if nodes.is_empty() {
-        // There is no cluster yet.
+        // No cluster is bootstrapped yet.
         return Ok(None);
     }
     let is_member = |id: &str| members.iter().any(|member| member.node_id() == id);
@@ -70,12 +70,12 @@ fn next(
         step: decommission::next(phase, nodes.iter().find(|node| node.id() == id).copied()),
     };
     if !is_member(own) {
-        // It may be missing because it has just been taken out of service. What is left of that concerns its record alone.
+        // The own node may be missing because it is being decommissioned. The remaining steps concern only its record.
         let leaving = decommissions.iter().find(|(id, _)| id == own);
         let rest = leaving.map(|(id, phase)| Some(step(id, *phase)));
         return rest.ok_or_else(|| Blocked::NoMember(own.into()));
     }
-    // One that somebody has added and not started yet has no name: it is left alone, since it may be any node's.
+    // A member that was added but not started has no name. It is left alone, since it may belong to any node.
     let mut named = members.iter().filter(|member| !member.is_unknown());
     let orphan_member = named.find(|member| !known.contains(&*member.node_id()));
     if let Some(member) = orphan_member {
@@ -86,7 +86,7 @@ fn next(
     }
     for node in nodes {
         let id = node.id();
-        // While it is decommissioned, the member goes first and the role after it: that is a step of its own.
+        // During decommissioning the member is removed first and the role after it, in a separate step.
         let leaving = decommissions.iter().any(|(leaving, _)| leaving == id);
         match (is_member(id), node.roles().consensus_member.is_some()) {
             (true, false) if !leaving => return Ok(Some(Task::GiveRole { node: id.into() })),
@@ -100,7 +100,7 @@ fn next(
     Ok(promotion(members))
 }
 
-/// A learner that may be able to vote. One that has no name has not started yet, and cannot have caught up.
+/// Returns a learner that may be ready to vote. A learner without a name has not started and cannot have caught up.
 fn promotion(members: &[Member]) -> Option<Task> {
     let learner = members.iter().find(|member| member.learner && !member.name.is_empty());
     learner.map(|member| Task::Promote {
@@ -109,33 +109,37 @@ fn promotion(members: &[Member]) -> Option<Task> {
     })
 }
 
-/// Makes passes until the term ends.
+/// Reconciles until the term ends.
 pub(super) async fn run(leader: &Leader) {
-    let passes = async {
-        // What keeps passes from doing anything is said once.
-        let mut said = None;
+    let reconciliation = async {
+        // The same reason is logged once.
+        let mut logged = None;
         loop {
-            tokio::time::sleep(PERIOD).await;
-            let reason = leader.pass().await.err().map(|status| status.message().to_owned());
-            if let Some(reason) = reason.as_ref().filter(|_| reason != said) {
-                warn!(reason, "passes over nodes and members change nothing");
+            tokio::time::sleep(RECONCILE_INTERVAL).await;
+            let reason = leader
+                .reconcile_once()
+                .await
+                .err()
+                .map(|status| status.message().to_owned());
+            if let Some(reason) = reason.as_ref().filter(|_| reason != logged) {
+                warn!(reason, "reconciliation is blocked");
             }
-            said = reason;
+            logged = reason;
         }
     };
     tokio::select! {
-        () = passes => {}
+        () = reconciliation => {}
         () = leader.state.fenced().term().ended() => {}
     }
 }
 
 impl Leader {
-    /// Looks once, and changes at most one thing.
-    pub(super) async fn pass(&self) -> Result<(), Status> {
-        // What has been written since is not judged by members that were read before it.
+    /// Reads the state once and makes at most one change.
+    pub(super) async fn reconcile_once(&self) -> Result<(), Status> {
+        // Records written after this revision are not judged by the member list, which is read before them.
         let before = self.state.fenced().fence().await.map_err(StateError::from)?;
         let members = self.context.membership.members().await;
-        let members = members.map_err(|error| Status::unavailable(format!("the consensus: {error}")))?;
+        let members = members.map_err(|error| Status::unavailable(format!("consensus membership: {error}")))?;
         let read = self.state.read(|view| {
             let nodes: Result<Vec<_>, _> = view.nodes().map(|(_, node)| node.clone()).collect();
             let decommissions: Vec<_> = view
@@ -145,7 +149,7 @@ impl Leader {
             (nodes, decommissions)
         });
         let (nodes, leaving) = read.await?;
-        // One that cannot be read may be a member's: nothing is certain then.
+        // An invalid record may belong to a member, so no safe decision is possible.
         let nodes = nodes.map_err(|corrupt| lookup::unusable(&corrupt))?;
         let nodes: Vec<&NodeRecord> = nodes.iter().map(|node| &**node).collect();
         let mut decommissions = Vec::new();
@@ -154,19 +158,19 @@ impl Leader {
             decommissions.extend(phase.map(|phase| (id, phase)));
         }
         let task = next(&self.context.node_id, &members, &nodes, &decommissions);
-        let Some(task) = task.map_err(|doubt| Status::failed_precondition(doubt.to_string()))? else {
+        let Some(task) = task.map_err(|blocked| Status::failed_precondition(blocked.to_string()))? else {
             return Ok(());
         };
         let leaving = matches!(task, Task::Decommission { .. });
         let done = self.carry_out(task, before).await;
         if let (Err(_), true, Some(promotion)) = (&done, leaving, promotion(&members)) {
-            // A member may have to wait with leaving until a learner votes.
+            // A member may be removable only after a learner is promoted.
             self.carry_out(promotion, before).await?;
         }
         done
     }
 
-    /// The node's record, if it is as it was at this revision or before.
+    /// Returns the node's record if it has not changed since this revision.
     fn unchanged(tx: &mut Tx<'_>, id: &str, since: Revision) -> Result<Option<NodeRecord>, Status> {
         let key = NODES.key(id).map_err(lookup::invalid_id)?;
         match tx.get(key) {
@@ -179,24 +183,24 @@ impl Leader {
         let membership = &self.context.membership;
         match task {
             Task::RemoveMember { member, node } => {
-                self.lead_on()?;
+                self.check_term()?;
                 membership
                     .remove(member)
                     .await
                     .map_err(|error| Status::unavailable(error.to_string()))?;
-                info!(node, "removed a member of the consensus that is no node's");
+                info!(node, "removed a consensus member that belongs to no node");
             }
             Task::Promote { member, node } => {
-                self.lead_on()?;
+                self.check_term()?;
                 match membership.promote(member).await {
-                    Ok(()) => info!(node, "a learner of the consensus votes now"),
-                    Err(error) => debug!(node, %error, "a learner of the consensus cannot vote yet"),
+                    Ok(()) => info!(node, "promoted a consensus learner to voting member"),
+                    Err(error) => debug!(node, %error, "a consensus learner cannot be promoted yet"),
                 }
             }
             Task::GiveRole { node } => {
                 let record = self.state.transact(|tx| Self::unchanged(tx, &node, before)).await?;
                 let Some(record) = record else { return Ok(()) };
-                // By now it may have been taken out again: it is not added for that.
+                // The member may have been removed in the meantime; it is not added again.
                 let Some(join) = self.join_data(&record, false).await? else {
                     return Ok(());
                 };
@@ -205,7 +209,7 @@ impl Leader {
                         Some(mut record) => {
                             record.roles_mut().consensus_member = Some(join.clone());
                             lookup::save(record, tx)?;
-                            info!(node, "a member of the consensus gets its role");
+                            info!(node, "gave the consensus_member role to the node of a consensus member");
                             Ok(())
                         }
                         None => Ok(()),
@@ -219,7 +223,10 @@ impl Leader {
                             record.roles_mut().kubernetes_controller = None;
                             record.roles_mut().consensus_member = None;
                             lookup::save(record, tx)?;
-                            info!(node, "a node that is no member of the consensus loses the role");
+                            info!(
+                                node,
+                                "took the consensus_member role from a node that is not a consensus member"
+                            );
                             Ok(())
                         }
                         None => Ok(()),
@@ -232,7 +239,7 @@ impl Leader {
                 }
                 self.state
                     .transact(|tx| {
-                        // What is to be done depends on what is there now.
+                        // The step is decided again from the current state.
                         let Some(phase) = decommission::phase(tx, &node)? else {
                             return Ok(());
                         };
@@ -244,7 +251,7 @@ impl Leader {
                         }
                     })
                     .await?;
-                info!(node, ?step, "a step of decommissioning");
+                info!(node, ?step, "decommissioning step done");
             }
         }
         Ok(())
@@ -297,7 +304,7 @@ mod tests {
         );
     }
 
-    /// The leader's own node may be the one that is decommissioned.
+    /// The leader's own node may be the one that is being decommissioned.
     #[test]
     fn what_is_left_of_the_own_nodes_end_is_done_without_its_member() {
         for (role, step) in [(true, Step::Drop(NodeRoleKind::ConsensusMember)), (false, Step::Finish)] {
@@ -345,7 +352,7 @@ mod tests {
         assert_eq!(task(&members, &[node("a", true), node("c", true)], &[]), Ok(None));
     }
 
-    /// Somebody who runs etcd by itself adds a member and then starts it; until then it has no name.
+    /// An etcd member that an operator adds has no name until it is started.
     #[test]
     fn a_member_that_is_added_by_hand_is_left_alone_until_it_says_its_name() {
         let added = |name: &str| Member {
@@ -385,7 +392,7 @@ mod tests {
         );
     }
 
-    /// From the request to the end, one thing at a time, whoever leads in between.
+    /// From the request to the end, one step at a time, across changes of leader.
     #[test]
     fn a_node_is_decommissioned_step_by_step() {
         let mut members = vec![member(1, "a"), member(3, "c")];
@@ -425,7 +432,7 @@ mod tests {
         );
     }
 
-    /// A crash after the member has gone and before its role has: the role goes next.
+    /// After a crash between the removal of the member and that of its role, the role is removed next.
     #[test]
     fn a_crash_in_between_is_finished_by_the_next_pass() {
         let decommissions = [("c".to_owned(), Phase::Decommissioning)];

@@ -1,8 +1,8 @@
-//! What tests see of the metrics that something on their own thread counts.
+//! Counts the metrics of one thread, for tests.
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-/// A recorder of a test's own.
+/// A recorder that belongs to one test.
 pub(crate) struct Counted(PrometheusRecorder);
 
 impl Counted {
@@ -10,12 +10,12 @@ impl Counted {
         Self(PrometheusBuilder::new().build_recorder())
     }
 
-    /// Counts what this thread does, as long as what is returned lives.
+    /// Records the metrics of this thread until the returned guard is dropped.
     pub(crate) fn begin(&self) -> metrics::LocalRecorderGuard<'_> {
         metrics::set_default_local_recorder(&self.0)
     }
 
-    /// The value of a metric, with its labels as Prometheus writes them; 0 if nothing was counted.
+    /// The value of a metric with labels in Prometheus format; 0 if nothing was recorded.
     pub(crate) fn of(&self, metric: &str) -> u64 {
         let text = self.0.handle().render();
         let value = text

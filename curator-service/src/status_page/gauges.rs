@@ -1,4 +1,4 @@
-//! Gauges that are set when somebody looks: the role, the process, and the certificates.
+//! Gauges that are set at each scrape: role, process and certificates.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::telemetry::{
     TERM_LOCK_REVISION, TERM_REMAINING_SECONDS,
 };
 
-/// Sets what is so at the moment.
-pub(super) fn look(status: &LeaderStatus, ready: bool, silent: Option<Duration>) {
+/// Sets the gauges of the role and of the process.
+pub(super) fn update(status: &LeaderStatus, ready: bool, silent: Option<Duration>) {
     metrics::gauge!(LEADER_SILENT_SECONDS).set(silent.unwrap_or_default().as_secs_f64());
     let (role, revision, remaining) = match status {
         ElectionStatus::Leader(term) if term.is_valid() => {
@@ -31,8 +31,8 @@ pub(super) fn look(status: &LeaderStatus, ready: bool, silent: Option<Duration>)
     process();
 }
 
-/// Tells of which cluster the instance is, and until when its certificates are good.
-pub(super) fn look_at_certificates(credentials: Option<&CredentialsWatch>) {
+/// Sets the gauges that identify the cluster and show when its certificates expire.
+pub(super) fn update_certificates(credentials: Option<&CredentialsWatch>) {
     let Some(newest) = credentials.map(CredentialsWatch::newest) else {
         metrics::gauge!(CLUSTER_INFO, "cluster" => "").set(1.0);
         return;
@@ -46,7 +46,7 @@ pub(super) fn look_at_certificates(credentials: Option<&CredentialsWatch>) {
     }
 }
 
-/// What the process has and takes, where the system says so.
+/// Sets the gauges of the process, as far as the system reports them.
 fn process() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kibibytes = status.lines().find_map(|line| {

@@ -1,4 +1,4 @@
-//! A small HTTP server that answers what is asked with GET.
+//! A small HTTP server for GET requests.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,14 +27,14 @@ use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, page};
 use curator_identity::CredentialsWatch;
 
-/// As many connections may be open; any more wait to be accepted.
+/// Maximum number of open connections; further connections wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
-/// Whoever has not asked anything for so long is cut off.
+/// Time to wait for a request before the connection is closed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// When the system has nothing left to accept a connection with.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a failed accept, for example when no file descriptor is free.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is told.
+/// The data that the status server shows.
 pub(crate) struct StatusSources {
     pub(crate) node_id: String,
     pub(crate) status: watch::Receiver<LeaderStatus>,
@@ -42,11 +42,11 @@ pub(crate) struct StatusSources {
     pub(crate) terms: TermHistory,
     pub(crate) credentials: Option<CredentialsWatch>,
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    /// The endpoints that are members of another etcd cluster.
+    /// The endpoints that belong to another etcd cluster.
     pub(crate) foreign: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
-/// The socket that an instance is looked at by.
+/// The bound socket of the status server.
 pub(crate) struct StatusServer {
     socket: std::net::TcpListener,
     address: SocketAddr,
@@ -64,29 +64,29 @@ impl StatusServer {
         self.address
     }
 
-    /// Answers until cancelled.
-    pub(crate) async fn run(self, site: StatusSources, cancel: CancellationToken) -> io::Result<()> {
+    /// Serves requests until cancelled.
+    pub(crate) async fn run(self, sources: StatusSources, cancel: CancellationToken) -> io::Result<()> {
         let socket = TcpListener::from_std(self.socket)?;
         let address = self.address;
-        let (site, seats) = (Arc::new(site), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+        let (sources, permits) = (Arc::new(sources), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 () = cancel.cancelled() => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = accept(&socket, &seats) => accepted,
+                accepted = accept(&socket, &permits) => accepted,
             };
             match accepted {
-                Ok((stream, seat)) => {
-                    let site = site.clone();
+                Ok((stream, permit)) => {
+                    let sources = sources.clone();
                     connections.spawn(async move {
-                        serve(stream, site, address).await;
-                        drop(seat);
+                        serve(stream, sources, address).await;
+                        drop(permit);
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "nobody can look at this instance at the moment");
-                    tokio::time::sleep(PAUSE).await;
+                    warn!(%error, "status server: accept failed");
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -95,19 +95,19 @@ impl StatusServer {
     }
 }
 
-/// The next connection, once there is a seat. Cancellation safe.
+/// Accepts the next connection once a permit is free. Cancellation safe.
 async fn accept(
     socket: &TcpListener,
-    seats: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    // Nobody closes it.
-    let seat = seats.clone().acquire_owned().await.map_err(io::Error::other)?;
-    Ok((socket.accept().await?.0, seat))
+    // The semaphore is never closed.
+    let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    Ok((socket.accept().await?.0, permit))
 }
 
-async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr) {
+async fn serve(stream: TcpStream, sources: Arc<StatusSources>, address: SocketAddr) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&site, &request, address);
+        let answer = answer(&sources, &request, address);
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
@@ -117,63 +117,70 @@ async fn serve(stream: TcpStream, site: Arc<StatusSources>, address: SocketAddr)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        debug!(%error, "somebody who looked at this instance is gone");
+        debug!(%error, "status server: connection failed");
     }
 }
 
-fn answer<B>(site: &StatusSources, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
+fn answer<B>(sources: &StatusSources, request: &Request<B>, address: SocketAddr) -> Response<Full<Bytes>> {
     if address.ip().is_loopback() && !meant_for_this_host(request, address.ip()) {
-        return text(StatusCode::MISDIRECTED_REQUEST, "ask for this host by its address");
+        return text(
+            StatusCode::MISDIRECTED_REQUEST,
+            "unexpected Host header; use localhost or the listen address",
+        );
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "there is only something to read here");
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported");
         refused
             .headers_mut()
             .insert(ALLOW, http::HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
-    let ready = *site.ready.borrow();
+    let ready = *sources.ready.borrow();
     match request.uri().path() {
         "/" => typed(StatusCode::OK, "text/html; charset=utf-8", page::HTML.into()),
         "/status.json" => {
             let mut shown = page::status(
-                &site.node_id,
-                &site.status.borrow(),
+                &sources.node_id,
+                &sources.status.borrow(),
                 ready,
-                &site.terms,
+                &sources.terms,
                 BootClock.now(),
             );
-            shown["foreign_etcd_endpoints"] = (site.foreign)().into();
+            shown["foreign_etcd_endpoints"] = (sources.foreign)().into();
             typed(StatusCode::OK, "application/json", shown.to_string())
         }
         "/metrics" => {
-            gauges::look(&site.status.borrow(), ready, site.terms.silent_for(BootClock.now()));
-            gauges::look_at_certificates(site.credentials.as_ref());
+            gauges::update(
+                &sources.status.borrow(),
+                ready,
+                sources.terms.silent_for(BootClock.now()),
+            );
+            gauges::update_certificates(sources.credentials.as_ref());
             typed(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
-                (site.metrics)(),
+                (sources.metrics)(),
             )
         }
-        // That it answers is all that is asked.
+        // A response is proof of liveness.
         "/livez" => text(StatusCode::OK, "alive"),
-        "/readyz" if ready => text(StatusCode::OK, "a call to this instance gets to a leader"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "no leader can be reached from here"),
+        "/readyz" if ready => text(StatusCode::OK, "ready: calls to this instance reach a leader"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: no leader is reachable"),
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /, /status.json, /metrics, /livez and /readyz",
+            "not found; available paths: /, /status.json, /metrics, /livez and /readyz",
         ),
     }
 }
 
-/// A page of somebody else's may have given its own name our address, to read what is here with a visitor's browser. So only those
-/// names are answered that this host has for itself, and the address that is configured; with any port, as somebody may have
-/// forwarded one of another host's.
+/// Protects against DNS rebinding: a foreign page may point its own name at this address, to read the status with a
+/// visitor's browser. Only names of this host and the configured address are accepted, with any port, since a port may
+/// be forwarded from another host.
 fn meant_for_this_host<B>(request: &Request<B>, configured: IpAddr) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     match (first.map(http::HeaderValue::to_str), second) {
-        // No browser leaves it out.
+        // Browsers always send a Host header.
         (None, _) => true,
         (Some(Ok(host)), None) => {
             let name = name_in(host).unwrap_or_default();
@@ -184,7 +191,7 @@ fn meant_for_this_host<B>(request: &Request<B>, configured: IpAddr) -> bool {
     }
 }
 
-/// The name or the address in `host` or `host:port`; `None` if it is neither.
+/// Returns the name or address in `host` or `host:port`; `None` if it is malformed.
 fn name_in(host: &str) -> Option<&str> {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').filter(|(ip, _)| ip.contains(':'))?,
@@ -215,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    fn site(ready: bool) -> StatusSources {
+    fn sources(ready: bool) -> StatusSources {
         let (_, status) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (_, ready) = watch::channel(ready);
         StatusSources {
@@ -229,19 +236,19 @@ mod tests {
         }
     }
 
-    fn asked(site: &StatusSources, method: &str, path: &str, host: &str) -> StatusCode {
+    fn asked(sources: &StatusSources, method: &str, path: &str, host: &str) -> StatusCode {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, host)
             .body(())
             .unwrap();
-        answer(site, &request, "127.0.0.9:7836".parse().unwrap()).status()
+        answer(sources, &request, "127.0.0.9:7836".parse().unwrap()).status()
     }
 
     #[test]
     fn alive_and_ready_differ() {
-        let get = |ready, path| asked(&site(ready), "GET", path, "127.0.0.1:7836");
+        let get = |ready, path| asked(&sources(ready), "GET", path, "127.0.0.1:7836");
         assert_eq!(get(false, "/livez"), StatusCode::OK);
         assert_eq!(get(false, "/readyz"), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(get(true, "/readyz"), StatusCode::OK);
@@ -259,7 +266,7 @@ mod tests {
             "[::1]:7836",
             "[::1]",
         ] {
-            assert_eq!(asked(&site(true), "GET", "/", host), StatusCode::OK, "{host}");
+            assert_eq!(asked(&sources(true), "GET", "/", host), StatusCode::OK, "{host}");
         }
         for host in [
             "evil.example",
@@ -284,13 +291,13 @@ mod tests {
             "",
         ] {
             assert_eq!(
-                asked(&site(true), "GET", "/", host),
+                asked(&sources(true), "GET", "/", host),
                 StatusCode::MISDIRECTED_REQUEST,
                 "{host}"
             );
         }
         assert_eq!(
-            asked(&site(true), "POST", "/", "localhost"),
+            asked(&sources(true), "POST", "/", "localhost"),
             StatusCode::METHOD_NOT_ALLOWED
         );
     }
@@ -304,7 +311,7 @@ mod tests {
         let observatory = StatusServer::bind(&observe).unwrap();
         let address = observatory.address();
         let cancel = CancellationToken::new();
-        let running = tokio::spawn(observatory.run(site(true), cancel.clone()));
+        let running = tokio::spawn(observatory.run(sources(true), cancel.clone()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -314,7 +321,7 @@ mod tests {
             told.starts_with("HTTP/1.1 200") && told.ends_with("curator_ready 1\n"),
             "{told}"
         );
-        // One that says nothing does not keep it from ending.
+        // An idle connection does not delay shutdown.
         let _silent = TcpStream::connect(address).await.unwrap();
         cancel.cancel();
         running.await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! The page, and what it shows.
+//! The status page and its data.
 
 use curator_election::ElectionStatus;
 use curator_election::clock::Instant;
@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::status::LeaderStatus;
 use crate::status_page::term_history::TermHistory;
 
-/// Shows [`status`], asked for again and again.
+/// Shows [`status`], which it polls.
 pub(super) const HTML: &str = include_str!("page.html");
 
-/// What the page shows, for machines. Times are in milliseconds before now.
+/// The data of the page as JSON. Times are in milliseconds before now.
 pub(super) fn status(own_id: &str, status: &LeaderStatus, ready: bool, terms: &TermHistory, now: Instant) -> Value {
     let ago = |then: Instant| u64::try_from(now.saturating_since(then).as_millis()).unwrap_or(u64::MAX);
     let (role, leader, address, revision, left, reason) = match status {
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(shown["role"], "leader");
         assert_eq!(shown["remaining_ms"], 4_000);
         assert_eq!(shown["terms"][0]["from_ms_ago"], 1_000);
-        // Found ended, it is none, whatever the status says still.
+        // A term that has ended is not shown as leading, even if the status still names it.
         term_owner.end();
         assert_eq!(status("me", &leads, true, &terms, clock.now())["role"], "undetermined");
         let nobody = ElectionStatus::Undetermined(Reason::NoLeader);
@@ -102,7 +102,7 @@ mod tests {
         );
     }
 
-    /// The page has nothing that another host would have to be asked for.
+    /// The page loads nothing from other hosts.
     #[test]
     fn the_page_is_whole() {
         for beyond in ["http://", "https://", "src=", "@import", "url("] {

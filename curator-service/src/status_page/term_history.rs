@@ -1,4 +1,4 @@
-//! The terms that an instance has seen come and go: the newest of them. Pure; no I/O.
+//! The most recent terms that an instance observed. Pure; no I/O.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,36 +9,36 @@ use curator_election::clock::Instant;
 
 use crate::status::LeaderStatus;
 
-/// As many are remembered.
+/// Maximum number of terms kept.
 const MAX_TERMS: usize = 50;
 
-/// The terms that were seen, the newest last. Clones share them.
+/// The observed terms, newest last. Clones share the same history.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TermHistory(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    seen: VecDeque<Seen>,
-    /// Since when no leader is known, if one was.
+    seen: VecDeque<ObservedTerm>,
+    /// When the last known leader was lost; `None` if a leader is known or none ever was.
     leaderless: Option<Instant>,
-    /// Since when the leader that is known does not answer.
+    /// When the known leader stopped responding.
     silent: Option<Instant>,
 }
 
-/// A term, as far as this instance has seen it.
+/// A term, as observed by this instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ObservedTerm {
     pub(crate) leader: String,
     pub(crate) revision: i64,
     pub(crate) from: Instant,
-    /// `None` while it lasts.
+    /// `None` while the term lasts.
     pub(crate) to: Option<Instant>,
-    /// How long there was none before it, if that was seen.
+    /// Time without a leader before the term, if it was observed.
     pub(crate) after: Option<Duration>,
 }
 
 impl TermHistory {
-    /// Takes note of the present status. Returns how long no leader was known, if one is known again.
+    /// Records the current status. Returns how long no leader was known, if one is known again.
     pub(crate) fn note(&self, own_id: &str, status: &LeaderStatus, now: Instant) -> Option<Duration> {
         let known = match status {
             ElectionStatus::Leader(term) => Some((own_id, term.lock_revision().0)),
@@ -52,7 +52,7 @@ impl TermHistory {
         }
         if let Some(ended) = inner.seen.back_mut().filter(|seen| seen.to.is_none()) {
             ended.to = Some(now);
-            // It has led by name alone since it fell silent.
+            // A leader that did not respond does not count as leading, so the gap starts when it stopped.
             inner.leaderless = Some(inner.silent.take().unwrap_or(now));
         }
         let (leader, revision) = known?;
@@ -60,7 +60,7 @@ impl TermHistory {
         if inner.seen.len() == MAX_TERMS {
             inner.seen.pop_front();
         }
-        inner.seen.push_back(Seen {
+        inner.seen.push_back(ObservedTerm {
             leader: leader.to_owned(),
             revision,
             from: now,
@@ -70,7 +70,7 @@ impl TermHistory {
         after
     }
 
-    /// Takes note of whether calls get to the leader that is known. Returns how long they did not, if they do again.
+    /// Records whether calls reach the known leader. Returns how long they did not, if they do again.
     pub(crate) fn reached(&self, reached: bool, now: Instant) -> Option<Duration> {
         let mut inner = self.lock();
         let known = inner.seen.back().is_some_and(|seen| seen.to.is_none());
@@ -87,18 +87,18 @@ impl TermHistory {
         }
     }
 
-    /// How long nothing has been heard of the leader that is known; `None` if it answers, or none is known.
+    /// Time since the known leader stopped responding; `None` if it responds or no leader is known.
     pub(crate) fn silent_for(&self, now: Instant) -> Option<Duration> {
         self.lock().silent.map(|since| now.saturating_since(since))
     }
 
-    /// All that is remembered, the newest first.
-    pub(crate) fn newest_first(&self) -> Vec<Seen> {
+    /// All recorded terms, newest first.
+    pub(crate) fn newest_first(&self) -> Vec<ObservedTerm> {
         self.lock().seen.iter().rev().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(
             terms.note("me", &follows("a", 5), at(2)),
             None,
-            "the first is after nothing"
+            "no leader was known before the first"
         );
         assert_eq!(terms.note("me", &follows("a", 5), at(3)), None);
         assert_eq!(terms.note("me", &nobody, at(4)), None);
@@ -153,12 +153,12 @@ mod tests {
         assert_eq!(told, [("a", 11, None), ("b", 9, Some(at(8))), ("a", 5, Some(at(4)))]);
     }
 
-    /// A leader that is dead and named until its lease runs out has not led since it fell silent.
+    /// A dead leader that is known until its lease expires counts as lost from when it stopped responding.
     #[test]
     fn leader_that_is_silent_counts_as_none() {
         let terms = TermHistory::default();
         assert_eq!(terms.reached(false, at(1)), None);
-        assert_eq!(terms.silent_for(at(2)), None, "none is known");
+        assert_eq!(terms.silent_for(at(2)), None, "no leader is known");
         terms.note("me", &follows("a", 5), at(2));
         terms.reached(true, at(2));
         terms.reached(false, at(10));
@@ -169,10 +169,10 @@ mod tests {
         assert_eq!(
             terms.note("me", &follows("b", 9), at(19)),
             Some(Duration::from_secs(9)),
-            "since it fell silent"
+            "since it stopped responding"
         );
         assert_eq!(terms.silent_for(at(19)), None);
-        // It was cut off for a while, and is back.
+        // The leader was unreachable for a while and responds again.
         terms.reached(false, at(20));
         assert_eq!(terms.reached(true, at(24)), Some(Duration::from_secs(4)));
         assert_eq!(terms.reached(true, at(25)), None);

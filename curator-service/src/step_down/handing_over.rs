@@ -1,4 +1,4 @@
-//! How an instance goes, or gives up its leadership: without a failed call, if it is given the time.
+//! Hands over leadership without failing calls, if there is enough time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use curator_proto::private::LeaderElectionValue;
 use tokio::time::timeout;
 use tracing::info;
 
-/// The elector's handle, while there is one.
+/// The elector's handle, if the elector runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ElectorSlot(Arc<Mutex<Option<ElectorHandle<LeaderElectionValue>>>>);
 
 impl ElectorSlot {
     pub(crate) fn set(&self, handle: Option<ElectorHandle<LeaderElectionValue>>) {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = handle;
     }
 
@@ -25,11 +25,10 @@ impl ElectorSlot {
     }
 }
 
-/// Gives up the leadership, if this instance has it, so that no call fails: first those that it is running are answered, and
-/// new ones kept; then it steps down; and then it waits, at most for `limit`, until it knows the next leader, which the kept
-/// ones are forwarded to.
+/// Hands over leadership without failing calls: drains the calls that are running and queues new ones, steps down, then
+/// waits up to `limit` for the next leader, to which the queued calls are forwarded.
 ///
-/// Returns at once on a follower, and if the term is not the one with `revision`, where one is given.
+/// Returns immediately on a follower, or if `revision` is given and is not the current term's.
 pub(crate) async fn hand_over(
     listener: &ListenerHandle,
     elector: &ElectorSlot,
@@ -48,11 +47,11 @@ pub(crate) async fn hand_over(
         info!(
             unanswered = drained.unanswered,
             streams = drained.streams,
-            "stepping down: takes no new calls; streams that are left end with the term"
+            "stepping down: accepting no new calls; remaining streams end with the term"
         );
     }
     let handing_over = async {
-        // An elector that has ended has ended the term as well.
+        // When the elector has stopped, its term has ended as well.
         if elector.step_down().await.is_ok() {
             listener.reaches_leader().await;
         }
@@ -60,7 +59,7 @@ pub(crate) async fn hand_over(
     if timeout(limit, handing_over).await.is_err() {
         info!(
             ?limit,
-            "no next leader is known in time; calls that wait for it are refused"
+            "no new leader was observed before the timeout; queued calls are refused"
         );
     }
 }

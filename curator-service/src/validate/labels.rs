@@ -1,13 +1,13 @@
-//! Labels of nodes: Kubernetes' rules, with lower-case prefixes.
+//! Node labels: the rules of Kubernetes, with lower-case prefixes.
 
 use crate::validate::Invalid;
 use crate::validate::names::domain;
 
-/// How many labels a node may have.
+/// Maximum number of labels of a node.
 pub(crate) const MAX_LABELS: usize = 128;
 const MAX_NAME_BYTES: usize = 63;
 
-/// `name`, or `prefix/name` with a domain name as the prefix.
+/// `name`, or `prefix/name` where the prefix is a domain name.
 pub(crate) fn label_key(key: &str) -> Result<(), Invalid> {
     let invalid = |reason: &str| Invalid::new(format!("label key {:?}", shown(key)), reason);
     let (prefix, name) = match key.split_once('/') {
@@ -15,7 +15,7 @@ pub(crate) fn label_key(key: &str) -> Result<(), Invalid> {
         None => (None, key),
     };
     if let Some(prefix) = prefix {
-        domain(prefix).map_err(|reason| invalid(&format!("its prefix is no domain name: {reason}")))?;
+        domain(prefix).map_err(|reason| invalid(&format!("prefix is not a domain name: {reason}")))?;
     }
     name_of_label(name).map_err(invalid)
 }
@@ -30,25 +30,25 @@ pub(crate) fn label_value(value: &str) -> Result<(), Invalid> {
 
 fn name_of_label(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
-        return Err("the name is empty");
+        return Err("name must not be empty");
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err("the name is longer than 63 bytes");
+        return Err("name must be at most 63 bytes");
     }
     if !name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c)) {
-        return Err("the name may only have letters, digits and any of -_.");
+        return Err("name may contain only letters, digits, '-', '_' and '.'");
     }
     if [name.bytes().next(), name.bytes().last()]
         .into_iter()
         .flatten()
         .any(|c| !c.is_ascii_alphanumeric())
     {
-        return Err("the name must begin and end with a letter or digit");
+        return Err("name must begin and end with a letter or digit");
     }
     Ok(())
 }
 
-/// As much of it as an error message should say.
+/// The text, truncated for an error message.
 fn shown(text: &str) -> String {
     text.chars().take(100).collect()
 }

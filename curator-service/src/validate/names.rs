@@ -6,30 +6,31 @@ const MAX_DOMAIN_BYTES: usize = 253;
 const MAX_CLUSTER_DOMAIN_BYTES: usize = 80;
 const MAX_PART_BYTES: usize = 63;
 
-/// Lower-case, without a dot at the end, and not to be taken for an address. The error says why it is none.
+/// A lower-case domain name without a trailing dot that cannot be mistaken for an IP address. The error gives the
+/// reason.
 pub(crate) fn domain(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
-        return Err("it is empty");
+        return Err("must not be empty");
     }
     if name.len() > MAX_DOMAIN_BYTES {
-        return Err("it is longer than 253 bytes");
+        return Err("must be at most 253 bytes");
     }
     for part in name.split('.') {
         if part.is_empty() || part.len() > MAX_PART_BYTES {
-            return Err("each part between dots must be 1 to 63 bytes long");
+            return Err("each DNS label must be 1 to 63 bytes long");
         }
         if !part
             .bytes()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
         {
-            return Err("it may only have lower-case letters, digits, dashes and dots");
+            return Err("may contain only lower-case letters, digits, '-' and '.'");
         }
         if part.starts_with('-') || part.ends_with('-') {
-            return Err("no part may begin or end with a dash");
+            return Err("a DNS label must not begin or end with '-'");
         }
     }
     match name.rsplit('.').next() {
-        Some(last) if is_number(last) => Err("the last part must not be a number"),
+        Some(last) if is_number(last) => Err("the last DNS label must not be a number"),
         _ => Ok(()),
     }
 }
@@ -41,11 +42,11 @@ fn is_number(part: &str) -> bool {
     }
 }
 
-/// The domain of a cluster: shorter, to leave room for names within it.
+/// The cluster domain, which is shorter to leave room for names below it.
 pub(crate) fn cluster_domain(name: &str) -> Result<(), Invalid> {
     let invalid = |reason: &str| Invalid::new("cluster_domain", reason);
     if name.len() > MAX_CLUSTER_DOMAIN_BYTES {
-        return Err(invalid("it is longer than 80 bytes"));
+        return Err(invalid("must be at most 80 bytes"));
     }
     domain(name).map_err(invalid)
 }

@@ -1,4 +1,4 @@
-//! The cluster's own network: WireGuard keys, and the prefixes that nodes ask for.
+//! The cluster network: WireGuard keys and node prefixes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,13 +8,13 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 
 use crate::validate::Invalid;
 
-/// The network that nodes' prefixes are taken from.
+/// The network that node prefixes are allocated from.
 const CLUSTER_NETWORK: Cidr = Cidr {
     address: IpAddr::V4(Ipv4Addr::new(10, 192, 0, 0)),
     length: 11,
 };
 
-/// An address and the length of its prefix.
+/// An address and a prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cidr {
     pub(crate) address: IpAddr,
@@ -26,7 +26,7 @@ impl Cidr {
         if self.address.is_ipv4() { 32 } else { 128 }
     }
 
-    /// The address, as the leading ones of 128 bits.
+    /// The address, as the leading bits of 128.
     fn number(self) -> u128 {
         match self.address {
             IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
@@ -41,7 +41,7 @@ impl Cidr {
         }
     }
 
-    /// Whether the address has bits beyond the prefix.
+    /// Whether the address has host bits set.
     fn has_host_bits(self) -> bool {
         self.number() & !self.mask() != 0
     }
@@ -53,26 +53,26 @@ impl Cidr {
     }
 }
 
-/// `address/length`.
+/// Parses `address/length`.
 pub(crate) fn cidr(text: &str) -> Result<Cidr, &'static str> {
     let (address, length) = text
         .split_once('/')
-        .ok_or("it must be an address, a slash and a length")?;
-    let address: IpAddr = address.parse().map_err(|_| "what is before the slash is no address")?;
+        .ok_or("must be in CIDR notation (address/length)")?;
+    let address: IpAddr = address.parse().map_err(|_| "invalid IP address")?;
     let digits =
         !length.is_empty() && length.bytes().all(|c| c.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
     let length = digits
         .then(|| length.parse().ok())
         .flatten()
-        .ok_or("what is after the slash is no length")?;
+        .ok_or("invalid prefix length")?;
     let cidr = Cidr { address, length };
     if length > cidr.bits() {
-        return Err("the length exceeds that of the address");
+        return Err("prefix length exceeds the address length");
     }
     Ok(cidr)
 }
 
-/// A prefix that a node may have: one within the cluster's network, or exactly the node's own external address.
+/// A prefix that a node may use: within the cluster network, or exactly the node's external address.
 pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Result<Cidr, Invalid> {
     let invalid = |reason: &str| {
         let shown: String = text.chars().take(100).collect();
@@ -80,29 +80,29 @@ pub(crate) fn cluster_network_prefix(text: &str, external_address: &str) -> Resu
     };
     let prefix = cidr(text).map_err(invalid)?;
     if prefix.has_host_bits() {
-        return Err(invalid("the address has bits beyond the prefix"));
+        return Err(invalid("host bits must be zero"));
     }
     let own = prefix.length == prefix.bits() && prefix.address.to_string() == external_address;
     if own || CLUSTER_NETWORK.contains(prefix) {
         return Ok(prefix);
     }
     Err(invalid(
-        "it is neither within 10.192.0.0/11 nor the node's external address alone",
+        "must be within 10.192.0.0/11 or exactly the node's external address",
     ))
 }
 
-/// As the original decodes: bits of the last character that count for nothing may be anything.
+/// Lenient like the original's decoder: unused bits of the last character may have any value.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
-/// A WireGuard public key in base64; returned as everybody writes it.
+/// A WireGuard public key in base64, returned in canonical form.
 pub(crate) fn wireguard_key(text: &str) -> Result<String, Invalid> {
     let invalid = |reason: &str| Invalid::new("clusternet.wireguard_pubkey", reason);
     if text.is_empty() {
-        return Err(invalid("it is empty"));
+        return Err(invalid("must not be empty"));
     }
-    let key = LENIENT.decode(text).map_err(|_| invalid("it is no base64"))?;
+    let key = LENIENT.decode(text).map_err(|_| invalid("must be base64"))?;
     if key.len() != 32 {
-        return Err(invalid("it is not that of 32 bytes"));
+        return Err(invalid("must encode 32 bytes"));
     }
     Ok(STANDARD.encode(key))
 }
@@ -149,7 +149,7 @@ mod tests {
     fn wireguard_keys() {
         let good = STANDARD.encode([7; 32]);
         assert_eq!(wireguard_key(&good).as_ref(), Ok(&good));
-        // The same key, written in another way: two nodes must not have it.
+        // The same key in another encoding: two nodes must not share it.
         let same = good.replace("c=", "d=");
         assert_ne!(same, good);
         assert_eq!(wireguard_key(&same).as_ref(), Ok(&good));

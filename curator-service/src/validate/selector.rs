@@ -1,4 +1,4 @@
-//! Which node a request means.
+//! Resolves which node a request selects.
 
 use curator_identity::node_id;
 use curator_proto::management_api::{
@@ -8,26 +8,26 @@ use tonic::Status;
 
 use super::key32;
 
-/// The id of the node with this key.
+/// The ID of the node with this key.
 pub(crate) fn id_of_key(field: &str, public_key: &[u8]) -> Result<String, Status> {
     let key = key32(field, public_key)?;
-    // Of 32 bytes there always is one.
-    node_id(&key).ok_or_else(|| Status::invalid_argument(format!("{field}: it is no key")))
+    // Every 32-byte key has an ID.
+    node_id(&key).ok_or_else(|| Status::invalid_argument(format!("{field}: invalid public key")))
 }
 
-/// Which node a manager means.
+/// How a management request selects a node.
 pub(crate) enum Selector {
     PublicKey(Vec<u8>),
     Id(String),
 }
 
 impl Selector {
-    /// The id. An `id` is looked at when the node is loaded.
+    /// The node ID. An explicit `id` is validated when the node is loaded.
     pub(crate) fn id(selector: Option<impl Into<Self>>) -> Result<String, Status> {
         match selector.map(Into::into) {
             Some(Self::PublicKey(key)) => id_of_key("pubkey", &key),
             Some(Self::Id(id)) => Ok(id),
-            None => Err(Status::invalid_argument("node: give its pubkey or its id")),
+            None => Err(Status::invalid_argument("node: pubkey or id is required")),
         }
     }
 }

@@ -107,10 +107,10 @@ fn a_browser_shows_who_leads_and_who_led() {
     let shown = terms(&page);
     assert_eq!(shown.len(), 1, "{shown:?}");
     assert_eq!(shown[0][..2], [first.to_owned(), revision]);
-    assert!(shown[0][2].ends_with(" ago") && shown[0][3] == "still", "{shown:?}");
+    assert!(shown[0][2].ends_with(" ago") && shown[0][3] == "ongoing", "{shown:?}");
     let by_itself = browser.dump(stage.curators[leader].observe_address().unwrap());
     assert_eq!(words(&by_itself, "role"), "leader");
-    assert!(words(&by_itself, "role-more").ends_with("left of the term unless renewed"));
+    assert!(words(&by_itself, "role-more").ends_with("until the term expires unless renewed"));
 
     // Another one leads, the one that is looked at perhaps.
     let (own, first) = (own.to_owned(), first.to_owned());
@@ -126,8 +126,8 @@ fn a_browser_shows_who_leads_and_who_led() {
     let leaders: Vec<_> = shown.iter().map(|row| row[0].as_str()).collect();
     assert_eq!(leaders, [second, &first], "the newest first");
     assert_eq!(shown[0][1], stage.lock_revision(next).to_string());
-    assert_eq!(shown[0][3], "still");
-    assert_ne!(shown[1][3], "still", "that term has ended");
+    assert_eq!(shown[0][3], "ongoing");
+    assert_ne!(shown[1][3], "ongoing", "that term has ended");
 
     for window in ["1280,900", "390,844"] {
         let picture = stage.scratch.logs().join(format!("page-{window}.png"));

@@ -1,4 +1,4 @@
-//! How the owner of the cluster gets a certificate.
+//! The `AAA` service: issues the certificate of the cluster owner.
 
 use std::pin::Pin;
 
@@ -18,7 +18,7 @@ use crate::state::tx::Tx;
 use crate::validate::key32;
 use curator_identity::Subject;
 
-/// The one identity that there is.
+/// The only user identity.
 pub(in crate::leader) const OWNER: &str = "owner";
 
 pub(in crate::leader) type RevocableStream = Pin<Box<dyn Stream<Item = Result<EscrowResponse, Status>> + Send>>;
@@ -27,7 +27,7 @@ pub(in crate::leader) type RevocableStream = Pin<Box<dyn Stream<Item = Result<Es
 impl Aaa for LeaderHandle {
     type EscrowStream = RevocableStream;
 
-    /// Answers the first request, and ends.
+    /// Answers the first request and ends the stream.
     async fn escrow(&self, request: Request<Streaming<EscrowRequest>>) -> Result<Response<RevocableStream>, Status> {
         let key = calling_key(&request)?;
         let leader = self.leader().await?;
@@ -38,7 +38,7 @@ impl Aaa for LeaderHandle {
 }
 
 impl Leader {
-    /// Answers a request of whoever has shown to have this key.
+    /// Answers the request of a caller that proved to own this key.
     pub(in crate::leader) async fn escrow(
         &self,
         key: Option<[u8; 32]>,
@@ -46,20 +46,22 @@ impl Leader {
     ) -> Result<RevocableStream, Status> {
         let parameters = first
             .and_then(|first| first.parameters)
-            .ok_or_else(|| Status::invalid_argument("parameters: they are missing"))?;
+            .ok_or_else(|| Status::invalid_argument("parameters: required"))?;
         let asked = check(&parameters)?;
         let Some(key) = key else {
             let needed = EscrowResponse {
                 needed: vec![certificate()],
                 ..EscrowResponse::default()
             };
-            let refused = Status::unauthenticated("no key is shown: use a self-signed certificate for the owner's key");
+            let refused = Status::unauthenticated(
+                "client certificate required: connect with a self-signed certificate for the owner's key",
+            );
             let answers = futures::stream::iter([Ok(needed), Err(refused)]);
             return Ok(Box::pin(answers));
         };
         if !bool::from(key.ct_eq(&asked)) {
             return Err(Status::unimplemented(
-                "parameters.public_key: it must be the key of the connection's certificate",
+                "parameters.public_key: must match the key of the client certificate",
             ));
         }
         let emitted = self.owner_certificate(&key).await?;
@@ -75,7 +77,7 @@ impl Leader {
 fn check(parameters: &escrow_request::Parameters) -> Result<[u8; 32], Status> {
     if parameters.requested_identity_name != OWNER {
         return Err(Status::unimplemented(
-            "parameters.requested_identity_name: only \"owner\" can be had",
+            "parameters.requested_identity_name: only \"owner\" is supported",
         ));
     }
     Ok(key32("parameters.public_key", &parameters.public_key)?)
@@ -88,14 +90,15 @@ fn certificate() -> ProofRequest {
 }
 
 impl Leader {
-    /// The owner's certificate, for the key that the cluster was bootstrapped with. There is one, ever.
+    /// Issues the owner's certificate for the key that the cluster was bootstrapped with. There is only one owner
+    /// certificate.
     pub(in crate::leader) async fn owner_certificate(&self, key: &[u8; 32]) -> Result<Vec<u8>, Status> {
         let authority = self.cluster_pki.authority(&self.state, self.now()).await;
         let now = self.now();
         self.state
             .transact(|tx| {
                 if !bool::from(owners_key(tx)?.ct_eq(key)) {
-                    return Err(Status::permission_denied("this is not the owner's key"));
+                    return Err(Status::permission_denied("public key is not the cluster owner's key"));
                 }
                 let authority = authority.as_ref().map_err(Status::clone)?;
                 self.cluster_pki
@@ -105,13 +108,13 @@ impl Leader {
     }
 }
 
-/// The key that the cluster was bootstrapped with.
+/// The owner key that the cluster was bootstrapped with.
 pub(in crate::leader) fn owners_key(tx: &mut Tx<'_>) -> Result<[u8; 32], Status> {
     let owner = tx
         .get(INITIAL_OWNER)
-        .ok_or_else(|| Status::failed_precondition("the cluster has no owner: it is not bootstrapped"))?;
+        .ok_or_else(|| Status::failed_precondition("cluster is not bootstrapped: no owner key is stored"))?;
     InitialOwner::decode(owner.value.as_ref())
         .ok()
         .and_then(|owner| <[u8; 32]>::try_from(owner.public_key).ok())
-        .ok_or_else(|| Status::failed_precondition(format!("the value at {INITIAL_OWNER} cannot be used")))
+        .ok_or_else(|| Status::failed_precondition(format!("the stored value at {INITIAL_OWNER} is invalid")))
 }

@@ -1,4 +1,4 @@
-//! The `Curator` service: for the nodes.
+//! The `Curator` service, for nodes.
 
 use std::pin::Pin;
 
@@ -23,7 +23,7 @@ impl Curator for LeaderHandle {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
     type HeartbeatStream = Heartbeats;
 
-    /// For calls within the process: what comes over the wire is answered by `SharedWatch`.
+    /// Serves calls within the process; `SharedWatch` serves calls from the network.
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = caller(&request)?.clone();
         let events = self.leader().await?.watch(&caller, request.into_inner()).await?;

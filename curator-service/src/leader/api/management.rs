@@ -1,4 +1,4 @@
-//! The `Management` service: for those who run the cluster.
+//! The `Management` service, for operators.
 
 use curator_proto::management_api::management_server::Management;
 use curator_proto::management_api::{
@@ -14,7 +14,8 @@ use crate::auth::caller;
 use crate::leader::LeaderHandle;
 use crate::leader::nodes::list::Nodes;
 
-/// Unary methods, which the leader has under the same names; those that are `audited` are told of.
+/// Implements unary methods with the leader's methods of the same names; the `audited` ones are written to the audit
+/// log.
 macro_rules! unary {
     (
         plain { $($method:ident($request:ident) -> $response:ident;)* }

@@ -1,4 +1,4 @@
-//! Certificates for what runs on a node.
+//! Certificates for the components of a node.
 
 use curator_proto::curator_api::issue_certificate_request::{self, KubernetesWorker};
 use curator_proto::curator_api::{IssueCertificateRequest, IssueCertificateResponse, issue_certificate_response};
@@ -10,18 +10,18 @@ use crate::validate::key32;
 use curator_identity::Subject;
 
 impl Leader {
-    /// Certificates for the keys that the calling node's components have made. The same keys get the same certificates.
+    /// Issues certificates for the keys of the calling node's components. The same keys get the same certificates.
     pub(in crate::leader) async fn issue_certificate(
         &self,
         caller: &str,
         request: IssueCertificateRequest,
     ) -> Result<IssueCertificateResponse, Status> {
-        // That the node is there comes first, and counts as unavailable whatever is wrong with it.
+        // Checks first that the node exists; an invalid record counts as unavailable.
         let known = self.state.transact(|tx| lookup::node(tx, caller).map(drop)).await;
         known.map_err(|status| Status::unavailable(status.message()))?;
         let authority = self.kubernetes_pki.authority(&self.state, self.now()).await?;
         let Some(issue_certificate_request::Kind::KubernetesWorker(keys)) = request.kind else {
-            return Err(Status::invalid_argument("kind: it is missing"));
+            return Err(Status::invalid_argument("kind: required"));
         };
         let wanted = Wanted::new(caller);
         let layout = self.kubernetes_pki.layout();
@@ -33,7 +33,7 @@ impl Leader {
             .transact(|tx| {
                 if lookup::node(tx, caller)?.roles().kubernetes_worker.is_none() {
                     return Err(Status::permission_denied(format!(
-                        "node {caller} is no Kubernetes worker"
+                        "node {caller} does not have the kubernetes_worker role"
                     )));
                 }
                 let KubernetesWorker {
@@ -66,7 +66,7 @@ impl Leader {
     }
 }
 
-/// The certificates of a worker node: what each is called in the store, and whom it names.
+/// The certificates of a worker node: their names in the store and their subjects.
 struct Wanted {
     kubelet_server: (String, Subject),
     kubelet_client: (String, Subject),

@@ -1,4 +1,4 @@
-//! Changing the cluster's configuration: what is to be, and what the caller believes it to be.
+//! Changes of the cluster configuration, optionally conditional on the previous values.
 
 use curator_proto::common::ClusterConfiguration;
 use curator_proto::management_api::{ConfigureClusterRequest, ConfigureClusterResponse};
@@ -10,14 +10,14 @@ use crate::leader::nodes::lookup;
 use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::validate::Invalid;
 
-/// The one field that can be changed.
+/// The only field that can be changed.
 const WRITABLE: &str = "kubernetes.node_labels_to_synchronize";
 const MAX_RULES: usize = 256;
 const MAX_RULE_BYTES: usize = 1_024;
 const MAX_PATHS: usize = 64;
 
 impl Leader {
-    /// Replaces the fields of the mask, if they are what `base_config` says, should there be one.
+    /// Replaces the fields in the mask; if `base_config` is given, only if they still match it.
     pub(in crate::leader) async fn configure_cluster(
         &self,
         request: ConfigureClusterRequest,
@@ -25,7 +25,7 @@ impl Leader {
         let merge = Merge::new(&request)?;
         self.state
             .transact(|tx| {
-                // Whatever is wrong with what is stored, it is nothing that the caller has said.
+                // An invalid stored configuration is not an error of the caller.
                 let cluster = lookup::cluster(tx).map_err(|status| Status::internal(status.message()))?;
                 let merged = merge.apply(cluster.configuration())?;
                 let cluster = cluster
@@ -40,36 +40,33 @@ impl Leader {
     }
 }
 
-/// A change that has been found good as far as can be seen without the present configuration.
+/// A change that passed all checks that do not need the current configuration.
 struct Merge<'a> {
     base: Option<&'a ClusterConfiguration>,
     new: &'a ClusterConfiguration,
-    /// Whether the one writable field is in the mask.
+    /// Whether the writable field is in the mask.
     rules: bool,
 }
 
 impl<'a> Merge<'a> {
     fn new(request: &'a ConfigureClusterRequest) -> Result<Self, Invalid> {
-        let missing = |field| Invalid::new(field, "it is missing");
+        let missing = |field| Invalid::new(field, "required");
         let mask = request.update_mask.as_ref().ok_or_else(|| missing("update_mask"))?;
         let new = request.new_config.as_ref().ok_or_else(|| missing("new_config"))?;
         let base = request.base_config.as_ref();
         if mask.paths.len() > MAX_PATHS {
-            return Err(Invalid::new("update_mask", "there are more than 64 paths"));
+            return Err(Invalid::new("update_mask", "must have at most 64 paths"));
         }
         let paths = normalized(&mask.paths);
         if let Some(unknown) = paths.iter().find(|path| !is_path(path)) {
             let shown: String = unknown.chars().take(100).collect();
-            return Err(Invalid::new(
-                format!("update_mask: {shown:?}"),
-                "there is no such field",
-            ));
+            return Err(Invalid::new(format!("update_mask: {shown:?}"), "unknown field"));
         }
         for path in &paths {
             if *path != WRITABLE {
                 return Err(Invalid::new(
                     format!("update_mask: {path:?}"),
-                    format!("this cannot be changed, only {WRITABLE} can"),
+                    format!("read-only field; only {WRITABLE} can be changed"),
                 ));
             }
         }
@@ -89,17 +86,17 @@ impl<'a> Merge<'a> {
             .new
             .kubernetes
             .as_ref()
-            .ok_or_else(|| Invalid::new("new_config.kubernetes", "it is missing"))?;
+            .ok_or_else(|| Invalid::new("new_config.kubernetes", "required"))?;
         if self.base.is_some_and(|base| base.kubernetes.is_none()) {
-            return Err(Invalid::new("base_config.kubernetes", "it is missing"));
+            return Err(Invalid::new("base_config.kubernetes", "required"));
         }
         let rules = &kubernetes.node_labels_to_synchronize;
         let field = || format!("new_config.{WRITABLE}");
         if rules.len() > MAX_RULES {
-            return Err(Invalid::new(field(), "there are more than 256"));
+            return Err(Invalid::new(field(), "must have at most 256 entries"));
         }
         if rules.iter().any(|rule| rule.regexp.len() > MAX_RULE_BYTES) {
-            return Err(Invalid::new(field(), "one is longer than 1,024 bytes"));
+            return Err(Invalid::new(field(), "each entry must be at most 1,024 bytes"));
         }
         Ok(())
     }
@@ -115,7 +112,7 @@ impl<'a> Merge<'a> {
         };
         if self.base.is_some_and(|base| rules(base) != rules(current)) {
             return Err(Status::failed_precondition(format!(
-                "base_config.{WRITABLE}: it is something else now: read it afresh"
+                "base_config.{WRITABLE}: configuration changed since base_config was read; re-read and retry"
             )));
         }
         merged.kubernetes.get_or_insert_default().node_labels_to_synchronize = rules(self.new);
@@ -123,7 +120,7 @@ impl<'a> Merge<'a> {
     }
 }
 
-/// All that is checked of a request, and its merge into a configuration.
+/// Checks a request and merges it into a configuration.
 #[cfg(any(test, fuzzing))]
 pub(in crate::leader) fn merge_into(
     request: &ConfigureClusterRequest,
@@ -132,7 +129,7 @@ pub(in crate::leader) fn merge_into(
     Merge::new(request).ok()?.apply(current).ok()
 }
 
-/// Sorted, each once, and none whose parent is there.
+/// Sorts the paths and removes duplicates and paths whose parent is present.
 fn normalized(paths: &[String]) -> Vec<&str> {
     let mut sorted: Vec<&str> = paths.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -149,7 +146,7 @@ fn normalized(paths: &[String]) -> Vec<&str> {
     kept
 }
 
-/// Whether the path names a field of the configuration. Only the last one may be a list.
+/// Whether the path names a field of the configuration. Only the last element may be a list.
 fn is_path(path: &str) -> bool {
     let configuration = || -> Option<MessageDescriptor> {
         let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok()?;

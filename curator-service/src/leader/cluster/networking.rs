@@ -1,4 +1,4 @@
-//! A node's part of the cluster's network: its WireGuard key, and the prefixes that it has.
+//! A node's part of the cluster network: its WireGuard key and its prefixes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +13,13 @@ use crate::leader::nodes::pace::Kind;
 use crate::leader::nodes::{lookup, territory};
 use crate::validate::{Invalid, cluster_network_prefix, wireguard_key};
 
-/// How many prefixes a node may have.
+/// Maximum number of prefixes of a node.
 const MAX_PREFIXES: usize = 1_024;
-/// How many keys are remembered whose writing has an unknown end.
+/// Maximum number of remembered keys whose write has an unknown outcome.
 const MAX_DOUBTFUL: usize = 1_024;
 
 impl Leader {
-    /// The same as the node calls it: no faster than it may.
+    /// Updates the networking of the calling node, within the node's write rate limit.
     pub(in crate::leader) async fn change_node_cluster_networking(
         &self,
         caller: &str,
@@ -34,7 +34,7 @@ impl Leader {
         self.update_node_cluster_networking(caller, request).await
     }
 
-    /// Replaces the calling node's key and prefixes.
+    /// Replaces the key and the prefixes of the calling node.
     pub(in crate::leader) async fn update_node_cluster_networking(
         &self,
         caller: &str,
@@ -42,12 +42,12 @@ impl Leader {
     ) -> Result<UpdateNodeClusterNetworkingResponse, Status> {
         let asked = request
             .clusternet
-            .ok_or_else(|| Invalid::new("clusternet", "it is missing"))?;
+            .ok_or_else(|| Invalid::new("clusternet", "required"))?;
         let key = wireguard_key(&asked.wireguard_pubkey)?;
-        // Two nodes must not have one key, which no condition on either's record can say. All writes of nodes in this term
-        // go through here, so it is enough that no two with one key are under way at a time.
+        // Two nodes must not share a key, which no condition on a single record can express. All writes of the term
+        // pass through here, so it suffices that no two writes of the same key run at a time.
         let claim = self.claims.claim(&key, caller)?;
-        // The same with prefixes: of two that overlap, one is looked at after the other is written.
+        // The same holds for prefixes: an overlapping prefix is checked after the other is written.
         let _turn = if asked.prefixes.is_empty() {
             None
         } else {
@@ -66,7 +66,7 @@ impl Leader {
                     )));
                 }
                 if asked.prefixes.len() > MAX_PREFIXES {
-                    return Err(Invalid::new("clusternet.prefixes", "there are more than 1,024").into());
+                    return Err(Invalid::new("clusternet.prefixes", "must have at most 1,024 entries").into());
                 }
                 let own = node.external_address();
                 let prefixes = asked.prefixes.iter();
@@ -93,7 +93,7 @@ impl Leader {
 }
 
 fn taken() -> Status {
-    Status::invalid_argument("clusternet.wireguard_pubkey: another node has it")
+    Status::invalid_argument("clusternet.wireguard_pubkey: already used by another node")
 }
 
 /// The keys that are being written.
@@ -102,14 +102,14 @@ pub(in crate::leader) struct KeyReservations(Arc<Mutex<Claimed>>);
 
 #[derive(Default)]
 struct Claimed {
-    /// Whose a key is, and by how many calls.
+    /// The owner of each key, and the number of its calls.
     owners: HashMap<String, (String, usize)>,
-    /// The keys of calls that ended without anybody knowing whether they were written, oldest first.
+    /// Keys of calls that ended with an unknown outcome, oldest first.
     doubtful: VecDeque<String>,
 }
 
 impl KeyReservations {
-    /// Keeps others from a key while the claim is there.
+    /// Reserves a key for a node while it exists.
     fn claim(&self, key: &str, node: &str) -> Result<KeyReservation, Status> {
         let mut claimed = self.claimed();
         let (owner, calls) = claimed
@@ -128,7 +128,7 @@ impl KeyReservations {
     }
 
     fn claimed(&self) -> MutexGuard<'_, Claimed> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -143,8 +143,8 @@ impl KeyReservations {
     }
 }
 
-/// Unless it is given up, the key stays the node's: it may have been written, and show only later. So it is when the store does
-/// not answer, and when the caller goes while the write is under way.
+/// Unless released, the key stays reserved for the node: the write may have succeeded and become visible later. This is
+/// the case when the store does not answer, or the call is cancelled during the write.
 struct KeyReservation {
     claims: KeyReservations,
     key: String,
@@ -152,7 +152,7 @@ struct KeyReservation {
 }
 
 impl KeyReservation {
-    /// It is known what became of the key: the state says it.
+    /// Releases the reservation: the outcome is known, and the state shows it.
     fn give_up(mut self) {
         self.doubtful = false;
     }

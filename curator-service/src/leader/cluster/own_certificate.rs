@@ -1,4 +1,4 @@
-//! The certificate of whoever shows a key that there is one for: once more, or a newer one.
+//! Issues the certificate of the caller that proves to own a key: the existing one, or a renewed one.
 
 use curator_proto::admin_api::certificates_server::Certificates;
 use curator_proto::admin_api::{IssueOwnRequest, IssueOwnResponse};
@@ -13,26 +13,28 @@ use crate::leader::{Leader, LeaderHandle, calling_key, is_up};
 use crate::state::tx::Tx;
 use curator_identity::Subject;
 
-/// What a new certificate counts for, as something that is written for a node.
+/// The size that a new certificate counts as, for the write rate limit.
 const LENGTH: usize = 1_024;
 
-/// Whose a key is.
+/// The owner of a key.
 struct Holder {
-    /// What the certificate is stored as.
+    /// The name under which the certificate is stored.
     name: String,
     subject: Subject,
 }
 
 impl Leader {
-    /// The certificate for the key that the caller has shown. Who is deleted, waits for approval or has not committed gets none.
+    /// Issues the certificate for the caller's key. Nodes that are deleted, not approved or not committed get none.
     pub(in crate::leader) async fn issue_own(
         &self,
         key: Option<[u8; 32]>,
         request: IssueOwnRequest,
     ) -> Result<IssueOwnResponse, Status> {
-        let key = key.ok_or_else(|| Status::unauthenticated("no key is shown: use a self-signed certificate"))?;
+        let key = key.ok_or_else(|| {
+            Status::unauthenticated("client certificate required: connect with a self-signed certificate")
+        })?;
         let id = crate::validate::id_of_key("public key", &key)?;
-        // Strangers learn nothing of the authority, and nobody counts what they write.
+        // Unauthenticated callers learn nothing about the authority, and their calls count against no rate limit.
         self.state.transact(|tx| holder(tx, &id, &key).map(drop)).await?;
         if request.anew {
             self.pace.turn(&id, Kind::Certificate, LENGTH).await?;
@@ -55,7 +57,7 @@ impl Leader {
     }
 }
 
-/// Whose this key is; refused if it is nobody's who may have a certificate.
+/// Finds the owner of the key; an error if no owner may have a certificate.
 fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
     if owners_key(tx).is_ok_and(|owner| owner == *key) {
         return Ok(Holder {
@@ -69,7 +71,7 @@ fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
             subject: Subject::node(id),
         }),
         _ => Err(Status::permission_denied(
-            "this key is neither that of a node that is up nor the owner's",
+            "the client certificate's key belongs neither to a node in NODE_STATE_UP nor to the owner",
         )),
     }
 }
@@ -78,7 +80,7 @@ fn holder(tx: &mut Tx<'_>, id: &str, key: &[u8; 32]) -> Result<Holder, Status> {
 impl Certificates for LeaderHandle {
     async fn issue_own(&self, request: Request<IssueOwnRequest>) -> Result<Response<IssueOwnResponse>, Status> {
         let key = calling_key(&request)?;
-        // Who has shown no key of the cluster's is not told of, however often they call.
+        // Calls with an unknown key are not audited, however many there are.
         let entry = Entry::of(&request).quiet();
         let done = match self.leader().await {
             Ok(leader) => leader.issue_own(key, request.into_inner()).await,

@@ -1,5 +1,5 @@
-//! The authorities whose keys the state has, and the certificates that they have issued: in the original's layout, and each
-//! access under the term's guard.
+//! Certificate authorities whose keys are in the state, and the certificates that they issued: in the layout of the
+//! original, with every access fenced by the term.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,13 +15,13 @@ use crate::state::tx::Tx;
 use crate::state::{State, StateError};
 use curator_identity::{Authority, Subject, is_crl, public_key_of};
 
-/// How often an authority is made anew because somebody else has just made one.
+/// Maximum attempts to create an authority when a concurrent writer has just created it.
 const ATTEMPTS: usize = 4;
 
-/// One authority's place in the store.
+/// One authority's location in the store.
 pub(in crate::leader) struct Pki {
     layout: Layout,
-    /// Once it has been read it stays as it is.
+    /// Cached after the first read; it never changes.
     authority: OnceCell<Arc<Authority>>,
 }
 
@@ -49,8 +49,8 @@ impl Pki {
         self.layout
     }
 
-    /// The authority. What of it is not stored is made, all of it at once; so a crash leaves no half of one, and the half that
-    /// somebody else has left is completed. Cancellation safe.
+    /// Returns the authority. Missing parts are created in one transaction, so a crash never leaves it incomplete; an
+    /// authority that another program left incomplete is completed. Cancellation safe.
     pub(in crate::leader) async fn authority(&self, state: &State, now: SystemTime) -> Result<Arc<Authority>, Status> {
         let authority = self.authority.get_or_try_init(|| self.read_or_create(state, now));
         authority.await.cloned()
@@ -69,9 +69,13 @@ impl Pki {
                 stored.next().flatten(),
             );
             let (authority, ops) = layout.complete(key, certificate, crl, now).map_err(|error| {
-                error!(%error, authority = layout.common_name, "the stored authority cannot be used");
-                // Of its key and certificate strangers learn nothing: CommitNode is called without a certificate of the cluster.
-                Status::unavailable(format!("{} cannot be used", layout.common_name))
+                error!(%error, authority = layout.common_name, "stored certificate authority is invalid");
+                // Details of the key and certificate are not revealed: CommitNode is called without a cluster
+                // certificate.
+                Status::unavailable(format!(
+                    "certificate authority {:?} cannot be used; see the leader's log",
+                    layout.common_name
+                ))
             })?;
             if ops.is_empty() {
                 return Ok(Arc::new(authority));
@@ -85,15 +89,18 @@ impl Pki {
                 })
                 .collect();
             if let Written::Done(_) = state.fenced().write(conditions, ops).await.map_err(unreachable)? {
-                info!(authority = layout.common_name, "made what was missing of the authority");
+                info!(
+                    authority = layout.common_name,
+                    "created the missing parts of the certificate authority"
+                );
                 return Ok(Arc::new(authority));
             }
         }
         Err(StateError::Contended.into())
     }
 
-    /// The certificate of this name: the stored one if it is for the same key, a new one if there is none. One that is for
-    /// another key stays, and is an error.
+    /// Returns the certificate of this name: the stored one if it is for the same key, or a new one if none is stored.
+    /// A certificate for another key is kept and causes an error.
     pub(in crate::leader) fn ensure(
         &self,
         tx: &mut Tx<'_>,
@@ -109,7 +116,7 @@ impl Pki {
         self.put_new(tx, authority, name, subject, public_key, now)
     }
 
-    /// Another certificate of this name, in the place of the one that there is, if that is for the same key.
+    /// Replaces the certificate of this name, if the existing one is for the same key.
     pub(in crate::leader) fn renew(
         &self,
         tx: &mut Tx<'_>,
@@ -123,13 +130,13 @@ impl Pki {
         self.put_new(tx, authority, name, subject, public_key, now)
     }
 
-    /// The certificate of this name that there is; an error if it is for another key.
+    /// Returns the existing certificate of this name; an error if it is for another key.
     fn issued(&self, tx: &mut Tx<'_>, name: &str, public_key: &[u8; 32]) -> Result<Option<Vec<u8>>, Status> {
         match tx.get(self.layout.issued(name)) {
             None => Ok(None),
             Some(stored) if public_key_of(&stored.value) == Some(*public_key) => Ok(Some(stored.value.to_vec())),
             Some(_) => Err(Status::unavailable(format!(
-                "the certificate {name} has been issued for another key"
+                "certificate {name} is already issued for another key"
             ))),
         }
     }
@@ -144,14 +151,14 @@ impl Pki {
         now: SystemTime,
     ) -> Result<Vec<u8>, Status> {
         let certificate = authority.issue(subject, public_key, now).map_err(|error| {
-            error!(%error, name, "a certificate cannot be made");
-            Status::unavailable("the certificate cannot be made")
+            error!(%error, name, "cannot issue certificate");
+            Status::unavailable("cannot issue the certificate; see the leader's log")
         })?;
         tx.put(self.layout.issued(name), certificate.clone());
         Ok(certificate)
     }
 
-    /// The list of what is revoked. The authority has made one.
+    /// The certificate revocation list, which the authority has created.
     pub(in crate::leader) async fn crl(&self, state: &State) -> Result<Vec<u8>, Status> {
         let key = self.layout.crl();
         let read = state
@@ -160,9 +167,12 @@ impl Pki {
             .await
             .map_err(unreachable)?;
         let stored = read.ranges.into_iter().flatten().next().map(|kv| kv.value.to_vec());
-        stored
-            .filter(|crl| is_crl(crl))
-            .ok_or_else(|| Status::unavailable(format!("{} has no valid CRL", self.layout.common_name)))
+        stored.filter(|crl| is_crl(crl)).ok_or_else(|| {
+            Status::unavailable(format!(
+                "certificate authority {:?} has no valid CRL",
+                self.layout.common_name
+            ))
+        })
     }
 }
 

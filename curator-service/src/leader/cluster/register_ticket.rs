@@ -1,4 +1,4 @@
-//! The ticket that a node must show to register.
+//! The register ticket, which a node must present to register.
 
 use curator_proto::admin_api::tickets_server::Tickets;
 use curator_proto::admin_api::{RotateRegisterTicketRequest, RotateRegisterTicketResponse};
@@ -15,7 +15,7 @@ use crate::state::keys::REGISTER_TICKET;
 use crate::state::tx::Tx;
 
 impl Leader {
-    /// The ticket, which is made when it is first asked for, and stays.
+    /// Returns the ticket; creates it on first use.
     pub(in crate::leader) async fn get_register_ticket(
         &self,
         _: GetRegisterTicketRequest,
@@ -34,7 +34,7 @@ impl Leader {
         Ok(GetRegisterTicketResponse { ticket })
     }
 
-    /// Refuses what is not the ticket.
+    /// Refuses any other ticket.
     pub(in crate::leader) async fn check_ticket(&self, shown: &[u8]) -> Result<(), Status> {
         self.state
             .transact(|tx| {
@@ -47,7 +47,7 @@ impl Leader {
             .await
     }
 
-    /// Another ticket in the place of the one that there is: whoever has seen that one has nothing any more.
+    /// Replaces the ticket, so that the old one becomes invalid.
     pub(in crate::leader) async fn rotate_register_ticket(
         &self,
         _: RotateRegisterTicketRequest,
@@ -86,10 +86,11 @@ fn fresh() -> Vec<u8> {
 }
 
 pub(in crate::leader) fn not_the_ticket() -> Status {
-    Status::permission_denied("register_ticket: it is not the cluster's")
+    Status::permission_denied("register_ticket: does not match the cluster's register ticket")
 }
 
-/// Whether this is the ticket: the stored message as it is, not what is in it. Without one, nothing is.
+/// Whether this is the ticket: compares the stored message bytes, not its fields. Without a stored ticket nothing
+/// matches.
 pub(in crate::leader) fn is_ticket(tx: &mut Tx<'_>, shown: &[u8]) -> bool {
     tx.get(REGISTER_TICKET)
         .is_some_and(|stored| bool::from(stored.value.as_ref().ct_eq(shown)))

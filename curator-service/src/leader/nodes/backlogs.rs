@@ -1,10 +1,10 @@
-//! Which watches are told their backlog at a time.
+//! Limits how many watches send their backlog at a time.
 //!
-//! When all clients of a big cluster come back at once, each is to be told of all nodes. Told all at a time, they all wait for the
-//! last, everybody's bytes are under way at once, and whatever else the threads have to do waits among them. So a few are told at a
-//! time, first come, first served; watches of one node, which are short, do not wait. Whoever does not take what it is told, or takes
-//! it slowly, makes way for the next, and goes on beside it. One caller has a part of the turns, and waits for its own beyond that: so
-//! however many watches it opens, others have theirs.
+//! When all clients of a large cluster reconnect, each of them receives all nodes. Sending all backlogs at once would
+//! delay every one of them, buffer all of their bytes, and starve other work. So only a few backlogs are sent at a
+//! time, in order of arrival. A watch of a single node does not wait. A watch that reads slowly or not at all loses its
+//! turn to the next one and continues beside it. Each caller has a limited number of turns, so a caller with many
+//! watches does not block others.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -17,16 +17,16 @@ use tokio::time::{Instant, sleep};
 use crate::auth::Caller;
 use crate::leader::nodes::callers::{Call, Callers};
 
-/// As many at a time: enough that those who are slow hold up nobody, and few enough that each is done soon.
+/// Maximum backlogs at a time: enough that slow watches do not block others, few enough that each is sent quickly.
 const MAX_TURNS: usize = 32;
-/// And of one caller.
+/// Maximum backlogs of one caller at a time.
 const OF_CALLER: usize = 8;
-/// Who has taken nothing for so long is not waited for ...
-const STALLED: Duration = Duration::from_millis(500);
-/// ... nor who has had its turn for so long.
+/// A turn ends when the watch has read nothing for this long.
+const STALL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum duration of a turn.
 const MAX_TURN_TIME: Duration = Duration::from_secs(5);
 
-/// The turns of one leader.
+/// The backlog turns of one leader.
 #[derive(Debug)]
 pub(crate) struct Backlogs {
     callers: Callers,
@@ -40,17 +40,17 @@ struct Turns {
     held: HashMap<u64, Held>,
 }
 
-/// A turn as the others see it.
+/// The shared state of a turn.
 #[derive(Debug)]
 struct Held {
     began: Instant,
-    /// When it was last seen to take something.
+    /// When the watch last read an event.
     moved: Instant,
-    /// Of its caller's turns.
+    /// A permit of the caller's own limit.
     _own: OwnedSemaphorePermit,
 }
 
-/// A turn. Dropping it ends it.
+/// A turn to send a backlog. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Turn {
     backlogs: Arc<Backlogs>,
@@ -69,22 +69,22 @@ impl Default for Backlogs {
 }
 
 impl Backlogs {
-    /// Waits for a turn of this caller; `None` if there are none any more. Cancellation safe.
+    /// Waits for a turn of this caller; `None` if turns are no longer given. Cancellation safe.
     pub(crate) async fn turn(self: &Arc<Self>, caller: &Caller) -> Option<Turn> {
-        // How many watches there are, the listener bounds.
+        // The listener limits the number of watches.
         let call = self.callers.enter(caller, usize::MAX)?;
         let mut own = pin!(call.turns().acquire_owned());
-        // The own ones first: who waits for them stands in nobody's way.
+        // Take the caller's own permit first: a waiting caller then blocks no other caller.
         let own = loop {
             tokio::select! {
                 own = &mut own => break own.ok()?,
-                () = sleep(STALLED) => self.turns().pass_over(Instant::now()),
+                () = sleep(STALL_TIMEOUT) => self.turns().pass_over(Instant::now()),
             }
         };
         let mut own = Some(own);
         loop {
             let mut freed = pin!(self.freed.notified());
-            // In the queue before it is looked, so that nothing is missed.
+            // Register for the notification before checking, so that none is missed.
             freed.as_mut().enable();
             if let Some(number) = self.turns().take(Instant::now(), &mut own) {
                 return Some(Turn {
@@ -95,22 +95,22 @@ impl Backlogs {
             }
             tokio::select! {
                 () = freed => {}
-                () = sleep(STALLED) => {}
+                () = sleep(STALL_TIMEOUT) => {}
             }
         }
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turns {
-    /// Ends the turns of those who are not waited for.
+    /// Ends turns that stalled or took too long.
     fn pass_over(&mut self, now: Instant) {
         self.held.retain(|_, held| {
-            now.duration_since(held.moved) < STALLED && now.duration_since(held.began) < MAX_TURN_TIME
+            now.duration_since(held.moved) < STALL_TIMEOUT && now.duration_since(held.began) < MAX_TURN_TIME
         });
     }
 
@@ -134,7 +134,7 @@ impl Turns {
 }
 
 impl Turn {
-    /// Something was taken.
+    /// Records that an event was read.
     pub(crate) fn moves(&self) {
         if let Some(held) = self.backlogs.turns().held.get_mut(&self.number) {
             held.moved = Instant::now();
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// A turn for each of so many nodes.
+    /// Takes a turn for each of these nodes.
     fn turns(backlogs: &Arc<Backlogs>, nodes: std::ops::Range<usize>) -> Vec<Turn> {
         let turn = |number| backlogs.turn(&node(number)).now_or_never().expect("room");
         nodes.map(|number| turn(number).expect("not ended")).collect()
@@ -178,10 +178,10 @@ mod tests {
         assert!(first.as_mut().now_or_never().is_none());
         assert!(second.as_mut().now_or_never().is_none());
         drop(turns.pop());
-        let _first = first.now_or_never().expect("the first that came");
+        let _first = first.now_or_never().expect("the first waiter gets the turn");
         assert!(second.as_mut().now_or_never().is_none());
         drop(turns.pop());
-        second.now_or_never().expect("then the next");
+        second.now_or_never().expect("the next waiter gets the turn");
     }
 
     #[tokio::test(start_paused = true)]
@@ -191,7 +191,7 @@ mod tests {
         let next = node(MAX_TURNS);
         let moving = async {
             loop {
-                sleep(STALLED / 3).await;
+                sleep(STALL_TIMEOUT / 3).await;
                 turns.iter().for_each(Turn::moves);
             }
         };
@@ -199,14 +199,14 @@ mod tests {
             tokio::select! {
                 () = moving => false,
                 _ = backlogs.turn(&next) => true,
-                () = sleep(MAX_TURN_TIME - STALLED) => false,
+                () = sleep(MAX_TURN_TIME - STALL_TIMEOUT) => false,
             }
         };
-        assert!(!waited.await, "all of them get on");
-        let next = timeout(STALLED * 3, backlogs.turn(&next))
+        assert!(!waited.await, "all watches progress");
+        let next = timeout(STALL_TIMEOUT * 3, backlogs.turn(&next))
             .await
-            .expect("they stall now");
-        // Those who go on nevertheless have no turn any more, and end nobody's.
+            .expect("stalled watches lose their turns");
+        // A watch that continues without a turn does not end the turn of another.
         drop(turns);
         assert_eq!(backlogs.turns().held.len(), 1);
         drop(next);
@@ -224,10 +224,12 @@ mod tests {
         assert!(stays.as_mut().now_or_never().is_none());
         drop(turns.pop());
         drop(gone);
-        stays.now_or_never().expect("what the other was told is for this one");
+        stays
+            .now_or_never()
+            .expect("the notification of the cancelled waiter is passed on");
     }
 
-    /// It opens many, and takes a little of each now and then.
+    /// The caller opens many watches and reads a little from each now and then.
     #[tokio::test(start_paused = true)]
     async fn one_caller_keeps_no_other_from_its_turn() {
         let backlogs = Arc::new(Backlogs::default());
@@ -237,15 +239,15 @@ mod tests {
             .iter_mut()
             .filter_map(|turn| turn.as_mut().now_or_never())
             .collect();
-        assert!(!held.is_empty(), "it has its part");
+        assert!(!held.is_empty(), "the caller has its share");
         let others = turns(&backlogs, 1..21);
         assert_eq!(others.len(), 20, "at once");
-        // And with all turns taken, by those who get on, none of them has one without end.
+        // Even while progressing watches hold all turns, no turn lasts indefinitely.
         let rest = turns(&backlogs, 21..21 + MAX_TURNS - held.len() - others.len());
         let last = node(MAX_TURNS);
         let moving = async {
             loop {
-                sleep(STALLED / 3).await;
+                sleep(STALL_TIMEOUT / 3).await;
                 held.iter().flatten().chain(&others).chain(&rest).for_each(Turn::moves);
             }
         };
@@ -256,6 +258,6 @@ mod tests {
             }
         }
         drop((held, opened, others, rest));
-        assert_eq!(backlogs.callers.count(), 0, "nothing stays of those who have gone");
+        assert_eq!(backlogs.callers.count(), 0, "callers without calls take no memory");
     }
 }

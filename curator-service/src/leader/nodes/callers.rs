@@ -1,6 +1,6 @@
-//! What callers have under way, each of them: so much at a time, and the rest waits for their own.
+//! Per-caller limits of concurrent calls; further calls of the same caller wait.
 //!
-//! Who waits for what they have themselves keeps nobody else waiting. Nothing stays of those who have nothing under way.
+//! A waiting call blocks only its own caller. Callers without calls take no memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,21 +9,21 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Caller;
 
-/// All callers with something under way.
+/// All callers with calls in progress.
 #[derive(Debug)]
 pub(in crate::leader) struct Callers {
     at_a_time: usize,
     places: Arc<Mutex<HashMap<String, Place>>>,
 }
 
-/// One caller's.
+/// The calls of one caller.
 #[derive(Debug)]
 struct Place {
     turns: Arc<Semaphore>,
     calls: usize,
 }
 
-/// A call of a caller, worked on or waiting.
+/// A call that is running or waiting.
 #[derive(Debug)]
 pub(in crate::leader) struct Call {
     places: Arc<Mutex<HashMap<String, Place>>>,
@@ -32,7 +32,7 @@ pub(in crate::leader) struct Call {
 }
 
 impl Callers {
-    /// Each has so many turns at a time.
+    /// Creates the limit of concurrently running calls of each caller.
     pub(in crate::leader) fn new(at_a_time: usize) -> Self {
         Self {
             at_a_time,
@@ -40,7 +40,7 @@ impl Callers {
         }
     }
 
-    /// One more call of this caller; `None` if it has `most` of them already.
+    /// Registers a call; `None` if the caller already has `most` calls.
     pub(in crate::leader) fn enter(&self, caller: &Caller, most: usize) -> Option<Call> {
         let caller = name(caller);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,14 +61,14 @@ impl Callers {
         })
     }
 
-    /// How many have something under way.
+    /// The number of callers with calls in progress.
     #[cfg(test)]
     pub(in crate::leader) fn count(&self) -> usize {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
-/// What tells a caller from all others.
+/// A unique name of the caller.
 pub(super) fn name(caller: &Caller) -> String {
     match caller {
         Caller::Node { id, .. } => format!("node {id}"),
@@ -78,7 +78,7 @@ pub(super) fn name(caller: &Caller) -> String {
 }
 
 impl Call {
-    /// The turns of its caller.
+    /// The semaphore of the caller.
     pub(in crate::leader) fn turns(&self) -> Arc<Semaphore> {
         self.turns.clone()
     }

@@ -1,15 +1,15 @@
-//! Taking a node out of service.
+//! Decommissioning of nodes.
 //!
 //! ```text
 //! UP --DecommissionNode--> requested --first step--> decommissioning --no roles left--> DECOMMISSIONED
 //! ```
 //!
-//! The two phases between are stored beside the record, at `/decommissions/<id>`, and the record says UP meanwhile: the numbers
-//! of the stored states mean what they always did, and the original, which knows nothing of the key, sees a node that is up and
-//! loses roles. The step to DECOMMISSIONED and the removal of the key are one transaction.
+//! The two intermediate phases are stored at `/decommissions/<id>`, while the record keeps state UP. So the stored
+//! state values keep their meaning, and the original, which does not know this key, sees a node in state UP that loses
+//! roles. The step to DECOMMISSIONED and the removal of the key are one transaction.
 //!
-//! Each step is one transaction of the leader's background pass, decided by [`next`] from what is stored. So a crash leaves at
-//! most one step undone, and whoever leads next does it.
+//! Each step is one transaction of the leader's reconciler; [`next`] decides it from the stored state. A crash leaves
+//! at most one step undone, and the next leader takes it.
 
 use curator_proto::common::NodeState;
 use curator_proto::management_api::{DecommissionNodeRequest, DecommissionNodeResponse};
@@ -25,20 +25,20 @@ use crate::state::record::{NodeRecord, NodeRoleKind};
 use crate::state::tx::Tx;
 use crate::state::view::Node;
 
-/// What is to be done next for a node that is being decommissioned.
+/// The next step of decommissioning a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::leader) enum Step {
-    /// The work on it begins.
+    /// Starts decommissioning.
     Begin,
-    /// This role is taken away. For the consensus that is done at the store's members first.
+    /// Removes this role. For the consensus role, the etcd member is removed first.
     Drop(NodeRoleKind),
-    /// Nothing is left to do.
+    /// Completes decommissioning: no roles are left.
     Finish,
-    /// The node is not one that is being decommissioned: it was changed in another way.
+    /// Cancels: the node was changed by other means and is not being decommissioned.
     Abandon,
 }
 
-/// The next step. Workers go first, the consensus last: what depends on another goes before it.
+/// Decides the next step. Roles are removed before the roles that they depend on: workers first, consensus last.
 pub(in crate::leader) fn next(phase: Phase, node: Option<&NodeRecord>) -> Step {
     let Some(node) = node.filter(|node| node.state() == NodeState::Up) else {
         return Step::Abandon;
@@ -56,7 +56,7 @@ pub(in crate::leader) fn next(phase: Phase, node: Option<&NodeRecord>) -> Step {
 }
 
 impl Leader {
-    /// Begins to decommission a node. Done again, or for one that is decommissioned, it changes nothing.
+    /// Starts to decommission a node. Repeating the call, or calling it for a decommissioned node, changes nothing.
     pub(in crate::leader) async fn decommission_node(
         &self,
         request: DecommissionNodeRequest,
@@ -70,10 +70,12 @@ impl Leader {
                     NodeState::Up => {}
                     NodeState::New | NodeState::Standby => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} has never been up: delete it instead"
+                            "node {id} has never been in NODE_STATE_UP; delete it instead"
                         )));
                     }
-                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                    NodeState::Invalid => {
+                        return Err(Status::internal(format!("the stored state of node {id} is invalid")));
+                    }
                 }
                 let key = DECOMMISSIONS.key(&id).map_err(lookup::invalid_id)?;
                 if tx.get(key.clone()).is_some() {
@@ -81,7 +83,7 @@ impl Leader {
                 }
                 if node.roles().consensus_member.is_some() && !another_member_stays(tx, &id)? {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} is the last consensus member that stays: give another node that role first"
+                        "node {id} is the last consensus member; give another node the consensus_member role first"
                     )));
                 }
                 tx.put(key, encoded(Phase::Requested));
@@ -91,8 +93,9 @@ impl Leader {
     }
 }
 
-/// Whether another node is a consensus member and is to remain one. What is decided depends on it: of two that are the last,
-/// and are to go at once, one stays. Otherwise both would wait for ever, since the consensus does not let its last member go.
+/// Whether another node is a consensus member and stays one. The decision is part of the transaction: of the last two
+/// members, decommissioned concurrently, one stays. Otherwise both would wait forever, since the consensus does not
+/// remove its last member.
 fn another_member_stays(tx: &mut Tx<'_>, id: &str) -> Result<bool, Status> {
     let is_member = |node: &Node| -> bool { node.as_ref().is_ok_and(|node| node.roles().consensus_member.is_some()) };
     let others = tx
@@ -107,16 +110,16 @@ fn another_member_stays(tx: &mut Tx<'_>, id: &str) -> Result<bool, Status> {
     Ok(false)
 }
 
-/// The phase that a node is in; `None` if it is not being decommissioned.
+/// The decommissioning phase of a node; `None` if it is not being decommissioned.
 pub(in crate::leader) fn phase(tx: &mut Tx<'_>, id: &str) -> Result<Option<Phase>, Status> {
     let key = DECOMMISSIONS.key(id).map_err(lookup::invalid_id)?;
-    // A value that is none means that somebody asked for it.
+    // A value that cannot be decoded means that decommissioning was requested.
     Ok(tx
         .get(key)
         .map(|stored| Decommission::decode(stored.value.as_ref()).map_or(Phase::Requested, |stored| stored.phase())))
 }
 
-/// Takes a step that needs the store's records alone.
+/// Takes a step that changes only stored records.
 pub(in crate::leader) fn take(tx: &mut Tx<'_>, id: &str, step: Step) -> Result<(), Status> {
     let key = DECOMMISSIONS.key(id).map_err(lookup::invalid_id)?;
     match step {

@@ -1,4 +1,4 @@
-//! The end of a node.
+//! Deletion of nodes.
 
 use curator_listener::TermId;
 use curator_proto::admin_api::StepDownRequest;
@@ -13,10 +13,11 @@ use crate::leader::nodes::lookup;
 use crate::state::keys::{DECOMMISSIONS, DELETED_NODES, REGISTRATIONS};
 
 impl Leader {
-    /// Deletes a node's record. One that is up, or has roles, must be decommissioned first, unless the caller says otherwise.
+    /// Deletes a node's record. A node that is up or has roles must be decommissioned first, unless the request
+    /// bypasses that check.
     ///
-    /// Of one that has ever been up it stays known that it was deleted: there is a certificate for its key, which must not be that of
-    /// a node again.
+    /// A marker remains for a node that has ever been up: a certificate exists for its key, so the key must never
+    /// belong to a node again.
     pub(in crate::leader) async fn delete_node(
         &self,
         request: DeleteNodeRequest,
@@ -30,7 +31,7 @@ impl Leader {
                 let node = lookup::node(tx, &id)?;
                 if let Some(role) = node.any_role().filter(|_| !may_have_roles) {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} still has the role {}: decommission it first",
+                        "node {id} still has the role {}; decommission it first",
                         role.name()
                     )));
                 }
@@ -39,10 +40,12 @@ impl Leader {
                     NodeState::Up if may_be_up => {}
                     NodeState::Up => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} is not decommissioned: decommission it first"
+                            "node {id} is not decommissioned; decommission it first"
                         )));
                     }
-                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                    NodeState::Invalid => {
+                        return Err(Status::internal(format!("the stored state of node {id} is invalid")));
+                    }
                 }
                 node.delete(tx).map_err(lookup::not_saved)?;
                 if matches!(node.state(), NodeState::Up | NodeState::Decommissioned) {
@@ -66,7 +69,8 @@ impl Leader {
         Ok(DeleteNodeResponse {})
     }
 
-    /// Before the leader's own node is deleted another instance leads: nobody serves for a node that there is none of.
+    /// Before the leader's own node is deleted, leadership is transferred: no instance serves for a node that does not
+    /// exist.
     async fn leave_first(&self, id: &str) -> Result<(), Status> {
         let Some(succession) = self.context.succession.as_ref().filter(|_| id == self.context.node_id) else {
             return Ok(());
@@ -76,10 +80,10 @@ impl Leader {
             lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
             lock_revision: term.lock_revision().0,
         };
-        // Refused if nobody else stands; what is wrong with the request itself the next leader says.
+        // Fails if there is no other candidate. The next leader validates the request itself.
         let next = succession.step_down(&term, StepDownRequest::default()).await?;
         Err(Status::unavailable(format!(
-            "node {id} is the leader's own, and the leader hands over to {} before it is deleted: call again",
+            "node {id} runs the leader, which is handing over to {}; retry",
             next.next_node_id
         )))
     }

@@ -1,12 +1,12 @@
-//! A watch's events with each node already encoded, as all watchers share it; and the method that sends them.
+//! Watch events that share nodes encoded once, and the method that streams them.
 //!
-//! On the wire a message within a message is its bytes with their length before them, and so is a field of bytes. So what a
-//! watch tells may be put together from records that were encoded once, at their revision, whoever is told of them and however
-//! many there are. (<https://protobuf.dev/programming-guides/encoding/#submessages>)
+//! On the wire, an embedded message is its bytes with a length prefix, as is a `bytes` field. So events can be
+//! assembled from records that were encoded once per revision, for any number of watchers.
+//! (<https://protobuf.dev/programming-guides/encoding/#submessages>)
 //!
-//! Each event has memory of its own, of just its length, which is gone once it is sent. A watch of which nothing is under way
-//! keeps none: tonic's own encoder keeps the buffer of the largest message for as long as the stream is open, and there may be
-//! thousands of them.
+//! Each event has a buffer of its exact size, which is freed once it is sent, so an idle watch holds no buffer. Tonic's
+//! encoder keeps a buffer of the size of the largest message while the stream is open, and there may be thousands of
+//! streams.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -34,10 +34,10 @@ use crate::auth::caller;
 use crate::leader::nodes::watch::Events;
 use crate::leader::{LeaderHandle, MAX_MESSAGE};
 
-/// The same on the wire as [`WatchEvent`].
+/// The same wire format as [`WatchEvent`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct EncodedEvent {
-    /// Each a `Node`.
+    /// Encoded `Node` messages.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub(crate) nodes: Vec<Bytes>,
     #[prost(enumeration = "Progress", tag = "2")]
@@ -47,26 +47,26 @@ pub(crate) struct EncodedEvent {
 }
 
 impl EncodedEvent {
-    /// What whoever is told of it sees.
+    /// Decodes the event as a client does.
     pub(crate) fn decoded(&self) -> Result<WatchEvent, Status> {
         let decoded = WatchEvent::decode(&*self.encode_to_vec());
         decoded.map_err(|error| Status::internal(error.to_string()))
     }
 }
 
-/// The path of the method that it takes upon itself.
+/// The path of the method that this service implements.
 const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
 
-/// The `Curator` service, with `Watch` from encoded events.
+/// The `Curator` service, with a `Watch` method that sends encoded events.
 #[derive(Clone)]
 pub(crate) struct SharedWatch<S> {
     inner: S,
-    seat: LeaderHandle,
+    handle: LeaderHandle,
 }
 
 impl<S> SharedWatch<S> {
-    pub(crate) const fn new(inner: S, seat: LeaderHandle) -> Self {
-        Self { inner, seat }
+    pub(crate) const fn new(inner: S, handle: LeaderHandle) -> Self {
+        Self { inner, handle }
     }
 }
 
@@ -90,62 +90,61 @@ where
         if request.uri().path() != WATCH {
             return Either::Left(self.inner.call(request));
         }
-        let seat = self.seat.clone();
+        let handle = self.handle.clone();
         let answer = async move {
-            let begun = begin(seat, request).await;
+            let begun = begin(handle, request).await;
             Ok(begun.map_or_else(|status| status.into_http(), answer))
         };
         Either::Right(answer.boxed())
     }
 }
 
-/// How messages of a request are compressed.
+/// The header with the compression of request messages.
 const ENCODING: &str = "grpc-encoding";
 
-/// Begins a watch: a request is one message.
-async fn begin(seat: LeaderHandle, request: Request<Body>) -> Result<Events, Status> {
+/// Starts a watch: the request is a single message.
+async fn begin(handle: LeaderHandle, request: Request<Body>) -> Result<Events, Status> {
     let (parts, body) = request.into_parts();
     if parts
         .headers
         .get(ENCODING)
         .is_some_and(|encoding| encoding != "identity")
     {
-        return Err(Status::unimplemented(
-            "the message is compressed, which is not supported",
-        ));
+        return Err(Status::unimplemented("compressed requests are not supported"));
     }
     let decoder = ProstCodec::<EncodedEvent, WatchRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE));
     let message = messages.message().await?;
-    let message = message.ok_or_else(|| Status::internal("there is no message in the request"))?;
+    let message = message.ok_or_else(|| Status::internal("request contains no message"))?;
     let metadata = MetadataMap::from_headers(parts.headers);
     let request = tonic::Request::from_parts(metadata, parts.extensions, message);
     let caller = caller(&request)?.clone();
-    seat.leader().await?.watch(&caller, request.into_inner()).await
+    handle.leader().await?.watch(&caller, request.into_inner()).await
 }
 
-/// The answer that tells these events.
+/// The response that streams these events.
 fn answer(events: Events) -> Response<Body> {
-    let mut answer = Response::new(Body::new(Told { events, ended: false }));
+    let mut answer = Response::new(Body::new(EventBody { events, ended: false }));
     let grpc = HeaderValue::from_static("application/grpc");
     answer.headers_mut().insert(CONTENT_TYPE, grpc);
     answer
 }
 
-/// The body of an answer.
-struct Told {
+/// The body of a response.
+struct EventBody {
     events: Events,
     ended: bool,
 }
 
-/// Before each message: whether it is compressed, and its length.
+/// The prefix of a message: compression flag and length.
 const HEAD: usize = 5;
 
 impl EncodedEvent {
-    /// As it stands in a body.
+    /// Encodes the event with its prefix.
     fn framed(&self) -> Result<Bytes, Status> {
         let length = self.encoded_len();
-        let told = u32::try_from(length).map_err(|_| Status::internal("an event is too long"))?;
+        let told =
+            u32::try_from(length).map_err(|_| Status::internal("watch event exceeds the maximum message length"))?;
         let mut framed = BytesMut::with_capacity(HEAD + length);
         framed.put_u8(0);
         framed.put_u32(told);
@@ -155,7 +154,7 @@ impl EncodedEvent {
     }
 }
 
-impl http_body::Body for Told {
+impl http_body::Body for EventBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -173,7 +172,7 @@ impl http_body::Body for Told {
         self.ended = true;
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {
-            // A message that no header can hold: the code is what counts.
+            // If the message does not fit into a header, send the code alone.
             trailers.clear();
             trailers.insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(status.code())));
         }
@@ -213,22 +212,22 @@ mod tests {
         assert_eq!(encoded.decoded().expect("it is one"), plain);
     }
 
-    fn frames(told: Told) -> Vec<Frame<Bytes>> {
+    fn frames(told: EventBody) -> Vec<Frame<Bytes>> {
         let mut told = Box::pin(told);
         let next = futures::stream::poll_fn(move |cx| http_body::Body::poll_frame(told.as_mut(), cx));
         let frames = futures::StreamExt::collect::<Vec<_>>(next).now_or_never();
-        let frames = frames.expect("all of it is there").into_iter();
+        let frames = frames.expect("all frames are valid").into_iter();
         frames
             .map(|frame| frame.unwrap_or_else(|never| match never {}))
             .collect()
     }
 
-    fn events(events: Vec<Result<EncodedEvent, Status>>) -> Told {
+    fn events(events: Vec<Result<EncodedEvent, Status>>) -> EventBody {
         let events: Events = Box::pin(futures::stream::iter(events));
-        Told { events, ended: false }
+        EventBody { events, ended: false }
     }
 
-    /// A thousand watches that wait for news must not keep what they were told last.
+    /// A thousand idle watches must not keep the buffers of their last events.
     #[test]
     fn a_watch_keeps_nothing_of_what_is_sent() {
         let record = Bytes::from(vec![7; 1_000]);
@@ -256,7 +255,7 @@ mod tests {
         let ends = [
             (Vec::new(), "0"),
             (vec![Err(Status::unavailable("lost leadership"))], "14"),
-            // Nothing comes after it.
+            // Nothing follows the error.
             (vec![Err(Status::aborted("no")), Ok(EncodedEvent::default())], "10"),
         ];
         for (told, code) in ends {

@@ -1,8 +1,8 @@
-//! The filter of `GetNodes`: an expression in CEL over one node.
+//! The filter of `GetNodes`: a CEL expression that is evaluated for each node.
 //!
-//! A node is given to the expression as a map with all of its fields, those that are not set with their defaults, as CEL has
-//! it for messages. Whether a field is set is what `has()` asks; for that the map has a second key for each field, to which the
-//! test is rewritten.
+//! The expression sees a node as a map with all fields; unset fields have their default, as CEL specifies for messages.
+//! `has()` needs to know whether a field is set, so the map has a second key per field, and `has()` is rewritten to
+//! test it.
 
 mod budget;
 mod constants;
@@ -35,24 +35,25 @@ use told::told;
 use tonic::Status;
 pub(in crate::leader) use turns::{Turn, Turns};
 
-/// The longest filter, in bytes.
+/// Maximum length of a filter, in bytes.
 const MAX_FILTER_BYTES: usize = 4_096;
-/// How deep `all`, `exists` and their like may be nested: each level goes through a whole list.
+/// Maximum nesting depth of `all`, `exists` and similar macros: each level iterates over a list.
 const MAX_NESTED_LOOPS: usize = 2;
 
-/// How deep brackets may be nested.
+/// Maximum nesting depth of brackets.
 const MAX_BRACKETS: usize = 64;
 
-/// How far a filter's thread stands behind those that answer calls, as `nice` has it.
+/// The `nice` value of filter threads, below the threads that serve calls.
 const BEHIND: i32 = 10;
 
-/// What an expression is nested in, its parser and its evaluation are, and with them the stack. This is enough for the longest.
+/// The stack size. Parser and evaluation recurse with the nesting of the expression; this suffices for the deepest one.
 const STACK: usize = 64 << 20;
 
-/// Which of the nodes a filter keeps, by their places, and the error that ended the search, if one did.
+/// Evaluates a filter for the nodes. Returns the indices of the matching nodes, and the error that stopped the
+/// evaluation, if any.
 ///
-/// It is a thread of its own that looks, for the sake of the stack and of whoever else the caller's thread serves. It ends early
-/// when nobody waits for it any more, or when the filter has cost too much; the turn ends with it.
+/// Evaluation runs on a thread of its own, for its stack size and to not block the caller's thread. It stops early when
+/// the call is cancelled or a limit is exceeded; the turn ends with it.
 pub(in crate::leader) async fn kept(
     text: String,
     nodes: impl Iterator<Item = Node> + Send + 'static,
@@ -64,24 +65,24 @@ pub(in crate::leader) async fn kept(
     let _ends = Ends(gone.clone());
     let look = move || {
         let _turn = turn;
-        // Those who only want to be answered go first. Linux changes this thread alone; where it does not let us, it is as before.
+        // Calls have priority over filters. On Linux this affects only the current thread; if it is not permitted, the
+        // priority stays.
         let _ = rustix::process::nice(BEHIND);
         let mut budget = Budget::new(clock, move || gone.load(Ordering::Relaxed));
         let answer = Filter::compile(&text).map(|filter| filter.keep(nodes, &mut budget));
-        // Whoever has gone does not want to know.
+        // A cancelled caller needs no result.
         let _ = done.send(answer);
     };
-    let failed = || Status::resource_exhausted("filter: there is no thread for it");
+    let failed = || Status::resource_exhausted("filter: cannot start an evaluation thread");
     std::thread::Builder::new()
         .name("filter".into())
         .stack_size(STACK)
         .spawn(look)
         .map_err(|_| failed())?;
-    kept.await
-        .map_err(|_| Status::internal("filter: it could not be evaluated"))?
+    kept.await.map_err(|_| Status::internal("filter: evaluation failed"))?
 }
 
-/// Says that nobody waits any more, once it is dropped.
+/// Signals on drop that the call was cancelled.
 struct Ends(Arc<AtomicBool>);
 
 impl Drop for Ends {
@@ -90,7 +91,7 @@ impl Drop for Ends {
     }
 }
 
-/// Compiles a filter and asks it of a node, on a thread as [`kept`] does.
+/// Compiles and evaluates a filter for one node, on a thread as [`kept`] does.
 #[cfg(any(test, fuzzing))]
 pub(in crate::leader) fn ask(text: &str, node: &Node) -> Option<bool> {
     std::thread::scope(|scope| {
@@ -108,16 +109,16 @@ pub(in crate::leader) fn ask(text: &str, node: &Node) -> Option<bool> {
     })
 }
 
-/// A filter, ready to be asked.
+/// A compiled filter.
 struct Filter {
-    /// `None` keeps all.
+    /// `None` matches every node.
     expression: Option<IdedExpr>,
     fields: Fields,
     root: Context<'static, 'static>,
 }
 
 impl Filter {
-    /// Compiles a filter; an empty one keeps all.
+    /// Compiles a filter; an empty one matches every node.
     fn compile(text: &str) -> Result<Self, Status> {
         let env = Arc::new(Env::stdlib());
         let mut root = Context::with_env(env.clone());
@@ -146,11 +147,11 @@ impl Filter {
             });
         }
         if text.len() > MAX_FILTER_BYTES {
-            return Err(Status::invalid_argument("filter: it is longer than 4,096 bytes"));
+            return Err(Status::invalid_argument("filter: must be at most 4,096 bytes"));
         }
         if told::depth(text) > MAX_BRACKETS {
             return Err(Status::invalid_argument(format!(
-                "filter: brackets are nested too deep, at most {MAX_BRACKETS} may be"
+                "filter: brackets are nested too deep (max {MAX_BRACKETS})"
             )));
         }
         let program = env
@@ -172,7 +173,7 @@ impl Filter {
         })
     }
 
-    /// The places of those that pass, and the error that ended the search.
+    /// Returns the indices of the matching nodes, and the error that stopped the evaluation, if any.
     fn keep(&self, nodes: impl Iterator<Item = Node>, budget: &mut Budget) -> (Vec<usize>, Option<Status>) {
         let mut passed = Vec::new();
         let mut kept = evaluate::Kept::default();
@@ -186,7 +187,7 @@ impl Filter {
         (passed, None)
     }
 
-    /// Whether a node passes.
+    /// Whether a node matches.
     fn keeps(&self, node: &Node, budget: &mut Budget, kept: &mut evaluate::Kept) -> Result<bool, Status> {
         let Some(expression) = &self.expression else {
             return Ok(true);
@@ -195,11 +196,11 @@ impl Filter {
         let node = value(node, &self.fields)?;
         match Evaluation::new(&self.root, budget, kept, node).value(expression) {
             Ok(Value::Bool(keeps)) => Ok(keeps),
-            // A text that says so.
+            // Strings that Go parses as booleans also count, as in the original.
             Ok(Value::String(text)) if ["1", "t", "T", "true", "TRUE", "True"].contains(&text.as_str()) => Ok(true),
             Ok(Value::String(text)) if ["0", "f", "F", "false", "FALSE", "False"].contains(&text.as_str()) => Ok(false),
             Ok(other) => Err(Status::invalid_argument(format!(
-                "filter: it must say true or false, and says a {}",
+                "filter: must evaluate to a boolean, got {}",
                 other.type_of()
             ))),
             Err(Stop::Error(error)) => Err(Status::unavailable(format!("filter: {}", told(&error)))),
@@ -211,16 +212,16 @@ impl Filter {
 /// The names that an expression may use.
 struct Known<'a> {
     constants: &'a Context<'static, 'static>,
-    /// Those of the loops that it is within.
+    /// The variables of the enclosing loops.
     bound: Vec<String>,
     fields: Fields,
 }
 
-/// The fields that an expression looks at: only those are given to it, which is most of what a filter costs.
+/// The fields that an expression uses. Only these are converted, since conversion is most of the cost of a filter.
 #[derive(Default)]
 struct Fields {
     named: HashSet<String>,
-    /// A whole message is compared or handed to a function, so that each of its fields may count.
+    /// A whole message is compared or passed to a function, so every field may matter.
     all: bool,
 }
 
@@ -230,9 +231,9 @@ impl Fields {
     }
 }
 
-/// What all full names begin with.
+/// The prefix of all fully qualified names.
 const PACKAGES: &str = "metropolis";
-/// What CEL calls its own types.
+/// The names of CEL's own types.
 const TYPES: [&str; 11] = [
     "bool",
     "bytes",
@@ -248,7 +249,7 @@ const TYPES: [&str; 11] = [
 ];
 
 impl Known<'_> {
-    /// Rewrites the tests whether a field is set, and refuses what would take too long and names that there are not.
+    /// Rewrites `has()` tests, and refuses unknown names and expressions that would take too long.
     fn prepare(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
         if self.is_constant(expression) {
             return Ok(());
@@ -259,7 +260,7 @@ impl Known<'_> {
                 self.check_name(name)
             }
             Expr::Select(select) => {
-                // A message, or a list of them, that is not looked into any further.
+                // A message, or a list of messages, that is used as a whole.
                 self.fields.all |= !select.test && is_message(&select.field);
                 self.prepare_path(expression, nested)
             }
@@ -271,11 +272,9 @@ impl Known<'_> {
             }
             Expr::Comprehension(loops) => {
                 if nested == MAX_NESTED_LOOPS {
-                    return Err(Status::invalid_argument(
-                        "filter: loops are nested too deep, at most two may be",
-                    ));
+                    return Err(Status::invalid_argument("filter: loops are nested too deep (max 2)"));
                 }
-                // What of its elements is looked at, the loop says.
+                // The loop body decides which fields of the elements are used.
                 self.prepare_path(&mut loops.iter_range, nested)?;
                 self.prepare(&mut loops.accu_init, nested)?;
                 let outside = self.bound.len();
@@ -303,7 +302,7 @@ impl Known<'_> {
         }
     }
 
-    /// The same for what is looked into: a field of it, or its elements.
+    /// Like `rewrite`, for an operand of which only a field or the elements are used.
     fn prepare_path(&mut self, expression: &mut IdedExpr, nested: usize) -> Result<(), Status> {
         if self.is_constant(expression) {
             return Ok(());
@@ -332,7 +331,7 @@ impl Known<'_> {
         }
     }
 
-    /// Whether it is the full name of an enum's value; then it is its number from now on.
+    /// Replaces the fully qualified name of an enum value by its number.
     fn is_constant(&self, expression: &mut IdedExpr) -> bool {
         let number = constants::named(&expression.expr).filter(|_| !self.bound.iter().any(|bound| bound == PACKAGES));
         if let Some(number) = number {
@@ -341,7 +340,8 @@ impl Known<'_> {
         number.is_some()
     }
 
-    /// Whether it may be a message: the node, or an element of a list. What a loop gathers is named by CEL itself.
+    /// Whether the name may refer to a message: the node, or a list element. CEL itself names the accumulator of a
+    /// loop.
     fn is_variable(&self, name: &str) -> bool {
         let of_loop = self.bound.iter().any(|bound| bound == name);
         name == "node" || (of_loop && !name.starts_with('@') && !name.starts_with("__"))
@@ -356,14 +356,14 @@ impl Known<'_> {
             Ok(())
         } else {
             Err(Status::invalid_argument(format!(
-                "filter: there is no {:?}, only node and the names of states and healths, such as NODE_STATE_UP",
+                "filter: unknown identifier {:?}; use `node` or an enum value such as NODE_STATE_UP",
                 told(name)
             )))
         }
     }
 }
 
-/// Whether a field of this name may be a message or a list of them.
+/// Whether a field of this name may hold a message or a list of messages.
 fn is_message(field: &str) -> bool {
     static MESSAGES: LazyLock<HashSet<String>> = LazyLock::new(|| {
         let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok();
@@ -371,7 +371,7 @@ fn is_message(field: &str) -> bool {
         let fields = messages.flat_map(|message| message.fields().collect::<Vec<_>>());
         fields
             .filter(|field| match field.kind() {
-                // Times are values.
+                // Timestamps and durations are values, not messages.
                 Kind::Message(message) => message.package_name() != "google.protobuf",
                 _ => false,
             })
@@ -381,7 +381,7 @@ fn is_message(field: &str) -> bool {
     MESSAGES.contains(field)
 }
 
-/// Whether it is a variable or a field of one, and not a map that the expression has made itself.
+/// Whether the expression is a variable or a field of one, not a map literal.
 fn is_path(expression: &Expr) -> bool {
     match expression {
         Expr::Ident(_) => true,
@@ -390,7 +390,7 @@ fn is_path(expression: &Expr) -> bool {
     }
 }
 
-/// The key that says whether a field is set. No field has a space in its name.
+/// The key that tells whether a field is set. Field names contain no spaces, so it cannot collide.
 fn has(field: &str) -> String {
     format!("has {field}")
 }
@@ -402,7 +402,7 @@ fn value(node: &Node, fields: &Fields) -> Result<Value, Status> {
     });
     let descriptor = NODE
         .clone()
-        .ok_or_else(|| Status::unavailable("filter: nodes are not described"))?;
+        .ok_or_else(|| Status::unavailable("filter: no descriptor for Node"))?;
     let mut message = DynamicMessage::new(descriptor);
     message
         .transcode_from(node)
@@ -431,12 +431,12 @@ fn of_message(message: &DynamicMessage, fields: &Fields) -> Value {
         if fields.has(&asked) {
             map.insert(asked.into(), Value::Bool(set));
         }
-        // A list that is looped over is named as well, and so are the fields of its elements.
+        // A list that is iterated over is named as well, and so are the fields of its elements.
         if !fields.has(field.name()) {
             continue;
         }
         let value = match (field.kind(), set) {
-            // A message that is not set reads as one with nothing set, and ours do not nest in themselves.
+            // An unset message reads as an empty one. The messages of a node are not recursive.
             (Kind::Message(nested), false) if !field.is_list() => of_message(&DynamicMessage::new(nested), fields),
             _ => of_value(&message.get_field(&field), fields),
         };
@@ -467,7 +467,7 @@ fn of_value(value: &prost_reflect::Value, fields: &Fields) -> Value {
         Field::Bytes(value) => Value::Bytes(Arc::new(value.to_vec())),
         Field::Message(value) => of_message(value, fields),
         Field::List(values) => Value::List(Arc::new(values.iter().map(|value| of_value(value, fields)).collect())),
-        // There are no maps in the contract.
+        // The messages of a node have no map fields.
         Field::Map(_) => Value::Null,
     }
 }
@@ -552,7 +552,7 @@ mod tests {
         assert_eq!(keeps("node.state == NODE_STATE_NEW").await, Ok(false));
     }
 
-    /// As the original has them, where the types of nodes are known by their descriptors.
+    /// Fully qualified names, as in the original, which resolves them by descriptors.
     #[tokio::test]
     async fn values_of_enums_have_full_names_too() {
         for yes in [
@@ -575,7 +575,7 @@ mod tests {
         }
     }
 
-    /// What is wrong whatever a node has is refused before any is looked at; what depends on the node is found with it.
+    /// Type errors that hold for every node are refused before evaluation; others surface when a node is evaluated.
     #[tokio::test]
     async fn types_that_do_not_go_together_are_refused_with_the_originals_code() {
         for bad in [
@@ -622,7 +622,7 @@ mod tests {
         }
     }
 
-    /// A node that has not reported its status is like one that has reported nothing.
+    /// A node without a status reads like one with an empty status.
     #[tokio::test]
     async fn what_is_not_set_has_its_default() {
         assert_eq!(keeps("node.status.external_address == ''").await, Ok(true));
@@ -640,7 +640,7 @@ mod tests {
     async fn what_is_no_filter_is_refused_with_the_right_code() {
         let deep = format!("{}true{}", "(".repeat(1_000), ")".repeat(1_000));
         let wide = format!("{}true", "true && ".repeat(500));
-        assert_eq!(keeps(&wide).await, Ok(true), "wide, and so deep");
+        assert_eq!(keeps(&wide).await, Ok(true), "a wide expression nests deeply");
         let long = format!("node.id == '{}'", "x".repeat(5_000));
         let loops = "node.labels.pairs.all(a, node.labels.pairs.all(b, node.labels.pairs.all(c, a == b && b == c)))";
         for bad in [

@@ -1,4 +1,4 @@
-//! Heartbeats, which only the leader's memory has, and what they say of a node.
+//! Heartbeats, which are kept only in the leader's memory, and the health derived from them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use curator_proto::management_api::node::Health;
 
 use crate::telemetry;
 
-/// A node that has not been heard of for longer is not healthy: twice the interval that nodes have.
+/// A node without a heartbeat for this long is unhealthy: twice the heartbeat interval.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// When nodes were last heard of in this term.
+/// The last heartbeats of nodes in this term.
 pub(crate) struct Heartbeats {
     clock: SharedClock,
     began: Instant,
@@ -31,7 +31,7 @@ impl Heartbeats {
         }
     }
 
-    /// The node is alive.
+    /// Records a heartbeat.
     pub(crate) fn heard(&self, id: &str) {
         self.heard.increment(1);
         let now = self.clock.now();
@@ -44,14 +44,14 @@ impl Heartbeats {
         }
     }
 
-    /// The node is none of the cluster's any more.
+    /// Forgets a deleted node.
     pub(in crate::leader) fn forget(&self, id: &str) {
         self.last().remove(id);
     }
 
-    /// The heartbeats as they are at this moment.
-    pub(in crate::leader) fn look(&self) -> Look<'_> {
-        Look {
+    /// A snapshot of the heartbeats.
+    pub(in crate::leader) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot {
             now: self.clock.now(),
             began: self.began,
             last: self.last(),
@@ -59,19 +59,19 @@ impl Heartbeats {
     }
 
     fn last(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-pub(in crate::leader) struct Look<'a> {
+pub(in crate::leader) struct Snapshot<'a> {
     now: Instant,
     began: Instant,
     last: MutexGuard<'a, HashMap<String, Instant>>,
 }
 
-impl Look<'_> {
-    /// A node's health, and the time since it was last heard of; `None` if it never was in this term.
+impl Snapshot<'_> {
+    /// The health of a node and the time since its last heartbeat; `None` without a heartbeat in this term.
     pub(in crate::leader) fn health(&self, id: &str, state: NodeState) -> (Health, Option<Duration>) {
         let since = self.last.get(id).map(|last| self.now.saturating_since(*last));
         (health(state, since, self.now.saturating_since(self.began)), since)
@@ -81,7 +81,7 @@ impl Look<'_> {
 fn health(state: NodeState, since: Option<Duration>, term: Duration) -> Health {
     match (state, since) {
         (NodeState::Up, Some(since)) if since <= TIMEOUT => Health::Healthy,
-        // It may have been heard of by the leader before.
+        // The previous leader may have received a heartbeat.
         (NodeState::Up, None) if term < TIMEOUT => Health::Unknown,
         (NodeState::Up, _) => Health::HeartbeatTimeout,
         _ => Health::Unknown,

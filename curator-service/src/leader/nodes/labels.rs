@@ -1,4 +1,4 @@
-//! Labels of nodes, as managers set them.
+//! Changes of node labels by operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::leader::nodes::lookup;
 use crate::validate::{MAX_LABELS, label_key, label_value};
 
 impl Leader {
-    /// Sets and removes labels of a node: all of them or none.
+    /// Adds, replaces and removes labels of a node, all in one transaction.
     pub(in crate::leader) async fn update_node_labels(
         &self,
         request: UpdateNodeLabelsRequest,
@@ -23,7 +23,7 @@ impl Leader {
             label_value(&pair.value)?;
             if upsert.insert(&pair.key, &pair.value).is_some() {
                 return Err(Status::invalid_argument(format!(
-                    "upsert: {:?} is there twice",
+                    "upsert: duplicate key {:?}",
                     pair.key
                 )));
             }
@@ -32,10 +32,12 @@ impl Leader {
         for key in &request.delete {
             label_key(key)?;
             if upsert.contains_key(key) {
-                return Err(Status::invalid_argument(format!("delete: {key:?} is in upsert, too")));
+                return Err(Status::invalid_argument(format!(
+                    "delete: key {key:?} is also in upsert"
+                )));
             }
             if !delete.insert(key) {
-                return Err(Status::invalid_argument(format!("delete: {key:?} is there twice")));
+                return Err(Status::invalid_argument(format!("delete: duplicate key {key:?}")));
             }
         }
         self.state
@@ -50,7 +52,7 @@ impl Leader {
                 labels.extend(upsert.iter().map(|(key, value)| ((*key).clone(), (*value).clone())));
                 if labels.len() > MAX_LABELS {
                     return Err(Status::out_of_range(format!(
-                        "node {id} would have {} labels, and may have {MAX_LABELS}",
+                        "node {id} would have {} labels (max {MAX_LABELS})",
                         labels.len()
                     )));
                 }

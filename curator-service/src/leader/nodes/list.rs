@@ -1,4 +1,4 @@
-//! What the leader tells of the cluster and its nodes.
+//! Queries of the cluster and its nodes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,24 +23,24 @@ use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::state::record::{ClusterRecord, NodeRecord};
 use crate::state::view::View;
 
-/// How many nodes the directory has.
+/// Maximum number of nodes in the cluster directory.
 const DIRECTORY: usize = 15;
 
 pub(crate) type Nodes = Pin<Box<dyn Stream<Item = Result<Node, Status>> + Send>>;
 
 impl Leader {
-    /// All nodes that the filter keeps, by id. What cannot be decoded is left out.
+    /// Lists the nodes that match the filter, sorted by ID. Invalid records are skipped.
     pub(crate) async fn get_nodes(&self, caller: &Caller, request: GetNodesRequest) -> Result<Nodes, Status> {
-        // Whoever waits for a turn keeps no nodes.
+        // A call that waits for a turn holds no node records.
         let turn = if request.filter.is_empty() {
             None
         } else {
             Some(self.filters.next(caller).await?)
         };
         let nodes = self.state.read(readable).await?;
-        // All as they are at one moment, however slowly they are read.
+        // A consistent snapshot, however slowly it is read.
         let health: Vec<_> = {
-            let look = self.heartbeats.look();
+            let look = self.heartbeats.snapshot();
             nodes.iter().map(|node| look.health(node.id(), node.state())).collect()
         };
         let listed: Arc<[_]> = nodes.into_iter().zip(health).collect();
@@ -52,7 +52,7 @@ impl Leader {
         };
         let Some(turn) = turn else {
             let nodes = listed.len();
-            return Ok(Box::pin(self.lists.tell(
+            return Ok(Box::pin(self.lists.begin(
                 caller,
                 nodes,
                 Box::new(told(listed).map(Ok)),
@@ -63,7 +63,7 @@ impl Leader {
         let kept: Arc<[_]> = kept.into_iter().map(|at| listed[at].clone()).collect();
         let nodes = kept.len();
         let items = Box::new(told(kept).map(Ok).chain(ended.map(Err)));
-        Ok(Box::pin(self.lists.tell(caller, nodes, items)?))
+        Ok(Box::pin(self.lists.begin(caller, nodes, items)?))
     }
 
     pub(in crate::leader) async fn get_cluster_info(
@@ -81,7 +81,7 @@ impl Leader {
         let configuration = configuration.and_then(|stored| match ClusterRecord::decode(&stored.value) {
             Ok(cluster) => Some(cluster.configuration().clone()),
             Err(corrupt) => {
-                warn!(%corrupt, "the cluster's configuration cannot be told");
+                warn!(%corrupt, "stored cluster configuration is invalid");
                 None
             }
         });
@@ -98,11 +98,11 @@ impl Leader {
         &self,
         _: GetConsensusStatusRequest,
     ) -> Result<GetConsensusStatusResponse, Status> {
-        // The members are not in the state: the term is asked about first.
+        // The membership is not part of the state, so the term is checked first.
         self.state.pass().await?;
         let members = self.context.membership.members().await.map_err(|error| {
-            warn!(%error, "the consensus' members cannot be read");
-            Status::internal("the consensus' members cannot be read")
+            warn!(%error, "cannot read the consensus members");
+            Status::internal("cannot read the consensus members")
         })?;
         let member = |member: &crate::consensus::Member| EtcdMember {
             id: member.node_id(),
@@ -118,12 +118,12 @@ impl Leader {
     }
 }
 
-/// The nodes whose records can be read. The others are reported.
+/// The nodes with valid records. Invalid records are logged.
 fn readable(view: &View) -> Vec<Arc<NodeRecord>> {
     let nodes = view.nodes().filter_map(|(_, node)| match node {
         Ok(node) => Some(node.clone()),
         Err(corrupt) => {
-            warn!(%corrupt, "a node is left out");
+            warn!(%corrupt, "skipping an invalid node record");
             None
         }
     });
@@ -137,7 +137,7 @@ fn entry(node: &NodeRecord, health: Health, since: Option<Duration>) -> Node {
         pubkey: record.public_key.clone(),
         state: record.fsm_state,
         status: record.status.clone(),
-        // Which roles it has, and not what is in them.
+        // Reports which roles the node has, without their contents.
         roles: Some(NodeRoles {
             consensus_member: roles.consensus_member.as_ref().map(|_| ConsensusMember::default()),
             ..roles.clone()
@@ -152,7 +152,7 @@ fn entry(node: &NodeRecord, health: Health, since: Option<Duration>) -> Node {
     }
 }
 
-/// The most nanoseconds that 64 bits hold: the original says this of a node that was never heard of.
+/// The largest number of nanoseconds in 64 bits: the original reports this for a node without a heartbeat.
 const NEVER: prost_types::Duration = prost_types::Duration {
     seconds: i64::MAX / 1_000_000_000,
     nanos: 854_775_807,

@@ -1,9 +1,9 @@
-//! Lists of nodes that are being told, each as the nodes were at one moment.
+//! Open `GetNodes` streams, each a consistent snapshot of the nodes.
 //!
-//! A list shares its records with the state and with all other lists, and each message is made when it is asked for: whoever does not
-//! read one costs a few bytes for each node. What it would cost in the end are records that have changed since, so a list that is not
-//! taken in time is taken back. And all lists together may name so many nodes and no more: for one more, whoever has
-//! most makes room.
+//! A list shares its records with the state and with other lists, and builds each message on demand, so an unread list
+//! costs a few bytes per node. Over time its cost grows with the records that have changed since, so a list that is not
+//! read in time is evicted. The number of nodes in all lists together is limited; beyond that, lists of the caller with
+//! the most are evicted to make room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
@@ -21,26 +21,26 @@ use crate::leader::nodes::callers;
 use crate::telemetry;
 use curator_identity::pushback;
 
-/// How many nodes all lists together may name: with 32 bytes for each that is 64 MiB.
+/// Maximum number of nodes in all lists together: at 32 bytes per node, 64 MiB.
 const MAX_LISTED_NODES: usize = 2 << 20;
-/// How many of these those of nodes may name, so that there is always something left for users.
+/// Maximum number of nodes in lists of node callers, so that a share is reserved for users.
 const OF_NODES: usize = MAX_LISTED_NODES / 4 * 3;
-/// A list counts as so many nodes more, for what there is of it beside them.
-const EACH: usize = 16;
-/// When whoever found no room may come again.
+/// The fixed cost of a list, counted in nodes.
+const LIST_OVERHEAD: usize = 16;
+/// The retry delay sent to a refused caller.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How long it may take to be taken. In this time all nodes together change no more than what `pace` lets them.
+/// Maximum time to read a list. In this time the rate limits of `pace` bound how many records can change.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often it is looked for those that were not.
+/// Interval of the check for lists that were not read in time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Makes the messages of a list, one after the other.
+/// Builds the messages of a list, one by one.
 pub(in crate::leader) type Items = Box<dyn Iterator<Item = Result<Node, Status>> + Send>;
 
-/// What is left of a list; `None` once it is taken back.
+/// The rest of a list; `None` once it is evicted.
 type Slot = Arc<Mutex<Option<Items>>>;
 
-/// All lists that are being told.
+/// All open lists.
 pub(in crate::leader) struct Lists {
     clock: SharedClock,
     open: Arc<Mutex<Open>>,
@@ -49,14 +49,14 @@ pub(in crate::leader) struct Lists {
 #[derive(Default)]
 struct Open {
     next: u64,
-    lists: BTreeMap<u64, Told>,
-    /// How many nodes all of them keep, and those of nodes.
+    lists: BTreeMap<u64, OpenList>,
+    /// The number of nodes in all lists, and in those of node callers.
     size: usize,
     of_nodes: usize,
-    callers: HashMap<String, Theirs>,
+    callers: HashMap<String, CallerLists>,
 }
 
-struct Told {
+struct OpenList {
     until: Instant,
     slot: Slot,
     size: usize,
@@ -65,14 +65,14 @@ struct Told {
 
 /// The lists of one caller.
 #[derive(Default)]
-struct Theirs {
+struct CallerLists {
     is_user: bool,
     size: usize,
     lists: BTreeSet<u64>,
 }
 
 impl Open {
-    fn insert(&mut self, told: Told, is_user: bool) -> u64 {
+    fn insert(&mut self, told: OpenList, is_user: bool) -> u64 {
         let number = self.next;
         self.next += 1;
         let theirs = self.callers.entry(told.caller.clone()).or_default();
@@ -85,7 +85,7 @@ impl Open {
         number
     }
 
-    fn remove(&mut self, number: u64) -> Option<Told> {
+    fn remove(&mut self, number: u64) -> Option<OpenList> {
         let told = self.lists.remove(&number)?;
         self.size -= told.size;
         if let Some(theirs) = self.callers.get_mut(&told.caller) {
@@ -99,15 +99,15 @@ impl Open {
         Some(told)
     }
 
-    /// Makes room for a list of this caller, by those who have more than it would have with it: the oldest lists of whoever has most
-    /// are taken back. `None` if there are no such callers.
+    /// Makes room for a list of this caller by evicting the oldest lists of the caller with the most, as long as that
+    /// caller has more than this one would have. `None` if that is not enough.
     fn make_room(&mut self, caller: &str, is_user: bool, size: usize) -> Option<Vec<Slot>> {
         let would_have = size + self.callers.get(caller).map_or(0, |theirs| theirs.size);
-        let mut taken_back = Vec::new();
+        let mut evicted = Vec::new();
         loop {
             let nodes_are_full = !is_user && self.of_nodes + size > OF_NODES;
             if !nodes_are_full && self.size + size <= MAX_LISTED_NODES {
-                return Some(taken_back);
+                return Some(evicted);
             }
             let others = self
                 .callers
@@ -118,7 +118,7 @@ impl Open {
                 return None;
             }
             let oldest = *most.lists.first()?;
-            taken_back.extend(self.remove(oldest).map(|told| told.slot));
+            evicted.extend(self.remove(oldest).map(|told| told.slot));
         }
     }
 }
@@ -131,29 +131,28 @@ impl Lists {
         }
     }
 
-    /// Begins to tell one that keeps so many nodes. Refuses if there is no room for it, and nobody who has more than this caller.
-    pub(in crate::leader) fn tell(&self, caller: &Caller, nodes: usize, items: Items) -> Result<List, Status> {
+    /// Opens a list of this many nodes. Refuses it if there is no room and no caller has more than this one.
+    pub(in crate::leader) fn begin(&self, caller: &Caller, nodes: usize, items: Items) -> Result<List, Status> {
         let slot: Slot = Arc::new(Mutex::new(Some(items)));
-        let told = Told {
+        let told = OpenList {
             until: self.clock.now() + READ_TIMEOUT,
             slot: slot.clone(),
-            size: nodes + EACH,
+            size: nodes + LIST_OVERHEAD,
             caller: callers::name(caller),
         };
         let is_user = matches!(caller, Caller::User { .. });
         let begun = {
             let mut open = locked(&self.open);
             let room = open.make_room(&told.caller, is_user, told.size);
-            room.map(|taken_back| (open.insert(told, is_user), taken_back))
+            room.map(|evicted| (open.insert(told, is_user), evicted))
         };
-        let Some((number, taken_back)) = begun else {
+        let Some((number, evicted)) = begun else {
             metrics::counter!(telemetry::LISTS_REFUSED).increment(1);
-            let refused = Status::resource_exhausted(
-                "there is no room for another list of nodes: take those that are open, or end their calls",
-            );
+            let refused =
+                Status::resource_exhausted("too many open GetNodes streams; read or cancel the open ones, then retry");
             return Err(pushback::telling(refused, RETRY_AFTER));
         };
-        take_back(taken_back);
+        evict(evicted);
         Ok(List {
             slot,
             number,
@@ -161,13 +160,13 @@ impl Lists {
         })
     }
 
-    /// How many are being told.
+    /// The number of open lists.
     #[cfg(test)]
-    pub(in crate::leader) fn told(&self) -> usize {
+    pub(in crate::leader) fn open_count(&self) -> usize {
         locked(&self.open).lists.len()
     }
 
-    /// Takes back what is not taken in time. Never returns.
+    /// Evicts lists that are not read in time. Never returns.
     pub(in crate::leader) async fn run(&self) {
         loop {
             self.clock.sleep_until(self.clock.now() + CHECK_INTERVAL).await;
@@ -179,7 +178,7 @@ impl Lists {
         let now = self.clock.now();
         let late: Vec<Slot> = {
             let mut open = locked(&self.open);
-            // In the order of their ends.
+            // Sorted by deadline.
             let late: Vec<u64> = open
                 .lists
                 .iter()
@@ -191,12 +190,12 @@ impl Lists {
                 .map(|told| told.slot)
                 .collect()
         };
-        take_back(late);
+        evict(late);
     }
 }
 
-/// Lets go of what these lists keep. Whoever takes one later is told so.
-fn take_back(slots: Vec<Slot>) {
+/// Drops the contents of evicted lists. Reading such a list returns an error.
+fn evict(slots: Vec<Slot>) {
     metrics::counter!(telemetry::LISTS_TAKEN_BACK).increment(slots.len() as u64);
     for slot in slots {
         let items = locked(&slot).take();
@@ -204,7 +203,7 @@ fn take_back(slots: Vec<Slot>) {
     }
 }
 
-/// One that is being told.
+/// An open list.
 pub(in crate::leader) struct List {
     slot: Slot,
     number: u64,
@@ -219,7 +218,7 @@ impl Stream for List {
         let Some(items) = slot.as_mut() else {
             *slot = Some(Box::new(std::iter::empty()));
             let aborted = Status::aborted(format!(
-                "the list was not taken within {READ_TIMEOUT:?}, or too many were open: ask for it again"
+                "stream was not read within {READ_TIMEOUT:?}, or was evicted because too many were open; retry"
             ));
             return Poll::Ready(Some(Err(aborted)));
         };
@@ -229,14 +228,14 @@ impl Stream for List {
 
 impl Drop for List {
     fn drop(&mut self) {
-        // What it kept is let go of before there is room for another.
+        // Drop the contents before another list can take the room.
         drop(locked(&self.slot).take());
         locked(&self.open).remove(self.number);
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What a message is made of cannot fail half-way.
+    // Building a message does not panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -266,19 +265,19 @@ mod tests {
         }
     }
 
-    /// As many lists of so many nodes as a caller gets.
+    /// Opens lists of this many nodes until one is refused.
     fn opened(lists: &Lists, caller: &Caller, nodes: usize) -> Vec<List> {
         let mut all = Vec::new();
         loop {
-            match lists.tell(caller, nodes, nothing()) {
+            match lists.begin(caller, nodes, nothing()) {
                 Ok(list) => all.push(list),
                 Err(refused) => {
                     assert_eq!(refused.code(), Code::ResourceExhausted);
-                    assert!(come_again(&refused).is_some(), "it is told when to come again");
+                    assert!(come_again(&refused).is_some(), "the refusal has a retry delay");
                     return all;
                 }
             }
-            assert!(all.len() < MAX_LISTED_NODES, "without end");
+            assert!(all.len() < MAX_LISTED_NODES, "the loop must end");
         }
     }
 
@@ -291,28 +290,30 @@ mod tests {
             (open.size, open.of_nodes)
         };
         let one = opened(&lists, &node(0), NODES);
-        assert_eq!(one.len(), OF_NODES / (NODES + EACH));
-        // Others do the same: each gets as much as those who have most, who lose it.
+        assert_eq!(one.len(), OF_NODES / (NODES + LIST_OVERHEAD));
+        // Other callers do the same: each gets an equal share, taken from the callers with the most.
         let many: Vec<_> = (1..20)
             .flat_map(|number| opened(&lists, &node(number), NODES))
             .collect();
         assert!(sizes(&lists).1 <= OF_NODES);
-        let honest = lists.tell(&node(20), NODES, nothing()).expect("others have more");
+        let honest = lists
+            .begin(&node(20), NODES, nothing())
+            .expect("a caller with more makes room");
         let theirs: Vec<usize> = {
             let open = locked(&lists.open);
             open.callers.values().map(|theirs| theirs.lists.len()).collect()
         };
         assert_eq!(theirs.len(), 21);
         assert!(theirs.iter().all(|lists| *lists <= 9), "{theirs:?}");
-        // None of that is the owner's, who has a part that is no node's.
+        // Users keep their reserved share.
         let mine = opened(&lists, &owner(), NODES);
-        assert!(mine.len() >= (MAX_LISTED_NODES - OF_NODES) / (NODES + EACH));
+        assert!(mine.len() >= (MAX_LISTED_NODES - OF_NODES) / (NODES + LIST_OVERHEAD));
         let (all, _) = sizes(&lists);
         assert!(all <= MAX_LISTED_NODES, "{all}");
-        // Those of no nodes cost something as well.
+        // Empty lists have a cost as well.
         let empty = opened(&lists, &node(21), 0);
         assert!(
-            !empty.is_empty() && empty.len() < MAX_LISTED_NODES / EACH,
+            !empty.is_empty() && empty.len() < MAX_LISTED_NODES / LIST_OVERHEAD,
             "{}",
             empty.len()
         );
@@ -320,7 +321,7 @@ mod tests {
         assert_eq!(sizes(&lists), (0, 0));
         assert!(
             locked(&lists.open).callers.is_empty(),
-            "nothing stays of those who have gone"
+            "callers without calls take no memory"
         );
     }
 
@@ -328,10 +329,10 @@ mod tests {
     async fn what_is_taken_back_makes_room() {
         let lists = Lists::new(Arc::new(TokioClock::new()));
         let unread = opened(&lists, &node(0), 10_000);
-        assert!(lists.tell(&node(0), 10_000, nothing()).is_err());
+        assert!(lists.begin(&node(0), 10_000, nothing()).is_err());
         tokio::time::sleep(READ_TIMEOUT).await;
         lists.take_back_late();
-        assert!(lists.tell(&node(0), 10_000, nothing()).is_ok());
+        assert!(lists.begin(&node(0), 10_000, nothing()).is_ok());
         drop(unread);
         assert_eq!(locked(&lists.open).size, 0);
     }
@@ -346,12 +347,12 @@ mod tests {
                 Ok(Node::default())
             }))
         };
-        let tell = |items| lists.tell(&node(0), 3, items).expect("there is room");
+        let tell = |items| lists.begin(&node(0), 3, items).expect("there is room");
         let mut slow = tell(items(held.clone()));
         assert!(slow.next().await.is_some_and(|node| node.is_ok()));
         let quick: Vec<_> = tell(items(held.clone())).collect().await;
         assert_eq!(quick.len(), 3);
-        assert_eq!(Arc::strong_count(&held), 2, "what has ended holds nothing");
+        assert_eq!(Arc::strong_count(&held), 2, "a list that ended holds no records");
         let mut looks = Box::pin(lists.run());
         assert!(looks.as_mut().now_or_never().is_none());
         tokio::time::sleep(READ_TIMEOUT / 2).await;
@@ -361,13 +362,13 @@ mod tests {
         tokio::time::timeout(READ_TIMEOUT / 2 + CHECK_INTERVAL, looks)
             .await
             .expect_err("never");
-        assert_eq!(Arc::strong_count(&held), 2, "the first is taken back");
+        assert_eq!(Arc::strong_count(&held), 2, "the first list is evicted");
         let told = slow.next().await.unwrap().unwrap_err();
         assert_eq!(told.code(), Code::Aborted);
         assert!(slow.next().await.is_none());
         assert!(later.next().await.is_some_and(|node| node.is_ok()));
         drop((slow, later));
-        assert_eq!(lists.told(), 0);
+        assert_eq!(lists.open_count(), 0);
         assert_eq!(Arc::strong_count(&held), 1);
     }
 }

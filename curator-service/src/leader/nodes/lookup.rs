@@ -1,4 +1,4 @@
-//! Records out of the state, with the codes of what may be wrong.
+//! Reads records from the state, and maps errors to gRPC codes.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::state::keys::{CLUSTER_CONFIGURATION, InvalidId};
 use crate::state::record::{ClusterRecord, Corrupt, NodeRecord, SaveError};
 use crate::state::tx::Tx;
 
-/// The record of a node that must be there.
+/// Returns the record of a node; an error if it does not exist.
 pub(in crate::leader) fn node(tx: &mut Tx<'_>, id: &str) -> Result<NodeRecord, Status> {
     optional_node(tx, id)?.ok_or_else(|| no_node(id))
 }
 
-/// The record of a node, if it is there.
+/// Returns the record of a node, if it exists.
 pub(in crate::leader) fn optional_node(tx: &mut Tx<'_>, id: &str) -> Result<Option<NodeRecord>, Status> {
     match tx.node(id).map_err(invalid_id)? {
         Some(Ok(node)) => Ok(Some(NodeRecord::clone(node))),
@@ -26,34 +26,34 @@ pub(in crate::leader) fn optional_node(tx: &mut Tx<'_>, id: &str) -> Result<Opti
 }
 
 pub(in crate::leader) fn no_node(id: &str) -> Status {
-    Status::not_found(format!("there is no node {id}"))
+    Status::not_found(format!("node {id} not found"))
 }
 
 pub(in crate::leader) fn invalid_id(error: InvalidId) -> Status {
     Status::invalid_argument(format!("node id: {error}"))
 }
 
-/// The cluster's configuration, which must be there.
+/// Returns the cluster configuration; an error if it does not exist.
 pub(in crate::leader) fn cluster(tx: &mut Tx<'_>) -> Result<ClusterRecord, Status> {
     let stored = tx
         .get(CLUSTER_CONFIGURATION)
-        .ok_or_else(|| Status::not_found("the cluster has no configuration: it is not bootstrapped"))?;
+        .ok_or_else(|| Status::not_found("cluster is not bootstrapped: no configuration is stored"))?;
     ClusterRecord::decode(&stored.value).map_err(|corrupt| unusable(&corrupt))
 }
 
-/// What is stored cannot be used. The key is for whoever mends it; there are no secrets in it.
+/// A stored value is invalid. The key is for the operator; it contains no secrets.
 pub(in crate::leader) fn unusable(corrupt: &Corrupt) -> Status {
     static COMPLAINT: Complaint = Complaint::new();
-    COMPLAINT.say(|left_out| warn!(%corrupt, left_out, "a stored value cannot be used"));
+    COMPLAINT.say(|left_out| warn!(%corrupt, left_out, "stored value is invalid"));
     let mut status = Status::unavailable(corrupt.to_string());
     status.set_source(Arc::new(corrupt.clone()));
     status
 }
 
-/// The same to somebody whom the cluster does not know: nothing of the inside.
+/// Like `unusable`, without internal details, for unauthenticated callers.
 pub(in crate::leader) fn to_stranger(status: Status) -> Status {
     if status.source().is_some_and(|source| source.is::<Corrupt>()) {
-        Status::unavailable("a stored value cannot be used: the leader's log says which")
+        Status::unavailable("a stored value is invalid; see the leader's log")
     } else {
         status
     }

@@ -1,4 +1,4 @@
-//! How many nodes may wait for their approval: whoever has the ticket can make any number of them.
+//! Limits the number of nodes in state NEW: the holder of the ticket can register any number of them.
 
 use tokio::sync::{Mutex, MutexGuard};
 use tonic::Status;
@@ -8,12 +8,12 @@ use curator_proto::common::NodeState;
 use crate::state::view::View;
 use crate::telemetry;
 
-/// How many nodes may be NEW at a time.
+/// Maximum number of nodes in state NEW.
 pub(in crate::leader) const MAX_NEW_NODES: usize = 1_024;
-/// How large the records of all of them together may be, in bytes. One with all the labels there may be takes 48 KB.
+/// Maximum size of the records of nodes in state NEW, in bytes. A record with the maximum of labels has 48 KB.
 pub(in crate::leader) const MAX_NEW_BYTES: usize = 8 << 20;
 
-/// One node registers at a time, so that all of them are counted.
+/// Serializes registrations, so that every node is counted.
 #[derive(Default)]
 pub(in crate::leader) struct Newcomers(Mutex<()>);
 
@@ -24,12 +24,12 @@ impl Newcomers {
     }
 }
 
-/// Somebody was refused.
+/// Counts a refused registration.
 pub(in crate::leader) fn count_refused() {
     metrics::counter!(telemetry::NEWCOMERS_REFUSED).increment(1);
 }
 
-/// Refuses one more with a record of this size if there are too many already.
+/// Refuses a registration with a record of this size if the limits are reached.
 pub(in crate::leader) fn check(view: &View, bytes: usize) -> Result<(), Status> {
     let new = view.nodes().filter_map(|(_, node)| node.as_ref().ok());
     let new = new.filter(|node| node.state() == NodeState::New);
@@ -38,8 +38,8 @@ pub(in crate::leader) fn check(view: &View, bytes: usize) -> Result<(), Status> 
         return Ok(());
     }
     Err(Status::resource_exhausted(format!(
-        "{nodes} nodes wait for their approval, and there may be {MAX_NEW_NODES}, with records of {} MiB in all: approve or delete some, or let \
-         the ticket be rotated if nobody knows them",
+        "too many nodes are waiting for approval: {nodes} (max {MAX_NEW_NODES}, with records of {} MiB in total); \
+         approve or delete some of them, or rotate the register ticket if they are unknown",
         MAX_NEW_BYTES >> 20
     )))
 }

@@ -1,9 +1,9 @@
-//! How much nodes may write: each of them, and all together.
+//! Rate limits of the writes of nodes: per node, and of all nodes together.
 //!
-//! What is written stays in the store's history until that is compacted, so a node that changes its record all the time fills the
-//! store, however small the record is. What a write costs is the size of the record, since that is written as a whole. Beyond a
-//! burst a write waits for its turn, and of one node one of a kind waits: a newer one takes its place, so that what is written is
-//! the newest.
+//! The store keeps every written value until compaction, so a node that keeps changing its record would fill the store,
+//! however small the record is. A write costs the size of the record, which is written as a whole. Beyond a burst, a
+//! write waits for its turn. Per node, one write of each kind waits; a newer one supersedes it, so the newest is
+//! written.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,18 +15,18 @@ use tonic::Status;
 
 use crate::telemetry;
 
-/// What one node may write a second, in bytes, and at once after a pause.
+/// The rate of one node, in bytes per second, and its burst.
 const OF_NODE: Rate = Rate {
     bytes: 4 << 10,
     burst: 256 << 10,
 };
-/// What all nodes together may write. It lasts for ten thousand that report once a minute; in five minutes it is a sixth of what etcd
-/// holds by default.
+/// The rate of all nodes together. It suffices for 10,000 nodes that report once per minute. In five minutes it writes
+/// a sixth of etcd's default quota.
 const OF_ALL: Rate = Rate {
     bytes: 1 << 20,
     burst: 32 << 20,
 };
-/// What the store keeps of a change beside the record.
+/// The overhead of a change in the store, besides the record.
 const OVERHEAD: usize = 512;
 
 /// What a node changes.
@@ -37,7 +37,7 @@ pub(in crate::leader) enum Kind {
     Certificate,
 }
 
-/// So many bytes in so much time.
+/// A rate and a burst.
 #[derive(Clone, Copy)]
 struct Rate {
     bytes: usize,
@@ -49,20 +49,20 @@ impl Rate {
         Duration::from_secs(bytes as u64) / u32::try_from(self.bytes).unwrap_or(u32::MAX)
     }
 
-    /// Until when a write has to wait, if everything until `paid` is paid for by then.
+    /// Until when a write has to wait, if earlier writes are paid for until `paid`.
     fn from(self, paid: Instant) -> Instant {
         paid - self.time(self.burst)
     }
 }
 
-/// The pace of all nodes in one term.
+/// The rate limits of one term.
 pub(in crate::leader) struct Pace {
     clock: SharedClock,
     paces: Mutex<Paces>,
 }
 
 struct Paces {
-    /// When all that was written is made up for.
+    /// When all earlier writes are paid for.
     paid: Instant,
     nodes: HashMap<String, Node>,
 }
@@ -84,7 +84,7 @@ impl Pace {
         }
     }
 
-    /// Waits until the node may write a record of this size. Cancellation safe: what was not written is not counted.
+    /// Waits until the node may write a record of this size. Cancellation safe: a cancelled write is not counted.
     pub(in crate::leader) async fn turn(&self, id: &str, kind: Kind, bytes: usize) -> Result<(), Status> {
         let (place, mut overtaken) = oneshot::channel();
         let mut place = Some(place);
@@ -100,13 +100,13 @@ impl Pace {
             tokio::select! {
                 () = self.clock.sleep_until(until) => {}
                 _ = &mut overtaken => return Err(Status::aborted(
-                    "this node changes faster than it may: a newer change has taken the place of this one"
+                    "write rate limit of this node exceeded; a newer change superseded this one"
                 )),
             }
         }
     }
 
-    /// Takes the turn, or says when to look again.
+    /// Takes the turn, or returns when to try again.
     fn take(&self, id: &str, kind: Kind, bytes: usize, place: &mut Option<oneshot::Sender<()>>) -> Result<(), Instant> {
         let now = self.clock.now();
         let mut paces = self.paces();
@@ -115,7 +115,7 @@ impl Pace {
             paid: now,
             waiting: [None, None, None],
         });
-        // Whoever comes first takes the place of the one that waits, which is told so.
+        // A newer write supersedes the waiting one, which is notified.
         if let Some(place) = place.take() {
             node.waiting[kind as usize] = Some(place);
         }
@@ -129,13 +129,13 @@ impl Pace {
         Ok(())
     }
 
-    /// The node is none of the cluster's any more.
+    /// Forgets a deleted node.
     pub(in crate::leader) fn forget(&self, id: &str) {
         self.paces().nodes.remove(id);
     }
 
     fn paces(&self) -> MutexGuard<'_, Paces> {
-        // Nothing that holds the lock can panic half-way.
+        // No code panics while it holds the lock.
         self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// A record that costs a kibibyte.
+    /// The size of a record that costs one KiB.
     const RECORD: usize = 1_024 - OVERHEAD;
 
     fn pace() -> (Arc<TokioClock>, Pace) {
@@ -158,10 +158,10 @@ mod tests {
         (clock.clone(), Pace::new(clock))
     }
 
-    /// Writes as long as no turn has to be waited for.
+    /// Writes until a turn has to wait.
     fn use_up(pace: &Pace) {
         let turns = (0..1_000).take_while(|_| pace.turn("a", Kind::Status, RECORD).now_or_never().is_some());
-        assert!(turns.count() < 1_000, "without end");
+        assert!(turns.count() < 1_000, "the loop must end");
     }
 
     #[tokio::test(start_paused = true)]
@@ -172,13 +172,13 @@ mod tests {
         while clock.now().saturating_since(began) < Duration::from_secs(100) {
             pace.turn("a", Kind::Status, RECORD).await.unwrap();
             written += 1;
-            assert!(written < 1_000, "without end");
+            assert!(written < 1_000, "the loop must end");
         }
         assert!(
             (656..=660).contains(&written),
             "256 KiB, and 4 KiB a second: {written} KiB"
         );
-        // Nobody else waits because of it.
+        // Other nodes do not wait because of it.
         assert!(pace.turn("b", Kind::Status, RECORD).now_or_never().is_some());
     }
 
@@ -190,7 +190,7 @@ mod tests {
         while clock.now().saturating_since(began) < Duration::from_secs(10) {
             pace.turn(&format!("{written}"), Kind::Status, RECORD).await.unwrap();
             written += 1;
-            assert!(written < 50_000, "without end");
+            assert!(written < 50_000, "the loop must end");
         }
         assert!(
             (43_000..=43_020).contains(&written),
@@ -208,7 +208,7 @@ mod tests {
         assert!(newer.as_mut().now_or_never().is_none());
         let told = older.now_or_never().expect("at once").unwrap_err();
         assert_eq!(told.code(), Code::Aborted);
-        // What is of another kind waits beside it.
+        // A write of another kind waits independently.
         let mut other = Box::pin(pace.turn("a", Kind::Networking, RECORD));
         assert!(other.as_mut().now_or_never().is_none());
         newer.await.unwrap();

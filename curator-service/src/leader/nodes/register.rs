@@ -1,4 +1,4 @@
-//! How a node becomes one of the cluster: registered, approved, committed; and how it comes back after a restart.
+//! How a node joins the cluster: registration, approval and commit, and how it rejoins after a restart.
 
 use std::net::IpAddr;
 
@@ -20,11 +20,11 @@ use crate::state::record::NodeRecord;
 use crate::validate::{MAX_LABELS, key32, label_key, label_value};
 use curator_identity::Subject;
 
-/// How long a cluster unlock key is.
+/// Length of a cluster unlock key, in bytes.
 const UNLOCK_KEY: usize = 32;
 
 impl Leader {
-    /// Registers a node of which it is not known where from.
+    /// Registers a node whose address is unknown.
     #[cfg(test)]
     pub(in crate::leader) async fn register_node(
         &self,
@@ -34,7 +34,7 @@ impl Leader {
         self.register_node_from(None, key, request).await
     }
 
-    /// Registers the node with the key that the caller has shown. Again for one that is still NEW, it tells the same again.
+    /// Registers the node with the caller's key. Repeating the call for a node in state NEW returns the same result.
     pub(in crate::leader) async fn register_node_from(
         &self,
         from: Option<IpAddr>,
@@ -44,10 +44,10 @@ impl Leader {
         let key = key.ok_or_else(no_key_shown)?;
         key32("join_key", &request.join_key)?;
         let id = crate::validate::id_of_key("public key", &key)?;
-        // Those who have no ticket wait for nobody, and nobody for them.
+        // Requests without a valid ticket are refused before the queue.
         self.check_ticket(&request.register_ticket).await?;
         let _turn = self.newcomers.turn().await;
-        // Decided more than once, perhaps: what counts is how it ends.
+        // The transaction may be retried; the last attempt counts.
         let mut finds_room = true;
         let done = self
             .state
@@ -66,12 +66,12 @@ impl Leader {
                 if let Some(known) = lookup::optional_node(tx, &id)? {
                     return match known.state() {
                         NodeState::New if known.message().public_key == key => Ok(response(known.tpm_usage())),
-                        _ => Err(Status::failed_precondition(format!("node {id} is registered already"))),
+                        _ => Err(Status::failed_precondition(format!("node {id} is already registered"))),
                     };
                 }
                 if tx.get(DELETED_NODES.key(&id).map_err(lookup::invalid_id)?).is_some() {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} was deleted: it can only come back as another, with a new key"
+                        "node {id} was deleted; register it again with a new key"
                     )));
                 }
                 let node = private::Node {
@@ -96,7 +96,7 @@ impl Leader {
         done
     }
 
-    /// Lets a registered node commit.
+    /// Approves a registered node.
     pub(in crate::leader) async fn approve_node(
         &self,
         request: ApproveNodeRequest,
@@ -113,7 +113,7 @@ impl Leader {
                     }
                     state => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} is {}: only a new one can be approved",
+                            "node {id} is {}; only a node in NODE_STATE_NEW can be approved",
                             state.as_str_name()
                         )));
                     }
@@ -123,8 +123,7 @@ impl Leader {
             .await
     }
 
-    /// Makes an approved node one of the cluster: its part of the disk key is kept, and it gets its certificate, both at once
-    /// or neither.
+    /// Commits an approved node: stores its part of the disk key and issues its certificate, in one transaction.
     pub(in crate::leader) async fn commit_node(
         &self,
         key: Option<[u8; 32]>,
@@ -135,7 +134,7 @@ impl Leader {
         let security = NodeStorageSecurity::try_from(request.storage_security)
             .ok()
             .filter(|security| *security != NodeStorageSecurity::Invalid)
-            .ok_or_else(|| Status::invalid_argument("storage_security: it is not one that is known"))?;
+            .ok_or_else(|| Status::invalid_argument("storage_security: unknown value"))?;
         let authority = self.cluster_pki.authority(&self.state, self.now()).await;
         let now = self.now();
         self.state
@@ -143,7 +142,7 @@ impl Leader {
                 let cluster = lookup::cluster(tx)?;
                 if !accepted(cluster.storage()).contains(&security) {
                     return Err(Status::failed_precondition(format!(
-                        "storage_security: the cluster's policy is {}",
+                        "storage_security: not allowed by the cluster's policy {}",
                         cluster.storage().as_str_name()
                     )));
                 }
@@ -155,17 +154,21 @@ impl Leader {
                     }
                     state @ (NodeState::Up | NodeState::Decommissioned) => {
                         return Err(Status::failed_precondition(format!(
-                            "node {id} is {}: only an approved one can commit",
+                            "node {id} is {}; only a node in NODE_STATE_STANDBY can commit",
                             state.as_str_name()
                         )));
                     }
-                    NodeState::Invalid => return Err(Status::internal(format!("node {id} has no valid state"))),
+                    NodeState::Invalid => {
+                        return Err(Status::internal(format!("the stored state of node {id} is invalid")));
+                    }
                 }
                 if node.message().public_key != key {
-                    return Err(Status::permission_denied(format!("node {id} has another key")));
+                    return Err(Status::permission_denied(format!(
+                        "the client certificate's key is not the key of node {id}"
+                    )));
                 }
                 let length = request.cluster_unlock_key.len();
-                // Without encryption it is kept as well, should there be one.
+                // Without encryption the key is stored as well, if one is given.
                 let good = length == UNLOCK_KEY || (security == NodeStorageSecurity::Insecure && length < UNLOCK_KEY);
                 if !good {
                     return Err(unlock_key_length(&request));
@@ -187,14 +190,18 @@ impl Leader {
             .await
     }
 
-    /// Gives a node that has restarted its part of the disk key. It is known by its join key, since its own is on the disk.
+    /// Returns a restarted node's part of the disk key. The node authenticates with its join key, since its own key is
+    /// on the encrypted disk.
     pub(in crate::leader) async fn join_node(
         &self,
         key: Option<[u8; 32]>,
         request: JoinNodeRequest,
     ) -> Result<JoinNodeResponse, Status> {
-        let key =
-            key.ok_or_else(|| Status::permission_denied("no join key is shown: use a self-signed certificate"))?;
+        let key = key.ok_or_else(|| {
+            Status::permission_denied(
+                "client certificate required: connect with a self-signed certificate for the join key",
+            )
+        })?;
         let sealed = request.using_sealed_configuration;
         self.state
             .transact(|tx| {
@@ -218,13 +225,13 @@ impl Leader {
                     _ => {}
                 }
                 match (node.tpm_usage() == NodeTpmUsage::PresentAndUsed, sealed) {
-                    (true, false) => return denied("the node's TPM was in use when it registered"),
-                    (false, true) => return denied("the node had no TPM in use when it registered"),
+                    (true, false) => return denied("the node registered with a TPM in use"),
+                    (false, true) => return denied("the node registered without a TPM in use"),
                     _ => {}
                 }
                 if node.state() != NodeState::Up {
                     return Err(Status::failed_precondition(format!(
-                        "node {id} is {}: only one that has committed can join",
+                        "node {id} is {}; only a node in NODE_STATE_UP can join",
                         node.state().as_str_name()
                     )));
                 }
@@ -237,17 +244,17 @@ impl Leader {
 }
 
 fn no_key_shown() -> Status {
-    Status::unauthenticated("no key is shown: use a self-signed certificate")
+    Status::unauthenticated("client certificate required: connect with a self-signed certificate")
 }
 
 fn unlock_key_length(request: &CommitNodeRequest) -> Status {
     Status::invalid_argument(format!(
-        "cluster_unlock_key: it must be {UNLOCK_KEY} bytes long, and is {}",
+        "cluster_unlock_key: must be {UNLOCK_KEY} bytes long, got {}",
         request.cluster_unlock_key.len()
     ))
 }
 
-/// What a node does with its TPM, by the cluster's mode.
+/// The TPM usage of a node under the cluster's TPM mode.
 fn tpm_usage(mode: TpmMode, present: bool) -> Result<NodeTpmUsage, Status> {
     match (mode, present) {
         (TpmMode::Required | TpmMode::BestEffort, true) => Ok(NodeTpmUsage::PresentAndUsed),
@@ -256,7 +263,9 @@ fn tpm_usage(mode: TpmMode, present: bool) -> Result<NodeTpmUsage, Status> {
         (TpmMode::Required, false) => Err(Status::permission_denied(
             "have_local_tpm: the cluster requires a TPM, and the node has none",
         )),
-        (TpmMode::Invalid, _) => Err(Status::permission_denied("the cluster has no valid TPM mode")),
+        (TpmMode::Invalid, _) => Err(Status::permission_denied(
+            "the stored TPM mode of the cluster is invalid",
+        )),
     }
 }
 
@@ -267,7 +276,7 @@ const fn recommended(policy: StorageSecurityPolicy) -> NodeStorageSecurity {
         }
         StorageSecurityPolicy::NeedsEncryption => NodeStorageSecurity::Encrypted,
         StorageSecurityPolicy::NeedsInsecure => NodeStorageSecurity::Insecure,
-        // No record of a cluster has it.
+        // A valid cluster record never has this value.
         StorageSecurityPolicy::Invalid => NodeStorageSecurity::Invalid,
     }
 }
@@ -289,8 +298,8 @@ const fn accepted(policy: StorageSecurityPolicy) -> &'static [NodeStorageSecurit
     }
 }
 
-/// A node's own labels, of which those that cannot be are left out: they must not keep it from registering. Of those with
-/// one key, the first counts.
+/// The node's own labels. Invalid labels are dropped, so that they do not prevent registration. Of labels with the same
+/// key, the first counts.
 fn lenient(labels: Option<&NodeLabels>) -> NodeLabels {
     let mut by_key = std::collections::BTreeMap::new();
     for pair in labels.iter().flat_map(|labels| &labels.pairs).take(MAX_LABELS) {

@@ -1,4 +1,4 @@
-//! Where from and when nodes have registered: whoever approves a node has more than its id to go by.
+//! When and from where nodes registered, to help operators decide on approval.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use crate::state::record::NodeRecord;
 use crate::state::tx::Tx;
 use crate::state::view::View;
 
-/// Keeps how a node registers, with its record.
+/// Stores how a node registered, together with its record.
 pub(in crate::leader) fn note(tx: &mut Tx<'_>, id: &str, now: SystemTime, from: Option<IpAddr>) -> Result<(), Status> {
     let registration = storage::Registration {
         at: Some(now.into()),
@@ -53,7 +53,7 @@ impl Leader {
     }
 }
 
-/// How this node has registered, if that was kept.
+/// How this node registered, if that was stored.
 fn kept(view: &View, node: &NodeRecord) -> Option<Registration> {
     let stored = view.get(&REGISTRATIONS.key(node.id()).ok()?)?;
     match storage::Registration::decode(stored.value.as_ref()) {
@@ -64,7 +64,7 @@ fn kept(view: &View, node: &NodeRecord) -> Option<Registration> {
             registered_from: registration.from,
         }),
         Err(error) => {
-            warn!(node_id = node.id(), %error, "how a node has registered cannot be read");
+            warn!(node_id = node.id(), %error, "stored registration details of a node are invalid");
             None
         }
     }

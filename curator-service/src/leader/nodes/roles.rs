@@ -1,9 +1,8 @@
-//! Roles of nodes, and the membership of the consensus that one of them goes with.
+//! Node roles, and the consensus membership that belongs to one of them.
 //!
-//! The members of the consensus are not in the state, so no transaction covers both. The members come first: a node that is a
-//! member without the role gets it, and one that has the role without being a member loses it, by the background pass of
-//! whoever leads. So a crash in between leaves what that pass finishes. All that can be refused is refused before anything is
-//! changed.
+//! The consensus membership is not part of the state, so no transaction covers both. The membership changes first. The
+//! leader's reconciler then gives the role to a member without it, and takes it from a node that is not a member, so it
+//! also completes a change that a crash interrupted. Every check runs before the first change.
 
 use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::{self, ConsensusMember, KubernetesController, KubernetesWorker};
@@ -19,10 +18,10 @@ use crate::state::record::NodeRecord;
 use crate::validate::key32;
 use curator_identity::Subject;
 
-/// The port of the consensus' peers.
+/// The consensus peer port.
 const CONSENSUS_PORT: u16 = 7834;
 
-/// What is to become of a node's roles.
+/// The requested changes of a node's roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RoleUpdate {
     consensus_member: Option<bool>,
@@ -31,7 +30,7 @@ struct RoleUpdate {
 }
 
 impl RoleUpdate {
-    /// The roles that come of it; the consensus member's data is that of `join`.
+    /// The resulting roles; `join` is the consensus member's data.
     fn apply(self, roles: &mut NodeRoles, join: Option<&ConsensusMember>) -> Result<(), Status> {
         match self.consensus_member {
             Some(true) => roles.consensus_member = Some(join.cloned().unwrap_or_default()),
@@ -47,7 +46,7 @@ impl RoleUpdate {
         match self.kubernetes_controller {
             Some(true) if roles.consensus_member.is_none() => {
                 return Err(Status::failed_precondition(
-                    "kubernetes_controller: the node is no consensus member, which a controller must be",
+                    "kubernetes_controller: requires the consensus_member role",
                 ));
             }
             Some(true) => roles.kubernetes_controller = Some(KubernetesController {}),
@@ -73,7 +72,7 @@ impl RoleUpdate {
 }
 
 impl Leader {
-    /// Gives and takes roles. What is not said stays as it is.
+    /// Gives and takes roles. Roles that are not mentioned stay unchanged.
     pub(in crate::leader) async fn update_node_roles(
         &self,
         request: UpdateNodeRolesRequest,
@@ -84,7 +83,7 @@ impl Leader {
             kubernetes_worker: request.kubernetes_worker,
         };
         let id = crate::validate::Selector::id(request.node)?;
-        // Whatever can be refused is refused before the consensus is touched.
+        // All checks run before the membership changes.
         let node = self.state.transact(|tx| {
             let mut node = lookup::node(tx, &id)?;
             if wish.gives_a_role() && phase(tx, &id)?.is_some() {
@@ -119,15 +118,15 @@ impl Leader {
             .await
     }
 
-    /// Makes a node a member of the consensus, if it is not one, and returns what it needs to join.
+    /// Adds a node to the consensus, if it is not a member, and returns the data it needs to join.
     async fn join_consensus(&self, node: &NodeRecord) -> Result<ConsensusMember, Status> {
         let members = self.context.membership.members().await;
         may_join(node.id(), &members.map_err(|error| not_changed(&error))?)?;
         let join = self.join_data(node, true).await?;
-        join.ok_or_else(|| Status::internal("the node is no member of the consensus, though it was added"))
+        join.ok_or_else(|| Status::internal("internal: the node was added to the consensus but is not a member"))
     }
 
-    /// What a member of the consensus needs to join. A node that is none is added, or there is nothing.
+    /// Returns the data that a consensus member needs to join. A node that is not a member is added if `add` is set.
     pub(in crate::leader) async fn join_data(
         &self,
         node: &NodeRecord,
@@ -155,12 +154,12 @@ impl Leader {
             if !add {
                 return Ok(None);
             }
-            self.lead_on()?;
+            self.check_term()?;
             membership
                 .add_learner(&url)
                 .await
                 .map_err(|error| not_changed(&error))?;
-            info!(node = id, "added to the consensus, as a learner");
+            info!(node = id, "added node to the consensus as a learner");
         }
         Ok(Some(ConsensusMember {
             ca_certificate: authority.certificate().to_vec(),
@@ -175,39 +174,39 @@ impl Leader {
         let membership = &self.context.membership;
         let members = membership.members().await.map_err(|error| not_changed(&error))?;
         for member in members.iter().filter(|member| member.node_id() == id) {
-            self.lead_on()?;
+            self.check_term()?;
             membership
                 .remove(member.id)
                 .await
                 .map_err(|error| not_changed(&error))?;
-            info!(node = id, "removed from the consensus");
+            info!(node = id, "removed node from the consensus");
         }
         Ok(())
     }
 
-    /// Asks the clock once more before what no guard can cover.
-    pub(in crate::leader) fn lead_on(&self) -> Result<(), Status> {
+    /// Checks the term once more before an operation that no fence covers.
+    pub(in crate::leader) fn check_term(&self) -> Result<(), Status> {
         let term = self.state.fenced().term();
         term.check().map_err(|_| Status::unavailable("lost leadership"))
     }
 }
 
-/// Whether a member that is added for a node would ever start. Members that are reached by their nodes' ids are started by their nodes;
-/// where all are reached by addresses, somebody runs them, and a learner that is added here would wait for ever.
+/// Whether a member added for a node would be started. Members whose peer URLs name node IDs are started by their
+/// nodes. If all peer URLs are addresses, operators run the members, and a learner added here would never start.
 fn may_join(id: &str, members: &[Member]) -> Result<(), Status> {
     let is_member = members.iter().any(|member| member.node_id() == id);
     let by_itself = members.iter().all(Member::is_run_by_itself);
     match members.first().and_then(|member| member.peer_urls.first()) {
         Some(url) if by_itself && !is_member => Err(Status::failed_precondition(format!(
-            "consensus_member: node {id} is no member of etcd, and nothing would start one there: the members of this etcd are reached \
-             at addresses such as {url}, so they are run by themselves; add the member with `etcdctl member add {id} --learner \
-             --peer-urls=...` and start it, and the node gets the role by itself (docs/etcd-members.md)"
+            "consensus_member: node {id} is not an etcd member, and the Curator does not start members of this etcd \
+             (peer URLs such as {url} are not node IDs); run `etcdctl member add {id} --learner --peer-urls=...`, \
+             start the member, and the node gets the role automatically (see docs/etcd-members.md)"
         ))),
         _ => Ok(()),
     }
 }
 
-/// Whom a new member asks first: those that vote.
+/// The peers that a new member contacts: all voting members.
 fn peers(members: &[Member]) -> Vec<node_roles::consensus_member::Peer> {
     let peer = |member: &Member| {
         let url = member.peer_urls.first()?.clone();
@@ -222,8 +221,8 @@ fn peers(members: &[Member]) -> Vec<node_roles::consensus_member::Peer> {
 }
 
 fn not_changed(error: &MembershipError) -> Status {
-    warn!(%error, "the consensus' members cannot be read or changed");
-    Status::unavailable(format!("the consensus: {error}"))
+    warn!(%error, "cannot read or change the consensus members");
+    Status::unavailable(format!("consensus membership: {error}"))
 }
 
 #[cfg(test)]
@@ -265,7 +264,7 @@ mod tests {
                 Err(Code::FailedPrecondition)
             );
         }
-        // It can be added in one call, and must be taken away in two.
+        // The role can be given in one call, but taking it away needs two.
         assert_eq!(applied(wish(no, no, None), true, true), Err(Code::FailedPrecondition));
         assert_eq!(applied(wish(None, no, None), true, true), Ok((true, false, false)));
         assert_eq!(applied(wish(no, None, None), true, false), Ok((false, false, false)));
@@ -286,7 +285,7 @@ mod tests {
         assert!(may_join("c", &[by_node, by_hand.clone()]).is_ok());
         assert!(may_join("c", &[]).is_ok());
         let alone = std::slice::from_ref(&by_hand);
-        assert!(may_join("b", alone).is_ok(), "it is a member, and gets the role");
+        assert!(may_join("b", alone).is_ok(), "a member may get the role");
         let refused = may_join("c", alone).unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition);
         for words in ["etcdctl member add c --learner", "https://10.0.0.2:2380"] {

@@ -1,4 +1,4 @@
-//! What a node reports of itself.
+//! Status reports of nodes.
 
 use std::net::IpAddr;
 
@@ -14,14 +14,14 @@ use crate::leader::nodes::{lookup, territory};
 use crate::state::record::NodeRecord;
 use crate::validate::Invalid;
 
-/// The longest that what a node may say freely can be: a boot id, a commit's hash.
+/// Maximum length of free-form values of a node, such as a boot ID or a commit hash.
 const MAX_TEXT_BYTES: usize = 1_024;
 
-/// After so long, in seconds, the same status is written again: its time says that it is still so.
+/// An unchanged status is written again after this many seconds, to refresh its timestamp.
 const REPEAT_SECONDS: i64 = 60;
 
 impl Leader {
-    /// The same as the node calls it: no faster than it may, unless it says nothing new.
+    /// Updates the status of the calling node, within its write rate limit; an unchanged status needs no write.
     pub(in crate::leader) async fn report_node_status(
         &self,
         caller: &str,
@@ -47,7 +47,7 @@ impl Leader {
         self.update_node_status(caller, request).await
     }
 
-    /// Replaces the status of the calling node. Its timestamp is the leader's.
+    /// Replaces the status of the calling node. The leader sets the timestamp.
     pub(crate) async fn update_node_status(
         &self,
         caller: &str,
@@ -77,7 +77,7 @@ impl Leader {
     }
 }
 
-/// Whether it is what was reported a moment ago: then there is nothing to write.
+/// Whether the status equals a recent report, so that no write is needed.
 fn says_nothing_new(node: &NodeRecord, status: &NodeStatus) -> bool {
     let Some(known) = &node.message().status else {
         return false;
@@ -94,19 +94,19 @@ fn says_nothing_new(node: &NodeRecord, status: &NodeStatus) -> bool {
 }
 
 fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
-    let status = status.ok_or_else(|| Invalid::new("status", "it is missing"))?;
+    let status = status.ok_or_else(|| Invalid::new("status", "required"))?;
     if status.external_address.is_empty() {
-        return Err(Invalid::new("status.external_address", "it is empty"));
+        return Err(Invalid::new("status.external_address", "must not be empty"));
     }
     if status.external_address.parse::<IpAddr>().is_err() {
-        return Err(Invalid::new("status.external_address", "it is no IP address"));
+        return Err(Invalid::new("status.external_address", "must be an IP address"));
     }
     let port = status.running_curator.as_ref().map_or(0, |curator| curator.port);
     if u16::try_from(port).is_err() {
-        return Err(Invalid::new("status.running_curator.port", "it is no port"));
+        return Err(Invalid::new("status.running_curator.port", "must be a port number"));
     }
     if status.boot_id.len() > MAX_TEXT_BYTES {
-        return Err(Invalid::new("status.boot_id", "it is longer than 1,024 bytes"));
+        return Err(Invalid::new("status.boot_id", "must be at most 1,024 bytes"));
     }
     let git = status
         .version
@@ -114,7 +114,7 @@ fn checked(status: Option<NodeStatus>) -> Result<NodeStatus, Invalid> {
         .and_then(|version| version.git_information.as_ref());
     if git.is_some_and(|git| git.commit_hash.len() > MAX_TEXT_BYTES) {
         let field = "status.version.git_information.commit_hash";
-        return Err(Invalid::new(field, "it is longer than 1,024 bytes"));
+        return Err(Invalid::new(field, "must be at most 1,024 bytes"));
     }
     Ok(status)
 }

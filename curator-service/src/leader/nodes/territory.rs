@@ -1,7 +1,8 @@
-//! What belongs to one node alone: its prefixes of the cluster's network, and where consensus members are.
+//! Resources that belong to a single node: its prefixes in the cluster network, and the address of a consensus member.
 //!
-//! Whoever has a prefix gets what is sent to it, and whoever is taken for a consensus member is called. So a node may not say that it
-//! has what another has said before. Hosts that share an address are none of this: several nodes on one machine report loopback.
+//! Traffic to a prefix goes to its owner, and consensus members are contacted at their address. So a node must not
+//! claim what another node has claimed before. Shared loopback addresses are exempt: several nodes on one host report
+//! loopback.
 
 use std::net::IpAddr;
 
@@ -11,18 +12,18 @@ use crate::state::record::NodeRecord;
 use crate::state::view::View;
 use crate::validate::{Cidr, Invalid, cidr};
 
-/// The other nodes that can be read.
+/// The other nodes with valid records.
 fn others<'a>(view: &'a View, own: &'a str) -> impl Iterator<Item = &'a NodeRecord> {
     view.nodes()
         .filter(move |(id, _)| ***id != *own)
         .filter_map(|(_, node)| node.as_ref().ok().map(|node| &**node))
 }
 
-/// Refuses prefixes that overlap another node's, and an external address alone that another node has reported as well.
+/// Refuses prefixes that overlap those of another node, or its external address.
 pub(in crate::leader) fn check_prefixes(view: &View, own: &str, prefixes: &[Cidr]) -> Result<(), Status> {
     let mut ranges: Vec<(u128, u128)> = prefixes.iter().map(range).collect();
     ranges.sort_unstable();
-    // How far those reach that begin so early: one node's may lie within each other.
+    // For each start, the farthest end so far: prefixes of one node may nest.
     let mut farthest = 0;
     for (_, last) in &mut ranges {
         farthest = farthest.max(*last);
@@ -42,14 +43,14 @@ pub(in crate::leader) fn check_prefixes(view: &View, own: &str, prefixes: &[Cidr
             .map(alone)
             .filter(&meets);
         if let Some(Cidr { address, length }) = taken.or(address) {
-            let reason = format!("{address}/{length} is node {}'s", node.id());
+            let reason = format!("{address}/{length} belongs to node {}", node.id());
             return Err(Invalid::new("clusternet.prefixes", reason).into());
         }
     }
     Ok(())
 }
 
-/// Refuses the address of another node that is a member of the consensus.
+/// Refuses the address of another node that is a consensus member.
 pub(in crate::leader) fn check_address(view: &View, own: &str, address: &str) -> Result<(), Status> {
     let parsed: Option<IpAddr> = address.parse().ok();
     if parsed.is_some_and(|ip| ip.is_loopback()) {
@@ -62,19 +63,19 @@ pub(in crate::leader) fn check_address(view: &View, own: &str, address: &str) ->
         None => Ok(()),
         Some(node) => Err(Invalid::new(
             "status.external_address",
-            format!("it is that of the consensus member {}", node.id()),
+            format!("already used by consensus member {}", node.id()),
         )
         .into()),
     }
 }
 
-/// One address as a prefix.
+/// An address as a single-host prefix.
 fn alone(address: IpAddr) -> Cidr {
     let length = if address.is_ipv4() { 32 } else { 128 };
     Cidr { address, length }
 }
 
-/// The first and the last address of a prefix; those of IPv4 lie where IPv6 maps them.
+/// The first and last address of a prefix; IPv4 is mapped into IPv6.
 fn range(prefix: &Cidr) -> (u128, u128) {
     let (first, bits) = match prefix.address {
         IpAddr::V4(ip) => (ip.to_ipv6_mapped().to_bits(), 32),

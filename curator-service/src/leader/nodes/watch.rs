@@ -1,5 +1,5 @@
-//! Watches of nodes. Each remembers which changes it has told, and nothing else: what a slow one has missed comes together in
-//! the newest state of each node.
+//! Node watches. A watch only remembers the number of the last change that it sent; a slow watch skips intermediate
+//! states and receives the newest state of each node.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,34 +23,34 @@ use crate::state::keys::NODES;
 use crate::state::view::{Changed, TooFarBehind};
 use crate::telemetry;
 
-/// An event of the backlog is sent once it is larger. Small, so that a backlog leaves room for whatever else the thread has to
-/// do between two of them, and so that a watcher who does not read holds no more than one.
+/// An event of the backlog is sent once it exceeds this size. Small events let the thread do other work in between, and
+/// an idle watcher buffers at most one.
 const CHUNK: usize = 64 << 10;
-/// How many nodes are taken out of the view at a time, and how many changes.
+/// Maximum number of nodes or changes taken from the view at a time.
 const NODES_AT_ONCE: usize = 64;
 const CHANGES_AT_ONCE: usize = 16;
 
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<EncodedEvent, Status>> + Send>>;
 
 impl Leader {
-    /// Watches one node or all.
+    /// Watches one node or all nodes.
     pub(crate) async fn watch(&self, caller: &Caller, request: WatchRequest) -> Result<Events, Status> {
-        let what = match request.kind {
+        let target = match request.kind {
             Some(Kind::NodeInCluster(one)) => {
                 NODES
                     .key(&one.node_id)
                     .map_err(|error| Status::invalid_argument(format!("node_in_cluster.node_id: {error}")))?;
-                What::One(one.node_id)
+                Target::One(one.node_id)
             }
-            Some(Kind::NodesInCluster(_)) => What::All,
-            None => return Err(Status::unimplemented("kind: it is none that is known")),
+            Some(Kind::NodesInCluster(_)) => Target::All,
+            None => return Err(Status::unimplemented("kind: unknown value")),
         };
         self.state.pass().await?;
         let news = self.state.news();
         let watcher = Watcher {
-            what,
+            target,
             caller: caller.clone(),
-            told: 0,
+            sent: 0,
             backlog: Backlog::Begins,
             ready: VecDeque::new(),
             backlogs: self.backlogs.clone(),
@@ -69,35 +69,35 @@ impl Leader {
     }
 }
 
-enum What {
+enum Target {
     One(String),
     All,
 }
 
 enum Backlog {
     Begins,
-    /// All nodes up to this one are told.
+    /// All nodes up to this ID were sent.
     Upto(Arc<str>),
-    Told,
+    Sent,
 }
 
 struct Watcher {
-    what: What,
-    /// Who watches.
+    target: Target,
+    /// The caller of the watch.
     caller: Caller,
-    /// The number of the newest change that is told.
-    told: u64,
+    /// The number of the last change that was sent.
+    sent: u64,
     backlog: Backlog,
     ready: VecDeque<EncodedEvent>,
     backlogs: Arc<Backlogs>,
-    /// To be told the backlog.
+    /// The turn to send the backlog.
     turn: Option<Turn>,
     news: watch::Receiver<u64>,
     state: Arc<State>,
     _counted: Counted,
 }
 
-/// One of the open watches.
+/// Counts an open watch.
 struct Counted(metrics::Gauge);
 
 impl Counted {
@@ -122,28 +122,28 @@ impl Watcher {
                 .term()
                 .check()
                 .map_err(|_| Status::unavailable("lost leadership"))?;
-            // Asked for more: whoever does that has taken what was told before.
-            match (&self.turn, &self.backlog, &self.what) {
-                (None, Backlog::Begins, What::All) => {
+            // The client asked for another event, so it has read the previous one.
+            match (&self.turn, &self.backlog, &self.target) {
+                (None, Backlog::Begins, Target::All) => {
                     self.turn = tokio::select! {
                         turn = self.backlogs.turn(&self.caller) => turn,
                         () = self.state.over() => return Err(Status::unavailable("lost leadership")),
                     };
                 }
-                (Some(_), Backlog::Told, _) if self.ready.is_empty() => self.turn = None,
+                (Some(_), Backlog::Sent, _) if self.ready.is_empty() => self.turn = None,
                 (Some(turn), ..) => turn.moves(),
                 (None, ..) => {}
             }
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            // Before looking, so that what comes meanwhile wakes.
+            // Mark before reading the view, so that a concurrent change wakes the watch.
             self.news.mark_unchanged();
-            // What it has found may all be of no use to a watcher: then there may be more.
-            let found = self.look()?;
+            // The changes read may all be irrelevant to the watch; there may be more.
+            let found = self.read_changes()?;
             if self.ready.is_empty() && !found {
                 tokio::select! {
-                    // The sender is in the state.
+                    // The state holds the sender, so it is not dropped first.
                     _ = self.news.changed() => {}
                     () = self.state.over() => return Err(Status::unavailable("lost leadership")),
                 }
@@ -151,56 +151,56 @@ impl Watcher {
         }
     }
 
-    /// Takes what is new out of the view. Says whether there was anything.
-    fn look(&mut self) -> Result<bool, Status> {
-        match &self.what {
-            What::All => match &self.backlog {
+    /// Reads changes from the view. Returns whether there were any.
+    fn read_changes(&mut self) -> Result<bool, Status> {
+        match &self.target {
+            Target::All => match &self.backlog {
                 Backlog::Begins => {
-                    self.told = self.state.view().newest();
-                    self.tell_backlog(None);
+                    self.sent = self.state.view().newest();
+                    self.fill_backlog(None);
                     Ok(true)
                 }
                 Backlog::Upto(id) => {
                     let id = id.clone();
-                    self.tell_backlog(Some(&id));
+                    self.fill_backlog(Some(&id));
                     Ok(true)
                 }
-                Backlog::Told => {
-                    let changes = self.state.view().changes_after(self.told, CHANGES_AT_ONCE);
+                Backlog::Sent => {
+                    let changes = self.state.view().changes_after(self.sent, CHANGES_AT_ONCE);
                     let changes = changes.map_err(too_far)?;
                     let found = !changes.is_empty();
                     for change in changes {
-                        self.told = change.number;
+                        self.sent = change.number;
                         self.ready.extend(event_for_all(change));
                     }
                     Ok(found)
                 }
             },
-            What::One(id) => {
+            Target::One(id) => {
                 let (newest, change) = {
                     let view = self.state.view();
                     let after = match self.backlog {
                         Backlog::Begins => 0,
-                        _ => self.told,
+                        _ => self.sent,
                     };
                     let change = match self.backlog {
-                        // What was deleted before is no news.
+                        // A deletion before the watch started is not reported.
                         Backlog::Begins if view.node(id).is_none() => Ok(None),
                         _ => view.change_of(id, after),
                     };
                     (view.newest(), change)
                 };
-                self.backlog = Backlog::Told;
-                self.told = newest;
+                self.backlog = Backlog::Sent;
+                self.sent = newest;
                 self.ready.extend(change.map_err(too_far)?.map(event).transpose()?);
-                // All of one node's changes come as one.
+                // Several changes of one node are merged into one.
                 Ok(false)
             }
         }
     }
 
-    /// Makes the next events of the backlog; what changes meanwhile is told after it.
-    fn tell_backlog(&mut self, after: Option<&str>) {
+    /// Builds the next events of the backlog; concurrent changes are sent after it.
+    fn fill_backlog(&mut self, after: Option<&str>) {
         let (nodes, last) = {
             let view = self.state.view();
             let taken: Vec<_> = view
@@ -213,7 +213,7 @@ impl Watcher {
         };
         let mut event = EncodedEvent::default();
         let mut size = 0;
-        let mut told = None;
+        let mut last_sent = None;
         let mut full = false;
         for (id, node) in nodes {
             match node {
@@ -222,18 +222,18 @@ impl Watcher {
                     size += node.len();
                     event.nodes.push(node);
                 }
-                Err(corrupt) => warn!(%corrupt, "a node is left out of a watch"),
+                Err(corrupt) => warn!(%corrupt, "skipping an invalid node record in a watch"),
             }
-            told = Some(id);
+            last_sent = Some(id);
             full = size > CHUNK;
             if full {
                 break;
             }
         }
-        match (told, last && !full) {
+        match (last_sent, last && !full) {
             (_, true) => {
                 event.progress = Progress::LastBacklogged.into();
-                self.backlog = Backlog::Told;
+                self.backlog = Backlog::Sent;
                 self.ready.push_back(event);
             }
             (Some(id), false) => {
@@ -242,8 +242,8 @@ impl Watcher {
                     self.ready.push_back(event);
                 }
             }
-            // Full without a node cannot be.
-            (None, false) => self.backlog = Backlog::Told,
+            // An event over the limit has at least one node.
+            (None, false) => self.backlog = Backlog::Sent,
         }
     }
 }
@@ -252,12 +252,12 @@ fn too_far(error: TooFarBehind) -> Status {
     Status::unavailable(error.to_string())
 }
 
-/// What a watch of all nodes is told. A record that cannot be used is no reason to end it.
+/// The message of a node in a watch of all nodes. An invalid record does not end the watch.
 fn event_for_all(change: Changed) -> Option<EncodedEvent> {
     match event(change) {
         Ok(event) => Some(event),
         Err(status) => {
-            warn!(reason = status.message(), "a node is left out of a watch");
+            warn!(reason = status.message(), "skipping an invalid node record in a watch");
             None
         }
     }

@@ -1,7 +1,8 @@
-//! Every field of every request with values that cannot be: the code, a message that names the field, and nothing changed.
+//! Every field of every request with invalid values: checks the code, that the message names the field, and that
+//! nothing changed.
 //!
-//! The fields are those of the descriptors: one that is added without a row here, or a reason why it needs none, makes
-//! [`every_field_has_its_row`] fail.
+//! The fields come from the descriptors: a field that is added without a row here, or without a reason to have none,
+//! fails [`every_field_has_its_row`].
 
 use std::collections::BTreeSet;
 
@@ -41,10 +42,10 @@ const SERVICES: [&str; 4] = [
     "metropolis.proto.api.AAA",
 ];
 
-/// A method, the field, what it is set to (`None` for nothing), the code, and what the message must say.
+/// Method, field, value (`None` clears the field), expected code, and a text that the message must contain.
 type Row = (&'static str, &'static str, Option<Value>, Code, &'static str);
 
-/// Fields that have no bad value, and why.
+/// Fields without invalid values, and the reason.
 const ANY: &[(&str, &str)] = &[
     ("Watch.nodes_in_cluster", "there is nothing in it"),
     ("UpdateNodeStatus.status.timestamp", "the leader's replaces it"),
@@ -128,7 +129,7 @@ fn rows() -> Vec<Row> {
     }
     rows.push(("Watch", "node_in_cluster", None, Unimplemented, "kind"));
     for method in ["UpdateNodeRoles", "DecommissionNode", "DeleteNode", "UpdateNodeLabels"] {
-        rows.push((method, "id", None, InvalidArgument, "node: give its pubkey or its id"));
+        rows.push((method, "id", None, InvalidArgument, "node: pubkey or id is required"));
         for length in [0, 31, 33, 100_000] {
             rows.push((method, "pubkey", bytes(length), InvalidArgument, "pubkey"));
         }
@@ -237,7 +238,7 @@ fn rows() -> Vec<Row> {
     ] {
         rows.push((method, field, text(bad), InvalidArgument, field));
     }
-    // That of the first node.
+    // The label of the first node.
     rows.push((method, field, text(&STANDARD.encode([6; 32])), InvalidArgument, field));
     for bad in [
         "",
@@ -470,7 +471,7 @@ fn pool() -> DescriptorPool {
     DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).expect("our own")
 }
 
-/// The request of each method that the table's services have.
+/// A valid request for each method of the services in the table.
 fn requests() -> Vec<(String, MessageDescriptor)> {
     let pool = pool();
     let services = SERVICES.map(|name| pool.get_service_by_name(name).expect(name));
@@ -517,7 +518,7 @@ fn every_field_has_its_row() {
     );
 }
 
-/// A cluster in which each of the good requests is answered.
+/// A cluster in which each of the valid requests succeeds.
 async fn stage() -> (Stage, Vec<u8>) {
     let stage = Stage::new().await;
     stage.up(2).await;
@@ -549,14 +550,14 @@ async fn stage() -> (Stage, Vec<u8>) {
         ..UpdateNodeRolesRequest::default()
     };
     stage.leader.update_node_roles(controller).await.unwrap();
-    // The authority of Kubernetes is made when it is first needed, whatever comes of the request.
+    // The Kubernetes authority is created on first use, whatever the result of the request.
     let good = good("IssueCertificate", &[]);
     call(&stage, "IssueCertificate", &good).await.unwrap();
     let ticket = stage.ticket().await;
     (stage, ticket)
 }
 
-/// A request that would be answered.
+/// A valid request.
 #[allow(clippy::too_many_lines, reason = "one for each method")]
 pub(super) fn good(method: &str, ticket: &[u8]) -> Vec<u8> {
     let rules = |regexp: &str| ClusterConfiguration {
@@ -665,17 +666,17 @@ pub(super) fn good(method: &str, ticket: &[u8]) -> Vec<u8> {
             proofs: None,
         }
         .encode_to_vec(),
-        // They have no fields.
+        // Requests without fields.
         _ => Vec::new(),
     }
 }
 
 fn decoded<M: Message + Default>(request: &[u8]) -> Result<M, Status> {
-    // As the server's codec has it.
+    // As the server's codec does it.
     M::decode(request).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// Calls the leader, and reads what it answers.
+/// Calls the leader and reads the response.
 async fn call(stage: &Stage, method: &str, request: &[u8]) -> Result<(), Status> {
     let leader = &stage.leader;
     match method.split(' ').next().unwrap_or_default() {
@@ -711,7 +712,7 @@ async fn call(stage: &Stage, method: &str, request: &[u8]) -> Result<(), Status>
             let answers = leader.escrow(Some(OWNER), Some(decoded(request)?)).await?;
             answers.try_collect::<Vec<_>>().await.map(drop)
         }
-        // What the instance answers by itself, and a stream of nothing.
+        // Methods that the instance itself serves, and an empty stream.
         "GetCurrentLeader" | "GetCACertificate" | "Heartbeat" => Ok(()),
         other => panic!("{other}: a new method"),
     }
@@ -763,7 +764,7 @@ async fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
         let refused = call(&stage, method, &request.encode_to_vec()).await.expect_err(&shown);
         assert_eq!(refused.code(), code, "{shown}: {refused}");
         assert!(refused.message().contains(word), "{shown}: {refused}");
-        // Whatever it was asked, it does not say all of it again.
+        // The message does not repeat the whole request.
         assert!(
             refused.message().len() < 2_000,
             "{shown}: {} bytes",
@@ -774,7 +775,7 @@ async fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
     }
 }
 
-/// Else the table would show nothing: what is refused above is refused for the field's sake.
+/// The valid requests succeed; otherwise the table would prove nothing.
 #[tokio::test(start_paused = true)]
 async fn the_requests_are_good_but_for_the_field() {
     for (method, _) in requests() {
@@ -784,7 +785,7 @@ async fn the_requests_are_good_but_for_the_field() {
     }
 }
 
-/// A filter can make bytes that are no text by itself: whatever it says of them, it says it.
+/// A filter can build bytes that are not valid UTF-8; the error must still be reported.
 #[tokio::test(start_paused = true)]
 async fn a_filter_of_bytes_that_are_no_text_is_answered() {
     let (stage, _) = stage().await;
@@ -801,7 +802,7 @@ async fn a_filter_of_bytes_that_are_no_text_is_answered() {
     }
 }
 
-/// Text that is none does not come as far as the leader.
+/// Invalid UTF-8 in a request does not reach the leader.
 #[test]
 fn text_that_is_no_text_is_not_decoded() {
     for (_, request) in requests() {

@@ -1,4 +1,4 @@
-//! A node is taken out of service, whoever leads from one step to the next.
+//! A node is decommissioned, even if the leader changes at each step.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::consensus::Membership;
 use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id, refused};
 
-/// Two members, of which the second one has every role.
+/// Two members; the second one has every role.
 async fn stage() -> Stage {
     let stage = Stage::new().await;
     stage.up(2).await;
@@ -47,7 +47,7 @@ async fn decommission(stage: &Stage, number: u8) -> Result<(), Status> {
     stage.leader.decommission_node(request).await.map(drop)
 }
 
-/// What is seen of the node after each step: worker, controller, consensus member, in the members, state.
+/// The observed state of the node after each step: worker, controller, consensus member, membership, state.
 async fn seen(stage: &Stage) -> (bool, bool, bool, bool, NodeState) {
     let record = stage.record(&id(2)).await;
     let roles = record.roles.clone().unwrap();
@@ -72,11 +72,11 @@ const LOCKS: [&str; 8] = [
     "/leader/12",
 ];
 
-/// A new leader for each step. The order in which roles go is that of what depends on what.
+/// Each step has a new leader. Roles are removed before the roles that they depend on.
 #[tokio::test(start_paused = true)]
 async fn each_step_may_be_another_leaders() {
     use NodeState::{Decommissioned, Up};
-    // Without a crash in the middle of a step, and with one: the member has gone, and its role has not.
+    // Without a crash in the middle of a step, and with one: the member is removed, but its role is not.
     for crash in [false, true] {
         let mut stage = stage().await;
         decommission(&stage, 2).await.unwrap();
@@ -95,17 +95,18 @@ async fn each_step_may_be_another_leaders() {
                 stage.members.remove(member).await.unwrap();
                 stage = stage.succeed(locks.next().unwrap()).await.0;
             }
-            stage.leader.pass().await.unwrap();
+            stage.leader.reconcile_once().await.unwrap();
             assert_eq!(seen(&stage).await, expected, "crash: {crash}");
         }
         assert_eq!(stage.value(&format!("/decommissions/{}", id(2))).await, None);
         let before = stage.all().await;
-        stage.leader.pass().await.unwrap();
+        stage.leader.reconcile_once().await.unwrap();
         assert_eq!(stage.all().await, before, "nothing is left to do");
     }
 }
 
-/// Of the last two members one stays, whether they are asked to go one after the other or at once: else both would wait for ever.
+/// Of the last two members one stays, whether both are decommissioned sequentially or concurrently. Otherwise both
+/// would wait forever.
 #[tokio::test(start_paused = true)]
 async fn not_all_members_can_go() {
     let after_another = stage().await;
@@ -114,7 +115,7 @@ async fn not_all_members_can_go() {
         refused(decommission(&after_another, FIRST).await),
         Code::FailedPrecondition
     );
-    // Again, and nothing is wrong with it.
+    // Repeating the call succeeds.
     decommission(&after_another, 2).await.unwrap();
 
     let at_once = stage().await;
@@ -122,7 +123,8 @@ async fn not_all_members_can_go() {
     assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
 }
 
-/// A member that cannot go yet keeps no learner from its vote, which may be what it waits for.
+/// A member that cannot be removed yet does not keep a learner from being promoted, which may be what the removal waits
+/// for.
 #[tokio::test(start_paused = true)]
 async fn one_that_cannot_go_yet_holds_up_no_learner() {
     let stage = stage().await;
@@ -137,15 +139,15 @@ async fn one_that_cannot_go_yet_holds_up_no_learner() {
     stage.watched.removable.store(false, Ordering::Relaxed);
     decommission(&stage, 2).await.unwrap();
     for _ in 0..3 {
-        stage.leader.pass().await.unwrap();
+        stage.leader.reconcile_once().await.unwrap();
     }
-    stage.leader.pass().await.unwrap_err();
+    stage.leader.reconcile_once().await.unwrap_err();
     let members = stage.members.members().await.unwrap();
     assert!(members.iter().all(|member| !member.learner), "{members:?}");
-    // And once it can, it goes.
+    // Once it can be removed, it is.
     stage.watched.removable.store(true, Ordering::Relaxed);
     for _ in 0..2 {
-        stage.leader.pass().await.unwrap();
+        stage.leader.reconcile_once().await.unwrap();
     }
     assert_eq!(
         seen(&stage).await,
@@ -153,13 +155,13 @@ async fn one_that_cannot_go_yet_holds_up_no_learner() {
     );
 }
 
-/// The leader's own node may go, too, though from then on it is no member.
+/// The leader's own node can be decommissioned too, although it is no longer a member then.
 #[tokio::test(start_paused = true)]
 async fn the_leaders_own_node_can_be_decommissioned() {
     let stage = stage().await;
     decommission(&stage, FIRST).await.unwrap();
     for _ in 0..4 {
-        stage.leader.pass().await.unwrap();
+        stage.leader.reconcile_once().await.unwrap();
         if stage.record(&id(FIRST)).await.fsm_state() == NodeState::Decommissioned {
             break;
         }

@@ -1,4 +1,4 @@
-//! How the owner gets a certificate, and who does not.
+//! Which callers get the owner's certificate.
 
 use curator_proto::management_api::escrow_response::proof_request::Kind;
 use curator_proto::management_api::{EscrowRequest, EscrowResponse, escrow_request};
@@ -19,7 +19,7 @@ fn request(name: &str, key: &[u8]) -> Option<EscrowRequest> {
     })
 }
 
-/// All that is answered, or why nothing is.
+/// All responses, or the error.
 async fn escrow(
     stage: &Stage,
     key: Option<[u8; 32]>,
@@ -61,7 +61,7 @@ async fn without_a_certificate_one_is_asked_for() {
     assert!(needed.fulfilled.is_empty() && needed.emitted_certificate.is_empty());
 }
 
-/// The checks in their order: where two are wrong, the first one is told.
+/// The checks run in order: of two errors, the first is reported.
 #[tokio::test(start_paused = true)]
 async fn the_first_thing_wrong_is_told() {
     let stage = Stage::new().await;
@@ -79,7 +79,7 @@ async fn the_first_thing_wrong_is_told() {
         let refused = escrow(&stage, key, first.clone()).await.expect_err("refused");
         assert_eq!(refused.code(), code, "{first:?}: {refused}");
     }
-    // Without an owner nobody is it; and the owner's key is asked for before it is compared.
+    // Without an owner every key is refused; the owner's key is required before it is compared.
     for owner in [&b"\xff"[..], b"", &[0x0a, 2, 1, 1]] {
         let revision = stage.put(INITIAL_OWNER, owner.to_vec()).await;
         stage.followed(INITIAL_OWNER, revision).await;
@@ -101,7 +101,7 @@ async fn the_first_thing_wrong_is_told() {
     );
 }
 
-/// There is one certificate of that name, ever.
+/// There is only one owner certificate.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_for_another_key_stays() {
     let stage = Stage::new().await;

@@ -1,4 +1,4 @@
-//! A leader whose term has ended, or ends in the middle: it is refused everything, and leaves nothing half done.
+//! A leader whose term has ended, or ends during a call: every access is refused, and nothing is left half done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::leader::tests::stage::{FIRST, Stage, id, join_key, key};
 
 type Call = Box<dyn Fn(Arc<Leader>) -> BoxFuture<'static, Result<(), Status>>>;
 
-/// Every call there is, each of which would be answered by a leader.
+/// Every call; a leader would answer each of them.
 async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
     let ticket = stage.ticket().await;
     stage.up(2).await;
@@ -89,8 +89,11 @@ async fn calls(stage: &Stage) -> Vec<(&'static str, Call)> {
         "GetConsensusStatus": |leader| leader.get_consensus_status(GetConsensusStatusRequest {});
         "IssueCertificate": |leader| leader.issue_certificate(&id(2), IssueCertificateRequest::default());
         "Escrow": |leader| leader.owner_certificate(&crate::leader::tests::stage::OWNER);
-        "Watch": |leader| leader.watch(&crate::leader::tests::stage::owner(), WatchRequest { kind: Some(Kind::NodesInCluster(NodesInCluster {})) });
-        "the background pass": |leader| leader.pass();
+        "Watch": |leader| leader.watch(
+            &crate::leader::tests::stage::owner(),
+            WatchRequest { kind: Some(Kind::NodesInCluster(NodesInCluster {})) }
+        );
+        "the reconciler": |leader| leader.reconcile_once();
     };
     let register = RegisterNodeRequest {
         register_ticket: ticket,
@@ -127,7 +130,7 @@ async fn without_the_lock_key_every_call_is_refused_and_nothing_is_written() {
     }
 }
 
-/// The store is slow, and the lock key goes while it works on each of the accesses that a call makes in turn.
+/// The store is slow, and the lock key disappears during each of a call's accesses in turn.
 #[tokio::test(start_paused = true)]
 async fn a_term_that_ends_in_the_middle_of_a_call_leaves_nothing_half_done() {
     const STEP: Duration = Duration::from_millis(100);
@@ -136,7 +139,7 @@ async fn a_term_that_ends_in_the_middle_of_a_call_leaves_nothing_half_done() {
         let stage = Stage::new().await;
         let (_, call) = calls(&stage).await.swap_remove(at);
         let wrong = call(stage.leader.clone()).await.err().map(|status| status.code());
-        // Until the call is answered before the key goes.
+        // Until the call is answered before the key disappears.
         for accesses in 0..20 {
             let stage = Stage::new().await;
             let (name, call) = calls(&stage).await.swap_remove(at);
@@ -153,13 +156,13 @@ async fn a_term_that_ends_in_the_middle_of_a_call_leaves_nothing_half_done() {
             stage.unlock().await;
             let unlocked = stage.all().await;
             let done = running.await.unwrap();
-            // Whatever was written by then was written in the term; nothing after.
+            // Everything written up to then was written in the term; nothing is written after.
             assert_eq!(stage.all().await, unlocked, "{name} after {accesses}");
             if answered {
                 break;
             }
             if let Err(refused) = done {
-                // What is wrong with the call may be told, if the term was proven before the key went.
+                // An invalid request may be reported if the term was proved before the key disappeared.
                 let as_ever = Some(refused.code()) == wrong;
                 assert!(
                     as_ever || refused.code() == Code::Unavailable,
@@ -171,7 +174,7 @@ async fn a_term_that_ends_in_the_middle_of_a_call_leaves_nothing_half_done() {
     }
 }
 
-/// The older of two leaders in one process, after the younger has written: it neither answers with what was, nor writes.
+/// The older of two leaders in one process, after the newer has written: it neither returns stale data nor writes.
 #[tokio::test(start_paused = true)]
 async fn the_older_of_two_leaders_tells_nothing_old() {
     let stage = Stage::new().await;

@@ -1,4 +1,4 @@
-//! From registration to deletion.
+//! The life of a node, from registration to deletion.
 
 use curator_proto::common::cluster_configuration::{StorageSecurityPolicy, TpmMode};
 use curator_proto::common::node_labels::Pair;
@@ -20,7 +20,11 @@ async fn a_node_registers_is_approved_commits_and_joins() {
     let stage = Stage::new().await;
     let ticket = stage.ticket().await;
     assert_eq!(ticket.len(), 34);
-    assert_eq!(ticket[..2], [0x0a, 0x20], "the stored message, not what is in it");
+    assert_eq!(
+        ticket[..2],
+        [0x0a, 0x20],
+        "the bytes of the stored message, not its fields"
+    );
     assert_eq!(stage.ticket().await, ticket);
 
     let registered = stage.register(2).await.unwrap();
@@ -32,7 +36,7 @@ async fn a_node_registers_is_approved_commits_and_joins() {
     let configuration = registered.cluster_configuration.clone().unwrap();
     assert_eq!(configuration.cluster_domain, "cluster.internal");
     assert_eq!(stage.record(&id(2)).await.fsm_state(), NodeState::New);
-    // A node whose answer was lost is told the same again.
+    // A node that lost the response gets the same response again.
     assert_eq!(stage.register(2).await.unwrap(), registered);
 
     assert_eq!(refused(stage.commit(2).await), Code::PermissionDenied);
@@ -70,7 +74,8 @@ async fn a_node_registers_is_approved_commits_and_joins() {
     assert_eq!(refused(join(None, true).await), Code::PermissionDenied);
 }
 
-/// Strangers may call as often as they like: nothing is written, and all are told the same, however much of the ticket they know.
+/// Unauthenticated callers may call as often as they like: nothing is written, and all get the same answer, however
+/// much of the ticket they know.
 #[tokio::test(start_paused = true)]
 async fn who_has_no_ticket_changes_and_learns_nothing() {
     let stage = Stage::new().await;
@@ -81,7 +86,7 @@ async fn who_has_no_ticket_changes_and_learns_nothing() {
         .collect();
     let mut told = std::collections::BTreeSet::new();
     for (number, register_ticket) in tries.into_iter().enumerate().filter(|(_, shown)| *shown != ticket) {
-        // Known nodes are not told from others: the first node's key is among them.
+        // Known nodes are not distinguishable: the key of the first node is among them.
         for key in [key(FIRST), key(u8::try_from(number % 100).unwrap() + 2)] {
             let request = RegisterNodeRequest {
                 register_ticket: register_ticket.clone(),
@@ -142,7 +147,7 @@ async fn what_a_node_asks_for_is_checked() {
             },
             Code::PermissionDenied,
         ),
-        // The index of join keys is one of nodes: the first one's is taken.
+        // A join key belongs to one node: the first node's key is taken.
         (
             Some(key(2)),
             RegisterNodeRequest {
@@ -190,7 +195,7 @@ async fn what_a_node_asks_for_is_checked() {
     assert_eq!(stage.all().await, before);
 }
 
-/// Two keys that begin alike make one id: the second one is not the first.
+/// Two keys with the same prefix have the same node ID: the second is not the first node.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_begins_like_another_is_not_it() {
     let stage = Stage::new().await;
@@ -302,7 +307,7 @@ async fn storage_is_secured_as_the_cluster_has_it() {
             assert_eq!(registered.recommended_node_storage_security(), recommended);
             stage.approve(number).await.unwrap();
             let request = CommitNodeRequest {
-                // Without encryption none is needed.
+                // Without encryption no key is needed.
                 cluster_unlock_key: if security == Insecure { Vec::new() } else { vec![1; 32] },
                 storage_security: security.into(),
             };
@@ -340,7 +345,7 @@ async fn a_nodes_own_labels_do_not_keep_it_out() {
     stage.leader.register_node(Some(key(2)), request).await.unwrap();
     let labels = stage.record(&id(2)).await.labels.unwrap().pairs;
     assert_eq!(labels[..2], [pair("a", ""), pair("b", "first")]);
-    // Of the first 128, three were left out.
+    // Of the first 128 labels, three were dropped.
     assert_eq!(labels.len(), 125);
 }
 
@@ -404,7 +409,7 @@ async fn a_node_in_use_is_deleted_only_if_that_is_meant() {
     }
 }
 
-/// An entry of the index that has been taken over by another node is not deleted with the first.
+/// An index entry that another node has taken over is not deleted with the first node.
 #[tokio::test(start_paused = true)]
 async fn another_nodes_join_key_survives_a_deletion() {
     let stage = Stage::new().await;
@@ -416,7 +421,7 @@ async fn another_nodes_join_key_survives_a_deletion() {
     assert_eq!(stage.value(&index).await.unwrap(), id(9));
 }
 
-/// As the original may have left one, which it can neither write nor delete.
+/// An entry that the original, which can neither write nor delete it, may have left.
 #[tokio::test(start_paused = true)]
 async fn a_record_without_a_join_key_can_be_deleted() {
     let stage = Stage::new().await;
@@ -469,11 +474,11 @@ async fn a_node_is_decommissioned_and_then_deleted() {
     decommission(2).await.unwrap();
     decommission(2).await.unwrap();
     assert_eq!(stage.record(&id(2)).await.fsm_state(), NodeState::Up);
-    let mut passes = 0;
+    let mut runs = 0;
     while stage.record(&id(2)).await.fsm_state() != NodeState::Decommissioned {
-        stage.leader.pass().await.unwrap();
-        passes += 1;
-        assert!(passes < 10, "each pass goes a step");
+        stage.leader.reconcile_once().await.unwrap();
+        runs += 1;
+        assert!(runs < 10, "each run takes a step");
     }
     assert_eq!(stage.record(&id(2)).await.roles, Some(NodeRoles::default()));
     let members = crate::consensus::Membership::members(&*members).await.unwrap();

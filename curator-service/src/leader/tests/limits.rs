@@ -1,4 +1,4 @@
-//! What one node may cost the others: how much it writes, how many wait for approval, and what is another's.
+//! Limits on what one node can cost others: writes, pending approvals, and resources of other nodes.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ async fn what_has_not_changed_is_not_written() {
     assert_eq!(revision(&stage, 2).await, before);
     report(&stage, 2, "b").await.unwrap();
     assert!(revision(&stage, 2).await > before);
-    // After a while it is: its time says that it is still so.
+    // After a while it is written again, to refresh the timestamp.
     let then = private::Node::decode(stage.value(&format!("/nodes/{}", id(2))).await.unwrap()).unwrap();
     let time = then.status.unwrap().timestamp.unwrap();
     stage
@@ -81,7 +81,7 @@ async fn what_has_not_changed_is_not_written() {
     assert!(revision(&stage, 2).await > before);
 }
 
-/// One that changes as fast as it can, with the largest status there may be, and honest ones beside it.
+/// A node that changes as fast as it can, with a status of maximum size, beside well-behaved nodes.
 #[tokio::test(start_paused = true)]
 async fn one_node_does_not_fill_the_store() {
     let stage = Stage::new().await;
@@ -93,7 +93,7 @@ async fn one_node_does_not_fill_the_store() {
         let until = tokio::time::Instant::now() + Duration::from_secs(60);
         while tokio::time::Instant::now() < until {
             number += 1;
-            assert!(number < 5_000, "without end");
+            assert!(number < 5_000, "the loop must end");
             report(&stage, 2, &large(number)).await.unwrap();
             written += stage.value(&format!("/nodes/{}", id(2))).await.unwrap().len();
         }
@@ -132,7 +132,7 @@ fn newcomer(number: u32, ticket: &[u8], labels: Option<NodeLabels>) -> ([u8; 32]
 async fn so_many_nodes_wait_for_approval_and_no_more() {
     let stage = Stage::new().await;
     let ticket = stage.ticket().await;
-    // All at once, and it takes a moment until one is written: nobody sees the others by themselves.
+    // Concurrent registrations: each takes a moment to be written, so they do not see each other.
     let slow = curator_election::memory::Faults {
         delay: Duration::from_millis(1),
         ..Default::default()
@@ -150,8 +150,8 @@ async fn so_many_nodes_wait_for_approval_and_no_more() {
         .find_map(|done| done.as_ref().err())
         .expect("too many");
     assert_eq!(told.code(), Code::ResourceExhausted);
-    assert!(told.message().contains("wait for their approval"), "{told}");
-    // One that is known is told the same again, and one that is approved makes room.
+    assert!(told.message().contains("waiting for approval"), "{told}");
+    // A known node gets the same response again, and an approved one makes room.
     let (known, again) = newcomer(0, &ticket, None);
     stage.leader.register_node(Some(known), again).await.unwrap();
     let approve = curator_proto::management_api::ApproveNodeRequest { pubkey: known.to_vec() };
@@ -216,19 +216,19 @@ async fn what_is_another_nodes_is_not_given_away() {
     network(&stage, 3, &["10.192.2.0/24", "10.194.0.0/16", "203.0.113.3/32"])
         .await
         .unwrap();
-    // Its own may overlap, and change.
+    // A node's own prefixes may overlap and change.
     network(&stage, 2, &["10.192.1.0/25", "10.192.1.0/24", "10.193.1.0/24"])
         .await
         .unwrap();
     network(&stage, 4, &["10.193.2.0/24"]).await.unwrap();
-    // Of two at once that overlap, one gets it.
+    // Of two concurrent overlapping requests, one succeeds.
     let (one, two) = tokio::join!(
         network(&stage, 3, &["10.210.0.0/16"]),
         network(&stage, 4, &["10.210.7.0/24"])
     );
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
 
-    // Where a consensus member is, no other node is.
+    // No other node may report the address of a consensus member.
     stage
         .rewrite(&id(FIRST), |node| {
             node.roles = Some(NodeRoles {
@@ -242,7 +242,7 @@ async fn what_is_another_nodes_is_not_given_away() {
     assert_eq!(refused(stage.report(2, "203.0.113.99").await), Code::InvalidArgument);
     stage.report(FIRST, "127.0.0.1").await.unwrap();
     stage.report(2, "127.0.0.1").await.unwrap();
-    // An address alone is a node's that nobody else reports.
+    // A node may use an external address that no other node reports.
     stage.report(3, "203.0.113.4").await.unwrap();
     assert_eq!(
         refused(network(&stage, 3, &["203.0.113.4/32"]).await),

@@ -1,4 +1,4 @@
-//! Each limit that bites is counted, so that an operator sees that it does and which.
+//! Every limit that takes effect is counted, so that operators can see it.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ async fn a_node_that_changes_faster_than_it_may_is_counted() {
     let mut reports = 0;
     while counted.of(telemetry::WRITES_PACED) == 0 {
         reports += 1;
-        assert!(reports < 1_000, "the limit never bites");
+        assert!(reports < 1_000, "the limit is never reached");
         let request = UpdateNodeStatusRequest {
             node_id: id(2),
             status: Some(NodeStatus {
@@ -69,7 +69,7 @@ async fn a_filter_for_which_there_is_no_turn_is_counted() {
     let turns = Turns::default();
     let mut waiting = Vec::new();
     while counted.of(&metric) == 0 {
-        assert!(waiting.len() < 1_000, "the limit never bites");
+        assert!(waiting.len() < 1_000, "the limit is never reached");
         let mut turn = Box::pin(async { turns.next(&owner()).await });
         let _ = futures::poll!(turn.as_mut());
         waiting.push(turn);
@@ -88,13 +88,13 @@ async fn a_list_that_nobody_takes_and_one_without_room_are_counted() {
     };
     let nothing = || -> Items { Box::new(std::iter::empty()) };
     let mut open = Vec::new();
-    while let Ok(list) = lists.tell(&node(2), 100_000, nothing()) {
+    while let Ok(list) = lists.begin(&node(2), 100_000, nothing()) {
         open.push(list);
-        assert!(open.len() < 1_000, "the limit never bites");
+        assert!(open.len() < 1_000, "the limit is never reached");
     }
     let of = |metric| counted.of(metric);
     assert_eq!((of(telemetry::LISTS_REFUSED), of(telemetry::LISTS_TAKEN_BACK)), (1, 0));
-    // Another caller, who has less, takes the place of one.
-    lists.tell(&node(3), 100_000, nothing()).unwrap();
+    // A caller with fewer lists evicts one of another.
+    lists.begin(&node(3), 100_000, nothing()).unwrap();
     assert_eq!((of(telemetry::LISTS_REFUSED), of(telemetry::LISTS_TAKEN_BACK)), (1, 1));
 }

@@ -1,4 +1,4 @@
-//! The leader on the model of etcd: what each call does, whatever else happens meanwhile.
+//! Tests of the leader on the in-memory etcd model: what each call does, whatever happens concurrently.
 
 mod bad_input;
 mod decommissioning;

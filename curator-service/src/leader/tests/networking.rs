@@ -1,4 +1,4 @@
-//! A node's part of the cluster's network, and the certificates of what runs on it.
+//! Cluster networking of a node, and the certificates of its components.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -63,12 +63,12 @@ async fn a_node_has_a_key_of_its_own_and_prefixes_that_it_may_have() {
         refused(update(&stage, 2, networking(&[5; 32], &[])).await),
         Code::InvalidArgument
     );
-    // A key that its owner has given up is free.
+    // A key that its owner replaced is free.
     update(&stage, FIRST, networking(&[6; 32], &[])).await.unwrap();
     update(&stage, 2, networking(&[5; 32], &[])).await.unwrap();
 }
 
-/// No condition on a record says that no other record has the same key.
+/// No condition on a record can express that no other record has the same key.
 #[tokio::test]
 async fn of_many_nodes_at_once_one_gets_a_key() {
     let stage = Stage::new().await;
@@ -86,7 +86,7 @@ async fn of_many_nodes_at_once_one_gets_a_key() {
     assert_eq!(owners, 1);
 }
 
-/// The first one's caller goes while it is being written: nobody knows yet, and nobody else may have the key.
+/// The first call is cancelled during its write: the outcome is unknown, so no other node may have the key.
 #[tokio::test(start_paused = true)]
 async fn a_key_that_may_have_been_written_is_its_nodes() {
     let stage = Stage::new().await;
@@ -105,7 +105,7 @@ async fn a_key_that_may_have_been_written_is_its_nodes() {
     let other = update(&stage, 3, networking(&[5; 32], &[])).await;
     assert_eq!(refused(other), Code::InvalidArgument);
     stage.cluster.set_faults(1, Default::default());
-    // It had been written. Its own node may go on with it.
+    // The write succeeded. The node itself may continue with the key.
     update(&stage, 2, networking(&[5; 32], &[])).await.unwrap();
     assert_eq!(stage.record(&id(3)).await.clusternet, None);
 }

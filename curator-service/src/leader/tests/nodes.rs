@@ -1,4 +1,4 @@
-//! What is told and changed of nodes and of the cluster.
+//! Queries and changes of nodes and of the cluster.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn nodes_are_told_by_id_and_filtered() {
     let told = stage.nodes("node.id.endsWith('03')").await.unwrap().remove(0);
     assert_eq!(told.pubkey, key(3));
     let role = told.roles.unwrap().consensus_member.unwrap();
-    assert_eq!(role, Default::default(), "that it has it, and not what is in it");
+    assert_eq!(role, Default::default(), "the role is reported without its contents");
     assert_eq!(refused(stage.nodes("node.").await), Code::InvalidArgument);
 }
 
@@ -224,13 +224,13 @@ async fn roles_are_given_and_taken() {
     assert_eq!(role.peers.len(), 1);
     assert_eq!(role.peers[0].url, format!("https://{}:7834", id(FIRST)));
     assert_eq!(curator_identity::public_key_of(&role.peer_certificate), Some(key(2)));
-    // Again, it is still one member, with the same certificate.
+    // Repeated, it is still one member with the same certificate.
     update(roles(2, yes, None, None)).await.unwrap();
     assert_eq!(stage.members.members().await.unwrap().len(), 2);
     let again = stage.record(&id(2)).await.roles.unwrap().consensus_member.unwrap();
     assert_eq!(again.peer_certificate, role.peer_certificate);
 
-    // What is refused changes nothing, not even the members.
+    // A refused request changes nothing, not even the membership.
     assert_eq!(refused(update(roles(2, no, no, None)).await), Code::FailedPrecondition);
     assert_eq!(stage.members.members().await.unwrap().len(), 2);
     update(roles(2, None, no, None)).await.unwrap();
@@ -272,7 +272,7 @@ async fn the_consensus_members_are_told() {
 #[tokio::test(start_paused = true)]
 async fn the_configuration_is_changed_and_what_is_unknown_in_it_stays() {
     let stage = Stage::new().await;
-    // Field 200, which nobody here knows.
+    // Field 200, which is unknown here.
     let unknown = [0xc2, 0x0c, 0x03, b'n', b'e', b'w'];
     let mut stored = stage.value("/cluster/configuration").await.unwrap().to_vec();
     stored.extend(unknown);
@@ -311,7 +311,7 @@ async fn the_configuration_is_changed_and_what_is_unknown_in_it_stays() {
     );
 }
 
-/// That is nothing that the caller has said, and so not told as if it were.
+/// An invalid stored value is not reported as an error of the caller.
 #[tokio::test(start_paused = true)]
 async fn a_configuration_that_cannot_be_used_is_an_internal_error() {
     let stage = Stage::new().await;
@@ -326,14 +326,14 @@ async fn a_configuration_that_cannot_be_used_is_an_internal_error() {
         let error = stage.leader.configure_cluster(no_change()).await.unwrap_err();
         assert_eq!(error.code(), Code::Internal, "{broken:?}");
         assert!(error.message().contains("/cluster/configuration"), "{error}");
-        // The rest goes on.
+        // Other calls still succeed.
         let told = stage.leader.get_cluster_info(GetClusterInfoRequest {}).await.unwrap();
         assert_eq!(told.cluster_configuration, None);
         assert_eq!(refused(stage.register(2).await), Code::Unavailable);
     }
 }
 
-/// A value that cannot be decoded is reported with its key, and everything else goes on.
+/// A value that cannot be decoded is reported with its key, and everything else continues.
 #[tokio::test(start_paused = true)]
 async fn a_corrupt_record_does_not_take_the_rest_down() {
     let stage = Stage::new().await;
@@ -345,18 +345,18 @@ async fn a_corrupt_record_does_not_take_the_rest_down() {
     let error = stage.approve(3).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert!(error.message().contains(&broken), "{error}");
-    // Whoever the cluster does not know is not told where.
+    // Unauthenticated callers do not learn the key.
     let error = crate::leader::nodes::lookup::to_stranger(error);
     assert_eq!(error.code(), Code::Unavailable);
     assert!(!error.message().contains("/nodes/"), "{error}");
     stage.report(2, "192.0.2.2").await.unwrap();
     stage.leader.get_cluster_info(GetClusterInfoRequest {}).await.unwrap();
-    // A record that says that it is another's is none, either.
+    // A record with the ID of another node is invalid as well.
     let other = stage.record(&id(2)).await.encode_to_vec();
     let revision = stage.put(&broken, other).await;
     stage.followed(&broken, revision).await;
     assert_eq!(refused(stage.approve(3).await), Code::Unavailable);
-    // And one without roles is one that has none.
+    // A record without roles is a node without roles.
     stage.rewrite(&id(2), |node| node.roles = None).await;
     assert_eq!(
         stage.ids("has(node.roles) && node.state == NODE_STATE_UP").await,

@@ -1,4 +1,4 @@
-//! Where two things are wrong, the first in the contract's order is told: codes are the contract.
+//! Of two errors in a request, the first in the contract's order is reported: codes are part of the contract.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -55,7 +55,7 @@ async fn committing() {
     stage.approve(4).await.unwrap();
     let good = i32::from(NodeStorageSecurity::AuthenticatedEncrypted);
     let weak = i32::from(NodeStorageSecurity::Insecure);
-    // A key of 33 bytes is wrong in each case, and the last thing that is looked at.
+    // A key of 33 bytes is invalid in each case, and is checked last.
     for (node, security, code) in [
         (None, 99, Code::Unauthenticated),
         (Some(key(4)), 99, Code::InvalidArgument),

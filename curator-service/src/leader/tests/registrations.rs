@@ -1,4 +1,4 @@
-//! What is known of how nodes have registered, and the certificates of those who have a key alone.
+//! Stored registration details, and certificates of callers that only have a key.
 
 use curator_proto::admin_api::{GetRegistrationsRequest, IssueOwnRequest};
 use curator_proto::curator_api::RegisterNodeRequest;
@@ -51,13 +51,17 @@ async fn it_is_known_where_from_and_when_a_node_has_registered() {
     register(&stage, 3, None).await;
     let of = |number: u8, from: &str| (id(number), key(number).to_vec(), from.to_owned());
     assert_eq!(registrations(&stage, "").await, [of(2, "192.0.2.7"), of(3, "")]);
-    // The first time counts: whoever has the node's key cannot make it look as if it came from elsewhere.
+    // The first registration counts: the holder of the node's key cannot change the recorded origin later.
     register(&stage, 2, Some("192.0.2.9")).await;
     assert_eq!(registrations(&stage, &id(2)).await, [of(2, "192.0.2.7")]);
     stage.approve(2).await.unwrap();
-    assert_eq!(registrations(&stage, "").await, [of(3, "")], "those that wait");
+    assert_eq!(
+        registrations(&stage, "").await,
+        [of(3, "")],
+        "nodes that wait for approval"
+    );
     assert_eq!(registrations(&stage, &id(2)).await, [of(2, "192.0.2.7")]);
-    assert_eq!(registrations(&stage, &id(FIRST)).await, [], "nothing is known of it");
+    assert_eq!(registrations(&stage, &id(FIRST)).await, [], "no registration is stored");
     let request = DeleteNodeRequest {
         node: Some(Node::Id(id(2))),
         ..DeleteNodeRequest::default()
@@ -66,7 +70,7 @@ async fn it_is_known_where_from_and_when_a_node_has_registered() {
     assert_eq!(stage.value(&format!("/registrations/{}", id(2))).await, None);
 }
 
-/// A commit whose answer was lost cannot be repeated; the certificate that it made can be had all the same.
+/// A commit whose response was lost cannot be repeated, but the certificate that it issued can be fetched.
 #[tokio::test(start_paused = true)]
 async fn who_has_the_key_of_a_certificate_gets_it_again_and_anew() {
     let stage = Stage::new().await;
@@ -95,7 +99,7 @@ async fn who_has_the_key_of_a_certificate_gets_it_again_and_anew() {
     assert_eq!(own(OWNER, false).await.unwrap().certificate, owner);
     assert_ne!(own(OWNER, true).await.unwrap().certificate, owner);
     assert_eq!(refused(own([9; 32], true).await), Code::PermissionDenied);
-    // As long as its id, and another key.
+    // As long as its ID, but another key.
     let mut other = key(2);
     other[31] = 0;
     assert_eq!(refused(own(other, false).await), Code::PermissionDenied);

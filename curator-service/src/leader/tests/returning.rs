@@ -1,4 +1,4 @@
-//! Nodes that are not of the cluster, or not any more, with a certificate that is as good as ever.
+//! Nodes that were deleted or never committed, with a certificate that is still valid.
 
 use curator_proto::admin_api::RotateRegisterTicketRequest;
 use curator_proto::common::NodeState;
@@ -18,7 +18,7 @@ async fn delete(stage: &Stage, number: u8) {
     stage.leader.delete_node(request).await.unwrap();
 }
 
-/// What the node may, by its certificate.
+/// What the node may do with its certificate.
 async fn may(stage: &Stage, number: u8) -> Result<(), Code> {
     let checked = stage.leader.check_node(&id(number), &key(number)).await;
     checked.map_err(|status| status.code())
@@ -34,7 +34,7 @@ async fn what_a_node_may_follows_its_state() {
     assert_eq!(may(&stage, 2).await, Err(Code::PermissionDenied), "approved");
     stage.commit(2).await.unwrap();
     assert_eq!(may(&stage, 2).await, Ok(()), "up");
-    assert_eq!(may(&stage, FIRST).await, Ok(()), "the first one is as well");
+    assert_eq!(may(&stage, FIRST).await, Ok(()), "the first node is deleted as well");
     let other = stage.leader.check_node(&id(2), &key(3)).await;
     assert_eq!(refused(other), Code::Unauthenticated, "another key");
     for (state, code) in [
@@ -58,7 +58,7 @@ async fn a_node_that_was_deleted_does_not_come_back() {
     assert_eq!(told.code(), Code::FailedPrecondition);
     assert!(told.message().contains("with a new key"), "{told}");
     assert_eq!(stage.all().await, before);
-    // Another key is another node, and the same machine may have it.
+    // Another key is another node, even on the same machine.
     let request = RegisterNodeRequest {
         register_ticket: stage.ticket().await,
         join_key: join_key(2).to_vec(),
@@ -68,7 +68,7 @@ async fn a_node_that_was_deleted_does_not_come_back() {
     stage.leader.register_node(Some(key(3)), request).await.unwrap();
 }
 
-/// The original leaves nothing behind of a node that it deletes. Then the node may register, and has to be approved anew.
+/// The original keeps no marker of a deleted node. Such a node may register, and has to be approved again.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_the_original_has_deleted_has_to_be_approved_anew() {
     let stage = Stage::new().await;
@@ -85,7 +85,7 @@ async fn a_node_that_the_original_has_deleted_has_to_be_approved_anew() {
     assert_eq!(may(&stage, 2).await, Ok(()));
 }
 
-/// Whoever has never been up has no certificate: it was refused, and may ask again.
+/// A node that has never been up has no certificate: it may register again.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_never_up_may_register_again() {
     let stage = Stage::new().await;
@@ -98,7 +98,7 @@ async fn a_node_that_was_never_up_may_register_again() {
     stage.register(2).await.unwrap();
     delete(&stage, 2).await;
     // The ticket is new.
-    assert_eq!(stage.all().await.len(), before + 1, "nothing is left of it");
+    assert_eq!(stage.all().await.len(), before + 1, "no marker is left");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! A cluster of one node, and a leader of it.
+//! A cluster of one node, and its leader.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -29,7 +29,7 @@ use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::state::record::ClusterRecord;
 
-/// Whose keys the first node has: all bytes of them are this.
+/// The keys of the first node: every byte has this value.
 pub(super) const FIRST: u8 = 1;
 pub(super) const OWNER: [u8; 32] = [99; 32];
 
@@ -37,7 +37,7 @@ pub(super) fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000)
 }
 
-/// A node's key by its number, and its id.
+/// The key and the ID of a node, by number.
 pub(super) fn key(number: u8) -> [u8; 32] {
     [number; 32]
 }
@@ -50,16 +50,16 @@ pub(super) fn id(number: u8) -> String {
     curator_identity::node_id(&key(number)).unwrap()
 }
 
-/// What is to happen right after the members have been read.
+/// An action to run right after the members were read.
 type Interruption = futures::future::BoxFuture<'static, ()>;
 
-/// The members, of which something may change while somebody acts on what they were.
+/// A membership that may change after a caller has read it.
 pub(super) struct Watched {
     members: Arc<FixedMembership>,
     interruption: Mutex<Option<Interruption>>,
     /// Whether a member may be removed.
     pub(super) removable: std::sync::atomic::AtomicBool,
-    /// Whether the consensus says who its members are.
+    /// Whether the membership can be read.
     pub(super) answers: std::sync::atomic::AtomicBool,
 }
 
@@ -147,7 +147,7 @@ impl Stage {
         stage
     }
 
-    /// Another leader of the same cluster; the one before has not noticed, and is left to its fate.
+    /// Another leader of the same cluster; the previous one has not noticed.
     pub(super) async fn succeed(mut self, lock: &'static str) -> (Self, Arc<Leader>) {
         let old = self.leader.clone();
         self.unlock().await;
@@ -156,7 +156,7 @@ impl Stage {
     }
 
     async fn lead(cluster: MemoryCluster, members: Arc<FixedMembership>, lock: &'static str) -> Self {
-        // Each leader has its own way to the store.
+        // Each leader has its own connection to the store.
         let way = usize::from(lock.as_bytes()[lock.len() - 1] - b'0');
         let store: Arc<dyn Store> = Arc::new(cluster.client(9));
         let put = Txn::default().then(vec![Op::put(lock, "me")]);
@@ -179,7 +179,7 @@ impl Stage {
             wall,
         };
         let leader = Leader::new(Fenced::new(Arc::new(cluster.client(way)), term), context);
-        // Without the background pass: tests make one when they mean it.
+        // The reconciler does not run: tests call it explicitly.
         let running = tokio::spawn(leader.state.clone().run());
         Self {
             cluster,
@@ -193,7 +193,7 @@ impl Stage {
         }
     }
 
-    /// Takes the lock key away behind the leader's back.
+    /// Deletes the lock key without the leader's knowledge.
     pub(super) async fn unlock(&self) {
         self.delete(self.lock).await;
     }
@@ -213,7 +213,7 @@ impl Stage {
         read.kvs.into_iter().next().map(|kv| kv.value)
     }
 
-    /// Everything that is stored but the election.
+    /// Everything that is stored, except for the election.
     pub(super) async fn all(&self) -> Vec<KeyValue> {
         let mut all = Vec::new();
         for prefix in ["/", "@"] {
@@ -229,7 +229,7 @@ impl Stage {
         private::Node::decode(value).unwrap()
     }
 
-    /// Changes a record behind the leader's back, and waits until the leader has it.
+    /// Changes a record without the leader's knowledge, and waits until the leader has observed it.
     pub(super) async fn rewrite(&self, id: &str, change: impl FnOnce(&mut private::Node)) {
         let mut node = self.record(id).await;
         change(&mut node);
@@ -276,7 +276,7 @@ impl Stage {
         self.leader.commit_node(Some(key(number)), request).await
     }
 
-    /// A node that has registered, been approved and committed.
+    /// A node that is registered, approved and committed.
     pub(super) async fn up(&self, number: u8) {
         self.register(number).await.unwrap();
         self.approve(number).await.unwrap();
@@ -306,7 +306,7 @@ impl Stage {
     }
 }
 
-/// Who runs the cluster.
+/// The cluster's operator.
 pub(super) fn owner() -> Caller {
     Caller::User {
         identity: "owner".into(),
@@ -322,7 +322,7 @@ pub(super) fn member(id: u64, name: &str, learner: bool) -> Member {
     }
 }
 
-/// A consensus member's role that can be stored.
+/// A valid role of a consensus member.
 pub(super) fn consensus_member() -> ConsensusMember {
     let layout = crate::state::pki_layout::Layout::ETCD;
     let (authority, _) = layout.complete(None, None, None, wall()).unwrap();
@@ -334,7 +334,7 @@ pub(super) fn consensus_member() -> ConsensusMember {
     }
 }
 
-/// The code of what was refused.
+/// The code of a refusal.
 pub(super) fn refused<T: std::fmt::Debug>(done: Result<T, Status>) -> Code {
     done.expect_err("refused").code()
 }

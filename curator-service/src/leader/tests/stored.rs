@@ -1,4 +1,4 @@
-//! What whoever can read etcd learns: SECURITY.md says it of each key that there is.
+//! What a reader of etcd learns: SECURITY.md lists it for each key.
 
 use super::stage::{Stage, id, key};
 
@@ -15,7 +15,7 @@ async fn what_etcd_gives_away_is_what_is_said_of_it() {
     let all = stage.all().await;
     for kv in &all {
         let name = String::from_utf8_lossy(&kv.key);
-        // Those of other namespaces have two slashes after its name.
+        // Keys of other namespaces have two slashes after the namespace.
         let end = name
             .match_indices('/')
             .find(|(at, _)| *at > 0)
@@ -25,7 +25,7 @@ async fn what_etcd_gives_away_is_what_is_said_of_it() {
             "nothing is said of {name}"
         );
     }
-    // That of the authority is in the form in which anybody can use it.
+    // The authority's key is stored in a form that anyone can use.
     let authority = all
         .iter()
         .find(|kv| kv.key.starts_with(b"/cluster-pki/keys/"))

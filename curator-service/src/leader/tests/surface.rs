@@ -1,5 +1,6 @@
-//! All calls under a fuzzer that remembers: any party makes any call with messages that are good, bent or nonsense, several at a time, and
-//! gives some of them up; and beside them an owner and a node who mean well, with what they were told.
+//! A fuzzer of all calls with a model: any party makes any call with valid, mutated or random messages, several at a
+//! time, and cancels some of them. An honest owner and an honest node work at the same time and check what they were
+//! answered.
 //!
 //! A run is a function of its seed. `cargo xtask fuzz` makes as many as time allows.
 
@@ -43,24 +44,24 @@ use crate::leader::tests::bad_input::good;
 use crate::leader::tests::stage::{FIRST, Stage, id, join_key, key};
 use crate::state::limits::StateLimits;
 
-/// The seeds of each test run, and how many steps each takes.
+/// The seeds of each test run, and the number of steps of each.
 const SEEDS: u64 = 12;
 const STEPS: usize = 60;
-/// How many seconds `cargo xtask fuzz` wants, and from which seed on.
+/// The time in seconds, and the first seed, from `cargo xtask fuzz`.
 const SECONDS: &str = "CURATOR_FUZZ_SECONDS";
 const FROM: &str = "CURATOR_FUZZ_SEED";
-/// How long an honest call may take, in the time that the run has: writes have their pace.
+/// Maximum time of an honest call in the run's clock: writes are rate limited.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// No refusal says more.
+/// Maximum length of a refusal.
 const MAX_TEXT_LEN: usize = 2_000;
-/// Streams that are held and not read.
+/// Maximum number of streams that are held and not read.
 const HELD: usize = 16;
 const WHO: &str = "who";
-/// The honest node that joins first; no other party knows of it.
+/// The honest node that joins first; no other party knows it.
 const JOINS: u8 = 20;
 const MAX_JOIN: u8 = 50;
 
-/// Who a caller says they are: `node 2`, `user owner` or `key 5`, by the number of the key.
+/// A caller: `node 2`, `user owner` or `key 5`, by the number of the key.
 struct Said;
 
 fn said(parts: &Parts) -> Option<(&str, &str)> {
@@ -90,24 +91,24 @@ impl Authenticator for Said {
     }
 }
 
-/// What was answered.
+/// The response.
 #[derive(Debug)]
 struct Answer {
     code: Code,
     messages: Vec<Bytes>,
 }
 
-/// Whether the answer is read to its end.
+/// Whether the response is read to its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
     All,
-    /// As much as is there, and no more.
+    /// Reads only what is available.
     Some,
 }
 
 type Responding = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
-/// Begins a call.
+/// Starts a call.
 fn begin(routes: &Routes, who: &str, path: &str, body: Bytes) -> Responding {
     let request = Request::post(format!("http://cluster{path}"))
         .header("content-type", "application/grpc")
@@ -122,7 +123,7 @@ fn begin(routes: &Routes, who: &str, path: &str, body: Bytes) -> Responding {
     })
 }
 
-/// Reads an answer, and looks at how it ends.
+/// Reads a response and checks how it ends.
 async fn read(response: http::Response<Body>, reads: Reads) -> Answer {
     let (parts, mut body) = response.into_parts();
     let mut bytes = BytesMut::new();
@@ -142,7 +143,7 @@ async fn read(response: http::Response<Body>, reads: Reads) -> Answer {
         match frame {
             Ok(frame) => match frame.into_data() {
                 Ok(data) => bytes.extend_from_slice(&data),
-                // They are the end, as they are on the wire.
+                // Trailers end the response, as on the wire.
                 Err(frame) => {
                     trailers.extend(frame.into_trailers().unwrap_or_default());
                     break;
@@ -161,7 +162,7 @@ async fn read(response: http::Response<Body>, reads: Reads) -> Answer {
         .get("grpc-status")
         .map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
     let message = trailers.get("grpc-message").map_or(0, |message| message.len());
-    // As it is written on the wire, three bytes for each that is not plain.
+    // As encoded on the wire: three bytes for each character that must be escaped.
     assert!(message <= 3 * MAX_TEXT_LEN, "{message} bytes: {trailers:?}");
     let mut messages = Vec::new();
     while bytes.len() >= 5 {
@@ -187,9 +188,9 @@ struct Run {
     dice: StdRng,
     held: Vec<http::Response<Body>>,
     ticket: Vec<u8>,
-    /// The label that the owner was told is there.
+    /// The label that was acknowledged to the owner.
     turn: u32,
-    /// The honest nodes that were told that they are registered.
+    /// The honest nodes whose registration was acknowledged.
     joined: BTreeSet<String>,
     _leader: watch::Sender<Option<Arc<crate::leader::Leader>>>,
 }
@@ -230,7 +231,7 @@ impl Run {
         self.dice.random_range(0..100) < percent
     }
 
-    /// A message for a method, or for another one, as it should be or not.
+    /// A message for this method or for another one, valid or not.
     fn message(&mut self, method: &str) -> Vec<u8> {
         let methods = [
             "UpdateNodeStatus",
@@ -298,7 +299,7 @@ impl Run {
         message
     }
 
-    /// A call by somebody, which may be given up or held.
+    /// A call by any party, which may be cancelled or held.
     fn call(&mut self) -> impl Future<Output = Option<http::Response<Body>>> + use<> {
         let paths: Vec<&str> = Methods::of_curator().paths().collect();
         let path = self.one_of(&paths);
@@ -338,7 +339,7 @@ impl Run {
         }
     }
 
-    /// An honest call, which is answered.
+    /// An honest call, which must be answered.
     async fn honest(&self, who: &str, path: &str, message: &impl Message) -> Answer {
         let call = async {
             let Ok(response) = begin(&self.routes, who, path, framed(&message.encode_to_vec())).await;
@@ -354,7 +355,7 @@ impl Run {
         answer.messages
     }
 
-    /// What those who mean well do beside the others.
+    /// The work of the honest parties.
     async fn mean_well(&self, turn: u32, joins: Option<u8>) {
         let label = UpdateNodeLabelsRequest {
             node: Some(Labelled::Id(id(FIRST))),
@@ -377,7 +378,7 @@ impl Run {
         let beats = self.good(&node, &curator("Heartbeat"), &HeartbeatRequest {}).await;
         assert_eq!(beats.len(), 1);
         let Some(number) = joins else { return };
-        // Somebody may rotate the ticket in between, even with a call that was given up.
+        // Another party may rotate the ticket in between, even with a call that was cancelled.
         for _ in 0..5 {
             let told = self
                 .good(
@@ -405,7 +406,7 @@ impl Run {
         panic!("an honest node cannot register");
     }
 
-    /// What was acknowledged is there.
+    /// Everything acknowledged is present.
     async fn check(&self) {
         let told = self
             .good("user owner", &management("GetNodes"), &GetNodesRequest::default())
@@ -421,12 +422,12 @@ impl Run {
             .flat_map(|labels| &labels.pairs)
             .find(|pair| pair.key == "turn");
         let label = label.map(|pair| pair.value.clone());
-        assert_eq!(label, Some(self.turn.to_string()), "what was acknowledged is lost");
+        assert_eq!(label, Some(self.turn.to_string()), "an acknowledged change is lost");
         let known: BTreeSet<&String> = nodes.iter().map(|node| &node.id).collect();
         for id in &self.joined {
-            assert!(known.contains(id), "{id} was told that it is registered, and is gone");
+            assert!(known.contains(id), "the acknowledged registration of {id} is lost");
         }
-        // The store has it as well, and all of it is within its bounds.
+        // The store has it as well, and the state is within its limits.
         let record = self.stage.record(&id(FIRST)).await;
         let stored = record.labels.into_iter().flat_map(|labels| labels.pairs);
         assert!(
@@ -460,17 +461,17 @@ impl Run {
             let over = self.held.len().saturating_sub(HELD);
             self.held.drain(..over);
             if self.in_a_hundred(10) {
-                // It may find that there is nothing it may do.
-                let _ = self.stage.leader.pass().await;
+                // A mutated action may have no permitted effect.
+                let _ = self.stage.leader.reconcile_once().await;
             }
             if self.in_a_hundred(10) {
                 tokio::time::advance(Duration::from_secs(self.dice.random_range(1..40))).await;
             }
             self.check().await;
         }
-        // Whoever has gone leaves nothing behind.
+        // Cancelled calls leave nothing behind.
         self.held.clear();
-        assert_eq!(self.stage.leader.lists.told(), 0);
+        assert_eq!(self.stage.leader.lists.open_count(), 0);
         self.good(
             "user owner",
             "/curator.admin.v1.Tickets/RotateRegisterTicket",
@@ -488,7 +489,7 @@ fn curator(method: &str) -> String {
     format!("/metropolis.node.core.curator.proto.api.Curator/{method}")
 }
 
-/// Carries a call on for so many turns, and gives it up then.
+/// Polls a call this many times, then cancels it.
 async fn within<T>(mut call: Pin<Box<dyn Future<Output = T> + Send>>, polls: u32) -> Option<T> {
     for _ in 0..polls {
         let polled = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
@@ -500,7 +501,7 @@ async fn within<T>(mut call: Pin<Box<dyn Future<Output = T> + Send>>, polls: u32
     None
 }
 
-/// Each in a runtime of its own, in time that passes only when nothing is left to do.
+/// Each run has its own runtime with a paused clock, which advances only when all tasks are idle.
 fn played(seed: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

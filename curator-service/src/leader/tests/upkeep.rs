@@ -1,4 +1,4 @@
-//! The background pass on a store: roles follow members, one change a pass.
+//! The reconciler on a store: roles follow members, one change per run.
 
 use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::KubernetesController;
@@ -13,7 +13,7 @@ async fn roles_follow_members() {
     let roles = async |number: u8| stage.record(&id(number)).await.roles.unwrap();
     let members = async || stage.members.members().await.unwrap().len();
     // The leader's own node is a member without the role.
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     assert!(roles(FIRST).await.consensus_member.is_some());
 
     stage.up(2).await;
@@ -27,13 +27,17 @@ async fn roles_follow_members() {
         })
         .await;
     stage.members.add_learner("https://stray:7834").await.unwrap();
-    stage.leader.pass().await.unwrap();
-    assert_eq!(members().await, 1, "first the stray goes");
+    stage.leader.reconcile_once().await.unwrap();
+    assert_eq!(members().await, 1, "first the orphan member is removed");
     assert!(roles(2).await.consensus_member.is_some());
-    stage.leader.pass().await.unwrap();
-    assert_eq!(roles(2).await, NodeRoles::default(), "then both roles, at once");
+    stage.leader.reconcile_once().await.unwrap();
+    assert_eq!(
+        roles(2).await,
+        NodeRoles::default(),
+        "then both roles are removed together"
+    );
     let before = stage.all().await;
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     assert_eq!(stage.all().await, before);
 }
 
@@ -41,12 +45,12 @@ async fn roles_follow_members() {
 #[tokio::test(start_paused = true)]
 async fn what_a_leader_left_half_done_is_finished_by_the_next() {
     let stage = Stage::new().await;
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     stage.up(2).await;
     let url = format!("https://{}:7834", id(2));
     stage.members.add_learner(&url).await.unwrap();
     let (stage, _) = stage.succeed("/leader/2").await;
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     let role = stage.record(&id(2)).await.roles.unwrap().consensus_member.unwrap();
     assert_eq!(role.peers.len(), 1);
     assert_eq!(stage.members.members().await.unwrap().len(), 2);
@@ -61,17 +65,18 @@ fn wish(number: u8, consensus: bool, controller: Option<bool>) -> UpdateNodeRole
     }
 }
 
-/// The pass has read the members, and somebody gives a role: it is not taken again because of what was before.
+/// The reconciler has read the members when a role is given: it does not take the role because of the older member
+/// list.
 #[tokio::test(start_paused = true)]
 async fn a_role_that_has_just_been_given_is_not_taken() {
     let stage = Stage::new().await;
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     stage.up(2).await;
     let leader = stage.leader.clone();
     stage.watched.interrupt(Box::pin(async move {
         leader.update_node_roles(wish(2, true, Some(true))).await.unwrap();
     }));
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     let roles = stage.record(&id(2)).await.roles.unwrap();
     assert!(
         roles.consensus_member.is_some() && roles.kubernetes_controller.is_some(),
@@ -79,18 +84,18 @@ async fn a_role_that_has_just_been_given_is_not_taken() {
     );
 }
 
-/// And a member that has just been removed is not added again.
+/// A member that was just removed is not added again.
 #[tokio::test(start_paused = true)]
 async fn a_member_that_has_just_been_removed_stays_away() {
     let stage = Stage::new().await;
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     stage.up(2).await;
     stage.leader.update_node_roles(wish(2, true, None)).await.unwrap();
     let leader = stage.leader.clone();
     stage.watched.interrupt(Box::pin(async move {
         leader.update_node_roles(wish(2, false, None)).await.unwrap();
     }));
-    stage.leader.pass().await.unwrap();
+    stage.leader.reconcile_once().await.unwrap();
     assert_eq!(stage.members.members().await.unwrap().len(), 1);
     assert_eq!(stage.record(&id(2)).await.roles.unwrap(), NodeRoles::default());
 }
@@ -102,6 +107,6 @@ async fn an_undecodable_node_stops_the_pass() {
     let revision = stage.put(&broken, &b"\xff\xff"[..]).await;
     stage.followed(&broken, revision).await;
     stage.members.add_learner("https://stray:7834").await.unwrap();
-    stage.leader.pass().await.unwrap_err();
+    stage.leader.reconcile_once().await.unwrap_err();
     assert_eq!(stage.members.members().await.unwrap().len(), 2);
 }

@@ -1,4 +1,4 @@
-//! Watches of nodes.
+//! Node watches.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ async fn quiet(events: &mut Events) {
     assert!(event.is_err(), "{event:?}");
 }
 
-/// What a client knows after the events up to the marker, or of one more.
+/// What a client knows after the events up to the marker, or after one more.
 #[derive(Default)]
 struct Client {
     nodes: BTreeMap<String, Node>,
@@ -75,14 +75,14 @@ async fn one_node_from_before_it_is_there_to_after_it_is_gone() {
     stage.report(2, "192.0.2.2").await.unwrap();
     let event = next(&mut events).await;
     assert_eq!(event.nodes[0].status.as_ref().unwrap().external_address, "192.0.2.2");
-    // Others are no news, nor is the same once more.
+    // Changes of other nodes are not reported, nor is an unchanged record.
     stage.report(FIRST, "192.0.2.1").await.unwrap();
     stage.rewrite(&id(2), |_| {}).await;
     quiet(&mut events).await;
     stage.delete(&format!("/nodes/{}", id(2))).await;
     let event = next(&mut events).await;
     assert_eq!(event.node_tombstones[0].node_id, id(2));
-    // And it goes on.
+    // The watch continues.
     stage.put(&format!("/nodes/{}", id(2)), old_record(2)).await;
     assert_eq!(
         next(&mut events).await.nodes[0].id,
@@ -143,7 +143,7 @@ async fn an_empty_cluster_has_a_marker_too() {
     assert_eq!((event.nodes.len(), event.progress()), (0, Progress::LastBacklogged));
 }
 
-/// Many large records: the backlog comes in pieces, each node once, with one marker at its end.
+/// Many large records: the backlog arrives in parts, each node once, with one marker at the end.
 #[tokio::test(start_paused = true)]
 async fn a_large_backlog_comes_in_chunks() {
     let stage = Stage::new().await;
@@ -178,7 +178,7 @@ async fn a_large_backlog_comes_in_chunks() {
     );
 }
 
-/// However many watch, a record is encoded once for all of them, and anew when it has changed.
+/// For any number of watchers, a record is encoded once, and again when it has changed.
 #[tokio::test(start_paused = true)]
 async fn watchers_share_one_encoding_of_a_record() {
     let stage = Stage::new().await;
@@ -198,7 +198,7 @@ async fn watchers_share_one_encoding_of_a_record() {
     assert_eq!(after.status.unwrap().external_address, "192.0.2.77");
 }
 
-/// What changes while the backlog is read comes after it, and nothing is lost or told twice as gone.
+/// Changes during the backlog are sent after it; nothing is lost, and no deletion is reported twice.
 #[tokio::test(start_paused = true)]
 async fn a_slow_watcher_ends_up_with_what_there_is() {
     let stage = Stage::new().await;
@@ -209,7 +209,7 @@ async fn a_slow_watcher_ends_up_with_what_there_is() {
     let mut client = Client::default();
     client.backlog(&mut events).await;
     assert_eq!(client.nodes.len(), 39);
-    // It does not read for long.
+    // The client does not read for a while.
     for round in 0..30_u8 {
         for number in 2..40 {
             stage.report(number, &format!("192.0.2.{round}")).await.unwrap();
@@ -233,7 +233,7 @@ async fn a_slow_watcher_ends_up_with_what_there_is() {
     assert_eq!(status.external_address, "192.0.2.29");
 }
 
-/// The leader's own watch breaks, and what it would have brought is compacted away.
+/// The leader's own watch breaks, and its missed events are compacted.
 #[tokio::test(start_paused = true)]
 async fn no_deletion_is_lost_across_compaction() {
     use curator_election::memory::{Faults, Link};
@@ -267,7 +267,7 @@ async fn no_deletion_is_lost_across_compaction() {
     assert_eq!(ids, [id(FIRST), id(3), id(4)]);
 }
 
-/// More records that cannot be used than a watcher takes at a time hold up nothing behind them.
+/// More invalid records than a watch reads at a time do not block the records after them.
 #[tokio::test(start_paused = true)]
 async fn unusable_records_hold_up_no_watcher() {
     let stage = Stage::new().await;
@@ -281,7 +281,7 @@ async fn unusable_records_hold_up_no_watcher() {
     let revision = stage.put(&good, old_record(2)).await;
     stage.followed(&good, revision).await;
     assert_eq!(next(&mut events).await.nodes[0].id, id(2));
-    // Nor do those that are there when a watch begins.
+    // Nor do invalid records that exist when a watch starts.
     for number in 0..1_100 {
         stage.put(&format!("/nodes/b{number:04}"), &b"\xff\xff"[..]).await;
     }

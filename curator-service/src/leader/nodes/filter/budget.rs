@@ -1,8 +1,8 @@
-//! What one filter may cost: steps, memory and time.
+//! The limits of a filter: steps, memory and time.
 //!
-//! Steps and memory are counted, and so are the same wherever a filter runs; the time is what is left if a step should take longer
-//! than it ought to. What is counted of memory is all that an expression makes for one node, never less for what it lets go of: so
-//! it bounds what there is at any moment.
+//! Steps and memory are counted deterministically; the time limit is the last resort for steps that take unusually
+//! long. The memory count is the sum of all allocations for one node and is not reduced when values are freed, so it
+//! bounds the peak.
 
 use std::fmt;
 
@@ -11,18 +11,18 @@ use tonic::Status;
 
 use crate::telemetry;
 
-/// The steps for one node: each part of an expression that is looked at, each element and each 64 bytes that are worked on.
+/// Maximum steps for one node: one per evaluated subexpression, per element and per 64 bytes processed.
 pub(super) const STEPS_OF_NODE: u64 = 500_000;
-/// The steps for all nodes: about a second.
+/// Maximum steps for all nodes: about one second.
 pub(super) const STEPS: u64 = 20_000_000;
-/// What may be made for one node, in bytes.
+/// Maximum allocations for one node, in bytes.
 pub(super) const BYTES_OF_NODE: usize = 1 << 20;
-/// How long a filter may take.
+/// Maximum time for a filter.
 pub(super) const TIME: std::time::Duration = std::time::Duration::from_secs(2);
-/// How many steps there are between two looks at the clock, and at whether anybody still waits.
+/// Number of steps between two checks of the clock and of cancellation.
 const STEPS_PER_CLOCK_CHECK: u64 = 1_024;
 
-/// What a filter has used up.
+/// The limit that a filter exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spent {
     /// The steps for one node.
@@ -33,28 +33,24 @@ pub(super) enum Spent {
     Bytes,
     /// The time.
     Time,
-    /// Nobody waits for it any more.
+    /// The call was cancelled.
     Gone,
 }
 
 impl fmt::Display for Spent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StepsOfNode => write!(f, "it takes more than {STEPS_OF_NODE} steps for one node"),
-            Self::Steps => write!(f, "it takes more than {STEPS} steps for all nodes"),
-            Self::Bytes => write!(
-                f,
-                "it makes values of more than {} KiB for one node",
-                BYTES_OF_NODE >> 10
-            ),
-            Self::Time => write!(f, "it takes longer than {} s", TIME.as_secs()),
-            Self::Gone => f.write_str("nobody waits for it any more"),
+            Self::StepsOfNode => write!(f, "exceeds {STEPS_OF_NODE} steps for one node"),
+            Self::Steps => write!(f, "exceeds {STEPS} steps for all nodes"),
+            Self::Bytes => write!(f, "exceeds {} KiB of values for one node", BYTES_OF_NODE >> 10),
+            Self::Time => write!(f, "exceeds the time limit of {} s", TIME.as_secs()),
+            Self::Gone => f.write_str("cancelled by the caller"),
         }
     }
 }
 
 impl Spent {
-    /// As it is counted.
+    /// The label in the metric.
     const fn word(self) -> &'static str {
         match self {
             Self::StepsOfNode | Self::Steps => "steps",
@@ -69,7 +65,7 @@ impl From<Spent> for Status {
     fn from(spent: Spent) -> Self {
         metrics::counter!(telemetry::FILTERS_REFUSED, "why" => spent.word()).increment(1);
         match spent {
-            // The same filter costs the same again.
+            // The same filter would exceed the limit again.
             Spent::StepsOfNode | Spent::Steps | Spent::Bytes => Self::invalid_argument(format!("filter: {spent}")),
             Spent::Time => Self::resource_exhausted(format!("filter: {spent}")),
             Spent::Gone => Self::cancelled(format!("filter: {spent}")),
@@ -77,7 +73,7 @@ impl From<Spent> for Status {
     }
 }
 
-/// What is left of what a filter may cost.
+/// The remaining budget of a filter.
 pub(super) struct Budget {
     steps: u64,
     steps_of_node: u64,
@@ -89,7 +85,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// A whole one. `gone` says whether nobody waits any more.
+    /// A full budget. `gone` tells whether the call was cancelled.
     pub(super) fn new(clock: SharedClock, gone: impl Fn() -> bool + Send + 'static) -> Self {
         let deadline = clock.now() + TIME;
         Self {
@@ -103,31 +99,31 @@ impl Budget {
         }
     }
 
-    /// The next node has its own.
+    /// Resets the limits per node.
     pub(super) fn next_node(&mut self) -> Result<(), Spent> {
         self.steps_of_node = STEPS_OF_NODE;
         self.bytes_of_node = BYTES_OF_NODE;
-        self.look()
+        self.check()
     }
 
-    /// Takes steps.
+    /// Consumes steps.
     pub(super) fn steps(&mut self, steps: u64) -> Result<(), Spent> {
         self.steps_of_node = self.steps_of_node.checked_sub(steps).ok_or(Spent::StepsOfNode)?;
         self.steps = self.steps.checked_sub(steps).ok_or(Spent::Steps)?;
         match self.until_look.checked_sub(steps) {
             Some(left) => self.until_look = left,
-            None => self.look()?,
+            None => self.check()?,
         }
         Ok(())
     }
 
-    /// Takes memory.
+    /// Consumes memory.
     pub(super) fn bytes(&mut self, bytes: usize) -> Result<(), Spent> {
         self.bytes_of_node = self.bytes_of_node.checked_sub(bytes).ok_or(Spent::Bytes)?;
         Ok(())
     }
 
-    /// Whether so much memory could be taken.
+    /// Fails if this much memory is not left.
     pub(super) const fn has(&self, bytes: usize) -> Result<(), Spent> {
         if bytes <= self.bytes_of_node {
             Ok(())
@@ -136,8 +132,8 @@ impl Budget {
         }
     }
 
-    /// Looks at the clock, and at whether anybody still waits.
-    pub(super) fn look(&mut self) -> Result<(), Spent> {
+    /// Checks the clock and cancellation.
+    pub(super) fn check(&mut self) -> Result<(), Spent> {
         self.until_look = STEPS_PER_CLOCK_CHECK;
         match () {
             () if (self.gone)() => Err(Spent::Gone),

@@ -1,5 +1,5 @@
-//! The values of enums by their full names, such as `metropolis.proto.common.NodeState.NODE_STATE_UP`: all of those that a node's
-//! description knows, as CEL has them in the original.
+//! Enum values by their fully qualified names, such as `metropolis.proto.common.NodeState.NODE_STATE_UP`: all enums
+//! known to the descriptor of a node, as in the original.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -9,14 +9,14 @@ use curator_proto::management_api::Node;
 use prost::Name;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescriptor};
 
-/// The number of the value that an expression names in full, if it does.
+/// The number of the enum value that an expression names with its fully qualified name, if it does.
 pub(super) fn named(expression: &Expr) -> Option<i64> {
     static VALUES: LazyLock<HashMap<String, i64>> = LazyLock::new(|| {
         let pool = DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).ok();
         let node = pool.and_then(|pool| pool.get_message_by_name(&Node::full_name()));
         node.map(|node| values(&node.parent_file())).unwrap_or_default()
     });
-    // Most of what is selected begins with the node.
+    // Most selections start with the node.
     let name = match expression {
         Expr::Select(_) => name(expression)?,
         _ => return None,
@@ -24,7 +24,7 @@ pub(super) fn named(expression: &Expr) -> Option<i64> {
     VALUES.get(&name).copied()
 }
 
-/// What an expression spells, part by part.
+/// The dotted name that an expression spells.
 fn name(expression: &Expr) -> Option<String> {
     let (mut parts, mut rest) = (Vec::new(), expression);
     loop {
@@ -43,7 +43,7 @@ fn name(expression: &Expr) -> Option<String> {
     }
 }
 
-/// Of a file and of all that it imports.
+/// The enums of a file and its imports.
 fn values(file: &FileDescriptor) -> HashMap<String, i64> {
     let (mut found, mut seen, mut files) = (HashMap::new(), HashSet::new(), vec![file.clone()]);
     while let Some(file) = files.pop() {

@@ -1,13 +1,14 @@
-//! An expression and a node: what the one says of the other, within a [`Budget`].
+//! Evaluates an expression for a node within a [`Budget`].
 //!
-//! The crate that parses CEL also evaluates it, but knows no bounds: an expression of 300 bytes makes terabytes. To tell the cost of
-//! an expression before it runs is no way out, as bounds that are safe refuse what people write. So what makes values or repeats
-//! work is done here, step by step: names, fields, elements, lists, maps, loops, and what is evaluated or not. What is left are
-//! functions and operators of given values. They are the crate's, and are called once it is known how large their arguments are;
-//! none makes more than a few times that. Only regular expressions are not left to it, since it bounds neither them nor their number.
+//! The CEL crate also has an evaluator, but without limits: an expression of 300 bytes can allocate terabytes.
+//! Estimating the cost in advance would refuse useful expressions. So everything that allocates or repeats work is
+//! evaluated here, step by step: names, fields, elements, lists, maps, loops and short-circuiting. Functions and
+//! operators on values are the crate's; they are called once the size of their arguments is known, and none allocates
+//! more than a few times that size. Regular expressions are the exception, since the crate limits neither their size
+//! nor their number.
 //!
-//! Values are shared and not copied, so a small number of them may stand for a tree without end. [`Evaluation::weigh`] walks such a
-//! tree before anything else does.
+//! Values are shared, not copied, so a few values can represent an exponentially large tree. [`Evaluation::weigh`]
+//! traverses such a tree before any other code does.
 
 use std::collections::HashMap;
 use std::mem;
@@ -20,14 +21,14 @@ use cel::{Context, ExecutionError, IdedExpr, Value};
 use crate::leader::nodes::filter::budget::{Budget, Spent};
 use crate::leader::nodes::filter::patterns::Patterns;
 
-/// What the arguments of a function are called while it runs.
+/// The variable names of a function's arguments.
 const ARGUMENTS: [&str; 6] = ["a0", "a1", "a2", "a3", "a4", "a5"];
 
-/// Why there is no value.
+/// Why an expression has no value.
 pub(super) enum Stop {
-    /// CEL says so: what stands beside it may decide anyway.
+    /// A CEL error. In `&&` and `||` the other operand may still decide.
     Error(ExecutionError),
-    /// It has cost too much, and that is final.
+    /// A limit was exceeded; final.
     Spent(Spent),
 }
 
@@ -45,19 +46,19 @@ impl From<ExecutionError> for Stop {
 
 type Answer = Result<Value, Stop>;
 
-/// What lasts from one node to the next.
+/// State that is kept from one node to the next.
 #[derive(Default)]
 pub(super) struct Kept {
     literals: HashMap<u64, Value>,
     patterns: Patterns,
 }
 
-/// One look at one node.
+/// The evaluation for one node.
 pub(super) struct Evaluation<'a> {
     root: &'a Context<'static, 'static>,
     budget: &'a mut Budget,
     kept: &'a mut Kept,
-    /// The node, and what the loops around have bound: the innermost is the last.
+    /// The node and the loop variables; the innermost is last.
     bound: Vec<(&'a str, Value)>,
 }
 
@@ -76,7 +77,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// The value of an expression.
+    /// Evaluates an expression.
     pub(super) fn value(&mut self, expression: &'a IdedExpr) -> Answer {
         self.budget.steps(1)?;
         match &expression.expr {
@@ -176,7 +177,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// One of two decides, even if the other has no value.
+    /// `&&` and `||`: either operand may decide, even if the other is an error.
     fn either(&mut self, left: &'a IdedExpr, right: &'a IdedExpr, decides: bool) -> Answer {
         let left = match self.truth(left) {
             Ok(left) if left == decides => return Ok(Value::Bool(decides)),
@@ -198,13 +199,13 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Whether it is what the innermost loop gathers. Only a loop's own step can name that.
+    /// Whether it is the accumulator of the innermost loop. Only a loop's own step can name it.
     fn gathers(&self, expression: &IdedExpr) -> bool {
         matches!(&expression.expr, Expr::Ident(name) if name.starts_with('@'))
     }
 
-    /// What has been gathered, with more behind it. It is taken from where it is kept, to which the step's result goes: so a list
-    /// of a thousand is not copied a thousand times.
+    /// Appends to the accumulator. The list is moved out of the variable, to which the step's result is assigned, so
+    /// that a list of a thousand elements is not copied a thousand times.
     fn gather(&mut self, more: &'a IdedExpr) -> Answer {
         let at = self.bound.iter().rposition(|(name, _)| name.starts_with('@'));
         let Some(Value::List(mut gathered)) = at.map(|at| mem::replace(&mut self.bound[at].1, Value::Null)) else {
@@ -212,7 +213,7 @@ impl<'a> Evaluation<'a> {
         };
         if let Value::List(more) = self.value(more)? {
             let list = Arc::make_mut(&mut gathered);
-            // They double as they grow.
+            // Vectors double their capacity.
             self.budget.bytes(2 * more.len() * size_of::<Value>())?;
             list.extend(more.iter().cloned());
         }
@@ -232,7 +233,7 @@ impl<'a> Evaluation<'a> {
         };
         match found {
             Some(value) => Ok(value),
-            // It is for the crate to say what is wrong, or that a number of another type is the same.
+            // The crate reports type errors and compares numbers of different types.
             None => self.function(operators::INDEX, false, vec![from, at]),
         }
     }
@@ -258,7 +259,7 @@ impl<'a> Evaluation<'a> {
         answer
     }
 
-    /// The elements one after the other. In `all` and `exists` an error may still be overruled by a later element.
+    /// Iterates over the elements. In `all` and `exists` a later element may override an error.
     fn steps(&mut self, loops: &'a ComprehensionExpr, over: Vec<Value>, at: usize) -> Answer {
         let decides = decides(loops);
         let mut pending = None;
@@ -285,7 +286,7 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// What the crate makes of given values, once it is known how large they are.
+    /// Calls a function or operator of the crate, once the size of the arguments is known.
     fn function(&mut self, name: &str, member: bool, values: Vec<Value>) -> Answer {
         if values.len() > ARGUMENTS.len() {
             return Err(unexpected("more arguments", "fewer"));
@@ -318,7 +319,7 @@ impl<'a> Evaluation<'a> {
         Ok(value)
     }
 
-    /// How large a value is once it is written out, which costs a step for each part.
+    /// The size of a value when written out; consumes one step per part.
     fn weigh(&mut self, value: &Value) -> Result<usize, Spent> {
         let mut bytes = size_of::<Value>();
         match value {
@@ -351,10 +352,10 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// What the allocation of a list, or of an entry of a map, takes beside its values.
+/// The allocation overhead of a list or a map entry.
 const OVERHEAD: usize = 32;
 
-/// What settles a loop of `all` or `exists`, if it is one.
+/// The value that decides an `all` or `exists` loop, if it is one.
 fn decides(loops: &ComprehensionExpr) -> Option<bool> {
     let Expr::Call(call) = &loops.loop_step.expr else {
         return None;

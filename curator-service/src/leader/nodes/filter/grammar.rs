@@ -1,13 +1,13 @@
-//! Filters that are made of bytes, each of them by the grammar: what is well formed gets far, where nonsense is refused at once.
+//! Generates well-formed filters from bytes, for fuzzing: random text would be refused by the parser.
 //!
-//! A byte decides what comes next; once there is none left, it is what is shortest.
+//! Each byte makes a choice; when no bytes are left, the shortest production is used.
 
 use std::fmt::Write as _;
 
-/// How deep it goes.
+/// Maximum depth.
 const DEPTH: u32 = 12;
 
-/// The filter that these bytes make.
+/// The filter that these bytes generate.
 pub(crate) fn written(tape: &[u8]) -> String {
     let mut writer = Writer {
         tape,
@@ -25,13 +25,13 @@ struct Writer<'a> {
 const VARIABLES: [&str; 4] = ["a", "b", "pair", "x"];
 
 impl Writer<'_> {
-    /// A choice among so many.
+    /// Chooses one of several alternatives.
     fn choice(&mut self, among: usize) -> usize {
         let Some((first, rest)) = self.tape.split_first() else {
             return 0;
         };
         self.tape = rest;
-        // Beyond what is taken it only becomes longer.
+        // A longer filter would be refused.
         if self.text.len() > crate::leader::nodes::filter::MAX_FILTER_BYTES {
             0
         } else {
@@ -48,7 +48,7 @@ impl Writer<'_> {
         self.put(name);
     }
 
-    /// A method with a variable: `.map(a, ...)`.
+    /// A macro with a variable: `.map(a, ...)`.
     fn loops(&mut self, method: &str, depth: u32, inner: fn(&mut Self, u32)) {
         self.put(".");
         self.put(method);
@@ -122,7 +122,7 @@ impl Writer<'_> {
                 self.put(" == ");
                 self.any(depth);
             }
-            // What has grown is looked at as a whole.
+            // The grown value is used as a whole.
             11 => {
                 let from = self.text.len();
                 self.grown(depth);
@@ -244,7 +244,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A list that is made longer, or deeper, many times.
+    /// A list that is extended or nested many times.
     fn grown(&mut self, depth: u32) {
         match self.choice(4) {
             0 => self.put("['0123456789abcdef']"),
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::leader::nodes::filter::{Filter, STACK};
 
-    /// Else it would find nothing but what the parser says.
+    /// Without this, the fuzzer would only exercise the parser.
     #[test]
     fn much_of_what_is_written_is_a_filter_and_some_of_it_is_long() {
         let look = std::thread::Builder::new().stack_size(STACK).spawn(look);

@@ -1,4 +1,4 @@
-//! Filters that are made to cost as much as they can, each in a process of its own, which is measured.
+//! Filters that are built to be expensive, each measured in a process of its own.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use rand::{Rng, SeedableRng};
 use crate::auth::Caller;
 use crate::leader::nodes::filter::*;
 
-/// What the process that is measured is asked.
+/// The filter that the measured process evaluates.
 const FILTER: &str = "CURATOR_TEST_HOSTILE_FILTER";
-/// Before a number of filters that are made by the grammar.
+/// Prefix of a count of filters to generate from the grammar.
 const BY_GRAMMAR: &str = "by grammar ";
-/// How many nodes are looked through.
+/// Number of nodes to evaluate.
 const NODES: usize = 50;
-/// What all of such a process may take at its peak. Without a filter it takes a few tens of mebibytes.
+/// Maximum peak memory of the process. Without a filter it needs a few tens of MiB.
 const MAX_MEMORY: usize = 200 << 20;
-/// How long one filter may take. It is given two seconds, and a build without optimizations is slow to parse.
+/// Maximum time of one filter. The limit is two seconds, and an unoptimized build is slow to parse.
 const MAX_TIME: Duration = Duration::from_secs(8);
 
 fn node() -> Node {
@@ -42,7 +42,7 @@ fn node() -> Node {
     }
 }
 
-/// A clock that stands still, for what is about steps: a build without optimizations takes long for each.
+/// A clock that stands still, to test step limits: an unoptimized build needs long for each step.
 #[derive(Debug)]
 struct Still;
 
@@ -56,7 +56,7 @@ impl Clock for Still {
     }
 }
 
-/// Asks as a caller does, and returns what was said.
+/// Evaluates as a call does, and returns the result.
 async fn asked(filter: &str, nodes: Vec<Node>, clock: impl Clock) -> Result<usize, Status> {
     let caller = Caller::User {
         identity: "owner".into(),
@@ -66,7 +66,7 @@ async fn asked(filter: &str, nodes: Vec<Node>, clock: impl Clock) -> Result<usiz
     ended.map_or(Ok(kept.len()), Err)
 }
 
-/// Filters of all the kinds that cost more than they look.
+/// Filters of every kind that costs more than it seems.
 fn nasty() -> Vec<(&'static str, String)> {
     let times = |text: &str, times: usize| text.repeat(times);
     let tree = format!("[['{}']]{}", "x".repeat(16), times(".map(a,[a,a,a,a,a,a,a,a])", 12));
@@ -170,7 +170,7 @@ fn nasty() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Filters put together of such pieces.
+/// Random combinations of such parts.
 fn generated() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("node.labels.pairs".to_owned()),
@@ -184,7 +184,8 @@ fn generated() -> impl Strategy<Value = String> {
     leaf.prop_recursive(24, 40, 3, |inner| {
         prop_oneof![
             4 => (inner.clone(), 1..12_usize).prop_map(|(of, times)| of + &".map(a, [a, a, a, a])".repeat(times)),
-            3 => (inner.clone(), 1..20_usize).prop_map(|(of, times)| format!("[{of}]{}", ".map(a, a + a)".repeat(times))),
+            3 => (inner.clone(), 1..20_usize)
+                .prop_map(|(of, times)| format!("[{of}]{}", ".map(a, a + a)".repeat(times))),
             2 => (inner.clone(), inner.clone()).prop_map(|(of, with)| format!("{of}.filter(a, a != {with})")),
             2 => (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left} == {right})")),
             2 => (inner.clone(), inner.clone()).prop_map(|(left, right)| format!("({left} + {right})")),
@@ -193,12 +194,13 @@ fn generated() -> impl Strategy<Value = String> {
             1 => inner.clone().prop_map(|of| format!("string({of})")),
             1 => inner.clone().prop_map(|of| format!("size({of})")),
             1 => inner.clone().prop_map(|of| format!("{of}.exists(x, {of}.all(y, x == y))")),
-            1 => (inner.clone(), inner).prop_map(|(text, pattern)| format!("string({text}).matches(string({pattern}))")),
+            1 => (inner.clone(), inner)
+                .prop_map(|(text, pattern)| format!("string({text}).matches(string({pattern}))")),
         ]
     })
 }
 
-/// What is measured. Not a test by itself.
+/// The code that runs in the measured process; not a test by itself.
 #[tokio::test]
 async fn what_is_measured() {
     let Ok(filter) = std::env::var(FILTER) else {
@@ -256,10 +258,10 @@ async fn what_is_measured() {
     );
 }
 
-/// The peak of memory and the longest time of a process that is asked this.
+/// The peak memory and the longest time of a process that evaluates this filter.
 fn measured(filter: &str) -> (usize, Duration) {
-    let name = "leader::filter::hostile::what_is_measured";
-    // What is broken ends there, and not with this machine.
+    let name = "leader::nodes::filter::hostile::what_is_measured";
+    // Limits the damage of a broken limit to the child process.
     let limited = "ulimit -v 4000000; exec timeout 60 \"$0\" --exact --nocapture \"$1\"";
     let program = std::env::current_exe().expect("this test");
     let output = Command::new("sh")
@@ -303,7 +305,7 @@ fn no_filter_that_is_put_together_at_random_does() {
     assert!(took < MAX_TIME, "{took:?}");
 }
 
-/// The same with filters that a fuzzer makes of bytes, here from a seed that is always the same.
+/// The same with filters that the fuzzer generates from bytes, here from a fixed seed.
 #[test]
 fn no_filter_that_the_grammar_makes_does() {
     let (memory, took) = measured(&format!("{BY_GRAMMAR}150"));
@@ -311,7 +313,7 @@ fn no_filter_that_the_grammar_makes_does() {
     assert!(took < MAX_TIME, "{took:?}");
 }
 
-/// Filters as people write them, on the largest nodes there are.
+/// Filters as people write them, on nodes of the maximum size.
 #[tokio::test]
 async fn honest_filters_are_within_theirs() {
     for filter in [
@@ -338,7 +340,7 @@ async fn honest_filters_are_within_theirs() {
     );
 }
 
-/// A call that is over keeps no thread: the next of this caller has its turn.
+/// A cancelled call holds no thread: the next call of the same caller gets its turn.
 #[tokio::test]
 async fn a_filter_ends_with_its_call() {
     let turns = Turns::default();
@@ -349,11 +351,11 @@ async fn a_filter_ends_with_its_call() {
     let all = async {
         for _ in 0..20 {
             let turn = turns.next(&caller).await.unwrap();
-            // Each would take seconds, up to the end of its steps.
+            // Each would take seconds, until it exceeds its steps.
             let call = kept(loops.into(), vec![node(); 1_000].into_iter(), Arc::new(Still), turn);
             tokio::select! {
                 biased;
-                _ = call => panic!("it was to take longer"),
+                _ = call => panic!("the evaluation must take longer"),
                 () = tokio::task::yield_now() => {}
             }
         }
@@ -361,5 +363,5 @@ async fn a_filter_ends_with_its_call() {
     };
     tokio::time::timeout(Duration::from_secs(30), all)
         .await
-        .expect("they end with their calls");
+        .expect("evaluations stop with their calls");
 }

@@ -1,4 +1,4 @@
-//! The regular expressions of a filter: few, small, and compiled once.
+//! The regular expressions of a filter: limited in number and size, and compiled once.
 
 use std::collections::HashMap;
 
@@ -8,37 +8,37 @@ use regex::{Regex, RegexBuilder};
 use crate::leader::nodes::filter::budget::Budget;
 use crate::leader::nodes::filter::evaluate::Stop;
 
-/// The longest one, in bytes.
+/// Maximum length of a regular expression, in bytes.
 const MAX_PATTERN_BYTES: usize = 512;
-/// What one may become when it is compiled, in bytes. `\w{1,63}` takes a few hundred kilobytes: all letters there are.
+/// Maximum size of a compiled expression, in bytes. `\w{1,63}` takes a few hundred KB because of Unicode.
 const LARGEST: usize = 1 << 20;
-/// What one may remember while it is matched, in bytes.
+/// Maximum size of the matching cache, in bytes.
 const MEMORY: usize = 256 << 10;
-/// The longest text that is searched, in bytes.
+/// Maximum length of a searched text, in bytes.
 const MAX_TEXT_BYTES: usize = 4_096;
-/// How many are kept.
+/// Maximum number of compiled expressions kept.
 const KEPT: usize = 4;
-/// The steps that it takes to compile one: a filter that makes a new one for each label does not get far.
+/// The steps charged for a compilation: a filter with a new expression for each label soon exceeds its limit.
 const STEPS: u64 = 20_000;
 
-/// Those that have been compiled.
+/// The compiled expressions.
 #[derive(Default)]
 pub(super) struct Patterns(HashMap<String, Regex>);
 
 impl Patterns {
     /// Whether a part of the text matches.
     pub(super) fn matches(&mut self, text: &str, pattern: &str, budget: &mut Budget) -> Result<bool, Stop> {
-        budget.look()?;
+        budget.check()?;
         budget.steps(1 + text.len() as u64)?;
         if text.len() > MAX_TEXT_BYTES {
-            return Err(no_match(format!("the text is longer than {MAX_TEXT_BYTES} bytes")));
+            return Err(no_match(format!("text exceeds {MAX_TEXT_BYTES} bytes")));
         }
         if let Some(known) = self.0.get(pattern) {
             return Ok(known.is_match(text));
         }
         if pattern.len() > MAX_PATTERN_BYTES {
             return Err(no_match(format!(
-                "the expression is longer than {MAX_PATTERN_BYTES} bytes"
+                "regular expression exceeds {MAX_PATTERN_BYTES} bytes"
             )));
         }
         budget.steps(STEPS)?;
@@ -48,8 +48,8 @@ impl Patterns {
             .nest_limit(32)
             .build();
         let compiled = compiled.map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => no_match("the expression is too large".into()),
-            _ => no_match("it is no regular expression".into()),
+            regex::Error::CompiledTooBig(_) => no_match("compiled regular expression is too large".into()),
+            _ => no_match("invalid regular expression".into()),
         })?;
         let matches = compiled.is_match(text);
         if self.0.len() == KEPT {

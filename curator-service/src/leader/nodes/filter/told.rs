@@ -1,12 +1,11 @@
-//! What is said of a filter: little, however much there is to say. An error may quote all of a filter or a value that is a tree
-//! without end, and what it says goes into a header.
+//! Truncates error messages of filters: an error may quote a whole filter or a huge value, and is sent in a header.
 
 use std::fmt::{self, Display, Write as _};
 
-/// The longest text, in bytes.
+/// Maximum length of a message, in bytes.
 pub(super) const MAX_ERROR_BYTES: usize = 500;
 
-/// The beginning of what something says of itself. No more than that is written at all.
+/// The start of the displayed text. Nothing beyond the limit is formatted.
 pub(super) fn told(what: &(impl Display + ?Sized)) -> String {
     let mut text = Short(String::new());
     match write!(text, "{what}") {
@@ -15,7 +14,7 @@ pub(super) fn told(what: &(impl Display + ?Sized)) -> String {
     }
 }
 
-/// A text that takes no more than fits.
+/// A buffer that accepts only what fits.
 struct Short(String);
 
 impl fmt::Write for Short {
@@ -29,7 +28,7 @@ impl fmt::Write for Short {
     }
 }
 
-/// How deep the brackets of a filter are nested, those within texts left out.
+/// The nesting depth of brackets in a filter, ignoring string literals.
 pub(super) fn depth(filter: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut quote = None;
@@ -57,12 +56,12 @@ pub(super) fn depth(filter: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// Says the same for ever.
+    /// Displays the same text forever.
     struct Endless;
 
     impl Display for Endless {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            // A test that fails must not go on for ever.
+            // Stop eventually, so that a failing test ends.
             for _ in 0..1_000_000 {
                 f.write_str("ä and so on, ")?;
             }

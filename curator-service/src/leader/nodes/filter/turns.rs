@@ -1,8 +1,8 @@
-//! Who may look through the nodes with a filter, and when.
+//! Limits how many filters run at a time.
 //!
-//! Each look takes a thread. There are a few, a part of them for users and a part for nodes, so that no number of nodes keeps those
-//! who run the cluster waiting; and of one caller one is worked on at a time, and few wait. Whoever has a turn has it until
-//! the work is over, not until the call is: what nobody waits for any more ends by itself, and soon.
+//! Each evaluation needs a thread. There are a few, some for users and some for nodes, so that nodes cannot block
+//! operators. Each caller runs one filter at a time, and few of its calls may wait. A turn lasts until the evaluation
+//! ends, not until the call ends: the evaluation of a cancelled call stops soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use crate::leader::nodes::callers::{Call, Callers};
 use crate::telemetry;
 use curator_identity::pushback;
 
-/// How many filters of users are worked on at a time, and how many of nodes.
+/// Number of filters that run at a time: for users, and for nodes.
 const AT_A_TIME: usize = 2;
-/// How many calls with a filter one caller may have, worked on and waiting: all who work with the owner's key are one.
+/// Maximum number of calls of one caller, running and waiting. All operators with the owner's key are one caller.
 const OF_CALLER: usize = 64;
 
-/// When whoever has too many may come again: a filter takes two seconds at most.
+/// The retry delay sent to a refused caller: a filter takes at most two seconds.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// All turns.
+/// The turns of one leader.
 pub(in crate::leader) struct Turns {
     users: Arc<Semaphore>,
     nodes: Arc<Semaphore>,
@@ -41,12 +41,12 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for the caller's turn. Cancellation safe: whoever gives up has no turn and waits for none.
+    /// Waits for the caller's turn. Cancellation safe.
     pub(in crate::leader) async fn next(&self, caller: &Caller) -> Result<Turn, Status> {
         let call = self.callers.enter(caller, OF_CALLER).ok_or_else(|| {
             metrics::counter!(telemetry::FILTERS_REFUSED, "why" => "turns").increment(1);
             let refused = Status::resource_exhausted(format!(
-                "filter: {OF_CALLER} calls of this caller with a filter are under way already"
+                "filter: this caller already has {OF_CALLER} filtered calls in progress"
             ));
             pushback::telling(refused, RETRY_AFTER)
         })?;
@@ -54,7 +54,7 @@ impl Turns {
             Caller::User { .. } => &self.users,
             Caller::Node { .. } | Caller::Anybody { .. } => &self.nodes,
         };
-        // The own one first: who waits for it keeps nobody else from a thread.
+        // Take the caller's own permit first: a waiting caller then holds no thread.
         let closed = |_| Status::unavailable("lost leadership");
         let own = call.turns().acquire_owned().await.map_err(closed)?;
         let any = all.clone().acquire_owned().await.map_err(closed)?;
@@ -66,7 +66,7 @@ impl Turns {
     }
 }
 
-/// A turn. It ends when this is dropped.
+/// A turn. It ends when it is dropped.
 pub(in crate::leader) struct Turn {
     _any: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
@@ -101,19 +101,16 @@ mod tests {
         let first = turns.next(&a).await.unwrap();
         let mut again = Box::pin(turns.next(&a));
         assert!(again.as_mut().now_or_never().is_none(), "one at a time");
-        let other = turns.next(&b).now_or_never().expect("a thread is left").unwrap();
+        let other = turns.next(&b).now_or_never().expect("a thread is free").unwrap();
         let mut calls: Vec<_> = others.iter().map(|caller| Box::pin(turns.next(caller))).collect();
         assert!(calls.iter_mut().all(|call| call.as_mut().now_or_never().is_none()));
         let user = turns.next(&owner()).now_or_never().expect("at once").unwrap();
         drop((user, first, other));
-        assert!(
-            again.now_or_never().is_none(),
-            "those who came before have their turn first"
-        );
+        assert!(again.now_or_never().is_none(), "earlier calls have their turn first");
         let served = calls.iter_mut().filter_map(|call| call.as_mut().now_or_never()).count();
         assert!(served >= 2, "{served}");
         drop(calls);
-        assert_eq!(turns.callers.count(), 0, "nothing stays of those who have gone");
+        assert_eq!(turns.callers.count(), 0, "callers without calls take no memory");
     }
 
     #[tokio::test]
@@ -129,7 +126,7 @@ mod tests {
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(
             pushback::come_again(&refused).is_some(),
-            "it is told when to come again"
+            "the refusal has a retry delay"
         );
         drop((first, calls));
         assert!(turns.next(&a).now_or_never().is_some_and(|turn| turn.is_ok()));

@@ -1,14 +1,14 @@
-//! Whether the types in an expression go together, as far as they are known before it is evaluated.
+//! Checks the types in an expression, as far as they are known before evaluation.
 //!
-//! Of a node nothing is known: what is selected from it may be anything, as in the original, where the variable has no type of its
-//! own. So what is found here is wrong among literals, constants and what functions make of them. Numbers of different kinds are not compared.
+//! Nothing is known about the type of a node's fields, as in the original, where the variable is dynamically typed. So
+//! the check finds errors among literals, constants and function results. Numbers of different types are not compared.
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators as op};
 
 use crate::leader::nodes::filter::constants;
 
-/// What is known of a value.
+/// The type of a value, as far as it is known.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Any,
@@ -29,7 +29,7 @@ pub(super) enum Kind {
 use Kind::{Any, Bool, Bytes, Double, Duration, Int, List, Map, Null, Timestamp, Uint};
 
 impl Kind {
-    /// Whether a value of one may stand where the other is expected.
+    /// Whether a value of this type may be used where the other is expected.
     fn fits(&self, other: &Self) -> bool {
         match (self, other) {
             (Any, _) | (_, Any) | (Null, Duration | Timestamp) | (Duration | Timestamp, Null) => true,
@@ -43,12 +43,12 @@ impl Kind {
     }
 }
 
-/// Checks an expression, and says what comes of it.
+/// Checks an expression and returns its type.
 pub(super) fn check(expression: &IdedExpr) -> Result<Kind, String> {
     Scope { bound: Vec::new() }.infer(expression)
 }
 
-/// The variables of the loops that an expression is within.
+/// The variables of the enclosing loops.
 struct Scope {
     bound: Vec<(String, Kind)>,
 }
@@ -93,7 +93,7 @@ impl Scope {
         let bound = self.bound.iter().rev().find(|(bound, _)| bound == name);
         match bound {
             Some((_, of)) => of.clone(),
-            // The constants; whether there is such a name at all is seen elsewhere.
+            // Enum constants; whether the name exists is checked elsewhere.
             None if name.starts_with("NODE_STATE_") || name.starts_with("HEALTH_") => Int,
             None if crate::leader::nodes::filter::TYPES.contains(&name) => Kind::Type,
             None => Any,
@@ -103,12 +103,12 @@ impl Scope {
     fn of_loop(&mut self, loops: &ComprehensionExpr) -> Result<Kind, String> {
         let element = match self.infer(&loops.iter_range)? {
             List(element) => *element,
-            // Its keys.
+            // A map iterates over its keys.
             Any | Map(_) => Any,
             other => return Err(format!("a {other:?} has no elements")),
         };
         let begins = match self.infer(&loops.accu_init)? {
-            // An empty list that grows.
+            // The accumulator of a loop.
             List(_) => List(Box::new(Any)),
             other => other,
         };
@@ -130,7 +130,7 @@ impl Scope {
         let name = call.func_name.as_str();
         let refused = || {
             let given: Vec<_> = given.iter().map(|given| format!("{given:?}")).collect();
-            Err(format!("{name} does not take {}", given.join(" and ")))
+            Err(format!("function {name} does not accept {}", given.join(" and ")))
         };
         let found = match &given[..] {
             [one] => unary(name, one, call.target.is_some()),
@@ -157,7 +157,7 @@ fn of_literal(literal: &LiteralValue) -> Kind {
     }
 }
 
-/// What all of them are.
+/// The common type of the elements.
 fn common(mut all: impl Iterator<Item = Result<Kind, String>>) -> Result<Kind, String> {
     let first = all.next().unwrap_or(Ok(Any))?;
     all.try_fold(first, |common, next| {
@@ -165,7 +165,7 @@ fn common(mut all: impl Iterator<Item = Result<Kind, String>>) -> Result<Kind, S
     })
 }
 
-/// What a function makes of one value; `None` if there is none that takes it.
+/// The result type of a function of one argument; `None` if the argument does not fit.
 fn unary(name: &str, of: &Kind, is_member: bool) -> Option<Kind> {
     let (takes, makes): (&[Kind], Kind) = match name {
         op::LOGICAL_NOT | op::NOT_STRICTLY_FALSE => (&[Bool], Bool),
@@ -175,7 +175,7 @@ fn unary(name: &str, of: &Kind, is_member: bool) -> Option<Kind> {
             (&[Timestamp], Int)
         }
         "getHours" | "getMilliseconds" | "getMinutes" | "getSeconds" => (&[Timestamp, Duration], Int),
-        // The rest are no members of anything.
+        // The remaining functions are not methods.
         _ if is_member => return None,
         "dyn" => return Some(Any),
         "type" => return Some(Kind::Type),
@@ -199,7 +199,7 @@ fn is_sized(of: &Kind) -> bool {
     matches!(of, Any | Bytes | List(_) | Map(_) | Kind::String)
 }
 
-/// The same of two values.
+/// The result type of a function of two arguments.
 fn binary(name: &str, one: &Kind, two: &Kind) -> Option<Kind> {
     let both = |kinds: &[Kind]| one.fits(two) && one.is(kinds) && two.is(kinds);
     let known = || if *one == Any { two.clone() } else { one.clone() };
@@ -233,7 +233,7 @@ fn binary(name: &str, one: &Kind, two: &Kind) -> Option<Kind> {
             _ => None,
         },
         "contains" | "startsWith" | "endsWith" | "matches" => both(&[Kind::String]).then_some(Bool),
-        // In a time zone.
+        // With a time zone.
         "getDate" | "getDayOfMonth" | "getDayOfWeek" | "getDayOfYear" | "getFullYear" | "getMonth" | "getHours"
         | "getMilliseconds" | "getMinutes" | "getSeconds" => {
             (one.fits(&Timestamp) && two.fits(&Kind::String)).then_some(Int)
@@ -242,12 +242,12 @@ fn binary(name: &str, one: &Kind, two: &Kind) -> Option<Kind> {
     }
 }
 
-/// One is a time and of the other nothing is known.
+/// One operand is a time and the other is unknown.
 fn is_time(one: &Kind, two: &Kind) -> bool {
     matches!((one, two), (Timestamp, Any) | (Any, Timestamp))
 }
 
-/// What may come of adding: a time and something are a time or not.
+/// The result type of an addition: the common type, or unknown.
 fn sum(one: &Kind, two: &Kind) -> Kind {
     if one == two { one.clone() } else { Any }
 }

@@ -99,7 +99,7 @@ impl Leader {
         _: GetConsensusStatusRequest,
     ) -> Result<GetConsensusStatusResponse, Status> {
         // The members are not in the state: the term is asked about first.
-        self.state.pass().await?;
+        self.state.read_barrier().await?;
         let members = self.context.membership.members().await.map_err(|error| {
             warn!(%error, "the consensus' members cannot be read");
             Status::internal("the consensus' members cannot be read")

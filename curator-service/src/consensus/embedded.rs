@@ -96,7 +96,7 @@ impl Consensus for EmbeddedConsensus {
             reason = self.store.stopped() => error!(
                 directory = %self.store.path().display(),
                 reason,
-                "the embedded store has failed, stopping: check the disk and restart the instance"
+                "the store has stopped, so this instance stops: check the disk and restart the instance"
             ),
         }
     }

@@ -153,7 +153,7 @@ fn publish(verdict: &watch::Sender<Verdict>, found: &Verdict) {
     });
     metrics::gauge!(telemetry::MAY_LEAD).set(if *found == Verdict::May { 1.0 } else { 0.0 });
     match found {
-        Verdict::MayNot(bar) if changed => warn!("{bar}; not standing for election"),
+        Verdict::MayNot(bar) if changed => warn!("{bar}; it does not stand for election"),
         Verdict::May if changed => info!("this instance's node may lead"),
         _ => {}
     }

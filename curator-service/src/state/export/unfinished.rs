@@ -48,7 +48,7 @@ pub(crate) async fn until_gone(store: &dyn Store, status: &watch::Sender<LeaderS
             Ok(false) => return,
             Ok(true) => {
                 if !std::mem::replace(&mut said, true) {
-                    error!("not standing for election: {Unfinished}");
+                    error!("this instance does not stand for election: {Unfinished}");
                 }
                 Reason::Barred(Unfinished.to_string())
             }

@@ -1,16 +1,16 @@
-//! Log lines about what goes wrong in calls that anybody can make: so many of them, however many calls there are.
+//! Rate-limited log lines: anybody can provoke failing calls, so the number of lines they cause is bounded.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// As many lines are written within ...
+/// The maximum number of lines per [`WINDOW`].
 const MAX_REPEATS: u32 = 8;
-/// ... this.
+/// The window of the rate limit.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What is complained about at one place.
+/// One rate-limited log line.
 #[derive(Debug)]
 pub(crate) struct Complaint(Mutex<Window>);
 
@@ -30,9 +30,9 @@ impl Complaint {
         }))
     }
 
-    /// Says it, with the number of times that it was not said before; or does not say it now.
+    /// Writes the line with the number of suppressed ones, or suppresses it.
     pub(crate) fn say(&self, log: impl FnOnce(u64)) {
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.began.is_none_or(|began| began.elapsed() >= WINDOW) {
             window.began = Some(Instant::now());

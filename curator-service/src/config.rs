@@ -1,4 +1,4 @@
-//! What an instance is told at its start.
+//! The configuration of an instance.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,118 +18,120 @@ use curator_identity::{CURATOR_PORT, CredentialsWatch};
 /// The configuration of one instance.
 #[derive(Clone)]
 pub struct Config {
-    /// The id of the node that the instance runs on: one instance per id.
+    /// The id of the node that the instance runs on. Ids are unique: one instance per id.
     pub node_id: String,
-    /// Where the state is kept.
+    /// The store of the cluster's state.
     pub consensus: Arc<dyn Consensus>,
-    /// The prefix of the election's keys, without a slash at its end.
+    /// The key prefix of the election, without a trailing slash.
     pub election_prefix: String,
-    /// The TTL of the leader's lease: whole seconds of it, or ten seconds if that is none.
+    /// The TTL of the leader's lease, in whole seconds. Ten seconds if it is shorter than one second.
     pub leader_ttl: Duration,
-    /// Where to listen: one address at least.
+    /// The listen addresses, at least one.
     pub listen: Vec<SocketAddr>,
-    /// Where other instances and clients reach this one; `None` for the first address it listens on.
+    /// The address at which other instances and clients reach this one. `None`: the first listen address.
     pub advertise: Option<String>,
-    /// How long a call may wait for a leader, within its own deadline; `None` for the TTL and five seconds, which outlasts the
-    /// change after a leader was lost.
+    /// The maximum time that a call waits for a leader, within its own deadline. `None`: the TTL plus five seconds,
+    /// which outlasts a failover.
     pub hold_cap: Option<Duration>,
-    /// How long the instance may be unable to serve (a thread that is blocked, a leader whose reads do not come back) before it
-    /// gives up leading, or standing for election, until it can; `None` for the TTL and at least five seconds.
+    /// How long the instance may be unable to serve (a blocked thread, a leader whose reads do not return) before it
+    /// stops leading and standing for election. `None`: the TTL, at least five seconds.
     pub stuck_after: Option<Duration>,
-    /// How large the cluster's state may become. The same on all instances.
+    /// The size limits of the cluster's state. They must be the same on all instances.
     pub state_limits: StateLimits,
-    /// How many calls may wait for a leader at a time.
+    /// The maximum number of calls that wait for a leader.
     pub hold_limit: usize,
-    /// How many connections may be open; any more are refused, unless there are some that have made no call: those make room.
+    /// The maximum number of open connections. At the limit, a new connection replaces one that has made no call, or is
+    /// refused.
     pub max_connections: usize,
-    /// How many of them may be of one peer, an IPv4 address or a /64 of IPv6; `None` for a quarter, and no limit for loopback.
+    /// The maximum number of connections per peer: an IPv4 address or an IPv6 /64. `None`: a quarter of
+    /// `max_connections`. Loopback is not limited.
     pub max_connections_per_peer: Option<usize>,
-    /// A connection takes no calls any more once it is so old, so that clients spread over the instances again; `None` for any age.
+    /// The age at which a connection stops accepting calls, so that clients spread over the instances again. `None`: no
+    /// limit.
     pub max_connection_age: Option<Duration>,
-    /// How long an instance that is told to stop may take to hand over and to end its calls.
+    /// How long a shutdown may take, including the handover of leadership and the calls under way.
     pub grace: Duration,
-    /// Threads that serve connections; 0 for the caller's runtime.
+    /// The number of threads that serve connections; 0 to use the caller's runtime.
     pub threads: usize,
-    /// The node's certificate and key: with them all connections are TLS; `None` for none, and then only on loopback.
+    /// The node's certificate and key. With credentials, all connections use TLS; without, only loopback may be
+    /// listened on.
     pub credentials: Option<CredentialsWatch>,
-    /// How callers are recognized; `None` for by their certificates, if there are credentials, and else not at all.
+    /// How callers are authenticated. `None`: by their certificates if there are credentials, otherwise not at all.
     pub authenticator: Option<Arc<dyn Authenticator>>,
-    /// Whether the instance reports its own node, as long as it has credentials: its heartbeat, and where it is unless somebody else says
-    /// that who knows more of the node. For a node that has no agent of its own.
+    /// Whether the instance reports its own node: heartbeats, and the node's address unless an agent reports the
+    /// status. Needs credentials. For a node without an agent.
     pub report_node: bool,
-    /// Where the instance is looked at; `None` for nowhere.
+    /// The metrics and status server. `None`: no such server.
     pub observe: Option<Observe>,
-    /// What is logged, which users may change; `None` if that is not to be changed.
+    /// The log filter, which users may change at run time. `None`: it cannot be changed.
     pub log_filter: Option<Arc<dyn LogFilter>>,
-    /// What the leader serves beside the Curator's own services; called once a term, when it begins.
+    /// Adds services to the leader, beside the Curator's own. Called once at the start of each term.
     pub leader_services: LeaderServices,
-    /// Describes the leader's services, beside the Curator's own: encoded `FileDescriptorSet`s, for reflection and health.
+    /// Descriptors of the added services for reflection and health: encoded `FileDescriptorSet`s.
     pub leader_descriptors: Vec<&'static [u8]>,
 }
 
-/// Adds to what the leader serves in a term. What it returns is dropped when the term ends.
+/// Adds services to those of the leader in a term. The result is dropped when the term ends.
 pub type LeaderServices = Arc<dyn Fn(&LeaderTerm, Routes) -> Routes + Send + Sync>;
 
-/// A configuration that cannot work, and what would.
+/// An invalid configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The node id cannot be part of a key.
-    #[error("{id:?} is no node id: it must not be empty nor contain a slash or white space")]
+    #[error("invalid node id {id:?}: it must not be empty or contain slashes, white space or control characters")]
     NodeId {
-        /// What was given.
+        /// The given value.
         id: String,
     },
-    /// The prefix does not name a place for the election's keys.
+    /// The election prefix is not a valid key prefix.
     #[error(
-        "{prefix:?} is no election prefix: it must start with a slash, and neither end with one nor contain an empty part, \
+        "invalid election prefix {prefix:?}: it must start with a slash, not end with one, and have no empty parts, \
          for example /leader"
     )]
     ElectionPrefix {
-        /// What was given.
+        /// The given value.
         prefix: String,
     },
-    /// Without TLS only this host may reach the listener.
-    #[error(
-        "{listen} is not a loopback address: without TLS only those can be listened on, for example 127.0.0.1:7835"
-    )]
+    /// Without TLS, only loopback addresses are allowed.
+    #[error("{listen} is not a loopback address: without TLS, listen on loopback only, for example 127.0.0.1:7835")]
     ListenWithoutTls {
-        /// What was given.
+        /// The listen address.
         listen: SocketAddr,
     },
-    /// The certificate is another node's.
+    /// The node id differs from that of the certificate.
     #[error(
-        "this instance is to be {id}, and its certificate is that of {certified}: leave the node id out, or bring the right one"
+        "the node id is {id}, but the certificate is for {certified}: remove the node id, or use the certificate of {id}"
     )]
     OtherNode {
-        /// The node id that was given.
+        /// The configured node id.
         id: String,
-        /// That of the certificate.
+        /// The node id in the certificate.
         certified: String,
     },
-    /// Other instances are to reach this address.
-    #[error("{address:?} is no address to reach this instance at: give host:port, for example 127.0.0.1:7835")]
+    /// The advertised address is invalid.
+    #[error("invalid advertised address {address:?}: use host:port, for example 127.0.0.1:7835")]
     Advertise {
-        /// What was given.
+        /// The given value.
         address: String,
     },
-    /// Nobody can reach it at all addresses.
+    /// The instance listens on a wildcard address and has no advertised address.
     #[error(
-        "{listen} is every address of this host, and others cannot dial that: say with --advertise at which host:port they reach this \
+        "{listen} is a wildcard address, which others cannot dial: set --advertise to the host:port of this \
          instance, for example 10.0.0.1:{}", listen.port()
     )]
     NoAdvertise {
-        /// What it listens on.
+        /// The listen address.
         listen: SocketAddr,
     },
-    /// The elector refuses its part.
+    /// The elector's configuration is invalid.
     #[error(transparent)]
     Elector(#[from] curator_election::ElectorError),
 }
 
 impl Config {
-    /// The configuration of the instance on `node_id`, with defaults for all the rest: prefix `/leader`, a TTL of ten
-    /// seconds, listening on port 7835 of the IPv4 loopback, with a thread for each core.
+    /// A configuration with defaults: prefix `/leader`, a TTL of ten seconds, port 7835 on IPv4 loopback, one thread
+    /// per core.
     pub fn new(node_id: impl Into<String>, consensus: Arc<dyn Consensus>) -> Self {
         Self {
             node_id: node_id.into(),
@@ -157,23 +159,23 @@ impl Config {
         }
     }
 
-    /// The TTL that is asked for.
+    /// The TTL that the instance requests.
     #[must_use]
     pub const fn effective_ttl(&self) -> Duration {
         effective_ttl(self.leader_ttl)
     }
 
-    /// How long the instance may be unable to serve before it gives up leading.
+    /// How long the instance may be unable to serve before it stops leading.
     #[must_use]
     pub fn effective_stuck_after(&self) -> Duration {
         let by_itself = self.effective_ttl().max(Duration::from_secs(5));
         self.stuck_after.unwrap_or(by_itself).max(Duration::from_millis(100))
     }
 
-    /// Checks what can be checked before anything is started.
+    /// Checks the configuration before anything is started.
     ///
     /// # Errors
-    /// The first value that cannot work.
+    /// The first invalid value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.node_id.is_empty()
             || self
@@ -216,10 +218,10 @@ impl Config {
 }
 
 impl Config {
-    /// Checks that others can reach an instance which listens there first, and advertises that unless it is told what to.
+    /// Checks that others can reach an instance by its advertised address, which defaults to its first listen address.
     ///
     /// # Errors
-    /// It would advertise every address of its host.
+    /// The default would be a wildcard address.
     pub fn check_reachable(listen: Option<SocketAddr>, advertise: Option<&str>) -> Result<(), ConfigError> {
         match (listen, advertise) {
             (Some(listen), None) if listen.ip().is_unspecified() => Err(ConfigError::NoAdvertise { listen }),
@@ -228,7 +230,7 @@ impl Config {
     }
 }
 
-/// `host:port`, with a port that can be reached; an IPv6 address stands in brackets.
+/// `host:port` with a port other than 0; an IPv6 address is in brackets.
 fn is_host_and_port(address: &str) -> bool {
     if let Ok(socket) = address.parse::<SocketAddr>() {
         return socket.port() != 0 && !socket.ip().is_unspecified();
@@ -240,7 +242,7 @@ fn is_host_and_port(address: &str) -> bool {
     let host_is_good = !host.is_empty()
         && host.len() <= 253
         && host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
-        // Digits and dots alone were meant as an address, and are not a good one.
+        // Only digits and dots: a malformed IP address.
         && host.chars().any(|c| c.is_ascii_alphabetic());
     port_is_good && host_is_good
 }

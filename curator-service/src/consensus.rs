@@ -1,4 +1,4 @@
-//! The consensus: where the state is kept, and whether it is there yet.
+//! The consensus: the store of the state, and whether it is available.
 
 mod backup;
 mod client_certificate;
@@ -28,19 +28,19 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// Whether the consensus can be used.
+/// The status of the consensus.
 #[derive(Clone)]
 pub enum ConsensusStatus {
-    /// Not (yet).
+    /// The store is not available (yet).
     NotRunning {
-        /// Why, in words.
+        /// The reason, for logs and status.
         reason: String,
     },
-    /// It runs; this is the way in, within the Curator's namespace.
+    /// The consensus runs; the store is that of the Curator's namespace.
     Running(Arc<dyn Store>),
 }
 
-/// The store, once there is one; `None` if the consensus is gone. Cancellation safe.
+/// The store, as soon as the consensus runs; `None` if the consensus is gone. Cancellation safe.
 pub(crate) async fn running(consensus: &mut watch::Receiver<ConsensusStatus>) -> Option<Arc<dyn Store>> {
     let is_running = |status: &ConsensusStatus| matches!(status, ConsensusStatus::Running(_));
     match &*consensus.wait_for(is_running).await.ok()? {
@@ -58,82 +58,82 @@ impl fmt::Debug for ConsensusStatus {
     }
 }
 
-/// A consensus whose status can be watched, so that the service can be started before it.
+/// A consensus whose status can be watched, so that the service can start before it.
 #[async_trait]
 pub trait Consensus: Send + Sync + 'static {
     /// The status and its changes.
     fn status(&self) -> watch::Receiver<ConsensusStatus>;
 
-    /// The members of the consensus itself.
+    /// The membership of the consensus.
     fn membership(&self) -> Arc<dyn Membership>;
 
-    /// How what it is reached through is at this moment; nothing if it is in this process. Takes as long as a call may.
+    /// The current status of each endpoint; empty for a store in this process. Takes up to the timeout of a request.
     async fn endpoints(&self) -> Vec<Endpoint> {
         Vec::new()
     }
 
-    /// The endpoints that have last said that they are members of another cluster than the one in use.
+    /// The endpoints that last reported another cluster id than the one in use.
     fn foreign_endpoints(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The id of the cluster in use, as etcd has it; `None` if it is not known, or there is none.
+    /// The id of the etcd cluster in use; `None` if it is unknown.
     fn cluster_id(&self) -> Option<u64> {
         None
     }
 
-    /// Does whatever the consensus needs done to report its status, until cancelled. Called once.
+    /// Maintains the status until cancelled. Called once.
     async fn run(&self, cancel: CancellationToken);
 }
 
-/// A way to the consensus.
+/// An endpoint of the consensus.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Where it is.
     pub url: String,
-    /// Which cluster it has last said that it is of.
+    /// The cluster id that it last reported.
     pub cluster_id: Option<u64>,
-    /// What answers there, or why nothing does.
+    /// The status of the member, or the error.
     pub status: Result<EndpointStatus, StoreError>,
 }
 
-/// An etcd that somebody else runs.
+/// An external etcd cluster.
 pub struct EtcdConsensus {
     etcd: Arc<EtcdStore>,
     store: Arc<dyn Store>,
     membership: Arc<EtcdMembership>,
     status: watch::Sender<ConsensusStatus>,
     endpoints: Vec<String>,
-    /// A key of the namespace, as etcd has it.
+    /// A key of the namespace, as etcd stores it.
     key: Bytes,
     certificate: Option<ClientCertificate>,
 }
 
-/// How often to look whether etcd answers.
+/// The interval of probes until etcd answers.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
-/// Of the probes that fail, one in so many is logged.
+/// One of this many failed probes is logged.
 const PROBES_A_LOG_LINE: u32 = 20;
 
-/// Why there can be no such consensus.
+/// The configuration of the consensus is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct ConsensusError(#[from] EtcdConfigError);
 
 impl EtcdConsensus {
-    /// The etcd at these endpoints; nothing is dialled yet.
+    /// The etcd at these endpoints. Nothing is dialled yet.
     ///
     /// # Errors
-    /// An endpoint is none.
+    /// An endpoint is invalid.
     pub fn new<S: AsRef<str>>(endpoints: &[S], namespace: Namespace) -> Result<Self, ConsensusError> {
         let endpoints = endpoints.iter().map(|endpoint| endpoint.as_ref().to_owned());
         Self::with(EtcdConfig::new(endpoints.collect()), namespace)
     }
 
-    /// The etcd of this configuration; nothing is dialled yet. What is new in the files that it names is used while the consensus
-    /// runs.
+    /// The etcd of this configuration. Nothing is dialled yet. While the consensus runs, changes of the configured
+    /// files are picked up.
     ///
     /// # Errors
-    /// An endpoint is none, or a file cannot be used.
+    /// An endpoint is invalid, or a file cannot be used.
     pub fn with(config: EtcdConfig, namespace: Namespace) -> Result<Self, ConsensusError> {
         let endpoints = config.endpoints.clone();
         let certificate = config.access.certificate.clone();
@@ -153,7 +153,7 @@ impl EtcdConsensus {
         })
     }
 
-    /// Tells somebody of the leases that are granted to this process.
+    /// Reports the leases granted to this process to a [`LeaseWitness`].
     #[must_use]
     pub fn witnessed(mut self, witness: Arc<dyn LeaseWitness>) -> Self {
         let store = self.store;
@@ -203,24 +203,21 @@ impl Consensus for EtcdConsensus {
 
     async fn run(&self, cancel: CancellationToken) {
         let mut failures = 0_u32;
-        let mut told = "";
+        let mut last_error = "";
         let ready = async {
-            // Any linearizable read will do: it is answered only by a member that has a quorum.
+            // Any linearizable read will do: only a member with a quorum answers it.
             while let Err(error) = self.store.range(Range::all(Keys::one("/"))).await {
-                let is_new = std::mem::replace(&mut told, error.word()) != error.word();
+                let is_new = std::mem::replace(&mut last_error, error.word()) != error.word();
                 if is_new || failures.is_multiple_of(PROBES_A_LOG_LINE) {
                     let ended = match &self.certificate {
                         Some(certificate) => certificate.ended().await,
                         None => None,
                     };
                     match &error {
-                        // That is why, and has been said.
+                        // The expired certificate is the reason, and was logged.
                         _ if ended.is_some() => {}
                         StoreError::Refused { reason, .. } => {
-                            error!(
-                                endpoints = self.endpoints.join(","),
-                                reason, "etcd refuses this instance"
-                            );
+                            error!(endpoints = self.endpoints.join(","), reason, "etcd refused the request");
                         }
                         error => warn!(endpoints = self.endpoints.join(","), %error, "waiting for etcd"),
                     }
@@ -234,11 +231,11 @@ impl Consensus for EtcdConsensus {
         };
         let running = async {
             ready.await;
-            info!(endpoints = self.endpoints.join(","), "etcd answers");
+            info!(endpoints = self.endpoints.join(","), "connected to etcd");
             self.status.send_replace(ConsensusStatus::Running(self.store.clone()));
             history::watch(&self.etcd, self.key.clone()).await;
         };
-        let until_told = async {
+        let until_cancelled = async {
             let certificate = async {
                 if let Some(certificate) = &self.certificate {
                     certificate.watch().await;
@@ -246,18 +243,18 @@ impl Consensus for EtcdConsensus {
             };
             tokio::join!(running, self.etcd.follow_files(), certificate);
         };
-        cancel.run_until_cancelled(until_told).await;
+        cancel.run_until_cancelled(until_cancelled).await;
     }
 }
 
-/// A consensus whose status is set by hand: for a store that is simply there, and for tests.
+/// A consensus with a status set by the caller: for a store that is always available, and for tests.
 pub struct FixedConsensus {
     status: watch::Sender<ConsensusStatus>,
     membership: Arc<dyn Membership>,
 }
 
 impl FixedConsensus {
-    /// A store that is there.
+    /// A store that is available.
     #[must_use]
     pub fn running(store: Arc<dyn Store>) -> Self {
         Self {
@@ -266,7 +263,7 @@ impl FixedConsensus {
         }
     }
 
-    /// None yet.
+    /// A store that is not available yet.
     pub fn not_running(reason: impl Into<String>) -> Self {
         Self {
             status: watch::Sender::new(ConsensusStatus::NotRunning { reason: reason.into() }),
@@ -274,13 +271,13 @@ impl FixedConsensus {
         }
     }
 
-    /// With these members.
+    /// Sets the membership.
     #[must_use]
     pub fn with_members(self, membership: Arc<dyn Membership>) -> Self {
         Self { membership, ..self }
     }
 
-    /// Reports another status.
+    /// Sets another status.
     pub fn set(&self, status: ConsensusStatus) {
         self.status.send_replace(status);
     }

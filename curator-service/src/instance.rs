@@ -1,4 +1,4 @@
-//! One instance: what it runs, what it knows of itself, and the services that each instance has, leader or not.
+//! One instance: its tasks, its status, and the services that every instance serves, leader or not.
 
 pub(crate) mod admin_api;
 pub(crate) mod candidacy;

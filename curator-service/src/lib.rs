@@ -1,7 +1,7 @@
 //! The Curator: a leader-elected service that manages a cluster.
 //!
-//! One instance runs beside every etcd member. [`Service`] wires the election (`curator-election`) to what the instances
-//! serve, and watches over the tasks of both: none of them ends unnoticed.
+//! One instance runs beside every etcd member. [`Service`] connects the election (`curator-election`) to the services
+//! that an instance serves. It supervises the tasks of both: if a task ends unexpectedly, the instance ends.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -51,7 +51,7 @@ pub use consensus::{
     FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, RunningError, export_running,
     only_consensus_member, open_embedded, open_existing_embedded,
 };
-/// Node ids, keys, certificates and TLS: `curator-identity`, re-exported for whoever takes the service alone.
+/// Node ids, keys, certificates and TLS: `curator-identity`, re-exported for users of this crate alone.
 pub use curator_identity::{
     CURATOR_PORT, CertifiedAs, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
     CredentialsError, CredentialsWatch, KeyError, NO_PROOF, NotCertified, PrivateKey, Trust, certificate_pem,

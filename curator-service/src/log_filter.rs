@@ -1,13 +1,13 @@
-//! What an instance logs, as those who run it may change it.
+//! The process's log filter, which users may change at run time.
 
-/// Chooses which events the process logs.
+/// Selects the events that the process logs.
 pub trait LogFilter: Send + Sync + 'static {
-    /// The filter that is in force.
+    /// The current filter.
     fn current(&self) -> String;
 
-    /// Puts another one in force, until it is changed again or the process ends; returns the one that there was before.
+    /// Replaces the filter until the next change or the end of the process. Returns the previous one.
     ///
     /// # Errors
-    /// The text is no filter. The error says what would be one, for whoever asked; the one that there was stays.
+    /// The filter is invalid. The error describes the syntax for the caller; the filter is unchanged.
     fn change(&self, filter: &str) -> Result<String, String>;
 }

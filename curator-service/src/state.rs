@@ -1,18 +1,19 @@
-//! The leader's state: a view in memory, reads behind a shared fence, writes that share transactions.
+//! The leader's state: a view in memory, reads behind a shared fence, batched writes.
 //!
-//! All of it is in the store, and reached through [`Fenced`] alone, for one term. For S3, that a read sees every write that was
-//! acknowledged before it began, this holds:
+//! The state is in the store and is accessed only through [`Fenced`], within one term. S3 (a read sees every write that
+//! was acknowledged before the read began) holds because:
 //!
-//! 1. Within the term nobody but this leader writes the state: all others' writes are under guards that do not hold any more.
-//!    So the view begins with one fenced read, and what it lacks from then on is what this leader writes.
-//! 2. A write is taken into the view before it is acknowledged, by [`Writer`].
-//! 3. A read waits for a fence that was sent after it began ([`barrier`]). If the fence holds, the store carried it out within
-//!    the term, so no other leader can have acknowledged anything before that, and 2 covers the rest.
+//! 1. Within the term, only this leader writes the state: the guards of all other writers fail. So the view starts from
+//!    one fenced read, and only this leader's writes can be missing from it.
+//! 2. [`Writer`] applies a write to the view before it acknowledges the write.
+//! 3. A read waits for a fence that was sent after the read began ([`barrier`]). If the fence holds, the store executed
+//!    it within the term. No other leader can have acknowledged a write before that moment, and 2 covers this leader's
+//!    writes.
 //!
-//! A write whose answer was lost may be in the store and not in the view. It is not acknowledged, so it may take its place among
-//! the others when it shows: when the watch brings it, or when a condition does not hold because of it. Then it stays, because
-//! no key in the view ever goes back to an older revision. What is written without a term (by `curator bootstrap`, or behind the
-//! leader's back) the watch brings, too; a view that has no cluster in it is read afresh before anything is said of it.
+//! A write whose reply was lost may be in the store but not in the view. It was not acknowledged, so it may be ordered
+//! when it becomes visible: when the watch delivers it, or when a condition fails because of it. After that it stays,
+//! because a key in the view never goes back to an older revision. The watch also delivers writes made without a term
+//! (by `curator bootstrap`, or by other writers). A view without a cluster is read again before it is used.
 
 mod barrier;
 mod batch;
@@ -50,12 +51,12 @@ use crate::complaint::Complaint;
 use crate::state::fenced::{Fenced, FencedError};
 use crate::telemetry;
 
-/// How long a decision is made again and again because others were faster, if its caller has that long.
+/// How long a conflicting transaction is retried, within the caller's deadline.
 const CONTENTION: Duration = Duration::from_secs(10);
-/// Between attempts to read the state, or to watch it.
+/// The interval between attempts to read or watch the state.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// A read of the state that takes longer says how far it is, and again as often.
+/// The interval of progress log lines during a long read of the state.
 const PROGRESS: Duration = Duration::from_secs(2);
 
 /// The state in one term.
@@ -63,24 +64,24 @@ pub(crate) struct State {
     fenced: Fenced,
     limits: StateLimits,
     view: RwLock<View>,
-    /// The number of the newest change of a node.
-    news: watch::Sender<u64>,
+    /// The sequence number of the newest node change.
+    changes: watch::Sender<u64>,
     ready: watch::Sender<bool>,
     barrier: Arc<Barrier>,
     writer: Writer,
-    /// The end of the term, as one waiter for all has seen it: each wait for a term itself looks at the clock from time to time.
-    over: CancellationToken,
+    /// Cancelled when [`State::run`] ends. One waiter for all: each wait on the term itself polls the clock.
+    term_ended: CancellationToken,
     began: Instant,
 }
 
-/// Why the state could not be reached.
+/// Why the state is unavailable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StateError {
     #[error(transparent)]
     Fenced(#[from] FencedError),
-    #[error("others have changed the same again and again: try once more")]
+    #[error("conflicting changes to the same keys: retry")]
     Contended,
-    #[error("the leader's term is over")]
+    #[error("the leader's term has ended")]
     Over,
 }
 
@@ -88,11 +89,11 @@ impl From<StateError> for Status {
     fn from(error: StateError) -> Self {
         match &error {
             StateError::Fenced(FencedError::LostLeadership) | StateError::Over => Self::unavailable("lost leadership"),
-            StateError::Fenced(FencedError::Store(store)) => refusal::told(store),
+            StateError::Fenced(FencedError::Store(store)) => refusal::status(store),
             StateError::Fenced(FencedError::Answer { .. }) => {
                 static COMPLAINT: Complaint = Complaint::new();
-                COMPLAINT.say(|left_out| warn!(%error, left_out, "the store cannot be used"));
-                Self::unavailable("the cluster's store cannot be used: a change may have been made or not")
+                COMPLAINT.say(|left_out| warn!(%error, left_out, "unexpected reply from the store"));
+                Self::unavailable("unexpected reply from the cluster's store: the change may or may not have been made")
             }
             StateError::Contended => Self::unavailable(error.to_string()),
         }
@@ -100,25 +101,25 @@ impl From<StateError> for Status {
 }
 
 impl State {
-    /// The state, for the term of `fenced`. Nothing is read before [`State::run`].
+    /// The state for the term of `fenced`. Nothing is read before [`State::run`].
     pub(crate) fn new(fenced: Fenced, limits: StateLimits) -> Arc<Self> {
         Arc::new(Self {
             limits,
             barrier: Arc::new(Barrier::new(fenced.clone())),
             fenced,
             view: RwLock::default(),
-            news: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
             ready: watch::Sender::new(false),
             writer: Writer::default(),
-            over: CancellationToken::new(),
+            term_ended: CancellationToken::new(),
             began: Instant::now(),
         })
     }
 
-    /// Keeps the view, and writes what is waiting, until the term ends.
+    /// Maintains the view and executes queued writes until the term ends.
     pub(crate) async fn run(self: Arc<Self>) {
-        // Also if this is dropped: whoever watches is told nothing more.
-        let _over = self.over.clone().drop_guard();
+        // Also when this future is dropped: watchers get no more changes.
+        let _term_ended = self.term_ended.clone().drop_guard();
         tokio::select! {
             biased;
             () = self.fenced.term().ended() => {}
@@ -128,14 +129,14 @@ impl State {
         self.writer.close();
     }
 
-    /// Reads the state as it is now: what was acknowledged before the call is in it. Cancellation safe.
+    /// Reads the current state, including every write acknowledged before the call. Cancellation safe.
     pub(crate) async fn read<T>(&self, read: impl FnOnce(&View) -> T) -> Result<T, StateError> {
-        self.pass().await?;
+        self.read_barrier().await?;
         Ok(read(&self.view()))
     }
 
-    /// Waits until the view has all that was acknowledged before the call. Cancellation safe.
-    pub(crate) async fn pass(&self) -> Result<(), StateError> {
+    /// Waits until the view has every write that was acknowledged before the call. Cancellation safe.
+    pub(crate) async fn read_barrier(&self) -> Result<(), StateError> {
         self.ready().await?;
         if !failpoint::on(failpoint::NO_BARRIER) {
             self.barrier.pass().await?;
@@ -146,8 +147,8 @@ impl State {
         Ok(())
     }
 
-    /// Whether the store has a cluster at this moment. Only that is read: before there is one, whatever else is there may be large, and
-    /// calls come again and again. Cancellation safe.
+    /// Whether the store has a cluster now. Reads only the configuration: without a cluster, the other keys may be
+    /// large, and clients retry. Cancellation safe.
     async fn has_cluster(&self) -> Result<bool, StateError> {
         let mut found = false;
         let configuration = [Keys::one(keys::CLUSTER_CONFIGURATION)];
@@ -157,36 +158,36 @@ impl State {
         Ok(found)
     }
 
-    /// The view without a fence: what it shows may be of a moment ago, and is never taken back.
+    /// The view without a fence. It may be slightly stale, but never goes back.
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The numbers of the newest changes of nodes.
-    pub(crate) fn news(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    /// Receives the sequence number of the newest node change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
-    /// Completes when [`State::run`] has ended: with the term, or before.
-    pub(crate) async fn over(&self) {
-        self.over.cancelled().await;
+    /// Completes when [`State::run`] has ended, at the latest with the term.
+    pub(crate) async fn term_ended(&self) {
+        self.term_ended.cancelled().await;
     }
 
     pub(crate) const fn fenced(&self) -> &Fenced {
         &self.fenced
     }
 
-    /// Reads, decides and writes, as one transaction: what `decide` has read is still so when it is written, or it decides
-    /// anew. If it writes nothing, or refuses, that is because of what is so now.
+    /// Reads, decides and writes as one transaction. If a value that `decide` read has changed before the commit,
+    /// `decide` runs again. If `decide` writes nothing or fails, its result is based on a fenced view.
     ///
-    /// Cancellation: whether it was written is not known then.
+    /// Cancellation: the transaction may or may not be committed.
     pub(crate) async fn transact<T>(
         &self,
         mut decide: impl FnMut(&mut Tx<'_>) -> Result<T, Status>,
     ) -> Result<T, Status> {
         self.ready().await?;
-        // A write needs no fence of its own: it takes place only if what it was decided on is still so.
+        // A write needs no fence: it commits only if the values it was decided on are unchanged.
         let mut fenced = false;
         let place = self.writer.place();
         let until = Instant::now() + CONTENTION;
@@ -206,20 +207,20 @@ impl State {
                 (Ok(value), Some(change)) => match self.writer.write(place, change).await? {
                     WriteOutcome::Committed => return Ok(value),
                     WriteOutcome::Conflict if Instant::now() < until => {
-                        debug!("decided on what is not so any more: once more");
+                        debug!("write conflict: retrying");
                     }
                     WriteOutcome::Conflict => return Err(StateError::Contended.into()),
                 },
                 (decided, _) if fenced => return decided,
                 _ => {
-                    self.pass().await?;
+                    self.read_barrier().await?;
                     fenced = true;
                 }
             }
         }
     }
 
-    /// Reads these keys into the view: those that it does not keep by itself. Cancellation safe.
+    /// Reads keys into the view that the view does not maintain itself. Cancellation safe.
     pub(crate) async fn load(&self, keys: &[Bytes]) -> Result<(), StateError> {
         let ranges = keys.iter().cloned().map(|key| Range::all(Keys::One(key))).collect();
         let read = self.fenced.read(ranges).await?;
@@ -234,7 +235,7 @@ impl State {
         Ok(())
     }
 
-    /// Reads everything afresh into the view. Cancellation safe.
+    /// Reads the whole state into the view. Cancellation safe.
     async fn refresh(&self) -> Result<Revision, StateError> {
         let ranges = keys::VIEWED.map(Keys::prefix);
         let (mut found, mut bytes, mut told) = (Vec::new(), 0, Instant::now());
@@ -254,11 +255,11 @@ impl State {
             self.check(&view, &found, read_at)?;
             view.reset(found, read_at);
         }
-        self.tell();
+        self.notify_watchers();
         Ok(read_at)
     }
 
-    /// Whether the view has been read for the first time, and each change of it.
+    /// Whether the view has been read for the first time.
     pub(crate) fn readiness(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }
@@ -271,18 +272,18 @@ impl State {
         let mut ready = self.ready.subscribe();
         tokio::select! {
             biased;
-            // The sender is here.
+            // The sender is a field of `self`.
             _ = ready.wait_for(|ready| *ready) => Ok(()),
             () = self.fenced.term().ended() => Err(StateError::Over),
         }
     }
 
-    /// Keeps the view like the store, by one watch, from one read to the next if the watch breaks. Never returns.
+    /// Maintains the view with a read and a watch, and starts again when the watch breaks. Never returns.
     async fn follow(&self) {
         loop {
             match self.follow_once().await {
-                Ok(()) => debug!("the watch of the state ended: reading afresh"),
-                Err(error) => info!(%error, "the state cannot be followed: reading afresh"),
+                Ok(()) => debug!("state watch ended: reading the state again"),
+                Err(error) => info!(%error, "state read or watch failed: retrying"),
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -296,13 +297,13 @@ impl State {
         let mut changes = self.fenced.watch(view::watched(), read_at.next()).await?;
         while let Some(batch) = changes.next().await {
             self.view_mut().follow(batch.map_err(FencedError::from)?.events);
-            self.tell();
+            self.notify_watchers();
         }
         Ok(())
     }
 
-    /// Takes in what this leader has written.
-    fn written(&self, ops: Vec<Op>, at: Revision) {
+    /// Applies this leader's own write to the view.
+    fn apply_write(&self, ops: Vec<Op>, at: Revision) {
         let mut view = self.view_mut();
         for op in ops {
             match op {
@@ -313,8 +314,8 @@ impl State {
         }
     }
 
-    /// Ends the term if what was read is older than what the view has: the store has gone back, and by its revision alone that
-    /// is not to be seen, if others have changed as much since.
+    /// Ends the term if a key was read at an older revision than the view has: the store went back. The store's
+    /// revision alone does not show that if others have written as much since.
     fn check<'a>(
         &self,
         view: &View,
@@ -328,10 +329,10 @@ impl State {
         Err(StateError::Over)
     }
 
-    /// Takes in what a conflict has shown.
-    fn found(&self, found: Vec<(Bytes, Option<KeyValue>)>, at: Revision) {
+    /// Applies the values that a conflict has returned.
+    fn apply_conflict(&self, found: Vec<(Bytes, Option<KeyValue>)>, at: Revision) {
         let mut view = self.view_mut();
-        // The term has ended if so: whoever decides anew finds out.
+        // The term has ended; the retry will find out.
         if self
             .check(&view, found.iter().filter_map(|(_, kv)| kv.as_ref()), at)
             .is_err()
@@ -350,10 +351,10 @@ impl State {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the watchers if there is something new for them.
-    fn tell(&self) {
+    /// Notifies the watchers if a node has changed.
+    fn notify_watchers(&self) {
         let newest = self.view().newest();
-        self.news.send_if_modified(|known| {
+        self.changes.send_if_modified(|known| {
             let newer = newest > *known;
             *known = newest.max(*known);
             newer

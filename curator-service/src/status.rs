@@ -1,4 +1,4 @@
-//! What an instance knows of its election, and what it is in it.
+//! The election status of an instance and its configuration as a candidate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use curator_election::store::Store;
 use curator_election::{ElectionStatus, Process, StoreElection};
 use curator_proto::private::LeaderElectionValue;
 
-/// What an instance of the Curator knows of its election.
+/// The election status of an instance.
 pub type LeaderStatus = ElectionStatus<LeaderElectionValue>;
 
-/// What an instance is in its election.
+/// The instance as a candidate.
 #[derive(Clone, Debug)]
 pub(crate) struct CandidateConfig {
-    /// What it says of itself as a candidate.
+    /// The value of its lock key.
     pub(crate) value: LeaderElectionValue,
-    /// Of the election's keys.
+    /// The key prefix of the election.
     pub(crate) prefix: String,
-    /// That it asks for.
+    /// The TTL that it requests.
     pub(crate) ttl: Duration,
 }
 
@@ -38,7 +38,7 @@ impl CandidateConfig {
         })
     }
 
-    /// The election that it stands in.
+    /// The election on a store.
     pub(crate) fn election(&self, store: Arc<dyn Store>) -> StoreElection<dyn Store> {
         StoreElection::new(store, self.prefix.clone(), self.ttl / 3).with_transfer::<LeaderElectionValue>()
     }
@@ -48,7 +48,7 @@ impl CandidateConfig {
     }
 }
 
-/// The preferred address, if it says one.
+/// The first advertised address; empty if there is none.
 pub(crate) fn address(value: &LeaderElectionValue) -> String {
     value.advertised_addresses.first().cloned().unwrap_or_default()
 }

@@ -96,8 +96,8 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
             "",
             "required arguments were not provided",
         ),
-        ("node-id = \"node-1\"", "node-id = \"a/b\"", "no node id"),
-        ("leader-ttl", "advertise = \"nowhere\"\nleader-ttl", "give host:port"),
+        ("node-id = \"node-1\"", "node-id = \"a/b\"", "invalid node id"),
+        ("leader-ttl", "advertise = \"nowhere\"\nleader-ttl", "use host:port"),
         (
             "http://127.0.0.1:2379",
             "127.0.0.1:2379",
@@ -129,7 +129,7 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
         .replace("insecure-loopback-only = true", "credentials = \"/etc/curator\"")
         .replace("[\"127.0.0.1:1\", \"[::1]:1\"]", "\"0.0.0.0:1\"");
     let checked = curator(&["config", "check"], Some(&file(&scratch, &text)), &[]);
-    assert!(refused(&checked).contains("say with --advertise"), "{checked:?}");
+    assert!(refused(&checked).contains("set --advertise"), "{checked:?}");
 }
 
 #[test]

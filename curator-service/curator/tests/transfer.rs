@@ -65,7 +65,7 @@ fn what_is_no_cluster_is_not_exported_and_nothing_is_left_behind() {
         &["--embedded".as_ref(), &state, "--out".as_ref(), &out],
     );
     assert!(
-        refused(&finished).contains("there is no cluster in this store"),
+        refused(&finished).contains("no complete cluster in this store"),
         "{finished:?}"
     );
     assert!(
@@ -131,7 +131,7 @@ fn inspect_shows_of_which_cluster_a_file_is_and_whether_it_is_whole() {
     let whole = fs::read(&out).unwrap();
     fs::write(&out, &whole[..whole.len() - 10]).unwrap();
     let told = curator("inspect", &[], &[&out]);
-    assert!(refused(&told).contains("this is no whole export"), "{told:?}");
+    assert!(refused(&told).contains("not a complete export"), "{told:?}");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_failed_import_or_bootstrap_leaves_nothing_behind() {
     };
     // Found before anything is made.
     write(&whole[..whole.len() / 2]);
-    assert!(refused(&curator("import", &[], &paths)).contains("no whole export"));
+    assert!(refused(&curator("import", &[], &paths)).contains("not a complete export"));
     assert!(!into.parent().unwrap().exists());
     let words = ["--credentials", "/dev/null/none"];
     assert!(!curator("bootstrap", &words, &[&paths[1..]].concat()).status.success());
@@ -266,7 +266,7 @@ fn serve_refuses_a_store_that_is_not_of_its_credentials() {
     assert!(none.contains("no store in this directory"), "{none}");
     assert!(!at("none").exists(), "it was made");
     let other = serve("other");
-    assert!(other.contains("another certificate authority"), "{other}");
+    assert!(other.contains("different certificate authorities"), "{other}");
     // One that was made, and in which no cluster is: an import that ended too soon.
     let (made, file) = (at("made"), at("one.export"));
     let paths: [&Path; 4] = ["--embedded".as_ref(), &at("one"), "--out".as_ref(), &file];

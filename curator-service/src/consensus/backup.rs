@@ -1,8 +1,7 @@
-//! The state of an instance that runs on a store in a directory, for `curator export`: nobody else can open that store
-//! meanwhile.
+//! `curator export` from a running instance with an embedded store, which no other process can open.
 //!
-//! It is told over a socket in the directory, to the instance's own user and to root, who could read the store itself
-//! as well. Whoever asks says the namespace that is meant, and is given the lines of an export.
+//! The instance serves exports on a Unix socket in the store's directory, to its own user and to root, who could read
+//! the store's file anyway. The client sends the namespace and gets the lines of the export.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufReader, Read, Write};
@@ -22,43 +21,43 @@ use tracing::{info, warn};
 use crate::state::export::{About, Archive, Exporter, GIVEN_UP, TransferError};
 
 const NAME: &str = "export.sock";
-/// How long whoever asks may take to say what, or to take a piece.
+/// The timeout for reading the request and for writing each piece.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the whole may take. One is served at a time.
-const WHOLE: Duration = Duration::from_secs(600);
-/// No namespace is longer.
+/// The timeout of a whole export. One export is served at a time.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(600);
+/// The maximum length of the request, more than any namespace has.
 const MAX_HEADER_BYTES: u64 = 4 << 10;
-/// Between two attempts to accept.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a failed accept.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why an instance that runs does not tell its state.
+/// Why a running instance did not export its state.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunningError {
-    /// Nobody answers there.
+    /// No instance answers on the socket.
     #[error(
-        "the process that has this store open cannot be asked at {}: {source}; it is no `curator serve`, or of \
-         an earlier version",
+        "the process that has this store open does not serve exports at {}: {source}; it is not `curator serve`, or \
+         an earlier version of it",
         path.display()
     )]
     Unreachable {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// What it has told cannot be used, or written.
-    #[error("the instance that runs on this store: {0}")]
+    /// The export failed, or could not be written.
+    #[error("export from the running instance: {0}")]
     Transfer(#[from] TransferError),
 }
 
-/// Where the socket of a directory is, by a path that is short enough however long that of the directory is; while the
-/// directory is open.
+/// The path of a directory's socket through the open directory, which is short even if the directory's path is long.
+/// Valid while the directory is open.
 fn socket(directory: &File) -> PathBuf {
     format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()).into()
 }
 
-/// Tells the state to whoever may have it, until dropped. The store's directory is this process' alone.
+/// Serves exports until dropped. This process is the only user of the store's directory.
 pub(super) async fn serve(directory: &Path, namespace: &Namespace, store: &dyn Store) -> io::Result<()> {
     let directory = File::open(directory)?;
     let path = socket(&directory);
@@ -72,40 +71,36 @@ pub(super) async fn serve(directory: &Path, namespace: &Namespace, store: &dyn S
         let asking = match listener.accept().await {
             Ok((asking, _)) => asking,
             Err(error) => {
-                warn!(%error, "whoever asks for a backup cannot be accepted");
-                sleep(PAUSE).await;
+                warn!(%error, "export socket: accept failed");
+                sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
-        let told = timeout(WHOLE, tell(asking, namespace, store)).await;
-        match told.unwrap_or_else(|_| Err(late(WHOLE).into())) {
-            Ok(about) => info!(
-                keys = about.keys,
-                revision = about.revision,
-                "the state was given to whoever asked for a backup"
-            ),
-            Err(error) => warn!(%error, "a backup was asked for and not given, or not all of it"),
+        let told = timeout(EXPORT_TIMEOUT, tell(asking, namespace, store)).await;
+        match told.unwrap_or_else(|_| Err(late(EXPORT_TIMEOUT).into())) {
+            Ok(about) => info!(keys = about.keys, revision = about.revision, "state exported"),
+            Err(error) => warn!(%error, "export failed"),
         }
     }
 }
 
 fn late(within: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"))
+    io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {within:?}"))
 }
 
-/// Whether a user may read the store's file as well.
-const fn may_have_it(user: u32, own: u32) -> bool {
+/// Whether a user may read the store's file anyway.
+const fn may_read(user: u32, own: u32) -> bool {
     user == own || user == 0
 }
 
 async fn tell(mut asking: UnixStream, namespace: &Namespace, store: &dyn Store) -> Result<About, TransferError> {
     let own = rustix::process::geteuid().as_raw();
-    if !may_have_it(asking.peer_cred()?.uid(), own) {
+    if !may_read(asking.peer_cred()?.uid(), own) {
         return Err(io::Error::from(io::ErrorKind::PermissionDenied).into());
     }
     let done = pieces(&mut asking, namespace, store).await;
     if let Err(error) = &done {
-        // It may have gone.
+        // The client may have gone.
         let reason = error.to_string().replace('\n', " ");
         let _ = timeout(IO_TIMEOUT, asking.write_all(format!("{GIVEN_UP}{reason}\n").as_bytes())).await;
     }
@@ -120,7 +115,7 @@ async fn pieces(asking: &mut UnixStream, namespace: &Namespace, store: &dyn Stor
     if wanted.trim_end() != namespace.prefix() {
         let own = namespace.prefix();
         return Err(TransferError::GivenUp(format!(
-            "its keys are under {own:?}: see --etcd-namespace"
+            "this instance uses namespace {own:?}: set --etcd-namespace"
         )));
     }
     let mut export = Exporter::begin(store, curator_identity::wall_clock()).await?;
@@ -131,11 +126,11 @@ async fn pieces(asking: &mut UnixStream, namespace: &Namespace, store: &dyn Stor
     Ok(export.about().clone())
 }
 
-/// Writes the state of the instance that runs on the store in this directory. Blocks; what was written is whole if it
-/// returns in good order.
+/// Writes the state of the instance that runs on the store in this directory. Blocks. The output is complete if this
+/// succeeds.
 ///
 /// # Errors
-/// Nobody runs on it, or it cannot be told or written.
+/// No instance runs on the store, or the export fails.
 pub fn export_running(directory: &Path, namespace: &Namespace, out: &mut dyn Write) -> Result<About, RunningError> {
     let unreachable = |source| RunningError::Unreachable {
         path: directory.join(NAME),
@@ -143,8 +138,8 @@ pub fn export_running(directory: &Path, namespace: &Namespace, out: &mut dyn Wri
     };
     let opened = File::open(directory).map_err(unreachable)?;
     let mut instance = Blocking::connect(socket(&opened)).map_err(unreachable)?;
-    // Others may be served first.
-    let limits = instance.set_read_timeout(Some(WHOLE));
+    // Other clients may be served first.
+    let limits = instance.set_read_timeout(Some(EXPORT_TIMEOUT));
     limits
         .and_then(|()| instance.set_write_timeout(Some(IO_TIMEOUT)))
         .map_err(unreachable)?;
@@ -181,8 +176,8 @@ mod tests {
 
     #[test]
     fn only_who_could_read_the_store_itself_is_given_it() {
-        assert!(may_have_it(7, 7) && may_have_it(0, 7));
-        assert!(!may_have_it(8, 7) && !may_have_it(8, 0));
+        assert!(may_read(7, 7) && may_read(0, 7));
+        assert!(!may_read(8, 7) && !may_read(8, 0));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! Whether the certificate that is shown to etcd has ended: etcd says of one that has only that it is bad, and each time anew.
+//! Detects an expired client certificate for etcd: etcd itself only reports a bad certificate, on every connection.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -12,14 +12,14 @@ use crate::telemetry;
 use curator_identity::ends_at;
 use curator_identity::read_certificate;
 
-/// Between two looks.
+/// The interval of checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The client's certificate for etcd, in a file.
+/// The client certificate for etcd, in a file.
 pub(super) struct ClientCertificate {
     path: PathBuf,
     wall: fn() -> SystemTime,
-    /// The end of the one that has been told of.
+    /// The expiry of the certificate that was last logged.
     told: Mutex<Option<i64>>,
 }
 
@@ -32,10 +32,10 @@ impl ClientCertificate {
         }
     }
 
-    /// Says that it has ended, once for each that has. Returns that for those who ask.
+    /// Logs an expired certificate once; returns the error text if it has expired.
     pub(super) async fn ended(&self) -> Option<String> {
         let path = self.path.clone();
-        // What cannot be read is told by whoever uses it.
+        // An unreadable file is reported by the etcd client.
         let der = spawn_blocking(move || read_certificate(&path)).await.ok()?.ok()?;
         let end = ends_at(&der)?;
         #[allow(clippy::cast_precision_loss, reason = "seconds, and far below 2^53")]
@@ -50,15 +50,15 @@ impl ClientCertificate {
             "the client certificate for etcd, {}, expired at {at}",
             self.path.display()
         );
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).replace(end);
         if told != Some(end) {
-            error!("{text}: put a newer one in its place, which is used within seconds");
+            error!("{text}: replace the file; the new certificate is used within seconds");
         }
         Some(text)
     }
 
-    /// Looks again and again; without end.
+    /// Checks again and again. Never returns.
     pub(super) async fn watch(&self) {
         loop {
             let _ = self.ended().await;

@@ -1,4 +1,4 @@
-//! A store in this process, durable in a directory: for one instance that runs without etcd.
+//! The embedded store, durable in a directory: for a single instance without etcd.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use crate::consensus::{Consensus, ConsensusStatus, FixedMembership, Member, Membership, backup};
 use crate::state::keys::NODES;
 
-/// The state in a directory, for one instance alone. It is not highly available: when the host is gone, so is the cluster.
+/// The state in a directory, for a single instance. It is not highly available: if the host is lost, so is the cluster.
 pub struct EmbeddedConsensus {
     status: watch::Sender<ConsensusStatus>,
     store: Arc<EmbeddedStore>,
@@ -25,29 +25,29 @@ pub struct EmbeddedConsensus {
     membership: Arc<FixedMembership>,
 }
 
-/// Opens the store in a directory, which is made if it is not there; within a namespace, as in etcd.
+/// Opens or creates the store in a directory, within a namespace as in etcd.
 ///
 /// # Errors
-/// It cannot be opened: another process has it, or it is damaged.
+/// The store cannot be opened: it is in use by another process, or damaged.
 pub fn open_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn Store>, EmbeddedError> {
     let store = Arc::new(EmbeddedStore::open(directory)?);
     Ok(Arc::new(Namespaced::new(store, namespace)))
 }
 
-/// The same, of a store that is there: none is made.
+/// Opens an existing store.
 ///
 /// # Errors
-/// There is none, or it cannot be opened.
+/// There is no store, or it cannot be opened.
 pub fn open_existing_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn Store>, EmbeddedError> {
     let store = Arc::new(EmbeddedStore::open_existing(directory)?);
     Ok(Arc::new(Namespaced::new(store, namespace)))
 }
 
 impl EmbeddedConsensus {
-    /// The store in this directory, for the instance of a node.
+    /// The store in a directory, for the instance of a node.
     ///
     /// # Errors
-    /// It cannot be opened: another process has it, or it is damaged.
+    /// The store cannot be opened: it is in use by another process, or damaged.
     pub fn open(directory: &Path, namespace: Namespace, node_id: &str) -> Result<Self, EmbeddedError> {
         let store = Arc::new(EmbeddedStore::open(directory)?);
         let within: Arc<dyn Store> = Arc::new(Namespaced::new(store.clone(), namespace.clone()));
@@ -80,30 +80,29 @@ impl Consensus for EmbeddedConsensus {
     async fn run(&self, cancel: CancellationToken) {
         warn!(
             directory = %self.store.path().display(),
-            "the state is in this directory alone: this is not highly available"
+            "embedded store: not highly available, the state is only in this directory"
         );
         let backups = async {
             let directory = self.store.path().parent().unwrap_or(Path::new("."));
             if let Err(error) = backup::serve(directory, &self.namespace, &*self.within).await {
-                warn!(%error, "this instance cannot be asked for a backup while it runs");
+                warn!(%error, "cannot serve `curator export` while running");
             }
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = cancel.cancelled() => {}
             () = backups => {}
-            // Not half alive: whoever started the instance starts it again, which opens the store again.
+            // End the whole instance: its restart opens the store again.
             reason = self.store.stopped() => error!(
                 directory = %self.store.path().display(),
                 reason,
-                "the store has stopped, and this instance ends: see to the disk, and start it again unless that is done by itself"
+                "the store has stopped, so this instance stops: check the disk and restart the instance"
             ),
         }
     }
 }
 
-/// The id of the first node of a cluster in this store; `None` if there is no cluster, or there are several nodes that could be
-/// meant.
+/// The id of the only node with the consensus member role in this store; `None` if there is none or there are several.
 ///
 /// # Errors
 /// The store does not answer.

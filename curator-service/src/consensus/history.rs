@@ -1,4 +1,4 @@
-//! Says, once, that nobody compacts an etcd: it grows until it takes no more writes.
+//! Warns once if etcd is not compacted: its database grows until it is out of space.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use bytes::Bytes;
 use curator_election::etcd::EtcdStore;
 use tracing::{debug, warn};
 
-/// As much history is no accident: etcd's own periodic compaction keeps hours of it.
+/// More history than this is unintended: etcd's periodic compaction keeps some hours.
 const MAX_REVISIONS: i64 = 1_000_000;
-/// How often to look.
+/// The interval of checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(3_600);
 
-/// Looks each hour. `key` is one that may be read. Never returns.
+/// Checks every hour. `key` must be a readable key. Never returns.
 pub(super) async fn watch(etcd: &EtcdStore, key: Bytes) {
-    let mut told = false;
+    let mut warned = false;
     loop {
         match etcd.keeps_more_than(MAX_REVISIONS, key.clone()).await {
             Ok(keeps) => {
-                if keeps && !told {
+                if keeps && !warned {
                     warn!(
                         revisions = MAX_REVISIONS,
-                        "etcd keeps all of its history, and will run out of space: nobody compacts it. Start its members with \
+                        "etcd is not compacted and will run out of space. Start its members with \
                          --auto-compaction-mode=periodic --auto-compaction-retention=1h, and defragment them"
                     );
                 }
-                told = keeps;
+                warned = keeps;
             }
-            Err(error) => debug!(%error, "how much history etcd keeps is not known"),
+            Err(error) => debug!(%error, "cannot determine the length of etcd's history"),
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }

@@ -1,4 +1,4 @@
-//! Leases told to somebody who may give them back for a process that is dead.
+//! Reports leases to a witness, which may revoke them after the process has died.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use curator_election::store::{
     Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
 };
 
-/// Is told of the leases that this process holds. Called on the way of the election: it must not block.
+/// Observes the leases of this process. Called on the path of the election: must not block.
 pub trait LeaseWitness: Send + Sync + 'static {
-    /// A lease was granted. It is told before any key hangs on it.
+    /// A lease was granted. Called before any key is attached to it.
     fn granted(&self, lease: LeaseId);
 
     /// A lease has ended.
     fn ended(&self, lease: LeaseId);
 }
 
-/// A store whose leases are told.
+/// A store whose leases are reported to a witness.
 pub(super) struct Witnessed {
     pub(super) store: Arc<dyn Store>,
     pub(super) witness: Arc<dyn LeaseWitness>,

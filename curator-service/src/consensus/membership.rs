@@ -1,4 +1,4 @@
-//! Who the members of the consensus are, and changes of that.
+//! The members of the consensus, and changes of the membership.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,18 +9,18 @@ use curator_election::store::StoreError;
 /// A member of the consensus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The consensus' number for it.
+    /// The member's id.
     pub id: u64,
-    /// What it calls itself, the id of its node; empty until it has started for the first time.
+    /// The member's name, which is its node's id; empty until its first start.
     pub name: String,
-    /// Where its peers reach it.
+    /// The URLs for its peers.
     pub peer_urls: Vec<String>,
-    /// Whether it has no vote (yet).
+    /// Whether it is a learner, without a vote (yet).
     pub learner: bool,
 }
 
 impl Member {
-    /// The node that it is on: its name, or before it has one the host that its peers reach it at.
+    /// The node's id: the member's name or, before its first start, the host of its peer URL.
     #[must_use]
     pub fn node_id(&self) -> String {
         if !self.name.is_empty() {
@@ -29,62 +29,62 @@ impl Member {
         self.peer_host().unwrap_or_default()
     }
 
-    /// The host that its peers reach it at.
+    /// The host of its peer URL.
     fn peer_host(&self) -> Option<String> {
         let url = self.peer_urls.first().and_then(|url| url.parse::<http::Uri>().ok());
         url.and_then(|url| url.host().map(str::to_owned))
     }
 
-    /// Whether its peers reach it by another name than that of its node: then it is run by somebody, and not by its node.
+    /// Whether the host of its peer URL is not its node's id: then an operator runs the member, not its node.
     #[must_use]
     pub fn is_run_by_itself(&self) -> bool {
         self.peer_host().is_some_and(|host| host != self.node_id())
     }
 
-    /// Whether it cannot be told yet which node it is on: it has not started for the first time, and is reached at an address or at
-    /// the name of a host.
+    /// Whether the member's node is unknown: the member has not started yet, and the host of its peer URL is an address
+    /// or a DNS name.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         self.name.is_empty() && self.node_id().contains(['.', ':'])
     }
 }
 
-/// Why the members could not be read or changed.
+/// Why the membership could not be read or changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MembershipError {
-    /// The consensus refuses, or does not answer.
+    /// The consensus refused the request or did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// This consensus has the members that it has.
-    #[error("the members of this store cannot be changed: it is not highly available")]
+    /// This consensus has a fixed membership.
+    #[error("the membership of this store cannot be changed: it is not highly available")]
     Fixed,
     /// There is no such member.
-    #[error("there is no member {id:x}")]
+    #[error("member {id:x} not found")]
     NoMember {
-        /// Its number.
+        /// The member's id.
         id: u64,
     },
 }
 
-/// The members of the consensus. A change is not a transaction of the state: whoever makes one must be sure by other means
-/// that they lead.
+/// The membership of the consensus. Changes are not fenced by a transaction of the state: the caller must ensure by
+/// other means that it leads.
 #[async_trait]
 pub trait Membership: Send + Sync + 'static {
-    /// All of them. Cancellation safe.
+    /// All members. Cancellation safe.
     async fn members(&self) -> Result<Vec<Member>, MembershipError>;
 
-    /// Adds one without a vote. Cancellation: it may have been added or not.
+    /// Adds a learner. Cancellation: it may or may not be added.
     async fn add_learner(&self, peer_url: &str) -> Result<(), MembershipError>;
 
-    /// Gives a learner its vote; refused until it has caught up. Cancellation: it may have been promoted or not.
+    /// Promotes a learner to a voter; refused until it has caught up. Cancellation: it may or may not be promoted.
     async fn promote(&self, id: u64) -> Result<(), MembershipError>;
 
-    /// Removes one; refused if what is left would have no quorum. Cancellation: it may have been removed or not.
+    /// Removes a member; refused if the rest would have no quorum. Cancellation: it may or may not be removed.
     async fn remove(&self, id: u64) -> Result<(), MembershipError>;
 }
 
-/// The members of a real etcd.
+/// The membership of an etcd cluster.
 pub(super) struct EtcdMembership(pub(super) Arc<EtcdStore>);
 
 #[async_trait]
@@ -112,7 +112,7 @@ impl Membership for EtcdMembership {
     }
 }
 
-/// Members in memory: of a store that has none of its own, and for tests.
+/// A membership in memory, for the embedded store and for tests.
 #[derive(Debug, Default)]
 pub struct FixedMembership {
     members: Mutex<Vec<Member>>,
@@ -120,7 +120,7 @@ pub struct FixedMembership {
 }
 
 impl FixedMembership {
-    /// These members, which cannot be changed.
+    /// A fixed membership.
     #[must_use]
     pub fn new(members: Vec<Member>) -> Self {
         Self {
@@ -129,7 +129,7 @@ impl FixedMembership {
         }
     }
 
-    /// These members, which can be changed as those of a real consensus.
+    /// A membership that can be changed.
     #[must_use]
     pub fn changeable(members: Vec<Member>) -> Self {
         Self {
@@ -138,7 +138,7 @@ impl FixedMembership {
         }
     }
 
-    /// The member has started, and says its name.
+    /// Sets the member's name, as on its first start.
     #[cfg(test)]
     pub(crate) fn named(&self, node: &str) {
         let mut members = self.lock();
@@ -148,7 +148,7 @@ impl FixedMembership {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,7 +1,7 @@
-//! `Instance`: what an instance says of itself to those who run it, whatever its role.
+//! The `Instance` service: the status of one instance, for operators.
 //!
-//! Answered where it is asked, so by followers and by an instance without a quorum as well. They know the certificate of who
-//! asks, and not the state: whether a node has been deleted since is the leader's to know. So only users are answered.
+//! It is answered locally, also by followers and without quorum. The instance authenticates the caller's certificate,
+//! but has no current state, so it does not know whether a node was deleted. So only users are answered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +29,10 @@ use crate::log_filter::LogFilter;
 use crate::status::{CandidateConfig, LeaderStatus, address};
 use crate::status_page::term_history::TermHistory;
 
-/// How long the consensus is asked. Its answers are news, not the status itself.
+/// The timeout of requests to the consensus. They add details; the status does not depend on them.
 const CONSENSUS_TIMEOUT: Duration = Duration::from_millis(2_500);
 
-/// Turns away all nodes.
+/// Rejects all nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoNodes;
 
@@ -47,7 +47,7 @@ impl NodeDirectory for NoNodes {
 }
 
 fn only_users() -> Status {
-    Status::permission_denied("only users may ask an instance how it is")
+    Status::permission_denied("the Instance service requires a user certificate")
 }
 
 /// The `Instance` service of one instance.
@@ -81,7 +81,7 @@ impl InstanceService {
         }
     }
 
-    /// Tells of those who say that they do not reach this leader.
+    /// Sets the source of the followers that do not reach this leader.
     pub(crate) fn unreached_by(mut self, told: watch::Receiver<Vec<String>>) -> Self {
         self.unreached_by = Some(told);
         self
@@ -90,10 +90,10 @@ impl InstanceService {
     fn log_filter(&self) -> Result<&dyn LogFilter, Status> {
         self.log_filter
             .as_deref()
-            .ok_or_else(|| Status::failed_precondition("what this instance logs cannot be changed while it runs"))
+            .ok_or_else(|| Status::failed_precondition("the log filter of this instance cannot be changed at run time"))
     }
 
-    /// Behind the check of who asks.
+    /// The service behind authentication.
     pub(crate) fn into_server(
         self,
         authenticator: Arc<dyn Authenticator>,
@@ -118,7 +118,7 @@ impl InstanceService {
                 Err(_) => Vec::new(),
             }
         };
-        // Each by itself: one that hangs does not take the others with it.
+        // Independent timeouts: one request that hangs does not affect the others.
         let (endpoints, members, queued) = tokio::join!(
             timeout(CONSENSUS_TIMEOUT, self.consensus.endpoints()),
             timeout(CONSENSUS_TIMEOUT, membership.members()),
@@ -127,7 +127,7 @@ impl InstanceService {
         let members = match members {
             Ok(Ok(members)) => Ok(members),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the consensus has not answered within {CONSENSUS_TIMEOUT:?}")),
+            Err(_) => Err(format!("the consensus did not answer within {CONSENSUS_TIMEOUT:?}")),
         };
         let consensus = ConsensusMessage {
             running: store.is_ok(),
@@ -137,7 +137,7 @@ impl InstanceService {
             members: members.unwrap_or_default().into_iter().map(member).collect(),
             cluster_id: self.consensus.cluster_id().unwrap_or_default(),
         };
-        // Looked at last: what takes no time is as fresh as can be.
+        // Read last: it takes no time and is as fresh as possible.
         let status = self.status.borrow().clone();
         let leader = self.leader(&status, store.ok().as_ref()).await;
         let (role, reason, time_left) = match &status {
@@ -243,7 +243,7 @@ fn member(member: crate::consensus::Member) -> consensus::Member {
 }
 
 fn duration(duration: Duration) -> prost_types::Duration {
-    // More than the longest that the message can say does not come up.
+    // Longer durations than the message can hold do not occur.
     prost_types::Duration::try_from(duration).unwrap_or_default()
 }
 
@@ -274,12 +274,12 @@ impl Instance for InstanceService {
         let filter = request.into_inner().filter;
         let changed = self.log_filter()?.change(&filter);
         let previous = changed.map_err(Status::invalid_argument)?;
-        info!(user, from = previous, to = filter, "a user changes the log filter");
+        info!(user, from = previous, to = filter, "log filter changed");
         Ok(Response::new(SetLogFilterResponse { previous }))
     }
 }
 
-/// The user that calls. A node that is recognized otherwise than by a certificate is not asked for in the register.
+/// The calling user. A node that is authenticated in another way is rejected here too.
 fn user<T>(request: &Request<T>) -> Result<String, Status> {
     match crate::auth::caller(request)? {
         Caller::User { identity } => Ok(identity.clone()),

@@ -1,8 +1,8 @@
-//! Whether this instance may stand for election: its node must be up, and a member of the consensus.
+//! Whether this instance may stand for election: its node must be up and a member of the consensus.
 //!
-//! Where an instance has a node's certificate, the node's record is read each second, for the leader as for all others. Whoever may
-//! not lead does not stand, and goes on to follow whoever leads; a leader that may not any more hands over. What cannot be read
-//! changes nothing.
+//! An instance with a node's certificate reads the node's record every second, as leader or not. An instance that may
+//! not lead does not stand for election and follows the leader; a leader that may no longer lead hands over. A read
+//! error changes nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,53 +25,53 @@ use crate::state::record::NodeRecord;
 use crate::status::LeaderStatus;
 use crate::telemetry;
 
-/// Between two looks.
+/// The interval of checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a look may take.
+/// The timeout of a check.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a node's instance may not lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Bar {
-    /// There is no such node, or not any more.
+    /// The node does not exist (any more).
     NoNode,
-    /// It is no node in service.
+    /// The node is not up.
     NotUp(NodeState),
-    /// The cluster in the store has another authority than the node's certificate.
+    /// The cluster in the store has another certificate authority than the node's certificate.
     OtherCluster,
-    /// It has not the role, and is no member of the consensus either.
+    /// The node has neither the role nor a member of the consensus.
     NoMember,
 }
 
 impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match self {
-            Self::NoNode => "it is no node of this cluster, or not any more",
+            Self::NoNode => "it is not a node of this cluster",
             Self::OtherCluster => {
-                "the cluster in the store has another certificate authority than its credentials: one of the \
-                 two is of another cluster"
+                "the cluster in the store and its credentials have different certificate authorities: they belong to \
+                 different clusters"
             }
             Self::NotUp(NodeState::New) => "it is not approved yet",
             Self::NotUp(NodeState::Decommissioned) => "it is decommissioned",
             Self::NotUp(_) => "it has not committed yet",
-            Self::NoMember => "it is no member of the consensus and has not the role consensus-member",
+            Self::NoMember => "it is not a member of the consensus and does not have the role consensus-member",
         };
         write!(f, "this instance's node may not lead: {why}")
     }
 }
 
-/// What is known of it.
+/// The result of the check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing yet.
+    /// No check has succeeded yet.
     Unknown,
-    /// It may lead.
+    /// The instance may lead.
     May,
-    /// It may not.
+    /// The instance may not lead.
     MayNot(Bar),
 }
 
-/// Whose candidacy it is, and where that is looked up.
+/// The node, and the sources of the check.
 #[derive(Clone)]
 pub(crate) struct Candidacy {
     pub(crate) node_id: String,
@@ -81,7 +81,7 @@ pub(crate) struct Candidacy {
 }
 
 impl Candidacy {
-    /// Looks again and again, and tells the verdict; until cancelled.
+    /// Checks again and again and publishes the verdict, until cancelled.
     pub(crate) async fn run(
         self,
         mut consensus: watch::Receiver<ConsensusStatus>,
@@ -91,13 +91,13 @@ impl Candidacy {
         loop {
             let look = async {
                 let Some(store) = running(&mut consensus).await else {
-                    // It is gone, and the instance with it.
+                    // The consensus is gone, and the instance will end.
                     return std::future::pending().await;
                 };
                 match timeout(STORE_TIMEOUT, self.judge(&*store)).await {
-                    Ok(Ok(found)) => tell(&verdict, &found),
-                    Ok(Err(error)) => debug!(error, "whether this node may lead cannot be seen"),
-                    Err(_) => debug!("whether this node may lead cannot be seen in time"),
+                    Ok(Ok(found)) => publish(&verdict, &found),
+                    Ok(Err(error)) => debug!(error, "candidacy check failed"),
+                    Err(_) => debug!("candidacy check timed out"),
                 }
                 sleep(POLL_INTERVAL).await;
             };
@@ -107,7 +107,7 @@ impl Candidacy {
         }
     }
 
-    /// Looks once.
+    /// Checks once.
     async fn judge(&self, store: &dyn Store) -> Result<Verdict, String> {
         let key = NODES.key(&self.node_id).map_err(|error| error.to_string())?;
         let ops = vec![Op::get(Layout::CLUSTER.certificate()), Op::get(key)];
@@ -131,7 +131,8 @@ impl Candidacy {
         if node.roles().consensus_member.is_some() {
             return Ok(Verdict::May);
         }
-        // The role follows the member, by whoever leads: until then the members count, or nobody could begin.
+        // The leader derives the role from the member. Until then the membership counts, or no instance could ever
+        // lead.
         let members = self.membership.members().await.map_err(|error| error.to_string())?;
         let votes = members
             .iter()
@@ -144,7 +145,7 @@ impl Candidacy {
     }
 }
 
-fn tell(verdict: &watch::Sender<Verdict>, found: &Verdict) {
+fn publish(verdict: &watch::Sender<Verdict>, found: &Verdict) {
     let changed = verdict.send_if_modified(|known| {
         let changed = known != found;
         known.clone_from(found);
@@ -158,25 +159,26 @@ fn tell(verdict: &watch::Sender<Verdict>, found: &Verdict) {
     }
 }
 
-/// Completes once this is no instance that may lead.
+/// Completes once the instance may not lead.
 pub(crate) async fn barred(verdict: Option<&mut watch::Receiver<Verdict>>) {
     let Some(verdict) = verdict else {
         return std::future::pending().await;
     };
-    // What is not known bars nobody who stands already.
-    told(verdict, |known| matches!(known, Verdict::MayNot(_))).await;
+    // An unknown verdict does not end a candidacy.
+    wait_for(verdict, |known| matches!(known, Verdict::MayNot(_))).await;
 }
 
-/// Completes once the verdict is such a one.
-async fn told(verdict: &mut watch::Receiver<Verdict>, such: impl FnMut(&Verdict) -> bool) {
-    let told = verdict.wait_for(such).await.is_ok();
-    // Whoever tells it goes with the instance.
-    if !told {
+/// Completes once the verdict matches.
+async fn wait_for(verdict: &mut watch::Receiver<Verdict>, such: impl FnMut(&Verdict) -> bool) {
+    let has_sender = verdict.wait_for(such).await.is_ok();
+    // The sender lives as long as the instance.
+    if !has_sender {
         std::future::pending::<()>().await;
     }
 }
 
-/// Follows whoever leads, without standing; until this instance may. News that are not confirmed for so long are dropped.
+/// Follows the leader without standing for election, until the instance may lead. Observations older than `ttl` are
+/// discarded.
 pub(crate) async fn follow(
     backend: &dyn ElectionBackend,
     own_id: &str,
@@ -185,7 +187,7 @@ pub(crate) async fn follow(
     verdict: &mut watch::Receiver<Verdict>,
 ) {
     let reason = verdict.clone();
-    let nobody = || {
+    let no_leader = || {
         LeaderStatus::Undetermined(match &*reason.borrow() {
             Verdict::MayNot(bar) => Reason::Barred(bar.to_string()),
             Verdict::Unknown | Verdict::May => Reason::Starting,
@@ -195,7 +197,7 @@ pub(crate) async fn follow(
         loop {
             let mut observations = backend.observe();
             loop {
-                let news = match timeout(ttl, observations.next()).await {
+                let observed = match timeout(ttl, observations.next()).await {
                     Ok(Some(observation)) => match observation.leader.map(|leader| (decoded(&leader.value), leader)) {
                         Some((Some(value), leader)) if value.candidate_id() != own_id => {
                             ElectionStatus::Follower(LeaderInfo {
@@ -204,14 +206,14 @@ pub(crate) async fn follow(
                                 revision: leader.create_revision,
                             })
                         }
-                        _ => nobody(),
+                        _ => no_leader(),
                     },
                     Ok(None) => break,
                     Err(_) => ElectionStatus::Undetermined(Reason::ObservationStale),
                 };
                 status.send_if_modified(|known| {
-                    let changed = *known != news;
-                    *known = news;
+                    let changed = *known != observed;
+                    *known = observed;
                     changed
                 });
             }
@@ -220,7 +222,7 @@ pub(crate) async fn follow(
     };
     tokio::select! {
         () = following => {}
-        () = told(verdict, |known| *known == Verdict::May) => {}
+        () = wait_for(verdict, |known| *known == Verdict::May) => {}
     }
 }
 

@@ -1,5 +1,5 @@
-//! What an instance keeps true of its own certificates: the second one for stock clients, the proof of membership, and that the store is
-//! of the cluster that its credentials are from.
+//! The instance's certificates: the second one for stock clients, the proof of membership, the renewal, and the check
+//! that the store belongs to the cluster of the credentials.
 
 pub(crate) mod membership;
 pub(crate) mod renewal;

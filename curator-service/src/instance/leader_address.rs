@@ -1,4 +1,4 @@
-//! Where a leader is that does not say it in the election: the Go original's is found in its node record.
+//! The address of a leader that does not advertise one, such as a Go leader: it is in the leader's node record.
 
 use curator_election::store::{Keys, Range, Store, StoreError};
 use curator_proto::private::Node;
@@ -6,10 +6,10 @@ use prost::Message;
 
 use curator_identity::CURATOR_PORT;
 
-/// Why the address is not known.
+/// Why the address is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoAddress {
-    #[error("the leader's node id is not one")]
+    #[error("the leader's node id is invalid")]
     NodeId,
     #[error("the leader's node record could not be read: {0}")]
     Read(#[from] StoreError),
@@ -21,7 +21,7 @@ pub(crate) enum NoAddress {
     NotReported,
 }
 
-/// The host of a node, from its record. Its port is always the Curator's.
+/// The host of a node, from its record. The port is always the Curator's.
 pub(crate) async fn recorded_host(store: &dyn Store, node_id: &str) -> Result<String, NoAddress> {
     if node_id.is_empty() || node_id.contains('/') {
         return Err(NoAddress::NodeId);
@@ -35,7 +35,7 @@ pub(crate) async fn recorded_host(store: &dyn Store, node_id: &str) -> Result<St
     }
 }
 
-/// A host with the Curator's port, to be dialled.
+/// The host with the Curator's port.
 pub(crate) fn with_port(host: &str) -> String {
     if host.contains(':') {
         format!("[{host}]:{CURATOR_PORT}")

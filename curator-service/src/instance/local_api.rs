@@ -1,4 +1,4 @@
-//! `CuratorLocal`: what every instance answers by itself, whatever its role.
+//! The `CuratorLocal` service, which every instance answers locally, whatever its role.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::complaint::Complaint;
 use crate::consensus::ConsensusStatus;
 use crate::instance::leader_address::{NoAddress, recorded_host};
-use crate::instance::role::told;
+use crate::instance::role::public_reason;
 use crate::state::pki_layout::Layout;
 use crate::status::LeaderStatus;
 use curator_identity::CURATOR_PORT;
@@ -65,16 +65,17 @@ impl CuratorLocalService {
         }
     }
 
-    /// Who leads by the status, or why that cannot be said.
+    /// The current leader, or why it is unknown.
     async fn leader(&self, status: &LeaderStatus) -> Result<GetCurrentLeaderResponse, Status> {
         match status {
             ElectionStatus::Leader(term) if term.is_valid() => {
                 Ok(self.answer(&self.node_id, split_address(&self.advertise)))
             }
-            ElectionStatus::Leader(_) => Err(Status::unavailable("this instance's term as leader has ended")),
-            ElectionStatus::Undetermined(reason) => {
-                Err(Status::unavailable(format!("who leads is not known: {}", told(reason))))
-            }
+            ElectionStatus::Leader(_) => Err(Status::unavailable("this instance's term has ended")),
+            ElectionStatus::Undetermined(reason) => Err(Status::unavailable(format!(
+                "the leader is unknown: {}",
+                public_reason(reason)
+            ))),
             ElectionStatus::Follower(following) => {
                 let leader = &following.leader;
                 let address = match leader.advertised_addresses.first() {
@@ -89,16 +90,18 @@ impl CuratorLocalService {
     fn store(&self) -> Result<Arc<dyn Store>, Status> {
         match &*self.consensus.borrow() {
             ConsensusStatus::Running(store) => Ok(store.clone()),
-            // Where the store is, and what is wrong with it, is not for strangers.
-            ConsensusStatus::NotRunning { .. } => Err(Status::unavailable("this instance has no store yet")),
+            // The address and the state of the store are not disclosed to strangers.
+            ConsensusStatus::NotRunning { .. } => {
+                Err(Status::unavailable("this instance is not connected to its store yet"))
+            }
         }
     }
 
-    /// The address in the leader's node record, for a leader that does not say it in the election.
+    /// The address in the leader's node record, for a leader that does not advertise one.
     async fn recorded_address(&self, leader: &LeaderElectionValue) -> Result<String, Status> {
         let store = self.store()?;
         recorded_host(&*store, &leader.node_id).await.map_err(|error| {
-            // What the store says of itself is not for strangers.
+            // The store's errors are not disclosed to strangers.
             let code = match error {
                 NoAddress::NodeId | NoAddress::NoRecord => Code::Internal,
                 NoAddress::Read(_) => return Status::internal("the leader's node record could not be read"),
@@ -123,7 +126,7 @@ fn split_address(address: &str) -> (String, i32) {
 impl CuratorLocal for CuratorLocalService {
     type GetCurrentLeaderStream = Pin<Box<dyn Stream<Item = Result<GetCurrentLeaderResponse, Status>> + Send>>;
 
-    /// Streams who leads: now, and at each change; ends with `UNAVAILABLE` when that is not known.
+    /// Streams the current leader and each change. Ends with `UNAVAILABLE` when the leader is unknown.
     async fn get_current_leader(
         &self,
         _request: Request<GetCurrentLeaderRequest>,
@@ -140,7 +143,7 @@ impl CuratorLocal for CuratorLocalService {
                 Next::Answer => {}
                 Next::Changed => tokio::select! {
                     changed = this.status.changed() => if changed.is_err() { return None },
-                    // Without this an open stream would hold up the shutdown.
+                    // Otherwise open streams would delay the shutdown.
                     () = this.cancel.cancelled() => {
                         return Some((Err(Status::unavailable("this instance is shutting down")), (this, Next::Over)));
                     }
@@ -154,7 +157,7 @@ impl CuratorLocal for CuratorLocalService {
         Ok(Response::new(Box::pin(stream)))
     }
 
-    /// The certificate of the cluster's CA, as the store has it: it never changes, so anybody may say it.
+    /// The certificate of the cluster's CA from the store. It never changes, so any instance may return it.
     async fn get_ca_certificate(
         &self,
         _request: Request<GetCaCertificateRequest>,

@@ -1,7 +1,7 @@
-//! What an instance reports of its own node: that it lives, and where it is.
+//! Reports the instance's own node: heartbeats and the node's address.
 //!
-//! It calls itself, as any node would, and its own listener passes that on to whoever leads. A status that somebody else keeps, who says
-//! more of the node than an instance knows, is left alone.
+//! The instance calls itself as any node would, and its listener forwards the calls to the leader. A status that an
+//! agent maintains, which knows more about the node, is not overwritten.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -24,18 +24,18 @@ use curator_identity::ClientCredentials;
 use curator_identity::CredentialsWatch;
 use curator_identity::come_again;
 
-/// Between two heartbeats: what nodes of the original have. A leader takes twice of it for an end.
-const BEAT: Duration = Duration::from_secs(5);
-/// How long one answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How often the address is said again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// The interval of heartbeats, as in the Go Curator. A leader considers a node lost after twice that time.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// The timeout of one reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The interval at which the address is reported.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Why a report has ended.
+/// Why a report failed.
 #[derive(Debug)]
 struct Failed {
     why: String,
-    /// When to come again, if that was said.
+    /// The retry delay that the server requested.
     again: Option<Duration>,
 }
 
@@ -54,14 +54,14 @@ impl From<Status> for Failed {
     }
 }
 
-/// What reports of one node.
+/// Reports one node.
 pub(crate) struct Reporter {
     node_id: String,
     credentials: CredentialsWatch,
     consensus: watch::Receiver<ConsensusStatus>,
-    /// Where this instance listens itself.
+    /// The listen address of this instance.
     own: SocketAddr,
-    /// Where others reach it; `None` if that is nothing that a status can say, or means nothing to others.
+    /// The advertised address; `None` if it is not an IP address, or if others cannot reach it.
     advertised: Option<(IpAddr, u16)>,
 }
 
@@ -82,24 +82,24 @@ impl Reporter {
         }
     }
 
-    /// Reports until cancelled. What is not answered is tried again.
+    /// Reports until cancelled. Failed reports are retried.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let reporting = async {
             loop {
                 let again = match self.report().await {
                     Ok(()) => None,
                     Err(failed) => {
-                        debug!(error = failed.why, "this node could not be reported");
+                        debug!(error = failed.why, "node report failed");
                         failed.again
                     }
                 };
-                sleep(again.unwrap_or_default().max(BEAT)).await;
+                sleep(again.unwrap_or_default().max(HEARTBEAT_INTERVAL)).await;
             }
         };
         cancel.run_until_cancelled(reporting).await;
     }
 
-    /// Reports until something goes wrong: a change of leader ends it as well.
+    /// Reports until an error occurs; a change of leader is one.
     async fn report(&self) -> Result<(), Failed> {
         let newest = self.credentials.newest();
         let own = newest.client(&self.node_id).map_err(|error| error.to_string())?;
@@ -109,39 +109,39 @@ impl Reporter {
         let beating = futures::stream::unfold(beating, |mut beating| async move {
             beating.recv().await.map(|beat| (beat, beating))
         });
-        let late = || format!("no answer within {ANSWER:?}");
+        let late = || format!("no answer within {REPLY_TIMEOUT:?}");
         let mut answers = None;
         let mut said: Option<Instant> = None;
         let mut beating = Some(beating);
         loop {
             beats.try_send(HeartbeatRequest {}).map_err(|error| error.to_string())?;
             if let Some(beating) = beating.take() {
-                let begun = timeout(ANSWER, curator.heartbeat(Request::new(beating))).await;
+                let begun = timeout(REPLY_TIMEOUT, curator.heartbeat(Request::new(beating))).await;
                 let begun = begun.map_err(|_| late())?;
                 answers = Some(begun?.into_inner());
             }
             let Some(answers) = &mut answers else { return Ok(()) };
-            let answer = timeout(ANSWER, answers.message()).await.map_err(|_| late())?;
+            let answer = timeout(REPLY_TIMEOUT, answers.message()).await.map_err(|_| late())?;
             if answer?.is_none() {
                 return Ok(());
             }
-            if said.is_none_or(|said| said.elapsed() >= RETRY_INTERVAL) {
-                self.say_where(&mut curator).await?;
+            if said.is_none_or(|said| said.elapsed() >= ADDRESS_INTERVAL) {
+                self.report_address(&mut curator).await?;
                 said = Some(Instant::now());
             }
             if !std::sync::Arc::ptr_eq(&newest, &self.credentials.newest()) {
-                // With a certificate that has taken its place.
+                // Reconnect with the new certificate.
                 return Ok(());
             }
-            sleep(BEAT).await;
+            sleep(HEARTBEAT_INTERVAL).await;
         }
     }
 
-    async fn say_where(&self, curator: &mut CuratorClient<Channel>) -> Result<(), Failed> {
+    async fn report_address(&self, curator: &mut CuratorClient<Channel>) -> Result<(), Failed> {
         let Some((address, port)) = self.advertised else {
             return Ok(());
         };
-        if self.is_said_by_another().await? {
+        if self.has_agent().await? {
             return Ok(());
         }
         let mut request = Request::new(UpdateNodeStatusRequest {
@@ -152,19 +152,19 @@ impl Reporter {
                 ..NodeStatus::default()
             }),
         });
-        request.set_timeout(ANSWER);
+        request.set_timeout(REPLY_TIMEOUT);
         curator.update_node_status(request).await?;
         Ok(())
     }
 
-    /// Whether the node's status is that of somebody who knows more of it, as an agent on the node does.
-    async fn is_said_by_another(&self) -> Result<bool, String> {
+    /// Whether an agent maintains the node's status.
+    async fn has_agent(&self) -> Result<bool, String> {
         let store = match &*self.consensus.borrow() {
             ConsensusStatus::Running(store) => store.clone(),
             ConsensusStatus::NotRunning { reason } => return Err(reason.clone()),
         };
         let key = NODES.key(&self.node_id).map_err(|error| error.to_string())?;
-        let read = timeout(ANSWER, store.range(Range::all(Keys::One(key)))).await;
+        let read = timeout(REPLY_TIMEOUT, store.range(Range::all(Keys::One(key)))).await;
         let read = read.map_err(|_| "the store does not answer")?;
         let read = read.map_err(|error| error.to_string())?;
         let Some(stored) = read.kvs.first() else {
@@ -176,7 +176,7 @@ impl Reporter {
     }
 }
 
-/// An address of this host that is listened on.
+/// The listen address to dial from this host.
 pub(crate) const fn dialled(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -186,7 +186,7 @@ pub(crate) const fn dialled(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// The part of an advertised address that a status has: an IP address, and one that others can reach.
+/// The advertised address for the status: an IP address that others can reach.
 fn reported(advertise: &str) -> Option<(IpAddr, u16)> {
     let address: SocketAddr = advertise.parse().ok()?;
     let ip = address.ip().to_canonical();

@@ -1,16 +1,16 @@
-//! Whether the other instances reach the leader, and what becomes of one that none of them reaches.
+//! Steps down a leader that no other instance can reach.
 //!
-//! Who leads is etcd's to say, and etcd may be reached by a leader whom nobody else reaches: it advertises an address
-//! that leads nowhere, or the network between the instances is cut and that to etcd is not. Calls through all others
-//! then wait for nothing. So a follower that has not reached the leader for some seconds writes that down beside its
-//! candidacy, under the same lease: it goes with it. It says which of the other candidates it reaches, too. A leader
-//! whom no other candidate reaches tells of it, and steps down in favour of the candidate that most others reach, if
-//! anybody reaches one.
+//! etcd decides who leads, and a leader may reach etcd although no other instance reaches the leader: its advertised
+//! address is wrong, or the network between the instances is cut while that to etcd is not. Calls through the other
+//! instances then wait in vain. So a follower that has not reached the leader for some seconds writes a report to etcd,
+//! under the lease of its candidacy, so that both end together. The report also lists the other candidates that the
+//! follower reaches. A leader that all other candidates report as unreachable logs that, and steps down in favour of
+//! the candidate that most instances reach, if there is one.
 //!
-//! Followers tell, rather than the leader calling itself: from its own host its address may be reached when from others
-//! it is not, and the other way round. Who is next must be reached by somebody else, or nothing would be gained. And
-//! one leader of all of them makes way in a minute: a key under a lease of its own says that one has. It is written
-//! under the lock key of the term.
+//! Followers report because a leader's test of its own address proves little: it may be reachable from its own host
+//! only, or from everywhere else. The successor must be reachable for another instance, or nothing would be gained. At
+//! most one leader per minute steps down for this reason: a key with its own lease, written under the guard of the
+//! term's lock key, records it.
 
 mod probe;
 #[cfg(test)]
@@ -41,29 +41,29 @@ use crate::status_page::term_history::TermHistory;
 use crate::step_down::StepDownCoordinator;
 use crate::telemetry;
 
-/// Between two looks.
+/// The interval of checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a follower has not reached the leader when it says so.
-const SILENT: Duration = Duration::from_secs(3);
-/// How long all others say so until the leader makes way.
-const STANDING: Duration = Duration::from_secs(3);
-/// Within so long one leader makes way.
+/// A follower reports the leader after it has been unreachable for this long.
+const REPORT_AFTER: Duration = Duration::from_secs(3);
+/// The leader steps down after all others have reported it for this long.
+const STEP_DOWN_AFTER: Duration = Duration::from_secs(3);
+/// At most one leader steps down in this time.
 const STEP_DOWN_INTERVAL: Duration = Duration::from_secs(60);
-/// How long an instance may take to answer whoever wants to know whether it is reached.
-const PROBE: Duration = Duration::from_secs(2);
-/// More candidates than these are not asked: a cluster has as many instances as etcd has members.
+/// The timeout of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum number of candidates that are probed: a cluster has as many instances as etcd has members.
 const MAX_CANDIDATES: usize = 16;
-/// The last part of the key that says that a leader has made way.
-const MADE_WAY: &str = "made-way";
+/// The last component of the key that records that a leader stepped down.
+const STEPPED_DOWN: &str = "made-way";
 
-/// What a follower says that does not reach the leader.
+/// A follower's report that it does not reach the leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Report {
-    /// The node that says it.
+    /// The follower's node.
     node_id: String,
-    /// Of the term whose leader it does not reach.
+    /// The lock revision of the unreachable leader's term.
     lock_revision: i64,
-    /// The nodes of the other candidates that it reaches.
+    /// The nodes of the other candidates that the follower reaches.
     reaches: BTreeSet<String>,
 }
 
@@ -75,24 +75,24 @@ struct Peer {
     lease: Option<LeaseId>,
 }
 
-/// What an instance does about it.
+/// The reachability checks of one instance.
 pub(crate) struct Reach {
     candidate: Arc<CandidateConfig>,
     probe: Arc<dyn Probe>,
-    /// Those who say that they do not reach this leader, for whoever asks.
+    /// The followers that do not reach this leader, for the instance's status.
     unreached_by: watch::Sender<Vec<String>>,
-    /// As a follower: what was last said, and under which candidate's key.
+    /// As a follower: the last report, and the key of the candidate that it is attached to.
     said: Option<(Bytes, Report)>,
-    /// As a leader: since when each of them says it.
+    /// As a leader: when each report was first seen.
     since: BTreeMap<LeaseId, Instant>,
-    /// It was told in the log.
-    told: bool,
-    /// The lease that says that this instance has made way, until it is given back.
+    /// Whether the warning was logged.
+    warned: bool,
+    /// The lease that records that this instance stepped down, until it is revoked.
     made_way: Option<(LeaseId, Instant)>,
 }
 
 impl Reach {
-    /// An instance that nobody complains about yet, and where those who do are told.
+    /// The checks, and a receiver of the followers that do not reach this leader.
     pub(crate) fn new(candidate: Arc<CandidateConfig>, probe: Arc<dyn Probe>) -> (Self, watch::Receiver<Vec<String>>) {
         let (unreached_by, told) = watch::channel(Vec::new());
         let reach = Self {
@@ -101,43 +101,43 @@ impl Reach {
             unreached_by,
             said: None,
             since: BTreeMap::new(),
-            told: false,
+            warned: false,
             made_way: None,
         };
         (reach, told)
     }
 
-    /// Looks again and again, until cancelled.
+    /// Checks again and again, until cancelled.
     pub(crate) async fn run(
         mut self,
         mut consensus: watch::Receiver<ConsensusStatus>,
         status: watch::Receiver<LeaderStatus>,
         terms: TermHistory,
-        office: StepDownCoordinator,
+        coordinator: StepDownCoordinator,
         cancel: CancellationToken,
     ) {
         let looking = async {
             loop {
                 let Some(store) = running(&mut consensus).await else {
-                    // It is gone, and the instance with it.
+                    // The consensus is gone, and the instance will end.
                     return std::future::pending().await;
                 };
                 let (now, present) = (BootClock.now(), status.borrow().clone());
                 let looked = match &present {
-                    ElectionStatus::Leader(term) => self.as_leader(&store, term, now, &office).await,
+                    ElectionStatus::Leader(term) => self.check_as_leader(&store, term, now, &coordinator).await,
                     ElectionStatus::Follower(following) => {
-                        self.lead_no_more();
-                        self.as_follower(&store, following, terms.silent_for(now)).await
+                        self.reset_leader();
+                        self.check_as_follower(&store, following, terms.silent_for(now)).await
                     }
                     ElectionStatus::Undetermined(_) => {
-                        self.lead_no_more();
+                        self.reset_leader();
                         Ok(())
                     }
                 };
                 if let Err(error) = looked {
-                    debug!(%error, "who reaches the leader cannot be said or seen");
+                    debug!(%error, "reachability check failed");
                 }
-                self.give_back(&store, now).await;
+                self.release_claim(&store, now).await;
                 sleep(POLL_INTERVAL).await;
             }
         };
@@ -152,19 +152,19 @@ impl Reach {
         self.candidate.election(store.clone())
     }
 
-    /// Says whether this follower reaches the leader, if there is something new to say.
-    async fn as_follower(
+    /// Writes or updates this follower's report that it does not reach the leader.
+    async fn check_as_follower(
         &mut self,
         store: &Arc<dyn Store>,
         following: &LeaderInfo<LeaderElectionValue>,
         silent: Option<Duration>,
     ) -> Result<(), StoreError> {
-        if silent.is_none_or(|silent| silent < SILENT) {
+        if silent.is_none_or(|silent| silent < REPORT_AFTER) {
             return self.withdraw(store).await;
         }
         let queue = self.election(store).candidates().await?;
         let value = |value: &Bytes| <LeaderElectionValue as LeaderValue>::decode(value).ok();
-        // Another process may have the same id.
+        // Compare the whole value: another process may have the same node id.
         let own = queue
             .iter()
             .find(|candidate| value(&candidate.value).as_ref() == Some(&self.candidate.value));
@@ -204,7 +204,7 @@ impl Reach {
                     leader = following.leader.node_id,
                     leader_address = following.leader.advertised_addresses.first().map_or("", String::as_str),
                     reaches = ?report.reaches,
-                    "this instance does not reach the leader, and says so to it by etcd"
+                    "the leader is unreachable from this instance; reported to it through etcd"
                 );
             }
             self.said = said;
@@ -212,7 +212,7 @@ impl Reach {
         Ok(())
     }
 
-    /// Takes back what was said.
+    /// Deletes the report.
     async fn withdraw(&mut self, store: &Arc<dyn Store>) -> Result<(), StoreError> {
         let Some((candidate, _)) = &self.said else {
             return Ok(());
@@ -224,29 +224,29 @@ impl Reach {
         Ok(())
     }
 
-    /// Where the candidate with this key says it.
+    /// The key of the report of the candidate with this key.
     fn own_key(&self, candidate: &Bytes) -> Option<Bytes> {
         let candidate = std::str::from_utf8(candidate).ok()?;
         let last = candidate.rsplit('/').next()?;
         Some(format!("{}{last}", self.prefix()).into())
     }
 
-    /// Which of these this instance reaches.
+    /// The nodes that this instance reaches.
     async fn reached(&self, peers: &[Peer]) -> BTreeSet<String> {
         let probes = peers.iter().take(MAX_CANDIDATES).map(|peer| async {
-            let reached = timeout(PROBE, self.probe.reaches(&peer.node_id, &peer.address)).await;
+            let reached = timeout(PROBE_TIMEOUT, self.probe.reaches(&peer.node_id, &peer.address)).await;
             reached.unwrap_or(false).then(|| peer.node_id.clone())
         });
         join_all(probes).await.into_iter().flatten().collect()
     }
 
-    /// Hears what the others say, and makes way if it is time.
-    async fn as_leader(
+    /// Reads the reports, and steps down if necessary.
+    async fn check_as_leader(
         &mut self,
         store: &Arc<dyn Store>,
         term: &Term,
         now: Instant,
-        office: &StepDownCoordinator,
+        coordinator: &StepDownCoordinator,
     ) -> Result<(), StoreError> {
         let Some(next) = self.successor(store, term, now).await? else {
             return Ok(());
@@ -263,14 +263,17 @@ impl Reach {
             to_node_id: next.clone(),
             expected_lock_revision: id.lock_revision,
         };
-        match office.step_down(&id, request).await {
-            Ok(_) => info!(next, "this leader makes way, as no other instance reaches it"),
-            Err(status) => warn!(next, reason = status.message(), "this leader cannot make way"),
+        match coordinator.step_down(&id, request).await {
+            Ok(_) => info!(
+                next,
+                "stepped down: this leader was unreachable for all other instances"
+            ),
+            Err(status) => warn!(next, reason = status.message(), "cannot step down"),
         }
         Ok(())
     }
 
-    /// Who is to lead instead; `None` if this leader stays.
+    /// The node to lead instead; `None` if this leader stays.
     async fn successor(
         &mut self,
         store: &Arc<dyn Store>,
@@ -279,9 +282,9 @@ impl Reach {
     ) -> Result<Option<String>, StoreError> {
         let (mut reports, mut made_way) = (BTreeMap::new(), false);
         for kv in store.range(Range::all(Keys::prefix(self.prefix()))).await?.kvs {
-            made_way |= kv.key.ends_with(MADE_WAY.as_bytes());
+            made_way |= kv.key.ends_with(STEPPED_DOWN.as_bytes());
             let report = serde_json::from_slice::<Report>(&kv.value).ok();
-            // Of another term it says nothing about this one.
+            // Reports about another term do not count.
             let report = report.filter(|report| report.lock_revision == term.lock_revision().0);
             if let (Some(lease), Some(report)) = (kv.lease, report) {
                 reports.insert(lease, report);
@@ -291,9 +294,9 @@ impl Reach {
         for lease in reports.keys() {
             self.since.entry(*lease).or_insert(now);
         }
-        self.tell(reports.values().map(|report| report.node_id.clone()).collect());
+        self.publish(reports.values().map(|report| report.node_id.clone()).collect());
         if reports.is_empty() {
-            self.told = false;
+            self.warned = false;
             return Ok(None);
         }
         let queue = self.election(store).candidates().await?;
@@ -303,35 +306,35 @@ impl Reach {
             .collect();
         let stands = |peer: &Peer| {
             let since = peer.lease.and_then(|lease| self.since.get(&lease));
-            since.is_some_and(|since| now.saturating_since(*since) >= STANDING)
+            since.is_some_and(|since| now.saturating_since(*since) >= STEP_DOWN_AFTER)
         };
         if peers.is_empty() || !peers.iter().all(stands) {
             return Ok(None);
         }
         let own = self.reached(&peers).await;
         let next = best(&peers, &reports, &own);
-        if !std::mem::replace(&mut self.told, true) {
+        if !std::mem::replace(&mut self.warned, true) {
             let (address, by) = (self.candidate.address(), self.unreached_by.borrow().join(", "));
             let what = match (&next, made_way) {
-                (None, _) => "no other is reached either, so it stays",
-                (Some(_), true) => "a leader has made way for that within the last minute, so it waits",
-                (Some(_), false) => "it makes way",
+                (None, _) => "no other instance is reachable either, so it stays leader",
+                (Some(_), true) => "a leader has stepped down for this reason within the last minute, so it waits",
+                (Some(_), false) => "it steps down",
             };
             warn!(
                 address,
                 by,
                 next,
-                "no other instance reaches this leader at its address: {what}; look at --advertise and at the network"
+                "this leader is unreachable for all other instances: {what}; check --advertise and the network"
             );
         }
         Ok(next.filter(|_| !made_way))
     }
 
-    /// Takes the one turn to make way that there is in a while. Returns whether it has it.
+    /// Claims the only step-down in a while. Returns whether the claim succeeded.
     async fn claim(&mut self, store: &Arc<dyn Store>, term: &Term, now: Instant) -> Result<bool, StoreError> {
-        let key = Bytes::from(format!("{}{MADE_WAY}", self.prefix()));
+        let key = Bytes::from(format!("{}{STEPPED_DOWN}", self.prefix()));
         let lease = store.grant(STEP_DOWN_INTERVAL).await?.id;
-        // Given back in any case, lest it is taken for one that a dead process has left.
+        // Always revoked later, so that it is not taken for the lease of a dead process.
         self.made_way = Some((lease, now));
         let leads = Compare::created_at(term.lock_key().clone(), term.lock_revision());
         let put = Op::Put {
@@ -345,24 +348,24 @@ impl Reach {
         Ok(claimed.succeeded)
     }
 
-    /// Gives the lease back once it is over.
-    async fn give_back(&mut self, store: &Arc<dyn Store>, now: Instant) {
+    /// Revokes the lease of the claim at its end.
+    async fn release_claim(&mut self, store: &Arc<dyn Store>, now: Instant) {
         let over = |(_, since): &(LeaseId, Instant)| now.saturating_since(*since) >= STEP_DOWN_INTERVAL;
         if let Some((lease, _)) = self.made_way.take_if(|made_way| over(made_way)) {
-            // It has run out by itself.
+            // It may have expired already.
             let _ = store.revoke(lease).await;
         }
     }
 
-    fn lead_no_more(&mut self) {
+    fn reset_leader(&mut self) {
         self.since.clear();
-        self.told = false;
-        self.tell(Vec::new());
+        self.warned = false;
+        self.publish(Vec::new());
     }
 
-    fn tell(&self, mut by: Vec<String>) {
+    fn publish(&self, mut by: Vec<String>) {
         by.sort_unstable();
-        // A cluster has few instances, and a gauge has 52 bits for them.
+        // A cluster has few instances, and a float represents that number exactly.
         #[allow(clippy::cast_precision_loss, reason = "it is a handful")]
         metrics::gauge!(telemetry::UNREACHED_BY).set(by.len() as f64);
         self.unreached_by.send_if_modified(|known| {
@@ -373,7 +376,7 @@ impl Reach {
     }
 }
 
-/// A candidate that can be dialled. The original's say no address, and cannot say whom they reach either.
+/// A candidate that can be dialled. The Go Curator's candidates have no address, and cannot report either.
 fn peer(value: &Bytes, lease: Option<LeaseId>) -> Option<Peer> {
     let value = <LeaderElectionValue as LeaderValue>::decode(value).ok()?;
     Some(Peer {
@@ -383,8 +386,8 @@ fn peer(value: &Bytes, lease: Option<LeaseId>) -> Option<Peer> {
     })
 }
 
-/// The candidate that most others reach, this leader among them; of several the one that is next anyhow. `None` if
-/// nobody reaches any.
+/// The candidate that most instances reach, including this leader; the first in the queue if several are equal. `None`
+/// if no candidate is reachable.
 fn best(peers: &[Peer], reports: &BTreeMap<LeaseId, Report>, own: &BTreeSet<String>) -> Option<String> {
     let reached_by = |peer: &Peer| {
         let others = reports.values().filter(|report| report.node_id != peer.node_id);

@@ -1,4 +1,4 @@
-//! Whether an instance is ready: it knows who leads and serves, and if it leads itself, it has read the state.
+//! Readiness: the instance knows the leader and serves; a leader must also have read the state.
 
 use std::sync::Arc;
 
@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::leader::Leader;
 
-/// Keeps `ready` right until cancelled. A leader that has not read the state answers no call, however well it holds its lease.
+/// Maintains `ready` until cancelled. A leader that has not read the state answers no call, although it holds its
+/// lease.
 ///
-/// `leader` is there in each term that this instance leads in.
+/// `leader` is set in each term that this instance leads.
 pub(crate) async fn follow(
     mut serving: watch::Receiver<bool>,
     mut leader: watch::Receiver<Option<Arc<Leader>>>,
@@ -28,7 +29,7 @@ pub(crate) async fn follow(
             () = changed(read) => true,
         };
         if !changed {
-            // Who says so has gone: so does this instance.
+            // The sender is gone, so this instance is ending.
             ready.send_replace(false);
             cancel.cancelled().await;
             return;
@@ -36,7 +37,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// Completes when it changes; never without one, or when it is gone, since the leader is replaced then.
+/// Completes when it changes; never without a receiver or after the sender is gone, since the leader is replaced then.
 async fn changed(read: Option<watch::Receiver<bool>>) {
     if let Some(mut read) = read
         && read.changed().await.is_ok()

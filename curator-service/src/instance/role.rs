@@ -1,4 +1,4 @@
-//! The election's status as the listener's role: the one place that knows both.
+//! Converts the election's status to the listener's role: the only place that knows both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,18 @@ use crate::consensus::ConsensusStatus;
 use crate::instance::leader_address::{recorded_host, with_port};
 use crate::status::LeaderStatus;
 
-/// The role by an election status.
+/// The role of an election status.
 pub(crate) fn role(status: &LeaderStatus) -> Role {
     match status {
-        ElectionStatus::Undetermined(reason) => Role::Undetermined { reason: told(reason) },
+        ElectionStatus::Undetermined(reason) => Role::Undetermined {
+            reason: public_reason(reason),
+        },
         ElectionStatus::Follower(following) => Role::Remote(Leader {
             node_id: following.leader.node_id.clone(),
             addresses: following.leader.advertised_addresses.clone(),
-            // The field is ours alone, and each version of ours that says it authorizes the caller that a forwarded call names. A
-            // Go leader knows nothing of such callers: it looks at the TLS peer, which would be this instance.
+            // The field exists only in this implementation, and all its versions with the field authorize the caller
+            // that a forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which
+            // would be this instance.
             authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
             term: TermId {
                 lock_key: String::from_utf8_lossy(&following.key).into_owned(),
@@ -39,37 +42,34 @@ pub(crate) fn role(status: &LeaderStatus) -> Role {
     }
 }
 
-/// Why nobody knows who leads, for callers, who may be strangers: what the store says of itself is for the log.
-pub(crate) fn told(reason: &Reason) -> String {
+/// Why the leader is unknown, for callers, who may be strangers. The store's own error goes to the log only.
+pub(crate) fn public_reason(reason: &Reason) -> String {
     match reason {
-        Reason::WrongCluster(_) => "the members of etcd are not of one cluster".into(),
+        Reason::WrongCluster(_) => "the etcd endpoints belong to different clusters".into(),
         Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => {
-            format!(
-                "this instance cannot take part in the election: {}",
-                kind_in_words(word)
-            )
+            format!("this instance cannot take part in the election: {}", failure_text(word))
         }
-        Reason::Undecodable(_) => "the leader says something of itself that cannot be read".into(),
-        // The rest are words of our own.
+        Reason::Undecodable(_) => "the leader's election value cannot be decoded".into(),
+        // The other reasons have texts of this program.
         reason => reason.to_string(),
     }
 }
 
-/// What kind of trouble the store has, without where it is and what it says.
-fn kind_in_words(word: &str) -> &'static str {
+/// The kind of a store's failure, without its address and its own error.
+fn failure_text(word: &str) -> &'static str {
     match word {
-        "not_running" => "its consensus is not there yet",
-        "unreachable" => "etcd cannot be reached",
+        "not_running" => "its consensus is not running yet",
+        "unreachable" => "etcd is unreachable",
         "no_answer" => "etcd does not answer",
-        "no_quorum" => "etcd has no quorum: too few of its members are up, or they do not reach each other",
+        "no_quorum" => "etcd has no quorum: too few of its members are up or connected to each other",
         "no_space" => "etcd is out of space",
-        "permission" => "etcd does not permit this to its user",
-        "authentication" => "etcd does not accept its user or certificate",
-        "overloaded" => "etcd has too much to do",
-        "wrong_cluster" => "the members of etcd are not of one cluster",
-        "future_revision" | "compacted" => "etcd has another history than before",
-        "key_lost" | "lease_not_found" => "its key or its lease is gone",
-        _ => "etcd refuses it",
+        "permission" => "permission denied by etcd",
+        "authentication" => "etcd authentication failed",
+        "overloaded" => "etcd is overloaded",
+        "wrong_cluster" => "the etcd endpoints belong to different clusters",
+        "future_revision" | "compacted" => "etcd has lost or compacted its history",
+        "key_lost" | "lease_not_found" => "its lock key or lease is gone",
+        _ => "etcd refused the request",
     }
 }
 
@@ -90,7 +90,7 @@ impl TermGuard for Guard {
     }
 }
 
-/// The roles that [`translate`] publishes.
+/// The roles that [`publish_roles`] publishes.
 pub(crate) struct Roles(pub(crate) watch::Receiver<Role>);
 
 impl StatusStream for Roles {
@@ -99,16 +99,16 @@ impl StatusStream for Roles {
     }
 }
 
-/// How often to look for the address of a leader that does not say it.
+/// The interval at which the address of a leader is looked up that does not advertise one.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Publishes the role for each status, until the status ends. A leader that does not say its address is looked up.
-pub(crate) async fn translate(
+/// Publishes the role for each status, until the status ends. A leader without an advertised address is looked up.
+pub(crate) async fn publish_roles(
     mut status: watch::Receiver<LeaderStatus>,
     consensus: watch::Receiver<ConsensusStatus>,
     roles: watch::Sender<Role>,
 ) {
-    // The address of the leader of this term, once it is found.
+    // The address found for the leader of this term.
     let mut found: Option<(TermId, String)> = None;
     loop {
         let mut newest = role(&status.borrow_and_update());
@@ -121,7 +121,7 @@ pub(crate) async fn translate(
                 _ => missing = Some(leader.clone()),
             }
         }
-        // What changes nothing that matters must not disturb anybody.
+        // Do not wake the listener without a change.
         roles.send_if_modified(|known| {
             let changed = *known != newest;
             *known = newest;
@@ -140,7 +140,7 @@ pub(crate) async fn translate(
     }
 }
 
-/// The address of a node, as soon as it can be found. Cancellation safe.
+/// The address of a node, as soon as it is found. Cancellation safe.
 async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) -> String {
     loop {
         let store = match &*consensus.borrow() {
@@ -150,7 +150,9 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
         if let Some(store) = store {
             match recorded_host(&*store, node_id).await {
                 Ok(host) => return with_port(&host),
-                Err(error) => debug!(node_id, %error, "the leader does not say where it is, and it is not recorded"),
+                Err(error) => {
+                    debug!(node_id, %error, "the leader advertises no address and has none in its node record")
+                }
             }
         }
         sleep(POLL_INTERVAL).await;
@@ -187,7 +189,7 @@ mod tests {
             };
             assert!(!told.contains("10.0.0.7") && !told.contains("key.pem"), "{told}");
         }
-        assert_eq!(told(&Reason::NoLeader), "no candidate leads");
+        assert_eq!(public_reason(&Reason::NoLeader), "no candidate leads");
     }
 
     fn following(revision: i64) -> LeaderStatus {
@@ -243,7 +245,7 @@ mod tests {
         let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
             reason: "a test".into(),
         });
-        let translating = tokio::spawn(translate(status, consensus, sender));
+        let translating = tokio::spawn(publish_roles(status, consensus, sender));
         roles.changed().await.unwrap();
         assert!(matches!(*roles.borrow_and_update(), Role::Remote(_)));
         statuses.send_replace(following(9));
@@ -271,7 +273,7 @@ mod tests {
         let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
         let store = Arc::new(MemoryCluster::new(1).client(0));
         let (_running, consensus) = watch::channel(ConsensusStatus::Running(store.clone()));
-        let translating = tokio::spawn(translate(status, consensus, sender));
+        let translating = tokio::spawn(publish_roles(status, consensus, sender));
         let addresses = |role: &Role| match role {
             Role::Remote(leader) => Some(leader.addresses.clone()),
             _ => None,

@@ -1,4 +1,4 @@
-//! Since when an instance has its role, and how often that has changed.
+//! The time since the last change of role, and the number of changes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use curator_election::store::Revision;
 
 use crate::status::LeaderStatus;
 
-/// The roles of one instance, counted. Clones share it.
+/// The history of one instance's role. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct RoleHistory(Arc<Mutex<Inner>>);
 
@@ -22,7 +22,7 @@ struct Inner {
     last: Kind,
 }
 
-/// What makes a role another one: not what a leader says of itself beside.
+/// The parts of a status that make it another role; a changed value of the same leader does not.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Undetermined,
@@ -30,7 +30,7 @@ enum Kind {
     Leader(Bytes, Revision),
 }
 
-/// A look at a [`RoleHistory`].
+/// A snapshot of a [`RoleHistory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) uptime: Duration,
@@ -39,7 +39,7 @@ pub(crate) struct Seen {
 }
 
 impl RoleHistory {
-    /// Begins undetermined.
+    /// Starts as undetermined.
     pub(crate) fn new(now: Instant) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             began: now,
@@ -49,7 +49,7 @@ impl RoleHistory {
         })))
     }
 
-    /// Takes note of the present status; returns whether the role is another one than before.
+    /// Records the current status; returns whether the role has changed.
     pub(crate) fn note(&self, status: &LeaderStatus, now: Instant) -> bool {
         let kind = match status {
             ElectionStatus::Undetermined(_) => Kind::Undetermined,
@@ -76,7 +76,7 @@ impl RoleHistory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,6 @@
-//! The service: it wires election and listener together and watches over their tasks.
+//! The service: connects the election and the listener, and supervises the tasks of an instance.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +8,8 @@ use std::time::Duration;
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason, Term};
-use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Services, Tls};
-use tokio::sync::{oneshot, watch};
+use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services, Tls};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,67 +32,68 @@ use crate::state::export::unfinished;
 use crate::state::fenced::Fenced;
 use crate::status::{CandidateConfig, LeaderStatus};
 use crate::status_page::term_history::TermHistory;
-use crate::status_page::{StatusServer, StatusSources};
-use crate::step_down::{ElectorSlot, StepDownCoordinator, handing_over};
+use crate::status_page::{Observe, StatusServer, StatusSources};
+use crate::step_down::{ElectorSlot, HandOver, StepDownCoordinator, handing_over};
 use crate::{step_down, telemetry};
+use curator_identity::CredentialsWatch;
 
 /// One instance of the Curator.
 pub struct Service {
     config: Config,
-    /// Outlives the elector, which begins only once the consensus runs.
+    /// Exists before the elector, which starts only once the consensus runs.
     status: watch::Sender<LeaderStatus>,
     listener: watch::Sender<Option<ListenerHandle>>,
 }
 
-/// Asks an instance whether it is alive where it serves.
+/// Checks whether the threads that serve connections respond.
 #[derive(Clone)]
 pub struct Liveness(watch::Receiver<Option<ListenerHandle>>);
 
 impl Liveness {
-    /// Completes once each thread that serves connections has done something that was asked of it: never before they serve, nor
-    /// after they have ended, nor while one of them is blocked. Cancellation safe.
+    /// Completes once each thread that serves connections has responded. Never completes before the threads serve, after they
+    /// have ended, or while one of them is blocked. Cancellation safe.
     pub async fn responds(&self) {
         let mut listener = self.0.clone();
         let begun = listener.wait_for(Option::is_some).await.map(|begun| begun.clone());
         match begun {
             Ok(Some(listener)) => listener.responds().await,
-            // It has never begun, and never will.
+            // The listener will never start.
             Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// Why an instance ended without being told to.
+/// Why an instance ended without being cancelled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
-    /// The listener cannot be opened, or broke.
+    /// The listener cannot be opened, or has failed.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The descriptors of the leader's services are none.
+    /// The descriptors of the leader's services are invalid.
     #[error(transparent)]
     Descriptors(#[from] DescriptorError),
-    /// The elector cannot be made.
+    /// The elector's configuration is invalid.
     #[error(transparent)]
     Elector(#[from] ElectorError),
-    /// The address for those who look at the instance cannot be listened on.
-    #[error("cannot listen on {listen} for metrics and the status page: choose another address, or none: {source}")]
+    /// The metrics and status server cannot listen, or has failed.
+    #[error("cannot serve metrics and the status page on {listen}: {source}; choose another address or disable it")]
     Observe {
         /// The address.
-        listen: std::net::SocketAddr,
-        /// What the system says.
+        listen: SocketAddr,
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A task ended by itself; the instance ended with it rather than go on without.
+    /// A task ended unexpectedly, and the instance with it.
     #[error("{0}")]
     Task(String),
 }
 
 impl Service {
-    /// An instance. Nothing is started.
+    /// An instance, which is not started yet.
     ///
     /// # Errors
-    /// The configuration cannot work.
+    /// The configuration is invalid.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self {
@@ -101,266 +103,111 @@ impl Service {
         })
     }
 
-    /// Asks this instance whether it is alive, before and while it runs.
+    /// A liveness check of this instance, which may be used before it runs.
     #[must_use]
     pub fn liveness(&self) -> Liveness {
         Liveness(self.listener.subscribe())
     }
 
-    /// What this instance knows of the election, before and while it runs.
+    /// The election status of this instance, which may be used before it runs.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<LeaderStatus> {
         self.status.subscribe()
     }
 
-    /// Runs until cancelled. Then it reports that it is not to be called; if it leads, answers what it is running, steps down
-    /// and waits for the next leader; ends the calls under way within [`grace`](Config::grace); and leaves the election.
+    /// Runs until cancelled. Then it reports that it is not ready; if it leads, finishes the calls under way, steps down and
+    /// waits for the next leader; ends the remaining calls within [`grace`](Config::grace); and leaves the election.
     ///
-    /// Not cancellation safe: when the future is dropped, the tasks are dropped with it and the lease runs out by itself.
+    /// Not cancellation safe: when the future is dropped, the tasks are dropped too and the lease expires.
     ///
     /// # Errors
-    /// The listener cannot be opened, or a task ended or panicked that should have gone on.
+    /// The listener cannot be opened, or a task ended unexpectedly or panicked.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), ServiceError> {
         let Self {
             config,
             status,
-            listener: told,
+            listener: published,
         } = self;
         let (role_sender, roles) = watch::channel(role::role(&status.borrow()));
-        let (seat, leader) = watch::channel(None);
-        let mut limits = listener_limits(&config);
-        limits.tls = config.credentials.as_ref().map(|credentials| Tls {
-            server: credentials.server(),
-            to_leader: Arc::new(OwnCertificate(credentials.clone())),
-            forwarders: Arc::new(ConsensusForwarders::new(leader.clone(), credentials.clone())),
-        });
+        let (leader_sender, leader) = watch::channel(None);
+        let limits = listener_limits(&config, &leader);
         let hand_over_limit = limits.drain_limit;
         let listener = Listener::bind(config.listen.iter().copied(), limits)?;
-        let advertise = match (&config.advertise, listener.addresses().first()) {
-            (Some(address), _) => address.clone(),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => String::new(),
+        let status_server = bind_status_server(&config)?;
+        let address = listener.addresses().first().copied();
+        let advertise = match (&config.advertise, address) {
+            (Some(advertise), _) => advertise.clone(),
+            (None, address) => address.map(|address| address.to_string()).unwrap_or_default(),
         };
-        let observatory = config
-            .observe
-            .as_ref()
-            .map(|observe| {
-                let listen = observe.listen;
-                StatusServer::bind(observe).map_err(|source| ServiceError::Observe { listen, source })
-            })
-            .transpose()?;
         info!(
             node_id = config.node_id,
-            observe = observatory.as_ref().map(|observatory| observatory.address().to_string()),
+            observe = status_server.as_ref().map(|server| server.address().to_string()),
             listen = ?listener.addresses(),
             advertise,
             election_prefix = config.election_prefix,
             leader_ttl = ?config.effective_ttl(),
             "starting"
         );
-
-        // A child, so that a task that fails ends this instance and not its caller.
-        let cancel = cancel.child_token();
-        // The listener goes before the election: until the last call is answered it wants to know who leads.
-        let (listener_cancel, rest_cancel) = (CancellationToken::new(), CancellationToken::new());
-        let elector = ElectorSlot::default();
-        let mut tasks = Supervisor::new(cancel.clone());
-        let history = RoleHistory::new(BootClock.now());
         let candidate = CandidateConfig::new(
             config.node_id.clone(),
             config.election_prefix.clone(),
             config.effective_ttl(),
             advertise.clone(),
         );
-        let terms = TermHistory::default();
-        tasks.spawn("role log", {
-            let (history, terms, own_id) = (history.clone(), terms.clone(), config.node_id.clone());
-            let (status, serving) = (status.subscribe(), listener.handle().serving());
-            log_roles(status, serving, history, (own_id, terms), rest_cancel.clone())
-        });
-        let ready = watch::Sender::new(false);
-        tasks.spawn("readiness", {
-            let (serving, leader, cancel) = (listener.handle().serving(), leader.clone(), rest_cancel.clone());
-            let ready = ready.clone();
-            async move {
-                readiness::follow(serving, leader, ready, cancel).await;
-                Ok(())
-            }
-        });
-        if let (Some(observatory), Some(observe)) = (observatory, &config.observe) {
-            let site = StatusSources {
-                node_id: config.node_id.clone(),
-                status: status.subscribe(),
-                ready: ready.subscribe(),
-                terms: terms.clone(),
-                credentials: config.credentials.clone(),
-                metrics: observe.metrics.clone(),
-                foreign: {
-                    let consensus = config.consensus.clone();
-                    Arc::new(move || consensus.foreign_endpoints())
-                },
-            };
-            let (cancel, listen) = (rest_cancel.clone(), observe.listen);
-            tasks.spawn("observatory", async move {
-                let ended = observatory.run(site, cancel).await;
-                ended.map_err(|source| ServiceError::Observe { listen, source })
-            });
-        }
-        tasks.spawn("consensus", {
-            let (consensus, cancel) = (config.consensus.clone(), rest_cancel.clone());
-            async move {
-                consensus.run(cancel).await;
-                Ok(())
-            }
-        });
-        let (listener_done, listener_ended) = oneshot::channel::<()>();
-        let (handle, watched_leader) = (listener.handle(), leader.clone());
-        let listener_handle = listener.handle();
-        told.send_replace(Some(handle.clone()));
-        if let Some(credentials) = config.credentials.clone() {
-            let (ending, cancel) = (cancel.clone(), rest_cancel.clone());
-            let consensus = config.consensus.status();
-            let own = listener.addresses().first().copied().map(node_report::dialled);
-            tasks.spawn("credentials", async move {
-                let renewing = async {
-                    // It calls this instance, so it ends before the rest.
-                    if let Some(own) = own {
-                        renewal::run(credentials.clone(), own, ending).await;
-                    }
-                };
-                tokio::join!(
-                    renewing,
-                    credentials.run(cancel.clone()),
-                    second::run(credentials.clone(), consensus.clone(), cancel.clone()),
-                    membership::run(credentials.clone(), consensus, cancel)
-                );
-                Ok(())
-            });
-        }
-        let (office, step_downs) =
+        let (coordinator, step_downs) =
             StepDownCoordinator::new(candidate.clone(), config.consensus.status(), status.subscribe());
         let (reach, unreached_by) = Reach::new(candidate.clone(), Arc::new(Dial::new(config.credentials.clone())));
-        tasks.spawn("reach", {
-            let (consensus, status) = (config.consensus.status(), status.subscribe());
-            let (terms, office, cancel) = (terms.clone(), office.clone(), rest_cancel.clone());
-            async move {
-                reach.run(consensus, status, terms, office, cancel).await;
-                Ok(())
-            }
+        let instance = Arc::new(Running {
+            candidate,
+            status: status.subscribe(),
+            leader,
+            ready: watch::Sender::new(false),
+            listener: listener.handle(),
+            address,
+            advertise,
+            hand_over_limit,
+            history: RoleHistory::new(BootClock.now()),
+            terms: TermHistory::default(),
+            liveness: LivenessProbe::new(Arc::new(BootClock), config.effective_stuck_after()),
+            elector: ElectorSlot::default(),
+            coordinator,
+            // A child, so that a task that fails ends this instance and not its caller.
+            cancel: cancel.child_token(),
+            listener_cancel: CancellationToken::new(),
+            rest_cancel: CancellationToken::new(),
+            config,
         });
-        if let (true, Some(credentials), Some(listen)) =
-            (config.report_node, &config.credentials, listener.addresses().first())
-        {
-            let (node_id, consensus) = (config.node_id.clone(), config.consensus.status());
-            let reporter = Reporter::new(node_id, credentials.clone(), consensus, *listen, &advertise);
-            // It calls this instance, so it ends before the rest.
-            let (stop, rest) = (cancel.clone(), rest_cancel.clone());
-            tasks.spawn("report", async move {
-                reporter.run(stop).await;
-                rest.cancelled().await;
-                Ok(())
-            });
+        let services = instance.services(unreached_by)?;
+        published.send_replace(Some(instance.listener.clone()));
+        let (listener_done, listener_ended) = oneshot::channel();
+
+        let mut tasks = Supervisor::new(instance.cancel.clone());
+        let of = || instance.clone();
+        tasks.spawn("role log", of().log_roles());
+        tasks.spawn("readiness", of().follow_readiness());
+        tasks.spawn("consensus", of().run_consensus());
+        tasks.spawn("reach", of().check_reach(reach));
+        tasks.spawn("leader", of().lead(leader_sender));
+        tasks.spawn("hand-over", of().hand_over(step_downs));
+        tasks.spawn("listener", of().listen(listener, roles, services, listener_done));
+        tasks.spawn("roles", of().publish_roles(role_sender));
+        tasks.spawn("liveness", of().watch_liveness());
+        tasks.spawn("shutdown", of().shut_down(listener_ended));
+        if let Some((server, observe)) = status_server.zip(instance.config.observe.clone()) {
+            tasks.spawn("observatory", of().serve_status(server, observe));
         }
-        tasks.spawn("leader", {
-            let context = LeaderContext {
-                node_id: config.node_id.clone(),
-                membership: config.consensus.membership(),
-                succession: config.credentials.is_some().then(|| office.clone()),
-                limits: config.state_limits,
-                clock: Arc::new(BootClock),
-                wall: curator_identity::wall_clock,
-            };
-            let (status, consensus) = (status.subscribe(), config.consensus.status());
-            lead(status, consensus, context, seat, rest_cancel.clone())
-        });
-        tasks.spawn("hand-over", {
-            let (handle, elector, cancel) = (listener.handle(), elector.clone(), rest_cancel.clone());
-            async move {
-                step_down::hand_over(step_downs, &handle, &elector, hand_over_limit, cancel.clone()).await;
-                // Those who ask go with the listener.
-                cancel.cancelled().await;
-                Ok(())
-            }
-        });
-        tasks.spawn("listener", {
-            let local = CuratorLocalService::new(
-                config.node_id.clone(),
-                advertise,
-                config.consensus.status(),
-                status.subscribe(),
-                listener_cancel.clone(),
-            );
-            let consensus = config.consensus.clone();
-            let log_filter = config.log_filter.clone();
-            let instance = InstanceService::new(
-                candidate.clone(),
-                consensus,
-                status.subscribe(),
-                (history, terms),
-                log_filter,
-            )
-            .unreached_by(unreached_by);
-            let services = services(&config, local, instance, office, leader)?;
-            let cancel = listener_cancel.clone();
-            async move {
-                let ended = listener.run(Roles(roles), services, cancel).await;
-                drop(listener_done);
-                Ok(ended?)
-            }
-        });
-        tasks.spawn("roles", {
-            let (status, cancel) = (status.subscribe(), rest_cancel.clone());
-            let consensus = config.consensus.status();
-            async move {
-                role::translate(status, consensus, role_sender).await;
-                // The status ends with the election task, whose end is noticed there.
-                cancel.cancelled().await;
-                Ok(())
-            }
-        });
-        let liveness = LivenessProbe::new(Arc::new(BootClock), config.effective_stuck_after());
-        tasks.spawn("watchdog", {
-            let (liveness, listener, cancel) = (liveness.clone(), handle.clone(), rest_cancel.clone());
-            async move {
-                watchdog::watch_over(liveness, listener, watched_leader, cancel).await;
-                Ok(())
-            }
-        });
-        tasks.spawn("shutdown", {
-            let (cancel, elector, rest) = (cancel.clone(), elector.clone(), rest_cancel.clone());
-            async move {
-                cancel.cancelled().await;
-                handle.unready();
-                handing_over::hand_over(&handle, &elector, hand_over_limit, None).await;
-                listener_cancel.cancel();
-                // Its end, however it comes.
-                let _ = listener_ended.await;
-                rest.cancel();
-                Ok(())
-            }
-        });
-        let verdict = config.credentials.as_ref().map(|credentials| {
-            let candidacy = Candidacy {
-                node_id: config.node_id.clone(),
-                authority: credentials.newest().ca().to_vec(),
-                membership: config.consensus.membership(),
-            };
+        if let Some(credentials) = instance.config.credentials.clone() {
+            tasks.spawn("credentials", of().maintain_credentials(credentials));
+        }
+        if let Some(reporter) = instance.reporter() {
+            tasks.spawn("report", of().report_node(reporter));
+        }
+        let verdict = instance.candidacy().map(|candidacy| {
             let (sender, verdict) = watch::channel(Verdict::Unknown);
-            let (consensus, cancel) = (config.consensus.status(), rest_cancel.clone());
-            tasks.spawn("candidacy", async move {
-                candidacy.run(consensus, sender, cancel).await;
-                Ok(())
-            });
+            tasks.spawn("candidacy", of().check_candidacy(candidacy, sender));
             verdict
         });
-        let candidate = Candidate {
-            candidate,
-            liveness,
-            listener: listener_handle,
-            slot: elector,
-            verdict,
-        };
-        tasks.spawn("election", elect(config, candidate, status, rest_cancel));
+        tasks.spawn("election", of().elect(status, verdict));
         tasks.join().await.map_err(|ended| match ended {
             Ended::Failed { source, .. } => source,
             other => ServiceError::Task(other.to_string()),
@@ -368,8 +215,297 @@ impl Service {
     }
 }
 
-/// The listener's limits: all of its part of a shutdown within the grace.
-fn listener_limits(config: &Config) -> ListenerConfig {
+/// The parts of a running instance that its tasks share.
+struct Running {
+    config: Config,
+    candidate: Arc<CandidateConfig>,
+    status: watch::Receiver<LeaderStatus>,
+    /// The leader, in each term that this instance leads.
+    leader: watch::Receiver<Option<Arc<Leader>>>,
+    ready: watch::Sender<bool>,
+    listener: ListenerHandle,
+    /// The first listen address.
+    address: Option<SocketAddr>,
+    advertise: String,
+    hand_over_limit: Duration,
+    history: RoleHistory,
+    terms: TermHistory,
+    liveness: LivenessProbe,
+    elector: ElectorSlot,
+    coordinator: StepDownCoordinator,
+    /// Starts the shutdown.
+    cancel: CancellationToken,
+    /// Ends the listener, after the handover.
+    listener_cancel: CancellationToken,
+    /// Ends all other tasks, after the listener: until its last call ends, the listener needs to know the leader.
+    rest_cancel: CancellationToken,
+}
+
+/// The tasks of an instance: each runs until its token is cancelled.
+impl Running {
+    async fn follow_readiness(self: Arc<Self>) -> Result<(), ServiceError> {
+        let (serving, leader) = (self.listener.serving(), self.leader.clone());
+        readiness::follow(serving, leader, self.ready.clone(), self.rest_cancel.clone()).await;
+        Ok(())
+    }
+
+    async fn serve_status(self: Arc<Self>, server: StatusServer, observe: Observe) -> Result<(), ServiceError> {
+        let sources = StatusSources {
+            node_id: self.config.node_id.clone(),
+            status: self.status.clone(),
+            ready: self.ready.subscribe(),
+            terms: self.terms.clone(),
+            credentials: self.config.credentials.clone(),
+            metrics: observe.metrics,
+            foreign: {
+                let consensus = self.config.consensus.clone();
+                Arc::new(move || consensus.foreign_endpoints())
+            },
+        };
+        let listen = observe.listen;
+        let ended = server.run(sources, self.rest_cancel.clone()).await;
+        ended.map_err(|source| ServiceError::Observe { listen, source })
+    }
+
+    async fn run_consensus(self: Arc<Self>) -> Result<(), ServiceError> {
+        self.config.consensus.run(self.rest_cancel.clone()).await;
+        Ok(())
+    }
+
+    async fn maintain_credentials(self: Arc<Self>, credentials: CredentialsWatch) -> Result<(), ServiceError> {
+        let cancel = || self.rest_cancel.clone();
+        let consensus = || self.config.consensus.status();
+        let renewing = async {
+            // It calls this instance, so it ends before the listener.
+            if let Some(own) = self.address.map(node_report::dialled) {
+                renewal::run(credentials.clone(), own, self.cancel.clone()).await;
+            }
+        };
+        tokio::join!(
+            renewing,
+            credentials.run(cancel()),
+            second::run(credentials.clone(), consensus(), cancel()),
+            membership::run(credentials.clone(), consensus(), cancel())
+        );
+        Ok(())
+    }
+
+    async fn check_reach(self: Arc<Self>, reach: Reach) -> Result<(), ServiceError> {
+        let (consensus, status) = (self.config.consensus.status(), self.status.clone());
+        let (terms, coordinator) = (self.terms.clone(), self.coordinator.clone());
+        let cancel = self.rest_cancel.clone();
+        reach.run(consensus, status, terms, coordinator, cancel).await;
+        Ok(())
+    }
+
+    fn reporter(&self) -> Option<Reporter> {
+        let credentials = self.config.credentials.clone().filter(|_| self.config.report_node)?;
+        let (node_id, consensus) = (self.config.node_id.clone(), self.config.consensus.status());
+        let listen = self.address?;
+        Some(Reporter::new(node_id, credentials, consensus, listen, &self.advertise))
+    }
+
+    async fn report_node(self: Arc<Self>, reporter: Reporter) -> Result<(), ServiceError> {
+        // It calls this instance, so it ends before the listener.
+        reporter.run(self.cancel.clone()).await;
+        self.rest_cancel.cancelled().await;
+        Ok(())
+    }
+
+    async fn lead(self: Arc<Self>, leader: watch::Sender<Option<Arc<Leader>>>) -> Result<(), ServiceError> {
+        let has_credentials = self.config.credentials.is_some();
+        let context = LeaderContext {
+            node_id: self.config.node_id.clone(),
+            membership: self.config.consensus.membership(),
+            succession: has_credentials.then(|| self.coordinator.clone()),
+            limits: self.config.state_limits,
+            clock: Arc::new(BootClock),
+            wall: curator_identity::wall_clock,
+        };
+        let (status, consensus) = (self.status.clone(), self.config.consensus.status());
+        lead(status, consensus, context, leader, self.rest_cancel.clone()).await
+    }
+
+    async fn hand_over(self: Arc<Self>, requests: mpsc::Receiver<HandOver>) -> Result<(), ServiceError> {
+        let (limit, cancel) = (self.hand_over_limit, self.rest_cancel.clone());
+        step_down::hand_over(requests, &self.listener, &self.elector, limit, cancel).await;
+        // The senders of requests end with the listener.
+        self.rest_cancel.cancelled().await;
+        Ok(())
+    }
+
+    fn services(&self, unreached_by: watch::Receiver<Vec<String>>) -> Result<Services, DescriptorError> {
+        let local = CuratorLocalService::new(
+            self.config.node_id.clone(),
+            self.advertise.clone(),
+            self.config.consensus.status(),
+            self.status.clone(),
+            self.listener_cancel.clone(),
+        );
+        let instance = InstanceService::new(
+            self.candidate.clone(),
+            self.config.consensus.clone(),
+            self.status.clone(),
+            (self.history.clone(), self.terms.clone()),
+            self.config.log_filter.clone(),
+        )
+        .unreached_by(unreached_by);
+        let (coordinator, leader) = (self.coordinator.clone(), self.leader.clone());
+        services(&self.config, local, instance, coordinator, leader)
+    }
+
+    async fn listen(
+        self: Arc<Self>,
+        listener: Listener,
+        roles: watch::Receiver<Role>,
+        services: Services,
+        done: oneshot::Sender<()>,
+    ) -> Result<(), ServiceError> {
+        let ended = listener.run(Roles(roles), services, self.listener_cancel.clone()).await;
+        drop(done);
+        Ok(ended?)
+    }
+
+    async fn publish_roles(self: Arc<Self>, roles: watch::Sender<Role>) -> Result<(), ServiceError> {
+        role::publish_roles(self.status.clone(), self.config.consensus.status(), roles).await;
+        // The status ends with the election task, whose end is detected there.
+        self.rest_cancel.cancelled().await;
+        Ok(())
+    }
+
+    async fn watch_liveness(self: Arc<Self>) -> Result<(), ServiceError> {
+        let (liveness, listener, leader) = (self.liveness.clone(), self.listener.clone(), self.leader.clone());
+        watchdog::run(liveness, listener, leader, self.rest_cancel.clone()).await;
+        Ok(())
+    }
+
+    async fn shut_down(self: Arc<Self>, listener_ended: oneshot::Receiver<()>) -> Result<(), ServiceError> {
+        self.cancel.cancelled().await;
+        self.listener.unready();
+        handing_over::hand_over(&self.listener, &self.elector, self.hand_over_limit, None).await;
+        self.listener_cancel.cancel();
+        // An error means that the sender was dropped: the listener has ended.
+        let _ = listener_ended.await;
+        self.rest_cancel.cancel();
+        Ok(())
+    }
+
+    fn candidacy(&self) -> Option<Candidacy> {
+        let credentials = self.config.credentials.as_ref()?;
+        Some(Candidacy {
+            node_id: self.config.node_id.clone(),
+            authority: credentials.newest().ca().to_vec(),
+            membership: self.config.consensus.membership(),
+        })
+    }
+
+    async fn check_candidacy(
+        self: Arc<Self>,
+        candidacy: Candidacy,
+        verdict: watch::Sender<Verdict>,
+    ) -> Result<(), ServiceError> {
+        let consensus = self.config.consensus.status();
+        candidacy.run(consensus, verdict, self.rest_cancel.clone()).await;
+        Ok(())
+    }
+
+    /// Waits for the consensus, then takes part in the election until cancelled: as a candidate while it may lead.
+    ///
+    /// Without a `verdict` it may always lead: there is no node's certificate.
+    async fn elect(
+        self: Arc<Self>,
+        status: watch::Sender<LeaderStatus>,
+        mut verdict: Option<watch::Receiver<Verdict>>,
+    ) -> Result<(), ServiceError> {
+        let (candidate, cancel) = (&self.candidate, &self.rest_cancel);
+        let Some(store) = running_store(self.config.consensus.status(), &status, cancel).await else {
+            return Ok(());
+        };
+        let importing = unfinished::until_gone(&*store, &status);
+        if cancel.run_until_cancelled(importing).await.is_none() {
+            return Ok(());
+        }
+        let backend = Arc::new(candidate.election(store));
+        while !cancel.is_cancelled() {
+            if let Some(verdict) = &mut verdict {
+                let node_id = &self.config.node_id;
+                let following = candidacy::follow(&*backend, node_id, candidate.ttl, &status, verdict);
+                if cancel.run_until_cancelled(following).await.is_none() {
+                    break;
+                }
+            }
+            let config = ElectorConfig {
+                ttl: candidate.ttl,
+                liveness: Some(self.liveness.clone()),
+                ..ElectorConfig::default()
+            };
+            let elector = Elector::new(backend.clone(), &candidate.value, config)?;
+            let elector = elector.publish_to(status.clone());
+            self.elector.set(Some(elector.handle()));
+            let stands = cancel.child_token();
+            let mut running = pin!(elector.run(stands.clone()));
+            tokio::select! {
+                () = &mut running => {}
+                () = candidacy::barred(verdict.as_mut()) => {
+                    let leaving = async {
+                        // A leader finishes its calls first; new calls wait for the next leader.
+                        self.listener.drain().await;
+                        stands.cancel();
+                    };
+                    tokio::join!(running, leaving);
+                }
+            }
+            self.elector.set(None);
+        }
+        status.send_replace(ElectionStatus::Undetermined(Reason::ElectorGone));
+        Ok(())
+    }
+
+    /// Logs and counts each change of role. `watch` keeps only the newest status, so a very short role may be missed.
+    async fn log_roles(self: Arc<Self>) -> Result<(), ServiceError> {
+        let (mut status, mut serving) = (self.status.clone(), self.listener.serving());
+        let note = |status: &LeaderStatus| {
+            let now = BootClock.now();
+            let changed = self.history.note(status, now);
+            if let Some(leaderless) = self.terms.note(&self.config.node_id, status, now) {
+                metrics::histogram!(telemetry::LEADERLESS_SECONDS).record(leaderless.as_secs_f64());
+            }
+            // Another reason is logged; another value of the same leader is not.
+            if changed || matches!(status, ElectionStatus::Undetermined(_)) {
+                log_role(status);
+            }
+        };
+        loop {
+            note(&status.borrow_and_update());
+            let silence = self.terms.reached(*serving.borrow_and_update(), BootClock.now());
+            // A connection to a new leader takes a moment, which is not counted.
+            if let Some(silence) = silence.filter(|silence| *silence >= MIN_SILENCE) {
+                metrics::histogram!(telemetry::LEADERLESS_SECONDS).record(silence.as_secs_f64());
+            }
+            tokio::select! {
+                changed = async { tokio::select! {
+                    changed = status.changed() => changed,
+                    Ok(()) = serving.changed() => Ok(()),
+                }} => {
+                    if changed.is_err() {
+                        self.rest_cancel.cancelled().await;
+                        return Ok(());
+                    }
+                }
+                () = self.rest_cancel.cancelled() => {
+                    // The last status is the one after resigning.
+                    while status.changed().await.is_ok() {
+                        note(&status.borrow_and_update());
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The listener's configuration. Its part of a shutdown fits into the grace.
+fn listener_limits(config: &Config, leader: &watch::Receiver<Option<Arc<Leader>>>) -> ListenerConfig {
     let mut limits = ListenerConfig::default().hold_for_ttl(config.effective_ttl());
     if let Some(cap) = config.hold_cap {
         limits.hold_cap = cap;
@@ -379,18 +515,32 @@ fn listener_limits(config: &Config) -> ListenerConfig {
     limits.max_connections_per_peer = config.max_connections_per_peer;
     limits.max_connection_age = config.max_connection_age;
     limits.threads = config.threads;
-    // A quarter to drain, a quarter to find the next leader, the rest to answer what is left.
+    // A quarter to drain, a quarter to find the next leader, the rest for the remaining calls.
     limits.drain_limit = limits.drain_limit.min(config.grace / 4);
     limits.grace = config.grace - limits.drain_limit * 2;
+    limits.tls = config.credentials.as_ref().map(|credentials| Tls {
+        server: credentials.server(),
+        to_leader: Arc::new(OwnCertificate(credentials.clone())),
+        forwarders: Arc::new(ConsensusForwarders::new(leader.clone(), credentials.clone())),
+    });
     limits
 }
 
-/// What is served: `CuratorLocal` and `Instance` here, and the rest by the leader.
+fn bind_status_server(config: &Config) -> Result<Option<StatusServer>, ServiceError> {
+    let Some(observe) = &config.observe else {
+        return Ok(None);
+    };
+    let listen = observe.listen;
+    let bound = StatusServer::bind(observe).map_err(|source| ServiceError::Observe { listen, source })?;
+    Ok(Some(bound))
+}
+
+/// The services of the listener: `CuratorLocal` and `Instance` locally, the others by the leader.
 fn services(
     config: &Config,
     local: CuratorLocalService,
     instance: InstanceService,
-    office: StepDownCoordinator,
+    coordinator: StepDownCoordinator,
     leader: watch::Receiver<Option<Arc<Leader>>>,
 ) -> Result<Services, DescriptorError> {
     let added = config.leader_services.clone();
@@ -401,10 +551,10 @@ fn services(
     };
     let instance = instance.into_server(authenticator.clone());
     let services = Services::new(move |term| {
-        let seat = LeaderHandle::new(leader.clone(), term.term.clone());
-        let leadership = office.clone().service(term.term.clone());
-        let leadership = Authorized::new(leadership, authenticator.clone(), seat.clone());
-        added(term, seat.routes(&authenticator).add_service(leadership))
+        let leader = LeaderHandle::new(leader.clone(), term.term.clone());
+        let step_down = coordinator.clone().service(term.term.clone());
+        let step_down = Authorized::new(step_down, authenticator.clone(), leader.clone());
+        added(term, leader.routes(&authenticator).add_service(step_down))
     })
     .local(local.into_server())
     .local(instance)
@@ -415,12 +565,12 @@ fn services(
         .try_fold(services, |services, descriptors| services.describe(descriptors))
 }
 
-/// Does the leader's work in each term that this instance leads in, until cancelled.
+/// Runs a leader in each term that this instance leads, until cancelled.
 async fn lead(
     mut status: watch::Receiver<LeaderStatus>,
     consensus: watch::Receiver<ConsensusStatus>,
     context: LeaderContext,
-    seat: watch::Sender<Option<Arc<Leader>>>,
+    published: watch::Sender<Option<Arc<Leader>>>,
     cancel: CancellationToken,
 ) -> Result<(), ServiceError> {
     let mut last = None;
@@ -433,23 +583,23 @@ async fn lead(
             ConsensusStatus::Running(store) => Some(store.clone()),
             ConsensusStatus::NotRunning { .. } => None,
         };
-        // The status ends with the election task, whose end is noticed there; and nobody leads without a store.
+        // The status ends with the election task, whose end is detected there; and no instance leads without a store.
         let (Some(term), Some(store)) = (term, store) else {
             cancel.cancelled().await;
             return Ok(());
         };
         last = Some(term.clone());
         let leader = Leader::new(Fenced::new(store, term.clone()), context.clone());
-        seat.send_replace(Some(leader.clone()));
+        published.send_replace(Some(leader.clone()));
         tokio::select! {
             () = leader.run() => {}
             () = cancel.cancelled() => {}
         }
-        seat.send_replace(None);
+        published.send_replace(None);
     }
 }
 
-/// The next term that this instance leads in, other than the last one; `None` if there will be none.
+/// The next term of this instance after the last one; `None` if the status has ended.
 async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Term>) -> Option<Term> {
     let is_next = |status: &LeaderStatus| matches!(status, ElectionStatus::Leader(term) if Some(term) != last);
     match &*status.wait_for(is_next).await.ok()? {
@@ -458,90 +608,18 @@ async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Ter
     }
 }
 
-/// What an instance stands for election with.
-struct Candidate {
-    candidate: Arc<CandidateConfig>,
-    liveness: LivenessProbe,
-    listener: ListenerHandle,
-    slot: ElectorSlot,
-    /// Whether its node may lead; `None` if it has no node's certificate.
-    verdict: Option<watch::Receiver<Verdict>>,
-}
-
-/// Waits for the consensus, then takes part in the election until cancelled: as a candidate while it may lead.
-async fn elect(
-    config: Config,
-    candidate: Candidate,
-    status: watch::Sender<LeaderStatus>,
-    cancel: CancellationToken,
-) -> Result<(), ServiceError> {
-    let Candidate {
-        candidate,
-        liveness,
-        listener,
-        slot,
-        mut verdict,
-    } = candidate;
-    let Some(store) = running_store(config.consensus.status(), &status, &cancel).await else {
-        return Ok(());
-    };
-    if cancel
-        .run_until_cancelled(unfinished::until_gone(&*store, &status))
-        .await
-        .is_none()
-    {
-        return Ok(());
-    }
-    let backend = Arc::new(candidate.election(store));
-    while !cancel.is_cancelled() {
-        if let Some(verdict) = &mut verdict {
-            let following = candidacy::follow(&*backend, &config.node_id, candidate.ttl, &status, verdict);
-            if cancel.run_until_cancelled(following).await.is_none() {
-                break;
-            }
-        }
-        let elector = Elector::new(
-            backend.clone(),
-            &candidate.value,
-            ElectorConfig {
-                ttl: candidate.ttl,
-                liveness: Some(liveness.clone()),
-                ..ElectorConfig::default()
-            },
-        )?;
-        let elector = elector.publish_to(status.clone());
-        slot.set(Some(elector.handle()));
-        let stands = cancel.child_token();
-        let mut running = pin!(elector.run(stands.clone()));
-        tokio::select! {
-            () = &mut running => {}
-            () = candidacy::barred(verdict.as_mut()) => {
-                let leaving = async {
-                    // Of a leader: what it is running is answered first, and what is new waits for the next one.
-                    listener.drain().await;
-                    stands.cancel();
-                };
-                tokio::join!(running, leaving);
-            }
-        }
-        slot.set(None);
-    }
-    status.send_replace(ElectionStatus::Undetermined(Reason::ElectorGone));
-    Ok(())
-}
-
-/// The store, once the consensus runs; `None` if cancelled before. Why it does not run is published as the reason meanwhile.
+/// The store, as soon as the consensus runs; `None` if cancelled. Until then, the reason is published as the status.
 async fn running_store(
     mut consensus: watch::Receiver<ConsensusStatus>,
     status: &watch::Sender<LeaderStatus>,
     cancel: &CancellationToken,
 ) -> Option<Arc<dyn Store>> {
-    let mut asked = false;
+    let mut waited = false;
     loop {
         match &*consensus.borrow_and_update() {
             ConsensusStatus::Running(store) => return Some(store.clone()),
-            // The first one only says that nobody has been asked yet.
-            ConsensusStatus::NotRunning { reason } if asked => {
+            // The initial status only says that nothing was tried yet.
+            ConsensusStatus::NotRunning { reason } if waited => {
                 let reason = Reason::OpenFailed {
                     word: "not_running",
                     error: reason.clone(),
@@ -550,66 +628,19 @@ async fn running_store(
             }
             ConsensusStatus::NotRunning { reason } => info!(%reason, "waiting for the consensus"),
         }
-        asked = true;
+        waited = true;
         tokio::select! {
             () = cancel.cancelled() => return None,
             changed = consensus.changed() => if changed.is_err() {
-                warn!("the consensus is gone for good");
+                warn!("the consensus has ended");
                 return None;
             }
         }
     }
 }
 
-/// From when on a leader that does not answer counts as none.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// Logs and counts each change of role. `watch` keeps only the newest, so a role that lasted no time at all may be left out.
-async fn log_roles(
-    mut status: watch::Receiver<LeaderStatus>,
-    mut serving: watch::Receiver<bool>,
-    history: RoleHistory,
-    (own_id, terms): (String, TermHistory),
-    cancel: CancellationToken,
-) -> Result<(), ServiceError> {
-    let note = |status: &LeaderStatus| {
-        let now = BootClock.now();
-        let changed = history.note(status, now);
-        if let Some(leaderless) = terms.note(&own_id, status, now) {
-            metrics::histogram!(telemetry::LEADERLESS_SECONDS).record(leaderless.as_secs_f64());
-        }
-        // The reason may be another one; what a leader says of itself beside is no news.
-        if changed || matches!(status, ElectionStatus::Undetermined(_)) {
-            log_role(status);
-        }
-    };
-    loop {
-        note(&status.borrow_and_update());
-        let silence = terms.reached(*serving.borrow_and_update(), BootClock.now());
-        // A connection to a new leader takes a moment, which is no silence.
-        if let Some(silence) = silence.filter(|silence| *silence >= SILENCE) {
-            metrics::histogram!(telemetry::LEADERLESS_SECONDS).record(silence.as_secs_f64());
-        }
-        tokio::select! {
-            changed = async { tokio::select! {
-                changed = status.changed() => changed,
-                Ok(()) = serving.changed() => Ok(()),
-            }} => {
-                if changed.is_err() {
-                    cancel.cancelled().await;
-                    return Ok(());
-                }
-            }
-            () = cancel.cancelled() => {
-                // The last word is the one after resigning.
-                while status.changed().await.is_ok() {
-                    note(&status.borrow_and_update());
-                }
-                return Ok(());
-            }
-        }
-    }
-}
+/// A leader that does not respond for this long counts as missing.
+const MIN_SILENCE: Duration = Duration::from_secs(1);
 
 fn log_role(status: &LeaderStatus) {
     match status {

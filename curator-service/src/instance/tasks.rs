@@ -1,4 +1,4 @@
-//! Tasks that nobody loses: the first one that ends before it was told to ends them all.
+//! Supervised tasks: the first task that ends unexpectedly ends all of them.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ pub(crate) struct Supervisor<E> {
     cancel: CancellationToken,
 }
 
-/// How a task ended that should have gone on.
+/// How a task ended unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended<E> {
-    #[error("the {task} task returned although nobody asked it to")]
+    #[error("the {task} task ended unexpectedly")]
     Unasked { task: &'static str },
     #[error("the {task} task failed: {source}")]
     Failed { task: &'static str, source: E },
@@ -24,7 +24,7 @@ pub(crate) enum Ended<E> {
 }
 
 impl<E: Send + 'static> Supervisor<E> {
-    /// A group that is told to end through `cancel`.
+    /// A group that ends when `cancel` is cancelled.
     pub(crate) fn new(cancel: CancellationToken) -> Self {
         Self {
             tasks: JoinSet::new(),
@@ -33,13 +33,13 @@ impl<E: Send + 'static> Supervisor<E> {
         }
     }
 
-    /// Starts a task, which must go on until it is told to end.
+    /// Starts a task, which must run until it is cancelled.
     pub(crate) fn spawn(&mut self, name: &'static str, task: impl Future<Output = Result<(), E>> + Send + 'static) {
         let id = self.tasks.spawn(task).id();
         self.names.insert(id, name);
     }
 
-    /// Waits until all tasks have ended. If one ends by itself the others are told to, and what it ended with is returned.
+    /// Waits until all tasks have ended. If a task ends unexpectedly, cancels the others and returns its result.
     pub(crate) async fn join(mut self) -> Result<(), Ended<E>> {
         let mut first = Ok(());
         while let Some(ended) = self.tasks.join_next_with_id().await {

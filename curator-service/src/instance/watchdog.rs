@@ -1,4 +1,4 @@
-//! Finds out again and again whether the instance can serve, and tells the elector.
+//! Checks periodically whether the instance can serve, and reports it to the elector.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,18 +12,17 @@ use tracing::{info, warn};
 
 use crate::leader::Leader;
 
-/// How often within the limit the instance is asked.
+/// The number of checks per limit.
 const CHECKS_PER_LIMIT: u32 = 4;
 
-/// Lets the liveness beat for as long as the threads of the listener take work and the leader, if there is one, can read; until
-/// cancelled.
-pub(crate) async fn watch_over(
+/// Feeds the liveness while the listener's threads respond and the leader, if there is one, can read; until cancelled.
+pub(crate) async fn run(
     liveness: LivenessProbe,
     listener: ListenerHandle,
     leader: watch::Receiver<Option<Arc<Leader>>>,
     cancel: CancellationToken,
 ) {
-    let mut well = true;
+    let mut healthy = true;
     loop {
         let mut asked = pin!(serves(&listener, &leader));
         let answered = tokio::select! {
@@ -32,9 +31,9 @@ pub(crate) async fn watch_over(
         };
         let answered = match answered {
             Ok(answered) => answered,
-            // A late answer is a sign of life too: whoever is asked anew each time never gives one.
+            // Wait for the late answer: a new check each time might never complete.
             Err(_) => {
-                warn_once(&mut well, "no answer", &liveness);
+                warn_once(&mut healthy, "no response", &liveness);
                 tokio::select! {
                     () = cancel.cancelled() => return,
                     answered = asked => answered,
@@ -44,11 +43,11 @@ pub(crate) async fn watch_over(
         match answered {
             Ok(()) => {
                 liveness.report_alive();
-                if !std::mem::replace(&mut well, true) {
+                if !std::mem::replace(&mut healthy, true) {
                     info!("this instance can serve again");
                 }
             }
-            Err(what) => warn_once(&mut well, what, &liveness),
+            Err(what) => warn_once(&mut healthy, what, &liveness),
         }
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -57,9 +56,9 @@ pub(crate) async fn watch_over(
     }
 }
 
-fn warn_once(well: &mut bool, what: &str, liveness: &LivenessProbe) {
-    if std::mem::replace(well, false) {
-        warn!(what, limit = ?liveness.limit(), "this instance cannot serve: it will not lead for longer than the limit");
+fn warn_once(healthy: &mut bool, what: &str, liveness: &LivenessProbe) {
+    if std::mem::replace(healthy, false) {
+        warn!(what, limit = ?liveness.limit(), "this instance cannot serve: it stops leading after the limit");
     }
 }
 

@@ -1,13 +1,14 @@
 //! A fence that concurrent reads share.
 //!
-//! A read must see every write that was acknowledged before it began (S3). Within a term only this leader writes, and it
-//! takes what it has written into its view before it acknowledges; so the view is good enough for a read if the term still
-//! held at some moment after the read began. That is what a fence proves, a transaction under the term's guard.
+//! A read must see every write that was acknowledged before it began (S3). Within a term, only this leader writes, and
+//! it applies its writes to its view before it acknowledges them. So the view is current for a read if the term still
+//! held at some moment after the read began. A fence proves that: it is a read of the lock key that checks the term's
+//! guard.
 //!
-//! One fence can prove it for many: for each read that began before the fence was *sent*. The store carries it out after
-//! that, and finds the lock key only if no other leader has been elected, and so has written, until then. A read that comes
-//! while a fence is under way may not use it, because the store may have carried it out before the read began, and another
-//! leader may have acknowledged a write in between. It waits for the next one, which is sent once the one before is back.
+//! One fence serves many reads: each read that began before the fence was *sent*. The store executes the fence after
+//! that, and finds the lock key only if no other leader was elected until then. A read that begins while a fence is
+//! under way cannot use it: the store may have executed the fence before the read began, and another leader may have
+//! acknowledged a write in between. Such a read waits for the next fence, which is sent when the current one returns.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +21,7 @@ use crate::state::fenced::{Fenced, FencedError, TRACED};
 
 type Fence = Shared<BoxFuture<'static, Result<(), FencedError>>>;
 
-/// Lets reads through once a fence has proven that the term held after they began.
+/// Lets reads pass once a fence has proven that the term held after they began.
 pub(crate) struct Barrier {
     fenced: Fenced,
     fences: Mutex<Fences>,
@@ -28,9 +29,9 @@ pub(crate) struct Barrier {
 
 #[derive(Default)]
 struct Fences {
-    /// Not sent yet: whoever comes now may use it.
+    /// Not sent yet: new reads may join it.
     gathering: Option<Fence>,
-    /// Sent, or about to be.
+    /// Sent, or about to be sent.
     under_way: Option<Fence>,
 }
 
@@ -42,10 +43,10 @@ impl Barrier {
         }
     }
 
-    /// Waits for a fence that is sent after this call. Cancellation safe: the others that share the fence carry it on.
+    /// Waits for a fence that is sent after this call. Cancellation safe: the remaining waiters drive a shared fence.
     pub(crate) async fn pass(self: &Arc<Self>) -> Result<(), FencedError> {
         let fence = self.join();
-        // The fence itself is in the trace of whoever carries it on.
+        // The fence itself is in the trace of the waiter that drives it.
         fence.instrument(debug_span!(target: TRACED, "read barrier")).await
     }
 
@@ -64,11 +65,11 @@ impl Barrier {
         let this = Arc::clone(self);
         let fence = async move {
             if let Some(before) = before {
-                // Only its end matters. If all who waited for it are gone, it is carried on from here.
+                // Only its end matters. If all its waiters were dropped, this call drives it.
                 let _ = before.await;
             }
             {
-                // From here on nobody joins.
+                // No read can join from here on.
                 let mut fences = this.fences();
                 fences.under_way = fences.gathering.take();
             }
@@ -80,7 +81,7 @@ impl Barrier {
     }
 
     fn fences(&self) -> MutexGuard<'_, Fences> {
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         self.fences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,8 @@
-//! Which waiting changes go together in one transaction. Pure; no I/O.
+//! Selects the queued changes that share a transaction. Pure; no I/O.
 //!
-//! Changes that share a transaction must not touch each other: the store looks at all conditions before it does anything, so
-//! that with a condition on a key that another one writes, the outcome might be that of no order at all. Changes that touch
-//! a key go one after the other, in the order in which they came.
+//! Changes in one transaction must not touch the same keys. The store evaluates all conditions before it executes
+//! anything, so a condition on a key that another change writes could give an outcome that no sequential order has.
+//! Changes that touch the same key are executed one after the other, in the order of the queue.
 
 use std::collections::HashSet;
 
@@ -12,14 +12,14 @@ use curator_election::store::{Keys, Op};
 
 use crate::state::fenced::Change;
 
-/// etcd takes up to 128 operations a transaction by default, and counts a nested one as one of the outer, and what is in it
-/// against what is left.
+/// etcd's default limit is 128 operations per transaction. A nested transaction counts as one operation of the outer
+/// one, and its own operations count against the rest.
 const MAX_CHANGES: usize = 64;
 const MAX_OPS: usize = 128 - MAX_CHANGES;
-/// etcd takes requests of up to 1.5 MiB by default.
+/// etcd's default limit is 1.5 MiB per request.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Takes the changes that may go together out of those that wait; the first is always among them.
+/// Takes the changes out of the queue that may share a transaction; the first change is always taken.
 pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> Vec<T> {
     let mut touched = HashSet::new();
     let mut taken = 0;
@@ -35,7 +35,7 @@ pub(crate) fn take<T>(waiting: &mut Vec<T>, change: impl Fn(&T) -> &Change) -> V
             let first = taken == 0;
             let small = change.conditions.len().max(change.ops.len()) <= MAX_OPS;
             let fits = first || (!alone && small && taken < MAX_CHANGES && with <= MAX_BYTES);
-            // What stays holds back those behind it that touch the same keys.
+            // A change that stays blocks later changes that touch the same keys.
             touched.extend(keys);
             let take = free && fits;
             if take {
@@ -58,7 +58,7 @@ fn keys(change: &Change) -> impl Iterator<Item = Bytes> {
         Op::Put { key, .. } => Some(key),
         Op::Range(_) | Op::Delete(_) | Op::Txn(_) => None,
     });
-    // Only single keys are written and compared by a `Tx`.
+    // A `Tx` writes and compares only single keys.
     let single = conditions.chain(ops).map(|keys| match keys {
         Keys::One(key) => key,
         Keys::Range { start, .. } => start,

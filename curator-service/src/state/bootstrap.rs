@@ -1,7 +1,7 @@
-//! The beginning of a cluster: its first node, its owner, its configuration and its authorities, in one transaction.
+//! Bootstrap: writes a cluster's first node, owner, configuration and certificate authorities in one transaction.
 //!
-//! There is no leader yet whose term could guard it. What guards it instead is that nothing of it is there: of two who try at
-//! once, one makes the cluster, and the other is told that there is one.
+//! There is no leader yet whose term could guard the transaction. Its condition is that none of the keys exist: of two
+//! concurrent attempts, one makes the cluster and the other gets an error.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -22,26 +22,27 @@ use crate::state::view::View;
 use crate::validate::{Invalid, MAX_LABELS, key32, label_key, label_value};
 use curator_identity::{AuthorityError, Subject, node_id, public_key_of};
 
-/// What a cluster begins with.
+/// The input of a bootstrap.
 #[derive(Clone, Debug, Default)]
 pub struct Bootstrap {
     /// The first node's Ed25519 public key, 32 bytes.
     pub node_public_key: Vec<u8>,
-    /// The Ed25519 public key that the first node joins with after a restart, 32 bytes.
+    /// The Ed25519 public key with which the first node joins after a restart, 32 bytes.
     pub join_public_key: Vec<u8>,
-    /// The cluster's part of the first node's disk key, 32 bytes or none.
+    /// The cluster's part of the first node's disk key: 32 bytes, or empty.
     pub cluster_unlock_key: Vec<u8>,
-    /// The Ed25519 public key that may have the owner's certificate, 32 bytes.
+    /// The Ed25519 public key that may get the owner's certificate, 32 bytes.
     pub owner_public_key: Vec<u8>,
-    /// What the first node does with its TPM.
+    /// The first node's use of its TPM.
     pub tpm_usage: NodeTpmUsage,
     /// The first node's labels.
     pub labels: Vec<(String, String)>,
-    /// The cluster's configuration; `None` for domain `cluster.internal`, TPMs required, storage encrypted and authenticated.
+    /// The cluster's configuration. `None`: domain `cluster.internal`, TPMs required, storage encrypted and
+    /// authenticated.
     pub configuration: Option<ClusterConfiguration>,
 }
 
-/// A cluster that has been made.
+/// A cluster that was bootstrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bootstrapped {
     /// The first node's id.
@@ -56,32 +57,32 @@ pub struct Bootstrapped {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootstrapError {
-    /// What was asked for cannot be.
+    /// The input is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// There is a cluster: nothing was changed.
-    #[error("there is a cluster already, whose {key} is there: nothing was changed")]
+    /// There is a cluster already. Nothing was changed.
+    #[error("there is a cluster already ({key} exists): nothing was changed")]
     Exists {
-        /// One of the keys that are there.
+        /// One of the existing keys.
         key: String,
     },
-    /// The cluster that was asked for is there: an attempt whose answer was lost has made it. Nothing was changed.
+    /// The requested cluster exists already: an earlier attempt made it and its reply was lost. Nothing was changed.
     #[error(
-        "this very cluster, with this first node and owner, has been made before: nothing was changed; the first node's \
+        "this cluster, with this first node and owner, exists already: nothing was changed; the first node's \
          certificate is at /cluster-pki/issued/node-{node_id}-cert.der in the store"
     )]
     Made {
         /// The first node's id.
         node_id: String,
     },
-    /// An import into the store has not ended.
+    /// An import into the store has not finished.
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
-    /// What is stored of the authorities cannot be used.
-    #[error("what is stored of the certificate authorities cannot be used: {0}")]
+    /// The stored certificate authorities are invalid.
+    #[error("invalid certificate authorities in the store: {0}")]
     Authority(String),
-    /// The store cannot be reached, or did not say.
-    #[error("the store: {error}{doubt}", error = .0, doubt = doubt(.0))]
+    /// The store failed or did not answer.
+    #[error("store: {error}{doubt}", error = .0, doubt = doubt(.0))]
     Store(#[from] StoreError),
 }
 
@@ -89,7 +90,7 @@ const fn doubt(error: &StoreError) -> &'static str {
     if error.never_ran() {
         ""
     } else {
-        ": the cluster may have been made or not; the same once more tells which, and does no harm"
+        ": the cluster may or may not have been made; run the same command again, which is safe and reports it"
     }
 }
 
@@ -111,16 +112,17 @@ impl From<SaveError> for BootstrapError {
     }
 }
 
-/// How often it is tried again because somebody else has changed one of the authorities meanwhile.
+/// The number of attempts while another process changes the authorities.
 const ATTEMPTS: usize = 4;
 
-/// Makes a cluster, if there is none.
+/// Makes a cluster if there is none.
 ///
-/// `now` is when its certificates begin. Cancellation: it may have been made or not; done again, it says so.
+/// `now` is the start of its certificates' validity. Cancellation: the cluster may or may not be made; a repeated call
+/// reports it.
 ///
 /// # Errors
-/// There is one already, what is asked for cannot be, or the store does not answer. After [`StoreError::Unknown`] it may have
-/// been made.
+/// There is a cluster already, the input is invalid, or the store does not answer. After [`StoreError::Unknown`] the
+/// cluster may have been made.
 pub async fn bootstrap(
     store: &dyn Store,
     cluster: &Bootstrap,
@@ -133,16 +135,18 @@ pub async fn bootstrap(
         if store.txn(txn).await?.succeeded {
             return Ok(bootstrapped);
         }
-        // Either there is a cluster now, which the next reading shows, or an authority has just been made.
+        // Either there is a cluster now, which the next read shows, or another process has just made an authority.
     }
-    Err(BootstrapError::Authority("somebody else is changing them".into()))
+    Err(BootstrapError::Authority(
+        "they are being changed by another process".into(),
+    ))
 }
 
-/// What an earlier attempt has made of this very cluster, for whoever has not got it; `None` if there is no such
+/// The result of an earlier attempt with the same input, for a caller that did not get it; `None` if there is no such
 /// cluster. Cancellation safe.
 ///
 /// # Errors
-/// What was asked for cannot be, or the store does not answer.
+/// The input is invalid, or the store does not answer.
 pub async fn bootstrapped(store: &dyn Store, cluster: &Bootstrap) -> Result<Option<Bootstrapped>, BootstrapError> {
     let first = First::new(cluster)?;
     let stored = read(store, &first.keys()).await?;
@@ -175,7 +179,7 @@ async fn read(store: &dyn Store, keys: &[Bytes]) -> Result<Stored, StoreError> {
     Ok(found.map(|kv| (kv.key.clone(), kv)).collect())
 }
 
-/// What a cluster begins with, checked.
+/// The checked input.
 struct First {
     id: String,
     public_key: [u8; 32],
@@ -190,10 +194,10 @@ impl First {
         let join_key = key32("join_public_key", &asked.join_public_key)?;
         let owner = key32("owner_public_key", &asked.owner_public_key)?;
         if !matches!(asked.cluster_unlock_key.len(), 0 | 32) {
-            return Err(Invalid::new("cluster_unlock_key", "it must be 32 bytes long, or empty").into());
+            return Err(Invalid::new("cluster_unlock_key", "it must be 32 bytes or empty").into());
         }
         if asked.labels.len() > MAX_LABELS {
-            return Err(Invalid::new("labels", format!("there are more than {MAX_LABELS}")).into());
+            return Err(Invalid::new("labels", format!("more than {MAX_LABELS} labels")).into());
         }
         for (key, value) in &asked.labels {
             label_key(key)?;
@@ -203,7 +207,8 @@ impl First {
             .configuration
             .clone()
             .unwrap_or_else(ClusterRecord::default_configuration);
-        let id = node_id(&public_key).ok_or_else(|| Invalid::new("node_public_key", "it is no key"))?;
+        let id =
+            node_id(&public_key).ok_or_else(|| Invalid::new("node_public_key", "not a valid Ed25519 public key"))?;
         let pairs = asked.labels.iter().map(|(key, value)| node_labels::Pair {
             key: key.clone(),
             value: value.clone(),
@@ -236,7 +241,7 @@ impl First {
         Layout::ETCD.issued(&self.id)
     }
 
-    /// What must not be there.
+    /// The keys that must not exist.
     fn fresh_keys(&self) -> Vec<Bytes> {
         let node = NODES.key(&self.id).ok();
         let keys = [
@@ -247,7 +252,7 @@ impl First {
         node.into_iter().chain(keys).collect()
     }
 
-    /// All that is read.
+    /// All keys that are read.
     fn keys(&self) -> Vec<Bytes> {
         let mut keys = self.fresh_keys();
         keys.extend(Layout::CLUSTER.keys());
@@ -267,7 +272,7 @@ impl First {
             && self.fresh_keys().iter().all(|key| stored.contains_key(key))
     }
 
-    /// The one transaction, from what is there.
+    /// The transaction, given the stored keys.
     fn plan(&self, stored: &Stored, now: SystemTime) -> Result<(Txn, Bootstrapped), BootstrapError> {
         if stored.contains_key(MARK.as_bytes()) {
             return Err(Unfinished.into());
@@ -319,7 +324,7 @@ impl First {
                 ca_certificate: etcd_ca.certificate().to_vec(),
                 peer_certificate,
                 initial_crl,
-                // There is nobody to join.
+                // There is no other member to join.
                 peers: Vec::new(),
             }),
             kubernetes_controller: Some(KubernetesController {}),
@@ -459,7 +464,7 @@ mod tests {
         };
         cluster.set_faults(0, lost);
         let error = bootstrap(&store, &wanted, wall).await.unwrap_err();
-        assert!(error.to_string().contains("once more"), "{error}");
+        assert!(error.to_string().contains("run the same command again"), "{error}");
     }
 
     /// Its certificates were not handed out, or what has made it was killed before.

@@ -1,7 +1,7 @@
-//! The state in a file, and out of it: to move a cluster from one store to another.
+//! Export and import of the state, to move a cluster from one store to another.
 //!
-//! A file has a line for its format, a few that say of which cluster it is, a line for each key, and a last line with
-//! their number and a digest of all before it. So a file that was cut off, or damaged, is refused before anything is
+//! A file has a line for its format, a header that describes the cluster, a line for each key, and a last line with the
+//! number of keys and a digest of all lines before it. So a truncated or damaged file is refused before anything is
 //! written.
 
 mod about;
@@ -23,94 +23,91 @@ pub use unfinished::Unfinished;
 use crate::state::keys::CLUSTER_CONFIGURATION;
 use curator_identity::hex;
 
-/// The beginning of the first line, before the version of the format.
+/// The start of the first line, before the format version.
 const MAGIC: &str = "curator-export ";
-/// The version that is written. 1 had no header, and is read as well.
+/// The format version that is written. Version 1, without a header, can be read too.
 const FORMAT: u32 = 2;
-/// The beginning of the last line of a file that was given up, before why.
+/// The start of the last line of an aborted file, before the reason.
 pub(crate) const GIVEN_UP: &str = "failed ";
-/// What is moved: the Curator's namespace, and those of the two PKIs beside it.
+/// The exported prefixes: the Curator's namespace and those of the two PKIs beside it.
 const PREFIXES: [&str; 3] = ["/", "@etcd-pki//pki/", "@kubernetes//kube-pki/"];
-/// The election's keys belong to leases, which are not moved.
+/// The election's keys belong to leases, which are not exported.
 const ELECTION: &[u8] = b"/leader/";
-/// etcd takes 128 operations and 1.5 MiB a transaction by default.
+/// etcd's default limits are 128 operations and 1.5 MiB per transaction.
 const MAX_OPS: usize = 100;
 const MAX_BYTES: usize = 1 << 20;
-/// No key is longer, nor a value.
+/// The maximum length of a line, far above the size of a key and a value.
 const MAX_LINE_BYTES: usize = 8 << 20;
 
-/// Why nothing, or not all, was moved.
+/// Why an export or import failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// The store does not answer.
-    #[error("the store: {0}")]
+    /// The store failed or did not answer.
+    #[error("store: {0}")]
     Store(#[from] StoreError),
     /// The file cannot be read or written.
-    #[error("the file: {0}")]
+    #[error("file: {0}")]
     File(#[from] io::Error),
-    /// What was to be exported is no cluster.
-    #[error(
-        "there is no cluster in this store, or not all of it in this namespace: {0} is missing; see --etcd-namespace, or --embedded"
-    )]
+    /// The store has no cluster.
+    #[error("no complete cluster in this store and namespace: {0} is missing; check --etcd-namespace or --embedded")]
     NoCluster(&'static str),
-    /// The file is not one, or not whole. Nothing was written.
-    #[error("this is no whole export, nothing was written: {0}")]
+    /// The file is not a complete export. Nothing was written.
+    #[error("not a complete export, nothing was written: {0}")]
     Damaged(String),
-    /// The file has a format of a later version. Nothing was written.
+    /// The file has a newer format. Nothing was written.
     #[error(
-        "this export has format {found}, made by curator {made_by}, and this version reads 1 to {FORMAT}: use that \
+        "unsupported export format {found}, made by curator {made_by} (supported: 1..={FORMAT}): use that \
          version"
     )]
     Format {
-        /// The version of the format.
+        /// The format version of the file.
         found: u32,
-        /// The version of the Curator that has made it, as far as it is said.
+        /// The version of the Curator that made the file, if the file has it.
         made_by: String,
     },
-    /// Whoever made the file has given up, and said so in it. Nothing was written.
-    #[error("the export was given up: {0}")]
+    /// The export was aborted, and the file says so. Nothing was written.
+    #[error("the export was aborted: {0}")]
     GivenUp(String),
-    /// An import into the store has not ended.
+    /// An import into the store has not finished.
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
-    /// An import is to be taken up again, and what is in the store is a whole cluster. Nothing was written.
-    #[error("there is a whole cluster in the store: there is no import to go on with")]
+    /// An import is to be resumed, but the store has a complete cluster. Nothing was written.
+    #[error("the store has a complete cluster: there is no import to resume")]
     Whole,
-    /// There is something in the store already. Nothing more was written.
+    /// The store is not empty. Nothing more was written.
     #[error(
-        "{key} is in the store already: import into an empty one; or, if an import of this file was interrupted, take it up again \
+        "{key} exists in the store: import into an empty store, or resume an interrupted import of this file \
          with --resume"
     )]
     NotEmpty {
-        /// One of the keys that are there.
+        /// One of the existing keys.
         key: String,
     },
-    /// An import is to be taken up again, and what is in the store is not what it has left there. Nothing more was written.
-    #[error(
-        "{key} is in the store and is not what this file would have put there: this is no interrupted import of it"
-    )]
+    /// An import is to be resumed, but the store has other data than the interrupted import left. Nothing more was
+    /// written.
+    #[error("{key} in the store differs from this file: the store does not have an interrupted import of this file")]
     Foreign {
         /// The key.
         key: String,
     },
-    /// Somebody leads on the store.
-    #[error("a Curator leads on this store ({key}): stop it first")]
+    /// A Curator leads on the store.
+    #[error("a Curator leads on this store ({key}): stop all instances first")]
     Led {
         /// Its lock key.
         key: String,
     },
 }
 
-/// Writes all that is in a store, as it is at one moment, and returns what was said of it. It may be of any size, and
-/// is read and written a page at a time. `now` is what the file says of when it was made; `progress` is told how many
-/// keys are written, after each page.
+/// Writes the state of a store, as of one revision, and returns its description. The state may be of any size: it is
+/// read and written page by page. `now` is the export's time stamp; `progress` gets the number of written keys after
+/// each page.
 ///
-/// What is written has private keys in it. Cancellation safe.
+/// The output contains private keys. Cancellation safe.
 ///
 /// # Errors
-/// The store does not answer, or the file cannot be written. [`StoreError::Compacted`] if the store has forgotten that moment before
-/// all of it was read: then begin again.
+/// The store does not answer, or the file cannot be written. [`StoreError::Compacted`] if the revision was compacted
+/// before everything was read: start again.
 pub async fn export(
     store: &dyn Store,
     out: &mut impl Write,
@@ -126,13 +123,13 @@ pub async fn export(
     Ok(export.about)
 }
 
-/// An export on its way, a piece after the other.
+/// An export under way, which produces the file in pieces.
 pub(crate) struct Exporter<'s> {
     store: &'s dyn Store,
     about: About,
     pages: Pages,
     digest: Context,
-    /// Nothing of the file is out yet.
+    /// Nothing has been produced yet.
     begins: bool,
     ended: bool,
 }
@@ -151,7 +148,7 @@ impl<'s> Exporter<'s> {
         })
     }
 
-    /// What is said of it; all of its keys are counted at its end.
+    /// The description. The number of keys is complete at the end.
     pub(crate) const fn about(&self) -> &About {
         &self.about
     }
@@ -185,8 +182,8 @@ impl<'s> Exporter<'s> {
     }
 
     fn put_down(&mut self, text: &mut String, page: Vec<KeyValue>) {
-        // What belongs to a lease goes with it. Moved without one it would stay for ever: the lock of a leader that is
-        // no more.
+        // Keys with a lease end with it. Without the lease they would stay for ever, for example the lock key of a
+        // former leader.
         let stays = |kv: &KeyValue| kv.lease.is_none() && !kv.key.starts_with(ELECTION);
         for kv in page.into_iter().filter(stays) {
             STANDARD.encode_string(&kv.key, text);
@@ -198,26 +195,26 @@ impl<'s> Exporter<'s> {
     }
 }
 
-/// Whether an import begins, or goes on.
+/// Whether an import starts or is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Import {
     /// The store must be empty.
     Fresh,
-    /// The store may have what an import of the same file has put there before it was interrupted, and nothing else.
+    /// The store may have what an interrupted import of the same file wrote, and nothing else.
     Resume,
 }
 
-/// An export that has been read and found whole.
+/// An export that was read and verified.
 pub struct Archive {
     about: About,
     all: Vec<(Bytes, Bytes)>,
-    /// Of all of the file but its last line.
+    /// The digest of the file without its last line.
     digest: String,
 }
 
 impl std::fmt::Debug for Archive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // There are private keys in it.
+        // The content has private keys.
         f.debug_struct("Archive")
             .field("about", &self.about)
             .finish_non_exhaustive()
@@ -225,30 +222,31 @@ impl std::fmt::Debug for Archive {
 }
 
 impl Archive {
-    /// Reads all of a file, and checks that it is whole and what it says of itself.
+    /// Reads a file and verifies that it is complete and that its header matches its content.
     ///
     /// # Errors
-    /// It is not, it is of a later version, or it cannot be read.
+    /// The file is damaged, has a newer format, or cannot be read.
     pub fn read(from: &mut impl BufRead) -> Result<Self, TransferError> {
         read_all(from)
     }
 
-    /// What it says of itself.
+    /// The header.
     #[must_use]
     pub const fn about(&self) -> &About {
         &self.about
     }
 }
 
-/// Puts what was exported into a store; returns how many keys of the file are there then. `progress` is told how many are there, after each step.
+/// Writes an export into a store; returns the number of its keys in the store. `progress` gets that number after each
+/// step.
 ///
-/// A mark is in the store until all is there: nobody leads on it meanwhile. The cluster's configuration comes last, for
-/// those who know nothing of the mark: what was begun and not ended is no cluster.
+/// A marker is in the store until the import is complete, so that no instance leads on it. The cluster's configuration
+/// is written last, for programs that do not know the marker: without it there is no cluster.
 ///
-/// Cancellation: some of it may have been written.
+/// Cancellation: some keys may have been written.
 ///
 /// # Errors
-/// The store is not empty or led by somebody, or it does not answer.
+/// The store is not empty, has a leader, or does not answer.
 pub async fn import(
     store: &dyn Store,
     archive: Archive,
@@ -268,7 +266,7 @@ pub async fn import(
     let marked = unfinished::is_marked(store).await?;
     let missing = all.len() - there.len();
     if !marked && missing > 0 {
-        // What an earlier version has left has no mark, and no configuration either.
+        // Leftovers of an earlier version have no marker and no configuration.
         if there.contains(CLUSTER_CONFIGURATION.as_bytes()) {
             return Err(TransferError::Whole);
         }
@@ -291,7 +289,7 @@ pub async fn import(
                 bytes <= MAX_BYTES
             })
             .count();
-        // One that is too large for a transaction is for the store to refuse.
+        // A change that is too large for a transaction is left for the store to refuse.
         let (now, later) = rest.split_at(fits.max(1));
         let conditions = now.iter().map(|(key, _)| Compare::absent(key.clone())).collect();
         let mut ops: Vec<_> = now
@@ -310,7 +308,7 @@ pub async fn import(
         progress(written);
     }
     if marked && missing == 0 {
-        // There was nothing to write that the mark could have gone with.
+        // Nothing was written that could have removed the marker.
         store
             .txn(Txn::default().then(vec![Op::delete(unfinished::MARK)]))
             .await?;
@@ -318,7 +316,7 @@ pub async fn import(
     Ok(written)
 }
 
-/// The keys that an interrupted import of the same file has put there.
+/// The keys that an interrupted import of the same file has written.
 async fn left_behind(store: &dyn Store, all: &[(Bytes, Bytes)]) -> Result<BTreeSet<Bytes>, TransferError> {
     let file: BTreeMap<&Bytes, &Bytes> = all.iter().map(|(key, value)| (key, value)).collect();
     let mut there = BTreeSet::new();
@@ -372,12 +370,12 @@ fn read_all(from: &mut impl BufRead) -> Result<Archive, TransferError> {
         let mut line = Vec::new();
         let read = io::Read::take(&mut *from, MAX_LINE_BYTES as u64).read_until(b'\n', &mut line)?;
         if read == 0 {
-            return Err(damaged("it ends before its last line"));
+            return Err(damaged("the last line is missing"));
         }
-        let text = std::str::from_utf8(&line).map_err(|_| damaged("it is no text"))?;
+        let text = std::str::from_utf8(&line).map_err(|_| damaged("not UTF-8"))?;
         let text = text
             .strip_suffix('\n')
-            .ok_or_else(|| damaged("a line is cut off or too long"))?;
+            .ok_or_else(|| damaged("a line is truncated or too long"))?;
         if let Some(reason) = text.strip_prefix(GIVEN_UP) {
             return Err(TransferError::GivenUp(reason.to_owned()));
         }
@@ -386,22 +384,18 @@ fn read_all(from: &mut impl BufRead) -> Result<Archive, TransferError> {
                 .strip_prefix(MAGIC)
                 .and_then(|format| format.parse().ok())
                 .filter(|format| *format > 0)
-                .ok_or_else(|| damaged("its first line is not \"curator-export\" and a number"))?;
+                .ok_or_else(|| damaged("the first line is not \"curator-export\" and a number"))?;
             digest.update(&line);
             continue;
         }
         let said = text.strip_prefix("# ").filter(|_| all.is_empty() && about.format > 1);
         if let Some(said) = said {
-            about
-                .take(said)
-                .ok_or_else(|| damaged("a line of its header cannot be read"))?;
+            about.take(said).ok_or_else(|| damaged("invalid header line"))?;
             digest.update(&line);
             continue;
         }
         if about.format > FORMAT {
-            let made_by = about
-                .version
-                .unwrap_or_else(|| "of a version that it does not name".to_owned());
+            let made_by = about.version.unwrap_or_else(|| "of an unknown version".to_owned());
             return Err(TransferError::Format {
                 found: about.format,
                 made_by,
@@ -410,12 +404,10 @@ fn read_all(from: &mut impl BufRead) -> Result<Archive, TransferError> {
         if let Some(end) = text.strip_prefix("end ") {
             let digest = hex(digest.finish().as_ref());
             if end != format!("{} {digest}", all.len()) {
-                return Err(damaged(
-                    "its number of keys or its digest is not what its last line says",
-                ));
+                return Err(damaged("the number of keys or the digest does not match the last line"));
             }
             if !from.fill_buf()?.is_empty() {
-                return Err(damaged("there is something after its last line"));
+                return Err(damaged("there is data after the last line"));
             }
             let about = about.clone().checked(About::of_content(about.format, &all))?;
             return Ok(Archive { about, all, digest });
@@ -424,10 +416,10 @@ fn read_all(from: &mut impl BufRead) -> Result<Archive, TransferError> {
         let decoded = text
             .split_once(' ')
             .and_then(|(key, value)| Some((STANDARD.decode(key).ok()?, STANDARD.decode(value).ok()?)));
-        let (key, value) = decoded.ok_or_else(|| damaged("a line is no key and value"))?;
+        let (key, value) = decoded.ok_or_else(|| damaged("a line is not a key and a value"))?;
         let known = PREFIXES.iter().any(|prefix| key.starts_with(prefix.as_bytes()));
         if !known || key.starts_with(ELECTION) || key == unfinished::MARK.as_bytes() {
-            return Err(damaged("it has a key that is not the Curator's"));
+            return Err(damaged("it has a key outside the Curator's prefixes"));
         }
         all.push((Bytes::from(key), Bytes::from(value)));
     }
@@ -664,7 +656,7 @@ mod tests {
         assert_eq!(imported(&to, &old, Import::Fresh).await.unwrap(), 252);
         assert_eq!(everything(&to).await, everything(&from).await);
 
-        for (header, named) in [("# version 9.1.0 (abc)\n", "9.1.0 (abc)"), ("", "does not name")] {
+        for (header, named) in [("# version 9.1.0 (abc)\n", "9.1.0 (abc)"), ("", "unknown version")] {
             let later = format!("curator-export 3\n{header}what nobody knows yet\n");
             let refused = Archive::read(&mut later.as_bytes()).expect_err("it is unknown");
             let text = refused.to_string();

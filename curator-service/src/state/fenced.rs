@@ -1,4 +1,4 @@
-//! The leader's one way to the cluster's state: transactions that only take place in its own term.
+//! Fenced access to the cluster's state: every transaction is executed only within its own term.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,8 +15,8 @@ use futures::StreamExt;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
-/// The state, as one term of leadership may use it. Everything that goes through it is one transaction under the guard that
-/// the lock key is still the one that the term began with.
+/// The state within one term. Every access is one transaction under the guard that the lock key is still the one of the
+/// term.
 #[derive(Clone)]
 pub struct Fenced {
     store: Arc<dyn Store>,
@@ -24,15 +24,15 @@ pub struct Fenced {
     newest: Newest,
 }
 
-/// The newest revision that the store is known to have given out in this term. Clones share it.
+/// The newest revision that the store has returned in this term. Clones share it.
 ///
-/// etcd answers reads and transactions linearizably: what is sent after a revision was seen is answered with that one or a
-/// later one. If it is not, the store has lost what it knew, as when a backup is restored, and a view of it is of no use.
+/// etcd's reads and transactions are linearizable: a request that is sent after a revision was seen returns that
+/// revision or a later one. Otherwise the store has lost data, as when a backup is restored, and the view is invalid.
 #[derive(Clone, Debug, Default)]
 struct Newest(Arc<AtomicI64>);
 
 impl Newest {
-    /// What an answer to something that is sent from now on cannot be older than.
+    /// The minimum revision of replies to requests that are sent from now on.
     fn floor(&self) -> Revision {
         Revision(self.0.load(Ordering::Acquire))
     }
@@ -41,7 +41,7 @@ impl Newest {
         self.0.fetch_max(revision.0, Ordering::AcqRel);
     }
 
-    /// Takes note of an answer to something that was sent when the newest was `floor`.
+    /// Records the revision of a reply to a request that was sent when the newest was `floor`.
     fn answered(&self, floor: Revision, found: Revision) -> Result<(), WentBack> {
         if found < floor {
             return Err(WentBack { seen: floor, found });
@@ -51,73 +51,74 @@ impl Newest {
     }
 }
 
-/// The target of the spans of what is asked of etcd. They belong to the call that it is done for, or the first of those that share it.
+/// The target of etcd request spans. A span belongs to the call that the request is made for, or to the first that
+/// shares it.
 pub(crate) const TRACED: &str = "curator::etcd";
 
-/// Why an access was not made, or is not known to have been.
+/// Why an access failed, or why its outcome is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FencedError {
     /// The term has ended: nothing was done.
-    #[error("this instance does not lead any more")]
+    #[error("this instance is no longer the leader")]
     LostLeadership,
-    /// The store did not do it, or did not say. [`StoreError::Unknown`] alone leaves open whether a write took place.
+    /// The store failed or did not answer. Only [`StoreError::Unknown`] leaves open whether a write took place.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store answered something else than it was asked.
-    #[error("the store gave {got} answers to {asked} operations, or of another kind")]
+    /// The store's reply does not match the request.
+    #[error("the store's reply does not match the request: {got} results for {asked} operations")]
     Answer {
-        /// How many operations there were.
+        /// The number of operations in the request.
         asked: usize,
-        /// How many answers.
+        /// The number of results in the reply.
         got: usize,
     },
 }
 
-/// What was read.
+/// The result of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The state's revision at that moment, the same for all ranges of one read.
+    /// The store's revision at the time of the read, the same for all ranges.
     pub revision: Revision,
-    /// The keys and values of each range, in the order in which they were asked for.
+    /// The keys and values of each range, in the order of the request.
     pub ranges: Vec<Vec<KeyValue>>,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Written {
-    /// All of it was done, at this revision.
+    /// The write is committed, at this revision.
     Done(Revision),
-    /// A condition did not hold, and nothing was done: somebody else was there first.
+    /// A condition failed and nothing was done: another writer was first.
     Conflict,
 }
 
-/// One write among those that share a transaction: all of it is done if its conditions hold, else nothing.
+/// One write of a batch: it is committed if its conditions hold, otherwise nothing is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// What must hold.
+    /// The conditions.
     pub conditions: Vec<Compare>,
-    /// What is done then.
+    /// The operations, if the conditions hold.
     pub ops: Vec<Op>,
 }
 
-/// What became of one [`Change`].
+/// The outcome of one [`Change`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
-    /// It was done, at this revision.
+    /// The change is committed, at this revision.
     Done(Revision),
-    /// A condition did not hold, and nothing was done. These are the keys that the conditions are about, at this revision.
+    /// A condition failed, and nothing was done. Returns the keys of the conditions.
     Conflict {
-        /// The state's revision at that moment.
+        /// The store's revision at that time.
         revision: Revision,
-        /// What each of the keys was then; `None` for one that did not exist.
+        /// The value of each key; `None` if it does not exist.
         found: Vec<(Bytes, Option<KeyValue>)>,
     },
 }
 
 impl Change {
-    /// The single keys that the conditions are about.
+    /// The single keys that the conditions compare.
     fn conditional_keys(&self) -> impl Iterator<Item = &Bytes> {
         self.conditions.iter().filter_map(|condition| match &condition.keys {
             Keys::One(key) => Some(key),
@@ -148,7 +149,7 @@ fn first(result: &OpResult) -> Option<KeyValue> {
 }
 
 impl Fenced {
-    /// The state in this store, for this term.
+    /// The state in a store, for a term.
     pub fn new(store: Arc<dyn Store>, term: Term) -> Self {
         Self {
             store,
@@ -157,13 +158,13 @@ impl Fenced {
         }
     }
 
-    /// The term that it is for.
+    /// The term.
     #[must_use]
     pub const fn term(&self) -> &Term {
         &self.term
     }
 
-    /// Reads all of these ranges at one moment. It sees every write that was acknowledged before it began.
+    /// Reads the ranges at one revision. The read sees every write that was acknowledged before it began.
     ///
     /// Cancellation safe.
     ///
@@ -174,7 +175,7 @@ impl Fenced {
         let done = self
             .run(Vec::new(), ranges.into_iter().map(Op::Range).collect())
             .await?;
-        // Without conditions of our own only the guard can fail, and it has not.
+        // There are no other conditions, so only the guard can fail, and it did not.
         let Some((revision, results)) = done else {
             return Err(FencedError::LostLeadership);
         };
@@ -193,14 +194,14 @@ impl Fenced {
         }
     }
 
-    /// Reads all of these ranges as they were at one moment, which is returned, a page at a time: they may be of any size. `visit` is
-    /// given a page after the other. Each is read under the term, and the first sees every write that was acknowledged before it began.
+    /// Reads ranges of any size page by page, as of one revision, which it returns. `visit` gets each page in order.
+    /// Each page is read within the term, and the first sees every write that was acknowledged before it began.
     ///
-    /// Cancellation safe, but for what was visited.
+    /// Cancellation safe, except for the visited pages.
     ///
     /// # Errors
-    /// The term has ended, or the store does not answer; [`StoreError::Compacted`] if that moment was forgotten meanwhile. What was
-    /// visited before is not all.
+    /// The term has ended, or the store does not answer; [`StoreError::Compacted`] if the revision was compacted
+    /// meanwhile. The pages visited so far are incomplete.
     pub async fn read_pages(
         &self,
         ranges: impl IntoIterator<Item = Keys> + Send,
@@ -222,10 +223,11 @@ impl Fenced {
         Ok(pages.revision())
     }
 
-    /// Proves that the term still holds: nobody else can have written before the call began. Returns the store's revision.
+    /// Proves that the term still holds: no other leader has written before the call began. Returns the store's
+    /// revision.
     ///
-    /// It is a linearizable read of the lock key alone, and so costs the store no more than any read, and is asked of another
-    /// member if one hangs. The key's create revision proves what a transaction with the guard would.
+    /// It is a linearizable read of the lock key, so it is as cheap as any read and is retried on another member if one
+    /// hangs. The key's create revision proves the same as a transaction with the guard.
     ///
     /// Cancellation safe.
     ///
@@ -257,8 +259,8 @@ impl Fenced {
         Ok(found.revision)
     }
 
-    /// The changes of these keys from a revision on, until the term ends: the one access that is no transaction. What it
-    /// brings is true, but says nothing of whether the term still holds.
+    /// Watches keys from a revision until the term ends: the only access that is not a transaction. Its events are
+    /// true, but do not prove that the term still holds.
     ///
     /// # Errors
     /// The term has ended, or the store does not answer.
@@ -280,12 +282,12 @@ impl Fenced {
         Ok(changes.take_until(async move { term.ended().await }).boxed())
     }
 
-    /// Does all of this, if all conditions hold; else nothing.
+    /// Executes the operations if all conditions hold, otherwise nothing.
     ///
-    /// Cancellation: whether it was done is not known then.
+    /// Cancellation: the write may or may not be made.
     ///
     /// # Errors
-    /// The term has ended, or the store does not answer; after [`StoreError::Unknown`] it may have been done.
+    /// The term has ended, or the store does not answer. After [`StoreError::Unknown`] the write may have been made.
     pub async fn write(&self, conditions: Vec<Compare>, ops: Vec<Op>) -> Result<Written, FencedError> {
         Ok(match self.run(conditions, ops).await? {
             Some((revision, _)) => Written::Done(revision),
@@ -293,17 +295,18 @@ impl Fenced {
         })
     }
 
-    /// Carries out all changes in one transaction, each under its own conditions, and says of each what became of it.
+    /// Executes all changes in one transaction, each under its own conditions. Returns the outcome of each.
     ///
-    /// The store looks at all conditions before it does anything. So no change may have a condition on a key that another one
-    /// writes, and no two may write one key: then the outcome is that of any order of them.
+    /// The store evaluates all conditions before it executes anything. So no change may have a condition on a key that
+    /// another change writes, and no two changes may write one key: then the outcome is that of any sequential order.
     ///
-    /// Cancellation: what was done is not known then.
+    /// Cancellation: any of the changes may have been made.
     ///
     /// # Errors
-    /// The term has ended, or the store does not answer; after [`StoreError::Unknown`] any of it may have been done.
+    /// The term has ended, or the store does not answer. After [`StoreError::Unknown`] any of the changes may have been
+    /// made.
     pub async fn write_all(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, FencedError> {
-        // One alone is not nested, which costs the store less.
+        // A single change is not nested, which is cheaper for the store.
         if let [change] = &changes[..] {
             return Ok(vec![self.write_one(change).await?]);
         }
@@ -318,7 +321,7 @@ impl Fenced {
                 )
             })
             .collect();
-        // Without conditions beside the guard there is no conflict.
+        // Without conditions besides the guard there is no conflict.
         let Some((revision, results)) = self.run(Vec::new(), nested).await? else {
             return Err(FencedError::LostLeadership);
         };
@@ -352,7 +355,7 @@ impl Fenced {
         })
     }
 
-    /// `None` if a condition other than the guard did not hold.
+    /// `None` if a condition other than the guard failed.
     async fn run(
         &self,
         conditions: Vec<Compare>,
@@ -362,15 +365,15 @@ impl Fenced {
         Ok(done.succeeded.then_some((done.revision, done.results)))
     }
 
-    /// The one place where the state is read and written. A transaction that did not succeed has looked at the lock key first, and
-    /// then at what it was told to.
+    /// The only place where the state is read and written by a transaction. A transaction that fails reads the lock key
+    /// first, then the keys of `look`.
     async fn guarded(
         &self,
         mut conditions: Vec<Compare>,
         ops: Vec<Op>,
         look: impl Iterator<Item = Op>,
     ) -> Result<TxnResult, FencedError> {
-        // No need to ask the store what the clock says already.
+        // No need to send a request if the term has ended by the clock.
         self.term.check().map_err(|_| FencedError::LostLeadership)?;
         if !failpoint::on(failpoint::NO_GUARD) {
             conditions.push(self.term.guard());
@@ -384,7 +387,7 @@ impl Fenced {
             revision = Empty,
             outcome = Empty,
         );
-        // Which of the conditions failed the store does not say; the lock key, read at the same moment, does.
+        // The store does not tell which condition failed; the lock key, read at the same revision, does.
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
         let again = failpoint::on(failpoint::SENDS_LOST_WRITE_AGAIN).then(|| txn.clone());
@@ -421,7 +424,7 @@ impl Fenced {
             return Ok(done);
         };
         self.term.report_went_back(went_back);
-        // A write was done, but in a state that is not the one that it was decided on.
+        // The write is committed, but in a store that has gone back.
         Err(if done.succeeded && writes {
             StoreError::Unknown {
                 reason: went_back.to_string(),

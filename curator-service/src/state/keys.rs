@@ -1,30 +1,31 @@
-//! The keys of the state, within the Curator's namespace. The layout is the original's, so that each reads the other's data.
+//! The keys of the state, within the Curator's namespace. The layout is that of the Go Curator: each can read the
+//! other's data.
 
 use bytes::Bytes;
 use curator_identity::hex;
 
-/// Everything that the Curator has in its namespace begins with this.
+/// The prefix of all of the Curator's keys in its namespace.
 pub(crate) const ALL: &str = "/";
 /// The cluster's configuration.
 pub(crate) const CLUSTER_CONFIGURATION: &str = "/cluster/configuration";
-/// Whose key may have the first owner's certificate.
+/// The public key that may get the first owner's certificate.
 pub(crate) const INITIAL_OWNER: &str = "/global/initial_owner";
-/// What a node must show to register.
+/// The ticket that a node must present to register.
 pub(crate) const REGISTER_TICKET: &str = "/global/register_ticket";
 
-/// The ids of nodes: `/nodes/<id>` to the node's record.
+/// Node records: `/nodes/<id>`.
 pub(crate) const NODES: Prefix = Prefix("/nodes/");
-/// The index of join keys: `/join_keys/<hex of the key>` to the node's id.
+/// The index of join keys: `/join_keys/<hex of the key>`, whose value is the node's id.
 pub(crate) const JOIN_KEYS: Prefix = Prefix("/join_keys/");
-/// Nodes that are being decommissioned: `/decommissions/<id>`. The original knows nothing of these.
+/// Nodes that are being decommissioned: `/decommissions/<id>`. Unknown to the Go Curator.
 pub(crate) const DECOMMISSIONS: Prefix = Prefix("/decommissions/");
-/// Nodes that were up and are deleted: `/deleted_nodes/<id>`. The original knows nothing of these either.
+/// Deleted nodes that were up: `/deleted_nodes/<id>`. Unknown to the Go Curator.
 pub(crate) const DELETED_NODES: Prefix = Prefix("/deleted_nodes/");
 
-/// How nodes have registered: `/registrations/<id>`. Nor of these.
+/// How nodes have registered: `/registrations/<id>`. Unknown to the Go Curator.
 pub(crate) const REGISTRATIONS: Prefix = Prefix("/registrations/");
 
-/// What the leader keeps a view of. Neither the election's keys nor private keys are among it.
+/// The prefixes that the leader's view has. The election's keys and private keys are excluded.
 pub(crate) const VIEWED: [&str; 8] = [
     "/nodes/",
     "/join_keys/",
@@ -37,20 +38,18 @@ pub(crate) const VIEWED: [&str; 8] = [
 ];
 const PRIVATE_KEYS: &str = "/cluster-pki/keys/";
 
-/// Whether the leader keeps a view of this key.
+/// Whether the leader's view has this key.
 pub(crate) fn is_viewed(key: &[u8]) -> bool {
     VIEWED.iter().any(|prefix| key.starts_with(prefix.as_bytes())) && !key.starts_with(PRIVATE_KEYS.as_bytes())
 }
 
-/// A place for keys that are named by one component.
+/// A prefix of keys with one more component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix(&'static str);
 
-/// What cannot be the last component of a key.
+/// An id that cannot be the last component of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{id:?} cannot be part of a key: it must not be empty, nor contain a slash or a control character, nor exceed 255 bytes"
-)]
+#[error("invalid id {id:?}: it must have 1 to 255 bytes and contain no slash or control character")]
 pub(crate) struct InvalidId {
     id: String,
 }
@@ -58,7 +57,7 @@ pub(crate) struct InvalidId {
 const MAX_ID_BYTES: usize = 255;
 
 impl Prefix {
-    /// The key for an id.
+    /// The key of an id.
     pub(crate) fn key(self, id: &str) -> Result<Bytes, InvalidId> {
         if id.is_empty() || id.len() > MAX_ID_BYTES || id.contains(|c: char| c == '/' || c.is_control()) {
             let id = id.chars().take(MAX_ID_BYTES).collect();
@@ -67,14 +66,14 @@ impl Prefix {
         Ok([self.0, id].concat().into())
     }
 
-    /// The id in a key, if the key is one of these.
+    /// The id in a key; `None` if the key has another prefix.
     pub(crate) fn id(self, key: &[u8]) -> Option<&str> {
         let id = std::str::from_utf8(key.strip_prefix(self.0.as_bytes())?).ok()?;
         (!id.is_empty() && !id.contains('/')).then_some(id)
     }
 }
 
-/// The key of a join key in the index.
+/// The key of a join key's index entry.
 pub(crate) fn join_key(public_key: &[u8]) -> Bytes {
     [JOIN_KEYS.0, &hex(public_key)].concat().into()
 }

@@ -1,7 +1,7 @@
-//! How large the state may become. Pure; no I/O.
+//! Size limits of the state. Pure; no I/O.
 //!
-//! Every leader reads all of the state and keeps it in memory. What is refused here is far below what etcd refuses, and what a new leader
-//! could not read.
+//! Every leader reads all of the state and keeps it in memory. These limits are far below those of etcd and of what a
+//! new leader can read.
 
 use curator_election::store::{Keys, Op};
 use tonic::Status;
@@ -9,17 +9,18 @@ use tonic::Status;
 use crate::state::fenced::Change;
 use crate::state::view::View;
 
-/// How large the state may become. What makes it smaller is never refused.
+/// The size limits of the state. A change that reduces the size is never refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateLimits {
-    /// The largest value of one key, in bytes.
+    /// The maximum size of a value, in bytes.
     pub record: usize,
-    /// All keys and values together, in bytes.
+    /// The maximum size of all keys and values, in bytes.
     pub total: usize,
 }
 
 impl Default for StateLimits {
-    /// 256 KiB for a record, which is a sixth of what etcd takes by default, and 256 MiB for all, an eighth of its default quota.
+    /// 256 KiB per record, a sixth of etcd's default request limit, and 256 MiB in total, an eighth of etcd's default
+    /// quota.
     fn default() -> Self {
         Self {
             record: 256 << 10,
@@ -29,7 +30,7 @@ impl Default for StateLimits {
 }
 
 impl StateLimits {
-    /// Refuses a change that makes a record, or all of them, larger than they may be.
+    /// Refuses a change that makes a record or the state larger than its limit.
     pub(super) fn check(self, view: &View, change: &Change) -> Result<(), Status> {
         let (mut added, mut removed) = (0, 0);
         for op in &change.ops {
@@ -41,7 +42,7 @@ impl StateLimits {
             let before = view.get(key).map_or(0, |entry| key.len() + entry.value.len());
             if size > before && size - key.len() > self.record {
                 return Err(Status::resource_exhausted(format!(
-                    "{} would have {} bytes, and a record may have {}: nothing was changed. The limit is --max-record-bytes",
+                    "record {} would have {} bytes, more than --max-record-bytes ({}): nothing was changed",
                     String::from_utf8_lossy(key),
                     size - key.len(),
                     self.record
@@ -53,8 +54,8 @@ impl StateLimits {
         let after = (view.bytes() + added).saturating_sub(removed);
         if added > removed && after > self.total {
             return Err(Status::resource_exhausted(format!(
-                "the cluster's state would have {after} bytes, and it may have {}: nothing was changed. Delete nodes that are not needed, or \
-                 raise --max-state-bytes on all instances",
+                "the state would have {after} bytes, more than --max-state-bytes ({}): nothing was changed. \
+                 Delete unused nodes, or raise the limit on all instances",
                 self.total
             )));
         }

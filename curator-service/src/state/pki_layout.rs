@@ -1,4 +1,4 @@
-//! Where the authorities are kept in the state, and what they are called: the original's layout.
+//! The keys and names of the certificate authorities in the state, as in the Go Curator.
 
 use std::time::SystemTime;
 
@@ -6,29 +6,29 @@ use bytes::Bytes;
 use curator_election::store::{KeyValue, Op};
 use curator_identity::{Authority, AuthorityError, PrivateKey};
 
-/// Where an authority is kept, and what it is called.
+/// The keys and names of a certificate authority.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// With a slash at its end.
+    /// With a trailing slash.
     prefix: &'static str,
     name: &'static str,
     pub(crate) common_name: &'static str,
 }
 
 impl Layout {
-    /// The cluster's own.
+    /// The cluster's authority.
     pub(crate) const CLUSTER: Self = Self {
         prefix: "/cluster-pki/",
         name: "cluster-ca",
         common_name: "Metropolis Cluster CA",
     };
-    /// That of etcd's peers.
+    /// The authority of etcd peers.
     pub(crate) const ETCD: Self = Self {
         prefix: "@etcd-pki//pki/",
         name: "CA",
         common_name: "Metropolis etcd CA Certificate",
     };
-    /// That of Kubernetes' components.
+    /// The authority of Kubernetes components.
     pub(crate) const KUBERNETES: Self = Self {
         prefix: "@kubernetes//kube-pki/",
         name: "id-ca",
@@ -52,12 +52,12 @@ impl Layout {
         format!("{}issued/{name}-cert.der", self.prefix).into()
     }
 
-    /// The keys that an authority is kept under.
+    /// The keys of an authority.
     pub(crate) fn keys(self) -> [Bytes; 3] {
         [self.key(), self.certificate(), self.crl()]
     }
 
-    /// The authority of which some parts are stored, with what is to be written for the rest.
+    /// The authority from its stored parts, and the operations that write the missing parts.
     pub(crate) fn complete(
         self,
         key: Option<&KeyValue>,

@@ -1,4 +1,4 @@
-//! What is stored, decoded and checked; and encoded again without losing what is not known here.
+//! Stored messages: decoded and checked, and encoded again without losing unknown fields.
 
 mod cluster;
 mod node;
@@ -9,9 +9,9 @@ pub(crate) use cluster::ClusterRecord;
 pub(crate) use node::{NodeRecord, NodeRoleKind, SaveError};
 use prost::{Message, Name};
 
-/// A stored value that cannot be used, with its key. It is reported, and takes nothing else down.
+/// A stored value that is invalid, with its key. It is reported; other records are not affected.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the value at {key} cannot be used: {reason}")]
+#[error("invalid value at {key}: {reason}")]
 pub(crate) struct Corrupt {
     key: String,
     reason: String,
@@ -31,7 +31,7 @@ pub(crate) fn decode<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M
     M::decode(value).map_err(|error| Corrupt::new(key, error))
 }
 
-/// Encodes a message in place of the stored one that it was made from: what that has and we do not know stays.
+/// Encodes a message that replaces a stored one. The stored message's unknown fields are kept.
 pub(crate) fn encode<M: Message + Name + Default>(message: &M, instead_of: Option<&Bytes>) -> Bytes {
     let encoded = message.encode_to_vec();
     match instead_of {

@@ -1,7 +1,7 @@
-//! What a caller is told when the store does not do what its call needs.
+//! The gRPC status of a call that failed in the store.
 //!
-//! The code says what the caller can do about it: try again (`UNAVAILABLE`), ask for less or have space made (`RESOURCE_EXHAUSTED`),
-//! or nothing before an operator has (`FAILED_PRECONDITION`). What the store says of itself is for the log.
+//! The code tells the caller what to do: retry (`UNAVAILABLE`), send less or free space (`RESOURCE_EXHAUSTED`), or wait
+//! for an operator (`FAILED_PRECONDITION`). The store's own error goes to the log only.
 
 use curator_election::store::{RefusalKind, StoreError};
 use tonic::Status;
@@ -11,7 +11,7 @@ use crate::complaint::Complaint;
 
 static COMPLAINT: Complaint = Complaint::new();
 
-pub(super) fn told(error: &StoreError) -> Status {
+pub(super) fn status(error: &StoreError) -> Status {
     let status = of(error);
     COMPLAINT.say(|left_out| warn!(%error, left_out, "{}", status.message()));
     status
@@ -20,28 +20,26 @@ pub(super) fn told(error: &StoreError) -> Status {
 fn of(error: &StoreError) -> Status {
     match error.refusal() {
         None if !error.never_ran() => {
-            Status::unavailable("no answer from the cluster's store: a change may have been made or not")
+            Status::unavailable("the cluster's store did not answer: the change may or may not have been made")
         }
         None if matches!(error, StoreError::NoQuorum { .. }) => {
-            Status::unavailable("the cluster's store has no quorum: nothing was done")
+            Status::unavailable("the cluster's store has no quorum: nothing was changed")
         }
-        None => Status::unavailable("the cluster's store cannot be reached: nothing was done"),
+        None => Status::unavailable("the cluster's store is unreachable: nothing was changed"),
         Some(RefusalKind::NoSpace) => {
-            Status::resource_exhausted("the cluster's store is out of space (etcd: NOSPACE): nothing was done")
+            Status::resource_exhausted("the cluster's store is out of space (etcd: NOSPACE): nothing was changed")
         }
         Some(RefusalKind::TooLarge) => {
-            Status::resource_exhausted("this is more at once than the cluster's store takes: nothing was done")
+            Status::resource_exhausted("the request is too large for the cluster's store: nothing was changed")
         }
-        Some(RefusalKind::Overloaded) => {
-            Status::unavailable("the cluster's store has too much to do: nothing was done")
-        }
+        Some(RefusalKind::Overloaded) => Status::unavailable("the cluster's store is overloaded: nothing was changed"),
         Some(RefusalKind::Permission | RefusalKind::Authentication) => {
-            Status::failed_precondition("the cluster's store does not let the leader do this: nothing was done")
+            Status::failed_precondition("the cluster's store denied access to the leader: nothing was changed")
         }
-        Some(RefusalKind::WrongCluster | RefusalKind::FutureRevision) => {
-            Status::unavailable("the cluster's store is another one than before: nothing was done")
-        }
-        Some(_) => Status::internal("the cluster's store refuses this: nothing was done"),
+        Some(RefusalKind::WrongCluster | RefusalKind::FutureRevision) => Status::unavailable(
+            "the cluster's store is now another etcd cluster or has lost history: nothing was changed",
+        ),
+        Some(_) => Status::internal("the cluster's store refused the request: nothing was changed"),
     }
 }
 
@@ -63,7 +61,7 @@ mod tests {
             (
                 StoreError::Unreachable { reason: reason() },
                 Code::Unavailable,
-                "cannot be reached",
+                "is unreachable",
             ),
             (
                 StoreError::NoQuorum { reason: reason() },
@@ -73,28 +71,36 @@ mod tests {
             (
                 StoreError::Unknown { reason: reason() },
                 Code::Unavailable,
-                "may have been made or not",
+                "may or may not have been made",
             ),
             (refused(RefusalKind::NoSpace), Code::ResourceExhausted, "out of space"),
-            (refused(RefusalKind::TooLarge), Code::ResourceExhausted, "more at once"),
-            (refused(RefusalKind::Overloaded), Code::Unavailable, "too much to do"),
+            (refused(RefusalKind::TooLarge), Code::ResourceExhausted, "too large"),
+            (refused(RefusalKind::Overloaded), Code::Unavailable, "overloaded"),
             (
                 refused(RefusalKind::Permission),
                 Code::FailedPrecondition,
-                "let the leader",
+                "denied access",
             ),
             (
                 refused(RefusalKind::Authentication),
                 Code::FailedPrecondition,
-                "let the leader",
+                "denied access",
             ),
-            (refused(RefusalKind::WrongCluster), Code::Unavailable, "another one"),
-            (refused(RefusalKind::FutureRevision), Code::Unavailable, "another one"),
-            (refused(RefusalKind::Other), Code::Internal, "refuses this"),
+            (
+                refused(RefusalKind::WrongCluster),
+                Code::Unavailable,
+                "another etcd cluster",
+            ),
+            (
+                refused(RefusalKind::FutureRevision),
+                Code::Unavailable,
+                "another etcd cluster",
+            ),
+            (refused(RefusalKind::Other), Code::Internal, "refused the request"),
             (
                 StoreError::Compacted { revision: Revision(3) },
                 Code::Unavailable,
-                "cannot be reached",
+                "is unreachable",
             ),
         ] {
             let status = of(&error);

@@ -1,4 +1,4 @@
-//! The state under a leader: what is shared, what is proven, and what happens when it cannot be.
+//! Tests of the state: shared fences and transactions, fencing, and failures of the store.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use tonic::Code;
 
 use crate::state::*;
 
-/// A store that counts the transactions and reads that it has carried out, and whose answers can be held back.
+/// A store that counts executed transactions and reads, and whose replies can be delayed.
 #[derive(Clone)]
 struct Counting {
     store: MemoryClient,
     accesses: Arc<AtomicUsize>,
     answers: watch::Receiver<bool>,
-    /// Whether it refuses all transactions that write, for having too much to do.
+    /// Whether it refuses all writing transactions as overloaded.
     overloaded: Arc<AtomicBool>,
 }
 
@@ -74,7 +74,7 @@ const LOCK: &str = "/leader/1";
 
 struct Stage {
     cluster: MemoryCluster,
-    /// A way to the store that nothing happens to.
+    /// A connection to the store without faults.
     other: MemoryClient,
     state: Arc<State>,
     accesses: Arc<AtomicUsize>,
@@ -112,7 +112,7 @@ impl Stage {
         };
         let state = State::new(Fenced::new(Arc::new(store), term), StateLimits::default());
         let running = tokio::spawn(state.clone().run());
-        state.pass().await.unwrap();
+        state.read_barrier().await.unwrap();
         accesses.store(0, Ordering::Relaxed);
         Self {
             cluster,
@@ -150,7 +150,7 @@ fn key(number: usize) -> String {
     format!("/nodes/n{number}")
 }
 
-/// Adds one to the number at a key; says what it was.
+/// Increments the number at a key; returns the previous one.
 async fn count(state: &State, key: String) -> Result<u64, Status> {
     state
         .transact(|tx| {
@@ -179,11 +179,11 @@ async fn writes_that_wait_share_a_transaction_and_each_has_its_answer() {
     for before in futures::future::join_all(writes).await {
         assert_eq!(before.unwrap(), 0);
     }
-    // The first goes alone or in whatever company there is by then, and 64 fit in one.
+    // The first change goes alone or with the ones queued by then; 64 fit into one transaction.
     assert!(stage.accesses() <= 6, "{}", stage.accesses());
 }
 
-/// What costs a stranger a message must not cost the store a transaction.
+/// A request that costs a stranger one message must not cost the store a transaction.
 #[tokio::test(start_paused = true)]
 async fn refusals_write_nothing_and_share_their_fences() {
     let stage = Stage::new().await;
@@ -214,11 +214,11 @@ async fn what_many_write_at_once_is_counted_once_each() {
         .map(Result::unwrap)
         .collect();
     assert_eq!(seen, (0..300).collect::<Vec<_>>(), "in the order in which they came");
-    // What is known to be overtaken is not sent.
+    // Changes that are known to conflict are not sent.
     assert_eq!(stage.accesses(), 300);
 }
 
-/// Those who change one key again and again all get on alike.
+/// Concurrent writers of the same key make equal progress.
 #[tokio::test(start_paused = true)]
 async fn nobody_is_always_overtaken() {
     let stage = Stage::new().await;
@@ -236,7 +236,7 @@ async fn nobody_is_always_overtaken() {
     stage.slow();
     let started = Instant::now();
     for lane in lanes {
-        // 200 changes take 20 s: without an order the last lane may begin when the others have ended.
+        // 200 changes take 20 s: without an order the last writer might start when the others have finished.
         let took = lane.await.unwrap() - started;
         assert!(took > Duration::from_secs(18), "{took:?}");
     }
@@ -257,8 +257,8 @@ async fn reads_share_a_fence() {
     );
 }
 
-/// A fence that was sent before a read began proves nothing for it: the store may have carried it out before another leader
-/// was elected, and that one may have acknowledged a write before the read began.
+/// A fence that was sent before a read began proves nothing for that read: the store may have executed it before
+/// another leader was elected, and that leader may have acknowledged a write before the read began.
 #[tokio::test(start_paused = true)]
 async fn a_read_does_not_use_a_fence_that_was_under_way() {
     let stage = Stage::new().await;
@@ -267,15 +267,15 @@ async fn a_read_does_not_use_a_fence_that_was_under_way() {
         let state = stage.state.clone();
         async move { state.read(|_| ()).await }
     });
-    // The store has carried out the first one's fence, and its answer is on its way.
+    // The store has executed the first read's fence, and the reply is on its way.
     while stage.accesses() == 0 {
         tokio::task::yield_now().await;
     }
-    // Another leader is elected, and acknowledges a write.
+    // Another leader is elected and acknowledges a write.
     stage.behind(Op::delete(LOCK)).await;
     stage.behind(Op::put("/leader/2", "other")).await;
     stage.behind(Op::put(key(1), "1")).await;
-    // A read that begins after that must not tell what was before.
+    // A read that begins after that must not return the old value.
     let late = tokio::spawn({
         let state = stage.state.clone();
         async move { state.read(|view| number(view, &key(1))).await }
@@ -293,7 +293,7 @@ async fn a_read_does_not_use_a_fence_that_was_under_way() {
 #[tokio::test(start_paused = true)]
 async fn a_read_sees_what_was_acknowledged_before_it_though_the_watch_is_behind() {
     let stage = Stage::new().await;
-    // What the store has to say of its own accord does not arrive; its answers do.
+    // Watch events do not arrive; replies do.
     stage.cluster.close_watches(0);
     for round in 0..20 {
         assert_eq!(count(&stage.state, key(1)).await.unwrap(), round);
@@ -317,7 +317,7 @@ async fn who_gives_up_waiting_does_not_hold_up_the_others() {
 async fn what_was_changed_behind_the_leaders_back_is_decided_on_anew() {
     let stage = Stage::new().await;
     count(&stage.state, key(1)).await.unwrap();
-    // The leader hears nothing of it before it writes.
+    // The leader gets no event before it writes.
     stage.cluster.close_watches(0);
     stage.behind(Op::put(key(1), "41")).await;
     assert_eq!(count(&stage.state, key(1)).await.unwrap(), 41);
@@ -325,7 +325,7 @@ async fn what_was_changed_behind_the_leaders_back_is_decided_on_anew() {
     assert_eq!(count(&stage.state, key(1)).await.unwrap(), 0);
 }
 
-/// A store that has too much to do is not asked 64 times more for it, and each second less often while it stays so.
+/// An overloaded store does not get 64 times the requests, and gets fewer while it stays overloaded.
 #[tokio::test(start_paused = true)]
 async fn an_overloaded_store_gets_less_to_do() {
     let stage = Stage::new().await;
@@ -333,10 +333,10 @@ async fn an_overloaded_store_gets_less_to_do() {
     let writes = (0..64).map(|number| count(&stage.state, key(number)));
     for refused in futures::future::join_all(writes).await {
         let refused = refused.unwrap_err();
-        assert!(refused.message().contains("too much to do"), "{refused}");
+        assert!(refused.message().contains("overloaded"), "{refused}");
     }
     assert!(stage.accesses() <= 3, "{} accesses", stage.accesses());
-    // Those who try again at once.
+    // Callers that retry at once.
     let state = stage.state.clone();
     let stubborn = tokio::spawn(async move {
         loop {
@@ -359,7 +359,7 @@ async fn an_overloaded_store_gets_less_to_do() {
     assert!(begun.elapsed() < Duration::from_millis(10), "{:?}", begun.elapsed());
 }
 
-/// A write whose answer is lost is not said to have been made, and shows when it has been.
+/// A write whose reply is lost is not acknowledged, and becomes visible later.
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_told_as_such() {
     let stage = Stage::new().await;
@@ -369,7 +369,7 @@ async fn a_lost_answer_is_told_as_such() {
     });
     let refused = count(&stage.state, key(1)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    assert!(refused.message().contains("may have been made or not"), "{refused}");
+    assert!(refused.message().contains("may or may not have been made"), "{refused}");
     stage.faults(Faults::default());
     assert_eq!(count(&stage.state, key(1)).await.unwrap(), 1, "it had been made");
 }
@@ -385,12 +385,12 @@ async fn a_refusal_is_by_what_is_so_now() {
         })
     };
     assert_eq!(refuse().await.unwrap_err().code(), Code::NotFound);
-    // Refused by a leader that is none, it might be by what was so long ago.
+    // A former leader would refuse on the basis of stale state.
     stage.behind(Op::delete(LOCK)).await;
     assert_eq!(refuse().await.unwrap_err().code(), Code::Unavailable);
 }
 
-/// `curator bootstrap` writes without a term: a leader of nothing looks again before it says that there is nothing.
+/// `curator bootstrap` writes without a term: a leader without a cluster reads again before it answers.
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_has_just_been_made_is_seen_at_once() {
     let stage = Stage::new().await;
@@ -461,7 +461,7 @@ mod view {
         put(&mut view, "a", 2);
         put(&mut view, "b", 3);
         let before = view.newest();
-        // Written by the leader itself after the read that follows was made.
+        // Written by the leader itself, after the read.
         put(&mut view, "c", 9);
         let kv = KeyValue {
             key: "/nodes/b".into(),
@@ -501,8 +501,8 @@ mod view {
     use curator_election::store::KeyValue;
 }
 
-/// A backup is restored under a leader whose lock key is in it. Others have changed so much since that the store's revision
-/// tells nothing; the key's does.
+/// A backup with the lock key is restored under a leader. There were as many writes since that the store's revision
+/// does not show it; the key's revision does.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_has_lost_a_write_ends_the_term() {
     for writes in [false, true] {

@@ -1,7 +1,7 @@
-//! A read and what is to be written because of it, as one transaction.
+//! A decision and its reads and writes, as one transaction.
 //!
-//! What a decision has read, it depends on: each key that was looked at becomes a condition, that it is still as it was. So
-//! nothing is written because of what is not so any more, whoever has changed it, and no lock is held meanwhile.
+//! A decision depends on what it has read: each key that was read becomes a condition that the key is unchanged. So
+//! nothing is written on the basis of stale values, whoever changed them, and no lock is held.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::state::fenced::Change;
 use crate::state::keys::{InvalidId, NODES};
 use crate::state::view::{Entry, Node, View};
 
-/// What a decision reads and writes.
+/// The reads and writes of a decision.
 pub(crate) struct Tx<'a> {
     view: &'a View,
     reads: BTreeMap<Bytes, Revision>,
@@ -29,7 +29,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// A key's value. What is decided depends on it from now on.
+    /// A key's value. The decision depends on it.
     pub(crate) fn get(&mut self, key: impl Into<Bytes>) -> Option<&'a Entry> {
         let key = key.into();
         let entry = self.view.get(&key);
@@ -37,13 +37,13 @@ impl<'a> Tx<'a> {
         entry
     }
 
-    /// A node's record. What is decided depends on it from now on.
+    /// A node's record. The decision depends on it.
     pub(crate) fn node(&mut self, id: &str) -> Result<Option<&'a Node>, InvalidId> {
         self.get(NODES.key(id)?);
         Ok(self.view.node(id))
     }
 
-    /// The state, without depending on it: for what is checked in another way.
+    /// The state without a dependency, for values that are checked in another way.
     pub(crate) const fn peek(&self) -> &'a View {
         self.view
     }
@@ -56,7 +56,7 @@ impl<'a> Tx<'a> {
         self.writes.insert(key.into(), None);
     }
 
-    /// What is to be done; `None` if nothing is.
+    /// The change to make; `None` if there are no writes.
     pub(crate) fn into_change(self) -> Option<Change> {
         if self.writes.is_empty() {
             return None;

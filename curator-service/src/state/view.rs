@@ -1,11 +1,11 @@
-//! The leader's copy of the state, in memory: what its readers read and its watchers watch. Pure; no I/O.
+//! The leader's copy of the state in memory, for readers and watchers. Pure; no I/O.
 //!
-//! Each key has the revision of its last change, and takes only newer ones: what the leader has written itself, what a
-//! conflict has shown and what the watch brings may come in any order.
+//! Each key has the revision of its last change and accepts only newer ones. So the leader's own writes, the results of
+//! conflicts and watch events may arrive in any order.
 //!
-//! For watchers every change of a node gets a number, and a node has only the newest of its own: whoever has seen all up to
-//! a number gets what is beyond it, each node once, in the order of their changes. That is all that is kept for a watcher,
-//! so a slow one costs nothing.
+//! Every change of a node gets a sequence number, and a node has only the number of its newest change. A watcher that
+//! has seen all changes up to a number gets the nodes with higher numbers, each node once, in order. The view keeps
+//! nothing else for a watcher, so a slow watcher costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -21,33 +21,33 @@ use crate::state::keys;
 use crate::state::keys::NODES;
 use crate::state::record::{Corrupt, NodeRecord};
 
-/// How many deleted nodes are remembered, for watchers that have not heard of it yet.
+/// The maximum number of deleted nodes that are kept for watchers.
 const MAX_TOMBSTONES: usize = 10_000;
 
-/// A value, and when it was last changed.
+/// A value and the revision of its last change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) value: Bytes,
     pub(crate) changed: Revision,
 }
 
-/// A node's record, decoded once.
+/// A node's decoded record.
 pub(crate) type Node = Result<Arc<NodeRecord>, Arc<Corrupt>>;
 
-/// A node's newest change, by number.
+/// A node's newest change.
 #[derive(Clone, Debug)]
 pub(crate) struct Changed {
-    /// The number of the change.
+    /// The sequence number of the change.
     pub(crate) number: u64,
-    /// Which node.
+    /// The node's id.
     pub(crate) id: Arc<str>,
-    /// What it has become; `None` if it is deleted.
+    /// The node's new record; `None` if the node is deleted.
     pub(crate) node: Option<Node>,
 }
 
-/// A watcher has been away for so long that deletions since then are forgotten.
+/// The watcher is behind: deletions that it has not seen are no longer kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the watch has fallen too far behind: watch anew")]
+#[error("the watch is too far behind: start a new one")]
 pub(crate) struct TooFarBehind;
 
 #[derive(Debug, Default)]
@@ -55,15 +55,15 @@ pub(crate) struct View {
     entries: BTreeMap<Bytes, Entry>,
     /// The size of all keys and values in `entries`.
     bytes: usize,
-    /// When keys were deleted, until nothing older can come any more.
+    /// The revisions of deletions, kept until no older event can arrive.
     deleted: BTreeMap<Bytes, Revision>,
     nodes: BTreeMap<Arc<str>, Slot>,
     changes: BTreeMap<u64, Arc<str>>,
     newest: u64,
     tombstones: BTreeMap<u64, Arc<str>>,
-    /// The newest tombstone that is forgotten.
+    /// The newest tombstone that was dropped.
     forgotten: u64,
-    /// Which nodes have a WireGuard key: one, unless somebody else has written it.
+    /// The nodes that have a WireGuard key. There is one unless another writer has stored a duplicate.
     wireguard: BTreeMap<String, BTreeSet<Arc<str>>>,
 }
 
@@ -82,14 +82,14 @@ impl View {
         self.nodes.get(id)?.node.as_ref()
     }
 
-    /// All nodes, by id.
+    /// All nodes, ordered by id.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         self.nodes
             .iter()
             .filter_map(|(id, slot)| Some((id, slot.node.as_ref()?)))
     }
 
-    /// The nodes after this id, by id.
+    /// The nodes after this id, ordered by id.
     pub(crate) fn nodes_after(&self, id: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         let from = id.map_or(Bound::Unbounded, Bound::Excluded);
         self.nodes
@@ -102,24 +102,24 @@ impl View {
         self.bytes
     }
 
-    /// The keys that begin with a prefix.
+    /// The keys with a prefix.
     pub(crate) fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a Bytes, &'a Entry)> {
         self.entries
             .range::<[u8], _>((Bound::Included(prefix.as_bytes()), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix.as_bytes()))
     }
 
-    /// The nodes that have this WireGuard key.
+    /// The nodes with this WireGuard key.
     pub(crate) fn wireguard_owners(&self, key: &str) -> impl Iterator<Item = &str> {
         self.wireguard.get(key).into_iter().flatten().map(|id| &**id)
     }
 
-    /// The number of the newest change.
+    /// The sequence number of the newest change.
     pub(crate) const fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// What has changed after the change with this number, each node once.
+    /// The changes after this sequence number, each node once.
     pub(crate) fn changes_after(&self, number: u64, most: usize) -> Result<Vec<Changed>, TooFarBehind> {
         if number < self.forgotten {
             return Err(TooFarBehind);
@@ -135,7 +135,7 @@ impl View {
             .collect())
     }
 
-    /// A node's newest change, if it is after that with this number.
+    /// A node's newest change, if it is after this sequence number.
     pub(crate) fn change_of(&self, id: &str, after: u64) -> Result<Option<Changed>, TooFarBehind> {
         match self.nodes.get_key_value(id) {
             Some((id, slot)) => Ok((slot.number > after).then(|| Changed {
@@ -148,7 +148,7 @@ impl View {
         }
     }
 
-    /// Whether a condition of the change does not hold any more. If none is known, the store may still know one.
+    /// Whether a condition of the change is known to fail. The store may know of others.
     pub(crate) fn has_overtaken(&self, change: &Change) -> bool {
         change.conditions.iter().any(|condition| match condition {
             Compare {
@@ -160,7 +160,7 @@ impl View {
         })
     }
 
-    /// Takes in that a key was put.
+    /// Applies a put.
     pub(crate) fn put(&mut self, key: Bytes, value: Bytes, changed: Revision) {
         if self.knows(&key, changed) {
             return;
@@ -177,7 +177,7 @@ impl View {
         if let Some(before) = &before {
             self.bytes -= key.len() + before.value.len();
         }
-        // The same bytes again are no news to a watcher, though the record's revision has moved.
+        // An unchanged value is not a change for watchers, although the record's revision is newer.
         let news = before.is_none_or(|before| before.value != value);
         if let Some(id) = NODES.id(&key) {
             let node = NodeRecord::decode(id, &value).map(Arc::new).map_err(Arc::new);
@@ -185,7 +185,7 @@ impl View {
         }
     }
 
-    /// Takes in that a key was deleted.
+    /// Applies a deletion.
     pub(crate) fn delete(&mut self, key: &Bytes, at: Revision) {
         if self.knows(key, at) {
             return;
@@ -200,7 +200,7 @@ impl View {
         }
     }
 
-    /// Takes in what the watch brings, whole revisions in their order: nothing older will follow.
+    /// Applies watch events, in whole revisions and in order: no older event will follow.
     pub(crate) fn follow(&mut self, events: Vec<Event>) {
         let mut followed = Revision(0);
         for event in events {
@@ -217,8 +217,8 @@ impl View {
         self.deleted.retain(|_, at| *at > followed);
     }
 
-    /// Whether what was found at revision `at` is older than what is known from before: then the store has lost it, because
-    /// a key's revision never decreases.
+    /// Whether a key was read at revision `at` with an older revision than the view has. Then the store has lost data,
+    /// because a key's revision never decreases.
     pub(crate) fn contradicted<'a>(
         &self,
         found: impl IntoIterator<Item = &'a KeyValue>,
@@ -226,7 +226,7 @@ impl View {
     ) -> Option<WentBack> {
         found.into_iter().find_map(|kv| {
             let known = self.entries.get(&kv.key)?.changed;
-            // What is known by now may be newer than the read.
+            // The view's revision may be newer than the read.
             let lost = kv.mod_revision < known && known <= at;
             lost.then_some(WentBack {
                 seen: known,
@@ -235,7 +235,7 @@ impl View {
         })
     }
 
-    /// Takes in all of the keys that are viewed, as read at one revision: what is not among them is deleted.
+    /// Replaces the viewed keys by those read at one revision: keys that were not found are deleted.
     pub(crate) fn reset(&mut self, found: Vec<KeyValue>, at: Revision) {
         let mut known: BTreeMap<Bytes, ()> = BTreeMap::new();
         for kv in found {
@@ -251,13 +251,13 @@ impl View {
             .cloned()
             .collect();
         for key in gone {
-            // One that was put after the read stays, since its revision is newer.
+            // A key that was put after the read stays, since its revision is newer.
             self.delete(&key, at);
         }
         self.deleted.retain(|_, deleted| *deleted > at);
     }
 
-    /// Whether what is known of the key is as new.
+    /// Whether the view's revision of the key is at least as new.
     fn knows(&self, key: &Bytes, at: Revision) -> bool {
         if failpoint::on(failpoint::VIEW_GOES_BACK) {
             return false;
@@ -313,7 +313,7 @@ fn wireguard_key(node: &Node) -> Option<&str> {
     Some(&net.wireguard_pubkey)
 }
 
-/// All keys that a leader reads at its beginning, and watches from then on: one range, so that one watch does.
+/// All keys that a leader reads at the start of its term and then watches, as one range for one watch.
 pub(crate) fn watched() -> Keys {
     Keys::prefix(keys::ALL)
 }

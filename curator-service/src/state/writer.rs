@@ -1,7 +1,7 @@
-//! Writes that wait while a transaction is under way, and go together in the next.
+//! The write queue: changes wait while a transaction is under way and share the next one.
 //!
-//! Whoever has to decide anew because others were faster keeps its place in the queue, so that many who change one key all get
-//! their turn. What the view shows to have been overtaken is not sent to the store at all.
+//! A change that is retried after a conflict keeps its place in the queue, so that many writers of one key all make
+//! progress. A change whose conditions are known to fail is not sent to the store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,31 +17,32 @@ use crate::state::fenced::{Change, FencedError, Outcome, TRACED};
 use crate::state::{State, StateError, batch};
 use crate::telemetry;
 
-/// How many changes may wait at a time; any more wait to be let in.
+/// The maximum number of queued changes; more wait for a permit.
 const MAX_WAITING: usize = 4_096;
-/// Between two transactions for a store that has too much to do. What waits meanwhile goes together.
+/// The range of pauses between transactions while the store is overloaded. Changes queued meanwhile share a
+/// transaction.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// The queue of changes before the store.
+/// The queue of changes.
 pub(super) struct Writer {
-    /// In the order of their places.
+    /// Ordered by place.
     waiting: Mutex<Vec<Waiting>>,
     places: AtomicU64,
     room: Semaphore,
     arrived: Notify,
 }
 
-/// A place in the queue: the lower one is served first where two touch the same keys.
+/// A place in the queue. Of changes to the same keys, the lowest place is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place(u64);
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteOutcome {
-    /// It was made, and the view has it.
+    /// The change is committed, and the view has it.
     Committed,
-    /// Nothing was done: what it was decided on is not so any more, and the view has what is so instead.
+    /// Nothing was done: a condition failed, and the view has the current values.
     Conflict,
 }
 
@@ -49,7 +50,7 @@ struct Waiting {
     place: Place,
     change: Change,
     answer: oneshot::Sender<Result<WriteOutcome, FencedError>>,
-    /// What it is done for.
+    /// The caller's span.
     span: Span,
 }
 
@@ -65,14 +66,14 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// The last place in the queue.
+    /// A new place at the end of the queue.
     pub(super) fn place(&self) -> Place {
         Place(self.places.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes a change under its own conditions, in whatever company.
+    /// Enqueues a change; it may share a transaction with others.
     ///
-    /// Cancellation: whether it was made is not known then.
+    /// Cancellation: the change may or may not be made.
     pub(super) async fn write(&self, place: Place, change: Change) -> Result<WriteOutcome, StateError> {
         let span = debug_span!(target: TRACED, "write", operations = change.ops.len());
         self.queue(place, change, &span).instrument(span.clone()).await
@@ -105,14 +106,14 @@ impl Writer {
         }
     }
 
-    /// Writes what is waiting, one transaction after the other. Never returns. Not to be run twice at a time.
+    /// Executes queued changes, one transaction after the other. Never returns. Must not run twice at a time.
     pub(super) async fn run(&self, state: &State) {
         let mut pauses = Backoff::new(MIN_PAUSE, MAX_PAUSE, 0);
         loop {
             let taken = {
                 let view = state.view();
                 let mut waiting = self.waiting();
-                // Whoever has gone does not want it any more.
+                // Drop changes whose callers have gone.
                 waiting.retain(|each| !each.answer.is_closed());
                 for overtaken in waiting.extract_if(.., |each| view.has_overtaken(&each.change)) {
                     let _ = overtaken.answer.send(Ok(WriteOutcome::Conflict));
@@ -130,27 +131,27 @@ impl Writer {
         }
     }
 
-    /// Turns away who waits, and who comes later.
+    /// Fails all queued and later changes.
     pub(super) fn close(&self) {
         self.room.close();
         self.waiting().clear();
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        // Nothing that holds the lock can panic half-way.
+        // The lock cannot be poisoned half-way: its holders do not panic.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether the store may refuse a transaction of several changes for what is in one of them.
-const fn may_be_of_one(kind: RefusalKind) -> bool {
+/// Whether a refusal of a batch may be caused by one of its changes.
+const fn may_be_caused_by_one(kind: RefusalKind) -> bool {
     !matches!(
         kind,
         RefusalKind::NoSpace | RefusalKind::Overloaded | RefusalKind::Authentication | RefusalKind::WrongCluster
     )
 }
 
-/// Makes the changes in one transaction, and answers each; says why the store has refused it, if it has.
+/// Executes the changes in one transaction and completes each of them. Returns the kind of refusal, if there is one.
 async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKind> {
     let changes = taken.iter().map(|each| each.change.clone()).collect();
     match state.fenced.write_all(changes).instrument(shared(&taken)).await {
@@ -163,10 +164,10 @@ async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKin
                     .count(),
             );
             for (each, outcome) in taken.iter().zip(&outcomes) {
-                take_in(state, &each.change, outcome);
+                apply(state, &each.change, outcome);
             }
-            // One turn for all that this transaction has changed.
-            state.tell();
+            // Notify the watchers once per transaction.
+            state.notify_watchers();
             for (each, outcome) in taken.into_iter().zip(outcomes) {
                 let fate = match outcome {
                     Outcome::Done(_) => WriteOutcome::Committed,
@@ -175,13 +176,13 @@ async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKin
                     }
                     Outcome::Conflict { .. } => WriteOutcome::Conflict,
                 };
-                // Whoever has gone does not want to know.
+                // The caller may have gone.
                 let _ = each.answer.send(Ok(fate));
             }
             None
         }
-        // What is wrong with one is no fault of the others.
-        Err(FencedError::Store(StoreError::Refused { kind, .. })) if taken.len() > 1 && may_be_of_one(kind) => {
+        // One change may be refused; the others must not fail with it.
+        Err(FencedError::Store(StoreError::Refused { kind, .. })) if taken.len() > 1 && may_be_caused_by_one(kind) => {
             for each in taken {
                 Box::pin(write_together(state, vec![each])).await;
             }
@@ -201,7 +202,7 @@ async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKin
     }
 }
 
-/// The span of a transaction that these share: in the trace of the first, and linked to the others'.
+/// The transaction's span: in the trace of the first change, linked to those of the others.
 fn shared(taken: &[Waiting]) -> Span {
     let first = taken.first().map(|each| &each.span);
     let span = debug_span!(target: TRACED, parent: first.and_then(Span::id), "commit", changes = taken.len());
@@ -213,15 +214,15 @@ fn shared(taken: &[Waiting]) -> Span {
     span
 }
 
-/// Counts a transaction and the changes that it made.
+/// Counts a transaction and the changes that it committed.
 fn committed(outcome: &'static str, changes: usize) {
     metrics::counter!(telemetry::STATE_COMMITS, "outcome" => outcome).increment(1);
     metrics::counter!(telemetry::STATE_CHANGES).increment(changes as u64);
 }
 
-fn take_in(state: &State, change: &Change, outcome: &Outcome) {
+fn apply(state: &State, change: &Change, outcome: &Outcome) {
     match outcome {
-        Outcome::Done(revision) => state.written(change.ops.clone(), *revision),
-        Outcome::Conflict { revision, found } => state.found(found.clone(), *revision),
+        Outcome::Done(revision) => state.apply_write(change.ops.clone(), *revision),
+        Outcome::Conflict { revision, found } => state.apply_conflict(found.clone(), *revision),
     }
 }

@@ -31,7 +31,7 @@ fn bad_values_are_answered_with_what_is_right() {
         (&["--leader-ttl", "10"], "the unit is missing"),
         (&["--listen", "everywhere"], "such as 127.0.0.1:7835"),
         (&["--listen", "0.0.0.0:7835"], "not a loopback address"),
-        (&["--advertise", "nowhere"], "give host:port"),
+        (&["--advertise", "nowhere"], "use host:port"),
         (&["--etcd-namespace", "a/b"], "namespaced:curator"),
         (&["--election-prefix", "leader/"], "for example /leader"),
         (&["--log-format", "xml"], "text, json"),
@@ -50,7 +50,7 @@ fn bad_values_are_answered_with_what_is_right() {
         "http://127.0.0.1:2379",
     ]);
     assert!(
-        finished.status.code() == Some(2) && finished.stderr.contains("no node id"),
+        finished.status.code() == Some(2) && finished.stderr.contains("invalid node id"),
         "{}",
         finished.stderr
     );

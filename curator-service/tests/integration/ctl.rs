@@ -429,7 +429,7 @@ fn logging(stage: &TestCluster, ctl: &Ctl) {
     }
     stage.curators[1]
         .wait_for(Mark::START, SOON, "the change to be logged", |event| {
-            event.message() == Some("a user changes the log filter") && event.text_of("user") == Some("owner")
+            event.message() == Some("log filter changed") && event.text_of("user") == Some("owner")
         })
         .unwrap();
     let bad = ctl.refused(&["log-level", "inof", "--endpoint", &two], 2);

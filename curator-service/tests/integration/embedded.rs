@@ -172,5 +172,5 @@ fn the_state_moves_to_etcd_and_back() {
     };
     assert!(read("one") == read("two") && read("two") == read("three"));
     let refused = curator(&["import", &at("one"), "--etcd-endpoints", &endpoints]);
-    assert!(refused.stderr.contains("in the store already"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("exists in the store"), "{}", refused.stderr);
 }

@@ -458,7 +458,7 @@ fn a_user_whose_role_is_the_namespace_is_enough() {
         extra_args: wrong_password,
         ..options
     });
-    let told = "etcd refuses this instance";
+    let told = "etcd refused the request";
     let is_told = |event: &curator_harness::Event| event.message() == Some(told);
     stage.curators[waiting]
         .wait_for(Mark::START, SOON, told, is_told)

@@ -138,7 +138,7 @@ async fn an_etcd_without_space_is_told_to_callers_and_operators() {
     let refused = ticket(&clients).await.expect_err("nothing can be written");
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("NOSPACE"), "{refused}");
-    assert!(refused.message().contains("nothing was done"), "{refused}");
+    assert!(refused.message().contains("nothing was changed"), "{refused}");
 
     tokio::task::block_in_place(|| {
         // And without a leader nobody can be elected.

@@ -69,7 +69,7 @@ fn user_who_may_only_read_is_told_to_be_one() {
     let refused = refusal(&stage, reader);
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(
-        refused.message().contains("etcd does not permit this to its user"),
+        refused.message().contains("permission denied by etcd"),
         "{refused}"
     );
     // It goes on by itself once it may write.
@@ -102,7 +102,7 @@ fn leader_whose_value_cannot_be_read_is_told_of() {
     assert_eq!(warned(&stage, waiting, start, "cannot be read"), 1);
     let refused = refusal(&stage, waiting);
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    assert!(refused.message().contains("cannot be read"), "{refused}");
+    assert!(refused.message().contains("cannot be decoded"), "{refused}");
     // Once that one is gone, the next in the queue leads.
     let lease = stage.candidates()[0].lease;
     drop(other);
@@ -132,8 +132,8 @@ fn etcd_that_is_gone_is_told_of_and_so_is_a_lost_quorum() {
     told("etcd has no quorum");
     let marks = stage.marks();
     stage.etcd.kill(0).unwrap();
-    all_warned(marks, "store unreachable");
-    told("etcd cannot be reached");
+    all_warned(marks, "could not be reached");
+    told("etcd is unreachable");
     stage.etcd.start_all().unwrap();
     stage.agreed(2 * SOON);
 }

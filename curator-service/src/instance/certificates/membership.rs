@@ -1,9 +1,10 @@
-//! A proof that the node is a member of the consensus, for clients that ask for one before they believe an instance or tell it a secret.
+//! A proof that the node is a member of the consensus, for clients that require one before they trust an instance or
+//! send it a secret.
 //!
-//! Any node of the cluster has a certificate that names it, and so has one that was deleted. What only members have is the store, and with
-//! it the authority's key; so an instance makes its own proof there, from its node's record: a certificate for the node's own key that
-//! says so, and ends soon. It is made anew while the record says that the node is up and has the role. Whoever loses the role, or the
-//! store, has a proof for as long as the last one is good.
+//! Every node of the cluster has a certificate with its name, even after it was deleted. Only members have the store,
+//! and with it the authority's key. So an instance issues its own proof from its node's record: a short-lived
+//! certificate for the node's own key that states the membership. The proof is renewed while the record says that the
+//! node is up and has the role. An instance that loses the role or the store keeps its last proof until that expires.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,40 +26,40 @@ use crate::telemetry;
 use curator_identity::{AuthorityError, public_key_of};
 use curator_identity::{Credentials, CredentialsWatch};
 
-/// How long one is good for: so long a node may go on proving what it is no more.
+/// The lifetime of a proof: how long a former member can still prove membership.
 const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
-/// After so long another one takes its place: etcd may be away for the rest of its time.
-const RENEW: Duration = Duration::from_secs(30 * 60);
-/// How often it is looked whether it is still true.
+/// The age at which a proof is renewed. etcd may be unavailable for the rest of its lifetime.
+const RENEW_AFTER: Duration = Duration::from_secs(30 * 60);
+/// The interval at which the membership is checked.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
-/// How soon it is tried again while there is none.
+/// The retry interval while there is no proof.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the store may take.
+/// The timeout of requests to the store.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is none.
+/// Why there is no proof.
 #[derive(Debug, thiserror::Error)]
 enum NoProof {
     #[error(transparent)]
     Authority(#[from] NoAuthority),
     #[error("the store does not answer")]
     Late,
-    #[error("it cannot be made: {0}")]
+    #[error("cannot issue it: {0}")]
     Make(#[from] AuthorityError),
     #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
-/// A proof that was made.
+/// An issued proof.
 #[derive(Clone, Copy)]
 struct Made {
     at: SystemTime,
 }
 
 impl Made {
-    /// Whether it is time for another one. A clock that was set back says so as well.
+    /// Whether to renew the proof. After the clock was set back, always.
     fn is_due(self, now: SystemTime) -> bool {
-        now.duration_since(self.at).map_or(true, |age| age >= RENEW)
+        now.duration_since(self.at).map_or(true, |age| age >= RENEW_AFTER)
     }
 
     fn is_over(self, now: SystemTime) -> bool {
@@ -66,7 +67,7 @@ impl Made {
     }
 }
 
-/// Keeps the proof, from when the store is there until cancelled.
+/// Maintains the proof while the store is available, until cancelled.
 pub(crate) async fn run(
     credentials: CredentialsWatch,
     mut consensus: watch::Receiver<ConsensusStatus>,
@@ -88,14 +89,14 @@ pub(crate) async fn run(
         let text = match looked {
             Ok(Some(proof)) => {
                 if made.is_none() {
-                    info!("this instance proves to clients that ask for it that its node is a member of the consensus");
+                    info!("proof of consensus membership issued");
                 }
                 made = Some(proof);
                 None
             }
             Ok(None) => {
                 made = None;
-                Some("by its record the node is no member of the consensus, or not up".to_owned())
+                Some("according to its record, the node is not up or not a member of the consensus".to_owned())
             }
             Err(error) => {
                 if made.is_some_and(|made| made.is_over(now)) {
@@ -107,10 +108,7 @@ pub(crate) async fn run(
         };
         if text.is_some() && said != text {
             let reason = text.as_deref().unwrap_or_default();
-            warn!(
-                reason,
-                "this instance cannot prove anew that its node is a member of the consensus"
-            );
+            warn!(reason, "cannot renew the proof of consensus membership");
         }
         let proves = credentials.newest().member().is_some();
         metrics::gauge!(telemetry::PROVES_MEMBERSHIP).set(if proves { 1.0 } else { 0.0 });
@@ -120,7 +118,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Makes a proof if it is time for one and the node is a member, and puts it to use; takes it back if the node is none.
+/// Issues and installs a proof if one is due and the node is a member; removes it if the node is not.
 async fn look(
     credentials: &CredentialsWatch,
     store: &dyn Store,
@@ -145,7 +143,7 @@ async fn look(
     let certificate = CertificateDer::from(certificate);
     let proof = CertifiedKey::new(vec![certificate], newest.certified().key.clone());
     proof.keys_match()?;
-    // New credentials are of the same node.
+    // The new credentials are of the same node.
     credentials.update(|there| {
         let same = there.ca() == newest.ca();
         same.then(|| there.with_member(Some(Arc::new(proof)))).transpose()
@@ -159,11 +157,11 @@ fn drop_proof(credentials: &CredentialsWatch) {
         has.then(|| there.with_member(None)).transpose()
     });
     if let Err(error) = dropped {
-        warn!(%error, "the proof of membership cannot be taken back before it ends");
+        warn!(%error, "cannot remove the proof of membership before it expires");
     }
 }
 
-/// Whether the node's record has the role, this key, and is up.
+/// Whether the node's record is up and has the role and this key.
 async fn is_member(store: &dyn Store, credentials: &Credentials) -> Result<bool, NoProof> {
     let id = credentials.node_id();
     let Ok(key) = NODES.key(id) else { return Ok(false) };
@@ -310,7 +308,7 @@ mod tests {
         let made = cluster.looks(None, wall_clock()).await.unwrap();
         cluster.reached().await.expect("it is new");
         let day = Duration::from_secs(24 * 60 * 60);
-        assert!(!made.is_due(now + RENEW / 2) && made.is_due(now + LIFETIME));
+        assert!(!made.is_due(now + RENEW_AFTER / 2) && made.is_due(now + LIFETIME));
         assert!(made.is_due(now - day), "the clock was set back");
         assert!(!made.is_over(now + LIFETIME / 2) && made.is_over(now + 2 * LIFETIME));
         // It is the same key, so a connection is as good as with the other certificate.

@@ -1,9 +1,9 @@
-//! A node's certificate is renewed before it ends, by the instance that uses it.
+//! Renews the node's certificate before it expires.
 //!
-//! Those that the Curator makes run to the year 9999. One that somebody else has made for a shorter time has a newer
-//! one in its place when a fifth of that time is left: whoever has made it has had its turn by then, if it renews
-//! certificates itself. The instance asks the cluster as `curatorctl cert renew` does, by showing the node's key; it
-//! calls itself, and its own listener passes that on to the leader.
+//! Certificates from the Curator are valid until the year 9999. A certificate that was issued elsewhere for a shorter
+//! time is renewed when a fifth of that time is left; an external issuer that renews certificates itself has done so by
+//! then. The instance asks the cluster as `curatorctl cert renew` does, with the node's key; it calls itself, and its
+//! listener forwards the call to the leader.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,14 +23,14 @@ use curator_identity::{
     replace_certificate, validity, verify,
 };
 
-/// A certificate is renewed once no more than one in so many parts of its time is left.
-const PART: u32 = 5;
-/// How often to look whether it is time.
+/// A certificate is renewed when at most one of this many parts of its validity is left.
+const RENEW_AT_FRACTION: u32 = 5;
+/// The interval of checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(3_600);
-/// The shortest wait after a failure.
+/// The minimum retry interval.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the answer may take.
-const ANSWER: Duration = Duration::from_secs(15);
+/// The timeout of the reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why a certificate was not renewed.
 #[derive(Debug, thiserror::Error)]
@@ -39,17 +39,17 @@ enum NotRenewed {
     Credentials(#[from] CredentialsError),
     #[error("{0}")]
     Client(#[from] ClientError),
-    #[error("the cluster gives none: {}", .0.message())]
+    #[error("the cluster refused: {}", .0.message())]
     Refused(#[from] tonic::Status),
-    #[error("the cluster has not answered within {ANSWER:?}")]
+    #[error("the cluster did not answer within {REPLY_TIMEOUT:?}")]
     Late,
-    #[error("the certificate that was given is of no use: {0}")]
+    #[error("invalid certificate received: {0}")]
     Useless(String),
     #[error("{} cannot be replaced: {source}", path.display())]
     Replace { path: PathBuf, source: io::Error },
 }
 
-/// Renews the certificate whenever it is time, until cancelled. `own` is where this instance listens.
+/// Renews the certificate when it is due, until cancelled. `own` is the listen address of this instance.
 pub(crate) async fn run(credentials: CredentialsWatch, own: SocketAddr, cancel: CancellationToken) {
     let renewing = async {
         let mut said = false;
@@ -66,15 +66,12 @@ pub(crate) async fn run(credentials: CredentialsWatch, own: SocketAddr, cancel: 
                     match outcome {
                         Ok(()) => {
                             said = false;
-                            info!(
-                                node_id = newest.node_id(),
-                                "the node's certificate is renewed, before its end"
-                            );
+                            info!(node_id = newest.node_id(), "the node's certificate was renewed");
                         }
                         Err(error) if !std::mem::replace(&mut said, true) => error!(
                             %error,
-                            "the node's certificate is about to end and cannot be renewed; it is tried again, and \
-                             `curatorctl cert renew` does the same"
+                            "the node's certificate expires soon and cannot be renewed; retrying. To renew it by hand, run \
+                             `curatorctl cert renew`"
                         ),
                         Err(_) => {}
                     }
@@ -93,16 +90,16 @@ fn left(end: i64, now: SystemTime) -> Duration {
     end.duration_since(now).unwrap_or_default()
 }
 
-/// How long until a certificate is to be renewed; `None` if it is none.
+/// The time until the renewal is due; `None` if the certificate is invalid.
 fn due_in(certificate: &[u8], now: SystemTime) -> Option<Duration> {
     let (begin, end) = validity(certificate)?;
     let whole = Duration::from_secs(u64::try_from(end.saturating_sub(begin)).ok()?);
-    Some(left(end, now).saturating_sub(whole / PART))
+    Some(left(end, now).saturating_sub(whole / RENEW_AT_FRACTION))
 }
 
 async fn renew(credentials: &CredentialsWatch, known: &Credentials, own: SocketAddr) -> Result<(), NotRenewed> {
     let [path, key_path] = credentials.node_files();
-    // The key of the certificate in use is not kept beside TLS.
+    // The key of the certificate in use is not kept outside of TLS.
     let key = read_private_key(&key_path)?;
     let only_this = Trust::Node {
         ca: known.ca().to_vec(),
@@ -111,12 +108,12 @@ async fn renew(credentials: &CredentialsWatch, known: &Credentials, own: SocketA
     let shown = ClientCredentials::with_key(only_this, &key, credentials.now())?;
     let mut certificates = CertificatesClient::new(shown.channel(&own.to_string())?);
     let mut request = Request::new(IssueOwnRequest { anew: true });
-    request.set_timeout(ANSWER);
-    let issued = timeout(ANSWER, certificates.issue_own(request)).await;
+    request.set_timeout(REPLY_TIMEOUT);
+    let issued = timeout(REPLY_TIMEOUT, certificates.issue_own(request)).await;
     let issued = issued.map_err(|_| NotRenewed::Late)??.into_inner().certificate;
     match verify(&issued, known.ca(), credentials.now()) {
         Ok(Identity::Node { id, .. }) if id == known.node_id() => {}
-        Ok(_) => return Err(NotRenewed::Useless("it is not this node's".to_owned())),
+        Ok(_) => return Err(NotRenewed::Useless("it is for another node".to_owned())),
         Err(error) => return Err(NotRenewed::Useless(error.to_string())),
     }
     replace_certificate(&path, &issued).map_err(|source| NotRenewed::Replace { path, source })

@@ -1,8 +1,9 @@
-//! A second certificate of the node, for clients whose TLS knows no Ed25519: BoringSSL's, and with it all of gRPC's C core.
+//! A second certificate of the node, for clients without Ed25519 support: BoringSSL, and so all of gRPC's C core.
 //!
-//! Its key is P-256. It is made when the instance starts, is never written anywhere, and goes with the process. The certificate
-//! is of the cluster's authority, whose key each instance finds where it finds the state. It says what the node's own certificate
-//! says, and opens nothing: whoever shows it as a client is nobody, because members are told by their Ed25519 keys.
+//! Its key is P-256, generated at the start of the instance, never written to disk, and gone with the process. The
+//! certificate is issued by the cluster's authority, whose key is in the store. It has the names of the node's own
+//! certificate, and grants no access: a client that presents it is unauthenticated, because members are identified by
+//! their Ed25519 keys.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,23 +22,23 @@ use crate::state::pki_layout::Layout;
 use curator_identity::{Authority, AuthorityError, PrivateKey};
 use curator_identity::{Credentials, CredentialsWatch};
 
-/// How long one is good for.
+/// The lifetime of a certificate.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// After so long another one takes its place.
-const RENEW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How often it is looked at, and tried again to make one.
+/// The age at which it is renewed.
+const RENEW_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The interval of checks, and the maximum retry interval.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
-/// How soon it is tried again at first.
+/// The initial retry interval.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why there is no authority to make anything.
+/// Why the authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAuthority {
-    #[error("the store cannot be read: {0}")]
+    #[error("cannot read the store: {0}")]
     Read(#[from] curator_election::store::StoreError),
     #[error("the cluster is not bootstrapped")]
     None,
-    #[error("the authority in the store is not that of ca.pem")]
+    #[error("the certificate authority in the store differs from ca.pem")]
     Other,
     #[error(transparent)]
     Broken(#[from] AuthorityError),
@@ -49,20 +50,20 @@ impl From<curator_identity::KeyError> for NoAuthority {
     }
 }
 
-/// Why there is none.
+/// Why there is no second certificate.
 #[derive(Debug, thiserror::Error)]
 enum NoSecond {
     #[error(transparent)]
     NoAuthority(#[from] NoAuthority),
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    #[error("no key can be made")]
+    #[error("cannot generate a key")]
     Key,
     #[error(transparent)]
     Tls(#[from] rustls::Error),
 }
 
-/// Makes one as soon as the store is there, and another one in time, until cancelled.
+/// Issues a certificate once the store is available, and renews it, until cancelled.
 pub(crate) async fn run(
     credentials: CredentialsWatch,
     mut consensus: watch::Receiver<ConsensusStatus>,
@@ -71,7 +72,7 @@ pub(crate) async fn run(
     let (mut made, mut said, mut wait) = (None, None, RETRY_INTERVAL);
     while !cancel.is_cancelled() {
         let Some(Some(store)) = cancel.run_until_cancelled(running(&mut consensus)).await else {
-            // The consensus is gone for good, and so will this instance be.
+            // The consensus is gone, and so will this instance be.
             return cancel.cancelled().await;
         };
         let now = credentials.now();
@@ -81,15 +82,15 @@ pub(crate) async fn run(
             };
             match result {
                 Ok(true) => {
-                    info!("clients that know no Ed25519 can connect as well");
+                    info!("P-256 certificate issued for clients without Ed25519");
                     (made, said, wait) = (Some(now), None, POLL_INTERVAL);
                 }
-                // There are other credentials by now.
+                // The credentials were replaced meanwhile.
                 Ok(false) => continue,
                 Err(error) => {
                     let text = error.to_string();
                     if said.as_ref() != Some(&text) {
-                        warn!(%error, "there is no certificate for clients that know no Ed25519");
+                        warn!(%error, "cannot issue the P-256 certificate for clients without Ed25519");
                     }
                     said = Some(text);
                     wait = (wait * 2).min(POLL_INTERVAL);
@@ -100,12 +101,12 @@ pub(crate) async fn run(
     }
 }
 
-/// Whether it is time for another one. A clock that has been set back says so as well: what was made then may begin in the future.
+/// Whether to renew the certificate. After the clock was set back, always: the certificate may not be valid yet.
 fn is_due(made: Option<SystemTime>, now: SystemTime) -> bool {
-    made.is_none_or(|made| now.duration_since(made).map_or(true, |age| age >= RENEW))
+    made.is_none_or(|made| now.duration_since(made).map_or(true, |age| age >= RENEW_AFTER))
 }
 
-/// Makes one for the newest credentials, and puts it to use unless there are newer ones by then.
+/// Issues a certificate for the newest credentials and installs it, unless the credentials were replaced meanwhile.
 async fn make(credentials: &CredentialsWatch, store: &dyn Store, now: SystemTime) -> Result<bool, NoSecond> {
     let newest = credentials.newest();
     let authority = authority(store).await?;
@@ -119,7 +120,7 @@ async fn make(credentials: &CredentialsWatch, store: &dyn Store, now: SystemTime
     })?)
 }
 
-/// The cluster's authority. What the store has of it never changes.
+/// The cluster's authority, which never changes.
 pub(super) async fn authority(store: &dyn Store) -> Result<Authority, NoAuthority> {
     let read = async |key| {
         let read = store.range(Range::all(Keys::One(key))).await?;

@@ -1,4 +1,4 @@
-//! Whether the state in a store is that of the cluster that an instance has its credentials from.
+//! Checks that the state in a store belongs to the cluster of the instance's credentials.
 
 use curator_election::store::{Keys, Range, Store, StoreError};
 
@@ -11,26 +11,26 @@ use curator_identity::CredentialsWatch;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForeignState {
-    /// Nothing of a cluster is there.
-    #[error("there is no cluster in the store: is the right disk mounted, and the namespace right?")]
+    /// The store has no cluster.
+    #[error("there is no cluster in the store: check that the right disk is mounted and the namespace is correct")]
     NoCluster,
-    /// An import into it has not ended.
+    /// An import into the store has not finished.
     #[error(transparent)]
     Unfinished(#[from] Unfinished),
-    /// The authority of the cluster that is there has not signed the credentials.
+    /// The cluster's authority did not sign the credentials.
     #[error(
-        "the cluster in the store has another certificate authority than these credentials: one of the two is of another cluster"
+        "the cluster in the store and these credentials have different certificate authorities: they belong to different clusters"
     )]
     OtherCluster,
-    /// The store did not say.
-    #[error("the store cannot be read: {0}")]
+    /// The store could not be read.
+    #[error("cannot read the store: {0}")]
     Store(#[from] StoreError),
 }
 
-/// Whether no import into a store is under way, or was interrupted. Cancellation safe.
+/// Checks that the store has no unfinished import. Cancellation safe.
 ///
 /// # Errors
-/// One is or was, or the store does not answer.
+/// There is an unfinished import, or the store does not answer.
 pub async fn check_whole(store: &dyn Store) -> Result<(), ForeignState> {
     if is_marked(store).await? {
         Err(Unfinished.into())
@@ -42,7 +42,7 @@ pub async fn check_whole(store: &dyn Store) -> Result<(), ForeignState> {
 /// Compares the authority of the cluster in a store with that of the credentials. Cancellation safe.
 ///
 /// # Errors
-/// There is no cluster, it is another one, or the store does not answer.
+/// There is no cluster or another cluster, or the store does not answer.
 pub async fn check_state(store: &dyn Store, credentials: &CredentialsWatch) -> Result<(), ForeignState> {
     let read = async |key| {
         let read = store.range(Range::all(Keys::One(key))).await?;

@@ -1,4 +1,4 @@
-//! Whether an instance answers at its address.
+//! Probes whether an instance answers at its address.
 
 use async_trait::async_trait;
 use curator_proto::curator_api::GetCurrentLeaderRequest;
@@ -8,20 +8,20 @@ use tonic::transport::{Channel, Endpoint};
 use curator_identity::ClientCredentials;
 use curator_identity::CredentialsWatch;
 
-/// Finds out whether instances are reached.
+/// Probes whether instances are reachable.
 #[async_trait]
 pub(crate) trait Probe: Send + Sync + 'static {
     /// Whether the instance of this node answers at this address. Cancellation safe.
     async fn reaches(&self, node_id: &str, address: &str) -> bool;
 }
 
-/// Calls them, on a new connection each time: one that is there may go on where no new one can be made.
+/// Probes with a new connection each time: an open connection may work where no new one can be made.
 pub(crate) struct Dial {
     credentials: Option<CredentialsWatch>,
 }
 
 impl Dial {
-    /// With the credentials of the own node, if it has any.
+    /// With the credentials of this node, if it has any.
     pub(crate) const fn new(credentials: Option<CredentialsWatch>) -> Self {
         Self { credentials }
     }

@@ -1,4 +1,4 @@
-//! A leader and two followers on the model of etcd: who reaches whom is written down, and time is an argument.
+//! A leader and followers on a simulated etcd. Reachability is given as a table, and time is an argument.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::consensus::FixedConsensus;
 use crate::instance::reach::*;
 
-/// Who reaches whom: whoever is not in it is reached by nobody.
+/// The nodes that this instance reaches.
 struct Reached(HashSet<&'static str>);
 
 #[async_trait]
@@ -25,9 +25,9 @@ impl Probe for Reached {
     }
 }
 
-/// The first of the nodes leads, and the others are queued in their order.
+/// The first node leads, and the others are queued in order.
 struct Stage {
-    /// Leases run out while it is there.
+    /// Leases expire while the cluster exists.
     _cluster: MemoryCluster,
     store: Arc<dyn Store>,
     nodes: Vec<Reach>,
@@ -37,7 +37,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Each node, and whom it reaches.
+    /// Each node with the nodes that it reaches.
     async fn new(nodes: &[(&'static str, &[&'static str])]) -> Self {
         let cluster = MemoryCluster::new(1);
         let store: Arc<dyn Store> = Arc::new(cluster.client(0));
@@ -75,7 +75,7 @@ impl Stage {
         }
     }
 
-    /// A follower's look, when it has not heard of the leader for so long.
+    /// A follower's check after the leader was unreachable for this long.
     async fn follows(&mut self, at: usize, silent: Option<Duration>) {
         let following = LeaderInfo {
             leader: self.nodes[0].candidate.value.clone(),
@@ -83,10 +83,13 @@ impl Stage {
             revision: self.term.lock_revision(),
         };
         let store = self.store.clone();
-        self.nodes[at].as_follower(&store, &following, silent).await.unwrap();
+        self.nodes[at]
+            .check_as_follower(&store, &following, silent)
+            .await
+            .unwrap();
     }
 
-    /// The leader's look, so many seconds after the beginning: who is to lead instead.
+    /// The leader's check after this many seconds: the successor.
     async fn leads(&mut self, seconds: u64) -> Option<String> {
         let (store, term) = (self.store.clone(), self.term.clone());
         self.nodes[0].successor(&store, &term, at(seconds)).await.unwrap()
@@ -107,7 +110,7 @@ fn at(seconds: u64) -> Instant {
     Instant::from_origin(Duration::from_secs(seconds))
 }
 
-const LONG: Option<Duration> = Some(SILENT);
+const LONG: Option<Duration> = Some(REPORT_AFTER);
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_whom_nobody_reaches_makes_way_to_one_that_is_reached() {
@@ -120,17 +123,17 @@ async fn a_leader_whom_nobody_reaches_makes_way_to_one_that_is_reached() {
     assert_eq!(stage.leads(100).await, None, "it has only just been said");
     assert_eq!(stage.told(), ["b", "c"]);
     assert_eq!(
-        stage.leads(100 + STANDING.as_secs()).await.as_deref(),
+        stage.leads(100 + STEP_DOWN_AFTER.as_secs()).await.as_deref(),
         Some("c"),
         "b is reached by nobody"
     );
 }
 
-/// A blip: whoever reaches it again says so, and all begins anew.
+/// A short outage: the follower withdraws its report, and all starts again.
 #[tokio::test(start_paused = true)]
 async fn whoever_reaches_it_again_takes_it_back() {
     let mut stage = Stage::new(&[("a", &["b"]), ("b", &[])]).await;
-    stage.follows(1, Some(SILENT / 2)).await;
+    stage.follows(1, Some(REPORT_AFTER / 2)).await;
     assert_eq!(stage.leads(0).await, None);
     assert!(stage.told().is_empty(), "it may be back in a moment");
     stage.follows(1, LONG).await;
@@ -148,7 +151,7 @@ async fn whoever_reaches_it_again_takes_it_back() {
     );
 }
 
-/// Nothing would be gained: nobody would reach the next one either.
+/// Stepping down would gain nothing: the successor would not be reachable either.
 #[tokio::test(start_paused = true)]
 async fn a_leader_stays_where_nobody_reaches_anybody() {
     let mut stage = Stage::new(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
@@ -161,7 +164,7 @@ async fn a_leader_stays_where_nobody_reaches_anybody() {
     assert_eq!(stage.told(), ["b", "c"]);
 }
 
-/// What is said of another term, or by one whose candidacy has ended, is no complaint about this one.
+/// A report about another term, or of a candidate that is gone, does not count.
 #[tokio::test(start_paused = true)]
 async fn complaints_are_of_a_term_and_go_with_the_candidacy() {
     let mut stage = Stage::new(&[("a", &["b", "c"]), ("b", &[]), ("c", &[])]).await;
@@ -171,7 +174,10 @@ async fn complaints_are_of_a_term_and_go_with_the_candidacy() {
         revision: Revision(stage.term.lock_revision().0 - 1),
     };
     let store = stage.store.clone();
-    stage.nodes[1].as_follower(&store, &following, LONG).await.unwrap();
+    stage.nodes[1]
+        .check_as_follower(&store, &following, LONG)
+        .await
+        .unwrap();
     assert_eq!(stage.leads(0).await, None);
     assert!(stage.told().is_empty());
     for follower in [1, 2] {
@@ -185,7 +191,7 @@ async fn complaints_are_of_a_term_and_go_with_the_candidacy() {
     assert_eq!(stage.told(), ["b"]);
 }
 
-/// Of all leaders together one makes way in a while, so two that are not reached do not take turns.
+/// At most one leader steps down per minute, so two unreachable leaders do not alternate.
 #[tokio::test(start_paused = true)]
 async fn in_a_minute_one_leader_makes_way() {
     let mut stage = Stage::new(&[("a", &["b"]), ("b", &[])]).await;
@@ -199,7 +205,7 @@ async fn in_a_minute_one_leader_makes_way() {
         !stage.nodes[0].claim(&store, &term, at(11)).await.unwrap(),
         "nor by another look"
     );
-    // The model's own clock: the lease runs out.
+    // On the simulated clock, the lease expires.
     tokio::time::advance(STEP_DOWN_INTERVAL * 2).await;
     sleep(Duration::from_secs(2)).await;
     assert_eq!(stage.leads(200).await.as_deref(), Some("b"));

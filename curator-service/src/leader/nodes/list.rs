@@ -98,8 +98,8 @@ impl Leader {
         &self,
         _: GetConsensusStatusRequest,
     ) -> Result<GetConsensusStatusResponse, Status> {
-        // The membership is not part of the state, so the term is checked first.
-        self.state.pass().await?;
+        // The members are not in the state: the term is asked about first.
+        self.state.read_barrier().await?;
         let members = self.context.membership.members().await.map_err(|error| {
             warn!(%error, "cannot read the consensus members");
             Status::internal("cannot read the consensus members")

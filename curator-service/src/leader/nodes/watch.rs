@@ -45,8 +45,8 @@ impl Leader {
             Some(Kind::NodesInCluster(_)) => Target::All,
             None => return Err(Status::unimplemented("kind: unknown value")),
         };
-        self.state.pass().await?;
-        let news = self.state.news();
+        self.state.read_barrier().await?;
+        let news = self.state.changes();
         let watcher = Watcher {
             target,
             caller: caller.clone(),
@@ -127,7 +127,7 @@ impl Watcher {
                 (None, Backlog::Begins, Target::All) => {
                     self.turn = tokio::select! {
                         turn = self.backlogs.turn(&self.caller) => turn,
-                        () = self.state.over() => return Err(Status::unavailable("lost leadership")),
+                        () = self.state.term_ended() => return Err(Status::unavailable("lost leadership")),
                     };
                 }
                 (Some(_), Backlog::Sent, _) if self.ready.is_empty() => self.turn = None,
@@ -145,7 +145,7 @@ impl Watcher {
                 tokio::select! {
                     // The state holds the sender, so it is not dropped first.
                     _ = self.news.changed() => {}
-                    () = self.state.over() => return Err(Status::unavailable("lost leadership")),
+                    () = self.state.term_ended() => return Err(Status::unavailable("lost leadership")),
                 }
             }
         }

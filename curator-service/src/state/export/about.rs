@@ -1,8 +1,7 @@
-//! What an export says of itself: of which cluster it is, when it was made, at which revision, and how many nodes are
-//! in it.
+//! The header of an export: the cluster, the time, the store's revision and the number of nodes.
 //!
-//! It stands in lines that begin with `#`, behind the first one. What stands there is compared with the content when
-//! the file is read, so neither can be that of another cluster.
+//! It is the lines that begin with `#`, after the first line. They are compared with the content when the file is read,
+//! so a header cannot describe another cluster.
 
 use std::time::SystemTime;
 
@@ -16,34 +15,34 @@ use crate::state::pki_layout::Layout;
 use crate::state::record::ClusterRecord;
 use curator_identity::hex;
 
-/// The nodes' records.
+/// The prefix of node records.
 const NODES: &str = "/nodes/";
 
-/// What an export says of itself.
+/// The header of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct About {
-    /// The version of its format.
+    /// The format version.
     pub format: u32,
-    /// The SHA-256 of the certificate of the cluster's authority, in hex: whose state it is. `None` if there is no such
+    /// The SHA-256 of the cluster authority's certificate, in hex, which identifies the cluster. `None` without a
     /// certificate.
     pub cluster: Option<String>,
-    /// The cluster's domain, if the configuration can be read.
+    /// The cluster's domain, if the configuration can be decoded.
     pub domain: Option<String>,
-    /// When it was made; `None` in format 1.
+    /// When the export was made; `None` in format 1.
     pub time: Option<SystemTime>,
-    /// The revision of the store that it shows; `None` in format 1.
+    /// The store's revision; `None` in format 1.
     pub revision: Option<i64>,
-    /// The version of the Curator that made it; `None` in format 1.
+    /// The version of the Curator that made the export; `None` in format 1.
     pub version: Option<String>,
-    /// How many nodes are in it.
+    /// The number of nodes.
     pub nodes: usize,
-    /// How many keys are in it.
+    /// The number of keys.
     pub keys: usize,
 }
 
 impl About {
-    /// What is in a store now. The keys are not counted yet.
+    /// The description of a store. The keys are not counted yet.
     pub(super) async fn of(store: &dyn Store, format: u32, now: SystemTime) -> Result<Self, TransferError> {
         let nodes = Range {
             limit: 1,
@@ -82,7 +81,7 @@ impl About {
         })
     }
 
-    /// What is in a file, by its keys and values alone.
+    /// The description of a file, from its keys and values alone.
     pub(super) fn of_content(format: u32, all: &[(Bytes, Bytes)]) -> Self {
         let find = |key: &[u8]| all.iter().find(|(known, _)| known == key).map(|(_, value)| value);
         Self {
@@ -95,7 +94,7 @@ impl About {
         }
     }
 
-    /// The lines in the file, each with its end.
+    /// The header lines, with line ends.
     pub(super) fn lines(&self) -> String {
         let time = self
             .time
@@ -113,7 +112,7 @@ impl About {
         said.map(|(name, value)| format!("# {name} {value}\n")).collect()
     }
 
-    /// Takes in one of these lines, without its beginning and end. What a later version says beside is passed over.
+    /// Parses one header line, without `# ` and line end. Unknown names, of later versions, are ignored.
     pub(super) fn take(&mut self, line: &str) -> Option<()> {
         let (name, value) = line.split_once(' ')?;
         match name {
@@ -128,20 +127,20 @@ impl About {
         Some(())
     }
 
-    /// What was said, once the content is known. In format 1 nothing is said.
+    /// The header, checked against the content. Format 1 has no header.
     pub(super) fn checked(self, content: Self) -> Result<Self, TransferError> {
         if self.format == 1 {
             return Ok(content);
         }
         let damaged = |why: &str| Err(TransferError::Damaged(why.to_owned()));
         if self.time.is_none() || self.revision.is_none() {
-            return damaged("its header does not say when it was made, or at which revision");
+            return damaged("the header has no time or no revision");
         }
         if (&self.cluster, &self.domain) != (&content.cluster, &content.domain) {
-            return damaged("its header names another cluster than its content is of");
+            return damaged("the header names another cluster than the content");
         }
         if self.nodes != content.nodes {
-            return damaged("its header says another number of nodes than there are in it");
+            return damaged("the header has another number of nodes than the content");
         }
         Ok(Self {
             keys: content.keys,
@@ -157,6 +156,6 @@ fn fingerprint(certificate: &Bytes) -> String {
 fn domain(configuration: &Bytes) -> Option<String> {
     let record = ClusterRecord::decode(configuration).ok()?;
     let domain = record.configuration().cluster_domain.clone();
-    // It has a line to itself.
+    // It must fit on one line.
     (!domain.contains(char::is_control)).then_some(domain)
 }

@@ -1,7 +1,7 @@
-//! The mark of a store into which an import is under way, or was interrupted: what is there is no whole cluster.
+//! The marker of a store with an unfinished import.
 //!
-//! It is written before anything else of an import, and removed by the transaction that writes the last of it. While it
-//! is there, nobody leads on the store, exports it, or makes a cluster in it.
+//! It is written before any other key of an import, and removed by the transaction that writes the last one. While it
+//! exists, no instance leads on the store, exports it, or bootstraps a cluster in it.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use tracing::{error, info};
 
 use crate::status::LeaderStatus;
 
-/// Its key. The value is the digest of the file.
+/// The marker's key. Its value is the digest of the file.
 pub(crate) const MARK: &str = "/import/unfinished";
-/// How often it is looked for by whoever waits until it is gone.
+/// The interval at which a waiting instance checks the marker.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An import into the store has not ended.
+/// An import into the store has not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an import into this store has not ended, and what is there is no whole cluster: go on with `curator import \
-     --resume FILE`, or empty the store and begin anew"
+    "an import into this store has not finished, so the cluster is incomplete: resume it with `curator import \
+     --resume FILE`, or empty the store and start again"
 )]
 pub struct Unfinished;
 
-/// Whether the mark is there. Cancellation safe.
+/// Whether the marker exists. Cancellation safe.
 pub(crate) async fn is_marked(store: &dyn Store) -> Result<bool, StoreError> {
     let mark = Range {
         keys_only: true,
@@ -36,13 +36,13 @@ pub(crate) async fn is_marked(store: &dyn Store) -> Result<bool, StoreError> {
     Ok(!store.range(mark).await?.kvs.is_empty())
 }
 
-/// Completes once the store is known to have no mark. Why it is waited is published as the reason. Cancellation safe.
+/// Completes once the store has no marker. The reason for waiting is published as the status. Cancellation safe.
 pub(crate) async fn until_gone(store: &dyn Store, status: &watch::Sender<LeaderStatus>) {
     let mut said = false;
     loop {
         let reason = match is_marked(store).await {
             Ok(false) if said => {
-                info!("the import into the store has ended");
+                info!("the import into the store has finished");
                 return;
             }
             Ok(false) => return,

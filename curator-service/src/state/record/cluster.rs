@@ -8,10 +8,10 @@ use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::state::record::{Corrupt, decode, encode};
 use crate::validate::{Invalid, cluster_domain};
 
-/// What a cluster is called that does not say.
+/// The default domain of a cluster.
 pub(crate) const DEFAULT_DOMAIN: &str = "cluster.internal";
 
-/// The configuration as it is stored, valid.
+/// A valid configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterRecord {
     configuration: ClusterConfiguration,
@@ -27,11 +27,11 @@ impl ClusterRecord {
         let tpm_mode = TpmMode::try_from(configuration.tpm_mode)
             .ok()
             .filter(|mode| *mode != TpmMode::Invalid)
-            .ok_or_else(|| Invalid::new("tpm_mode", "it is not one that is known"))?;
+            .ok_or_else(|| Invalid::new("tpm_mode", "unknown value"))?;
         let storage = StorageSecurityPolicy::try_from(configuration.storage_security_policy)
             .ok()
             .filter(|policy| *policy != StorageSecurityPolicy::Invalid)
-            .ok_or_else(|| Invalid::new("storage_security_policy", "it is not one that is known"))?;
+            .ok_or_else(|| Invalid::new("storage_security_policy", "unknown value"))?;
         let mut configuration = configuration;
         configuration.kubernetes.get_or_insert_default();
         Ok(Self {
@@ -42,7 +42,7 @@ impl ClusterRecord {
         })
     }
 
-    /// What a cluster is bootstrapped with if nothing else is said.
+    /// The default configuration of a new cluster.
     pub(crate) fn default_configuration() -> ClusterConfiguration {
         ClusterConfiguration {
             cluster_domain: DEFAULT_DOMAIN.into(),
@@ -77,7 +77,7 @@ impl ClusterRecord {
         self.storage
     }
 
-    /// Another configuration in the place of this one.
+    /// A configuration that replaces this one.
     pub(crate) fn replaced(&self, configuration: ClusterConfiguration) -> Result<Self, Invalid> {
         Ok(Self {
             stored: self.stored.clone(),

@@ -12,18 +12,18 @@ use crate::state::record::{Corrupt, decode, encode};
 use crate::state::tx::Tx;
 use crate::validate::{cidr, label_key, label_value};
 
-/// A node as it is stored, made good: `roles` and `labels` are always there, and what is invalid in labels and prefixes is not.
+/// A stored node in normal form: `roles` and `labels` are always set, and invalid labels and prefixes are removed.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeRecord {
     id: String,
     message: private::Node,
-    /// What it was decoded from.
+    /// The value that it was decoded from.
     stored: Option<Bytes>,
-    /// What watchers are told of it.
+    /// The message for watchers.
     watched: Watched,
 }
 
-/// A record as it is told to watchers, encoded for the first of them. A record that may become another begins without.
+/// The message for watchers, encoded for the first of them. A clone, which may be changed, starts without it.
 #[derive(Debug, Default)]
 struct Watched(OnceLock<Bytes>);
 
@@ -33,7 +33,7 @@ impl Clone for Watched {
     }
 }
 
-/// A role that a node may have.
+/// A role of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NodeRoleKind {
     ConsensusMember,
@@ -46,7 +46,7 @@ pub(crate) enum NodeRoleKind {
 pub(crate) enum SaveError {
     #[error(transparent)]
     Id(#[from] InvalidId),
-    #[error("node {id} has no join key, without which its record cannot be written")]
+    #[error("node {id} has no join key: its record cannot be written")]
     NoJoinKey { id: String },
     #[error("the join key of node {id} belongs to another node")]
     JoinKeyTaken { id: String },
@@ -61,23 +61,23 @@ impl NodeRecord {
         };
         Self {
             id,
-            message: made_good(message),
+            message: normalized(message),
             stored: None,
             watched: Watched::default(),
         }
     }
 
-    /// Decodes the value at the key of node `id`.
+    /// Decodes the value of node `id`.
     pub(crate) fn decode(id: &str, value: &Bytes) -> Result<Self, Corrupt> {
         let key = NODES.key(id).map_err(|error| Corrupt::new(id.as_bytes(), error))?;
         let mut message: private::Node = decode(&key, value)?;
         if message.id.is_empty() {
-            // As records were once.
+            // Old records have no id.
             message.id = curator_identity::node_id(&message.public_key)
-                .ok_or_else(|| Corrupt::new(&key, "it has neither an id nor a public key to derive it from"))?;
+                .ok_or_else(|| Corrupt::new(&key, "it has neither an id nor a public key"))?;
         }
         if message.id != id {
-            return Err(Corrupt::new(&key, format!("it is that of node {:?}", message.id)));
+            return Err(Corrupt::new(&key, format!("it has the id of node {:?}", message.id)));
         }
         if let Some(member) = message.roles.as_ref().and_then(|roles| roles.consensus_member.as_ref()) {
             for (name, der) in [
@@ -87,20 +87,20 @@ impl NodeRecord {
                 if !curator_identity::is_certificate(der) {
                     return Err(Corrupt::new(
                         &key,
-                        format!("its role of consensus member has no valid {name}"),
+                        format!("its consensus member role has an invalid {name}"),
                     ));
                 }
             }
             if !curator_identity::is_crl(&member.initial_crl) {
                 return Err(Corrupt::new(
                     &key,
-                    "its role of consensus member has no valid initial_crl",
+                    "its consensus member role has an invalid initial_crl",
                 ));
             }
         }
         Ok(Self {
             id: id.to_owned(),
-            message: made_good(message),
+            message: normalized(message),
             stored: Some(value.clone()),
             watched: Watched::default(),
         })
@@ -110,18 +110,18 @@ impl NodeRecord {
         &self.id
     }
 
-    /// All that is stored of it.
+    /// The full message.
     pub(crate) const fn message(&self) -> &private::Node {
         &self.message
     }
 
-    /// To be changed, all but the id.
+    /// The full message, for changes. The id must not be changed.
     pub(crate) fn message_mut(&mut self) -> &mut private::Node {
         self.watched = Watched::default();
         &mut self.message
     }
 
-    /// What watchers are told of it, encoded once for all of them: no keys.
+    /// The message for watchers, without keys; encoded once for all of them.
     pub(crate) fn watched(&self) -> Bytes {
         let record = &self.message;
         let encode = || {
@@ -138,12 +138,12 @@ impl NodeRecord {
         self.watched.0.get_or_init(encode).clone()
     }
 
-    /// How large it is where it is stored.
+    /// The size of the stored value.
     pub(crate) fn stored_bytes(&self) -> usize {
         self.stored.as_ref().map_or(0, Bytes::len)
     }
 
-    /// The state, also when it is a number that is not known.
+    /// The state; `Invalid` for an unknown number.
     pub(crate) fn state(&self) -> NodeState {
         NodeState::try_from(self.message.fsm_state).unwrap_or(NodeState::Invalid)
     }
@@ -165,7 +165,7 @@ impl NodeRecord {
         self.message_mut().roles.get_or_insert_default()
     }
 
-    /// The first role that the node has.
+    /// The first role of the node.
     pub(crate) fn any_role(&self) -> Option<NodeRoleKind> {
         let roles = self.roles();
         [
@@ -184,7 +184,7 @@ impl NodeRecord {
         self.message.labels.as_ref().map_or(&[], |labels| &labels.pairs)
     }
 
-    /// The address that it has reported; empty if none.
+    /// The reported address; empty if there is none.
     pub(crate) fn external_address(&self) -> &str {
         self.message
             .status
@@ -192,7 +192,7 @@ impl NodeRecord {
             .map_or("", |status| &status.external_address)
     }
 
-    /// Writes the record and its entry in the index of join keys, which is checked: a join key belongs to one node.
+    /// Writes the record and its entry in the join key index. A join key that belongs to another node is refused.
     pub(crate) fn save(self, tx: &mut Tx<'_>) -> Result<(), SaveError> {
         let key = NODES.key(&self.id)?;
         if self.message.join_key.is_empty() {
@@ -204,12 +204,12 @@ impl NodeRecord {
             Some(_) => return Err(SaveError::JoinKeyTaken { id: self.id }),
             None => tx.put(index, self.id.clone()),
         }
-        let value = encode(&made_good(self.message), self.stored.as_ref());
+        let value = encode(&normalized(self.message), self.stored.as_ref());
         tx.put(key, value);
         Ok(())
     }
 
-    /// Removes the record, and its entry in the index if it is its own.
+    /// Removes the record, and its index entry if that names this node.
     pub(crate) fn delete(&self, tx: &mut Tx<'_>) -> Result<(), SaveError> {
         tx.delete(NODES.key(&self.id)?);
         let index = join_key(&self.message.join_key);
@@ -221,7 +221,7 @@ impl NodeRecord {
 }
 
 impl NodeRoleKind {
-    /// Its name in the contract.
+    /// The role's name in the API.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::ConsensusMember => "ConsensusMember",
@@ -231,11 +231,11 @@ impl NodeRoleKind {
     }
 }
 
-fn made_good(mut node: private::Node) -> private::Node {
+fn normalized(mut node: private::Node) -> private::Node {
     node.roles.get_or_insert_default();
     let labels = node.labels.get_or_insert_default();
     *labels = NodeLabels {
-        pairs: good_labels(std::mem::take(&mut labels.pairs)),
+        pairs: valid_labels(std::mem::take(&mut labels.pairs)),
     };
     node.clusternet = node.clusternet.filter(|net| !net.wireguard_pubkey.is_empty());
     if let Some(net) = &mut node.clusternet {
@@ -244,8 +244,8 @@ fn made_good(mut node: private::Node) -> private::Node {
     node
 }
 
-/// The valid ones, by key; of those with one key the last.
-fn good_labels(pairs: Vec<node_labels::Pair>) -> Vec<node_labels::Pair> {
+/// The valid labels, ordered by key; the last one wins for duplicate keys.
+fn valid_labels(pairs: Vec<node_labels::Pair>) -> Vec<node_labels::Pair> {
     let valid = pairs
         .into_iter()
         .filter(|pair| label_key(&pair.key).is_ok() && label_value(&pair.value).is_ok());

@@ -1,8 +1,8 @@
-//! Fields that a newer version, or somebody else, has stored, and that are not known here, survive a rewrite.
+//! Keeps unknown fields when a stored message is replaced: fields of a newer version, or of another program.
 //!
-//! prost drops what it does not know. So a message that is stored in place of another is laid over it, field by field, by the
-//! descriptors; what the old one has beside the known fields stays, in nested messages too. An element of a list has no name
-//! to be found again by: it keeps its unknown fields as long as its known ones are unchanged.
+//! prost drops unknown fields. So the new message is laid over the stored one field by field, using the descriptors;
+//! unknown fields of the stored message stay, also in nested messages. List elements have no identity: an element keeps
+//! its unknown fields as long as its known fields are unchanged.
 
 use std::sync::LazyLock;
 
@@ -10,12 +10,12 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).expect("our own descriptors, as every test here shows")
+    DescriptorPool::decode(curator_proto::FILE_DESCRIPTOR_SET).expect("the built-in descriptors are valid")
 });
 
-/// The encoding of `encoded` with what `stored` has beside it.
+/// `encoded` with the unknown fields of `stored`.
 pub(super) fn unknown_fields<M: Message + Name + Default>(stored: &[u8], encoded: Vec<u8>) -> Vec<u8> {
-    // Nothing unknown in it: it is what we would have written.
+    // There are no unknown fields.
     if M::decode(stored).is_ok_and(|known| known.encode_to_vec() == stored) {
         return encoded;
     }
@@ -26,7 +26,7 @@ pub(super) fn unknown_fields<M: Message + Name + Default>(stored: &[u8], encoded
     let new = DynamicMessage::decode(descriptor, &encoded[..]);
     match (old, new) {
         (Ok(old), Ok(new)) => lay_over(old, new).encode_to_vec(),
-        // What cannot be decoded has no fields to keep.
+        // A message that cannot be decoded has no fields to keep.
         _ => encoded,
     }
 }
@@ -57,7 +57,7 @@ fn lay_list_over(mut before: Vec<Value>, after: Vec<Value>) -> Vec<Value> {
     after.into_iter().map(take_old).collect()
 }
 
-/// Only what is known of a value.
+/// A value without its unknown fields.
 fn known(value: Value) -> Value {
     match value {
         Value::Message(mut message) => {

@@ -54,7 +54,7 @@ pub use consensus::{
 pub use curator_identity::{
     CURATOR_PORT, CertifiedAs, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
     CredentialsError, CredentialsWatch, KeyError, NO_PROOF, NotCertified, PrivateKey, Trust, certificate_pem,
-    certified_as, come_again, credential_names, node_id, patiently, read_certificate, read_private_key,
+    verify_certificate, come_again, credential_names, node_id, patiently, read_certificate, read_private_key,
     replace_certificate, wall_clock,
 };
 pub use curator_version::{COMMIT, VERSION};

@@ -44,7 +44,7 @@ pub use credentials::{Credentials, CredentialsError, CredentialsWatch, NotRecogn
 pub use hex::hex;
 pub use key::{KeyError, PrivateKey};
 pub use pushback::{come_again, patiently};
-pub use subject::{CertifiedAs, NotCertified, certified_as};
+pub use subject::{CertifiedAs, NotCertified, verify_certificate};
 pub use verify::{
     Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, validity,
     verify,

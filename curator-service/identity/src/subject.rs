@@ -32,7 +32,7 @@ pub struct NotCertified(#[from] VerifyError);
 ///
 /// # Errors
 /// It is not the cluster's, or not valid at that time.
-pub fn certified_as(certificate: &[u8], ca: &[u8], now: SystemTime) -> Result<CertifiedAs, NotCertified> {
+pub fn verify_certificate(certificate: &[u8], ca: &[u8], now: SystemTime) -> Result<CertifiedAs, NotCertified> {
     Ok(match verify(certificate, ca, now)? {
         Identity::Node { id, .. } => CertifiedAs::Node(id),
         Identity::User { name } => CertifiedAs::User(name),

@@ -96,7 +96,8 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
 }
 
 async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Result<(), Failure> {
-    let anybody = ClientCredentials::nobody(Trust::Unverified).map_err(|error| Failure::failed(error.to_string()))?;
+    let anybody =
+        ClientCredentials::anonymous(Trust::Unverified).map_err(|error| Failure::failed(error.to_string()))?;
     let mut last = Failure::usage("no endpoint given");
     for address in &cluster.settings.endpoints {
         let channel = match cluster.settings.plain {

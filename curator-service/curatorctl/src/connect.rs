@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use curator_identity::{ClientCredentials, patiently};
+use curator_identity::{ClientCredentials, with_retries};
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use futures::StreamExt;
@@ -72,7 +72,7 @@ impl Cluster {
         call: impl AsyncFnMut() -> Result<T, Status>,
     ) -> Result<T, Failure> {
         let late = || Status::deadline_exceeded("");
-        let answer = timeout_at(self.deadline, patiently(self.deadline, call))
+        let answer = timeout_at(self.deadline, with_retries(self.deadline, call))
             .await
             .unwrap_or_else(|_| Err(late()));
         answer.map_err(|status| Failure::of_status(&status, &reached.address))

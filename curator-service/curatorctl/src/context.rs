@@ -301,8 +301,8 @@ mod tests {
             context: Some("two".into()),
             ..Flags::default()
         };
-        let failure = file.chosen(&other).expect_err("there is none");
-        assert!(failure.to_string().contains("there are: one"), "{failure}");
+        let failure = file.chosen(&other).expect_err("unknown context");
+        assert!(failure.to_string().contains("existing contexts: one"), "{failure}");
         File::default().chosen(&Flags::default()).expect("none is needed");
     }
 }

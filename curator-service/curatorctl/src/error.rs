@@ -163,8 +163,8 @@ mod tests {
         let failure = Failure::of_status(&Status::unavailable("who leads is not known"), "127.0.0.1:7835");
         assert_eq!(
             failure.to_string(),
-            "error: who leads is not known\n   at: 127.0.0.1:7835\n  try: `curatorctl status` shows who leads; if it takes a moment, \
-             try again"
+            "error: who leads is not known\n   at: 127.0.0.1:7835\n  try: retry; `curatorctl status` shows whether there is a \
+             leader"
         );
         let bare = Failure::of_status(&Status::new(Code::Internal, ""), "a:1").to_string();
         assert_eq!(bare, "error: Internal error\n   at: a:1");
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(two.exit, Exit::Unavailable);
         let text = two.to_string();
         assert!(
-            text.starts_with("error: 2 of 3 instances:\n") && text.contains("at: b:1"),
+            text.starts_with("error: 2 of 3 instances failed:\n") && text.contains("at: b:1"),
             "{text}"
         );
     }

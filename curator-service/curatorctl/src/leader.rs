@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use curator_identity::come_again;
+use curator_identity::retry_delay;
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ async fn follow(cluster: &Cluster) -> Result<(), Failure> {
             let answers = match timeout(cluster.settings.timeout, asked).await {
                 Ok(Ok(answers)) => answers,
                 Ok(Err(status)) => {
-                    wait = wait.max(come_again(&status).unwrap_or_default());
+                    wait = wait.max(retry_delay(&status).unwrap_or_default());
                     continue;
                 }
                 Err(_) => continue,

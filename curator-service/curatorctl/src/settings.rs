@@ -101,7 +101,7 @@ impl Settings {
     pub(crate) fn credentials(&self) -> Result<ClientCredentials, Failure> {
         let trust = self.trust()?;
         let made = match (&self.cert, &self.key) {
-            (None, None) => ClientCredentials::nobody(trust),
+            (None, None) => ClientCredentials::anonymous(trust),
             (Some(certificate), Some(key)) => {
                 ClientCredentials::with_certificate(trust, read_certificate(certificate)?, &read_private_key(key)?)
             }

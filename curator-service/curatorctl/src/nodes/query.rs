@@ -1,6 +1,6 @@
 //! Reading nodes from the leader: by a CEL expression, by labels, or one by its id or key.
 
-use curator_identity::patiently;
+use curator_identity::with_retries;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{GetNodesRequest, Node};
 use serde_json::Value;
@@ -27,7 +27,7 @@ pub(super) async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> 
         }
         Ok::<_, Status>(nodes)
     };
-    let answer = timeout_at(cluster.deadline(), patiently(cluster.deadline(), all)).await;
+    let answer = timeout_at(cluster.deadline(), with_retries(cluster.deadline(), all)).await;
     let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
     answer.map_err(|status| match status.message() {
         // An invalid expression fails at every instance; the status code alone does not tell.

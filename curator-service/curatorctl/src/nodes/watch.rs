@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use curator_identity::come_again;
+use curator_identity::retry_delay;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
@@ -25,7 +25,7 @@ pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failur
     let mut at = leader;
     loop {
         let status = watch(cluster, &at, &mut known).await?;
-        match come_again(&status) {
+        match retry_delay(&status) {
             Some(wait) => sleep(wait.max(RETRY_INTERVAL)).await,
             None if is_retryable(&status) => sleep(RETRY_INTERVAL).await,
             None => return Err(Failure::of_status(&status, &at.address)),

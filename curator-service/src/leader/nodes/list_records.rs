@@ -151,7 +151,7 @@ impl Lists {
             let refused = Status::resource_exhausted(
                 "there is no room for another list of nodes: take those that are open, or end their calls",
             );
-            return Err(pushback::telling(refused, AGAIN));
+            return Err(pushback::with_pushback(refused, AGAIN));
         };
         take_back(taken_back);
         Ok(List {
@@ -247,7 +247,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use curator_identity::come_again;
+    use curator_identity::retry_delay;
 
     fn node(number: usize) -> Caller {
         Caller::Node {
@@ -274,7 +274,7 @@ mod tests {
                 Ok(list) => all.push(list),
                 Err(refused) => {
                     assert_eq!(refused.code(), Code::ResourceExhausted);
-                    assert!(come_again(&refused).is_some(), "it is told when to come again");
+                    assert!(retry_delay(&refused).is_some(), "it is told when to come again");
                     return all;
                 }
             }

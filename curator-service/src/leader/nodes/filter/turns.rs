@@ -48,7 +48,7 @@ impl Turns {
             let refused = Status::resource_exhausted(format!(
                 "filter: {OF_CALLER} calls of this caller with a filter are under way already"
             ));
-            pushback::telling(refused, AGAIN)
+            pushback::with_pushback(refused, AGAIN)
         })?;
         let all = match caller {
             Caller::User { .. } => &self.users,
@@ -128,7 +128,7 @@ mod tests {
         let refused = turns.next(&a).await.err().expect("one too many");
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(
-            pushback::come_again(&refused).is_some(),
+            pushback::retry_delay(&refused).is_some(),
             "it is told when to come again"
         );
         drop((first, calls));

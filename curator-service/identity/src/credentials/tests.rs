@@ -199,7 +199,7 @@ async fn a_follower_reaches_the_leader_that_it_means_and_nobody_else() {
     let (_, refused) = handshake(&leader, follower.client(follower.node_id()).unwrap()).await;
     assert!(refused.unwrap_err().contains("is not node"));
     let (_, refused) = handshake(&stranger, follower.client(stranger.node_id()).unwrap()).await;
-    assert!(refused.unwrap_err().contains("not signed by the cluster's authority"));
+    assert!(refused.unwrap_err().contains("not signed by the cluster's CA"));
 }
 
 /// As OpenSSL sends it for a client that knows the authority.

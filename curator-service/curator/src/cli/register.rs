@@ -246,7 +246,7 @@ impl Newcomer<'_> {
                         }
                         // The next poll tells whether the registration took effect.
                         Err(status) if is_temporary(&status) || retry_delay(&status).is_some() => {
-                            wait = delay_after(&status)
+                            wait = delay_after(&status);
                         }
                         Err(status) => return Err(describe(self.address, &status)),
                     }

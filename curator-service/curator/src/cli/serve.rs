@@ -386,7 +386,7 @@ fn run(service: Service, reload: Reload, is_supervised: bool) -> Result<(), Box<
             if is_supervised {
                 supervisor_gone().await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         // One task for all, so that a stuck runtime also stops the reports to the service manager.

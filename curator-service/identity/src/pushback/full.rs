@@ -1,5 +1,7 @@
 //! A test server that refuses its first calls with a pushback.
 
+#![allow(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -43,20 +43,21 @@ enum Command {
     /// Everything is written in one transaction. If the store has a cluster already, nothing is changed. No leader is
     /// needed.
     Bootstrap(Box<Bootstrap>),
-    /// Adds this machine to an existing cluster as a node: registers it, waits for approval, and fetches its certificate.
+    /// Adds this machine to an existing cluster as a node: registers it, waits for approval, and fetches its
+    /// certificate.
     ///
     /// The command can be interrupted and run again; it continues from the node's current state.
     Register(Box<Register>),
     /// Exports a snapshot of the whole state to a file, for import into another store.
     Export(Box<Export>),
-    /// Imports an exported state into an empty store that no Curator uses. After an interruption, continue with --resume,
-    /// or empty the store and start again.
+    /// Imports an exported state into an empty store that no Curator uses. After an interruption, continue with
+    /// --resume, or empty the store and start again.
     Import(Box<Import>),
-    /// Verifies an exported file and prints its metadata: the cluster, the time and revision of the export, and the number
-    /// of nodes.
+    /// Verifies an exported file and prints its metadata: the cluster, the time and revision of the export, and the
+    /// number of nodes.
     Inspect(Inspect),
-    /// Revokes the leases of a dead instance, so that another instance can lead at once. For systemd's ExecStopPost=, with
-    /// the etcd arguments and the runtime directory of the instance. Fails while the instance is alive.
+    /// Revokes the leases of a dead instance, so that another instance can lead at once. For systemd's ExecStopPost=,
+    /// with the etcd arguments and the runtime directory of the instance. Fails while the instance is alive.
     Release(Box<Release>),
     /// Checks and prints the configuration of `curator serve`: the file, the environment and the flags together.
     #[command(subcommand)]

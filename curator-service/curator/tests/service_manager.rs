@@ -310,8 +310,8 @@ fn under_a_parent_the_instance_tells_and_hears() {
     assert!(curator.wait_exit(SOON).unwrap().success());
 }
 
-/// An instance that cannot begin, for whatever passes at a time that nobody can foresee, is started again without end, and not before
-/// the clock is set where something sets it.
+/// An instance that cannot begin, for whatever passes at a time that nobody can foresee, is started again without end,
+/// and not before the clock is set where something sets it.
 #[test]
 fn the_unit_waits_for_the_clock_and_never_gives_up() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd/curator.service");

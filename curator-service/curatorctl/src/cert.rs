@@ -50,8 +50,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", default_value = "owner.pem")]
         out: PathBuf,
     },
-    /// Renews a certificate for the same key and replaces the file: the owner's certificate, which --cert and --key give, or
-    /// a node's. An expired certificate can be renewed as well.
+    /// Renews a certificate for the same key and replaces the file: the owner's certificate, which --cert and --key
+    /// give, or a node's. An expired certificate can be renewed as well.
     Renew {
         /// Credentials directory of a node, whose certificate is renewed. A running instance loads it within seconds.
         #[arg(long, value_name = "DIR")]

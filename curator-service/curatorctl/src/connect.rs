@@ -64,8 +64,8 @@ impl Cluster {
         }
     }
 
-    /// Makes a unary call within the deadline. A call that is refused with a retry delay has not run, and is retried after
-    /// that delay.
+    /// Makes a unary call within the deadline. A call that is refused with a retry delay has not run, and is retried
+    /// after that delay.
     pub(crate) async fn call<T>(
         &self,
         reached: &Reached,

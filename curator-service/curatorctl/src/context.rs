@@ -58,7 +58,8 @@ pub(crate) enum Command {
         /// Name of the context.
         name: String,
     },
-    /// Creates or changes a context. Saves the given flags out of --endpoint, --ca, --member, --any-node, --cert, --key,
+    /// Creates or changes a context. Saves the given flags out of --endpoint, --ca, --member, --any-node, --cert,
+    /// --key,
     /// --timeout and --insecure-loopback-only. The first context becomes the current one.
     Set {
         /// Name of the context.

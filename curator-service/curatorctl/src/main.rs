@@ -32,8 +32,8 @@ use settings::Settings;
 /// Requests go to the first endpoint that responds, and from there to the leader. Save common flags in a context: see
 /// `curatorctl context`.
 ///
-/// Exit codes: 0 success, 1 failed or refused, 2 invalid arguments, 3 not found, 4 unavailable or timed out, 5 permission
-/// denied.
+/// Exit codes: 0 success, 1 failed or refused, 2 invalid arguments, 3 not found, 4 unavailable or timed out, 5
+/// permission denied.
 #[derive(Parser)]
 #[command(name = "curatorctl", version = curator_version::VERSION, about, long_about, disable_help_subcommand = true)]
 pub(crate) struct Cli {

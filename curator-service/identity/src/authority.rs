@@ -144,9 +144,9 @@ impl Authority {
         self.sign(subject, &Holder::Ed25519(*public_key), params(now)?)
     }
 
-    /// Issues a certificate for a node's P-256 key, DER, valid from one hour ago until `until`, with the subject of the node's
-    /// own certificate. It expires because instances renew it automatically, and it is backdated because standard clients
-    /// allow no clock skew.
+    /// Issues a certificate for a node's P-256 key, DER, valid from one hour ago until `until`, with the subject of
+    /// the node's own certificate. It expires because instances renew it automatically, and it is backdated because
+    /// standard clients allow no clock skew.
     ///
     /// # Errors
     /// If it cannot be created.
@@ -162,8 +162,8 @@ impl Authority {
         self.sign(&Subject::node(node_id), &Holder::P256(*public_key), params)
     }
 
-    /// Issues a proof of membership: a certificate for a node's own key, DER, valid from one hour ago until `until`, which
-    /// also marks the node as a consensus member.
+    /// Issues a proof of membership: a certificate for a node's own key, DER, valid from one hour ago until `until`,
+    /// which also marks the node as a consensus member.
     ///
     /// # Errors
     /// If it cannot be created.
@@ -216,8 +216,8 @@ impl Authority {
         Ok(params.signed_by(holder, &self.issuer)?.der().to_vec())
     }
 
-    /// An empty certificate revocation list, DER. It has the CRL number that RFC 5280, section 5.2.3 requires and the Go
-    /// Curator's list lacks.
+    /// An empty certificate revocation list, DER. It has the CRL number that RFC 5280, section 5.2.3 requires and the
+    /// Go Curator's list lacks.
     pub fn empty_crl(&self, now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
         let crl = CertificateRevocationListParams {
             this_update: at(now)?,

@@ -1,8 +1,8 @@
 //! Client-side TLS: the certificate that a client presents, and the servers that it accepts.
 //!
-//! A client presents a certificate of the cluster (a node's or a user's), a self-signed certificate for its key, or none.
-//! It accepts only nodes of the cluster; their certificate decides, not the host name.
-//! An instance at its limits tells clients when to retry: [`with_retries`](crate::with_retries) follows that.
+//! A client presents a certificate of the cluster (a node's or a user's), a self-signed certificate for its key, or
+//! none. It accepts only nodes of the cluster; their certificate decides, not the host name. An instance at its limits
+//! tells clients when to retry: [`with_retries`](crate::with_retries) follows that.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -56,9 +56,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Which servers a client accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Any node of the cluster that proves to be a consensus member. Instances present this proof on request, so no other
-    /// node can receive secrets or give answers. After a node is deleted or loses the role, its proof stays valid for at
-    /// most two hours. Go Curators and earlier releases have no proof.
+    /// Any node of the cluster that proves to be a consensus member. Instances present this proof on request, so no
+    /// other node can receive secrets or give answers. After a node is deleted or loses the role, its proof stays
+    /// valid for at most two hours. Go Curators and earlier releases have no proof.
     Instances {
         /// The cluster's CA certificate, DER.
         ca: Vec<u8>,
@@ -75,8 +75,8 @@ pub enum Trust {
         /// The node's id.
         node_id: String,
     },
-    /// One of these nodes of the cluster. For clusters whose instances present no proof of membership: a node certificate
-    /// alone does not tell whether the node is a consensus member, or was deleted.
+    /// One of these nodes of the cluster. For clusters whose instances present no proof of membership: a node
+    /// certificate alone does not tell whether the node is a consensus member, or was deleted.
     Members {
         /// The cluster's CA certificate, DER.
         ca: Vec<u8>,
@@ -162,8 +162,8 @@ impl ClientCredentials {
         Self::new(trust, Some((certificate.into(), key)))
     }
 
-    /// Presents a new self-signed certificate for a key. Nodes and the owner use this before they have a certificate of the
-    /// cluster.
+    /// Presents a new self-signed certificate for a key. Nodes and the owner use this before they have a certificate
+    /// of the cluster.
     ///
     /// # Errors
     /// If the certificate cannot be created.
@@ -208,8 +208,8 @@ impl ClientCredentials {
         self.config.clone()
     }
 
-    /// The server name to send in the handshake. It does not identify the server; [`Trust::Instances`] requests the proof of
-    /// membership with it.
+    /// The server name to send in the handshake. It does not identify the server; [`Trust::Instances`] requests the
+    /// proof of membership with it.
     #[must_use]
     pub fn server_name(&self) -> ServerName<'static> {
         match (self.requests_proof, ServerName::try_from(PROOF)) {

@@ -2,8 +2,8 @@
 //!
 //! A directory has three PEM files: `ca.pem`, the cluster's CA certificate; `node.pem`, the node's certificate; and
 //! `node-key.pem`, its private key (PKCS #8). Only the owner may read the key, and only the owner may write the files and the
-//! directory. The files of the Go Curator are accepted under their own names. The files are polled every few seconds: new
-//! valid files are used for new connections, and open connections continue.
+//! directory. The files of the Go Curator are accepted under their own names. The files are polled every few seconds:
+//! new valid files are used for new connections, and open connections continue.
 
 pub(crate) mod files;
 mod offer;
@@ -415,7 +415,8 @@ impl CredentialsWatch {
         }
     }
 
-    /// Loads new files from the directory; returns whether they changed. A running instance does this every few seconds.
+    /// Loads new files from the directory; returns whether they changed. A running instance does this every few
+    /// seconds.
     ///
     /// # Errors
     /// If the files are rejected; the current credentials stay in use.
@@ -455,7 +456,8 @@ impl CredentialsWatch {
         let _ = tokio::time::timeout(time, newest.changed()).await;
     }
 
-    /// Replaces the credentials atomically with what `make` returns for the current ones; returns whether it replaced them.
+    /// Replaces the credentials atomically with what `make` returns for the current ones; returns whether it replaced
+    /// them.
     ///
     /// # Errors
     /// The error of `make`; then nothing has changed.
@@ -483,8 +485,8 @@ impl CredentialsWatch {
 
 /// Identifies a peer by the certificates that it presented.
 ///
-/// The chain may contain the CA certificate, because OpenSSL clients that know the CA send it. Any other additional certificate
-/// is rejected as ambiguous.
+/// The chain may contain the CA certificate, because OpenSSL clients that know the CA send it. Any other additional
+/// certificate is rejected as ambiguous.
 ///
 /// # Errors
 /// If there is no certificate, more than one, or it is not a certificate of the cluster.

@@ -1,6 +1,6 @@
-//! Private keys. In the store: 32 bytes of seed and 32 bytes of public key, as in the Go Curator. In files: PKCS #8 in PEM, as
-//! openssl and Go write it. The Go Curator's key files are read as well: a node's file has the 64 bytes of the store, and the
-//! owner's file has them in PEM with a label of its own.
+//! Private keys. In the store: 32 bytes of seed and 32 bytes of public key, as in the Go Curator. In files: PKCS #8 in
+//! PEM, as openssl and Go write it. The Go Curator's key files are read as well: a node's file has the 64 bytes of the
+//! store, and the owner's file has them in PEM with a label of its own.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ use rcgen::{PublicKeyData, SignatureAlgorithm, SigningKey};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-/// An Ed25519 private key. `Debug` does not print it, and its bytes are zeroed on drop; the copy inside the signing library is
-/// freed but not zeroed.
+/// An Ed25519 private key. `Debug` does not print it, and its bytes are zeroed on drop; the copy inside the signing
+/// library is freed but not zeroed.
 pub struct PrivateKey {
     seed: Zeroizing<[u8; 32]>,
     public: [u8; 32],

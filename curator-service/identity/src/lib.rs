@@ -50,7 +50,8 @@ pub use verify::{
     validity, verify,
 };
 
-/// The wall clock, for messages and for the validity of certificates. Terms and deadlines use a monotonic clock instead.
+/// The wall clock, for messages and for the validity of certificates. Terms and deadlines use a monotonic clock
+/// instead.
 #[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]
 #[must_use]
 pub fn wall_clock() -> std::time::SystemTime {

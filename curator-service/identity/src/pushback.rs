@@ -1,7 +1,7 @@
 //! Retry after a server pushback, as in gRFC A6, "Pushback".
 //!
-//! A server at its limits refuses a call before any of it runs, and gives a delay in `grpc-retry-pushback-ms`. Earlier retries
-//! would only be refused again, and slow down the calls that are served.
+//! A server at its limits refuses a call before any of it runs, and gives a delay in `grpc-retry-pushback-ms`. Earlier
+//! retries would only be refused again, and slow down the calls that are served.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ const MAX_DELAY: Duration = Duration::from_secs(30);
 /// Maximum random addition to the delay, as a fraction, so that clients do not retry at the same moment.
 const MAX_JITTER: f64 = 0.25;
 
-/// The delay before a refused call may be retried, if the server gave one: at most 30 s, with up to a quarter of jitter.
-/// Instances give a delay only for calls of which nothing has run, so any such call may be retried. An invalid or negative
-/// number means: do not retry.
+/// The delay before a refused call may be retried, if the server gave one: at most 30 s, with up to a quarter of
+/// jitter. Instances give a delay only for calls of which nothing has run, so any such call may be retried. An invalid
+/// or negative number means: do not retry.
 #[must_use]
 pub fn retry_delay(status: &Status) -> Option<Duration> {
     let said = status.metadata().get(PUSHBACK)?.to_str().ok()?.parse().ok()?;

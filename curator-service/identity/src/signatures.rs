@@ -1,7 +1,8 @@
 //! A cache of verified signatures.
 //!
-//! Each call verifies a certificate. The signature is the expensive part and cannot change, so it is cached; validity and the
-//! node's record are checked each time. Only valid signatures are cached, so unauthenticated peers cannot fill the cache.
+//! Each call verifies a certificate. The signature is the expensive part and cannot change, so it is cached; validity
+//! and the node's record are checked each time. Only valid signatures are cached, so unauthenticated peers cannot fill
+//! the cache.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, PoisonError, RwLock};

@@ -1,7 +1,7 @@
 //! Parsing and verification of certificates and revocation lists.
 //!
-//! The rules are those of the Go Curator with one addition: the validity period is checked. The start of the period may be
-//! slightly in the future, because clocks differ.
+//! The rules are those of the Go Curator with one addition: the validity period is checked. The start of the period
+//! may be slightly in the future, because clocks differ.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,8 @@ use super::{node_id, signatures};
 /// Maximum difference between the clock of the issuer and the local one.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// The extension that marks the certificate of a consensus member: a random number below the arc for UUIDs (ITU-T X.667).
+/// The extension that marks the certificate of a consensus member: a random number below the arc for UUIDs (ITU-T
+/// X.667).
 pub(super) const MEMBER: &[u64] = &[2, 25, 6_917_202_553_071_401_337];
 
 /// Why a certificate is rejected.

@@ -19,9 +19,9 @@ pub(crate) struct Bootstrap {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// Directory for the credentials of the first node, for `curator serve`: ca.pem and node.pem, and the private keys of the
-    /// public keys that are not given: node-key.pem, join-key.pem and owner-key.pem. Existing keys are used; missing ones are
-    /// generated. Move the owner's key to the owner's machine.
+    /// Directory for the credentials of the first node, for `curator serve`: ca.pem and node.pem, and the private keys
+    /// of the public keys that are not given: node-key.pem, join-key.pem and owner-key.pem. Existing keys are used;
+    /// missing ones are generated. Move the owner's key to the owner's machine.
     #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: Option<PathBuf>,
 

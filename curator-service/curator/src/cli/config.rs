@@ -12,8 +12,8 @@ use crate::config::merge::{Origin, Setting, Settings};
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Checks the configuration of `curator serve`: the file, the environment and the flags together. Files that it names
-    /// are not read, and nothing is connected to.
+    /// Checks the configuration of `curator serve`: the file, the environment and the flags together. Files that it
+    /// names are not read, and nothing is connected to.
     Check(Box<Check>),
     /// Prints each value and its origin: a flag, a variable, a line of the file, or the default. Secrets are hidden.
     Show(Box<Show>),

@@ -19,8 +19,8 @@ use crate::process::new_store::NewStore;
 /// The configuration file.
 #[derive(Args)]
 pub(crate) struct ConfigArgs {
-    /// Configuration file (TOML). Its keys are the long flags of `curator serve`, such as leader-ttl = "5s". Flags override
-    /// variables, and variables override the file.
+    /// Configuration file (TOML). Its keys are the long flags of `curator serve`, such as leader-ttl = "5s". Flags
+    /// override variables, and variables override the file.
     #[arg(long, env = "CURATOR_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -29,13 +29,14 @@ pub(crate) struct ConfigArgs {
 #[derive(Args)]
 #[command(group = ArgGroup::new("store").required(true).args(["etcd_endpoints", "embedded"]))]
 pub(crate) struct StoreArgs {
-    /// Client URLs of the etcd members, separated by commas: http, https, or unix:// with the absolute path of a socket.
+    /// Client URLs of the etcd members, separated by commas: http, https, or unix:// with the absolute path of a
+    /// socket.
     #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
 
-    /// File that pins the id of the etcd cluster, so that no other cluster is ever used, even after a restart. It is created
-    /// at the first connection; remove it to move to another cluster. Without this flag, the id is pinned until the process
-    /// exits.
+    /// File that pins the id of the etcd cluster, so that no other cluster is ever used, even after a restart. It is
+    /// created at the first connection; remove it to move to another cluster. Without this flag, the id is pinned
+    /// until the process exits.
     #[arg(
         long,
         env = "CURATOR_ETCD_CLUSTER_FILE",
@@ -51,8 +52,8 @@ pub(crate) struct StoreArgs {
     #[arg(long, env = "CURATOR_EMBEDDED", value_name = "DIR")]
     pub(crate) embedded: Option<PathBuf>,
 
-    /// Namespace of all keys: parts separated by colons. It cannot be empty: keys at the root of a shared etcd could collide
-    /// with others, and roles could not be granted by prefix.
+    /// Namespace of all keys: parts separated by colons. It cannot be empty: keys at the root of a shared etcd could
+    /// collide with others, and roles could not be granted by prefix.
     #[arg(
         long,
         env = "CURATOR_ETCD_NAMESPACE",
@@ -77,8 +78,8 @@ struct EtcdAccessArgs {
     #[arg(long, env = "CURATOR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
 
-    /// etcd user. It needs readwrite permission on all keys of the namespace, and of the two sibling namespaces whose last
-    /// parts are etcd-pki and kubernetes.
+    /// etcd user. It needs readwrite permission on all keys of the namespace, and of the two sibling namespaces whose
+    /// last parts are etcd-pki and kubernetes.
     #[arg(
         long,
         env = "CURATOR_ETCD_USER",

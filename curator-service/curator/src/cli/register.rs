@@ -36,23 +36,24 @@ pub(crate) struct Register {
     #[arg(long, env = "CURATOR_ADDRESS", value_name = "ADDRESS")]
     address: String,
 
-    /// Directory for the node's credentials, for `curator serve`. Missing keys (node-key.pem, join-key.pem) are generated;
-    /// ca.pem and node.pem come from the cluster.
+    /// Directory for the node's credentials, for `curator serve`. Missing keys (node-key.pem, join-key.pem) are
+    /// generated; ca.pem and node.pem come from the cluster.
     #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: PathBuf,
 
-    /// CA certificate used to verify the cluster. Copy it from another node [default: ca.pem in the credentials directory].
+    /// CA certificate used to verify the cluster. Copy it from another node [default: ca.pem in the credentials
+    /// directory].
     #[arg(long, env = "CURATOR_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// Accept only these nodes as instances: ids of consensus members, separated by commas or given by repeated flags. Only
-    /// they receive the ticket and the unlock key [default: any node that proves to be a consensus member].
+    /// Accept only these nodes as instances: ids of consensus members, separated by commas or given by repeated flags.
+    /// Only they receive the ticket and the unlock key [default: any node that proves to be a consensus member].
     #[arg(long, env = "CURATOR_MEMBERS", value_name = "NODE", value_delimiter = ',')]
     member: Vec<String>,
 
-    /// Accept any node of the cluster as an instance, without proof that it is a consensus member. Needed if the Go Curator
-    /// or an earlier release leads the cluster. Then the holder of any node certificate, even of a deleted node, can receive
-    /// the ticket.
+    /// Accept any node of the cluster as an instance, without proof that it is a consensus member. Needed if the Go
+    /// Curator or an earlier release leads the cluster. Then the holder of any node certificate, even of a deleted
+    /// node, can receive the ticket.
     #[arg(long, env = "CURATOR_ANY_NODE", conflicts_with = "member")]
     any_node: bool,
 
@@ -215,8 +216,8 @@ struct Newcomer<'a> {
 }
 
 impl Newcomer<'_> {
-    /// Continues from the node's current state until it has its certificate. Each step asks the cluster for that state, so an
-    /// interrupted run can be repeated.
+    /// Continues from the node's current state until it has its certificate. Each step asks the cluster for that
+    /// state, so an interrupted run can be repeated.
     async fn run(mut self) -> Result<CommitNodeResponse, String> {
         let (mut answered, mut registered, mut waits) = (false, false, false);
         loop {

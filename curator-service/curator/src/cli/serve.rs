@@ -50,13 +50,14 @@ pub(crate) struct Serve {
     )]
     node_id: Option<String>,
 
-    /// Directory with the node's credentials: ca.pem, node.pem and node-key.pem, as written by `curator bootstrap` and `curator
-    /// register`; or ca.pem, cert.pem and cert-key.pem of the Go Curator. The key must have mode 0600 and the directory mode
-    /// 0700. New files are loaded within seconds.
+    /// Directory with the node's credentials: ca.pem, node.pem and node-key.pem, as written by `curator bootstrap` and
+    /// `curator register`; or ca.pem, cert.pem and cert-key.pem of the Go Curator. The key must have mode 0600 and the
+    /// directory mode 0700. New files are loaded within seconds.
     #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: Option<PathBuf>,
 
-    /// Run without TLS, on loopback addresses only. Callers are unauthenticated; only methods without authorization work.
+    /// Run without TLS, on loopback addresses only. Callers are unauthenticated; only methods without authorization
+    /// work.
     #[arg(long, env = "CURATOR_INSECURE_LOOPBACK_ONLY", conflicts_with = "credentials")]
     insecure_loopback_only: bool,
 
@@ -108,8 +109,8 @@ pub(crate) struct Serve {
     )]
     max_record_bytes: u32,
 
-    /// Maximum size of the state (all keys and values) in bytes. The leader keeps the state in memory. Larger changes are
-    /// refused. Use the same value on all instances.
+    /// Maximum size of the state (all keys and values) in bytes. The leader keeps the state in memory. Larger changes
+    /// are refused. Use the same value on all instances.
     #[arg(
         long,
         env = "CURATOR_MAX_STATE_BYTES",
@@ -123,8 +124,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_HOLD_LIMIT", value_name = "CALLS", default_value_t = defaults::hold_limit())]
     hold_limit: usize,
 
-    /// Maximum number of open connections. At the limit, a connection without calls is closed for a new one; if there is no
-    /// such connection, new ones are refused.
+    /// Maximum number of open connections. At the limit, a connection without calls is closed for a new one; if there
+    /// is no such connection, new ones are refused.
     #[arg(
         long,
         env = "CURATOR_MAX_CONNECTIONS",
@@ -134,8 +135,8 @@ pub(crate) struct Serve {
     )]
     max_connections: u32,
 
-    /// Maximum number of open connections of one peer: an IPv4 address or an IPv6 /64. All clients behind a proxy or NAT are
-    /// one peer.
+    /// Maximum number of open connections of one peer: an IPv4 address or an IPv6 /64. All clients behind a proxy or
+    /// NAT are one peer.
     #[arg(
         long,
         env = "CURATOR_MAX_CONNECTIONS_PER_PEER",
@@ -144,13 +145,13 @@ pub(crate) struct Serve {
     )]
     max_connections_per_peer: Option<u32>,
 
-    /// Maximum age of a connection. An older connection gets GOAWAY, so that its client reconnects and clients spread over
-    /// the instances again after a restart.
+    /// Maximum age of a connection. An older connection gets GOAWAY, so that its client reconnects and clients spread
+    /// over the instances again after a restart.
     #[arg(long, env = "CURATOR_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_duration)]
     max_connection_age: Option<Duration>,
 
-    /// Do not report this node to the leader; the node's own agent does. By default, an instance with credentials sends the
-    /// node's heartbeat, and the IP address of --advertise unless an agent reports more.
+    /// Do not report this node to the leader; the node's own agent does. By default, an instance with credentials
+    /// sends the node's heartbeat, and the IP address of --advertise unless an agent reports more.
     #[arg(long, env = "CURATOR_NO_REPORT_NODE")]
     no_report_node: bool,
 
@@ -169,19 +170,19 @@ pub(crate) struct Serve {
     #[command(flatten)]
     traces: TraceArgs,
 
-    /// Run the instance under a small supervisor process, which revokes its lease as soon as the instance is dead, so that
-    /// another instance leads at once instead of after the TTL. Signals are forwarded, and the exit code is that of the
-    /// instance.
+    /// Run the instance under a small supervisor process, which revokes its lease as soon as the instance is dead, so
+    /// that another instance leads at once instead of after the TTL. Signals are forwarded, and the exit code is that
+    /// of the instance.
     #[arg(long, env = "CURATOR_SUPERVISED", conflicts_with = "embedded")]
     supervised: bool,
 
-    /// Set by the supervisor: leases are reported on standard output, and the end of standard input means that the supervisor
-    /// is dead.
+    /// Set by the supervisor: leases are reported on standard output, and the end of standard input means that the
+    /// supervisor is dead.
     #[arg(long, hide = true)]
     report_leases: bool,
 
-    /// Local directory of this instance, in which its leases are recorded for `curator release`. No effect with --embedded,
-    /// whose leases end with the instance.
+    /// Local directory of this instance, in which its leases are recorded for `curator release`. No effect with
+    /// --embedded, whose leases end with the instance.
     #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
 
@@ -189,8 +190,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
-    /// Log filter: a level, TARGET=LEVEL, or several of them separated by commas, such as info,curator_election=debug. SIGHUP
-    /// reloads it from the file.
+    /// Log filter: a level, TARGET=LEVEL, or several of them separated by commas, such as info,curator_election=debug.
+    /// SIGHUP reloads it from the file.
     #[arg(long, env = FILTER_VARIABLE, value_name = "FILTER", default_value_t)]
     pub(crate) log_filter: Filter,
 }
@@ -427,7 +428,8 @@ pub(crate) fn disable_core_dumps() {
     }
 }
 
-/// Raises the limit of open files: each connection needs one, and the usual limit of 1,024 is too low for a large cluster.
+/// Raises the limit of open files: each connection needs one, and the usual limit of 1,024 is too low for a large
+/// cluster.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current >= limit.maximum && limit.maximum.is_some() {

@@ -1,7 +1,7 @@
 //! The configuration file: TOML, whose keys are the long flags of `curator serve`.
 //!
-//! The clap declaration of the flags is the schema: the keys, their types and their allowed values. All errors of a file are
-//! reported together, each with its line.
+//! The clap declaration of the flags is the schema: the keys, their types and their allowed values. All errors of a
+//! file are reported together, each with its line.
 
 use std::collections::BTreeMap;
 use std::fs::File;

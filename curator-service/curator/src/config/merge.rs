@@ -1,8 +1,8 @@
-//! Merges the command line with the environment and the configuration file. Flags override variables, variables override the
-//! file, and the file overrides the defaults.
+//! Merges the command line with the environment and the configuration file. Flags override variables, variables
+//! override the file, and the file overrides the defaults.
 //!
-//! The keys of the file that no flag or variable sets are inserted before the given flags, and clap parses the result as one
-//! command line. So required and conflicting flags are declared once, in clap, for all sources.
+//! The keys of the file that no flag or variable sets are inserted before the given flags, and clap parses the result
+//! as one command line. So required and conflicting flags are declared once, in clap, for all sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};

@@ -1,7 +1,7 @@
 //! Reload on SIGHUP: reads the configuration again and applies the changes that need no restart.
 //!
-//! These are the log filter and new credentials. All other changes are logged and need a restart. If the new configuration is
-//! invalid, nothing changes.
+//! These are the log filter and new credentials. All other changes are logged and need a restart. If the new
+//! configuration is invalid, nothing changes.
 
 use std::sync::Arc;
 

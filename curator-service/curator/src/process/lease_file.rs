@@ -1,7 +1,8 @@
 //! The leases of an instance, recorded in its runtime directory, for `curator release` after its death.
 //!
-//! The instance holds a lock on the file while it is alive. The kernel releases the lock only when the whole process is dead;
-//! a stopped process, or one in another container, still holds it. So liveness does not depend on process ids.
+//! The instance holds a lock on the file while it is alive. The kernel releases the lock only when the whole process
+//! is dead; a stopped process, or one in another container, still holds it. So liveness does not depend on process
+//! ids.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};

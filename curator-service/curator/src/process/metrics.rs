@@ -13,8 +13,8 @@ const BUCKETS_SECONDS: [f64; 18] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 4.0, 5.0, 7.5, 10.0, 30.0,
 ];
 
-/// The recorder has integer counters only, so CPU time in fractions of seconds is recorded as a gauge, and its rendered type
-/// is corrected to a counter.
+/// The recorder has integer counters only, so CPU time in fractions of seconds is recorded as a gauge, and its
+/// rendered type is corrected to a counter.
 const CPU_AS_GAUGE: &str = "# TYPE process_cpu_seconds_total gauge\n";
 const CPU_AS_COUNTER: &str = "# TYPE process_cpu_seconds_total counter\n";
 

@@ -11,7 +11,8 @@ use tracing_subscriber::{Layer, Registry};
 /// The export of spans.
 #[derive(Args)]
 pub(crate) struct TraceArgs {
-    /// OTLP collector for the spans of calls, over gRPC without TLS, as http://host:4317. Run a collector beside the instance.
+    /// OTLP collector for the spans of calls, over gRPC without TLS, as http://host:4317. Run a collector beside the
+    /// instance.
     #[cfg(feature = "otlp")]
     #[arg(long, env = "CURATOR_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,

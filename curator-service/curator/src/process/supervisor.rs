@@ -1,12 +1,12 @@
 //! `curator serve --supervised`: a small parent process that revokes the leases of the instance once the instance is dead.
 //!
-//! This is safe because only the exit of the process counts, which the kernel reports to its parent. A dead process cannot act,
-//! and requests that it sent before are fenced by the key that ends with the lease. A process that is stopped, stuck or silent
-//! is not dead, and its lease is left to expire.
+//! This is safe because only the exit of the process counts, which the kernel reports to its parent. A dead process
+//! cannot act, and requests that it sent before are fenced by the key that ends with the lease. A process that is
+//! stopped, stuck or silent is not dead, and its lease is left to expire.
 //!
-//! The instance reports its leases on standard output, which it uses for nothing else: one line for each grant and each end.
-//! The supervisor holds the standard input of the instance open. When it ends, the supervisor is dead, and the instance
-//! transfers the leadership and exits. If both are killed, the lease expires after its TTL.
+//! The instance reports its leases on standard output, which it uses for nothing else: one line for each grant and
+//! each end. The supervisor holds the standard input of the instance open. When it ends, the supervisor is dead, and
+//! the instance transfers the leadership and exits. If both are killed, the lease expires after its TTL.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

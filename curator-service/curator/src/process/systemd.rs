@@ -1,8 +1,8 @@
 //! Notifications to systemd or a compatible service manager: `Type=notify`, `WatchdogSec=`.
 //!
-//! An instance is ready once its sockets are open and every thread that serves connections has responded, with or without a
-//! leader. The threads are checked again before each watchdog notification, so an instance with a stuck thread is restarted.
-//! Without `NOTIFY_SOCKET`, nothing is sent.
+//! An instance is ready once its sockets are open and every thread that serves connections has responded, with or
+//! without a leader. The threads are checked again before each watchdog notification, so an instance with a stuck
+//! thread is restarted. Without `NOTIFY_SOCKET`, nothing is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,8 @@ impl ServiceManager {
         }
     }
 
-    /// Reports that the instance is ready, then each change of its role, and the watchdog while it responds. Never returns.
+    /// Reports that the instance is ready, then each change of its role, and the watchdog while it responds. Never
+    /// returns.
     pub(crate) async fn follow(&self, status: watch::Receiver<LeaderStatus>, responds: impl AsyncFn()) {
         if self.send.is_some() {
             responds().await;

@@ -13,8 +13,8 @@ use crate::error::Failure;
 use crate::output::Table;
 use crate::text::sha256;
 
-/// The registration of one node, or with an empty id those of all nodes that wait for approval. Empty if the leader is of
-/// a version that does not record them.
+/// The registration of one node, or with an empty id those of all nodes that wait for approval. Empty if the leader is
+/// of a version that does not record them.
 pub(crate) async fn registrations(
     cluster: &Cluster,
     leader: &Reached,

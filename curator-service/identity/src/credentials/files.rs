@@ -56,8 +56,8 @@ pub(super) fn of_node(directory: &Path) -> [PathBuf; 2] {
     .map(|name| directory.join(name))
 }
 
-/// Reads a certificate and returns it as DER. The file is PEM, of which the first certificate is read, or DER, which the Go
-/// Curator writes.
+/// Reads a certificate and returns it as DER. The file is PEM, of which the first certificate is read, or DER, which
+/// the Go Curator writes.
 ///
 /// # Errors
 /// If the file cannot be read, other users may write it, or it contains no certificate.

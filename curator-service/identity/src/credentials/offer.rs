@@ -9,9 +9,9 @@ use rustls::sign::CertifiedKey;
 /// The server name with which a client requests the proof of membership. Server names are sent unencrypted.
 pub(crate) const PROOF: &str = "consensus-member.curator.invalid";
 
-/// Selects a certificate: the node's own for clients that support Ed25519, which includes all clients that identify the node
-/// by its key; the second one, if there is one, for other clients; and the proof of membership, if there is one, for clients
-/// that request it. The proof is for the same key.
+/// Selects a certificate: the node's own for clients that support Ed25519, which includes all clients that identify
+/// the node by its key; the second one, if there is one, for other clients; and the proof of membership, if there is
+/// one, for clients that request it. The proof is for the same key.
 #[derive(Debug)]
 pub(super) struct CertificateSelector {
     pub(super) own: Arc<CertifiedKey>,

@@ -1,8 +1,8 @@
-//! The checks in the TLS handshake: that the peer has the key of its certificate, and for clients that the server is the
-//! expected one.
+//! The checks in the TLS handshake: that the peer has the key of its certificate, and for clients that the server is
+//! the expected one.
 //!
-//! Nodes present server certificates also as clients, so the standard rules for client certificates do not fit. Signatures
-//! are verified by rustls.
+//! Nodes present server certificates also as clients, so the standard rules for client certificates do not fit.
+//! Signatures are verified by rustls.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,5 @@
-//! Converts spans of `tracing` to OpenTelemetry. The span of a call has its trace ids as fields, because they were already
-//! sent to the next instance; its children belong to the same trace.
+//! Converts spans of `tracing` to OpenTelemetry. The span of a call has its trace ids as fields, because they were
+//! already sent to the next instance; its children belong to the same trace.
 
 use std::fmt;
 use std::sync::Arc;

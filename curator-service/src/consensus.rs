@@ -20,7 +20,7 @@ use curator_election::etcd::{EtcdConfig, EtcdConfigError, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::{Keys, Range, Store, StoreError};
 pub use embedded::{EmbeddedConsensus, only_consensus_member, open_embedded, open_existing_embedded};
-pub use leases::LeaseWitness;
+pub use leases::LeaseObserver;
 use leases::Witnessed;
 use membership::EtcdMembership;
 pub use membership::{FixedMembership, Member, Membership, MembershipError};
@@ -155,7 +155,7 @@ impl EtcdConsensus {
 
     /// Reports the leases granted to this process to a [`LeaseWitness`].
     #[must_use]
-    pub fn witnessed(mut self, witness: Arc<dyn LeaseWitness>) -> Self {
+    pub fn with_lease_observer(mut self, witness: Arc<dyn LeaseObserver>) -> Self {
         let store = self.store;
         self.store = Arc::new(Witnessed { store, witness });
         self

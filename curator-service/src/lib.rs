@@ -48,15 +48,15 @@ pub use auth::{TEST_CALLER, TestIdentity};
 pub use config::{Config, ConfigError, LeaderServices, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
-    FixedConsensus, FixedMembership, LeaseWitness, Member, Membership, MembershipError, RunningError, export_running,
+    FixedConsensus, FixedMembership, LeaseObserver, Member, Membership, MembershipError, RunningError, export_running,
     only_consensus_member, open_embedded, open_existing_embedded,
 };
 /// Node ids, keys, certificates and TLS: `curator-identity`, re-exported for users of this crate alone.
 pub use curator_identity::{
-    CURATOR_PORT, CertifiedAs, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
-    CredentialsError, CredentialsWatch, KeyError, NO_PROOF, NotCertified, PrivateKey, Trust, certificate_pem,
-    certified_as, come_again, credential_names, node_id, patiently, read_certificate, read_private_key,
-    replace_certificate, wall_clock,
+    CURATOR_PORT, CertificateSubject, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
+    CredentialsError, CredentialsWatch, KeyError, NO_PROOF, PrivateKey, Trust, VerifyError, certificate_pem,
+    credential_names, node_id, read_certificate, read_private_key, replace_certificate, retry_delay,
+    verify_certificate, wall_clock, with_retries,
 };
 pub use curator_version::{COMMIT, VERSION};
 pub use instance::certificates::state::{ForeignState, check_state, check_whole};

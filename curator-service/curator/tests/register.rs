@@ -177,7 +177,7 @@ fn a_registration_goes_on_from_wherever_it_was() {
     home.ctl(&["nodes", "delete", id, "--bypass-not-decommissioned", "--dry-run"]);
     assert_eq!(home.json(&["nodes", "get", id])["state"], "up");
     let there = register("20s");
-    assert!(failed(&there).contains("is there already"), "{there:?}");
+    assert!(failed(&there).contains("already a node of a cluster"), "{there:?}");
 }
 
 /// Each change is one line, with who made it and how it ended; and no line of the log has the ticket.
@@ -247,7 +247,7 @@ fn certificates_are_renewed_while_the_instance_runs() {
     assert_ne!(serial("first/node.pem"), node);
     home.curator
         .wait_for(mark, SOON, "the new certificate to be used", |event| {
-            event.message() == Some("new credentials are used from now on")
+            event.message() == Some("credentials reloaded")
         })
         .unwrap();
     home.ctl(&["nodes", "list"]);

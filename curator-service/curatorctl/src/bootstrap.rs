@@ -1,12 +1,12 @@
-//! `curatorctl bootstrap`: a cluster is made where its state is, which instances do not let anybody reach.
+//! `curatorctl bootstrap`: points to `curator bootstrap`, which needs access to the store.
 
-use crate::failure::Failure;
+use crate::error::Failure;
 
-/// Says what to use.
+/// Fails with a hint.
 pub(crate) fn run() -> Result<(), Failure> {
     Err(
-        Failure::usage("a cluster is made at its store, not through an instance").hint(
-            "run `curator bootstrap` on a host that reaches etcd, or with --embedded; `curator bootstrap --help` says what it needs",
+        Failure::usage("a cluster is bootstrapped at its store, not through an instance").hint(
+            "run `curator bootstrap` on a host that can reach etcd, or with --embedded; see `curator bootstrap --help`",
         ),
     )
 }

@@ -1,4 +1,4 @@
-//! `curatorctl cert`: certificates of the cluster, of its owner, and any that are in files.
+//! `curatorctl cert`: fetches, renews, shows and verifies certificates.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use curator_identity::{
-    ClientCredentials, PrivateKey, Trust, certificate_pem, certified_as, credential_names as names, read_certificate,
-    read_private_key, replace_certificate, wall_clock,
+    ClientCredentials, PrivateKey, Trust, certificate_pem, credential_names as names, read_certificate,
+    read_private_key, replace_certificate, verify_certificate, wall_clock,
 };
 use curator_proto::admin_api::IssueOwnRequest;
 use curator_proto::admin_api::certificates_client::CertificatesClient;
@@ -23,54 +23,56 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::connect::{Cluster, Reached, tls};
-use crate::failure::Failure;
+use crate::error::Failure;
+use crate::flags::Flags;
 use crate::output::{Format, Table, say};
-use crate::settings::{Flags, Settings};
+use crate::settings::Settings;
 use crate::text::{hex, sha256};
 
-/// The one user who can have a certificate.
+/// The only user that the cluster issues a certificate for.
 const OWNER: &str = "owner";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Fetches the certificate of the cluster's authority, from whoever answers. Compare its fingerprint before you trust it.
+    /// Fetches the cluster's CA certificate from the first endpoint that responds, without verification. Compare its
+    /// fingerprint before you trust it.
     Ca {
-        /// Where it is written, PEM [default: it is printed].
+        /// Output file, PEM [default: standard output].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// The SHA-256 that it must have, in hex.
+        /// Expected SHA-256 of the certificate, in hex; any other certificate is refused.
         #[arg(long, value_name = "HEX")]
         fingerprint: Option<String>,
     },
-    /// Gets the owner's certificate from the cluster, for the owner's private key, which is given with --key.
+    /// Requests the owner's certificate for the owner's private key, which --key gives.
     Owner {
-        /// Where it is written, PEM. What is there is not written over.
+        /// Output file, PEM. An existing file is not overwritten.
         #[arg(long, value_name = "FILE", default_value = "owner.pem")]
         out: PathBuf,
     },
-    /// Gets a newer certificate for the same key from the cluster, and puts it in the place of the one that there is: the owner's, which
-    /// --cert and --key name, or a node's. One that has ended can be renewed as well.
+    /// Renews a certificate for the same key and replaces the file: the owner's certificate, which --cert and --key
+    /// give, or a node's. An expired certificate can be renewed as well.
     Renew {
-        /// The directory of a node's credentials: then that node's certificate is renewed. An instance that runs takes it within seconds.
+        /// Credentials directory of a node, whose certificate is renewed. A running instance loads it within seconds.
         #[arg(long, value_name = "DIR")]
         credentials: Option<PathBuf>,
     },
-    /// Shows what is in certificates, PEM.
+    /// Prints the contents of certificates.
     Show {
-        /// Their files.
+        /// Certificate files, PEM.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Says whom certificates are for, and whether the authority given with --ca stands behind them now.
+    /// Verifies certificates against the CA given with --ca, and prints their subjects.
     Verify {
-        /// Their files.
+        /// Certificate files, PEM.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
 }
 
 impl Command {
-    /// Whether it needs no cluster.
+    /// Whether the command needs no connection.
     pub(crate) const fn is_local(&self) -> bool {
         matches!(self, Self::Show { .. } | Self::Verify { .. })
     }
@@ -94,8 +96,9 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
 }
 
 async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Result<(), Failure> {
-    let anybody = ClientCredentials::nobody(Trust::Unverified).map_err(|error| Failure::failed(error.to_string()))?;
-    let mut last = Failure::usage("no instance is named");
+    let anybody =
+        ClientCredentials::anonymous(Trust::Unverified).map_err(|error| Failure::failed(error.to_string()))?;
+    let mut last = Failure::usage("no endpoint given");
     for address in &cluster.settings.endpoints {
         let channel = match cluster.settings.plain {
             true => cluster.channel(address)?,
@@ -115,18 +118,18 @@ async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Re
         if let Some(expected) = expected
             && !expected.replace(':', "").eq_ignore_ascii_case(&fingerprint)
         {
-            return Err(Failure::failed(format!(
-                "the certificate has the fingerprint {fingerprint}, and not {expected}"
-            ))
-            .at(address.clone())
-            .hint("this is another cluster, or somebody in between"));
+            return Err(
+                Failure::failed(format!("fingerprint mismatch: expected {expected}, got {fingerprint}"))
+                    .at(address.clone())
+                    .hint("check the endpoint: it belongs to another cluster, or the connection is intercepted"),
+            );
         }
         let pem = certificate_pem(&der);
         return match out {
             Some(path) => {
                 write_new(path, &pem)?;
                 say(&format!(
-                    "{} written; its SHA-256 is {fingerprint}: compare it",
+                    "{} written; compare its SHA-256 fingerprint: {fingerprint}",
                     path.display()
                 ))
             }
@@ -139,17 +142,17 @@ async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Re
 async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
     let settings = &cluster.settings;
     if settings.plain {
-        return Err(Failure::usage("the owner's certificate can be had by TLS alone"));
+        return Err(Failure::usage("the owner's certificate can only be requested over TLS"));
     }
     let key = settings
         .key
         .as_ref()
-        .ok_or_else(|| Failure::usage("the owner's private key is missing: give --key"))?;
+        .ok_or_else(|| Failure::usage("no private key given: give the owner's with --key"))?;
     let key = read_private_key(key)?;
     if out.symlink_metadata().is_ok() {
-        return Err(Failure::usage("there is such a file already").at(out.display().to_string()));
+        return Err(Failure::usage("the file exists").at(out.display().to_string()));
     }
-    let (reached, channel) = as_holder_of(settings, &key).await?;
+    let (reached, channel) = connect_with_key(settings, &key).await?;
     let mut aaa = AaaClient::new(channel);
     let request = EscrowRequest {
         parameters: Some(escrow_request::Parameters {
@@ -168,20 +171,20 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
             last = Some(answer);
         }
         last.filter(|answer| !answer.emitted_certificate.is_empty())
-            .ok_or_else(|| Status::internal("no certificate was given"))
+            .ok_or_else(|| Status::internal("the cluster returned no certificate"))
     };
     let answer = cluster.call(&reached, asking).await?;
     let certificate = answer.emitted_certificate;
-    // Whoever leads has shown a certificate of the cluster, and still this one must be of use.
-    certified_as(&certificate, &settings.authority()?, wall_clock())
-        .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
+    // The leader is authenticated, but the certificate that it returns is verified all the same.
+    verify_certificate(&certificate, &settings.authority()?, wall_clock())
+        .map_err(|error| Failure::failed(format!("the cluster returned an invalid certificate: {error}")))?;
     write_new(out, &certificate_pem(&certificate))?;
     say(&format!("{} written", out.display()))
 }
 
-/// The way to the leader for whoever has a key and no certificate that is good.
-async fn as_holder_of(settings: &Settings, key: &PrivateKey) -> Result<(Reached, Channel), Failure> {
-    // Who leads is asked as anybody.
+/// A channel to the leader, authenticated by a key without a valid certificate.
+async fn connect_with_key(settings: &Settings, key: &PrivateKey) -> Result<(Reached, Channel), Failure> {
+    // The leader is looked up without credentials.
     let anybody = Cluster::new(Settings {
         endpoints: settings.endpoints.clone(),
         ca: settings.ca.clone(),
@@ -200,20 +203,20 @@ async fn as_holder_of(settings: &Settings, key: &PrivateKey) -> Result<(Reached,
 async fn renew(cluster: &Cluster, credentials: Option<&Path>) -> Result<(), Failure> {
     let settings = &cluster.settings;
     if settings.plain {
-        return Err(Failure::usage("a certificate can be had by TLS alone"));
+        return Err(Failure::usage("a certificate can only be renewed over TLS"));
     }
     let (certificate, key) = match (credentials, &settings.cert, &settings.key) {
         (Some(directory), ..) => (directory.join(names::NODE), directory.join(names::NODE_KEY)),
         (None, Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
         _ => {
-            return Err(Failure::usage("it is not said whose certificate is meant")
-                .hint("name the owner's with --cert and --key, or a node's with --credentials"));
+            return Err(Failure::usage("no certificate given")
+                .hint("give the owner's with --cert and --key, or a node's with --credentials"));
         }
     };
-    // What is there is replaced, and nothing is made where a name is mistyped.
+    // The file must exist, so that a mistyped name creates nothing.
     read_certificate(&certificate)?;
     let key = read_private_key(&key)?;
-    let (reached, channel) = as_holder_of(settings, &key).await?;
+    let (reached, channel) = connect_with_key(settings, &key).await?;
     let mut certificates = CertificatesClient::new(channel);
     let issued = cluster
         .call(&reached, async || {
@@ -222,14 +225,14 @@ async fn renew(cluster: &Cluster, credentials: Option<&Path>) -> Result<(), Fail
         })
         .await?
         .into_inner();
-    let whose = certified_as(&issued.certificate, &settings.authority()?, wall_clock())
-        .map_err(|error| Failure::failed(format!("the certificate that was given is of no use: {error}")))?;
+    let subject = verify_certificate(&issued.certificate, &settings.authority()?, wall_clock())
+        .map_err(|error| Failure::failed(format!("the cluster returned an invalid certificate: {error}")))?;
     replace_certificate(&certificate, &issued.certificate)
         .map_err(|error| Failure::failed(error.to_string()).at(certificate.display().to_string()))?;
-    say(&format!("{} renewed, for {whose}", certificate.display()))
+    say(&format!("{} renewed for {subject}", certificate.display()))
 }
 
-/// Writes a file that is not there yet.
+/// Writes a new file.
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let written = std::fs::OpenOptions::new()
         .write(true)
@@ -245,7 +248,7 @@ fn show(format: Format, files: &[PathBuf]) -> Result<(), Failure> {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     for path in files {
         let der = read_certificate(path)?;
-        let shown = what_is_in(path, &der)?;
+        let shown = contents(path, &der)?;
         for (name, value) in shown.as_object().into_iter().flatten() {
             table.row([
                 name.clone(),
@@ -257,8 +260,8 @@ fn show(format: Format, files: &[PathBuf]) -> Result<(), Failure> {
     format.print(&all.into(), &table)
 }
 
-fn what_is_in(path: &Path, der: &[u8]) -> Result<Value, Failure> {
-    let malformed = || Failure::usage("this is no certificate").at(path.display().to_string());
+fn contents(path: &Path, der: &[u8]) -> Result<Value, Failure> {
+    let malformed = || Failure::usage("not an X.509 certificate").at(path.display().to_string());
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| malformed())?;
     let names = certificate.subject_alternative_name().ok().flatten();
     let names: Vec<_> = names
@@ -285,20 +288,20 @@ fn verify(flags: &Flags, files: &[PathBuf]) -> Result<(), Failure> {
         .ca
         .clone()
         .or(context.ca)
-        .ok_or_else(|| Failure::usage("the authority's certificate is missing: give --ca"))?;
+        .ok_or_else(|| Failure::usage("no CA certificate given: give --ca"))?;
     let ca = read_certificate(&ca)?;
     let mut bad = Vec::new();
     let mut table = Table::new(&["FILE", "FOR"]);
     let mut all = Vec::new();
     for path in files {
         let file = path.display().to_string();
-        match certified_as(&read_certificate(path)?, &ca, wall_clock()) {
-            Ok(whose) => {
-                table.row([file.clone(), whose.to_string()]);
-                all.push(json!({"file": file, "for": whose.to_string(), "good": true}));
+        match verify_certificate(&read_certificate(path)?, &ca, wall_clock()) {
+            Ok(subject) => {
+                table.row([file.clone(), subject.to_string()]);
+                all.push(json!({"file": file, "for": subject.to_string(), "good": true}));
             }
             Err(error) => {
-                table.row([file.clone(), format!("nobody: {error}")]);
+                table.row([file.clone(), format!("invalid: {error}")]);
                 all.push(json!({"file": file, "for": null, "good": false, "reason": error.to_string()}));
                 bad.push(file);
             }
@@ -307,6 +310,6 @@ fn verify(flags: &Flags, files: &[PathBuf]) -> Result<(), Failure> {
     flags.output.print(&all.into(), &table)?;
     match bad[..] {
         [] => Ok(()),
-        _ => Err(Failure::failed("not all of these certificates are good").at(bad.join(", "))),
+        _ => Err(Failure::failed("some certificates are invalid").at(bad.join(", "))),
     }
 }

@@ -1,4 +1,4 @@
-//! `curatorctl config`: the configuration of the cluster.
+//! `curatorctl config`: the cluster configuration.
 
 use clap::Subcommand;
 use curator_proto::common::ClusterConfiguration;
@@ -10,23 +10,23 @@ use prost_types::FieldMask;
 use serde_json::{Value, json};
 
 use crate::connect::{Cluster, Reached, client};
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::Table;
 use crate::text::short;
 
-/// The one field that can be changed.
+/// The only field that can be changed.
 const LABELS: &str = "kubernetes.node_labels_to_synchronize";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Prints the configuration.
+    /// Prints the cluster configuration.
     Get,
-    /// Replaces what can be changed of it, unless somebody else has changed it meanwhile.
+    /// Changes the cluster configuration. Fails if it was changed concurrently.
     Set {
-        /// Labels whose keys one of these regular expressions matches are taken over by Kubernetes; may be repeated.
+        /// Synchronize node labels to Kubernetes whose keys match this regular expression; may be repeated.
         #[arg(long, value_name = "REGEXP", required_unless_present = "no_sync_labels")]
         sync_labels: Vec<String>,
-        /// No labels are.
+        /// Synchronize no labels.
         #[arg(long, conflicts_with = "sync_labels")]
         no_sync_labels: bool,
     },

@@ -1,43 +1,42 @@
-//! What is asked before something is done that cannot be taken back.
+//! Confirmation of commands that cannot be undone.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use crate::failure::Failure;
+use crate::error::Failure;
 
-/// Whether to ask, and whether to do it at all.
+/// The flags that skip the confirmation or the command itself.
 #[derive(clap::Args)]
-pub(crate) struct Care {
-    /// Do it without asking. Needed where there is no terminal to ask at.
+pub(crate) struct Confirm {
+    /// Do not ask for confirmation. Required if there is no terminal.
     #[arg(long, short = 'y')]
     yes: bool,
-    /// Say what would be done, and do nothing.
+    /// Print what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Who must have said yes.
+/// When a command needs a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// Somebody, at a terminal or with `--yes`.
+pub(crate) enum Required {
+    /// Always: at a terminal or with `--yes`.
     Always,
-    /// Whoever sits at a terminal, if somebody does.
+    /// Only if there is a terminal.
     AtTerminals,
-    /// Nobody: it can be taken back.
+    /// Never: the command can be undone.
     Never,
 }
 
-/// What is to become of a command.
+/// Whether the command goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Go {
-    Ahead,
-    /// It was only to be said what would be done.
-    NoFurther,
+pub(crate) enum Answer {
+    Proceed,
+    /// It was a dry run.
+    Stop,
 }
 
-impl Care {
-    /// Says what is about to be done, and asks whether it is meant. What is asked goes to standard error, so that what is printed stays
-    /// what it is.
-    pub(crate) fn ask(&self, asked: Asked, what: &str) -> Result<Go, Failure> {
+impl Confirm {
+    /// Describes the action and asks for confirmation, on standard error: standard output holds only results.
+    pub(crate) fn ask(&self, asked: Required, what: &str) -> Result<Answer, Failure> {
         let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
         self.decide(
             asked,
@@ -49,33 +48,35 @@ impl Care {
 
     fn decide(
         &self,
-        asked: Asked,
+        asked: Required,
         what: &str,
         terminal: Option<impl BufRead>,
         to: &mut impl Write,
-    ) -> Result<Go, Failure> {
-        let cannot = |error: io::Error| Failure::failed(format!("the terminal cannot be used: {error}"));
+    ) -> Result<Answer, Failure> {
+        let cannot = |error: io::Error| Failure::failed(format!("cannot use the terminal: {error}"));
         if self.dry_run {
-            writeln!(to, "would {what}; nothing was done").map_err(cannot)?;
-            return Ok(Go::NoFurther);
+            writeln!(to, "dry run: would {what}").map_err(cannot)?;
+            return Ok(Answer::Stop);
         }
-        if self.yes || asked == Asked::Never {
-            return Ok(Go::Ahead);
+        if self.yes || asked == Required::Never {
+            return Ok(Answer::Proceed);
         }
         let Some(mut terminal) = terminal else {
             return match asked {
-                Asked::AtTerminals | Asked::Never => Ok(Go::Ahead),
-                Asked::Always => Err(Failure::usage(format!("this would {what}, and there is nobody to ask"))
-                    .hint("say --yes if that is meant, or --dry-run")),
+                Required::AtTerminals | Required::Never => Ok(Answer::Proceed),
+                Required::Always => Err(
+                    Failure::usage(format!("this would {what}; confirmation needs a terminal"))
+                        .hint("give --yes to confirm, or --dry-run"),
+                ),
             };
         };
-        write!(to, "This will {what}. Go on? [y/N] ").map_err(cannot)?;
+        write!(to, "This will {what}. Continue? [y/N] ").map_err(cannot)?;
         to.flush().map_err(cannot)?;
         let mut answer = String::new();
         terminal.read_line(&mut answer).map_err(cannot)?;
         match answer.trim().to_ascii_lowercase().as_str() {
-            "y" | "yes" => Ok(Go::Ahead),
-            _ => Err(Failure::failed("nothing was done")),
+            "y" | "yes" => Ok(Answer::Proceed),
+            _ => Err(Failure::failed("cancelled: nothing was changed")),
         }
     }
 }
@@ -84,10 +85,10 @@ impl Care {
 mod tests {
     use super::*;
 
-    fn decided(yes: bool, dry_run: bool, asked: Asked, answer: Option<&str>) -> (Result<Go, Failure>, String) {
+    fn decided(yes: bool, dry_run: bool, asked: Required, answer: Option<&str>) -> (Result<Answer, Failure>, String) {
         let mut said = Vec::new();
-        let care = Care { yes, dry_run };
-        let decided = care.decide(asked, "delete n", answer.map(str::as_bytes), &mut said);
+        let confirm = Confirm { yes, dry_run };
+        let decided = confirm.decide(asked, "delete n", answer.map(str::as_bytes), &mut said);
         (decided, String::from_utf8(said).expect("text"))
     }
 
@@ -100,7 +101,7 @@ mod tests {
             ("", false),
             ("yesterday\n", false),
         ] {
-            for asked in [Asked::Always, Asked::AtTerminals] {
+            for asked in [Required::Always, Required::AtTerminals] {
                 let (decided, said) = decided(false, false, asked, Some(answer));
                 assert_eq!(decided.is_ok(), ahead, "{answer:?}");
                 assert!(said.contains("This will delete n."), "{said}");
@@ -110,16 +111,22 @@ mod tests {
 
     #[test]
     fn where_nobody_can_be_asked_it_is_not_done_unless_it_is_said() {
-        assert!(decided(false, false, Asked::Always, None).0.is_err());
-        assert_eq!(decided(true, false, Asked::Always, None).0, Ok(Go::Ahead));
-        assert_eq!(decided(false, false, Asked::Never, Some("n\n")).0, Ok(Go::Ahead));
-        assert_eq!(decided(false, false, Asked::AtTerminals, None).0, Ok(Go::Ahead));
+        assert!(decided(false, false, Required::Always, None).0.is_err());
+        assert_eq!(decided(true, false, Required::Always, None).0, Ok(Answer::Proceed));
+        assert_eq!(
+            decided(false, false, Required::Never, Some("n\n")).0,
+            Ok(Answer::Proceed)
+        );
+        assert_eq!(
+            decided(false, false, Required::AtTerminals, None).0,
+            Ok(Answer::Proceed)
+        );
     }
 
     #[test]
     fn a_dry_run_does_nothing_whatever_else_is_said() {
-        let (decided, said) = decided(true, true, Asked::Always, Some("y\n"));
-        assert_eq!(decided, Ok(Go::NoFurther));
+        let (decided, said) = decided(true, true, Required::Always, Some("y\n"));
+        assert_eq!(decided, Ok(Answer::Stop));
         assert!(said.contains("would delete n"), "{said}");
     }
 }

@@ -1,10 +1,10 @@
-//! The way to the cluster: the first instance that answers, and from it to the leader.
+//! Connecting: to the first instance that responds, and through it to the leader.
 //!
-//! Whether an instance answers is asked by a call that changes nothing. What changes something is then sent once, there.
+//! A read-only call finds an instance that responds. Calls that change something are then sent once, to that instance.
 
 use std::time::Duration;
 
-use curator_identity::{ClientCredentials, patiently};
+use curator_identity::{ClientCredentials, with_retries};
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use futures::StreamExt;
@@ -13,28 +13,28 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::failure::{Failure, transport};
+use crate::error::{Failure, transport};
 use crate::settings::{Settings, is_loopback};
 
-/// After so long without an answer from one instance, the next is asked as well.
-const NEXT: Duration = Duration::from_millis(300);
-/// How often a connection is asked whether it still leads anywhere, and how long it may take to answer.
-const ALIVE: Duration = Duration::from_secs(10);
-/// The largest answer.
-const LARGEST: usize = 64 << 20;
+/// How long to wait for an instance before the next one is tried as well.
+const HEDGE_DELAY: Duration = Duration::from_millis(300);
+/// Interval and timeout of HTTP/2 keep-alive pings.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Maximum size of a response, in bytes.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
-/// A cluster, and how long everything may take.
+/// A cluster, and the deadline of the command.
 pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     deadline: Instant,
 }
 
-/// An instance that answers.
+/// An instance that responds.
 #[derive(Clone, Debug)]
 pub(crate) struct Reached {
     pub(crate) address: String,
     pub(crate) channel: Channel,
-    /// What it says of the leader, if it knows one.
+    /// The leader that it reports, if it knows one.
     pub(crate) leader: Option<GetCurrentLeaderResponse>,
 }
 
@@ -44,19 +44,19 @@ impl Cluster {
         Self { settings, deadline }
     }
 
-    /// The deadline of everything that is done once.
+    /// The deadline of the command.
     pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// A request that is given up at the deadline, there as well as here.
+    /// A request whose deadline is also sent to the server.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
         request
     }
 
-    /// A channel to an instance. Nothing is dialled yet.
+    /// A channel to an instance. It connects on first use.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, Failure> {
         match self.settings.plain {
             true => plain(address),
@@ -64,26 +64,26 @@ impl Cluster {
         }
     }
 
-    /// Makes a call that has a single answer, and waits for it no longer than the deadline. A call that is refused with a time to come
-    /// again, of which nothing has run, is made again then.
+    /// Makes a unary call within the deadline. A call that is refused with a retry delay has not run, and is retried
+    /// after that delay.
     pub(crate) async fn call<T>(
         &self,
         reached: &Reached,
         call: impl AsyncFnMut() -> Result<T, Status>,
     ) -> Result<T, Failure> {
         let late = || Status::deadline_exceeded("");
-        let answer = timeout_at(self.deadline, patiently(self.deadline, call))
+        let answer = timeout_at(self.deadline, with_retries(self.deadline, call))
             .await
             .unwrap_or_else(|_| Err(late()));
         answer.map_err(|status| Failure::of_status(&status, &reached.address))
     }
 
-    /// The first instance that answers; one that knows the leader is preferred.
+    /// The first instance that responds; one that knows the leader is preferred.
     pub(crate) async fn any(&self) -> Result<Reached, Failure> {
         let mut asked = FuturesUnordered::new();
         for (number, address) in self.settings.endpoints.iter().enumerate() {
             let channel = self.channel(address)?;
-            let wait = NEXT * u32::try_from(number).unwrap_or(u32::MAX);
+            let wait = HEDGE_DELAY * u32::try_from(number).unwrap_or(u32::MAX);
             asked.push(async move {
                 sleep(wait).await;
                 let answer = timeout_at(self.deadline, ask_leader(channel.clone())).await;
@@ -118,30 +118,35 @@ impl Cluster {
             return Ok(reached);
         }
         match failures.len() {
-            0 | 1 => Err(failures.pop().unwrap_or_else(|| Failure::usage("no instance is named"))),
+            0 | 1 => Err(failures.pop().unwrap_or_else(|| Failure::usage("no endpoint given"))),
             count => {
                 let each: Vec<_> = failures.iter().map(ToString::to_string).collect();
                 Err(Failure::unavailable(format!(
-                    "none of the {count} instances answers:\n{}",
+                    "none of the {count} instances responds:\n{}",
                     each.join("\n")
                 )))
             }
         }
     }
 
-    /// The leader itself, or else an instance that forwards to it.
+    /// The leader, or else an instance that forwards to it.
     pub(crate) async fn leader(&self) -> Result<Reached, Failure> {
         let any = self.any().await?;
         let Some(address) = any.leader.as_ref().and_then(leader_address) else {
             return Ok(any);
         };
-        // What the cluster says of itself does not lead off this host where there is no TLS.
+        // Without TLS, an address that the cluster reports is used only if it is a loopback address.
         if address == any.address || (self.settings.plain && !is_loopback(&address)) {
             return Ok(any);
         }
         let channel = self.channel(&address)?;
-        // It may be reached by the others alone.
-        match timeout_at(self.deadline.min(deadline_after(NEXT * 4)), ask_leader(channel.clone())).await {
+        // The leader may be reachable only from the other instances.
+        match timeout_at(
+            self.deadline.min(deadline_after(HEDGE_DELAY * 4)),
+            ask_leader(channel.clone()),
+        )
+        .await
+        {
             Ok(Ok(leader)) => Ok(Reached {
                 address,
                 channel,
@@ -152,7 +157,7 @@ impl Cluster {
     }
 }
 
-/// What has no end of its own ends in a century.
+/// The time after a duration; a century from now if that overflows.
 fn deadline_after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time)
@@ -162,15 +167,17 @@ fn deadline_after(time: Duration) -> Instant {
 fn plain(address: &str) -> Result<Channel, Failure> {
     if !is_loopback(address) {
         return Err(Failure::usage(format!(
-            "{address} is not on this host: it is not called without TLS"
+            "{address} is not a loopback address: TLS is required"
         )));
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
         Failure::usage(format!(
-            "{address:?} is no address: give host:port, such as 127.0.0.1:7835"
+            "invalid address {address:?}: expected host:port, such as 127.0.0.1:7835"
         ))
     })?;
-    let endpoint = endpoint.http2_keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE);
+    let endpoint = endpoint
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
     Ok(endpoint.connect_lazy())
 }
 
@@ -180,20 +187,20 @@ pub(crate) fn tls(credentials: &ClientCredentials, address: &str) -> Result<Chan
         .map_err(|error| Failure::usage(error.to_string()))
 }
 
-/// The leader as an instance knows it.
+/// The leader that an instance reports.
 pub(crate) async fn ask_leader(channel: Channel) -> Result<GetCurrentLeaderResponse, Status> {
     let mut local = CuratorLocalClient::new(channel);
     let mut answers = local.get_current_leader(GetCurrentLeaderRequest {}).await?.into_inner();
     let first = answers.message().await?;
-    first.ok_or_else(|| Status::unavailable("who leads is not said"))
+    first.ok_or_else(|| Status::unavailable("the instance reported no leader"))
 }
 
-/// Whether a refusal came from an instance, which so is there.
+/// Whether the status came from an instance, and not from a failed connection.
 fn answered(status: &Status) -> bool {
     transport(status).is_none() && !matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
 }
 
-/// Where the leader is, as host:port.
+/// The address of the leader, as host:port.
 pub(crate) fn leader_address(leader: &GetCurrentLeaderResponse) -> Option<String> {
     let host = &leader.leader_host;
     match (host.is_empty(), host.contains(':')) {
@@ -203,16 +210,16 @@ pub(crate) fn leader_address(leader: &GetCurrentLeaderResponse) -> Option<String
     }
 }
 
-/// A client that takes large answers.
+/// A client that accepts large responses.
 macro_rules! client {
     ($client:ident, $reached:expr) => {
-        $client::new($reached.channel.clone()).max_decoding_message_size($crate::connect::largest())
+        $client::new($reached.channel.clone()).max_decoding_message_size($crate::connect::max_response_bytes())
     };
 }
 pub(crate) use client;
 
-pub(crate) const fn largest() -> usize {
-    LARGEST
+pub(crate) const fn max_response_bytes() -> usize {
+    MAX_RESPONSE_BYTES
 }
 
 #[cfg(test)]
@@ -239,7 +246,7 @@ mod tests {
         })
     }
 
-    /// An instance that has no room, and says when to come again.
+    /// An instance at its limits, which asks clients to retry.
     #[tokio::test(start_paused = true)]
     async fn a_call_is_made_again_when_it_is_said_and_within_the_timeout() {
         for (refuses, done) in [(2, true), (u32::MAX, false)] {
@@ -288,13 +295,13 @@ mod tests {
         // From here on connections are refused.
         drop(taken);
         let cluster = cluster(endpoints.clone(), Duration::from_secs(5));
-        let failure = cluster.any().await.expect_err("nobody is there");
+        let failure = cluster.any().await.expect_err("no instance listens");
         let text = failure.to_string();
         for endpoint in endpoints {
             assert!(text.contains(&format!("at: {endpoint}")), "{text}");
         }
         assert!(
-            text.contains("none of the 2 instances answers") && text.contains("refused"),
+            text.contains("none of the 2 instances responds") && text.contains("refused"),
             "{text}"
         );
     }

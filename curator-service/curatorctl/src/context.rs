@@ -1,4 +1,4 @@
-//! The file with the contexts: what is said once and for all of a cluster.
+//! Contexts: saved flags for a cluster, and the file that holds them.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -10,33 +10,33 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::failure::Failure;
+use crate::error::Failure;
+use crate::flags::Flags;
 use crate::output::{Table, say};
-use crate::settings::Flags;
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
-    /// The context that is used unless another is named.
+    /// The context that is used without --context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     current: Option<String>,
     #[serde(default)]
     contexts: BTreeMap<String, Context>,
 }
 
-/// What is said of a cluster. The keys themselves stay in their files.
+/// The saved flags of a cluster. Private keys stay in their own files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Context {
-    /// Instances, as host:port.
+    /// Addresses of instances, as host:port.
     pub(crate) endpoints: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ca: Option<PathBuf>,
-    /// The ids of the nodes that are members of the consensus; empty for those that prove to be.
+    /// The nodes to accept as instances; if empty, any node that proves to be a consensus member.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) members: Vec<String>,
-    /// Any node of the cluster is taken for an instance.
+    /// Accept any node of the cluster as an instance.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) any_node: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,28 +51,29 @@ pub(crate) struct Context {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Lists the contexts; the current one has a star.
+    /// Lists the contexts. A star marks the current one.
     List,
-    /// Makes a context the current one.
+    /// Selects the current context.
     Use {
-        /// Its name.
+        /// Name of the context.
         name: String,
     },
-    /// Makes a context of the flags --endpoint, --ca, --member, --any-node, --cert, --key, --timeout and --insecure-loopback-only, or
-    /// changes what they say in one that is there. The first one is the current one.
+    /// Creates or changes a context. Saves the given flags out of --endpoint, --ca, --member, --any-node, --cert,
+    /// --key,
+    /// --timeout and --insecure-loopback-only. The first context becomes the current one.
     Set {
-        /// Its name.
+        /// Name of the context.
         name: String,
     },
-    /// Removes a context.
+    /// Deletes a context.
     Delete {
-        /// Its name.
+        /// Name of the context.
         name: String,
     },
 }
 
 impl File {
-    /// Reads the file; where none was named and there is none, it says nothing.
+    /// Reads the file. If it does not exist and --config is not given, there are no contexts.
     pub(crate) fn load(flags: &Flags) -> Result<Self, Failure> {
         let Some(path) = path(flags) else {
             return Ok(Self::default());
@@ -87,11 +88,11 @@ impl File {
         toml::from_str(&text).map_err(|error| {
             Failure::usage(error.to_string().trim_end().to_owned())
                 .at(path.display().to_string())
-                .hint("correct the file, or write it anew with `curatorctl context set`")
+                .hint("correct the file, or remove it and run `curatorctl context set`")
         })
     }
 
-    /// The context that is meant; one that says nothing, if none is.
+    /// The selected context, or an empty one.
     pub(crate) fn chosen(mut self, flags: &Flags) -> Result<Context, Failure> {
         let Some(name) = flags.context.clone().or_else(|| self.current.take()) else {
             return Ok(Context::default());
@@ -102,17 +103,19 @@ impl File {
 
     fn no_context(&self, name: &str) -> Failure {
         let names: Vec<_> = self.contexts.keys().map(String::as_str).collect();
-        let failure = Failure::not_found(format!("there is no context {name:?}"));
+        let failure = Failure::not_found(format!("context {name:?} not found"));
         match names[..] {
-            [] => failure.hint("make one with `curatorctl context set`"),
-            _ => failure.hint(format!("there are: {}", names.join(", "))),
+            [] => failure.hint("create it with `curatorctl context set`"),
+            _ => failure.hint(format!("existing contexts: {}", names.join(", "))),
         }
     }
 
-    /// Takes what the flags say into a context.
+    /// Saves the given flags in a context.
     fn set(&mut self, name: &str, flags: &Flags) -> Result<(), Failure> {
         if name.is_empty() || name.contains(char::is_whitespace) {
-            return Err(Failure::usage(format!("{name:?} is no name for a context")));
+            return Err(Failure::usage(format!(
+                "invalid context name {name:?}: it must not be empty or contain white space"
+            )));
         }
         let mut context = self.contexts.get(name).cloned().unwrap_or_default();
         if !flags.endpoint.is_empty() {
@@ -132,7 +135,7 @@ impl File {
             (&mut context.key, &flags.key),
         ] {
             if let Some(file) = flag {
-                // It is to be found from anywhere.
+                // The path must work from any directory.
                 let absolute = std::path::absolute(file).map_err(|error| Failure::usage(error.to_string()))?;
                 *field = Some(absolute);
                 context.insecure_loopback_only = false;
@@ -148,7 +151,7 @@ impl File {
             context.timeout = Some(humantime::format_duration(timeout).to_string());
         }
         if context.endpoints.is_empty() {
-            return Err(Failure::usage("the context names no instance").hint("give --endpoint as well"));
+            return Err(Failure::usage("a context needs an endpoint").hint("add --endpoint"));
         }
         self.contexts.insert(name.to_owned(), context);
         self.current.get_or_insert_with(|| name.to_owned());
@@ -157,22 +160,23 @@ impl File {
 
     fn save(&self, flags: &Flags) -> Result<(), Failure> {
         let path = path(flags).ok_or_else(|| {
-            Failure::failed("it is not known where the file with the contexts is").hint("name it with --config")
+            Failure::failed("cannot locate the context file: neither XDG_CONFIG_HOME nor HOME is set")
+                .hint("give it with --config")
         })?;
         let text = toml::to_string_pretty(self)
-            .map_err(|error| Failure::failed(format!("the contexts cannot be written: {error}")))?;
+            .map_err(|error| Failure::failed(format!("cannot encode the contexts: {error}")))?;
         write(&path, &text).map_err(|error| Failure::failed(error.to_string()).at(path.display().to_string()))
     }
 }
 
-/// A file beside another.
+/// The same path with a suffix.
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(end);
     path.with_file_name(name)
 }
 
-/// Waits until nobody else changes the file; nobody does until what is returned is dropped, or its process ends.
+/// Locks the file against other processes that change it, until the returned file is dropped.
 fn lock(path: &Path) -> io::Result<fs::File> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
@@ -186,9 +190,9 @@ fn lock(path: &Path) -> io::Result<fs::File> {
     Ok(file)
 }
 
-/// Another file takes the place of the one that is there, so that there is always a whole one. For whoever has the lock.
+/// Replaces the file atomically. The caller holds the lock.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    // Where the file is a link, what it points to is replaced.
+    // A symbolic link stays; its target is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let partial = beside(&path, ".new");
     let mut file = fs::File::create(&partial)?;
@@ -197,7 +201,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(partial, path)
 }
 
-/// Where the file is.
+/// The path of the file.
 fn path(flags: &Flags) -> Option<PathBuf> {
     if let Some(path) = &flags.config {
         return Some(path.clone());
@@ -215,7 +219,7 @@ pub(crate) fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
         }
         None => None,
     };
-    // A file that is named and is not there yet is made by `set`.
+    // `set` creates a file that is given with --config and does not exist.
     let missing = flags.config.as_ref().is_some_and(|path| !path.exists());
     let mut file = match (&command, missing) {
         (Command::Set { .. }, true) => File::default(),
@@ -249,8 +253,8 @@ pub(crate) fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
     }
     file.save(flags)?;
     match &file.current {
-        Some(current) => say(&format!("the current context is {current}")),
-        None => say("no context is the current one"),
+        Some(current) => say(&format!("current context: {current}")),
+        None => say("no current context"),
     }
 }
 
@@ -298,8 +302,8 @@ mod tests {
             context: Some("two".into()),
             ..Flags::default()
         };
-        let failure = file.chosen(&other).expect_err("there is none");
-        assert!(failure.to_string().contains("there are: one"), "{failure}");
+        let failure = file.chosen(&other).expect_err("unknown context");
+        assert!(failure.to_string().contains("existing contexts: one"), "{failure}");
         File::default().chosen(&Flags::default()).expect("none is needed");
     }
 }

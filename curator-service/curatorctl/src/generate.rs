@@ -1,4 +1,4 @@
-//! Completions and manual pages, made from the declaration of the command line itself.
+//! Shell completions and manual pages, generated from the command-line declaration.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::Cli;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::say;
 
 #[derive(clap::Args)]
 pub(crate) struct Completions {
-    /// The shell.
+    /// Shell.
     shell: Shell,
 }
 
@@ -25,7 +25,7 @@ impl Completions {
 
 #[derive(clap::Args)]
 pub(crate) struct Man {
-    /// Where they are written: a page for each command.
+    /// Output directory: one page for each command.
     directory: PathBuf,
 }
 

@@ -1,23 +1,23 @@
-//! `curatorctl leader`: who leads.
+//! `curatorctl leader`: prints the leader.
 
 use std::time::Duration;
 
-use curator_identity::come_again;
+use curator_identity::retry_delay;
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::connect::{Cluster, leader_address};
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::Table;
 
-/// How long to wait before asking again, when it is not known who leads.
-const AGAIN: Duration = Duration::from_millis(250);
+/// How long to wait before the next poll.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Goes on, and prints each change.
+    /// Keep running and print each change.
     #[arg(long, short)]
     follow: bool,
 }
@@ -28,7 +28,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
         return follow(cluster).await;
     }
     let leader = reached.leader.ok_or_else(|| {
-        Failure::unavailable("nobody leads, as far as is known there")
+        Failure::unavailable("no leader")
             .at(reached.address)
             .hint("`curatorctl status` shows why")
     })?;
@@ -40,19 +40,19 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     cluster.settings.output.print(&data(&leader), &table)
 }
 
-/// Prints each leader, until it is told to end, from whichever instance answers.
+/// Prints each leader, as reported by any instance, until interrupted.
 async fn follow(cluster: &Cluster) -> Result<(), Failure> {
     let mut last = None;
     loop {
-        let mut wait = AGAIN;
+        let mut wait = RETRY_INTERVAL;
         for address in &cluster.settings.endpoints {
             let mut local = CuratorLocalClient::new(cluster.channel(address)?);
             let asked = local.get_current_leader(GetCurrentLeaderRequest {});
-            // One that hangs does not keep the others from being asked.
+            // The timeout keeps an instance that hangs from blocking the others.
             let answers = match timeout(cluster.settings.timeout, asked).await {
                 Ok(Ok(answers)) => answers,
                 Ok(Err(status)) => {
-                    wait = wait.max(come_again(&status).unwrap_or_default());
+                    wait = wait.max(retry_delay(&status).unwrap_or_default());
                     continue;
                 }
                 Err(_) => continue,

@@ -1,4 +1,4 @@
-//! `curatorctl log-level`: what the named instances log.
+//! `curatorctl log-level`: reads and sets the log filter of instances.
 
 use curator_proto::admin_api::instance_client::InstanceClient;
 use curator_proto::admin_api::{GetLogFilterRequest, SetLogFilterRequest};
@@ -6,20 +6,20 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use crate::connect::{Cluster, Reached};
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::Table;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A level (off, error, warn, info, debug or trace), or TARGET=LEVEL, or several with commas between them, such as
-    /// info,curator_election=debug. It holds until it is changed again, the instance's configuration is read again (SIGHUP), or
-    /// the instance ends [default: nothing is changed].
+    /// New log filter: a level (off, error, warn, info, debug or trace), TARGET=LEVEL, or several of them separated by
+    /// commas, such as info,curator_election=debug. It applies until the instance reloads its configuration (SIGHUP) or
+    /// restarts [default: print the current filter].
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
 }
 
-/// What came of it at one instance.
-struct Told {
+/// The log filter of one instance.
+struct FilterReport {
     address: String,
     filter: String,
     previous: Option<String>,
@@ -37,7 +37,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
             Err(failure) => failures.push(failure),
         }
     }
-    // Some may have changed although others have not.
+    // Some instances may have changed although others failed.
     if !told.is_empty() {
         let mut table = Table::new(&["INSTANCE", "FILTER", "BEFORE"]);
         for one in &told {
@@ -47,22 +47,23 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
                 one.previous.clone().unwrap_or_default(),
             ]);
         }
-        let data = |one: &Told| json!({"instance": one.address, "filter": one.filter, "previous": one.previous});
+        let data =
+            |one: &FilterReport| json!({"instance": one.address, "filter": one.filter, "previous": one.previous});
         let data: Value = told.iter().map(data).collect();
         cluster.settings.output.print(&data, &table)?;
     }
     Failure::several(failures, addresses.len()).map_or(Ok(()), Err)
 }
 
-/// Asks one instance itself: each has a filter of its own.
-async fn ask(cluster: &Cluster, address: &str, filter: Option<&str>) -> Result<Told, Failure> {
+/// Asks one instance: each has its own filter.
+async fn ask(cluster: &Cluster, address: &str, filter: Option<&str>) -> Result<FilterReport, Failure> {
     let reached = Reached {
         address: address.to_owned(),
         channel: cluster.channel(address)?,
         leader: None,
     };
     let mut instance = InstanceClient::new(reached.channel.clone());
-    let told = |filter: String, previous| Told {
+    let told = |filter: String, previous| FilterReport {
         address: address.to_owned(),
         filter,
         previous,

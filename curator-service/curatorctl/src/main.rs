@@ -1,4 +1,4 @@
-//! The `curatorctl` binary: a cluster's operator at any of its instances.
+//! The `curatorctl` binary: manages a cluster through any of its instances.
 
 mod bootstrap;
 mod cert;
@@ -6,34 +6,34 @@ mod configuration;
 mod confirm;
 mod connect;
 mod context;
-mod failure;
+mod error;
+mod flags;
 mod generate;
 mod leader;
 mod log_level;
 mod nodes;
 mod output;
-mod registered;
 mod settings;
 mod status;
 mod step_down;
 mod text;
 mod ticket;
-mod watch;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use connect::Cluster;
-use failure::Failure;
-use settings::{Flags, Settings};
+use error::Failure;
+use flags::Flags;
+use settings::Settings;
 
 /// Manages a cluster through any of its instances.
 ///
-/// What is asked goes to the first instance that answers, out of those that are named, and from there to the leader. Flags that
-/// are always the same belong into a context: see `curatorctl context`.
+/// Requests go to the first endpoint that responds, and from there to the leader. Save common flags in a context: see
+/// `curatorctl context`.
 ///
-/// Exit codes: 0 done, 1 failed or refused, 2 wrong arguments, 3 there is no such thing, 4 nobody answers, or not in time, 5 not
-/// allowed.
+/// Exit codes: 0 success, 1 failed or refused, 2 invalid arguments, 3 not found, 4 unavailable or timed out, 5
+/// permission denied.
 #[derive(Parser)]
 #[command(name = "curatorctl", version = curator_version::VERSION, about, long_about, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -46,46 +46,46 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Shows all instances side by side: their roles, the term, and the consensus as each finds it.
+    /// Shows all instances: role, term, leader, and the health of etcd as each instance sees it.
     #[command(after_help = "Examples:\n  curatorctl status --watch")]
     Status(status::Args),
-    /// Prints who leads.
+    /// Prints the leader.
     #[command(after_help = "Examples:\n  curatorctl leader --follow")]
     Leader(leader::Args),
-    /// Makes the leader step down, so that another instance leads. No call fails because of it.
+    /// Transfers the leadership to another instance. No call fails.
     #[command(after_help = "Examples:\n  curatorctl step-down --to metropolis-0123456789abcdef0123456789abcdef")]
     StepDown(step_down::Args),
-    /// Prints what the named instances log, or changes it: each of them has a filter of its own.
+    /// Prints or changes the log filter of the given instances. Each instance has its own filter.
     #[command(after_help = "Examples:\n  curatorctl log-level info,curator_election=debug --endpoint 10.0.0.1:7835")]
     LogLevel(log_level::Args),
-    /// Looks at the nodes of the cluster, and changes them.
+    /// Lists and changes nodes.
     #[command(after_help = "Examples:\n  curatorctl nodes pending\n  curatorctl nodes list -l rack=r1")]
     #[command(subcommand)]
     Nodes(nodes::Command),
-    /// Prints the ticket that new nodes register with, in hex, or makes another one. It is a secret.
+    /// Prints or rotates the register ticket, which new nodes register with. The ticket is a secret.
     #[command(after_help = "Examples:\n  curatorctl ticket\n  curatorctl ticket rotate --yes")]
     Ticket(ticket::Args),
-    /// Looks at the configuration of the cluster, and changes it.
+    /// Prints and changes the cluster configuration.
     #[command(after_help = "Examples:\n  curatorctl config get")]
     #[command(subcommand)]
     Config(configuration::Command),
-    /// Says how a cluster is made.
+    /// Explains how to create a cluster: with `curator bootstrap`.
     #[command(after_help = "Examples:\n  curatorctl bootstrap")]
     Bootstrap,
-    /// Certificates: of the cluster, of its owner, and any that are in files.
+    /// Fetches, renews, shows and verifies certificates.
     #[command(after_help = "Examples:\n  curatorctl cert verify owner.pem --ca ca.pem")]
     #[command(subcommand)]
     Cert(cert::Command),
-    /// Contexts: what is said once and for all of a cluster.
+    /// Manages contexts: saved flags for a cluster.
     #[command(
         after_help = "Examples:\n  curatorctl context set home --endpoint 10.0.0.1:7835 --ca ca.pem\n  curatorctl context list"
     )]
     #[command(subcommand)]
     Context(context::Command),
-    /// Prints the completions for a shell.
+    /// Prints shell completions.
     #[command(after_help = "Examples:\n  curatorctl completions bash")]
     Completions(generate::Completions),
-    /// Writes the manual pages into a directory.
+    /// Writes the manual pages to a directory.
     #[command(hide = true)]
     Man(generate::Man),
 }
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
-    // What needs no cluster needs no settings that name one.
+    // These commands need no endpoint.
     match command {
         Command::Bootstrap => return bootstrap::run(),
         Command::Context(command) => return context::run(flags, command),
@@ -113,7 +113,7 @@ fn run(flags: &Flags, command: Command) -> Result<(), Failure> {
     }
     let cluster = Cluster::new(Settings::resolve(flags)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::failed(format!("the runtime cannot be made: {error}")))?;
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start the async runtime: {error}")))?;
     runtime.block_on(async {
         match command {
             Command::Status(args) => status::run(&cluster, &args).await,
@@ -139,7 +139,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Each command's help has examples, all of which can be parsed, and its own flags stand before those of all.
+    /// The help of each command has examples that parse, and lists its own flags before the global ones.
     #[test]
     fn help_has_examples_and_the_own_flags_first() {
         use clap::CommandFactory;

@@ -1,18 +1,18 @@
-//! What is printed: a table for people, JSON or YAML for programs.
+//! Output formats: tables for people, JSON and YAML for programs.
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table as Columns};
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::error::Failure;
 
-/// How answers look.
+/// Output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// A table that fits 80 columns.
     #[default]
     Table,
-    /// The same with all there is, however wide that is.
+    /// A table with all columns.
     Wide,
     /// One JSON document.
     Json,
@@ -20,7 +20,7 @@ pub(crate) enum Format {
     Yaml,
 }
 
-/// Rows under a head, for people.
+/// A table with a header row.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     head: &'static [&'static str],
@@ -32,7 +32,7 @@ impl Table {
         Self { head, rows: Vec::new() }
     }
 
-    /// One row; what is empty is shown as a dash.
+    /// Adds a row; an empty cell is printed as a dash.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let dash = |cell: String| if cell.is_empty() { "-".to_owned() } else { cell };
         self.rows.push(cells.into_iter().map(dash).collect());
@@ -46,7 +46,7 @@ impl Table {
         for row in &self.rows {
             table.add_row(row);
         }
-        // The gap on the left of the first column, and what fills up the last one, say nothing.
+        // Without the padding at both ends of a line.
         let lines: Vec<_> = table
             .lines()
             .map(|line| line.trim_end().get(1..).unwrap_or_default().to_owned())
@@ -56,24 +56,24 @@ impl Table {
 }
 
 impl Format {
-    /// The text of an answer. The data are the whole of it; the table may leave something out.
+    /// Renders a result. The data are complete; the table may omit fields.
     pub(crate) fn render(self, data: &Value, table: &Table) -> Result<String, Failure> {
         match self {
             Self::Table | Self::Wide => Ok(table.render()),
             Self::Json => serde_json::to_string_pretty(data)
-                .map_err(|error| Failure::failed(format!("this cannot be written as JSON: {error}"))),
+                .map_err(|error| Failure::failed(format!("cannot encode JSON: {error}"))),
             Self::Yaml => serde_saphyr::to_string(data)
                 .map(|text| text.trim_end().to_owned())
-                .map_err(|error| Failure::failed(format!("this cannot be written as YAML: {error}"))),
+                .map_err(|error| Failure::failed(format!("cannot encode YAML: {error}"))),
         }
     }
 
-    /// Prints it.
+    /// Prints a result.
     pub(crate) fn print(self, data: &Value, table: &Table) -> Result<(), Failure> {
         say(&self.render(data, table)?)
     }
 
-    /// Prints one of many: a line of text, or of JSON.
+    /// Prints one item of a stream: a line of text or JSON, or a YAML document.
     pub(crate) fn print_one(self, data: &Value, text: &str) -> Result<(), Failure> {
         match self {
             Self::Table | Self::Wide => say(text),
@@ -83,14 +83,14 @@ impl Format {
     }
 }
 
-/// A line on standard output. Whoever reads it may have gone, as `head` does.
+/// Prints a line on standard output. Exits if the reader closed the pipe, as `head` does.
 pub(crate) fn say(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(|error| Failure::failed(format!("standard output: {error}"))),
+        other => other.map_err(|error| Failure::failed(format!("cannot write to standard output: {error}"))),
     }
 }
 

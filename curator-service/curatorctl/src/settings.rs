@@ -1,87 +1,18 @@
-//! Which cluster, and as whom: from the flags, the environment and the context, in that order of strength.
+//! Which cluster to call and which credentials to use: flags override the environment, which overrides the context.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use curator_identity::{ClientCredentials, Trust, read_certificate, read_private_key};
 
 use crate::context::{Context, File};
-use crate::failure::Failure;
+use crate::error::Failure;
+use crate::flags::{DEFAULT_TIMEOUT, Flags};
 use crate::output::Format;
 use crate::text::parse_duration;
 
-/// How long everything may take, unless it is said.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The head of the flags of all commands in a command's help: its own come first.
-const EVERYWHERE: &str = "Options of all commands";
-
-/// The flags of all commands.
-#[derive(Args, Clone, Debug, Default)]
-pub(crate) struct Flags {
-    /// An instance, as host:port; with commas, or repeated, for several, of which the first that answers is asked.
-    #[arg(
-        long, help_heading = EVERYWHERE,
-        short,
-        global = true,
-        env = "CURATORCTL_ENDPOINTS",
-        value_name = "ADDRESS",
-        value_delimiter = ','
-    )]
-    pub(crate) endpoint: Vec<String>,
-
-    /// The certificate of the cluster's authority, PEM: whoever has none of it is not taken for the cluster.
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CA", value_name = "FILE")]
-    pub(crate) ca: Option<PathBuf>,
-
-    /// The id of a node that is a member of the consensus; with commas, or repeated, for several. Then only these are taken for
-    /// instances of the cluster, and not whatever node proves to be a member.
-    #[arg(
-        long, help_heading = EVERYWHERE,
-        global = true,
-        env = "CURATORCTL_MEMBERS",
-        value_name = "NODE",
-        value_delimiter = ','
-    )]
-    pub(crate) member: Vec<String>,
-
-    /// Takes any node of the cluster for an instance, also one that does not prove to be a member of the consensus: for a cluster that
-    /// the original leads, or an earlier release.
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_ANY_NODE", conflicts_with = "member")]
-    pub(crate) any_node: bool,
-
-    /// The certificate to show, PEM.
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CERT", value_name = "FILE")]
-    pub(crate) cert: Option<PathBuf>,
-
-    /// The private key of the certificate, PEM.
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_KEY", value_name = "FILE")]
-    pub(crate) key: Option<PathBuf>,
-
-    /// Without TLS: for instances on this host that run without it. They recognize nobody.
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_INSECURE_LOOPBACK_ONLY", conflicts_with_all = ["ca", "member", "any_node", "cert", "key"])]
-    pub(crate) insecure_loopback_only: bool,
-
-    /// How long everything may take together [default: 10s].
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_TIMEOUT", value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) timeout: Option<Duration>,
-
-    /// How the answer looks.
-    #[arg(long, help_heading = EVERYWHERE, short, global = true, value_enum, value_name = "FORMAT", default_value_t)]
-    pub(crate) output: Format,
-
-    /// The context to use instead of the current one.
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CONTEXT", value_name = "NAME")]
-    pub(crate) context: Option<String>,
-
-    /// The file with the contexts [default: curatorctl/config.toml in $XDG_CONFIG_HOME or ~/.config].
-    #[arg(long, help_heading = EVERYWHERE, global = true, env = "CURATORCTL_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-}
-
-/// What all of that comes to.
+/// The merged settings of a command.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) endpoints: Vec<String>,
@@ -96,7 +27,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Puts together what is said.
+    /// Merges the flags with the context they select.
     pub(crate) fn resolve(flags: &Flags) -> Result<Self, Failure> {
         let context = File::load(flags)?.chosen(flags)?;
         Self::merge(flags, context)
@@ -108,27 +39,27 @@ impl Settings {
             endpoints = context.endpoints;
         }
         if endpoints.is_empty() {
-            return Err(Failure::usage("no instance is named").hint(
-                "name one with --endpoint, such as --endpoint 192.0.2.1:7835, or once and for all with `curatorctl context set`",
+            return Err(Failure::usage("no endpoint given").hint(
+                "give one, such as --endpoint 192.0.2.1:7835, or save one in a context with `curatorctl context set`",
             ));
         }
         let timeout = match (flags.timeout, context.timeout) {
             (Some(timeout), _) => timeout,
             (None, Some(text)) => parse_duration(&text)
-                .map_err(|wrong| Failure::usage(format!("the context's timeout {text:?}: {wrong}")))?,
-            (None, None) => TIMEOUT,
+                .map_err(|wrong| Failure::usage(format!("invalid timeout {text:?} in the context: {wrong}")))?,
+            (None, None) => DEFAULT_TIMEOUT,
         };
-        // A context with TLS does not take away a flag without, and the other way round.
-        let tls_said = flags.ca.is_some() || flags.cert.is_some() || flags.key.is_some();
-        let plain = flags.insecure_loopback_only || (context.insecure_loopback_only && !tls_said);
+        // TLS flags override a context without TLS; --insecure-loopback-only overrides a context with TLS.
+        let tls_flags = flags.ca.is_some() || flags.cert.is_some() || flags.key.is_some();
+        let plain = flags.insecure_loopback_only || (context.insecure_loopback_only && !tls_flags);
         if plain && let Some(far) = endpoints.iter().find(|endpoint| !is_loopback(endpoint)) {
             return Err(Failure::usage(format!(
-                "{far} is not on this host: without TLS only 127.0.0.1 and ::1 are called"
+                "{far} is not a loopback address: without TLS, only 127.0.0.1 and ::1 are allowed"
             )));
         }
         Ok(Self {
             endpoints,
-            // Those of the context are of its cluster.
+            // The context's members belong to the context's cluster, so --ca discards them.
             any_node: flags.any_node || (context.any_node && flags.ca.is_none() && flags.member.is_empty()),
             members: match (flags.member.is_empty() && !flags.any_node, flags.ca.is_none()) {
                 (false, _) => flags.member.clone(),
@@ -144,7 +75,7 @@ impl Settings {
         })
     }
 
-    /// Whom to take for the cluster.
+    /// Which peers to accept as instances of the cluster.
     pub(crate) fn trust(&self) -> Result<Trust, Failure> {
         let ca = self.authority()?;
         Ok(match self.members.as_slice() {
@@ -157,31 +88,31 @@ impl Settings {
         })
     }
 
-    /// The certificate of the cluster's authority, DER.
+    /// The cluster's CA certificate, DER.
     pub(crate) fn authority(&self) -> Result<Vec<u8>, Failure> {
         let ca = self.ca.as_ref().ok_or_else(|| {
-            Failure::usage("it is not said which cluster this is")
-                .hint("give the certificate of its authority with --ca; `curatorctl cert ca --out ca.pem` fetches it")
+            Failure::usage("no CA certificate given")
+                .hint("give the cluster's CA certificate with --ca; `curatorctl cert ca --out ca.pem` fetches it")
         })?;
         Ok(read_certificate(ca)?)
     }
 
-    /// What to show.
+    /// The client credentials.
     pub(crate) fn credentials(&self) -> Result<ClientCredentials, Failure> {
         let trust = self.trust()?;
         let made = match (&self.cert, &self.key) {
-            (None, None) => ClientCredentials::nobody(trust),
+            (None, None) => ClientCredentials::anonymous(trust),
             (Some(certificate), Some(key)) => {
                 ClientCredentials::with_certificate(trust, read_certificate(certificate)?, &read_private_key(key)?)
             }
-            (Some(_), None) => return Err(Failure::usage("a certificate is of no use without its --key")),
-            (None, Some(_)) => return Err(Failure::usage("a key is of no use without its --cert")),
+            (Some(_), None) => return Err(Failure::usage("--cert requires --key")),
+            (None, Some(_)) => return Err(Failure::usage("--key requires --cert")),
         };
         made.map_err(|error| Failure::usage(error.to_string()))
     }
 }
 
-/// Whether a `host:port` is on this host.
+/// Whether a `host:port` is a loopback address.
 pub(crate) fn is_loopback(address: &str) -> bool {
     let Some((host, _)) = address.rsplit_once(':') else {
         return false;
@@ -273,7 +204,7 @@ mod tests {
             ..flags()
         };
         assert!(any(&said, context()));
-        // It was said of another cluster.
+        // The setting of the context is about another cluster.
         let other_cluster = Flags {
             ca: Some("other.pem".into()),
             ..flags()
@@ -307,9 +238,9 @@ mod tests {
             endpoint: vec!["192.0.2.1:7835".into()],
             ..Flags::default()
         };
-        let failure = Settings::merge(&far, Context::default()).expect_err("far away");
+        let failure = Settings::merge(&far, Context::default()).expect_err("not loopback");
         assert!(
-            failure.to_string().contains("192.0.2.1:7835 is not on this host"),
+            failure.to_string().contains("192.0.2.1:7835 is not a loopback address"),
             "{failure}"
         );
         for (address, near) in [

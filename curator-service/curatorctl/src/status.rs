@@ -1,4 +1,4 @@
-//! `curatorctl status`: all instances side by side.
+//! `curatorctl status`: all instances in one table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -14,26 +14,25 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::connect::{Cluster, ask_leader, leader_address};
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::{Format, Table, say};
 use crate::settings::is_loopback;
 use crate::text::{for_people, hex, parse_duration, seconds};
 
-/// What one instance may take: it asks its consensus meanwhile, for at most half as long.
-const EACH: Duration = Duration::from_secs(5);
+/// Timeout of one instance, which queries etcd meanwhile for at most half of it.
+const INSTANCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Goes on, and draws it anew again and again.
+    /// Keep running and refresh the table.
     #[arg(long, short)]
     watch: bool,
 
-    /// How often, with --watch.
+    /// Refresh interval of --watch.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
 
-    /// Waits until each instance that is known answers and follows the same leader, and shows it then; after so long it gives up, and
-    /// shows what there is.
+    /// Wait until all known instances respond and report the same leader, for at most this long; then print the table.
     #[arg(
         long,
         value_name = "DURATION",
@@ -46,8 +45,8 @@ pub(crate) struct Args {
     wait: Option<Duration>,
 }
 
-/// Between two looks of --wait.
-const AGAIN: Duration = Duration::from_millis(250);
+/// Poll interval of --wait.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     if let Some(wait) = args.wait {
@@ -66,7 +65,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
         }
         let for_people = matches!(format, Format::Table | Format::Wide);
         if for_people && std::io::stdout().is_terminal() {
-            // To the upper left, and nothing of what was there.
+            // Cursor to the upper left, and clear the screen.
             say("\x1b[H\x1b[2J\x1b[3J")?;
         }
         match for_people {
@@ -77,36 +76,36 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     }
 }
 
-/// Waits until all is as it should be, and shows it.
+/// Waits until all instances agree, and prints the table.
 async fn settled(cluster: &Cluster, wait: Duration) -> Result<(), Failure> {
     let end = Instant::now() + wait;
     loop {
         let instances = gather(cluster, end.min(Instant::now() + cluster.settings.timeout)).await?;
         let verdict = verdict(&instances);
-        let differ = differ(&instances);
-        if verdict.is_ok() && differ.is_none() {
+        let disagreement = disagreement(&instances);
+        if verdict.is_ok() && disagreement.is_none() {
             return say(&rendered(cluster.settings.output, &instances)?);
         }
-        if Instant::now() + AGAIN >= end {
+        if Instant::now() + POLL_INTERVAL >= end {
             say(&rendered(cluster.settings.output, &instances)?)?;
             verdict?;
-            let why = differ.unwrap_or_default();
+            let why = disagreement.unwrap_or_default();
             return Err(
                 Failure::unavailable(format!("after {}, {why}", for_people(wait.as_secs_f64())))
-                    .hint("the table and its notes say what each instance finds"),
+                    .hint("see the table and its notes for the state of each instance"),
             );
         }
-        sleep(AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Why not all instances are at the same leader, unless they are.
-fn differ(instances: &[Instance]) -> Option<String> {
+/// Why the instances do not agree on a leader; `None` if they agree.
+fn disagreement(instances: &[Instance]) -> Option<String> {
     let silent = instances
         .iter()
-        .find(|instance| matches!(instance.said, Said::Nothing(_)));
+        .find(|instance| matches!(instance.report, InstanceReport::Unreachable(_)));
     if let Some(silent) = silent {
-        return Some(format!("{} does not answer", silent.address));
+        return Some(format!("{} does not respond", silent.address));
     }
     let mut leaders: Vec<_> = instances.iter().map(Instance::leader).collect();
     if let Some(at) = leaders.iter().position(Option::is_none) {
@@ -115,75 +114,75 @@ fn differ(instances: &[Instance]) -> Option<String> {
     leaders.dedup();
     let named: Vec<_> = leaders.iter().flatten().copied().collect();
     if named.len() > 1 {
-        return Some(format!("the instances name several leaders: {}", named.join(", ")));
+        return Some(format!("the instances report several leaders: {}", named.join(", ")));
     }
     let leads = named.first().copied().unwrap_or_default();
     (!instances.iter().any(|instance| instance.node_id() == leads))
-        .then(|| format!("the leader {leads} does not answer"))
+        .then(|| format!("the leader {leads} does not respond"))
 }
 
-/// An instance, and what it says of itself.
+/// An instance and its report.
 struct Instance {
-    /// Where it was asked.
+    /// The address that it was called at.
     address: String,
-    said: Said,
+    report: InstanceReport,
 }
 
-enum Said {
-    /// All.
+enum InstanceReport {
+    /// The full status.
     Status(Box<GetInstanceStatusResponse>),
-    /// What anybody is told: whom it takes for the leader, if anybody. With why that is all.
+    /// Only the leader, which needs no authentication, and why the status is missing.
     Leader(Option<GetCurrentLeaderResponse>, String),
-    /// Nothing.
-    Nothing(String),
+    /// No response, and why.
+    Unreachable(String),
 }
 
 impl Instance {
     fn node_id(&self) -> &str {
-        match &self.said {
-            Said::Status(status) => &status.node_id,
-            Said::Leader(Some(leader), _) => &leader.this_node_id,
-            Said::Leader(None, _) | Said::Nothing(_) => "",
+        match &self.report {
+            InstanceReport::Status(status) => &status.node_id,
+            InstanceReport::Leader(Some(leader), _) => &leader.this_node_id,
+            InstanceReport::Leader(None, _) | InstanceReport::Unreachable(_) => "",
         }
     }
 
-    /// Addresses of instances that it knows.
-    fn knows(&self) -> Vec<String> {
-        match &self.said {
-            Said::Status(status) => {
+    /// Addresses of other instances that it reports.
+    fn known_addresses(&self) -> Vec<String> {
+        match &self.report {
+            InstanceReport::Status(status) => {
                 let leader = status.leader.iter().map(|leader| leader.address.clone());
                 let candidates = status.candidates.iter().map(|candidate| candidate.address.clone());
                 leader.chain(candidates).filter(|address| !address.is_empty()).collect()
             }
-            Said::Leader(Some(leader), _) => leader_address(leader).into_iter().collect(),
-            Said::Leader(None, _) | Said::Nothing(_) => Vec::new(),
+            InstanceReport::Leader(Some(leader), _) => leader_address(leader).into_iter().collect(),
+            InstanceReport::Leader(None, _) | InstanceReport::Unreachable(_) => Vec::new(),
         }
     }
 
-    /// The node id of whom it takes for the leader.
+    /// The node id of the leader that it reports.
     fn leader(&self) -> Option<&str> {
-        match &self.said {
-            Said::Status(status) => status.leader.as_ref().map(|leader| &*leader.node_id),
-            Said::Leader(Some(leader), _) => Some(&leader.leader_node_id),
-            Said::Leader(None, _) | Said::Nothing(_) => None,
+        match &self.report {
+            InstanceReport::Status(status) => status.leader.as_ref().map(|leader| &*leader.node_id),
+            InstanceReport::Leader(Some(leader), _) => Some(&leader.leader_node_id),
+            InstanceReport::Leader(None, _) | InstanceReport::Unreachable(_) => None,
         }
     }
 
     fn knows_leader(&self) -> bool {
-        match &self.said {
-            Said::Status(status) => status.leader.is_some(),
-            Said::Leader(leader, _) => leader.is_some(),
-            Said::Nothing(_) => false,
+        match &self.report {
+            InstanceReport::Status(status) => status.leader.is_some(),
+            InstanceReport::Leader(leader, _) => leader.is_some(),
+            InstanceReport::Unreachable(_) => false,
         }
     }
 }
 
-/// Asks the instances that are named, and those that they name.
+/// Queries the given instances and those that they report.
 async fn gather(cluster: &Cluster, deadline: Instant) -> Result<Vec<Instance>, Failure> {
     let mut asked = BTreeSet::new();
     let mut found: Vec<Instance> = Vec::new();
     let mut to_ask = cluster.settings.endpoints.clone();
-    // Those that are named, those that they name, and once more for who has just come.
+    // The given instances, those that they report, and one more round for instances that joined meanwhile.
     for _ in 0..3 {
         to_ask.retain(|address| {
             let may = !cluster.settings.plain || is_loopback(address);
@@ -193,18 +192,18 @@ async fn gather(cluster: &Cluster, deadline: Instant) -> Result<Vec<Instance>, F
         for address in to_ask.drain(..) {
             let channel = cluster.channel(&address)?;
             asking.push(async move {
-                let said = ask(channel, deadline.min(Instant::now() + EACH)).await;
-                Instance { address, said }
+                let report = ask(channel, deadline.min(Instant::now() + INSTANCE_TIMEOUT)).await;
+                Instance { address, report }
             });
         }
         let answers = join_all(asking).await;
-        to_ask = answers.iter().flat_map(Instance::knows).collect();
+        to_ask = answers.iter().flat_map(Instance::known_addresses).collect();
         found.extend(answers);
         if to_ask.is_empty() {
             break;
         }
     }
-    // The same instance at several addresses counts once.
+    // An instance with several addresses counts once.
     let mut by_node = BTreeMap::new();
     let mut silent = Vec::new();
     for instance in found {
@@ -218,47 +217,47 @@ async fn gather(cluster: &Cluster, deadline: Instant) -> Result<Vec<Instance>, F
     Ok(by_node.into_values().chain(silent).collect())
 }
 
-async fn ask(channel: Channel, deadline: Instant) -> Said {
+async fn ask(channel: Channel, deadline: Instant) -> InstanceReport {
     let mut client = InstanceClient::new(channel.clone());
     let mut request = Request::new(GetInstanceStatusRequest {});
     request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     let refused = match within(deadline, client.get_instance_status(request)).await {
-        Ok(status) => return Said::Status(Box::new(status.into_inner())),
+        Ok(status) => return InstanceReport::Status(Box::new(status.into_inner())),
         Err(refused) => refused,
     };
-    // What anybody may know is better than nothing.
+    // Fall back to the call that needs no authentication.
     let all = match refused.code() {
-        Code::Unauthenticated | Code::PermissionDenied => "tells the rest to users with a certificate",
-        Code::Unimplemented => "is of another version",
-        _ => return Said::Nothing(reason(&refused)),
+        Code::Unauthenticated | Code::PermissionDenied => "the full status needs a user certificate",
+        Code::Unimplemented => "the instance runs a version without this call",
+        _ => return InstanceReport::Unreachable(reason(&refused)),
     };
     match within(deadline, ask_leader(channel)).await {
-        Ok(leader) => Said::Leader(Some(leader), all.to_owned()),
-        Err(status) if status.code() == Code::Unavailable => Said::Leader(None, reason(&status)),
-        Err(status) => Said::Nothing(reason(&status)),
+        Ok(leader) => InstanceReport::Leader(Some(leader), all.to_owned()),
+        Err(status) if status.code() == Code::Unavailable => InstanceReport::Leader(None, reason(&status)),
+        Err(status) => InstanceReport::Unreachable(reason(&status)),
     }
 }
 
 async fn within<T>(deadline: Instant, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let answer = timeout_at(deadline, call).await;
-    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("timed out")))
 }
 
 fn reason(status: &Status) -> String {
-    crate::failure::transport(status).unwrap_or_else(|| status.message().to_owned())
+    crate::error::transport(status).unwrap_or_else(|| status.message().to_owned())
 }
 
-/// Whether that is how it should be.
+/// Fails unless there is exactly one leader and one etcd cluster.
 fn verdict(instances: &[Instance]) -> Result<(), Failure> {
-    let silent = |instance: &Instance| matches!(instance.said, Said::Nothing(_));
+    let silent = |instance: &Instance| matches!(instance.report, InstanceReport::Unreachable(_));
     if instances.iter().all(silent) {
-        return Err(Failure::unavailable("no instance answers")
-            .hint("see whether they run, and whether --ca is that of their cluster"));
+        return Err(Failure::unavailable("no instance responds")
+            .hint("check that they run and that --ca is the CA of their cluster"));
     }
     if !instances.iter().any(Instance::knows_leader) {
-        return Err(Failure::unavailable("nobody leads").hint("see whether a majority of the consensus' members runs"));
+        return Err(Failure::unavailable("no leader").hint("check that a majority of the etcd members runs"));
     }
-    let leads = |instance: &&Instance| matches!(&instance.said, Said::Status(status) if status.role() == Role::Leader);
+    let leads = |instance: &&Instance| matches!(&instance.report, InstanceReport::Status(status) if status.role() == Role::Leader);
     let leaders: Vec<_> = instances
         .iter()
         .filter(leads)
@@ -266,31 +265,33 @@ fn verdict(instances: &[Instance]) -> Result<(), Failure> {
         .collect();
     if leaders.len() > 1 {
         return Err(Failure::unavailable(format!("several instances lead: {}", leaders.join(", "))).hint(
-            "ask again: it may be a change of leader; if it stays so, see whether --etcd-endpoints of the instances name members of one etcd cluster",
+            "retry: the leader may be changing. If this persists, check that --etcd-endpoints of all instances belong to one \
+             etcd cluster",
         ));
     }
     let clusters = clusters(instances);
     if clusters.len() > 1 {
         let list = clusters
             .iter()
-            .map(|(id, named_by)| format!("{id:x} ({})", named_by.join(", ")));
+            .map(|(id, reported_by)| format!("{id:x} ({})", reported_by.join(", ")));
         return Err(Failure::unavailable(format!(
-            "the instances' endpoints are members of {} etcd clusters: {}",
+            "the instances use {} etcd clusters: {}",
             clusters.len(),
             list.collect::<Vec<_>>().join("; ")
         ))
         .hint(
-            "see whether a member was started without --initial-cluster, or restored as a cluster of its own; it has to join the others anew",
+            "check whether a member was started without --initial-cluster, or restored as its own cluster; it must rejoin \
+             the others",
         ));
     }
     Ok(())
 }
 
-/// The ids of etcd clusters that are named, each with the instances and endpoints that name it.
+/// The ids of the etcd clusters in use, each with the instances and endpoints that report it.
 fn clusters(instances: &[Instance]) -> BTreeMap<u64, Vec<&str>> {
     let mut clusters: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     for instance in instances {
-        let Said::Status(status) = &instance.said else {
+        let InstanceReport::Status(status) = &instance.report else {
             continue;
         };
         let Some(consensus) = &status.consensus else { continue };
@@ -298,10 +299,10 @@ fn clusters(instances: &[Instance]) -> BTreeMap<u64, Vec<&str>> {
             .endpoints
             .iter()
             .map(|endpoint| (endpoint.cluster_id, &*endpoint.url));
-        for (id, named_by) in endpoints.chain([(consensus.cluster_id, &*instance.address)]) {
+        for (id, reported_by) in endpoints.chain([(consensus.cluster_id, &*instance.address)]) {
             let named = clusters.entry(id).or_default();
-            if !named.contains(&named_by) {
-                named.push(named_by);
+            if !named.contains(&reported_by) {
+                named.push(reported_by);
             }
         }
     }
@@ -318,7 +319,7 @@ fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// All of it in this form: of the table, what fits a terminal of 80 columns, and what there is to note below it.
+/// Renders the reports. The narrow table fits 80 columns and has the notes below it.
 fn rendered(format: Format, instances: &[Instance]) -> Result<String, Failure> {
     let data = data(instances);
     if format != Format::Table {
@@ -335,13 +336,20 @@ fn rendered(format: Format, instances: &[Instance]) -> Result<String, Failure> {
                 if named.is_empty() { "-" } else { named }
             )));
         }
-        // The own member's name is mostly that of the node.
+        // The name of the preferred member is usually the name of the node.
         let health = consensus
             .split_once(' ')
             .map_or(&*consensus, |(_, health)| health)
             .to_owned();
         let leader = leader.strip_prefix("metropolis-").unwrap_or(&leader).to_owned();
-        narrow.row([cut(named, 19), role, term, cut(&leader, 8), left, cut(&health, 16)]);
+        narrow.row([
+            truncate(named, 19),
+            role,
+            term,
+            truncate(&leader, 8),
+            left,
+            truncate(&health, 16),
+        ]);
     }
     let mut text = format.render(&data, &narrow)?;
     for note in notes {
@@ -351,12 +359,12 @@ fn rendered(format: Format, instances: &[Instance]) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The beginning of a name: what tells it from others as a rule. `-o wide` has all of it.
-fn cut(text: &str, longest: usize) -> String {
-    text.chars().take(longest).collect()
+/// The first characters of a name. `-o wide` prints all of it.
+fn truncate(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
 }
 
-/// Lines of at most 80 columns, unless a word is longer; those after the first are indented.
+/// Wraps a text at 80 columns and indents the lines after the first.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -398,23 +406,23 @@ fn table(instances: &[Instance]) -> Table {
 
 fn cells(instance: &Instance) -> [String; 13] {
     let empty = String::new;
-    match &instance.said {
-        Said::Status(status) => {
+    match &instance.report {
+        InstanceReport::Status(status) => {
             let people =
                 |duration: Option<&prost_types::Duration>| seconds(duration).map(for_people).unwrap_or_default();
             let leader = status.leader.as_ref();
             let mut note = status.undetermined_reason.clone();
             if let Some(silent) = seconds(status.leader_silent.as_ref()).filter(|silent| *silent >= 1.0) {
-                note = format!("nothing heard of the leader for {}", for_people(silent));
+                note = format!("no response from the leader for {}", for_people(silent));
             }
             if !status.unreached_by.is_empty() {
                 note = format!(
-                    "not reached at {} by {}: see its --advertise, and the network",
+                    "unreachable at {} from {}: check --advertise and the network",
                     status.address,
                     status.unreached_by.join(", ")
                 );
             }
-            if let Some(wrong) = status.consensus.as_ref().and_then(wrong_with) {
+            if let Some(wrong) = status.consensus.as_ref().and_then(consensus_problem) {
                 note = if note.is_empty() {
                     wrong
                 } else {
@@ -435,11 +443,11 @@ fn cells(instance: &Instance) -> [String; 13] {
                 status.address.clone(),
                 status.version.clone(),
                 people(status.uptime.as_ref()),
-                status.consensus.as_ref().map(in_short).unwrap_or_default(),
+                status.consensus.as_ref().map(consensus_summary).unwrap_or_default(),
                 note,
             ]
         }
-        Said::Leader(leader, note) => {
+        InstanceReport::Leader(leader, note) => {
             let (node, role, leads) = match leader {
                 Some(leader) if leader.this_node_id == leader.leader_node_id => {
                     (leader.this_node_id.clone(), "leader", leader.leader_node_id.clone())
@@ -447,17 +455,17 @@ fn cells(instance: &Instance) -> [String; 13] {
                 Some(leader) => (leader.this_node_id.clone(), "follower", leader.leader_node_id.clone()),
                 None => (empty(), "undetermined", empty()),
             };
-            told_little([node, role.to_owned(), empty(), leads], instance, note)
+            partial_cells([node, role.to_owned(), empty(), leads], instance, note)
         }
-        Said::Nothing(why) => {
+        InstanceReport::Unreachable(why) => {
             let unreachable = [empty(), "unreachable".to_owned(), empty(), empty()];
-            told_little(unreachable, instance, why)
+            partial_cells(unreachable, instance, why)
         }
     }
 }
 
-/// The cells of an instance that says little of itself.
-fn told_little([node, role, term, leads]: [String; 4], instance: &Instance, note: &str) -> [String; 13] {
+/// The cells of an instance without a full status.
+fn partial_cells([node, role, term, leads]: [String; 4], instance: &Instance, note: &str) -> [String; 13] {
     let mut cells: [String; 13] = Default::default();
     [cells[0], cells[1], cells[2], cells[3]] = [node, role, term, leads];
     cells[8].clone_from(&instance.address);
@@ -465,8 +473,8 @@ fn told_little([node, role, term, leads]: [String; 4], instance: &Instance, note
     cells
 }
 
-/// The member that the instance prefers, and how many answer.
-fn in_short(consensus: &Consensus) -> String {
+/// The preferred member, and how many are healthy.
+fn consensus_summary(consensus: &Consensus) -> String {
     if !consensus.running {
         return "not running".to_owned();
     }
@@ -487,7 +495,7 @@ fn member_name<'a>(consensus: &'a Consensus, endpoint: &'a consensus::Endpoint) 
     member.map_or(&endpoint.url, |member| &member.name)
 }
 
-fn wrong_with(consensus: &Consensus) -> Option<String> {
+fn consensus_problem(consensus: &Consensus) -> Option<String> {
     if !consensus.running {
         return Some(consensus.not_running_reason.clone());
     }
@@ -496,35 +504,35 @@ fn wrong_with(consensus: &Consensus) -> Option<String> {
 }
 
 fn data(instances: &[Instance]) -> Value {
-    instances.iter().map(one).collect::<Vec<_>>().into()
+    instances.iter().map(to_json).collect::<Vec<_>>().into()
 }
 
-fn one(instance: &Instance) -> Value {
-    match &instance.said {
-        Said::Status(status) => {
+fn to_json(instance: &Instance) -> Value {
+    match &instance.report {
+        InstanceReport::Status(status) => {
             let consensus = status.consensus.clone().unwrap_or_default();
             let endpoint = |endpoint: &consensus::Endpoint| {
                 json!({
                     "url": endpoint.url,
                     "healthy": endpoint.error.is_empty(),
-                    "error": some(&endpoint.error),
-                    "member": some(&member_id(endpoint.member_id)),
-                    "version": some(&endpoint.version),
+                    "error": non_empty(&endpoint.error),
+                    "member": non_empty(&member_id(endpoint.member_id)),
+                    "version": non_empty(&endpoint.version),
                     "leads": endpoint.leads,
                     "database_bytes": endpoint.database_bytes,
-                    "cluster": some(&member_id(endpoint.cluster_id)),
+                    "cluster": non_empty(&member_id(endpoint.cluster_id)),
                 })
             };
             let member = |member: &consensus::Member| json!({"id": member_id(member.id), "name": member.name, "learner": member.learner});
             json!({
                 "node": status.node_id,
                 "asked_at": instance.address,
-                "address": some(&status.address),
+                "address": non_empty(&status.address),
                 "role": role_name(status.role()),
-                "reason": some(&status.undetermined_reason),
+                "reason": non_empty(&status.undetermined_reason),
                 "leader": status.leader.as_ref().map(|leader| json!({
                     "node": leader.node_id,
-                    "address": some(&leader.address),
+                    "address": non_empty(&leader.address),
                     "lock_key": leader.lock_key,
                     "term": leader.lock_revision,
                 })),
@@ -536,31 +544,31 @@ fn one(instance: &Instance) -> Value {
                 "uptime_seconds": seconds(status.uptime.as_ref()),
                 "transitions": status.transitions,
                 "version": status.version,
-                "commit": some(&status.commit),
+                "commit": non_empty(&status.commit),
                 "consensus": {
                     "running": consensus.running,
-                    "reason": some(&consensus.not_running_reason),
+                    "reason": non_empty(&consensus.not_running_reason),
                     "endpoints": consensus.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
                     "members": consensus.members.iter().map(member).collect::<Vec<_>>(),
-                    "members_error": some(&consensus.members_error),
-                    "cluster": some(&member_id(consensus.cluster_id)),
+                    "members_error": non_empty(&consensus.members_error),
+                    "cluster": non_empty(&member_id(consensus.cluster_id)),
                 },
                 "candidates": status.candidates.iter().map(|candidate| json!({
-                    "node": some(&candidate.node_id),
-                    "address": some(&candidate.address),
+                    "node": non_empty(&candidate.node_id),
+                    "address": non_empty(&candidate.address),
                     "lock_key": candidate.lock_key,
                     "lock_revision": candidate.lock_revision,
                 })).collect::<Vec<_>>(),
             })
         }
-        Said::Leader(leader, note) => {
+        InstanceReport::Leader(leader, note) => {
             let role = match leader {
                 Some(leader) if leader.this_node_id == leader.leader_node_id => "leader",
                 Some(_) => "follower",
                 None => "undetermined",
             };
             json!({
-                "node": some(instance.node_id()),
+                "node": non_empty(instance.node_id()),
                 "asked_at": instance.address,
                 "role": role,
                 "reason": note,
@@ -570,7 +578,9 @@ fn one(instance: &Instance) -> Value {
                 })),
             })
         }
-        Said::Nothing(why) => json!({"node": null, "asked_at": instance.address, "role": "unreachable", "reason": why}),
+        InstanceReport::Unreachable(why) => {
+            json!({"node": null, "asked_at": instance.address, "role": "unreachable", "reason": why})
+        }
     }
 }
 
@@ -581,8 +591,8 @@ fn member_id(id: u64) -> String {
     }
 }
 
-/// Nothing rather than an empty text.
-fn some(text: &str) -> Option<&str> {
+/// `None` for an empty text.
+fn non_empty(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
@@ -650,24 +660,24 @@ mod tests {
         vec![
             Instance {
                 address: "10.0.0.1:7835".into(),
-                said: Said::Status(Box::new(status)),
+                report: InstanceReport::Status(Box::new(status)),
             },
             Instance {
                 address: "10.0.0.2:7835".into(),
-                said: Said::Leader(Some(follower), "tells no more".into()),
+                report: InstanceReport::Leader(Some(follower), "the full status needs a user certificate".into()),
             },
             Instance {
                 address: "10.0.0.3:7835".into(),
-                said: Said::Nothing("refused".into()),
+                report: InstanceReport::Unreachable("refused".into()),
             },
         ]
     }
 
     #[test]
     fn it_is_waited_for_until_all_answer_and_name_the_same_leader() {
-        let differs = |instances: &[Instance]| differ(instances).unwrap_or_default();
+        let differs = |instances: &[Instance]| disagreement(instances).unwrap_or_default();
         let mut instances = instances();
-        assert_eq!(differs(&instances), "10.0.0.3:7835 does not answer");
+        assert_eq!(differs(&instances), "10.0.0.3:7835 does not respond");
         instances.pop();
         assert_eq!(differs(&instances), "");
         let leader = |leads: &str| {
@@ -677,13 +687,13 @@ mod tests {
                 ..GetCurrentLeaderResponse::default()
             })
         };
-        instances[1].said = Said::Leader(leader("node-3"), String::new());
+        instances[1].report = InstanceReport::Leader(leader("node-3"), String::new());
         assert_eq!(
             differs(&instances),
-            "the instances name several leaders: node-1, node-3"
+            "the instances report several leaders: node-1, node-3"
         );
-        assert_eq!(differs(&instances[1..]), "the leader node-3 does not answer");
-        instances[1].said = Said::Leader(None, String::new());
+        assert_eq!(differs(&instances[1..]), "the leader node-3 does not respond");
+        instances[1].report = InstanceReport::Leader(None, String::new());
         assert_eq!(differs(&instances), "10.0.0.2:7835 knows no leader");
     }
 
@@ -731,7 +741,7 @@ mod tests {
     #[test]
     fn what_people_see_fits_80_columns_and_wide_has_all() {
         let mut instances = instances();
-        if let Said::Status(status) = &mut instances[0].said {
+        if let InstanceReport::Status(status) = &mut instances[0].report {
             status.node_id = "metropolis-0123456789abcdef0123456789abcdef".into();
             status.undetermined_reason = "a reason of many words ".repeat(20);
             let leader = status.leader.as_mut().expect("one");
@@ -773,7 +783,7 @@ mod tests {
         assert!(told.contains("several instances lead"), "{told}");
         let mut instances = instances();
         let name = |instances: &mut [Instance], endpoint: usize, id: u64| {
-            if let Said::Status(status) = &mut instances[0].said {
+            if let InstanceReport::Status(status) = &mut instances[0].report {
                 let consensus = status.consensus.as_mut().expect("it has one");
                 consensus.cluster_id = 0xab;
                 consensus.endpoints[endpoint].cluster_id = id;
@@ -791,23 +801,23 @@ mod tests {
             "{told}"
         );
         name(&mut instances, 1, 0);
-        verdict(&instances).expect("somebody leads");
+        verdict(&instances).expect("one leader");
         instances.drain(..2);
         assert!(
             verdict(&instances)
-                .expect_err("silence")
+                .expect_err("no instance responds")
                 .to_string()
-                .contains("no instance answers")
+                .contains("no instance responds")
         );
         instances.push(Instance {
             address: "a:1".into(),
-            said: Said::Leader(None, "no candidate leads".into()),
+            report: InstanceReport::Leader(None, "no candidate leads".into()),
         });
         assert!(
             verdict(&instances)
                 .expect_err("no leader")
                 .to_string()
-                .contains("nobody leads")
+                .contains("no leader")
         );
     }
 }

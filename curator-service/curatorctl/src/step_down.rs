@@ -1,4 +1,4 @@
-//! `curatorctl step-down`: another instance is to lead.
+//! `curatorctl step-down`: transfers the leadership to another instance.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connect::Cluster;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::{Format, Table, say};
 
-/// How often to look who leads.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long one look may take.
-const EACH: Duration = Duration::from_secs(3);
+/// How often the instances are polled for the next leader.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Timeout of one poll.
+const POLL_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The node that is to lead next [default: whichever has waited longest].
+    /// Node that leads next [default: the candidate that has waited longest].
     #[arg(long, value_name = "NODE")]
     to: Option<String>,
 }
@@ -37,14 +37,14 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
     report(cluster.settings.output, &old, &new, took)?;
     match &args.to {
         Some(wanted) if *wanted != new.node_id => Err(Failure::failed(format!(
-            "{} leads, and not {wanted}, which was next when the leader stepped down: it was lost in that moment",
+            "{} leads, not {wanted}: {wanted} stopped being a candidate during the transfer",
             new.node_id
         ))),
         _ => Ok(()),
     }
 }
 
-/// Makes the leader step down, in favour of a node if one is named, and waits for the next one.
+/// Makes the leader step down, in favour of a node if one is given, and waits for the next leader.
 pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Changed, Failure> {
     let reached = cluster.leader().await?;
     let mut instance = InstanceClient::new(reached.channel.clone());
@@ -53,12 +53,13 @@ pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Cha
         instance.get_instance_status(request).await
     };
     let before = cluster.call(&reached, asked).await?.into_inner();
-    let old = before.leader.clone().ok_or_else(|| {
-        Failure::unavailable("nobody leads, so that nobody can step down").at(reached.address.clone())
-    })?;
+    let old = before
+        .leader
+        .clone()
+        .ok_or_else(|| Failure::unavailable("no leader").at(reached.address.clone()))?;
     let request = StepDownRequest {
         to_node_id: to.unwrap_or_default().to_owned(),
-        // The leader by then may be another one, which nobody has asked to step down.
+        // Guards against a new leader: only the term that was shown may end.
         expected_lock_revision: old.lock_revision,
     };
     let mut leadership = LeadershipClient::new(reached.channel.clone());
@@ -73,10 +74,10 @@ pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Cha
         .await
         .ok_or_else(|| {
             Failure::unavailable(format!(
-                "{} steps down, and no next leader has been seen in time",
+                "{} is stepping down, but no new leader was elected in time",
                 old.node_id
             ))
-            .hint("`curatorctl status` shows who leads by now")
+            .hint("run `curatorctl status`")
         })?;
     Ok(Changed {
         old,
@@ -88,7 +89,7 @@ pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Cha
 fn report(format: Format, old: &Leader, new: &Leader, took: Duration) -> Result<(), Failure> {
     match format {
         Format::Table | Format::Wide => say(&format!(
-            "{} leads now, in term {}; {} led before it, in term {}",
+            "leader: {} (term {}); previous leader: {} (term {})",
             new.node_id, new.lock_revision, old.node_id, old.lock_revision
         )),
         format => {
@@ -99,7 +100,7 @@ fn report(format: Format, old: &Leader, new: &Leader, took: Duration) -> Result<
     }
 }
 
-/// The leader of the first term after that one, as soon as an instance knows it.
+/// Waits for an instance that reports a leader of a later term.
 async fn next_leader(cluster: &Cluster, before: &GetInstanceStatusResponse, ended: i64) -> Option<Leader> {
     let candidates = before.candidates.iter().map(|candidate| candidate.address.clone());
     let mut addresses: Vec<_> = cluster.settings.endpoints.iter().cloned().chain(candidates).collect();
@@ -111,7 +112,7 @@ async fn next_leader(cluster: &Cluster, before: &GetInstanceStatusResponse, ende
         .filter_map(|address| cluster.channel(address).ok())
         .collect();
     while Instant::now() < cluster.deadline() {
-        let until = cluster.deadline().min(Instant::now() + EACH);
+        let until = cluster.deadline().min(Instant::now() + POLL_TIMEOUT);
         let ask = |channel: &tonic::transport::Channel| {
             let mut instance = InstanceClient::new(channel.clone());
             async move {
@@ -124,7 +125,7 @@ async fn next_leader(cluster: &Cluster, before: &GetInstanceStatusResponse, ende
         if let Some(leader) = newest.filter(|leader| leader.lock_revision > ended) {
             return Some(leader);
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
     None
 }

@@ -1,4 +1,4 @@
-//! Durations, hex and numbers, as they are written and read here.
+//! Parsing and printing of durations, hex digits and enum names.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use ring::digest::{SHA256, digest};
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let right = "give a number and a unit, such as 500ms, 10s or 2m";
     match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("it must be longer than nothing".to_owned()),
+        Ok(duration) if duration.is_zero() => Err("the duration must be greater than zero".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}: {right}")),
     }
 }
 
-/// A duration of a message in seconds.
+/// A protobuf duration in seconds.
 pub(crate) fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
     let duration = Duration::try_from(*duration?).ok()?;
     Some(duration.as_secs_f64())
 }
 
-/// Seconds for people: two units at most.
+/// A duration in at most two units.
 pub(crate) fn for_people(seconds: f64) -> String {
     let whole = seconds as u64;
     let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
@@ -32,7 +32,7 @@ pub(crate) fn for_people(seconds: f64) -> String {
     }
 }
 
-/// The SHA-256 of something, in hex.
+/// The SHA-256 digest, in hex.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
 }
@@ -41,7 +41,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// 32 bytes in hex.
+/// Decodes a key of 32 bytes from hex.
 pub(crate) fn key_from_hex(text: &str) -> Option<Vec<u8>> {
     if text.len() != 64 || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return None;
@@ -52,7 +52,7 @@ pub(crate) fn key_from_hex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// The name of a value of an enum without what all of its values begin with: `NODE_STATE_UP` is `up`.
+/// The name of an enum value without its prefix: `NODE_STATE_UP` becomes `up`.
 pub(crate) fn short(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix)
         .unwrap_or(name)

@@ -1,4 +1,4 @@
-//! `curatorctl ticket`: what new nodes register with.
+//! `curatorctl ticket`: the register ticket.
 
 use clap::Subcommand;
 use curator_proto::admin_api::RotateRegisterTicketRequest;
@@ -7,13 +7,13 @@ use curator_proto::management_api::GetRegisterTicketRequest;
 use curator_proto::management_api::management_client::ManagementClient;
 use serde_json::json;
 
-use crate::confirm::{Asked, Care, Go};
+use crate::confirm::{Answer, Confirm, Required};
 use crate::connect::{Cluster, client};
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::{Format, Table, say};
 use crate::text::hex;
 
-/// What is done with it; without a word it is printed.
+/// Without a subcommand, the ticket is printed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -22,8 +22,8 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes another ticket and prints it. The one before registers no node any more: whoever has seen it has nothing.
-    Rotate(Care),
+    /// Replaces the ticket and prints the new one. The old ticket becomes invalid at once.
+    Rotate(Confirm),
 }
 
 pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
@@ -37,9 +37,9 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
             };
             cluster.call(&leader, call).await?.into_inner().ticket
         }
-        Some(Command::Rotate(care)) => {
-            let what = "make another register ticket: the one that there is registers no node from then on";
-            if care.ask(Asked::Always, what)? == Go::NoFurther {
+        Some(Command::Rotate(confirm)) => {
+            let what = "replace the register ticket; the current ticket becomes invalid";
+            if confirm.ask(Required::Always, what)? == Answer::Stop {
                 return Ok(());
             }
             let mut tickets = client!(TicketsClient, leader);

@@ -1,4 +1,4 @@
-//! The file with `curatorctl`'s contexts, changed by several at once, and through a link.
+//! The context file of `curatorctl`: concurrent changes, and a symbolic link.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -42,7 +42,7 @@ fn contexts_that_are_set_at_once_are_all_there() {
     for number in 0..20 {
         assert!(text.lines().any(|line| line.contains(&format!("c{number} "))), "{text}");
     }
-    // The link is one still, and what it points to has them.
+    // The link is kept; its target has the contexts.
     assert!(fs::symlink_metadata(&config).unwrap().file_type().is_symlink());
     assert!(fs::read_to_string(&real).unwrap().contains("c19"));
 }

@@ -1,4 +1,4 @@
-//! Each command of `curatorctl` that the documents show is one that there is, with the flags that they give it.
+//! Every `curatorctl` command in the documents exists, with the flags that the documents give it.
 
 use std::process::Command;
 

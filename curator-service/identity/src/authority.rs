@@ -1,4 +1,5 @@
-//! Certificate authorities, and what they issue. The fields are the original's, so that each accepts the other's.
+//! Certificate authorities. The certificate fields are those of the Go Curator, so that each accepts the other's
+//! certificates.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,28 +14,28 @@ use time::OffsetDateTime;
 use super::key::{KeyError, PrivateKey};
 use super::verify::{MEMBER, public_key_of};
 
-/// 9999-12-31T23:59:59Z, which RFC 5280, 4.1.2.5 has for certificates that do not end.
+/// 9999-12-31T23:59:59Z: no expiration (RFC 5280, section 4.1.2.5).
 const NEVER: i64 = 253_402_300_799;
-/// How far in the past a certificate for clients with stock rules begins.
+/// How far in the past the validity of a certificate for standard clients starts.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 
-/// What a certificate that is not an authority's says of its holder.
+/// The subject and usages of a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
     /// The common name: a node's id, or a user's name.
     pub common_name: String,
     /// The organization, if any.
     pub organization: Option<String>,
-    /// The one DNS name, if any.
+    /// The DNS name, if any.
     pub dns_name: Option<String>,
-    /// Whether it is for clients.
+    /// Usage: client authentication.
     pub client: bool,
-    /// Whether it is for servers.
+    /// Usage: server authentication.
     pub server: bool,
 }
 
 impl Subject {
-    /// A node of the cluster: a server, also where it calls others.
+    /// A node of the cluster. It uses its server certificate also as a client.
     #[must_use]
     pub fn node(id: &str) -> Self {
         Self {
@@ -55,7 +56,7 @@ impl Subject {
         }
     }
 
-    /// A member of etcd, for its peers.
+    /// An etcd member, for peer connections.
     #[must_use]
     pub fn etcd_peer(id: &str) -> Self {
         Self {
@@ -72,29 +73,29 @@ pub struct Authority {
     certificate: Vec<u8>,
 }
 
-/// Why there is no such authority, or no such certificate.
+/// Why an authority cannot be loaded, or a certificate cannot be issued.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthorityError {
-    /// Its key cannot be read.
+    /// The key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The certificate is that of another key.
-    #[error("the authority's certificate is not that of its key")]
+    /// The certificate belongs to another key.
+    #[error("the CA certificate does not match the CA key")]
     Mismatch,
-    /// The library that makes certificates refuses this one.
-    #[error("the certificate cannot be made: {0}")]
+    /// The certificate cannot be created.
+    #[error("cannot create the certificate: {0}")]
     Make(#[from] rcgen::Error),
-    /// X.509 cannot say the time.
-    #[error("the time is beyond what certificates can say")]
+    /// X.509 cannot represent the time.
+    #[error("the time is out of range for X.509")]
     Time,
 }
 
 impl Authority {
-    /// A new one, signed by itself.
+    /// Creates an authority with a self-signed certificate.
     ///
     /// # Errors
-    /// The certificate cannot be made.
+    /// If the certificate cannot be created.
     pub fn create(common_name: &str, key: PrivateKey, now: SystemTime) -> Result<Self, AuthorityError> {
         let mut params = params(now)?;
         params.distinguished_name.push(DnType::CommonName, common_name);
@@ -113,10 +114,10 @@ impl Authority {
         Self::load(key, certificate)
     }
 
-    /// One that is stored.
+    /// Loads a stored authority.
     ///
     /// # Errors
-    /// The certificate is not one of the key.
+    /// If the certificate does not match the key.
     pub fn load(key: PrivateKey, certificate: Vec<u8>) -> Result<Self, AuthorityError> {
         if public_key_of(&certificate).as_ref() != Some(key.public_key()) {
             return Err(AuthorityError::Mismatch);
@@ -125,29 +126,30 @@ impl Authority {
         Ok(Self { issuer, certificate })
     }
 
-    /// The authority's certificate, DER.
+    /// The CA certificate, DER.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
 
-    /// The authority's key, as it is to be stored.
+    /// The key of the authority.
     pub fn key(&self) -> &PrivateKey {
         self.issuer.key()
     }
 
-    /// A certificate for the holder of a key, DER.
+    /// Issues a certificate for a public key, DER.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// If it cannot be created.
     pub fn issue(&self, subject: &Subject, public_key: &[u8; 32], now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
         self.sign(subject, &Holder::Ed25519(*public_key), params(now)?)
     }
 
-    /// A certificate for a node's P-256 key, DER, from an hour ago until then. It says of the node what its own does. It ends because
-    /// it is made anew without anybody being asked, and it has begun already because stock clients forgive no clock.
+    /// Issues a certificate for a node's P-256 key, DER, valid from one hour ago until `until`, with the subject of
+    /// the node's own certificate. It expires because instances renew it automatically, and it is backdated because
+    /// standard clients allow no clock skew.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// If it cannot be created.
     pub fn issue_p256(
         &self,
         node_id: &str,
@@ -160,11 +162,11 @@ impl Authority {
         self.sign(&Subject::node(node_id), &Holder::P256(*public_key), params)
     }
 
-    /// A certificate for a node's own key, DER, from an hour ago until then, which says beside what its own does that the node is a
-    /// member of the consensus at this time.
+    /// Issues a proof of membership: a certificate for a node's own key, DER, valid from one hour ago until `until`,
+    /// which also marks the node as a consensus member.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// If it cannot be created.
     pub fn issue_member(
         &self,
         node_id: &str,
@@ -174,7 +176,7 @@ impl Authority {
     ) -> Result<Vec<u8>, AuthorityError> {
         let mut params = params(now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH))?;
         params.not_after = at(until)?;
-        // NULL: that it is there says it all.
+        // NULL: the presence of the extension is the mark.
         params.custom_extensions = vec![CustomExtension::from_oid_content(MEMBER, vec![0x05, 0])];
         self.sign(&Subject::node(node_id), &Holder::Ed25519(*public_key), params)
     }
@@ -208,13 +210,14 @@ impl Authority {
         .filter_map(|(has, usage)| has.then_some(usage))
         .collect();
         params.use_authority_key_identifier_extension = true;
-        // rcgen gives a certificate that says it is no authority a key identifier of its own, which the original's lack.
+        // With `ExplicitNoCa`, rcgen would add a key identifier, which the Go Curator's certificates lack.
         params.is_ca = IsCa::NoCa;
         params.custom_extensions.insert(0, no_authority());
         Ok(params.signed_by(holder, &self.issuer)?.der().to_vec())
     }
 
-    /// An empty list of what is revoked, DER. It has a number, which the original's lacks and RFC 5280, 5.2.3 asks for.
+    /// An empty certificate revocation list, DER. It has the CRL number that RFC 5280, section 5.2.3 requires and the
+    /// Go Curator's list lacks.
     pub fn empty_crl(&self, now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
         let crl = CertificateRevocationListParams {
             this_update: at(now)?,
@@ -228,7 +231,7 @@ impl Authority {
     }
 }
 
-/// A certificate for a key, signed by that key: it shows who has the key, and nothing else.
+/// A self-signed certificate for a key: it proves possession of the key, and nothing else.
 pub fn ephemeral(key: &PrivateKey, now: SystemTime) -> Result<Vec<u8>, AuthorityError> {
     let mut params = params(now)?;
     params.serial_number = Some(SerialNumber::from(1));
@@ -243,10 +246,10 @@ pub fn ephemeral(key: &PrivateKey, now: SystemTime) -> Result<Vec<u8>, Authority
     Ok(params.self_signed(key)?.der().to_vec())
 }
 
-/// A public key that a certificate is for.
+/// The public key of a certificate.
 enum Holder {
     Ed25519([u8; 32]),
-    /// The point, not compressed.
+    /// The uncompressed point.
     P256([u8; 65]),
 }
 
@@ -266,7 +269,7 @@ impl PublicKeyData for Holder {
     }
 }
 
-/// What all certificates have in common.
+/// The parameters that all certificates share.
 fn params(now: SystemTime) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -276,14 +279,14 @@ fn params(now: SystemTime) -> Result<CertificateParams, AuthorityError> {
     Ok(params)
 }
 
-/// Basic constraints, critical, that say nothing: not an authority.
+/// Empty critical basic constraints: not a CA.
 fn no_authority() -> CustomExtension {
     let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![0x30, 0]);
     extension.set_criticality(true);
     extension
 }
 
-/// 127 random bits.
+/// A serial number of 127 random bits.
 fn serial() -> Result<SerialNumber, AuthorityError> {
     use ring::rand::SecureRandom;
     let mut bytes = [0; 16];
@@ -294,7 +297,7 @@ fn serial() -> Result<SerialNumber, AuthorityError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// In whole seconds.
+/// A time in whole seconds.
 fn at(time: SystemTime) -> Result<OffsetDateTime, AuthorityError> {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -1,14 +1,14 @@
-//! The client's side of TLS: what a caller of the cluster shows, and whom it takes for the cluster.
+//! Client-side TLS: the certificate that a client presents, and the servers that it accepts.
 //!
-//! A caller shows a certificate of the cluster (a node's or a user's), or one that it makes for a key that it has, or none.
-//! It takes only nodes of the cluster for the cluster: whoever the name of an address leads to, their certificate decides.
-//! An instance that has no room for a call says when to come again: [`patiently`](crate::patiently) keeps to it.
+//! A client presents a certificate of the cluster (a node's or a user's), a self-signed certificate for its key, or
+//! none. It accepts only nodes of the cluster; their certificate decides, not the host name. An instance at its limits
+//! tells clients when to retry: [`with_retries`](crate::with_retries) follows that.
 //!
 //! ```no_run
 //! use std::path::Path;
 //! use curator_proto::management_api::GetClusterInfoRequest;
 //! use curator_proto::management_api::management_client::ManagementClient;
-//! use curator_identity::{ClientCredentials, Trust, patiently, read_certificate, read_private_key};
+//! use curator_identity::{ClientCredentials, Trust, with_retries, read_certificate, read_private_key};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let trust = Trust::Cluster {
@@ -19,7 +19,7 @@
 //! let owner = ClientCredentials::with_certificate(trust, certificate, &key)?;
 //! let mut management = ManagementClient::new(owner.channel("192.0.2.1:7835")?);
 //! let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-//! let info = patiently(until, async || management.get_cluster_info(GetClusterInfoRequest {}).await);
+//! let info = with_retries(until, async || management.get_cluster_info(GetClusterInfoRequest {}).await);
 //! println!("{:?}", info.await?);
 //! # Ok(())
 //! # }
@@ -46,49 +46,49 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
-use crate::credentials::verifier::{NodeVerifier, Wanted};
+use crate::credentials::verifier::{ExpectedServer, NodeVerifier};
 use crate::credentials::{PROOF, certified};
 use crate::{AuthorityError, PrivateKey, ephemeral};
 
-/// How long a connection may take, until hands are shaken.
-const CONNECT: Duration = Duration::from_secs(5);
+/// Timeout of a connection attempt including the TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whom a client takes for the cluster.
+/// Which servers a client accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Any node of the cluster that proves to be a member of the consensus, as instances do when they are asked: so nobody else is told
-    /// a secret, or believed. A node that was deleted or lost the role has a proof for two hours more at most. Instances of the
-    /// original, and earlier ones of this one, have none.
+    /// Any node of the cluster that proves to be a consensus member. Instances present this proof on request, so no
+    /// other node can receive secrets or give answers. After a node is deleted or loses the role, its proof stays
+    /// valid for at most two hours. Go Curators and earlier releases have no proof.
     Instances {
-        /// The certificate of the cluster's authority, DER.
+        /// The cluster's CA certificate, DER.
         ca: Vec<u8>,
     },
-    /// Any node of the cluster whose authority has this certificate.
+    /// Any node of the cluster with this CA.
     Cluster {
-        /// DER.
+        /// The cluster's CA certificate, DER.
         ca: Vec<u8>,
     },
-    /// One node of it.
+    /// One node of the cluster.
     Node {
-        /// The certificate of the cluster's authority, DER.
+        /// The cluster's CA certificate, DER.
         ca: Vec<u8>,
         /// The node's id.
         node_id: String,
     },
-    /// One of these nodes of it: those whose instances are known. Every node's certificate, and that of one that was deleted, is one
-    /// of the cluster; which nodes are members of the consensus, it does not say.
+    /// One of these nodes of the cluster. For clusters whose instances present no proof of membership: a node
+    /// certificate alone does not tell whether the node is a consensus member, or was deleted.
     Members {
-        /// The certificate of the cluster's authority, DER.
+        /// The cluster's CA certificate, DER.
         ca: Vec<u8>,
         /// The nodes' ids.
         node_ids: Vec<String>,
     },
-    /// Whoever answers, even somebody between: for what is then compared by other means, such as the authority's
-    /// certificate when there is none yet.
+    /// Any server, without verification. For data that is verified by other means, such as the fingerprint of the CA
+    /// certificate.
     Unverified,
 }
 
-impl From<Trust> for Wanted {
+impl From<Trust> for ExpectedServer {
     fn from(trust: Trust) -> Self {
         match trust {
             Trust::Instances { ca } => Self::Instance { ca: ca.into() },
@@ -98,23 +98,23 @@ impl From<Trust> for Wanted {
                 ca: ca.into(),
                 node_ids,
             },
-            Trust::Unverified => Self::Anybody,
+            Trust::Unverified => Self::Any,
         }
     }
 }
 
-/// Why there are no such credentials, or no channel with them.
+/// Why client credentials or a channel cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The certificate and the key do not go together, or cannot be used.
-    #[error("the certificate and the private key cannot be used: {0}")]
+    /// The certificate and the key do not match, or TLS cannot use them.
+    #[error("cannot use the certificate and private key: {0}")]
     Tls(#[from] rustls::Error),
-    /// No certificate can be made for the key.
-    #[error("no certificate can be made for the key: {0}")]
+    /// No self-signed certificate can be created for the key.
+    #[error("cannot create a certificate for the key: {0}")]
     Make(String),
-    /// An address is none.
-    #[error("{address:?} is no address: give host:port, such as 192.0.2.1:7835")]
+    /// The address is invalid.
+    #[error("invalid address {address:?}: expected host:port, such as 192.0.2.1:7835")]
     Address {
         /// The address.
         address: String,
@@ -127,12 +127,12 @@ impl From<AuthorityError> for ClientError {
     }
 }
 
-/// What a caller shows, and whom it takes for the cluster. The key is in it, and never shown.
+/// The certificate that a client presents and the servers that it accepts. `Debug` does not print the key.
 #[derive(Clone)]
 pub struct ClientCredentials {
     config: Arc<ClientConfig>,
-    /// A proof of membership is asked for.
-    asks: bool,
+    /// Whether the handshake requests a proof of membership.
+    requests_proof: bool,
 }
 
 impl std::fmt::Debug for ClientCredentials {
@@ -142,18 +142,18 @@ impl std::fmt::Debug for ClientCredentials {
 }
 
 impl ClientCredentials {
-    /// Shows nothing: enough for what asks for no caller.
+    /// Presents no certificate: enough for methods without authorization.
     ///
     /// # Errors
-    /// TLS cannot be set up.
-    pub fn nobody(trust: Trust) -> Result<Self, ClientError> {
+    /// If TLS cannot be set up.
+    pub fn anonymous(trust: Trust) -> Result<Self, ClientError> {
         Self::new(trust, None)
     }
 
-    /// Shows a certificate (DER) of a node or a user of the cluster.
+    /// Presents a certificate (DER) of a node or a user of the cluster.
     ///
     /// # Errors
-    /// The key is not that of the certificate.
+    /// If the key does not match the certificate.
     pub fn with_certificate(
         trust: Trust,
         certificate: impl Into<Vec<u8>>,
@@ -162,11 +162,11 @@ impl ClientCredentials {
         Self::new(trust, Some((certificate.into(), key)))
     }
 
-    /// Shows that it has a key, by a certificate that is made for it here and now: as a node does before it has a certificate
-    /// of the cluster, and the owner.
+    /// Presents a new self-signed certificate for a key. Nodes and the owner use this before they have a certificate
+    /// of the cluster.
     ///
     /// # Errors
-    /// No certificate can be made.
+    /// If the certificate cannot be created.
     pub fn with_key(trust: Trust, key: &PrivateKey, now: SystemTime) -> Result<Self, ClientError> {
         let certificate = ephemeral(key, now)?;
         Self::new(trust, Some((certificate, key)))
@@ -174,7 +174,7 @@ impl ClientCredentials {
 
     fn new(trust: Trust, shown: Option<(Vec<u8>, &PrivateKey)>) -> Result<Self, ClientError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let asks = matches!(trust, Trust::Instances { .. });
+        let requests_proof = matches!(trust, Trust::Instances { .. });
         let verifier = NodeVerifier::new(trust.into(), provider.clone());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
@@ -190,45 +190,45 @@ impl ClientCredentials {
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Self {
             config: Arc::new(config),
-            asks,
+            requests_proof,
         })
     }
 
-    /// What is shown and taken is in this.
+    /// Credentials with a given TLS configuration.
     pub fn of(config: ClientConfig) -> Self {
         Self {
             config: Arc::new(config),
-            asks: false,
+            requests_proof: false,
         }
     }
 
-    /// For TLS by other means, together with [`server_name`](Self::server_name).
+    /// The TLS configuration, for use with another connector together with [`server_name`](Self::server_name).
     #[must_use]
     pub fn config(&self) -> Arc<ClientConfig> {
         self.config.clone()
     }
 
-    /// The name to ask for in the handshake. It says nothing of who answers, which the certificate decides; [`Trust::Instances`] asks for
-    /// a proof by it.
+    /// The server name to send in the handshake. It does not identify the server; [`Trust::Instances`] requests the
+    /// proof of membership with it.
     #[must_use]
     pub fn server_name(&self) -> ServerName<'static> {
-        match (self.asks, ServerName::try_from(PROOF)) {
+        match (self.requests_proof, ServerName::try_from(PROOF)) {
             (true, Ok(name)) => name,
-            // One must be given, and this is not sent.
+            // rustls requires a name; it does not send an IP address.
             _ => ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         }
     }
 
-    /// Connects with these credentials, for an [`Endpoint`] with a scheme of `http`: it knows nothing of TLS, the connector does.
+    /// A connector for an [`Endpoint`] with the scheme `http`; TLS is done by the connector.
     #[must_use]
     pub fn connector(&self) -> Connector {
         Connector(self.clone())
     }
 
-    /// A channel to an instance at `host:port`, which connects when it is first used, and again whenever it must.
+    /// A channel to an instance at `host:port`. It connects on first use and reconnects as needed.
     ///
     /// # Errors
-    /// That is no address.
+    /// If the address is invalid.
     pub fn channel(&self, address: &str) -> Result<Channel, ClientError> {
         let uri = |scheme: &str| {
             let uri: Option<Uri> = format!("{scheme}://{address}").parse().ok();
@@ -247,7 +247,7 @@ impl ClientCredentials {
     }
 }
 
-/// Opens connections with the credentials that it comes from.
+/// Opens connections with client credentials.
 #[derive(Clone)]
 pub struct Connector(ClientCredentials);
 
@@ -272,13 +272,20 @@ impl Service<Uri> for Connector {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
             let port = uri.port_u16().unwrap_or(crate::CURATOR_PORT);
             let stream = TcpStream::connect((host, port)).await?;
-            // Without it, small messages wait for the acknowledgement of the one before.
+            // Nagle's algorithm delays small messages until the previous one is acknowledged.
             stream.set_nodelay(true)?;
             Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))
         };
         let bounded = async move {
-            let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT:?}"));
-            timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(late()))
+            let late = || {
+                io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("connection not established within {CONNECT_TIMEOUT:?}"),
+                )
+            };
+            timeout(CONNECT_TIMEOUT, connecting)
+                .await
+                .unwrap_or_else(|_| Err(late()))
         };
         bounded.boxed()
     }
@@ -288,7 +295,7 @@ impl Service<Uri> for Connector {
 mod tests {
     use super::*;
     use crate::credentials::Credentials;
-    use crate::testing::{authority, node, shake, wall};
+    use crate::testing::{authority, handshake, node, wall};
     use crate::{Subject, self_signed_key};
 
     struct Cluster {
@@ -315,7 +322,7 @@ mod tests {
     }
 
     async fn shaken(server: &Credentials, client: ClientCredentials) -> Result<Vec<Vec<u8>>, String> {
-        let (shown, reached) = shake(server, (*client.config()).clone()).await;
+        let (shown, reached) = handshake(server, (*client.config()).clone()).await;
         reached.and(shown)
     }
 
@@ -323,7 +330,7 @@ mod tests {
     async fn what_is_shown_is_what_was_given() {
         let cluster = cluster();
         let trust = Trust::Cluster { ca: cluster.ca.clone() };
-        let nobody = ClientCredentials::nobody(trust.clone()).unwrap();
+        let nobody = ClientCredentials::anonymous(trust.clone()).unwrap();
         assert_eq!(shaken(&cluster.server, nobody).await, Ok(Vec::new()));
         let (certificate, key) = &cluster.owner;
         let owner = ClientCredentials::with_certificate(trust.clone(), certificate.clone(), key).unwrap();
@@ -343,14 +350,14 @@ mod tests {
             ca: ca.clone(),
             node_id: node_id.into(),
         };
-        let reach = async |trust, server| shaken(server, ClientCredentials::nobody(trust).unwrap()).await;
+        let reach = async |trust, server| shaken(server, ClientCredentials::anonymous(trust).unwrap()).await;
         assert_eq!(reach(node(&one.ca, &one.node_id), &one.server).await, Ok(Vec::new()));
         let other = reach(node(&one.ca, &two.node_id), &one.server).await.unwrap_err();
         assert!(other.contains(&format!("this is not node {}", two.node_id)), "{other}");
         let stranger = reach(Trust::Cluster { ca: one.ca.clone() }, &two.server)
             .await
             .unwrap_err();
-        assert!(stranger.contains("no node of the cluster"), "{stranger}");
+        assert!(stranger.contains("not a node of the cluster"), "{stranger}");
         assert_eq!(reach(Trust::Unverified, &two.server).await, Ok(Vec::new()));
         // A user's certificate makes no server of the cluster.
         let (certificate, key) = one.owner;
@@ -376,12 +383,12 @@ mod tests {
             ca: ca.clone(),
             node_ids: vec![one.clone(), two.clone()],
         };
-        let reach = async |server| shaken(server, ClientCredentials::nobody(trust()).unwrap()).await;
+        let reach = async |server| shaken(server, ClientCredentials::anonymous(trust()).unwrap()).await;
         assert_eq!(reach(&member).await, Ok(Vec::new()));
         assert_eq!(reach(&other_member).await, Ok(Vec::new()));
         let refused = reach(&worker).await.unwrap_err();
         assert!(
-            refused.contains("none of the members that are named") && refused.contains(&three),
+            refused.contains("one of the given members") && refused.contains(&three),
             "{refused}"
         );
         // An id alone is nothing.
@@ -390,14 +397,14 @@ mod tests {
             ca: ca.clone(),
             node_ids: vec![stranger.node_id.clone()],
         };
-        shaken(&stranger.server, ClientCredentials::nobody(trust).unwrap())
+        shaken(&stranger.server, ClientCredentials::anonymous(trust).unwrap())
             .await
             .unwrap_err();
     }
 
     #[tokio::test]
     async fn addresses_are_host_and_port() {
-        let client = ClientCredentials::nobody(Trust::Unverified).unwrap();
+        let client = ClientCredentials::anonymous(Trust::Unverified).unwrap();
         for good in ["127.0.0.1:7835", "[::1]:7835", "node-1.example.com:7835"] {
             client.channel(good).expect(good);
         }

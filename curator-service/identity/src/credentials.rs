@@ -1,8 +1,9 @@
-//! An instance's own certificate and key, on disk, and what it speaks TLS with because of them.
+//! The certificate and key of a node on disk, and the TLS configuration made from them.
 //!
-//! A directory has three PEM files: `ca.pem`, the cluster's certificate; `node.pem`, the node's; and `node-key.pem`, its private key
-//! (PKCS #8), which nobody but its owner may read, as nobody else may write any of the others, or into the directory. The original's
-//! files are taken as well, under the original's names. They are looked at again every few seconds: what is new and valid is used for new connections, and those that are open go on.
+//! A directory has three PEM files: `ca.pem`, the cluster's CA certificate; `node.pem`, the node's certificate; and
+//! `node-key.pem`, its private key (PKCS #8). Only the owner may read the key, and only the owner may write the files and the
+//! directory. The files of the Go Curator are accepted under their own names. The files are polled every few seconds:
+//! new valid files are used for new connections, and open connections continue.
 
 pub(crate) mod files;
 mod offer;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use offer::ByOffer;
+use offer::CertificateSelector;
 pub(crate) use offer::PROOF;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -23,24 +24,24 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
-use verifier::{AnyClient, NodeVerifier, Wanted};
+use verifier::{AnyClient, ExpectedServer, NodeVerifier};
 
 use crate::telemetry::RELOADS_FAILED;
 use crate::{Identity, PrivateKey, VerifyError, ends_at, verify};
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the files are polled.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The credentials of a node. Their key is in the configurations alone, and never shown.
+/// The credentials of a node. `Debug` does not print the key.
 #[derive(Clone)]
 pub struct Credentials {
     node_id: String,
     ca: CertificateDer<'static>,
     certificate: CertificateDer<'static>,
     certified: Arc<CertifiedKey>,
-    /// For clients that know no Ed25519.
+    /// For clients without Ed25519 support.
     second: Option<Arc<CertifiedKey>>,
-    /// For clients that ask for a proof of membership.
+    /// For clients that request a proof of membership.
     member: Option<Arc<CertifiedKey>>,
     server: Arc<ServerConfig>,
     provider: Arc<CryptoProvider>,
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Why credentials cannot be used.
+/// Why credentials are rejected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
@@ -63,85 +64,84 @@ pub enum CredentialsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
-    #[error("{} has no {what} in PEM: {reason}", path.display())]
+    /// A file does not contain the expected PEM block.
+    #[error("{} contains no {what} in PEM: {reason}", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What should be in it.
+        /// The expected content.
         what: &'static str,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// Others may do what only the owner of the credentials should.
-    #[error("others may {may}, as the mode of {} is {mode:o}: chmod {right:o} {}", path.display(), path.display())]
+    /// The mode of a file or directory gives access to other users.
+    #[error("other users may {may}: the mode of {} is {mode:o}. Run: chmod {right:o} {}", path.display(), path.display())]
     Permissions {
         /// The file or directory.
         path: PathBuf,
-        /// Its mode.
+        /// The mode.
         mode: u32,
-        /// What others may.
+        /// The access that other users have.
         may: &'static str,
-        /// The mode that it should have.
+        /// The required mode.
         right: u32,
     },
-    /// A file or directory belongs to somebody else, who may change it.
+    /// A file or directory belongs to another user.
     #[error(
-        "{} belongs to the user with the id {owner}, and neither to root nor to the one that this runs as: chown {own} {}",
+        "{} is owned by uid {owner}; it must be owned by root or by uid {own}. Run: chown {own} {}",
         path.display(),
         path.display()
     )]
     Owner {
         /// The file or directory.
         path: PathBuf,
-        /// Its owner.
+        /// The uid of the owner.
         owner: u32,
-        /// The user that this runs as.
+        /// The uid of this process.
         own: u32,
     },
     /// A file cannot be written.
-    #[error("{} cannot be written: {source}", path.display())]
+    #[error("cannot write {}: {source}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The certificate is not one of a node of this cluster.
-    #[error("{} is no certificate of a node of the cluster in ca.pem: {reason}", path.display())]
+    /// The certificate is not a node certificate of this cluster.
+    #[error("{} is not a node certificate of the cluster in ca.pem: {reason}", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The certificate will be valid later, by the clock of this host. Certificates are made for the present, so it is the clock that is
-    /// wrong.
+    /// The certificate is not valid yet. Certificates are valid from their creation, so the local clock is wrong.
     #[error(
-        "{} is not valid yet, but from {valid_from} on, and the clock of this host says {now}: set the clock",
+        "{} is not valid before {valid_from}, and the clock of this host is at {now}: set the clock",
         path.display()
     )]
     NotYet {
         /// The file.
         path: PathBuf,
-        /// When it begins to be valid.
+        /// The start of the validity period.
         valid_from: String,
-        /// What the clock says.
+        /// The local time.
         now: String,
     },
-    /// The key is not that of the certificate, or cannot be used.
-    #[error("the private key and the certificate do not go together: {0}")]
+    /// The key does not match the certificate, or TLS cannot use it.
+    #[error("private key and certificate do not match: {0}")]
     Key(#[from] rustls::Error),
 }
 
 impl Credentials {
-    /// Reads the credentials of a directory.
+    /// Loads the credentials from a directory.
     ///
     /// # Errors
-    /// A file is missing or wrong, others may read the key, or they do not go together.
+    /// If a file is missing or invalid, other users have access, or the key does not match the certificate.
     pub fn load(directory: &Path, now: SystemTime) -> Result<Self, CredentialsError> {
         files::check_directory(directory)?;
         let ca = files::read_certificate(&directory.join(files::names::CA))?;
@@ -153,7 +153,7 @@ impl Credentials {
         };
         let node_id = match verify(&certificate, &ca, now) {
             Ok(Identity::Node { id, .. }) => id,
-            Ok(Identity::User { name }) => return Err(wrong(format!("it is that of the user {name:?}"))),
+            Ok(Identity::User { name }) => return Err(wrong(format!("it is the certificate of the user {name:?}"))),
             Err(VerifyError::NotYet { valid_from }) => {
                 return Err(CredentialsError::NotYet {
                     path,
@@ -167,10 +167,10 @@ impl Credentials {
         Ok(Self::new(node_id, ca, certificate, &key)?)
     }
 
-    /// The credentials of a node: the authority's certificate and its own, DER, and its key.
+    /// The credentials of a node: the CA certificate and the node's certificate (DER), and the node's key.
     ///
     /// # Errors
-    /// The key is not that of the certificate.
+    /// If the key does not match the certificate.
     pub fn new(node_id: String, ca: Vec<u8>, certificate: Vec<u8>, key: &PrivateKey) -> Result<Self, rustls::Error> {
         let (ca, certificate) = (CertificateDer::from(ca), CertificateDer::from(certificate));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -188,10 +188,10 @@ impl Credentials {
         })
     }
 
-    /// The same, with a certificate for clients that know no Ed25519.
+    /// The same credentials with a certificate for clients without Ed25519 support.
     ///
     /// # Errors
-    /// TLS cannot use it.
+    /// If TLS cannot use it.
     pub fn with_second(&self, second: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
         Ok(Self {
             server: server_config(
@@ -205,10 +205,10 @@ impl Credentials {
         })
     }
 
-    /// The same, with a proof of membership, or without one.
+    /// The same credentials with a proof of membership, or without one.
     ///
     /// # Errors
-    /// TLS cannot use it.
+    /// If TLS cannot use it.
     pub fn with_member(&self, member: Option<Arc<CertifiedKey>>) -> Result<Self, rustls::Error> {
         Ok(Self {
             server: server_config(
@@ -222,10 +222,10 @@ impl Credentials {
         })
     }
 
-    /// The same, shown to all clients with this certificate alone, whatever they offer.
+    /// The same credentials, except that all clients are presented this certificate.
     ///
     /// # Errors
-    /// TLS cannot use it.
+    /// If TLS cannot use it.
     #[cfg(any(test, feature = "testing"))]
     pub fn showing(&self, shown: Arc<CertifiedKey>) -> Result<Self, rustls::Error> {
         Ok(Self {
@@ -234,13 +234,13 @@ impl Credentials {
         })
     }
 
-    /// The node's id, as its certificate has it.
+    /// The node id in the certificate.
     #[must_use]
     pub fn node_id(&self) -> &str {
         &self.node_id
     }
 
-    /// Which certificate ends when, in seconds since 1970.
+    /// When each certificate expires, in seconds since 1970.
     #[must_use]
     pub fn ends(&self) -> Vec<(&'static str, i64)> {
         let second = self.second.as_ref().and_then(|second| second.cert.first());
@@ -254,52 +254,52 @@ impl Credentials {
             .collect()
     }
 
-    /// The certificate of the cluster's authority, DER.
+    /// The cluster's CA certificate, DER.
     #[must_use]
     pub fn ca(&self) -> &[u8] {
         &self.ca
     }
 
-    /// The node's own certificate, DER.
+    /// The node's certificate, DER.
     #[must_use]
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
     }
 
-    /// The node's certificate with its key, as TLS uses them.
+    /// The node's certificate with its key, for TLS.
     #[must_use]
     pub const fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
 
-    /// The certificate for clients that know no Ed25519, once there is one.
+    /// The certificate for clients without Ed25519 support, if there is one.
     #[must_use]
     pub const fn second(&self) -> Option<&Arc<CertifiedKey>> {
         self.second.as_ref()
     }
 
-    /// The proof of membership, while there is one.
+    /// The proof of membership, if there is one.
     #[must_use]
     pub const fn member(&self) -> Option<&Arc<CertifiedKey>> {
         self.member.as_ref()
     }
 
-    /// What a server of this node speaks TLS with.
+    /// The TLS configuration of a server on this node.
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
 
-    /// For a connection to the node with this id, and no other.
+    /// The TLS configuration of a client that accepts only the node with this id.
     ///
     /// # Errors
-    /// TLS cannot use the credentials.
+    /// If TLS cannot use the credentials.
     pub fn client(&self, node_id: &str) -> Result<ClientConfig, rustls::Error> {
-        let wanted = Wanted::Node {
+        let expected = ExpectedServer::Node {
             ca: self.ca.clone(),
             node_id: node_id.to_owned(),
         };
-        let verifier = NodeVerifier::new(wanted, self.provider.clone());
+        let verifier = NodeVerifier::new(expected, self.provider.clone());
         let mut client = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -319,14 +319,14 @@ fn server_config(
     let mut server = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(AnyClient::new(provider.clone())))
-        .with_cert_resolver(Arc::new(ByOffer { own, second, member }));
+        .with_cert_resolver(Arc::new(CertificateSelector { own, second, member }));
     server.alpn_protocols = vec![b"h2".to_vec()];
-    // Each connection shows its certificate anew.
+    // No resumption: each connection presents its certificate.
     server.send_tls13_tickets = 0;
     Ok(Arc::new(server))
 }
 
-/// A certificate with its key, as TLS uses them.
+/// A certificate with its key, for TLS.
 pub(crate) fn certified(
     certificate: CertificateDer<'static>,
     key: &PrivateKey,
@@ -338,7 +338,7 @@ pub(crate) fn certified(
     Ok(Arc::new(certified))
 }
 
-/// The newest credentials of a directory.
+/// The current credentials of a directory.
 #[derive(Clone)]
 pub struct CredentialsWatch {
     directory: PathBuf,
@@ -348,10 +348,10 @@ pub struct CredentialsWatch {
 }
 
 impl CredentialsWatch {
-    /// Begins with what is in the directory.
+    /// Loads the credentials from the directory.
     ///
     /// # Errors
-    /// That cannot be used.
+    /// If they are rejected.
     pub fn new(directory: PathBuf, wall: fn() -> SystemTime) -> Result<Self, CredentialsError> {
         let credentials = Credentials::load(&directory, wall())?;
         Ok(Self {
@@ -362,13 +362,13 @@ impl CredentialsWatch {
         })
     }
 
-    /// The newest.
+    /// The current credentials.
     #[must_use]
     pub fn newest(&self) -> Arc<Credentials> {
         self.newest.borrow().clone()
     }
 
-    /// What a server speaks TLS with, and its changes.
+    /// The TLS configuration of a server, and its changes.
     #[must_use]
     pub fn server(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.server.subscribe()
@@ -380,42 +380,47 @@ impl CredentialsWatch {
         self.newest.subscribe()
     }
 
-    /// Where the node's certificate and its key are.
+    /// The paths of the node's certificate and key.
     #[must_use]
     pub fn node_files(&self) -> [PathBuf; 2] {
         files::of_node(&self.directory)
     }
 
-    /// The time of day, by the clock that certificates are checked with.
+    /// The time that certificates are checked against.
     #[must_use]
     pub fn now(&self) -> SystemTime {
         (self.wall)()
     }
 
-    /// Looks at the directory until cancelled. What cannot be used is reported, and what there was stays.
+    /// Polls the directory until cancelled. Rejected files are logged, and the current credentials stay in use.
     pub async fn run(&self, cancel: CancellationToken) {
-        let mut said = None;
-        while cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            match self.look() {
-                Ok(true) => info!("new credentials are used from now on"),
-                Ok(false) => said = None,
+        let mut reported = None;
+        while cancel
+            .run_until_cancelled(tokio::time::sleep(POLL_INTERVAL))
+            .await
+            .is_some()
+        {
+            match self.reload() {
+                Ok(true) => info!("credentials reloaded"),
+                Ok(false) => reported = None,
                 Err(error) => {
                     let text = error.to_string();
-                    if said.as_ref() != Some(&text) {
+                    if reported.as_ref() != Some(&text) {
                         metrics::counter!(RELOADS_FAILED, "of" => "credentials").increment(1);
-                        error!(%error, "new credentials cannot be used: those that there were stay in use");
+                        error!(%error, "credentials rejected: the current ones stay in use");
                     }
-                    said = Some(text);
+                    reported = Some(text);
                 }
             }
         }
     }
 
-    /// Takes what is new in the directory; whether there was something. An instance that runs does so by itself every few seconds.
+    /// Loads new files from the directory; returns whether they changed. A running instance does this every few
+    /// seconds.
     ///
     /// # Errors
-    /// It cannot be used, and what there was stays.
-    pub fn look(&self) -> Result<bool, CredentialsError> {
+    /// If the files are rejected; the current credentials stay in use.
+    pub fn reload(&self) -> Result<bool, CredentialsError> {
         let found = Credentials::load(&self.directory, (self.wall)())?;
         let known = self.newest();
         if found.certificate == known.certificate && found.ca == known.ca {
@@ -425,12 +430,12 @@ impl CredentialsWatch {
             return Err(CredentialsError::Certificate {
                 path: files::of_node(&self.directory)[0].clone(),
                 reason: format!(
-                    "it is that of {}, and this instance is {}",
+                    "it belongs to {}, but this instance is {}",
                     found.node_id, known.node_id
                 ),
             });
         }
-        // Of the same node and the same authority, so that it is as good as it was.
+        // The second certificate and the proof stay valid for the same node and the same CA.
         self.update(|there| {
             if found.ca != there.ca {
                 return Ok(Some(found));
@@ -444,17 +449,18 @@ impl CredentialsWatch {
         Ok(true)
     }
 
-    /// Waits until there are other credentials, but no longer than this. Cancellation safe.
+    /// Waits for other credentials, but at most this long. Cancellation safe.
     pub async fn changed_within(&self, time: Duration) {
         let mut newest = self.newest.subscribe();
-        // Either way it is time to look.
+        // The caller checks in either case.
         let _ = tokio::time::timeout(time, newest.changed()).await;
     }
 
-    /// Puts to use what is made of those credentials that there are at this moment, if anything is; whether it was.
+    /// Replaces the credentials atomically with what `make` returns for the current ones; returns whether it replaced
+    /// them.
     ///
     /// # Errors
-    /// Whatever `make` fails with; then nothing has changed.
+    /// The error of `make`; then nothing has changed.
     pub fn update(
         &self,
         make: impl FnOnce(&Credentials) -> Result<Option<Credentials>, rustls::Error>,
@@ -462,7 +468,7 @@ impl CredentialsWatch {
         let mut failed = None;
         let replaced = self.newest.send_if_modified(|newest| match make(newest) {
             Ok(Some(made)) => {
-                // Within, so that the two change in the same order.
+                // Inside the closure, so that both change in the same order.
                 self.server.send_replace(made.server());
                 *newest = Arc::new(made);
                 true
@@ -477,13 +483,13 @@ impl CredentialsWatch {
     }
 }
 
-/// An identity as far as a certificate that has been shown proves it.
+/// Identifies a peer by the certificates that it presented.
 ///
-/// The cluster's own authority may stand behind it: OpenSSL completes the chain of a client that knows it, as of one that verifies
-/// the server. It proves nothing more, and any other certificate makes it unclear who calls.
+/// The chain may contain the CA certificate, because OpenSSL clients that know the CA send it. Any other additional
+/// certificate is rejected as ambiguous.
 ///
 /// # Errors
-/// There is no certificate, more than one, or it is not the cluster's.
+/// If there is no certificate, more than one, or it is not a certificate of the cluster.
 pub fn recognized(shown: &[CertificateDer<'_>], ca: &[u8], now: SystemTime) -> Result<Identity, NotRecognized> {
     match shown {
         [] => Err(NotRecognized::None),
@@ -492,18 +498,18 @@ pub fn recognized(shown: &[CertificateDer<'_>], ca: &[u8], now: SystemTime) -> R
     }
 }
 
-/// Why a caller is nobody.
+/// Why a peer is not identified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotRecognized {
-    /// The connection shows no certificate.
-    #[error("the connection shows no certificate")]
+    /// The peer presented no certificate.
+    #[error("the client presented no certificate")]
     None,
-    /// It shows several.
-    #[error("the connection shows more than one certificate, beside the cluster's own authority")]
+    /// The peer presented several certificates.
+    #[error("the client presented more than one certificate besides the CA certificate")]
     Several,
-    /// Its certificate is not the cluster's, or not valid now.
-    #[error("the connection's certificate: {0}")]
+    /// The certificate is not one of the cluster, or not valid now.
+    #[error("client certificate rejected: {0}")]
     Certificate(#[from] VerifyError),
 }
 

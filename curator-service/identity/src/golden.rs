@@ -1,4 +1,4 @@
-//! Certificates that OpenSSL has made are accepted here, ours have the same fields, and OpenSSL accepts ours.
+//! Interoperability with OpenSSL: its certificates are accepted, ours have the same fields, and OpenSSL accepts ours.
 
 use std::path::Path;
 use std::process::Command;
@@ -36,7 +36,7 @@ fn what_openssl_has_made_is_accepted_by_the_rules() {
     assert_eq!(verify(&owner, &ca, now()), Ok(Identity::User { name: "owner".into() }));
     assert_eq!(self_signed_key(&ephemeral), public_key_of(&ephemeral));
     assert!(self_signed_key(&ephemeral).is_some());
-    // And refused where the rules refuse.
+    // Rejections.
     for certificate in [&node, &owner, &ephemeral] {
         assert_eq!(verify(certificate, &other, now()), Err(VerifyError::Signature));
     }
@@ -49,7 +49,7 @@ fn what_openssl_has_made_is_accepted_by_the_rules() {
     assert_eq!(verify(&node, &owner, now()), Err(VerifyError::NoAuthority));
 }
 
-/// One of ours of each kind, beside OpenSSL's.
+/// A certificate of each kind: ours and OpenSSL's.
 fn pairs() -> [(&'static str, Vec<u8>, Vec<u8>); 4] {
     let ca = Authority::create("Metropolis Cluster CA", PrivateKey::generate().unwrap(), now()).unwrap();
     let key = PrivateKey::generate().unwrap();
@@ -72,7 +72,7 @@ fn ours_have_the_same_fields() {
                 .extensions()
                 .iter()
                 .map(|extension| {
-                    // Of what is not the same in each the kind is compared, of the rest all bytes.
+                    // Extensions that differ in each certificate are compared by kind, all others by value.
                     let value = match extension.parsed_extension() {
                         ParsedExtension::SubjectKeyIdentifier(_)
                         | ParsedExtension::AuthorityKeyIdentifier(_)
@@ -93,7 +93,7 @@ fn ours_have_the_same_fields() {
 #[test]
 fn openssl_accepts_ours() {
     if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("SKIPPED: there is no openssl here, so nobody else has looked at our certificates");
+        eprintln!("SKIPPED: openssl is not installed");
         return;
     }
     let directory = std::env::temp_dir().join(format!("curator-golden-{}", std::process::id()));

@@ -1,6 +1,6 @@
-//! Bytes as people read them.
+//! Hexadecimal encoding.
 
-/// Lower-case hex.
+/// Encodes bytes as lower-case hex digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

@@ -1,6 +1,6 @@
-//! Private keys: in the store as the original has them, the 32-byte seed and then the 32-byte public key; in files as PKCS #8
-//! in PEM, as openssl and Go write it. The original's files are read as well: a node's key is in its file as it would be in the store, and
-//! the owner's is that in PEM, with a label of its own.
+//! Private keys. In the store: 32 bytes of seed and 32 bytes of public key, as in the Go Curator. In files: PKCS #8 in
+//! PEM, as openssl and Go write it. The Go Curator's key files are read as well: a node's file has the 64 bytes of the
+//! store, and the owner's file has them in PEM with a label of its own.
 
 use std::fmt;
 
@@ -10,29 +10,29 @@ use rcgen::{PublicKeyData, SignatureAlgorithm, SigningKey};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use zeroize::Zeroizing;
 
-/// An Ed25519 private key. It is never shown, and its bytes are wiped when it is dropped; the copy inside of the library that
-/// signs with it is freed, but not wiped.
+/// An Ed25519 private key. `Debug` does not print it, and its bytes are zeroed on drop; the copy inside the signing
+/// library is freed but not zeroed.
 pub struct PrivateKey {
     seed: Zeroizing<[u8; 32]>,
     public: [u8; 32],
     pair: Ed25519KeyPair,
 }
 
-/// Bytes that are no private key, or a key that cannot be made.
+/// Why bytes are not a private key, or a key cannot be generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The stored form has another length.
-    #[error("a private key is 64 bytes, seed and public key, and this is {0}")]
+    /// The stored form has the wrong length.
+    #[error("a private key has 64 bytes (seed and public key), not {0}")]
     Length(usize),
-    /// The two halves are of different keys.
-    #[error("the public half of the private key is not that of its seed")]
+    /// The public half does not match the seed.
+    #[error("the public half of the private key does not match its seed")]
     Mismatch,
-    /// The system gives no random numbers.
-    #[error("the system has no random numbers")]
+    /// The system's random number generator failed.
+    #[error("the random number generator of the system failed")]
     Random,
-    /// The text has no private key in it.
-    #[error("there is no \"{BEGIN}\" with base64 after it")]
+    /// The text contains no private key.
+    #[error("no PEM block that starts with \"{BEGIN}\"")]
     Pem,
     /// The private key is of another kind.
     #[error("the private key is not an Ed25519 key in PKCS #8")]
@@ -42,19 +42,19 @@ pub enum KeyError {
 /// The lines around a key in PEM.
 const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const END: &str = "-----END PRIVATE KEY-----";
-/// Those around the owner's key in the original's file.
+/// The lines around the owner's key in a file of the Go Curator.
 const OWNERS_BEGIN: &str = "-----BEGIN METROPOLIS INITIAL OWNER PRIVATE KEY-----";
 const OWNERS_END: &str = "-----END METROPOLIS INITIAL OWNER PRIVATE KEY-----";
-/// What PKCS #8, version 1, has before an Ed25519 seed: RFC 8410, 7.
+/// The bytes before an Ed25519 seed in PKCS #8, version 1 (RFC 8410, section 7).
 const PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
 impl PrivateKey {
-    /// A new one.
+    /// Generates a key.
     ///
     /// # Errors
-    /// The system gives no random numbers.
+    /// If the system's random number generator fails.
     pub fn generate() -> Result<Self, KeyError> {
         use ring::rand::SecureRandom;
         let mut seed = Zeroizing::new([0; 32]);
@@ -75,10 +75,10 @@ impl PrivateKey {
         })
     }
 
-    /// The key in a text that may have other things around it.
+    /// Reads a key from PEM; other text around it is ignored.
     ///
     /// # Errors
-    /// There is none, or it is of another kind.
+    /// If there is no key, or it is of another kind.
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
         let text = std::str::from_utf8(text).map_err(|_| KeyError::Pem)?;
         let between = |begin, end| text.split_once(begin)?.1.split_once(end).map(|(body, _)| body);
@@ -86,7 +86,7 @@ impl PrivateKey {
             Some(body) => (body, true),
             None => (between(OWNERS_BEGIN, OWNERS_END).ok_or(KeyError::Pem)?, false),
         };
-        // As long as it can become, so that no copy of it is left behind by growing.
+        // Full capacity at once: growing would leave copies in memory.
         let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
         base64.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
         let mut der = Zeroizing::new(vec![0; base64.len()]);
@@ -97,24 +97,24 @@ impl PrivateKey {
         }
     }
 
-    /// The key in a file: PEM, or nothing but the bytes that would be stored, as the original keeps a node's.
+    /// Reads the contents of a key file: PEM, or the 64 bytes of the stored form.
     pub fn from_file(bytes: &[u8]) -> Result<Self, KeyError> {
         match bytes.len() {
-            // Too short for any PEM.
+            // Too short for PEM.
             64 => Self::from_bytes(bytes),
             _ => Self::from_pem(bytes),
         }
     }
 
-    /// PKCS #8, version 1, or version 2, which has the public key after the seed.
+    /// Reads PKCS #8, version 1 or 2; version 2 has the public key after the seed.
     fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
         Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| KeyError::Kind)?;
-        // Both have the seed at the same place, as that has been accepted.
+        // Both versions have the seed at the same offset.
         let seed: Option<&[u8; 32]> = der.get(PKCS8.len()..).and_then(<[u8]>::first_chunk);
         Self::from_seed(seed.ok_or(KeyError::Kind)?)
     }
 
-    /// As PKCS #8, version 1.
+    /// Encodes the key as PKCS #8, version 1.
     pub fn to_pkcs8(&self) -> Zeroizing<[u8; 48]> {
         let mut der = Zeroizing::new([0; 48]);
         der[..16].copy_from_slice(&PKCS8);
@@ -122,7 +122,7 @@ impl PrivateKey {
         der
     }
 
-    /// For a file that nobody else may read.
+    /// Encodes the key as PEM.
     #[must_use]
     pub fn to_pem(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(128));
@@ -135,7 +135,7 @@ impl PrivateKey {
         text
     }
 
-    /// As it is stored.
+    /// Reads the stored form.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
         let (seed, public) = match bytes.split_first_chunk::<32>() {
             Some((seed, public)) if public.len() == 32 => (seed, public),
@@ -148,7 +148,7 @@ impl PrivateKey {
         }
     }
 
-    /// As it is to be stored.
+    /// The stored form.
     pub fn to_bytes(&self) -> Zeroizing<[u8; 64]> {
         let mut bytes = Zeroizing::new([0; 64]);
         bytes[..32].copy_from_slice(&*self.seed);

@@ -1,7 +1,7 @@
-//! Who is who in a cluster: node ids, Ed25519 keys, the certificates that bind them, and TLS with them.
+//! Identities in a cluster: node ids, Ed25519 keys, certificates, and TLS with them.
 //!
-//! [`verify`] says whose a certificate is, [`Authority`] issues them, [`Credentials`] are those of a node on disk, and
-//! [`ClientCredentials`] connect to the cluster:
+//! [`verify`] checks a certificate, [`Authority`] issues one, [`Credentials`] holds the files of a node, and
+//! [`ClientCredentials`] connects to a cluster:
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -39,30 +39,31 @@ pub use credentials::files::{
     CredentialsDirectory, certificate_pem, names as credential_names, read_certificate, read_private_key,
 };
 pub use credentials::replace::replace_certificate;
-pub use credentials::verifier::{NO_PROOF, NodeVerifier, Wanted};
+pub use credentials::verifier::{ExpectedServer, NO_PROOF, NodeVerifier};
 pub use credentials::{Credentials, CredentialsError, CredentialsWatch, NotRecognized, recognized};
 pub use hex::hex;
 pub use key::{KeyError, PrivateKey};
-pub use pushback::{come_again, patiently};
-pub use subject::{CertifiedAs, NotCertified, certified_as};
+pub use pushback::{retry_delay, with_retries};
+pub use subject::{CertificateSubject, verify_certificate};
 pub use verify::{
-    Identity, VerifyError, ends_at, is_certificate, is_crl, public_key_of, says_member, self_signed_key, validity,
-    verify,
+    Identity, VerifyError, ends_at, is_certificate, is_crl, is_member_certificate, public_key_of, self_signed_key,
+    validity, verify,
 };
 
-/// The time of day: for what people read, and for the validity of certificates. No term or deadline is decided by it.
+/// The wall clock, for messages and for the validity of certificates. Terms and deadlines use a monotonic clock
+/// instead.
 #[allow(clippy::disallowed_methods, reason = "certificates have no other clock")]
 #[must_use]
 pub fn wall_clock() -> std::time::SystemTime {
     std::time::SystemTime::now()
 }
 
-/// The port of the Curator, the same on every node.
+/// The default port of the Curator.
 pub const CURATOR_PORT: u16 = 7835;
 
-/// The id of the node with this public key; `None` if that is no key.
+/// The id of the node with this public key; `None` if the key is not 32 bytes long.
 ///
-/// It is made of the first half of the key alone, so two keys may share an id.
+/// The id is derived from the first half of the key only, so two keys can share an id.
 #[must_use]
 pub fn node_id(public_key: &[u8]) -> Option<String> {
     let half = public_key.get(..16).filter(|_| public_key.len() == 32)?;

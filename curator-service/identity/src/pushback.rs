@@ -1,8 +1,7 @@
-//! When a caller that was refused may call again: the server says so, and callers of ours keep to it.
+//! Retry after a server pushback, as in gRFC A6, "Pushback".
 //!
-//! A server that is full refuses a call before anything of it runs, and says in `grpc-retry-pushback-ms` when there may be room. Callers
-//! that came back earlier would only be refused again, all of them, while those who are served have to wait for it.
-//! Source: gRFC A6, "Pushback".
+//! A server at its limits refuses a call before any of it runs, and gives a delay in `grpc-retry-pushback-ms`. Earlier
+//! retries would only be refused again, and slow down the calls that are served.
 
 use std::time::Duration;
 
@@ -10,43 +9,48 @@ use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-/// The metadata of a refusal that says it, in milliseconds.
+/// The metadata key of the delay, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// Nobody waits longer, whatever is said.
-const LONGEST: Duration = Duration::from_secs(30);
-/// As much longer each waits at most, at random, so that not all who were told the same come at the same moment.
-const SPREAD: f64 = 0.25;
+/// Maximum delay, whatever the server asks for.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+/// Maximum random addition to the delay, as a fraction, so that clients do not retry at the same moment.
+const MAX_JITTER: f64 = 0.25;
 
-/// How long to wait before the call is made again, if the refusal says when it may be: at most 30 s, and up to a quarter more than
-/// was said. Instances say it of calls of which nothing has run, so that any of them may be made again. What is no number, or a
-/// negative one, says that it may not.
+/// The delay before a refused call may be retried, if the server gave one: at most 30 s, with up to a quarter of
+/// jitter. Instances give a delay only for calls of which nothing has run, so any such call may be retried. An invalid
+/// or negative number means: do not retry.
 #[must_use]
-pub fn come_again(status: &Status) -> Option<Duration> {
+pub fn retry_delay(status: &Status) -> Option<Duration> {
     let said = status.metadata().get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
-    let spread = 1.0 + rand::rng().random_range(0.0..SPREAD);
-    Some(Duration::from_millis(said).min(LONGEST).mul_f64(spread).min(LONGEST))
+    let spread = 1.0 + rand::rng().random_range(0.0..MAX_JITTER);
+    Some(
+        Duration::from_millis(said)
+            .min(MAX_DELAY)
+            .mul_f64(spread)
+            .min(MAX_DELAY),
+    )
 }
 
-/// A refusal with when to come again: of a call of which nothing has run.
+/// Adds a delay to the refusal of a call of which nothing has run.
 #[must_use]
-pub fn telling(mut refusal: Status, after: Duration) -> Status {
+pub fn with_pushback(mut refusal: Status, after: Duration) -> Status {
     let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
     refusal.metadata_mut().insert(PUSHBACK, after.into());
     refusal
 }
 
-/// Makes a call, and makes it again whenever it was refused with a time to come again, until `until`. A call that may come again
-/// later than that is not waited for: what it was told is returned at once. The call itself is not ended at `until`.
+/// Makes a call and retries it whenever it is refused with a delay, until `until`. If the delay ends after `until`, the
+/// refusal is returned at once. A running call is not cancelled at `until`.
 ///
 /// # Errors
-/// What the last call has ended with.
-pub async fn patiently<T>(until: Instant, mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+/// The status of the last call.
+pub async fn with_retries<T>(until: Instant, mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
     loop {
         let refused = match call().await {
             Ok(answer) => return Ok(answer),
             Err(refused) => refused,
         };
-        match come_again(&refused).map(|wait| Instant::now() + wait) {
+        match retry_delay(&refused).map(|wait| Instant::now() + wait) {
             Some(again) if again < until => sleep_until(again).await,
             _ => return Err(refused),
         }
@@ -73,7 +77,7 @@ mod tests {
         let calls = full.calls.clone();
         let mut client = CuratorClient::new(full.serve());
         let began = Instant::now();
-        let done = patiently(began + within, async || {
+        let done = with_retries(began + within, async || {
             client.commit_node(CommitNodeRequest::default()).await.map(drop)
         });
         let done = done.await;
@@ -108,8 +112,8 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_ever_and_not_all_come_at_the_same_moment() {
-        let told = |said: &str| come_again(&refused(said)).unwrap();
-        assert_eq!(told(&u64::MAX.to_string()), LONGEST);
+        let told = |said: &str| retry_delay(&refused(said)).unwrap();
+        assert_eq!(told(&u64::MAX.to_string()), MAX_DELAY);
         assert!(told("0").is_zero());
         let mut waits: Vec<_> = (0..100).map(|_| told("1000")).collect();
         assert!(waits.iter().all(|wait| (1_000..=1_250).contains(&wait.as_millis())));
@@ -118,6 +122,6 @@ mod tests {
             waits[99].saturating_sub(waits[0]) > Duration::from_millis(50),
             "{waits:?}"
         );
-        assert_eq!(come_again(&Status::unavailable("")), None);
+        assert_eq!(retry_delay(&Status::unavailable("")), None);
     }
 }

@@ -1,25 +1,26 @@
-//! Which certificates an authority has signed, as far as that was found out before.
+//! A cache of verified signatures.
 //!
-//! A certificate is looked at for each call, and its signature is what takes long; it stays as it is, while all else that counts (the
-//! time, the node's record) is asked each time. Only what is signed is remembered, so that strangers leave nothing here.
+//! Each call verifies a certificate. The signature is the expensive part and cannot change, so it is cached; validity
+//! and the node's record are checked each time. Only valid signatures are cached, so unauthenticated peers cannot fill
+//! the cache.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 use ring::digest::{Context, Digest, SHA256};
 
-/// How many are remembered. Beyond that it begins anew: whoever is forgotten is found again with its next call.
-const MOST: usize = 16_384;
+/// Maximum number of cached signatures. A full cache is cleared.
+const MAX_CACHED: usize = 16_384;
 
-static GOOD: LazyLock<RwLock<HashSet<[u8; 32]>>> = LazyLock::new(RwLock::default);
+static VERIFIED: LazyLock<RwLock<HashSet<[u8; 32]>>> = LazyLock::new(RwLock::default);
 
-/// A certificate and an authority's, as they are to the last byte.
+/// The digest of a certificate and a CA certificate.
 pub(super) struct Pair([u8; 32]);
 
 impl Pair {
     pub(super) fn of(certificate: &[u8], ca: &[u8]) -> Self {
         let mut both = Context::new(&SHA256);
-        // With its length, so that no byte can belong to the other.
+        // The length separates the two certificates.
         both.update(&(certificate.len() as u64).to_be_bytes());
         both.update(certificate);
         both.update(ca);
@@ -30,17 +31,20 @@ impl Pair {
     }
 }
 
-/// Whether the signature is known to be the authority's.
-pub(super) fn is_good(pair: &Pair) -> bool {
-    // Nothing that holds the lock can panic half-way.
-    GOOD.read().unwrap_or_else(PoisonError::into_inner).contains(&pair.0)
+/// Whether the signature was verified before.
+pub(super) fn is_verified(pair: &Pair) -> bool {
+    // No holder of the lock can panic in between.
+    VERIFIED
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&pair.0)
 }
 
-/// It is.
-pub(super) fn is_found_good(pair: Pair) {
-    let mut good = GOOD.write().unwrap_or_else(PoisonError::into_inner);
-    if good.len() == MOST {
-        good.clear();
+/// Caches a verified signature.
+pub(super) fn set_verified(pair: Pair) {
+    let mut verified = VERIFIED.write().unwrap_or_else(PoisonError::into_inner);
+    if verified.len() == MAX_CACHED {
+        verified.clear();
     }
-    good.insert(pair.0);
+    verified.insert(pair.0);
 }

@@ -1,20 +1,20 @@
-//! Whose a certificate is, for those who look at one.
+//! Verification of a single certificate, for tools.
 
 use std::fmt;
 use std::time::SystemTime;
 
 use crate::{Identity, VerifyError, verify};
 
-/// Whom a certificate of the cluster is for.
+/// The subject of a certificate of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CertifiedAs {
+pub enum CertificateSubject {
     /// A node, by its id.
     Node(String),
-    /// A user, by their name.
+    /// A user, by name.
     User(String),
 }
 
-impl fmt::Display for CertifiedAs {
+impl fmt::Display for CertificateSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node(id) => write!(f, "node {id}"),
@@ -23,18 +23,14 @@ impl fmt::Display for CertifiedAs {
     }
 }
 
-/// The cluster does not stand behind a certificate, or not at that time.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct NotCertified(#[from] VerifyError);
-
-/// Whom a certificate is for, if the authority with the certificate `ca` has made it and it is valid at `now`; both are DER.
+/// Verifies that the CA issued the certificate and that the certificate is valid at `now`, and returns its subject.
+/// `certificate` and `ca` are DER.
 ///
 /// # Errors
-/// It is not the cluster's, or not valid at that time.
-pub fn certified_as(certificate: &[u8], ca: &[u8], now: SystemTime) -> Result<CertifiedAs, NotCertified> {
+/// If the CA did not issue the certificate, or the certificate is not valid at `now`.
+pub fn verify_certificate(certificate: &[u8], ca: &[u8], now: SystemTime) -> Result<CertificateSubject, VerifyError> {
     Ok(match verify(certificate, ca, now)? {
-        Identity::Node { id, .. } => CertifiedAs::Node(id),
-        Identity::User { name } => CertifiedAs::User(name),
+        Identity::Node { id, .. } => CertificateSubject::Node(id),
+        Identity::User { name } => CertificateSubject::User(name),
     })
 }

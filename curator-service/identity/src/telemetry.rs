@@ -1,4 +1,4 @@
-//! Metrics of credentials, for whoever has installed a recorder of the `metrics` crate.
+//! Metrics of credentials, recorded with the `metrics` crate.
 
-/// How often new files could not be used, by what they are of.
+/// Number of failed reloads, by kind of file.
 pub const RELOADS_FAILED: &str = "curator_reloads_failed_total";

@@ -1,4 +1,4 @@
-//! Authorities, nodes and directories of tests, and TLS handshakes over a pipe.
+//! Test fixtures: authorities, nodes, credentials directories, and TLS handshakes over a pipe.
 
 #![allow(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
 
@@ -17,18 +17,18 @@ use crate::{Authority, Credentials, CredentialsError, PrivateKey, Subject, certi
 
 const NOW: u64 = 1_750_000_000;
 
-/// The time of the tests.
+/// The wall-clock time of the tests.
 #[must_use]
 pub fn wall() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW)
 }
 
-/// A directory that goes away.
+/// A temporary credentials directory.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// A new one.
+    /// Creates the directory.
     #[must_use]
     pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("curator-credentials-{name}-{}", std::process::id()));
@@ -37,7 +37,7 @@ impl Directory {
         Self(path)
     }
 
-    /// Where it is.
+    /// The path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -54,10 +54,10 @@ impl Directory {
         std::io::Write::write_all(&mut file, key.to_pem().as_bytes()).unwrap();
     }
 
-    /// The credentials that are in it.
+    /// Loads the credentials.
     ///
     /// # Errors
-    /// They cannot be used.
+    /// If they are rejected.
     pub fn load(&self) -> Result<Credentials, CredentialsError> {
         Credentials::load(&self.0, wall())
     }
@@ -85,13 +85,16 @@ pub fn node(ca: &Authority) -> (PrivateKey, String, Vec<u8>) {
     (key, id, certificate)
 }
 
-/// Shakes hands over a pipe; what each side thinks of it.
-pub async fn shake(server: &Credentials, client: ClientConfig) -> (Result<Vec<Vec<u8>>, String>, Result<(), String>) {
-    shake_as(server, client, ServerName::try_from("anybody").unwrap()).await
+/// Does a TLS handshake over a pipe, and returns the result of each side.
+pub async fn handshake(
+    server: &Credentials,
+    client: ClientConfig,
+) -> (Result<Vec<Vec<u8>>, String>, Result<(), String>) {
+    handshake_as(server, client, ServerName::try_from("anybody").unwrap()).await
 }
 
-/// The same with a client that asks for somebody by name.
-pub async fn shake_as(
+/// The same with a server name.
+pub async fn handshake_as(
     server: &Credentials,
     client: ClientConfig,
     name: ServerName<'static>,
@@ -108,7 +111,7 @@ pub async fn shake_as(
             .connect(name, there)
             .await
             .map_err(|error| error.to_string())?;
-        // With TLS 1.3 the client learns of its refusal only now.
+        // With TLS 1.3, the client learns of a rejection only here.
         tokio::io::AsyncWriteExt::flush(&mut stream)
             .await
             .map_err(|error| error.to_string())

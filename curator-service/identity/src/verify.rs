@@ -1,7 +1,7 @@
-//! Certificates and lists as they come: whether they are any, whose, and whether the cluster stands behind them.
+//! Parsing and verification of certificates and revocation lists.
 //!
-//! The rules are the original's, and stricter in one thing: a certificate counts from its beginning to its end, where the
-//! original does not look at the time. A beginning may be a little ahead, because clocks differ.
+//! The rules are those of the Go Curator with one addition: the validity period is checked. The start of the period
+//! may be slightly in the future, because clocks differ.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,74 +13,74 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::{node_id, signatures};
 
-/// How far ahead of this clock the one of whoever has made a certificate may be.
-const AHEAD: Duration = Duration::from_secs(5 * 60);
+/// Maximum difference between the clock of the issuer and the local one.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
-/// The extension of a certificate whose node is a member of the consensus while it is valid: a number drawn at random, below the arc that
-/// is there for such (ITU-T X.667).
+/// The extension that marks the certificate of a consensus member: a random number below the arc for UUIDs (ITU-T
+/// X.667).
 pub(super) const MEMBER: &[u64] = &[2, 25, 6_917_202_553_071_401_337];
 
-/// Why a certificate proves nothing.
+/// Why a certificate is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// It is no X.509 certificate in DER, or there is more than one.
-    #[error("it is no certificate")]
+    /// The bytes are not exactly one X.509 certificate in DER.
+    #[error("not an X.509 certificate")]
     Malformed,
-    /// Its key is of another kind than Ed25519.
-    #[error("its key is not Ed25519")]
+    /// The key is not an Ed25519 key.
+    #[error("the certificate's key is not Ed25519")]
     KeyKind,
     /// The cluster's certificate is not a CA certificate.
-    #[error("the cluster's own certificate is none of an authority")]
+    #[error("cluster certificate is not a CA certificate")]
     NoAuthority,
-    /// Another authority has signed it, or it was changed since.
-    #[error("it is not signed by the cluster's authority")]
+    /// The signature is not the CA's.
+    #[error("not signed by the cluster's CA")]
     Signature,
     /// It is a CA certificate.
-    #[error("it is an authority's")]
+    #[error("a CA certificate cannot identify a node or a user")]
     Authority,
-    /// It begins later, by this clock.
-    #[error("it is not valid yet, but from {valid_from} on")]
+    /// The validity period starts later.
+    #[error("not valid before {valid_from}")]
     NotYet {
-        /// When it begins.
+        /// The start of the validity period.
         valid_from: String,
     },
-    /// It has ended.
-    #[error("it is not valid any more")]
+    /// The validity period is over.
+    #[error("certificate has expired")]
     Expired,
-    /// Its extended key usage and its names are those of neither.
-    #[error("it is neither a node's nor a user's")]
+    /// Extended key usage and names match neither a node nor a user.
+    #[error("neither a node certificate nor a user certificate")]
     NeitherNodeNorUser,
 }
 
-/// Whom a certificate of the cluster is for.
+/// The identity in a certificate of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// A node.
     Node {
-        /// Its id.
+        /// Node id.
         id: String,
-        /// Its key.
+        /// Public key.
         public_key: [u8; 32],
     },
     /// A user.
     User {
-        /// Their name.
+        /// User name.
         name: String,
     },
 }
 
-/// Whom a certificate is for, if the cluster's authority has made it and it is valid now; all DER.
+/// Verifies a certificate (DER) against the cluster's CA certificate (DER), and returns the identity in it.
 ///
 /// # Errors
-/// It proves nothing.
+/// If the certificate is rejected.
 pub fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity, VerifyError> {
     let certificate = parsed(der)?;
     let public_key = ed25519(&certificate).ok_or(VerifyError::KeyKind)?;
     let pair = signatures::Pair::of(der, ca);
-    if !signatures::is_good(&pair) {
+    if !signatures::is_verified(&pair) {
         signed_by(&certificate, ca)?;
-        signatures::is_found_good(pair);
+        signatures::set_verified(pair);
     }
     if certificate.is_ca() {
         return Err(VerifyError::Authority);
@@ -89,7 +89,7 @@ pub fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity, Verify
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     };
-    if certificate.validity().not_before.timestamp() > seconds(now + AHEAD) {
+    if certificate.validity().not_before.timestamp() > seconds(now + MAX_CLOCK_SKEW) {
         return Err(VerifyError::NotYet {
             valid_from: certificate.validity().not_before.to_string(),
         });
@@ -97,7 +97,7 @@ pub fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity, Verify
     if certificate.validity().not_after.timestamp() < seconds(now) {
         return Err(VerifyError::Expired);
     }
-    // What a certificate is for is the one thing that tells nodes and users apart.
+    // The extended key usage tells nodes from users.
     let usage = certificate.extended_key_usage().ok().flatten();
     let (server, client) = usage.map_or((false, false), |usage| {
         (usage.value.server_auth, usage.value.client_auth)
@@ -113,14 +113,14 @@ pub fn verify(der: &[u8], ca: &[u8], now: SystemTime) -> Result<Identity, Verify
     Err(VerifyError::NeitherNodeNorUser)
 }
 
-/// Whether a certificate that has been verified says that its node is a member of the consensus.
+/// Whether a verified certificate marks its node as a consensus member.
 #[must_use]
-pub fn says_member(der: &[u8]) -> bool {
+pub fn is_member_certificate(der: &[u8]) -> bool {
     let Ok(member) = Oid::from(MEMBER) else { return false };
     parsed(der).is_ok_and(|certificate| matches!(certificate.get_extension_unique(&member), Ok(Some(_))))
 }
 
-/// From and until when a certificate is valid, in seconds since 1970.
+/// The validity period of a certificate, in seconds since 1970.
 #[must_use]
 pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let certificate = parsed(der).ok()?;
@@ -128,13 +128,13 @@ pub fn validity(der: &[u8]) -> Option<(i64, i64)> {
     Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
-/// Until when a certificate is valid, in seconds since 1970.
+/// The end of the validity period, in seconds since 1970.
 #[must_use]
 pub fn ends_at(der: &[u8]) -> Option<i64> {
     validity(der).map(|(_, end)| end)
 }
 
-/// The key that a certificate signed by itself shows its holder to have.
+/// The key of a self-signed certificate, which proves that its holder has the key.
 #[must_use]
 pub fn self_signed_key(der: &[u8]) -> Option<[u8; 32]> {
     let certificate = parsed(der).ok()?;
@@ -143,19 +143,19 @@ pub fn self_signed_key(der: &[u8]) -> Option<[u8; 32]> {
     Some(key)
 }
 
-/// Whether this is a certificate and nothing else.
+/// Whether the bytes are exactly one certificate.
 #[must_use]
 pub fn is_certificate(der: &[u8]) -> bool {
     parsed(der).is_ok()
 }
 
-/// Whether this is a list of revoked certificates and nothing else.
+/// Whether the bytes are exactly one certificate revocation list.
 #[must_use]
 pub fn is_crl(der: &[u8]) -> bool {
     CertificateRevocationList::from_der(der).is_ok_and(|(rest, _)| rest.is_empty())
 }
 
-/// The Ed25519 key that a certificate is for; `None` if it is no certificate, or for another kind of key.
+/// The Ed25519 key of a certificate; `None` if it is not a certificate, or has another kind of key.
 #[must_use]
 pub fn public_key_of(der: &[u8]) -> Option<[u8; 32]> {
     ed25519(&parsed(der).ok()?)
@@ -303,7 +303,7 @@ mod tests {
         let ca = authority();
         let id = node_id(&[7; 32]).unwrap();
         let member = ca.issue_member(&id, &[7; 32], at(NOW), at(NOW + 60)).unwrap();
-        assert!(says_member(&member));
+        assert!(is_member_certificate(&member));
         let node = Identity::Node {
             id: id.clone(),
             public_key: [7; 32],
@@ -311,8 +311,10 @@ mod tests {
         assert_eq!(verify(&member, ca.certificate(), at(NOW + 60)), Ok(node));
         let late = verify(&member, ca.certificate(), at(NOW + 61));
         assert_eq!(late, Err(VerifyError::Expired));
-        assert!(!says_member(&ca.issue(&Subject::node(&id), &[7; 32], at(NOW)).unwrap()));
-        assert!(!says_member(b""));
+        assert!(!is_member_certificate(
+            &ca.issue(&Subject::node(&id), &[7; 32], at(NOW)).unwrap()
+        ));
+        assert!(!is_member_certificate(b""));
     }
 
     #[test]

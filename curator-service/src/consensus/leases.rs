@@ -9,7 +9,7 @@ use curator_election::store::{
 };
 
 /// Observes the leases of this process. Called on the path of the election: must not block.
-pub trait LeaseWitness: Send + Sync + 'static {
+pub trait LeaseObserver: Send + Sync + 'static {
     /// A lease was granted. Called before any key is attached to it.
     fn granted(&self, lease: LeaseId);
 
@@ -20,7 +20,7 @@ pub trait LeaseWitness: Send + Sync + 'static {
 /// A store whose leases are reported to a witness.
 pub(super) struct Witnessed {
     pub(super) store: Arc<dyn Store>,
-    pub(super) witness: Arc<dyn LeaseWitness>,
+    pub(super) witness: Arc<dyn LeaseObserver>,
 }
 
 impl Witnessed {
@@ -76,7 +76,7 @@ mod tests {
     #[derive(Default)]
     struct Heard(Mutex<Vec<(&'static str, LeaseId)>>);
 
-    impl LeaseWitness for Heard {
+    impl LeaseObserver for Heard {
         fn granted(&self, lease: LeaseId) {
             self.0.lock().unwrap().push(("granted", lease));
         }

@@ -22,7 +22,7 @@ use crate::state::keys::NODES;
 use crate::state::record::NodeRecord;
 use curator_identity::ClientCredentials;
 use curator_identity::CredentialsWatch;
-use curator_identity::come_again;
+use curator_identity::retry_delay;
 
 /// The interval of heartbeats, as in the Go Curator. A leader considers a node lost after twice that time.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ impl From<String> for Failed {
 impl From<Status> for Failed {
     fn from(status: Status) -> Self {
         Self {
-            again: come_again(&status),
+            again: retry_delay(&status),
             why: status.to_string(),
         }
     }

@@ -28,7 +28,7 @@ const GOOD: [&str; 6] = [
 fn bad_values_are_answered_with_what_is_right() {
     let cases: [(&[&str], &str); 8] = [
         (&["--leader-ttl", "ten"], "such as 500ms, 10s or 2m"),
-        (&["--leader-ttl", "10"], "the unit is missing"),
+        (&["--leader-ttl", "10"], "missing unit"),
         (&["--listen", "everywhere"], "such as 127.0.0.1:7835"),
         (&["--listen", "0.0.0.0:7835"], "not a loopback address"),
         (&["--advertise", "nowhere"], "use host:port"),

@@ -28,7 +28,7 @@ fn supervised(label: &str, ttl: Duration) -> (TestCluster, usize) {
 
 /// The process of the instance itself, in its newest run.
 fn instance(stage: &TestCluster, curator: usize, since: Mark) -> Pid {
-    let told = |event: &curator_harness::Event| event.message() == Some("watching over an instance");
+    let told = |event: &curator_harness::Event| event.message() == Some("instance started");
     let event = stage.curators[curator]
         .wait_for(since, SOON, "the instance", told)
         .unwrap();
@@ -153,8 +153,7 @@ fn sigterm_goes_through_the_parent_and_hands_over() {
     assert!(next.at - told < LONG / 5);
     assert_eq!(stage.curators[leader].wait_exit(SOON).unwrap().code(), Some(0));
     assert!(!stage.etcd.leases(At::Any).unwrap().contains(&lease));
-    let given_back =
-        |event: &curator_harness::Event| event.message() == Some("the instance is dead: giving its lease back");
+    let given_back = |event: &curator_harness::Event| event.message() == Some("instance exited: revoking its lease");
     assert!(
         !stage.curators[leader]
             .events_since(marks[leader])
@@ -194,7 +193,7 @@ fn release_gives_a_dead_instances_lease_back_and_no_living_ones() {
         }
         let refused = release(&stage, &directory);
         assert_eq!(refused.status.code(), Some(1), "{}", refused.stderr);
-        assert!(refused.stderr.contains("lives"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("is alive"), "{}", refused.stderr);
         assert!(stage.etcd.leases(At::Any).unwrap().contains(&lease));
     }
     let marks = stage.marks();

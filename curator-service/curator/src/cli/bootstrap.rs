@@ -1,4 +1,4 @@
-//! `curator bootstrap`: makes a cluster.
+//! `curator bootstrap`: creates a cluster.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,19 +13,19 @@ use curator_service::{
 
 use crate::cli::options::{StoreArgs, parse_key, parse_label};
 
-/// What a cluster begins with.
+/// The initial state of a cluster.
 #[derive(Args)]
 pub(crate) struct Bootstrap {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// A directory for the credentials of the first node, which `curator serve` uses then: ca.pem and node.pem, and the private
-    /// keys of those public keys that are not given: node-key.pem, join-key.pem and owner-key.pem. They are made if they are not
-    /// there. Put the owner's key where the owner is.
+    /// Directory for the credentials of the first node, for `curator serve`: ca.pem and node.pem, and the private keys
+    /// of the public keys that are not given: node-key.pem, join-key.pem and owner-key.pem. Existing keys are used;
+    /// missing ones are generated. Move the owner's key to the owner's machine.
     #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: Option<PathBuf>,
 
-    /// The first node's Ed25519 public key, as 64 hex digits. Its id follows from it.
+    /// Ed25519 public key of the first node, as 64 hex digits. The node id is derived from it.
     #[arg(
         long,
         env = "CURATOR_NODE_PUBLIC_KEY",
@@ -35,7 +35,7 @@ pub(crate) struct Bootstrap {
     )]
     node_public_key: Option<[u8; 32]>,
 
-    /// The Ed25519 public key that the first node joins with after a restart.
+    /// Ed25519 public key with which the first node rejoins after a restart.
     #[arg(
         long,
         env = "CURATOR_JOIN_PUBLIC_KEY",
@@ -45,7 +45,7 @@ pub(crate) struct Bootstrap {
     )]
     join_public_key: Option<[u8; 32]>,
 
-    /// The Ed25519 public key of the cluster's owner, who may have a certificate for it.
+    /// Ed25519 public key of the cluster's owner, who can request a certificate for it.
     #[arg(
         long,
         env = "CURATOR_OWNER_PUBLIC_KEY",
@@ -55,42 +55,42 @@ pub(crate) struct Bootstrap {
     )]
     owner_public_key: Option<[u8; 32]>,
 
-    /// A file with the cluster's part of the first node's disk key, 32 bytes [default: none].
+    /// File with the cluster's part of the first node's disk encryption key, 32 bytes [default: none].
     #[arg(long, env = "CURATOR_CLUSTER_UNLOCK_KEY_FILE", value_name = "FILE")]
     cluster_unlock_key_file: Option<PathBuf>,
 
-    /// What the first node does with its TPM.
+    /// TPM usage of the first node.
     #[arg(long, value_enum, default_value_t = Tpm::Used)]
     tpm: Tpm,
 
-    /// A label of the first node, as key=value; may be repeated.
+    /// Label of the first node, as key=value; may be repeated.
     #[arg(long, value_name = "LABEL", value_parser = parse_label)]
     label: Vec<(String, String)>,
 
-    /// The cluster's domain.
+    /// Domain of the cluster.
     #[arg(long, value_name = "NAME", default_value = "cluster.internal")]
     cluster_domain: String,
 
-    /// Whether nodes must have a TPM.
+    /// TPM policy for nodes.
     #[arg(long, value_enum, default_value_t = Mode::Required)]
     tpm_mode: Mode,
 
-    /// How nodes must secure their storage.
+    /// Storage security policy for nodes.
     #[arg(long, value_enum, default_value_t = Storage::NeedsEncryptionAndAuthentication)]
     storage_security: Storage,
 
-    /// A directory for the certificates that are made, as ca.pem and node.pem [default: they are printed].
+    /// Directory for the new certificates, ca.pem and node.pem [default: standard output].
     #[arg(long, value_name = "DIR", conflicts_with = "credentials")]
     out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Tpm {
-    /// It has one, and uses it.
+    /// Present and used.
     Used,
-    /// It has one, and does not use it.
+    /// Present, but not used.
     Unused,
-    /// It has none.
+    /// Not present.
     None,
 }
 
@@ -109,15 +109,15 @@ enum Storage {
     NeedsInsecure,
 }
 
-/// What the directory of credentials has in the end, beside keys.
+/// The certificates in the credentials directory.
 const CERTIFICATES: [&str; 2] = [names::CA, names::NODE];
 
-fn is_there(directory: &CredentialsDirectory, name: &str) -> Box<dyn std::error::Error> {
+fn already_exists(directory: &CredentialsDirectory, name: &str) -> Box<dyn std::error::Error> {
     let path = directory.path(name);
-    format!("{} is there already: choose another directory", path.display()).into()
+    format!("{} exists: choose another directory", path.display()).into()
 }
 
-/// What this run has made beside the cluster: gone again unless it is kept.
+/// The files that this run created; they are removed on drop unless they are kept.
 #[derive(Default)]
 struct MadeFiles {
     directory: Option<PathBuf>,
@@ -136,27 +136,27 @@ impl Drop for MadeFiles {
         let files = self.files.drain(..).map(std::fs::remove_file);
         let directory = self.directory.take().map(std::fs::remove_dir);
         if let Some(error) = files.chain(directory).find_map(Result::err) {
-            eprintln!("warning: what was made for this could not be removed: {error}");
+            eprintln!("warning: cannot remove the files of this attempt: {error}");
         }
     }
 }
 
 impl Bootstrap {
-    /// Makes the cluster; the exit code says whether there is one now that was not there.
+    /// Creates the cluster; returns the exit code.
     pub(crate) fn run(&self) -> ExitCode {
         let mut made = MadeFiles::default();
-        let asked = match self.asked(&mut made) {
-            Ok(asked) => asked,
-            Err(wrong) => return crate::wrong_arguments(&*wrong, "bootstrap"),
+        let request = match self.request(&mut made) {
+            Ok(request) => request,
+            Err(error) => return super::usage_error(&*error, "bootstrap"),
         };
         if let Some(warning) = self.store.warning() {
             eprintln!("warning: {warning}");
         }
-        let bootstrapped = self.make(&asked);
+        let bootstrapped = self.create(&request);
         let unmade = match &bootstrapped {
             Ok(_) => false,
             Err(error) => match error.downcast_ref() {
-                // The cluster may have been made, for these keys.
+                // The cluster may exist now, with these keys.
                 Some(BootstrapError::Store(error)) => error.never_ran(),
                 _ => true,
             },
@@ -165,18 +165,18 @@ impl Bootstrap {
             made.keep();
         }
         match bootstrapped {
-            Ok(made) => match self.hand_out(&made) {
+            Ok(made) => match self.write_certificates(&made) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!(
-                        "error: the cluster is made, but its certificates cannot be written: {error}; the same once \
-                         more writes them"
+                        "error: the cluster was created, but its certificates cannot be written: {error}; run the same \
+                         command again to write them"
                     );
                     ExitCode::FAILURE
                 }
             },
             Err(error) => match error.downcast_ref() {
-                Some(BootstrapError::Invalid(_)) => crate::wrong_arguments(&*error, "bootstrap"),
+                Some(BootstrapError::Invalid(_)) => super::usage_error(&*error, "bootstrap"),
                 _ => {
                     eprintln!("error: {error}");
                     ExitCode::FAILURE
@@ -185,13 +185,13 @@ impl Bootstrap {
         }
     }
 
-    fn asked(&self, made: &mut MadeFiles) -> Result<curator_service::Bootstrap, Box<dyn std::error::Error>> {
+    fn request(&self, made: &mut MadeFiles) -> Result<curator_service::Bootstrap, Box<dyn std::error::Error>> {
         let cluster_unlock_key = match &self.cluster_unlock_key_file {
             Some(file) => std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?,
             None => Vec::new(),
         };
         let directory = self.directory(made)?;
-        // New keys are on the disk before anything is made with them.
+        // New keys are on disk before they are used.
         let mut public_key = |given: Option<[u8; 32]>, name: &str| match (given, &directory) {
             (Some(given), _) => Ok(given.to_vec()),
             (None, Some(directory)) => {
@@ -202,7 +202,7 @@ impl Bootstrap {
                 }
                 Ok::<_, CredentialsError>(key.public_key().to_vec())
             }
-            // One of them is there, as the arguments are declared.
+            // The argument declaration rules this out.
             (None, None) => Ok(Vec::new()),
         };
         Ok(curator_service::Bootstrap {
@@ -238,28 +238,29 @@ impl Bootstrap {
         })
     }
 
-    /// Where the credentials go; refused if all certificates are in it.
+    /// The credentials directory; rejected if it has all certificates.
     fn directory(&self, made: &mut MadeFiles) -> Result<Option<CredentialsDirectory>, Box<dyn std::error::Error>> {
         let Some(path) = &self.credentials else { return Ok(None) };
         made.directory = (!path.exists()).then(|| path.clone());
         let directory = CredentialsDirectory::create(path)?;
-        match CERTIFICATES.iter().all(|name| directory.has(name)) {
-            true => Err(is_there(&directory, names::NODE)),
-            false => Ok(Some(directory)),
+        if CERTIFICATES.iter().all(|name| directory.has(name)) {
+            return Err(already_exists(&directory, names::NODE));
         }
+        Ok(Some(directory))
     }
 
-    fn make(&self, asked: &curator_service::Bootstrap) -> Result<Bootstrapped, Box<dyn std::error::Error>> {
+    fn create(&self, request: &curator_service::Bootstrap) -> Result<Bootstrapped, Box<dyn std::error::Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let to = self.store.store_to_fill()?;
-        // An attempt that was interrupted has made the cluster, and not handed out all of it.
-        let earlier = match to.is_new() {
-            true => None,
-            false => runtime.block_on(bootstrapped(to.store(), asked))?,
+        // An interrupted attempt may have created the cluster without writing all certificates.
+        let earlier = if to.is_new() {
+            None
+        } else {
+            runtime.block_on(bootstrapped(to.store(), request))?
         };
         if let Some(earlier) = earlier {
             println!(
-                "this very cluster has been made before; its first node is {}",
+                "the cluster was created by an earlier run; first node: {}",
                 earlier.node_id
             );
             return Ok(earlier);
@@ -267,16 +268,16 @@ impl Bootstrap {
         if let Some(path) = &self.credentials {
             let directory = CredentialsDirectory::create(path)?;
             if let Some(name) = CERTIFICATES.into_iter().find(|name| directory.has(name)) {
-                return Err(is_there(&directory, name));
+                return Err(already_exists(&directory, name));
             }
         }
-        let made = runtime.block_on(curator_service::bootstrap(to.store(), asked, wall_clock()))?;
+        let made = runtime.block_on(curator_service::bootstrap(to.store(), request, wall_clock()))?;
         to.keep();
-        println!("bootstrapped: the first node is {}", made.node_id);
+        println!("cluster created; first node: {}", made.node_id);
         Ok(made)
     }
 
-    fn hand_out(&self, made: &Bootstrapped) -> Result<(), Box<dyn std::error::Error>> {
+    fn write_certificates(&self, made: &Bootstrapped) -> Result<(), Box<dyn std::error::Error>> {
         let certificates = [(names::CA, &made.ca_certificate), (names::NODE, &made.node_certificate)];
         if let Some(path) = &self.credentials {
             let directory = CredentialsDirectory::create(path)?;
@@ -284,10 +285,10 @@ impl Bootstrap {
                 if !directory.has(name) {
                     directory.write_certificate(name, der)?;
                 } else if read_certificate(&directory.path(name))? != *der {
-                    return Err(is_there(&directory, name));
+                    return Err(already_exists(&directory, name));
                 }
             }
-            println!("its credentials are in {}", path.display());
+            println!("credentials written to {}", path.display());
             return Ok(());
         }
         if let Some(directory) = &self.out {

@@ -1,4 +1,4 @@
-//! `curator config`: what an instance would be told, and whether that can be, without starting one.
+//! `curator config`: checks and prints the configuration without starting an instance.
 
 use std::process::ExitCode;
 
@@ -12,10 +12,10 @@ use crate::config::merge::{Origin, Setting, Settings};
 
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Says whether `curator serve` would take this configuration: the file, the environment and the flags together. The files that
-    /// it names are not looked at, and nothing is connected to.
+    /// Checks the configuration of `curator serve`: the file, the environment and the flags together. Files that it
+    /// names are not read, and nothing is connected to.
     Check(Box<Check>),
-    /// Prints each value and who says it: a flag, a variable, a line of the file, or nobody. Without secrets.
+    /// Prints each value and its origin: a flag, a variable, a line of the file, or the default. Secrets are hidden.
     Show(Box<Show>),
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Show {
     #[command(flatten)]
     serve: Serve,
 
-    /// How it is printed.
+    /// Output format.
     #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
     output: Output,
 }
@@ -42,7 +42,7 @@ enum Output {
 }
 
 impl ConfigCommand {
-    /// The exit code says whether the configuration can be used.
+    /// Runs the command. The exit code tells whether the configuration is valid.
     pub(crate) fn run(&self, settings: &Settings) -> ExitCode {
         let (serve, output) = match self {
             Self::Check(check) => (&check.serve, None),
@@ -53,13 +53,13 @@ impl ConfigCommand {
             Some(Output::Table) => println!("{}", table(settings)),
             Some(Output::Json) => println!("{:#}", data(settings)),
         }
-        if let Err(wrong) = serve.check() {
-            return crate::wrong_arguments(&*wrong, "serve");
+        if let Err(error) = serve.check() {
+            return super::usage_error(&*error, "serve");
         }
         if output.is_none() {
             match &settings.file {
-                Some(path) => println!("good: {}", path.display()),
-                None => println!("good, without a file: name one with --config, or CURATOR_CONFIG"),
+                Some(path) => println!("valid: {}", path.display()),
+                None => println!("valid, without a file; give one with --config or CURATOR_CONFIG"),
             }
         }
         ExitCode::SUCCESS
@@ -75,7 +75,7 @@ fn table(settings: &Settings) -> String {
         table.add_row([setting.name.clone(), setting.text(), setting.origin.to_string()]);
     }
     let text = table.to_string();
-    // The gaps at both ends of a line say nothing.
+    // Without the padding at both ends of a line.
     text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }
 

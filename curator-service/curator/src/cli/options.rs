@@ -1,4 +1,4 @@
-//! What several commands are told, and how it is read.
+//! Arguments that several commands share, and their parsers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,32 +10,33 @@ use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
 use curator_service::{
-    Consensus, EmbeddedConsensus, EtcdConsensus, LeaseWitness, open_embedded, open_existing_embedded,
+    Consensus, EmbeddedConsensus, EtcdConsensus, LeaseObserver, open_embedded, open_existing_embedded,
 };
 
 use crate::cli::plaintext;
-use crate::process::made_store::ToFill;
+use crate::process::new_store::NewStore;
 
-/// Where what is not said by flags or variables is read.
+/// The configuration file.
 #[derive(Args)]
 pub(crate) struct ConfigArgs {
-    /// A TOML file whose keys are the long flags of `curator serve`, such as leader-ttl = "5s". Flags are stronger than variables,
-    /// and those than the file.
+    /// Configuration file (TOML). Its keys are the long flags of `curator serve`, such as leader-ttl = "5s". Flags
+    /// override variables, and variables override the file.
     #[arg(long, env = "CURATOR_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Where the state is.
+/// The store of the state.
 #[derive(Args)]
 #[command(group = ArgGroup::new("store").required(true).args(["etcd_endpoints", "embedded"]))]
 pub(crate) struct StoreArgs {
-    /// The client URLs of etcd's members, with commas between them: http, https, or unix:// and the absolute path of a socket.
+    /// Client URLs of the etcd members, separated by commas: http, https, or unix:// with the absolute path of a
+    /// socket.
     #[arg(long, env = "CURATOR_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
     etcd_endpoints: Vec<String>,
 
-    /// A file, for instance beside the credentials, that keeps the id of the etcd cluster in use: with it no other cluster is ever
-    /// used, also after a restart. It is made at the first contact; remove it to move to another cluster. Without it the id is
-    /// remembered for as long as the process runs.
+    /// File that pins the id of the etcd cluster, so that no other cluster is ever used, even after a restart. It is
+    /// created at the first connection; remove it to move to another cluster. Without this flag, the id is pinned
+    /// until the process exits.
     #[arg(
         long,
         env = "CURATOR_ETCD_CLUSTER_FILE",
@@ -47,12 +48,12 @@ pub(crate) struct StoreArgs {
     #[command(flatten)]
     access: EtcdAccessArgs,
 
-    /// Instead of etcd, a directory in which the state is kept: for one instance alone, and so not highly available.
+    /// Directory for an embedded store, instead of etcd. For a single instance: not highly available.
     #[arg(long, env = "CURATOR_EMBEDDED", value_name = "DIR")]
     pub(crate) embedded: Option<PathBuf>,
 
-    /// The namespace of all keys: parts with colons between them. It is never empty: with keys at etcd's root, whoever shares the etcd
-    /// would be in the way, and its users could not be told apart by a prefix.
+    /// Namespace of all keys: parts separated by colons. It cannot be empty: keys at the root of a shared etcd could
+    /// collide with others, and roles could not be granted by prefix.
     #[arg(
         long,
         env = "CURATOR_ETCD_NAMESPACE",
@@ -62,23 +63,23 @@ pub(crate) struct StoreArgs {
     pub(crate) etcd_namespace: Namespace,
 }
 
-/// What etcd asks of its clients. All files are looked at again every few seconds.
+/// TLS and authentication of etcd. All files are polled every few seconds.
 #[derive(Args)]
 struct EtcdAccessArgs {
-    /// The certificates, PEM, of the authorities that etcd's own must come from; needed with https. The system's are not used.
+    /// CA certificates (PEM) used to verify etcd; required with https. The system's CAs are not used.
     #[arg(long, env = "CURATOR_ETCD_CA", value_name = "FILE", requires = "etcd_endpoints")]
     etcd_ca: Option<PathBuf>,
 
-    /// The certificate, PEM, to show to etcd.
+    /// Client certificate (PEM) for etcd.
     #[arg(long, env = "CURATOR_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
     etcd_cert: Option<PathBuf>,
 
-    /// The private key of that certificate, PEM; nobody but its owner may read it.
+    /// Private key (PEM) of the client certificate. Mode 0600.
     #[arg(long, env = "CURATOR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
 
-    /// The user to log in to etcd as. It needs readwrite on all keys of the namespace, and of the two beside it whose last parts
-    /// are etcd-pki and kubernetes.
+    /// etcd user. It needs readwrite permission on all keys of the namespace, and of the two sibling namespaces whose
+    /// last parts are etcd-pki and kubernetes.
     #[arg(
         long,
         env = "CURATOR_ETCD_USER",
@@ -87,7 +88,7 @@ struct EtcdAccessArgs {
     )]
     etcd_user: Option<String>,
 
-    /// A file with that user's password; nobody but its owner may read it.
+    /// File with the password of the etcd user. Mode 0600.
     #[arg(
         long,
         env = "CURATOR_ETCD_PASSWORD_FILE",
@@ -109,26 +110,28 @@ impl StoreArgs {
         config
     }
 
-    /// What whoever uses this store should know before.
+    /// A warning about insecure endpoints, if there are any.
     pub(crate) fn warning(&self) -> Option<String> {
         plaintext::warning(&self.etcd_endpoints)
     }
 
-    /// The consensus, for the instance of a node, whose leases are told if they outlive it.
+    /// The consensus for the instance of a node. The observer is told of its leases, unless the store is embedded.
     pub(crate) fn consensus(
         &self,
         node_id: &str,
-        witness: Option<Arc<dyn LeaseWitness>>,
+        observer: Option<Arc<dyn LeaseObserver>>,
     ) -> Result<Arc<dyn Consensus>, Box<dyn std::error::Error>> {
         let namespace = self.etcd_namespace.clone();
-        Ok(match (&self.embedded, witness) {
+        Ok(match (&self.embedded, observer) {
             (Some(directory), _) => Arc::new(EmbeddedConsensus::open(directory, namespace, node_id)?),
             (None, None) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?),
-            (None, Some(witness)) => Arc::new(EtcdConsensus::with(self.etcd(), namespace)?.witnessed(witness)),
+            (None, Some(observer)) => {
+                Arc::new(EtcdConsensus::with(self.etcd(), namespace)?.with_lease_observer(observer))
+            }
         })
     }
 
-    /// The store itself, within the namespace; none is made.
+    /// The store within the namespace; an embedded store must exist.
     pub(crate) fn existing(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
         match &self.embedded {
             Some(directory) => Ok(open_existing_embedded(directory, self.etcd_namespace.clone())?),
@@ -136,15 +139,15 @@ impl StoreArgs {
         }
     }
 
-    /// The store itself, within the namespace. An embedded one that is made by this is gone again unless it is kept.
-    pub(crate) fn store_to_fill(&self) -> Result<ToFill, Box<dyn std::error::Error>> {
+    /// The store within the namespace, to be filled. A new embedded store is removed again unless it is kept.
+    pub(crate) fn store_to_fill(&self) -> Result<NewStore, Box<dyn std::error::Error>> {
         match &self.embedded {
-            Some(directory) => ToFill::embedded(directory, self.etcd_namespace.clone()),
-            None => Ok(ToFill::there(self.store()?)),
+            Some(directory) => NewStore::embedded(directory, self.etcd_namespace.clone()),
+            None => Ok(NewStore::existing(self.store()?)),
         }
     }
 
-    /// The store itself, within the namespace.
+    /// The store within the namespace.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Box<dyn std::error::Error>> {
         let namespace = self.etcd_namespace.clone();
         match &self.embedded {
@@ -157,14 +160,14 @@ impl StoreArgs {
     }
 }
 
-/// The longest TTL that etcd takes, in seconds.
-const LONGEST_TTL: u64 = 9_000_000_000;
+/// Maximum TTL of etcd, in seconds.
+const MAX_TTL_SECONDS: u64 = 9_000_000_000;
 
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let right = "give a number and a unit out of ms, s, m and h, such as 500ms, 10s or 2m";
+    let right = "expected a number and a unit (ms, s, m or h), such as 500ms, 10s or 2m";
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
-        .ok_or_else(|| format!("the unit is missing: {right}"))?;
+        .ok_or_else(|| format!("missing unit: {right}"))?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| right.to_owned())?;
     let milliseconds: u64 = match unit {
@@ -172,28 +175,28 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("there is no unit {unit:?}: {right}")),
+        _ => return Err(format!("unknown unit {unit:?}: {right}")),
     };
     match number.checked_mul(milliseconds) {
-        Some(total) if total / 1_000 <= LONGEST_TTL => Ok(Duration::from_millis(total)),
-        _ => Err(format!("that is too long: at most {LONGEST_TTL}s")),
+        Some(total) if total / 1_000 <= MAX_TTL_SECONDS => Ok(Duration::from_millis(total)),
+        _ => Err(format!("too long: at most {MAX_TTL_SECONDS}s")),
     }
 }
 
 pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse()
-        .map_err(|_| "give an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
+        .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
 }
 
-/// A key: 64 hex digits.
+/// Parses a public key: 64 hex digits.
 pub(crate) fn parse_key(text: &str) -> Result<[u8; 32], String> {
     let key = parse_hex(text).ok().and_then(|bytes| (*bytes).try_into().ok());
-    key.ok_or_else(|| "give 64 hex digits, the 32 bytes of an Ed25519 public key".to_owned())
+    key.ok_or_else(|| "expected 64 hex digits (an Ed25519 public key of 32 bytes)".to_owned())
 }
 
-/// Bytes, two hex digits each.
+/// Parses bytes of two hex digits each.
 pub(crate) fn parse_hex(text: &str) -> Result<Arc<[u8]>, String> {
-    let right = "give hex digits, two for each byte";
+    let right = "expected hex digits, two for each byte";
     if text.is_empty() || !text.len().is_multiple_of(2) || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return Err(right.to_owned());
     }
@@ -203,11 +206,11 @@ pub(crate) fn parse_hex(text: &str) -> Result<Arc<[u8]>, String> {
     bytes.collect::<Result<_, _>>().map_err(|_| right.to_owned())
 }
 
-/// `key=value`.
+/// Parses `key=value`.
 pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("give key=value, such as rack=r1".to_owned()),
+        _ => Err("expected key=value, such as rack=r1".to_owned()),
     }
 }
 

@@ -1,10 +1,10 @@
-//! Endpoints of etcd that give the cluster's private keys away to whoever listens on the network.
+//! Detects etcd endpoints that expose the cluster's private keys on the network.
 
 use std::net::IpAddr;
 
 use tonic::transport::Uri;
 
-/// What is wrong with these endpoints, if anything: those with `http` that are on another host, or may be.
+/// A warning about `http` endpoints that are not, or may not be, on this host.
 pub(crate) fn warning(endpoints: &[String]) -> Option<String> {
     let exposed: Vec<_> = endpoints
         .iter()
@@ -13,15 +13,16 @@ pub(crate) fn warning(endpoints: &[String]) -> Option<String> {
         .collect();
     (!exposed.is_empty()).then(|| {
         format!(
-            "etcd is reached without TLS beyond this host ({}): the cluster's private keys are in its state, and whoever hears the \
-             network or reaches etcd's port has them. Use https with client certificates: docs/running-three-nodes.md",
+            "etcd is reached without TLS beyond this host ({}): the state contains the cluster's private keys, and anyone who \
+             can read the traffic or connect to etcd can read them. Use https with client certificates: \
+             docs/running-three-nodes.md",
             exposed.join(", ")
         )
     })
 }
 
 fn is_exposed(endpoint: &str) -> bool {
-    // What is no URL is refused elsewhere.
+    // An invalid URL is rejected elsewhere.
     let Ok(url) = endpoint.parse::<Uri>() else {
         return false;
     };

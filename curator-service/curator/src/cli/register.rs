@@ -1,4 +1,4 @@
-//! `curator register`: makes this machine a node of a cluster, and gets its certificate.
+//! `curator register`: adds this machine to a cluster as a node, and fetches its certificate.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use curator_proto::common::{NodeLabels, NodeStorageSecurity, node_labels};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{CommitNodeRequest, CommitNodeResponse, RegisterNodeRequest};
 use curator_service::{
-    ClientCredentials, CredentialsDirectory, NO_PROOF, Trust, come_again, credential_names as names, node_id,
-    read_certificate, wall_clock,
+    ClientCredentials, CredentialsDirectory, NO_PROOF, Trust, credential_names as names, node_id, read_certificate,
+    retry_delay, wall_clock,
 };
 use ring::digest::{SHA256, digest};
 use tokio::time::{sleep, timeout};
@@ -22,66 +22,67 @@ use tonic::{Code, Request, Status};
 
 use crate::cli::options::{parse_duration, parse_hex, parse_label};
 
-/// How long one call is given: a change of leader fits in.
-const CALL: Duration = Duration::from_secs(10);
-/// How long the cluster's part of a disk key is.
-const UNLOCK_KEY: usize = 32;
-/// Between two looks at whether the node is approved.
-const LOOK: Duration = Duration::from_secs(1);
+/// Timeout of one call; longer than a failover usually takes.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Length of the cluster's part of a disk encryption key.
+const UNLOCK_KEY_BYTES: usize = 32;
+/// How often to poll for the approval.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the cluster is, and what this node is to be.
+/// The cluster, and the properties of this node.
 #[derive(Args)]
 pub(crate) struct Register {
-    /// The address of any instance, as host:port.
+    /// Address of any instance, as host:port.
     #[arg(long, env = "CURATOR_ADDRESS", value_name = "ADDRESS")]
     address: String,
 
-    /// The directory for the node's credentials, which `curator serve` uses then: node-key.pem and join-key.pem are made if they
-    /// are not there, ca.pem and node.pem are got from the cluster.
+    /// Directory for the node's credentials, for `curator serve`. Missing keys (node-key.pem, join-key.pem) are
+    /// generated; ca.pem and node.pem come from the cluster.
     #[arg(long, env = "CURATOR_CREDENTIALS", value_name = "DIR")]
     credentials: PathBuf,
 
-    /// The certificate of the cluster's authority, by which the cluster is recognized: from a node that is there, or from whoever
-    /// runs the cluster [default: ca.pem in the directory].
+    /// CA certificate used to verify the cluster. Copy it from another node [default: ca.pem in the credentials
+    /// directory].
     #[arg(long, env = "CURATOR_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// The id of a node that is a member of the consensus: with commas, or repeated, for several. Then only these are taken for the
-    /// cluster, and get the ticket and the unlock key [default: any node that proves to be a member].
+    /// Accept only these nodes as instances: ids of consensus members, separated by commas or given by repeated flags.
+    /// Only they receive the ticket and the unlock key [default: any node that proves to be a consensus member].
     #[arg(long, env = "CURATOR_MEMBERS", value_name = "NODE", value_delimiter = ',')]
     member: Vec<String>,
 
-    /// Takes any node of the cluster for an instance, also one that does not prove to be a member of the consensus: for a cluster that
-    /// the original leads, or an earlier release. Whoever has any node's certificate, even a deleted one's, may get the ticket then.
+    /// Accept any node of the cluster as an instance, without proof that it is a consensus member. Needed if the Go
+    /// Curator or an earlier release leads the cluster. Then the holder of any node certificate, even of a deleted
+    /// node, can receive the ticket.
     #[arg(long, env = "CURATOR_ANY_NODE", conflicts_with = "member")]
     any_node: bool,
 
-    /// The cluster's register ticket, in hex digits. It is a secret: rather set the variable.
+    /// Register ticket of the cluster, in hex. It is a secret: prefer the environment variable.
     #[arg(long, env = "CURATOR_REGISTER_TICKET", value_name = "HEX", value_parser = parse_hex, hide_env_values = true)]
     ticket: Hex,
 
-    /// This node has a TPM.
+    /// Report that this node has a TPM.
     #[arg(long)]
     tpm: bool,
 
-    /// How this node's storage is secured.
+    /// Storage security of this node.
     #[arg(long, value_enum, default_value_t = Storage::AuthenticatedEncrypted)]
     storage_security: Storage,
 
-    /// A file with the cluster's part of this node's disk key, 32 bytes; needed if the storage is encrypted.
+    /// File with the cluster's part of this node's disk encryption key, 32 bytes; required if the storage is encrypted.
     #[arg(long, env = "CURATOR_CLUSTER_UNLOCK_KEY_FILE", value_name = "FILE")]
     cluster_unlock_key_file: Option<PathBuf>,
 
-    /// A label of the node, as key=value; may be repeated.
+    /// Label of the node, as key=value; may be repeated.
     #[arg(long, value_name = "LABEL", value_parser = parse_label)]
     label: Vec<(String, String)>,
 
-    /// How long to wait until the node is approved.
+    /// How long to wait for the approval.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     wait: Duration,
 }
 
-/// Bytes that were given as hex digits.
+/// Bytes that are given in hex.
 pub(crate) type Hex = std::sync::Arc<[u8]>;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -102,7 +103,7 @@ impl Storage {
 }
 
 impl Register {
-    /// Registers, waits for the approval, and gets the certificate.
+    /// Registers, waits for the approval, and fetches the certificate.
     pub(crate) fn run(&self) -> ExitCode {
         let done = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -123,7 +124,7 @@ impl Register {
         let directory = CredentialsDirectory::create(&self.credentials)?;
         if directory.has(names::NODE) {
             let path = directory.path(names::NODE);
-            return Err(format!("{} is there already: this is a node of a cluster", path.display()).into());
+            return Err(format!("{} exists: this machine is already a node of a cluster", path.display()).into());
         }
         let in_directory = directory.path(names::CA);
         let ca = read_certificate(self.ca.as_ref().unwrap_or(&in_directory))?;
@@ -139,10 +140,7 @@ impl Register {
         };
         let client = ClientCredentials::with_key(trust, &key, wall_clock())?;
         let channel = client.channel(&self.address)?;
-        println!(
-            "this node is {id}; the SHA-256 of its key is {}",
-            sha256(key.public_key())
-        );
+        println!("node id: {id}; key SHA-256: {}", sha256(key.public_key()));
         let pairs = self.label.iter().map(|(key, value)| node_labels::Pair {
             key: key.clone(),
             value: value.clone(),
@@ -166,40 +164,40 @@ impl Register {
         let committed = timeout(self.wait, newcomer.run()).await;
         let late = |_| {
             format!(
-                "not approved within {:?}: approve {id}, and run this again, which goes on from here",
+                "not approved within {:?}: approve {id} and run this command again to continue",
                 self.wait
             )
         };
         let committed = committed.map_err(late)??;
         if committed.ca_certificate != ca {
-            return Err("the cluster has another authority than it is recognized by: nothing was written".into());
+            return Err("the cluster returned a different CA certificate: nothing was written".into());
         }
         if !directory.has(names::CA) {
             directory.write_certificate(names::CA, &ca)?;
         }
         directory.write_certificate(names::NODE, &committed.node_certificate)?;
-        println!("committed: its credentials are in {}", self.credentials.display());
+        println!("committed; credentials written to {}", self.credentials.display());
         Ok(())
     }
 
-    /// The cluster's part of the disk key, of which it is known before anything is registered that the cluster takes it.
+    /// Reads and checks the cluster's part of the disk encryption key, before anything is registered.
     fn unlock_key(&self) -> Result<Vec<u8>, String> {
         let encrypted = !matches!(self.storage_security, Storage::Insecure);
         let Some(file) = &self.cluster_unlock_key_file else {
             return match encrypted {
                 true => Err(
-                    "the storage is encrypted, and no unlock key is given: give --cluster-unlock-key-file, a file of \
-                             32 random bytes that is kept nowhere else, or --storage-security insecure"
+                    "encrypted storage needs an unlock key: give --cluster-unlock-key-file, a file of 32 random bytes \
+                             that is stored nowhere else, or --storage-security insecure"
                         .to_owned(),
                 ),
                 false => Ok(Vec::new()),
             };
         };
         let key = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        match key.len() == UNLOCK_KEY || (!encrypted && key.len() < UNLOCK_KEY) {
+        match key.len() == UNLOCK_KEY_BYTES || (!encrypted && key.len() < UNLOCK_KEY_BYTES) {
             true => Ok(key),
             false => Err(format!(
-                "{}: an unlock key is {UNLOCK_KEY} bytes long, and this one is {}; nothing was registered",
+                "{}: an unlock key must be {UNLOCK_KEY_BYTES} bytes long, not {}; nothing was registered",
                 file.display(),
                 key.len()
             )),
@@ -207,7 +205,7 @@ impl Register {
     }
 }
 
-/// A node that is to be one of the cluster, wherever it is on its way.
+/// A node on its way into the cluster.
 struct Newcomer<'a> {
     address: &'a str,
     id: &'a str,
@@ -218,81 +216,86 @@ struct Newcomer<'a> {
 }
 
 impl Newcomer<'_> {
-    /// Goes on from where the node is, until it has its certificate. The cluster is asked for that at each step, so this may be
-    /// repeated whenever it was interrupted.
+    /// Continues from the node's current state until it has its certificate. Each step asks the cluster for that
+    /// state, so an interrupted run can be repeated.
     async fn run(mut self) -> Result<CommitNodeResponse, String> {
         let (mut answered, mut registered, mut waits) = (false, false, false);
         loop {
-            let mut wait = LOOK;
-            match self.curator.commit_node(bounded(self.commit.clone())).await {
+            let mut wait = POLL_INTERVAL;
+            match self.curator.commit_node(with_timeout(self.commit.clone())).await {
                 Ok(committed) => return Ok(committed.into_inner()),
-                // It is full there, or nobody leads, and it is said when to come again.
-                Err(status) if come_again(&status).is_some() => wait = after(&status),
-                Err(status) if is_passing(&status) && answered => {}
-                Err(status) if is_passing(&status) => return Err(told(self.address, &status)),
-                // That is what a node is told that is not approved yet.
+                // The instance is at its limits or there is no leader; it gave a retry delay.
+                Err(status) if retry_delay(&status).is_some() => wait = delay_after(&status),
+                Err(status) if is_temporary(&status) && answered => {}
+                Err(status) if is_temporary(&status) => return Err(describe(self.address, &status)),
+                // The status for a node that is not approved yet.
                 Err(status) if status.code() == Code::PermissionDenied => {
                     answered = true;
                     if !std::mem::replace(&mut waits, true) {
-                        println!("registered: {} waits for its approval", self.id);
+                        println!("registered; {} waits for approval", self.id);
                     }
                 }
                 Err(status) if status.code() == Code::NotFound && registered => {
-                    return Err(format!("{} was deleted while it waited for its approval", self.id));
+                    return Err(format!("{} was deleted while it waited for approval", self.id));
                 }
                 Err(status) if status.code() == Code::NotFound => {
                     answered = true;
-                    match self.curator.register_node(bounded(self.register.clone())).await {
+                    match self.curator.register_node(with_timeout(self.register.clone())).await {
                         Ok(_) => {
                             registered = true;
                             continue;
                         }
-                        // Should it have run, the next look says so.
-                        Err(status) if is_passing(&status) || come_again(&status).is_some() => wait = after(&status),
-                        Err(status) => return Err(told(self.address, &status)),
+                        // The next poll tells whether the registration took effect.
+                        Err(status) if is_temporary(&status) || retry_delay(&status).is_some() => {
+                            wait = delay_after(&status);
+                        }
+                        Err(status) => return Err(describe(self.address, &status)),
                     }
                 }
                 Err(refused) if refused.code() == Code::FailedPrecondition => {
                     return self.committed_before(&refused).await;
                 }
-                Err(status) => return Err(told(self.address, &status)),
+                Err(status) => return Err(describe(self.address, &status)),
             }
             sleep(wait).await;
         }
     }
 
-    /// What a commit was answered that has run before, and whose answer got lost.
+    /// Fetches the certificate of an earlier commit whose response was lost.
     async fn committed_before(&mut self, refused: &Status) -> Result<CommitNodeResponse, String> {
         let issued = self
             .certificates
-            .issue_own(bounded(IssueOwnRequest { anew: false }))
+            .issue_own(with_timeout(IssueOwnRequest { anew: false }))
             .await;
         match issued {
             Ok(issued) => {
                 let issued = issued.into_inner();
-                println!("{} has committed before: it gets its certificate again", self.id);
+                println!(
+                    "{} was committed by an earlier run: fetching its certificate again",
+                    self.id
+                );
                 Ok(CommitNodeResponse {
                     ca_certificate: issued.ca_certificate,
                     node_certificate: issued.certificate,
                 })
             }
-            // It was for another reason, which is said.
+            // The commit failed for another reason; report that one.
             Err(status) if matches!(status.code(), Code::PermissionDenied | Code::Unimplemented) => {
-                Err(told(self.address, refused))
+                Err(describe(self.address, refused))
             }
-            Err(status) => Err(told(self.address, &status)),
+            Err(status) => Err(describe(self.address, &status)),
         }
     }
 }
 
-/// A change of leader, or the instance is gone for a moment. Should the call have run, the next one says so.
-fn is_passing(status: &Status) -> bool {
+/// Whether the error is temporary, such as a change of leader. The next call tells whether this one took effect.
+fn is_temporary(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || status.source().is_some()
 }
 
-/// How long to wait after a call that may be made again: as long as is said, if that is longer than between two looks.
-fn after(status: &Status) -> Duration {
-    come_again(status).unwrap_or_default().max(LOOK)
+/// The delay before the next call: the server's, but at least the poll interval.
+fn delay_after(status: &Status) -> Duration {
+    retry_delay(status).unwrap_or_default().max(POLL_INTERVAL)
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -300,14 +303,14 @@ fn sha256(bytes: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn bounded<T>(message: T) -> Request<T> {
+fn with_timeout<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(CALL);
+    request.set_timeout(CALL_TIMEOUT);
     request
 }
 
-/// What the cluster says, with what is beneath it if no call got through.
-fn told(address: &str, status: &Status) -> String {
+/// Describes a failed call, with the causes of a failed connection.
+fn describe(address: &str, status: &Status) -> String {
     let mut text = format!("{address}: {} ({})", status.message(), status.code());
     let mut source = status.source();
     while let Some(beneath) = source {
@@ -316,8 +319,8 @@ fn told(address: &str, status: &Status) -> String {
     }
     if text.contains(NO_PROOF) {
         text.push_str(
-            ". Call an instance, not another node; one proves it a moment after it has started, or got the role. If the original leads the \
-             cluster, or an earlier release, name the members with --member, or take any node with --any-node",
+            ". Check that this is the address of an instance; an instance can prove it shortly after its start. If the Go \
+             Curator or an earlier release leads the cluster, give --member or --any-node",
         );
     }
     text

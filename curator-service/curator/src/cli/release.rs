@@ -1,4 +1,4 @@
-//! `curator release`: gives the leases of a dead instance back, for a service manager to call when it has ended.
+//! `curator release`: revokes the leases of a dead instance. Service managers run it after the instance exits.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -11,7 +11,7 @@ use crate::cli::options::{ConfigArgs, StoreArgs};
 use crate::process::lease_file::LeaseFile;
 use crate::process::supervisor;
 
-/// Whose leases, and where.
+/// The store and the runtime directory of the instance.
 #[derive(Args)]
 pub(crate) struct Release {
     #[command(flatten)]
@@ -20,7 +20,7 @@ pub(crate) struct Release {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// The runtime directory that the instance was given.
+    /// Runtime directory of the instance.
     #[arg(long, env = "CURATOR_RUNTIME_DIR", value_name = "DIR")]
     runtime_dir: PathBuf,
 }
@@ -29,7 +29,7 @@ impl Release {
     pub(crate) fn run(&self) -> ExitCode {
         match self.release() {
             Ok(count) => {
-                println!("given back: {count} leases");
+                println!("revoked {count} leases");
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -40,7 +40,7 @@ impl Release {
     }
 
     fn release(&self) -> Result<usize, Box<dyn Error>> {
-        // Its leases end with the instance.
+        // Leases of an embedded store end with the instance.
         if self.store.embedded.is_some() {
             return Ok(0);
         }
@@ -49,7 +49,7 @@ impl Release {
         if count > 0 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             if !runtime.block_on(supervisor::release(self.store.etcd(), leases)) {
-                return Err("not all leases could be given back; they run out by themselves".into());
+                return Err("some leases could not be revoked; they expire after their TTL".into());
             }
             file.write(&BTreeSet::new())?;
         }

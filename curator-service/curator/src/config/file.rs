@@ -1,7 +1,7 @@
 //! The configuration file: TOML, whose keys are the long flags of `curator serve`.
 //!
-//! The flags as clap has them are the schema: which keys there are, of what type, and what a value may be. All that is wrong with
-//! a file is told at once, each with its line.
+//! The clap declaration of the flags is the schema: the keys, their types and their allowed values. All errors of a
+//! file are reported together, each with its line.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,15 +13,15 @@ use clap::{Arg, ArgAction, Command};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The largest file, in bytes.
-const LARGEST: u64 = 1 << 20;
-/// How alike a key and what is suggested in its place must be, from 0 to 1.
-const ALIKE: f64 = 0.7;
+/// Maximum size of a file, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Minimum similarity of a suggested key, from 0 to 1.
+const MIN_SIMILARITY: f64 = 0.7;
 
-/// The flag that names the file, which cannot stand in it.
+/// The flag that names the file; not allowed as a key.
 pub(crate) const CONFIG: &str = "config";
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) struct ConfigFile {
 /// One key of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// From 1.
+    /// The line, from 1.
     pub(crate) line: usize,
     pub(crate) value: Value,
 }
@@ -40,25 +40,25 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     Switch(bool),
-    /// Each as it would follow the flag.
+    /// The values as they would follow the flag.
     Values(Vec<String>),
 }
 
-/// Why a file cannot be used.
+/// Why a file is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    #[error("{} cannot be read: {source}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{} is larger than {LARGEST} bytes: that is no configuration", path.display())]
+    #[error("{} is larger than {MAX_FILE_BYTES} bytes", path.display())]
     Large { path: PathBuf },
-    #[error("{}:{line}: this is no TOML: {reason}", path.display())]
+    #[error("{}:{line}: invalid TOML: {reason}", path.display())]
     Syntax { path: PathBuf, line: usize, reason: String },
-    /// Each is a line of its own.
+    /// Invalid keys; each is reported on a line of its own.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Keys(Vec<KeyError>),
 }
 
-/// What is wrong with a key.
+/// An invalid key.
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{line}: {key}: {reason}", path.display())]
 pub(crate) struct KeyError {
@@ -68,7 +68,7 @@ pub(crate) struct KeyError {
     reason: String,
 }
 
-/// What values a key takes.
+/// The type of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Switch,
@@ -94,12 +94,12 @@ impl Kind {
         }
     }
 
-    const fn wanted(self) -> &'static str {
+    const fn expected(self) -> &'static str {
         match self {
             Self::Switch => "true or false",
-            Self::Number => "a whole number, without quotes",
-            Self::Text => "a string, in quotes",
-            Self::List => "a string, or an array of strings, each in quotes",
+            Self::Number => "an integer without quotes",
+            Self::Text => "a string in quotes",
+            Self::List => "a string, or an array of strings, in quotes",
         }
     }
 
@@ -142,8 +142,10 @@ impl ConfigFile {
         };
         let mut text = String::new();
         let file = File::open(path).map_err(cannot)?;
-        file.take(LARGEST + 1).read_to_string(&mut text).map_err(cannot)?;
-        if u64::try_from(text.len()).is_ok_and(|length| length > LARGEST) {
+        file.take(MAX_FILE_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(cannot)?;
+        if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE_BYTES) {
             return Err(FileError::Large { path: path.to_owned() });
         }
         Self::parse(path, &text, schema)
@@ -182,7 +184,7 @@ impl ConfigFile {
     }
 }
 
-/// What a key says, or what is wrong with it.
+/// The value of a key, or why it is rejected.
 fn take(key: &str, value: &Spanned<DeValue<'_>>, known: &BTreeMap<&str, &Arg>) -> Result<Value, String> {
     let value = value.get_ref();
     let Some(arg) = known.get(key) else {
@@ -191,41 +193,41 @@ fn take(key: &str, value: &Spanned<DeValue<'_>>, known: &BTreeMap<&str, &Arg>) -
     let kind = Kind::of(arg);
     let taken = kind
         .take(value)
-        .ok_or_else(|| format!("give {}: this is {}", kind.wanted(), said(value)))?;
+        .ok_or_else(|| format!("expected {}, got {}", kind.expected(), type_name(value)))?;
     if let Value::Values(values) = &taken {
         values.iter().try_for_each(|value| check(arg, value))?;
     }
     Ok(taken)
 }
 
-fn said(value: &DeValue<'_>) -> &'static str {
+fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Float(_) => "a floating-point number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "an array with something else in it, or where there may be none",
+        DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     }
 }
 
 fn unknown(key: &str, value: &DeValue<'_>, known: &BTreeMap<&str, &Arg>) -> String {
     if matches!(value, DeValue::Table(_)) {
-        return "there are no tables: all keys stand at the top".to_owned();
+        return "tables are not supported: all keys are at the top level".to_owned();
     }
     if key == CONFIG {
-        return "a file cannot name another one".to_owned();
+        return "a configuration file cannot include another one".to_owned();
     }
     let alike = |name: &&str| strsim::jaro_winkler(&key.to_lowercase().replace('_', "-"), name);
     let nearest = known.keys().copied().max_by(|a, b| alike(a).total_cmp(&alike(b)));
-    match nearest.filter(|name| alike(name) >= ALIKE) {
-        Some(name) => format!("there is no such key: did you mean {name}?"),
-        None => "there is no such key: they are the long flags that `curator serve --help` names".to_owned(),
+    match nearest.filter(|name| alike(name) >= MIN_SIMILARITY) {
+        Some(name) => format!("unknown key: did you mean {name}?"),
+        None => "unknown key: the keys are the long flags of `curator serve --help`".to_owned(),
     }
 }
 
-/// Has the flag itself say whether it takes a value.
+/// Checks a value with the parser of the flag.
 fn check(arg: &Arg, value: &str) -> Result<(), String> {
     let mut alone = Arg::new("value")
         .long("value")
@@ -240,12 +242,15 @@ fn check(arg: &Arg, value: &str) -> Result<(), String> {
     };
     let reason = match (std::error::Error::source(&error), error.get(ContextKind::ValidValue)) {
         (Some(source), _) => source.to_string(),
-        (None, Some(ContextValue::Strings(valid))) if !valid.is_empty() => format!("give one of {}", valid.join(", ")),
-        (None, _) => "it cannot be that".to_owned(),
+        (None, Some(ContextValue::Strings(valid))) if !valid.is_empty() => {
+            format!("expected one of {}", valid.join(", "))
+        }
+        (None, _) => "invalid value".to_owned(),
     };
-    match arg.is_hide_env_values_set() {
-        true => Err(reason),
-        false => Err(format!("{value:?}: {reason}")),
+    if arg.is_hide_env_values_set() {
+        Err(reason)
+    } else {
+        Err(format!("{value:?}: {reason}"))
     }
 }
 
@@ -311,21 +316,21 @@ mod tests {
             );
         }
         assert!(wrong("zzz = 1").contains("`curator serve --help`"));
-        assert!(wrong("[leader]\nttl = \"5s\"").contains("no tables"));
-        assert!(wrong("config = \"other.toml\"").contains("cannot name another"));
-        // Of the machinery between a parent and its instance, which is no user's.
-        assert!(wrong("report-leases = true").contains("no such key"));
+        assert!(wrong("[leader]\nttl = \"5s\"").contains("tables are not supported"));
+        assert!(wrong("config = \"other.toml\"").contains("cannot include another"));
+        // Internal: the supervisor gives it to its instance.
+        assert!(wrong("report-leases = true").contains("unknown key"));
     }
 
     #[test]
     fn a_value_of_another_type_is_refused_with_the_right_one() {
         for (text, right) in [
-            ("supervised = \"yes\"", "give true or false: this is a string"),
-            ("max-connections = \"20\"", "give a whole number"),
-            ("max-connections = 1.5", "a number with a fraction"),
-            ("leader-ttl = 5", "give a string, in quotes: this is a number"),
+            ("supervised = \"yes\"", "expected true or false, got a string"),
+            ("max-connections = \"20\"", "expected an integer"),
+            ("max-connections = 1.5", "a floating-point number"),
+            ("leader-ttl = 5", "expected a string in quotes, got a number"),
             ("listen = [7835]", "an array of strings"),
-            ("node-id = [\"a\"]", "give a string, in quotes: this is an array"),
+            ("node-id = [\"a\"]", "expected a string in quotes, got an array"),
         ] {
             let told = wrong(text);
             assert!(told.contains(right), "{text}: {told}");
@@ -335,13 +340,13 @@ mod tests {
     #[test]
     fn what_the_flag_refuses_the_file_may_not_say_either() {
         for (text, right) in [
-            ("leader-ttl = \"5\"", "\"5\": the unit is missing"),
+            ("leader-ttl = \"5\"", "\"5\": missing unit"),
             ("max-connections = 0", "0 is not in 1.."),
             ("threads = -1", "-1 is not in"),
             ("listen = [\"127.0.0.1:1\", \"everywhere\"]", "such as 127.0.0.1:7835"),
-            ("log-format = \"xml\"", "give one of text, json"),
-            ("log-filter = \"curator=loud\"", "give a level"),
-            ("credentials = \"\"", "it cannot be that"),
+            ("log-format = \"xml\"", "expected one of text, json"),
+            ("log-filter = \"curator=loud\"", "expected a level"),
+            ("credentials = \"\"", "invalid value"),
         ] {
             let told = wrong(text);
             assert!(told.contains(right), "{text}: {told}");
@@ -361,7 +366,7 @@ mod tests {
     #[test]
     fn what_is_no_toml_is_told_with_its_line() {
         let told = wrong("node-id = \"a\"\nleader-ttl = 5s\n");
-        assert!(told.starts_with("curator.toml:2: this is no TOML: "), "{told}");
+        assert!(told.starts_with("curator.toml:2: invalid TOML: "), "{told}");
         let told = wrong("node-id = \"a\"\nnode-id = \"b\"\n");
         assert!(
             told.starts_with("curator.toml:2: ") && told.contains("duplicate"),

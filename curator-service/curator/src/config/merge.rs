@@ -1,8 +1,8 @@
-//! The command line together with the file that it names: a flag is stronger than its variable, that than the file, and that than
-//! the default.
+//! Merges the command line with the environment and the configuration file. Flags override variables, variables
+//! override the file, and the file overrides the defaults.
 //!
-//! What the file says is put before the flags that were given, unless a flag or variable says the same thing, and all of it is then
-//! taken as one command line. So what is required, and what excludes what, is said once, by clap, for all sources.
+//! The keys of the file that no flag or variable sets are inserted before the given flags, and clap parses the result
+//! as one command line. So required and conflicting flags are declared once, in clap, for all sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -12,22 +12,24 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
-use crate::Cli;
-use crate::cli::serve::Serve;
+use crate::config::defaults;
 use crate::config::file::{CONFIG, ConfigFile, Entry, FileError, Value, keys};
 
-/// A command with all that it was told, and by whom.
-pub(crate) struct Configured {
-    pub(crate) cli: Cli,
+/// The command whose flags are the keys of the file.
+const FILE_COMMAND: &str = "serve";
+
+/// A parsed command line, with the value and origin of each setting.
+pub(crate) struct ResolvedConfig<C> {
+    pub(crate) cli: C,
     pub(crate) settings: Settings,
 }
 
-/// Why there is none.
+/// Why the configuration is rejected.
 #[derive(Debug)]
-pub(crate) enum NotConfigured {
-    /// The arguments, by themselves or with what is in the file, which the notes name.
+pub(crate) enum ConfigError {
+    /// Invalid arguments. The notes name the keys of the file that are involved.
     Arguments {
         error: clap::Error,
         notes: Vec<String>,
@@ -35,12 +37,12 @@ pub(crate) enum NotConfigured {
     File(FileError),
 }
 
-impl fmt::Display for NotConfigured {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Arguments { error, notes } => {
                 let text = error.to_string();
-                // The usage is for whoever has just typed the command.
+                // Without the usage, which is for an interactive user.
                 let what = text.split("\n\n").next().unwrap_or_default();
                 f.write_str(what.strip_prefix("error: ").unwrap_or(what))?;
                 notes.iter().try_for_each(|note| write!(f, "; {note}"))
@@ -50,8 +52,8 @@ impl fmt::Display for NotConfigured {
     }
 }
 
-impl NotConfigured {
-    /// Tells the user; help and version count as an answer, not a failure.
+impl ConfigError {
+    /// Prints the error and returns the exit code. Help and version are not failures.
     pub(crate) fn exit(self) -> ExitCode {
         match self {
             Self::Arguments { error, notes } => {
@@ -71,7 +73,7 @@ impl NotConfigured {
     }
 }
 
-/// Who says a value.
+/// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Default,
@@ -91,33 +93,36 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One of the things that a command is told.
+/// One setting of a command.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) name: String,
-    /// As it would follow the flag; none if it is not said, and of a switch whether it is on.
+    /// The values as they would follow the flag; empty if it is not set. A switch has `true` or `false`.
     values: Vec<String>,
-    /// What is the case if nobody says anything.
-    otherwise: Option<String>,
+    /// The computed default, in words.
+    default: Option<String>,
     pub(crate) origin: Origin,
     pub(crate) is_list: bool,
     secret: bool,
 }
 
 impl Setting {
-    /// Its values, without the secrets in them.
+    /// The values without secrets.
     pub(crate) fn shown(&self) -> Vec<String> {
-        let hide = |value: &String| match self.secret {
-            true => HIDDEN.to_owned(),
-            false => without_password(value),
+        let hide = |value: &String| {
+            if self.secret {
+                HIDDEN.to_owned()
+            } else {
+                without_password(value)
+            }
         };
         self.values.iter().map(hide).collect()
     }
 
-    /// For people: what is in force, in words where it is not a value.
+    /// The effective value as text; a computed default in words.
     pub(crate) fn text(&self) -> String {
-        match (&self.values[..], &self.otherwise) {
-            ([], Some(otherwise)) => format!("({otherwise})"),
+        match (&self.values[..], &self.default) {
+            ([], Some(default)) => format!("({default})"),
             ([], None) => "-".to_owned(),
             _ => self.shown().join(","),
         }
@@ -126,7 +131,7 @@ impl Setting {
 
 const HIDDEN: &str = "***";
 
-/// A URL may have a password before its host.
+/// Removes the password from a URL.
 fn without_password(value: &str) -> String {
     let Some((scheme, rest)) = value.split_once("://") else {
         return value.to_owned();
@@ -139,16 +144,16 @@ fn without_password(value: &str) -> String {
     }
 }
 
-/// All that a command is told.
+/// All settings of a command.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
-    /// The file that was read.
+    /// The configuration file, if there is one.
     pub(crate) file: Option<PathBuf>,
     /// In the order of the flags.
     pub(crate) all: Vec<Setting>,
 }
 
-/// A setting that is another one than before.
+/// A changed setting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Changed {
     pub(crate) name: String,
@@ -157,7 +162,7 @@ pub(crate) struct Changed {
 }
 
 impl Settings {
-    /// What is different in the later ones.
+    /// The settings that differ in `later`.
     pub(crate) fn changed(&self, later: &Self) -> Vec<Changed> {
         let before: BTreeMap<&str, &Setting> = self.all.iter().map(|setting| (&*setting.name, setting)).collect();
         let changed = |now: &Setting| {
@@ -172,26 +177,30 @@ impl Settings {
     }
 }
 
-/// Reads a command line, and the file that it or a variable names.
-pub(crate) fn configured(argv: &[OsString]) -> Result<Configured, NotConfigured> {
-    // What is wrong with the line by itself is told first; what is missing may be in the file.
-    let matches = match Cli::command().try_get_matches_from(argv) {
+/// Parses a command line, and merges the file that it or a variable names.
+pub(crate) fn resolve<C: FromArgMatches>(
+    argv: &[OsString],
+    command: &Command,
+) -> Result<ResolvedConfig<C>, ConfigError> {
+    // Errors of the command line itself come first; a missing argument may be in the file.
+    let matches = match command.clone().try_get_matches_from(argv) {
         Ok(matches) => matches,
-        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => Cli::command()
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => command
+            .clone()
             .ignore_errors(true)
             .try_get_matches_from(argv)
             .map_err(alone)?,
         Err(error) => return Err(alone(error)),
     };
-    let schema = Serve::augment_args(Command::new("serve"));
-    let Innermost { words, said, known } = innermost(&matches);
-    // clap panics, or answers for an argument that there is not, when asked for one that the command does not have.
+    let schema = command.find_subcommand(FILE_COMMAND).cloned().unwrap_or_default();
+    let Innermost { words, said, known } = innermost(&matches, command);
+    // clap panics on an id that the command does not declare.
     let config = known
         .contains(CONFIG)
         .then(|| said.get_one::<PathBuf>(CONFIG))
         .flatten();
     let file = match config {
-        Some(path) => Some(ConfigFile::read(path, &schema).map_err(NotConfigured::File)?),
+        Some(path) => Some(ConfigFile::read(path, &schema).map_err(ConfigError::File)?),
         None => None,
     };
     let taken = file
@@ -208,40 +217,40 @@ pub(crate) fn configured(argv: &[OsString]) -> Result<Configured, NotConfigured>
                 .any(|word| word.strip_prefix("--") == Some(name))
         };
         let path = file.as_ref().map(|file| file.path.as_path()).unwrap_or(Path::new(""));
-        let note = |(name, entry): (&&str, &&Entry)| format!("{name} is said in {}:{}", path.display(), entry.line);
+        let note = |(name, entry): (&&str, &&Entry)| format!("{name} is set in {}:{}", path.display(), entry.line);
         let notes = taken.iter().filter(|(name, _)| named(name)).map(note).collect();
-        NotConfigured::Arguments { error, notes }
+        ConfigError::Arguments { error, notes }
     };
-    let matches = Cli::command().try_get_matches_from(&line).map_err(together)?;
+    let matches = command.clone().try_get_matches_from(&line).map_err(together)?;
     let settings = Settings {
-        all: settings(&schema, &innermost(&matches), file.as_ref(), &taken),
+        all: settings(&schema, &innermost(&matches, command), file.as_ref(), &taken),
         file: file.as_ref().map(|file| file.path.clone()),
     };
-    let cli = Cli::from_arg_matches(&matches).map_err(alone)?;
-    Ok(Configured { cli, settings })
+    let cli = C::from_arg_matches(&matches).map_err(alone)?;
+    Ok(ResolvedConfig { cli, settings })
 }
 
-fn alone(error: clap::Error) -> NotConfigured {
-    NotConfigured::Arguments {
+fn alone(error: clap::Error) -> ConfigError {
+    ConfigError::Arguments {
         error,
         notes: Vec::new(),
     }
 }
 
-/// The command that was named last.
+/// The innermost subcommand.
 struct Innermost<'a> {
-    /// By how many words it was named.
+    /// The number of words that select it.
     words: usize,
     said: &'a ArgMatches,
-    /// The ids of its arguments. Asked of the schema: only a debug build of clap's `ArgMatches` knows them.
+    /// The ids of its arguments, from the schema: `ArgMatches` knows them only in a debug build of clap.
     known: BTreeSet<String>,
 }
 
-fn innermost(matches: &ArgMatches) -> Innermost<'_> {
-    let (mut words, mut said, mut command) = (0, matches, Cli::command());
+fn innermost<'a>(matches: &'a ArgMatches, root: &Command) -> Innermost<'a> {
+    let (mut words, mut said, mut command) = (0, matches, root);
     while let Some((name, next)) = said.subcommand() {
         (words, said) = (words + 1, next);
-        if let Some(found) = command.find_subcommand(name).cloned() {
+        if let Some(found) = command.find_subcommand(name) {
             command = found;
         }
     }
@@ -249,7 +258,7 @@ fn innermost(matches: &ArgMatches) -> Innermost<'_> {
     Innermost { words, said, known }
 }
 
-/// What of a file counts for a command: what the command knows, and nobody stronger says.
+/// The keys of the file that apply to a command: it declares them, and no flag or variable overrides them.
 fn taken<'a>(
     file: &'a ConfigFile,
     schema: &'a Command,
@@ -258,7 +267,7 @@ fn taken<'a>(
 ) -> BTreeMap<&'a str, &'a Entry> {
     let counts = |(name, arg): &(&str, &Arg)| {
         let id = arg.get_id().as_str();
-        // Another command may have no such flag.
+        // Not all commands declare all flags.
         known.contains(id)
             && !matches!(
                 said.value_source(id),
@@ -300,7 +309,7 @@ fn settings(
             .collect();
         let is_switch = !arg.get_action().takes_values();
         let values = match (is_switch, &values[..]) {
-            // Without a value it is not said what a switch is by default, or by its mere presence.
+            // A switch has no raw value.
             (true, []) => vec![said.get_flag(id).to_string()],
             _ => values,
         };
@@ -313,14 +322,14 @@ fn settings(
                     .unwrap_or_default()
                     .into_owned(),
             ),
-            // What says "no" in a file stands on no command line.
+            // A switch that the file sets to false is not on the command line.
             (_, Some(entry), Some(file)) => file_origin(file, entry),
             _ => Origin::Default,
         };
         Some(Setting {
             name: name.to_owned(),
             values,
-            otherwise: otherwise(arg),
+            default: defaults::computed(name),
             origin,
             is_list: matches!(arg.get_action(), clap::ArgAction::Append),
             secret: arg.is_hide_env_values_set(),
@@ -336,18 +345,13 @@ fn file_origin(file: &ConfigFile, entry: &Entry) -> Origin {
     }
 }
 
-/// What the help of a flag without a default value says of the case that it is not given.
-fn otherwise(arg: &Arg) -> Option<String> {
-    let help = arg.get_long_help().or(arg.get_help())?.to_string();
-    let (_, rest) = help.split_once("[default: ")?;
-    // The text may have brackets of its own, and ends with one and a full stop or with one alone.
-    let (text, _) = rest.rsplit_once(']')?;
-    Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Args;
+
     use super::*;
+    use crate::cli::serve::Serve;
+    use crate::cli::{self, Cli};
 
     struct Case {
         path: PathBuf,
@@ -361,11 +365,11 @@ mod tests {
             Self { path }
         }
 
-        fn read(&self, command: &[&str], flags: &[&str]) -> Result<Configured, NotConfigured> {
+        fn read(&self, command: &[&str], flags: &[&str]) -> Result<ResolvedConfig<Cli>, ConfigError> {
             let config = format!("--config={}", self.path.display());
             let words = ["curator"].iter().chain(command).copied();
             let words = words.chain([&*config]).chain(flags.iter().copied());
-            configured(&words.map(OsString::from).collect::<Vec<_>>())
+            resolve(&words.map(OsString::from).collect::<Vec<_>>(), &cli::command())
         }
 
         fn setting(&self, name: &str, flags: &[&str]) -> (String, String) {
@@ -408,10 +412,7 @@ mod tests {
         assert_eq!(case.setting("insecure-loopback-only", &[]), pair("true", "file FILE:3"));
         assert_eq!(case.setting("supervised", &[]), pair("false", "file FILE:5"));
         assert_eq!(case.setting("grace", &[]), pair("5s", "default"));
-        assert_eq!(
-            case.setting("hold-cap", &[]),
-            pair("(the TTL and five seconds)", "default")
-        );
+        assert_eq!(case.setting("hold-cap", &[]), pair("(leader TTL + 5s)", "default"));
     }
 
     #[test]
@@ -450,7 +451,7 @@ mod tests {
         let case = Case::new("conflict", WHOLE);
         let told = case.wrong("serve", &["--credentials", "/nowhere"]);
         assert!(
-            told.contains("cannot be used with") && told.contains("insecure-loopback-only is said in FILE:3"),
+            told.contains("cannot be used with") && told.contains("insecure-loopback-only is set in FILE:3"),
             "{told}"
         );
         let told = case.wrong("serve", &["--etcd-cert", "a.pem"]);
@@ -499,7 +500,7 @@ mod tests {
         assert_eq!(
             before.changed(&read(&["--grace=1s", "--hold-cap=2s"])),
             [
-                changed("hold-cap", "(the TTL and five seconds)", "2s"),
+                changed("hold-cap", "(leader TTL + 5s)", "2s"),
                 changed("grace", "5s", "1s")
             ]
         );
@@ -512,7 +513,7 @@ mod tests {
         let setting = Setting {
             name: "ticket".into(),
             values: vec!["0123".into()],
-            otherwise: None,
+            default: None,
             origin: Origin::Default,
             is_list: false,
             secret: true,

@@ -1,30 +1,30 @@
-//! A clock that is not right yet, as of a host without a battery that has just booted.
+//! Waits for the clock of the host to be set, for hosts without a battery-backed clock.
 
 use std::time::Duration;
 
 use curator_service::CredentialsError;
 use tracing::{info, warn};
 
-/// How often to look whether it is right.
-pub(crate) const LOOK: Duration = Duration::from_secs(1);
+/// How often the clock is checked.
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What `load` gives, once the clock lets the certificate be valid; what else is wrong with it, at once.
-pub(crate) fn once_right<T>(
+/// Calls `load` until the certificate is valid by the clock. Other errors are returned at once.
+pub(crate) fn wait_until_valid<T>(
     mut load: impl FnMut() -> Result<T, CredentialsError>,
     mut pause: impl FnMut(),
 ) -> Result<T, CredentialsError> {
-    let mut told = false;
+    let mut waiting = false;
     loop {
         match load() {
             Err(error @ CredentialsError::NotYet { .. }) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut waiting, true) {
                     warn!(%error, "waiting for the clock of this host to be set");
                 }
                 pause();
             }
             loaded => {
-                if told && loaded.is_ok() {
-                    info!("the clock of this host is right now");
+                if waiting && loaded.is_ok() {
+                    info!("the clock of this host is set");
                 }
                 return loaded;
             }
@@ -48,7 +48,7 @@ mod tests {
     fn a_clock_that_is_behind_is_waited_for_and_nothing_else() {
         let mut answers = vec![Ok(7), Err(not_yet()), Err(not_yet())];
         let mut pauses = 0;
-        let loaded = once_right(
+        let loaded = wait_until_valid(
             || answers.pop().expect("asked no more once it is there"),
             || pauses += 1,
         );
@@ -56,9 +56,9 @@ mod tests {
         assert_eq!(pauses, 2);
         let wrong = || CredentialsError::Certificate {
             path: "node.pem".into(),
-            reason: "it is not valid any more".into(),
+            reason: "certificate has expired".into(),
         };
-        let loaded = once_right(|| Err::<(), _>(wrong()), || unreachable!("nothing to wait for"));
+        let loaded = wait_until_valid(|| Err::<(), _>(wrong()), || unreachable!("nothing to wait for"));
         assert!(matches!(loaded, Err(CredentialsError::Certificate { .. })));
     }
 }

@@ -1,7 +1,8 @@
-//! The leases of an instance, in its runtime directory, for `curator release` when it is dead.
+//! The leases of an instance, recorded in its runtime directory, for `curator release` after its death.
 //!
-//! The instance holds a lock on the file for as long as it lives. The system lets go of it once all of the process is dead, and
-//! not before: a process that is stopped has it, and one in another container as well. So nothing is guessed from process ids.
+//! The instance holds a lock on the file while it is alive. The kernel releases the lock only when the whole process
+//! is dead; a stopped process, or one in another container, still holds it. So liveness does not depend on process
+//! ids.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -14,13 +15,14 @@ use curator_election::store::LeaseId;
 use crate::process::supervisor::read_lease;
 
 const NAME: &str = "leases";
-/// How long an instance waits for one that is about to be released.
-const WAIT: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(50);
-/// More is no file of ours.
-const LARGEST: u64 = 64 * 1024;
+/// How long a starting instance waits for the lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it tries to lock the file.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Maximum size of the file, in bytes.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// The file, with its lock, which goes with this value or the process.
+/// The locked file. The lock ends with this value or the process.
 pub(crate) struct LeaseFile {
     path: PathBuf,
     file: File,
@@ -29,30 +31,30 @@ pub(crate) struct LeaseFile {
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaseFileError {
-    /// It cannot be opened, read or written.
+    /// The file cannot be opened, read or written.
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
-    /// Its process lives.
-    #[error("the instance that uses {} lives: only a dead one's leases are given back", path.display())]
+    /// The instance is alive.
+    #[error("the instance that uses {} is alive: only the leases of a dead instance are revoked", path.display())]
     Alive { path: PathBuf },
-    /// Something else is in it.
-    #[error("{} was not written by an instance: {line:?} is no lease", path.display())]
+    /// The file contains something else.
+    #[error("{} was not written by an instance: {line:?} is not a lease", path.display())]
     Content { path: PathBuf, line: String },
 }
 
 impl LeaseFile {
-    /// That of a directory, for an instance that begins.
+    /// Opens the file of a starting instance.
     ///
     /// # Errors
-    /// It cannot be made, or another instance has it.
+    /// If it cannot be created, or another instance holds it.
     pub(crate) fn begin(directory: &Path) -> Result<Self, LeaseFileError> {
         let mut waited = Duration::ZERO;
         loop {
             match Self::open(directory, true) {
-                Err(LeaseFileError::Alive { .. }) if waited < WAIT => {
+                Err(LeaseFileError::Alive { .. }) if waited < LOCK_TIMEOUT => {
                     #[allow(clippy::disallowed_methods, reason = "nothing runs yet")]
-                    std::thread::sleep(LOOK);
-                    waited += LOOK;
+                    std::thread::sleep(POLL_INTERVAL);
+                    waited += POLL_INTERVAL;
                 }
                 Ok(found) => {
                     found.write(&BTreeSet::new())?;
@@ -63,17 +65,17 @@ impl LeaseFile {
         }
     }
 
-    /// That of a dead instance, with its leases. While the value is held no instance begins there.
+    /// Opens the file of a dead instance and reads its leases. While the value is held, no instance can start with it.
     ///
     /// # Errors
-    /// There is none; or its instance lives.
+    /// If there is no file, or its instance is alive.
     pub(crate) fn of_dead(directory: &Path) -> Result<(Self, BTreeSet<LeaseId>), LeaseFileError> {
         let found = Self::open(directory, false)?;
         let told = |source| LeaseFileError::File {
             path: found.path.clone(),
             source,
         };
-        let length = found.file.metadata().map_err(told)?.len().min(LARGEST);
+        let length = found.file.metadata().map_err(told)?.len().min(MAX_FILE_BYTES);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
         found.file.read_exact_at(&mut bytes, 0).map_err(told)?;
         let text = String::from_utf8_lossy(&bytes);
@@ -108,11 +110,11 @@ impl LeaseFile {
         }
     }
 
-    /// Writes which leases there are now.
+    /// Writes the current leases.
     pub(crate) fn write(&self, leases: &BTreeSet<LeaseId>) -> Result<(), LeaseFileError> {
         let text: String = leases.iter().map(|lease| format!("{lease}\n")).collect();
-        // Whoever is killed in between leaves at most a lease that is gone already.
-        let length = u64::try_from(text.len()).unwrap_or(LARGEST);
+        // A kill in between leaves at most a lease that has already ended.
+        let length = u64::try_from(text.len()).unwrap_or(MAX_FILE_BYTES);
         self.file
             .write_all_at(text.as_bytes(), 0)
             .and_then(|()| self.file.set_len(length))

@@ -1,4 +1,4 @@
-//! The log of this process: where it goes, how its lines look, and the filter that chooses them, which may change at run time.
+//! The log of this process: output, format, and the filter, which can change at run time.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -15,20 +15,20 @@ use tracing_subscriber::{Layer, Registry, fmt as lines, reload};
 
 use crate::process::otlp::Traces;
 
-/// The variable that chooses what is logged, by the custom of programs that log as this one does.
+/// The conventional variable of the log filter.
 pub(crate) const FILTER_VARIABLE: &str = "RUST_LOG";
-/// The longest filter. Each event and span is held against it.
-const LONGEST: usize = 4_096;
+/// Maximum length of a filter, which is matched against each event and span.
+const MAX_FILTER_BYTES: usize = 4_096;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A filter that can be used.
+/// A valid filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Filter(String);
 
@@ -54,7 +54,7 @@ impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // Spaces within the values of fields mean something.
+        // Spaces in field values are significant.
         let text = match text.contains('[') {
             true => text.trim().to_owned(),
             false => text.split(',').map(str::trim).collect::<Vec<_>>().join(","),
@@ -64,42 +64,43 @@ impl FromStr for Filter {
     }
 }
 
-const RIGHT: &str = "give a level (off, error, warn, info, debug or trace), or TARGET=LEVEL, or several with commas between them, such as \
-                     info,curator_election=debug";
+const EXPECTED: &str = "expected a level (off, error, warn, info, debug or trace), TARGET=LEVEL, or several of them \
+                        separated by commas, such as info,curator_election=debug";
 
 fn compile(text: &str) -> Result<EnvFilter, String> {
-    if text.len() > LONGEST {
-        return Err(format!("that is too long: at most {LONGEST} bytes"));
+    if text.len() > MAX_FILTER_BYTES {
+        return Err(format!("too long: at most {MAX_FILTER_BYTES} bytes"));
     }
     for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
-        // A lone word that is no level would be taken for a target, and a mistyped level so silence all the rest.
+        // tracing would take a single unknown word for a target, so that a mistyped level would silence all others.
         let lone = !directive.contains(['=', '[', ']', '{', '}', '"']);
         let level = directive.eq_ignore_ascii_case("off") || directive.parse::<Level>().is_ok();
         if lone && !level {
-            return Err(format!("{directive:?} is no level: {RIGHT}"));
+            return Err(format!("unknown level {directive:?}: {EXPECTED}"));
         }
     }
-    // Whoever gives a filter chooses no regular expression that each event would be held against.
+    // No regular expressions, which would be matched against each event.
     let builder = EnvFilter::builder().with_regex(false);
-    // What a peer does wrong in HTTP/2 it can do as often as it likes, strangers too: nobody is warned of that who has not asked.
-    let compiled = match text.contains("h2") || text.trim().eq_ignore_ascii_case("off") {
-        true => builder.parse(text),
-        false => builder.parse(format!("h2=error,{text}")),
+    // Any peer can cause HTTP/2 warnings at any rate, so they are logged only if the filter asks for them.
+    let compiled = if text.contains("h2") || text.trim().eq_ignore_ascii_case("off") {
+        builder.parse(text)
+    } else {
+        builder.parse(format!("h2=error,{text}"))
     };
-    compiled.map_err(|error| format!("{error}: {RIGHT}"))
+    compiled.map_err(|error| format!("{error}: {EXPECTED}"))
 }
 
-/// What is below the log: where spans go, which the log's filter has no say in.
+/// The layers below the log: the export of spans, which the log filter does not affect.
 type Spans = Layered<Option<Box<dyn Layer<Registry> + Send + Sync>>, Registry>;
 
-/// Changes what is logged.
+/// Changes the log filter.
 pub(crate) struct LogHandle {
     handle: reload::Handle<EnvFilter, Spans>,
     current: Mutex<Filter>,
 }
 
 impl LogHandle {
-    /// Logs by another filter from now on; the one that there was before.
+    /// Sets the filter; returns the previous one.
     pub(crate) fn change(&self, filter: &Filter) -> Result<Filter, String> {
         let compiled = filter.compile()?;
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +124,7 @@ impl LogFilter for LogHandle {
     }
 }
 
-/// Begins to log to standard error, and to make the spans that `traces` takes. To be called once.
+/// Starts logging to standard error, and recording the spans that `traces` exports. Call once.
 pub(crate) fn init(format: LogFormat, filter: &Filter, traces: &Traces) -> Result<LogHandle, String> {
     let (subscriber, handle) = subscriber(format, filter, traces)?;
     subscriber.init();
@@ -140,7 +141,7 @@ fn subscriber(
 ) -> Result<(impl Subscriber + Send + Sync + use<>, reload::Handle<EnvFilter, Spans>), String> {
     let (chosen, handle) = reload::Layer::new(filter.compile()?);
     let lines = lines::layer()
-        // Whoever reads the log may be gone before us; that must not end us, as its own complaint on standard error would.
+        // The reader of standard error may be gone; reporting that on standard error would panic.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let lines = match format {
@@ -151,10 +152,10 @@ fn subscriber(
     Ok((spans.with(lines.with_filter(chosen)), handle))
 }
 
-/// The log of a command that ends by itself: for people, by the variable. What is no filter there counts as none.
+/// Starts the log of a command other than `serve`: text, with the filter of the variable. An invalid filter is ignored.
 pub(crate) fn init_plain() {
     let chosen = std::env::var(FILTER_VARIABLE).ok().and_then(|text| text.parse().ok());
-    // The filter is one that has been compiled before.
+    // The filter was compiled before.
     let _ = init(LogFormat::Text, &chosen.unwrap_or_default(), &Traces::default());
 }
 
@@ -179,7 +180,7 @@ mod tests {
             let refused = bad.parse::<Filter>().expect_err(bad);
             assert!(refused.contains("curator_election=debug"), "{bad:?}: {refused}");
         }
-        assert!("a=info,".repeat(LONGEST).parse::<Filter>().is_err());
+        assert!("a=info,".repeat(MAX_FILTER_BYTES).parse::<Filter>().is_err());
     }
 
     /// h2 warns of each connection that it ends for too many resets.

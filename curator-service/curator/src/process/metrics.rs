@@ -1,4 +1,4 @@
-//! Metrics for Prometheus, and where they are.
+//! Metrics for Prometheus, and the address that serves them.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,17 +8,17 @@ use std::sync::Arc;
 use curator_service::{OBSERVE_PORT, Observe, telemetry};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
-/// Bounds of the buckets of times, in seconds.
-const SECONDS: [f64; 18] = [
+/// Histogram buckets of durations, in seconds.
+const BUCKETS_SECONDS: [f64; 18] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 4.0, 5.0, 7.5, 10.0, 30.0,
 ];
 
-/// What is rendered of the time on processors. Counters of the recorder have whole numbers, and this one has fractions of seconds;
-/// so it is a gauge to the recorder, and what it is to Prometheus is said here.
+/// The recorder has integer counters only, so CPU time in fractions of seconds is recorded as a gauge, and its
+/// rendered type is corrected to a counter.
 const CPU_AS_GAUGE: &str = "# TYPE process_cpu_seconds_total gauge\n";
 const CPU_AS_COUNTER: &str = "# TYPE process_cpu_seconds_total counter\n";
 
-/// Where an instance is looked at.
+/// The address of the status server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ObserveAt {
     Off,
@@ -46,20 +46,22 @@ impl FromStr for ObserveAt {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self::Off),
-            text => text
-                .parse()
-                .map(Self::At)
-                .map_err(|_| format!("give an address and port, such as {}, or `off`", Self::default())),
+            text => text.parse().map(Self::At).map_err(|_| {
+                format!(
+                    "expected an IP address and a port, such as {}, or `off`",
+                    Self::default()
+                )
+            }),
         }
     }
 }
 
 impl ObserveAt {
-    /// Begins to count.
+    /// Installs the metrics recorder.
     pub(crate) fn start(self) -> Result<Option<Observe>, BuildError> {
         let Self::At(listen) = self else { return Ok(None) };
         let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS_SECONDS)?
             .install_recorder()?;
         telemetry::describe();
         let metrics = Arc::new(move || {

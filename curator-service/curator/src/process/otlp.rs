@@ -1,4 +1,4 @@
-//! Where the spans of calls go: nowhere, or with the feature `otlp` to a collector.
+//! Export of the spans of calls to an OTLP collector, with the feature `otlp`.
 
 #[cfg(feature = "otlp")]
 mod export;
@@ -8,17 +8,17 @@ mod spans;
 use clap::Args;
 use tracing_subscriber::{Layer, Registry};
 
-/// Where the spans of calls go.
+/// The export of spans.
 #[derive(Args)]
 pub(crate) struct TraceArgs {
-    /// The OTLP collector that gets the spans of calls, over gRPC without TLS, as http://host:4317: run one beside the instance
-    /// [default: none, and no spans are made].
+    /// OTLP collector for the spans of calls, over gRPC without TLS, as http://host:4317. Run a collector beside the
+    /// instance.
     #[cfg(feature = "otlp")]
     #[arg(long, env = "CURATOR_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,
 }
 
-/// What takes the spans. Dropping it sends what is left, within seconds.
+/// The running export. Dropping it sends the remaining spans, within seconds.
 #[derive(Default)]
 pub(crate) struct Traces {
     #[cfg(feature = "otlp")]
@@ -26,7 +26,7 @@ pub(crate) struct Traces {
 }
 
 impl TraceArgs {
-    /// Begins to send spans, if they go anywhere. Nothing is asked of the collector yet.
+    /// Starts the export, if it is configured. The connection is made later.
     #[cfg_attr(
         not(feature = "otlp"),
         allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "with `otlp` it does")
@@ -48,7 +48,7 @@ impl TraceArgs {
 }
 
 impl Traces {
-    /// For the subscriber.
+    /// The layer for the subscriber.
     #[cfg_attr(not(feature = "otlp"), allow(clippy::unused_self, reason = "with `otlp` it does"))]
     pub(crate) fn layer(&self) -> Option<Box<dyn Layer<Registry> + Send + Sync>> {
         #[cfg(feature = "otlp")]

@@ -1,12 +1,12 @@
-//! `curator serve --supervised`: a small process above the instance, which gives the instance's leases back once it is dead.
+//! `curator serve --supervised`: a small parent process that revokes the leases of the instance once the instance is dead.
 //!
-//! That is safe because only the end of the process itself counts, as the system tells it to its parent: a dead process acts no
-//! more, and what it sent before is fenced by the key that goes with the lease. A process that is stopped or stuck, or that says
-//! nothing, is not dead, and its lease is left to run out.
+//! This is safe because only the exit of the process counts, which the kernel reports to its parent. A dead process
+//! cannot act, and requests that it sent before are fenced by the key that ends with the lease. A process that is
+//! stopped, stuck or silent is not dead, and its lease is left to expire.
 //!
-//! The instance tells of its leases on standard output, which it uses for nothing else, a line for each grant and each end. Its
-//! standard input is held open by the parent: when that ends, the parent is gone, and the instance hands over and ends as well.
-//! Should both be killed, the lease runs out by itself.
+//! The instance reports its leases on standard output, which it uses for nothing else: one line for each grant and
+//! each end. The supervisor holds the standard input of the instance open. When it ends, the supervisor is dead, and
+//! the instance transfers the leadership and exits. If both are killed, the lease expires after its TTL.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -22,50 +22,52 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-/// How often, and for how long altogether, a lease is given back.
-const TRIES: u32 = 10;
-const WITHIN: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long what a dead process has said may take to be read.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-/// The most leases that are remembered. An instance has one at a time.
-const MOST_LEASES: usize = 64;
-/// What the shell adds to the number of a signal that ended a process.
-const BY_SIGNAL: i32 = 128;
+/// Maximum number of attempts to revoke a lease.
+const MAX_ATTEMPTS: u32 = 10;
+/// Timeout of all attempts together.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait between two attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Timeout for reading the remaining output of a dead process.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// Maximum number of leases to track. An instance has one at a time.
+const MAX_LEASES: usize = 64;
+/// Offset of a signal number in an exit code, as in shells.
+const SIGNAL_EXIT_BASE: i32 = 128;
 
-/// Tells the instance to tell of its leases.
+/// The hidden flag with which an instance reports its leases.
 pub(crate) const REPORT_LEASES: &str = "report-leases";
 
-/// Runs the instance that this process was told to run, as a child, to its end; its exit code is ours.
+/// Runs the instance as a child process until it exits; returns its exit code.
 pub(crate) fn run(etcd: EtcdConfig) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            error!(%error, "cannot begin");
+            error!(%error, "cannot start the supervisor");
             return ExitCode::FAILURE;
         }
     };
     runtime.block_on(async {
-        let (status, leases) = match watch_over(own_command()).await {
+        let (status, leases) = match supervise(own_command()).await {
             Ok(ended) => ended,
             Err(error) => {
-                error!(%error, "cannot run the instance");
+                error!(%error, "cannot start the instance");
                 return ExitCode::FAILURE;
             }
         };
         if !leases.is_empty() {
-            info!(%status, "the instance is dead: giving its lease back");
+            info!(%status, "instance exited: revoking its lease");
             release(etcd, leases).await;
         }
         let code = status
             .code()
-            .or_else(|| status.signal().map(|signal| BY_SIGNAL + signal));
+            .or_else(|| status.signal().map(|signal| SIGNAL_EXIT_BASE + signal));
         code.and_then(|code| u8::try_from(code).ok())
             .map_or(ExitCode::FAILURE, ExitCode::from)
     })
 }
 
-/// This very program with the same arguments, but for the one that brought us here.
+/// This program with the same arguments except `--supervised`.
 fn own_command() -> std::io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     let own = OsString::from("--supervised");
@@ -73,61 +75,61 @@ fn own_command() -> std::io::Result<Command> {
     command
         .arg(format!("--{REPORT_LEASES}"))
         .env_remove("CURATOR_SUPERVISED")
-        // A service manager that watches over us is told by the instance how it is.
+        // The instance, not the supervisor, reports to the service manager.
         .env_remove("WATCHDOG_PID");
     Ok(command)
 }
 
-/// Runs a process to its end, passing signals on; how it ended, and the leases that it then had.
-async fn watch_over(command: std::io::Result<Command>) -> std::io::Result<(ExitStatus, BTreeSet<LeaseId>)> {
+/// Runs a process until it exits, and forwards signals to it; returns its exit status and the leases that it held.
+async fn supervise(command: std::io::Result<Command>) -> std::io::Result<(ExitStatus, BTreeSet<LeaseId>)> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut child = command?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // Ctrl-c on a terminal reaches us alone, and is passed on once.
+        // In its own process group: ctrl-c reaches only the supervisor, which forwards it once.
         .process_group(0)
         .spawn()?;
-    // Held open for as long as we live.
+    // Held open until the supervisor exits.
     let _alive = child.stdin.take();
-    let mut heard = Heard::new(child.stdout.take());
-    info!(child = child.id(), "watching over an instance");
+    let mut reports = LeaseReports::new(child.stdout.take());
+    info!(child = child.id(), "instance started");
     let status = loop {
         tokio::select! {
-            () = heard.more() => {}
+            () = reports.more() => {}
             status = child.wait() => break status?,
-            _ = terminate.recv() => pass_on(&child, Signal::TERM),
-            _ = interrupt.recv() => pass_on(&child, Signal::INT),
-            _ = hangup.recv() => pass_on(&child, Signal::HUP),
+            _ = terminate.recv() => forward(&child, Signal::TERM),
+            _ = interrupt.recv() => forward(&child, Signal::INT),
+            _ = hangup.recv() => forward(&child, Signal::HUP),
         }
     };
-    // Until the end of what it has said, which is there now that it is dead.
-    let _ = tokio::time::timeout(LAST_WORDS, async {
-        while heard.lines.is_some() {
-            heard.more().await;
+    // Its remaining output is available now that it is dead.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
+        while reports.lines.is_some() {
+            reports.more().await;
         }
     })
     .await;
-    Ok((status, heard.leases))
+    Ok((status, reports.leases))
 }
 
-fn pass_on(child: &Child, signal: Signal) {
-    // It has no id any more once it has been waited for.
+fn forward(child: &Child, signal: Signal) {
+    // There is no id after the child was waited for.
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(Err(error)) = pid.map(|pid| kill_process(pid, signal)) {
-        warn!(%error, ?signal, "cannot pass a signal on");
+        warn!(%error, ?signal, "cannot forward a signal");
     }
 }
 
-/// What the instance has told of its leases.
-struct Heard {
-    /// Until their end, which says nothing about the instance's.
+/// The lease reports of the instance.
+struct LeaseReports {
+    /// `None` after the end of the output, which does not mean that the instance is dead.
     lines: Option<Lines<BufReader<ChildStdout>>>,
     leases: BTreeSet<LeaseId>,
 }
 
-impl Heard {
+impl LeaseReports {
     fn new(stdout: Option<ChildStdout>) -> Self {
         Self {
             lines: stdout.map(|stdout| BufReader::new(stdout).lines()),
@@ -135,7 +137,7 @@ impl Heard {
         }
     }
 
-    /// Waits for a line and takes it in; for ever if there will be none. Cancellation safe.
+    /// Waits for a line and applies it; never returns after the end of the output. Cancellation safe.
     async fn more(&mut self) {
         let Some(lines) = &mut self.lines else {
             return std::future::pending().await;
@@ -144,7 +146,7 @@ impl Heard {
             Ok(Some(line)) => self.take(&line),
             Ok(None) => self.lines = None,
             Err(error) => {
-                warn!(%error, "cannot hear the instance any more: its lease will run out by itself");
+                warn!(%error, "cannot read the lease reports: the lease will expire after its TTL");
                 self.lines = None;
             }
         }
@@ -153,7 +155,7 @@ impl Heard {
     fn take(&mut self, line: &str) {
         match read_report(line) {
             Some(Report::Granted(lease)) => {
-                if self.leases.len() == MOST_LEASES {
+                if self.leases.len() == MAX_LEASES {
                     self.leases.pop_first();
                 }
                 self.leases.insert(lease);
@@ -161,12 +163,12 @@ impl Heard {
             Some(Report::Ended(lease)) => {
                 self.leases.remove(&lease);
             }
-            None => warn!(line, "the instance tells something unknown"),
+            None => warn!(line, "unexpected line from child process"),
         }
     }
 }
 
-/// A line of the instance's.
+/// A line of the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     Granted(LeaseId),
@@ -192,46 +194,46 @@ fn read_report(line: &str) -> Option<Report> {
     }
 }
 
-/// A lease as it is written.
+/// Parses a lease id.
 pub(crate) fn read_lease(text: &str) -> Option<LeaseId> {
-    // As etcd's own tools print it: the two's complement in hex.
+    // In the format of etcd's tools: two's complement in hex.
     let bits = u64::from_str_radix(text, 16).ok()?;
     LeaseId::new(i64::from_ne_bytes(bits.to_ne_bytes()))
 }
 
-/// Gives leases of a dead process back; whether all of them are known to be gone.
+/// Revokes leases of a dead process; returns whether all of them are known to have ended.
 pub(crate) async fn release(etcd: EtcdConfig, leases: BTreeSet<LeaseId>) -> bool {
     let store = match EtcdStore::new(etcd) {
         Ok(store) => store,
         Err(error) => {
-            error!(%error, "cannot reach etcd: the lease will run out by itself");
+            error!(%error, "cannot connect to etcd: the lease will expire after its TTL");
             return false;
         }
     };
     let each = leases.into_iter().map(|lease| release_one(&store, lease));
-    match tokio::time::timeout(WITHIN, futures::future::join_all(each)).await {
+    match tokio::time::timeout(REVOKE_TIMEOUT, futures::future::join_all(each)).await {
         Ok(gone) => gone.into_iter().all(|gone| gone),
         Err(_) => {
-            error!(within = ?WITHIN, "etcd has not taken the lease back: it will run out by itself");
+            error!(within = ?REVOKE_TIMEOUT, "revoking the lease timed out: it will expire after its TTL");
             false
         }
     }
 }
 
 async fn release_one(store: &EtcdStore, lease: LeaseId) -> bool {
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         match store.revoke(lease).await {
             Ok(()) => {
-                info!(%lease, "the lease is given back");
+                info!(%lease, "lease revoked");
                 return true;
             }
             Err(StoreError::LeaseNotFound { .. }) => {
-                info!(%lease, "the lease was gone already");
+                info!(%lease, "lease has already ended");
                 return true;
             }
-            Err(error) => warn!(%lease, %error, "cannot give the lease back (yet)"),
+            Err(error) => warn!(%lease, %error, "cannot revoke the lease, retrying"),
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
     false
 }
@@ -280,9 +282,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_left_at_its_end_is_known_however_it_ends() {
         let script = "echo granted a; echo granted b; echo nonsense; echo ended a; kill -9 $$";
-        let (status, left) = watch_over(shell(script)).await.unwrap();
+        let (status, left) = supervise(shell(script)).await.unwrap();
         assert_eq!((status.signal(), left), (Some(9), leases(&[0xb])));
-        let (status, left) = watch_over(shell("echo granted a; exit 3")).await.unwrap();
+        let (status, left) = supervise(shell("echo granted a; exit 3")).await.unwrap();
         assert_eq!((status.code(), left), (Some(3), leases(&[0xa])));
     }
 
@@ -297,7 +299,7 @@ mod tests {
         let closed = fifo.with_extension("closed");
         let _ = std::fs::remove_file(&fifo);
         let _ = std::fs::remove_file(&closed);
-        let over = tokio::spawn(watch_over(shell(&script)));
+        let over = tokio::spawn(supervise(shell(&script)));
         while !closed.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

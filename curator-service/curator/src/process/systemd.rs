@@ -1,8 +1,8 @@
-//! Tells systemd, or whoever speaks its protocol, how this instance is: `Type=notify`, `WatchdogSec=`.
+//! Notifications to systemd or a compatible service manager: `Type=notify`, `WatchdogSec=`.
 //!
-//! It is ready once its sockets are open and each thread that serves connections has gone round its loop; whether there is a leader
-//! is no part of that. The same is asked before each sign of life, so an instance whose threads are stuck is restarted. Without
-//! `NOTIFY_SOCKET` nothing is told.
+//! An instance is ready once its sockets are open and every thread that serves connections has responded, with or
+//! without a leader. The threads are checked again before each watchdog notification, so an instance with a stuck
+//! thread is restarted. Without `NOTIFY_SOCKET`, nothing is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,25 +16,26 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-/// How long a word to the service manager may take.
-const TELL: Duration = Duration::from_secs(1);
+/// Timeout of one notification.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-type Carry = Arc<dyn Fn(&[NotifyState<'_>]) -> std::io::Result<()> + Send + Sync>;
+/// Sends notifications.
+type NotifyFn = Arc<dyn Fn(&[NotifyState<'_>]) -> std::io::Result<()> + Send + Sync>;
 
 pub(crate) struct ServiceManager {
-    /// Carries words to it; none if there is none.
-    send: Option<Carry>,
-    /// How often a sign of life is due.
+    /// `None` without a service manager.
+    send: Option<NotifyFn>,
+    /// Interval of watchdog notifications.
     watchdog: Option<Duration>,
     ready: AtomicBool,
 }
 
 impl ServiceManager {
-    /// The one that started this process, if there is one.
+    /// The service manager in the environment, if there is one.
     pub(crate) fn from_env() -> Self {
         Self {
-            send: std::env::var_os("NOTIFY_SOCKET").map(|_| -> Carry { Arc::new(sd_notify::notify) }),
-            // Twice as often as it must be.
+            send: std::env::var_os("NOTIFY_SOCKET").map(|_| -> NotifyFn { Arc::new(sd_notify::notify) }),
+            // Half of the required interval.
             watchdog: sd_notify::watchdog_enabled()
                 .map(|within| within / 2)
                 .filter(|every| !every.is_zero()),
@@ -42,83 +43,83 @@ impl ServiceManager {
         }
     }
 
-    /// Tells that the instance is ready, once it is; then each change of its role, and that it is alive, as long as it is. Never
-    /// ends.
+    /// Reports that the instance is ready, then each change of its role, and the watchdog while it responds. Never
+    /// returns.
     pub(crate) async fn follow(&self, status: watch::Receiver<LeaderStatus>, responds: impl AsyncFn()) {
         if self.send.is_some() {
             responds().await;
-            let role = words(&status.borrow());
-            self.tell(&[NotifyState::Ready, NotifyState::Status(&role)]).await;
+            let role = role_line(&status.borrow());
+            self.notify(&[NotifyState::Ready, NotifyState::Status(&role)]).await;
             self.ready.store(true, Ordering::Relaxed);
-            tokio::join!(self.tell_roles(status), self.tell_alive(&responds));
+            tokio::join!(self.report_roles(status), self.report_alive(&responds));
         }
         std::future::pending::<()>().await;
     }
 
-    /// Tells that the configuration is being read, and then that it has been.
+    /// Reports the start and the end of a reload.
     pub(crate) async fn during_reload(&self, reload: impl Future<Output = ()>) {
-        // One that is not ready yet does not become so by this.
-        let told = self.ready.load(Ordering::Relaxed);
-        if told {
+        // A reload must not report an instance ready before it is.
+        let ready = self.ready.load(Ordering::Relaxed);
+        if ready {
             let now = NotifyState::monotonic_usec_now().ok();
             let begun: Vec<_> = [NotifyState::Reloading].into_iter().chain(now).collect();
-            self.tell(&begun).await;
+            self.notify(&begun).await;
         }
         reload.await;
-        if told {
-            self.tell(&[NotifyState::Ready]).await;
+        if ready {
+            self.notify(&[NotifyState::Ready]).await;
         }
     }
 
     pub(crate) async fn stopping(&self) {
-        self.tell(&[NotifyState::Stopping]).await;
+        self.notify(&[NotifyState::Stopping]).await;
     }
 
-    async fn tell_roles(&self, mut status: watch::Receiver<LeaderStatus>) {
+    async fn report_roles(&self, mut status: watch::Receiver<LeaderStatus>) {
         loop {
-            let role = words(&status.borrow_and_update());
-            self.tell(&[NotifyState::Status(&role)]).await;
+            let role = role_line(&status.borrow_and_update());
+            self.notify(&[NotifyState::Status(&role)]).await;
             if status.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    async fn tell_alive(&self, responds: &impl AsyncFn()) {
+    async fn report_alive(&self, responds: &impl AsyncFn()) {
         let Some(every) = self.watchdog else { return };
         let mut due = interval(every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             due.tick().await;
             match timeout(every, responds()).await {
-                Ok(()) => self.tell(&[NotifyState::Watchdog]).await,
+                Ok(()) => self.notify(&[NotifyState::Watchdog]).await,
                 Err(_) => warn!(
                     within = ?every,
-                    "a thread that serves connections is stuck: the service manager gets no sign of life"
+                    "a thread that serves connections is stuck: no watchdog notification sent"
                 ),
             }
         }
     }
 
-    async fn tell(&self, what: &[NotifyState<'_>]) {
+    async fn notify(&self, what: &[NotifyState<'_>]) {
         let Some(send) = self.send.clone() else { return };
         let lines: Vec<String> = what.iter().map(ToString::to_string).collect();
-        // It waits if nobody reads.
-        let told = spawn_blocking(move || {
+        // Blocks if the service manager does not read.
+        let sent = spawn_blocking(move || {
             let lines: Vec<_> = lines.iter().map(|line| NotifyState::Custom(line)).collect();
             send(&lines)
         });
-        match timeout(TELL, told).await {
+        match timeout(NOTIFY_TIMEOUT, sent).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => debug!(%error, "the service manager cannot be told"),
-            Ok(Err(error)) => debug!(%error, "the service manager cannot be told"),
-            Err(_) => debug!("the service manager does not listen"),
+            Ok(Ok(Err(error))) => debug!(%error, "cannot notify the service manager"),
+            Ok(Err(error)) => debug!(%error, "cannot notify the service manager"),
+            Err(_) => debug!("notification of the service manager timed out"),
         }
     }
 }
 
-/// The role, on one line.
-fn words(status: &LeaderStatus) -> String {
+/// The role in one line.
+fn role_line(status: &LeaderStatus) -> String {
     let text = match status {
         ElectionStatus::Undetermined(reason) => format!("undetermined: {reason}"),
         ElectionStatus::Follower(following) => {
@@ -126,7 +127,7 @@ fn words(status: &LeaderStatus) -> String {
         }
         ElectionStatus::Leader(term) => format!("leader of term {}", term.lock_revision()),
     };
-    // What others say of themselves adds no lines of its own.
+    // Text from other nodes must not add lines.
     text.replace(char::is_control, " ")
 }
 
@@ -207,6 +208,6 @@ mod tests {
             key: "/leader/a".into(),
             revision: Revision(9),
         });
-        assert_eq!(words(&status), "follower of node-2 MAINPID=1, term 9");
+        assert_eq!(role_line(&status), "follower of node-2 MAINPID=1, term 9");
     }
 }

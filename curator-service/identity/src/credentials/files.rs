@@ -1,4 +1,4 @@
-//! Certificates and keys in files: read with a look at who else may, and written so that nobody else can.
+//! Certificates and keys in files, with checks of owner and mode.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,19 +14,19 @@ use zeroize::Zeroizing;
 use super::CredentialsError;
 use crate::{PrivateKey, is_certificate};
 
-/// The names that credentials have in their directory.
+/// The file names in a credentials directory.
 pub mod names {
-    /// The certificate of the cluster's authority.
+    /// The cluster's CA certificate.
     pub const CA: &str = "ca.pem";
     /// A node's certificate.
     pub const NODE: &str = "node.pem";
     /// A node's private key.
     pub const NODE_KEY: &str = "node-key.pem";
-    /// A node's certificate, as the original calls it.
-    pub const ORIGINALS_NODE: &str = "cert.pem";
-    /// A node's private key, as the original calls it.
-    pub const ORIGINALS_NODE_KEY: &str = "cert-key.pem";
-    /// The private key that a node joins with after a restart.
+    /// A node's certificate, as the Go Curator names it.
+    pub const GO_NODE: &str = "cert.pem";
+    /// A node's private key, as the Go Curator names it.
+    pub const GO_NODE_KEY: &str = "cert-key.pem";
+    /// The private key with which a node rejoins after a restart.
     pub const JOIN_KEY: &str = "join-key.pem";
     /// The certificate of the cluster's owner.
     pub const OWNER: &str = "owner.pem";
@@ -34,32 +34,33 @@ pub mod names {
     pub const OWNER_KEY: &str = "owner-key.pem";
 }
 
-/// No certificate and no key is longer, and what is, is something else.
-const LONGEST: u64 = 64 << 10;
-/// Others may read, or write.
+/// Maximum size of a certificate or key file.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+/// Mode bits: group or others have any access.
 const OTHERS: u32 = 0o077;
-/// Others may write.
+/// Mode bits: group or others may write.
 const OTHERS_WRITE: u32 = 0o022;
-/// May everything on this host anyway.
+/// The uid of root.
 const ROOT: u32 = 0;
-/// In a directory: files are renamed and removed by their owners alone.
+/// Mode bit of a directory in which only owners may rename and remove files.
 const STICKY: u32 = 0o1000;
 
-/// Where a node's certificate and key are in a directory: under the original's names if it has those alone.
+/// The paths of a node's certificate and key: under the Go Curator's names if only those exist.
 pub(super) fn of_node(directory: &Path) -> [PathBuf; 2] {
     let has = |name: &str| directory.join(name).symlink_metadata().is_ok();
-    let is_originals = has(names::ORIGINALS_NODE) && !has(names::NODE);
-    match is_originals {
-        true => [names::ORIGINALS_NODE, names::ORIGINALS_NODE_KEY],
+    let is_go = has(names::GO_NODE) && !has(names::NODE);
+    match is_go {
+        true => [names::GO_NODE, names::GO_NODE_KEY],
         false => [names::NODE, names::NODE_KEY],
     }
     .map(|name| directory.join(name))
 }
 
-/// Reads a certificate as DER: the first one in PEM in the file, or DER and nothing else, as the original keeps it.
+/// Reads a certificate and returns it as DER. The file is PEM, of which the first certificate is read, or DER, which
+/// the Go Curator writes.
 ///
 /// # Errors
-/// The file cannot be read, others may write it, or there is no certificate in it.
+/// If the file cannot be read, other users may write it, or it contains no certificate.
 pub fn read_certificate(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     let text = read(path, OTHERS_WRITE)?;
     if is_certificate(&text) {
@@ -73,10 +74,10 @@ pub fn read_certificate(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     Ok(certificate.to_vec())
 }
 
-/// Reads an Ed25519 private key: PKCS #8 in PEM, or as the original keeps those of its nodes and of its owner.
+/// Reads an Ed25519 private key: PKCS #8 in PEM, or one of the Go Curator's formats for node and owner keys.
 ///
 /// # Errors
-/// The file cannot be read, others may read it, or there is no such key in it. No error shows any of the file.
+/// If the file cannot be read, other users may read it, or it contains no such key. Errors never contain file contents.
 pub fn read_private_key(path: &Path) -> Result<PrivateKey, CredentialsError> {
     let text = read(path, OTHERS)?;
     PrivateKey::from_file(&text).map_err(|error| CredentialsError::Pem {
@@ -86,7 +87,7 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKey, CredentialsError> {
     })
 }
 
-/// Refuses a directory in which others could put another file in the place of one.
+/// Rejects a directory in which other users could replace files.
 pub(super) fn check_directory(path: &Path) -> Result<(), CredentialsError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     check_owner(path, &metadata)?;
@@ -95,14 +96,14 @@ pub(super) fn check_directory(path: &Path) -> Result<(), CredentialsError> {
         true => Err(CredentialsError::Permissions {
             path: path.to_owned(),
             mode: mode & 0o7777,
-            may: "change what is in it",
+            may: "write to it",
             right: 0o700,
         }),
         false => Ok(()),
     }
 }
 
-/// Refuses what belongs to neither the user that this runs as nor root: its owner may change it at any time, whatever its mode.
+/// Rejects a file of another user than root or the current one: the owner may change a file whatever its mode.
 fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), CredentialsError> {
     let own = rustix::process::geteuid().as_raw();
     match metadata.uid() {
@@ -115,16 +116,16 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), CredentialsEr
     }
 }
 
-/// The whole file, if nobody has the permissions in `none` on it.
-fn read(path: &Path, none: u32) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
+/// Reads a file, unless its mode has one of the `forbidden` bits.
+fn read(path: &Path, forbidden: u32) -> Result<Zeroizing<Vec<u8>>, CredentialsError> {
     let failed = |source| unreadable(path, source);
     let file = File::open(path).map_err(failed)?;
-    // Of what has been opened, whatever the path leads to by now.
+    // Of the open file: the path may lead elsewhere meanwhile.
     let metadata = file.metadata().map_err(failed)?;
     check_owner(path, &metadata)?;
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & none != 0 {
-        let (may, right) = match none {
+    if mode & forbidden != 0 {
+        let (may, right) = match forbidden {
             OTHERS => ("read it", 0o600),
             _ => ("write it", 0o644),
         };
@@ -135,15 +136,15 @@ fn read(path: &Path, none: u32) -> Result<Zeroizing<Vec<u8>>, CredentialsError> 
             right,
         });
     }
-    if metadata.len() > LONGEST {
+    if metadata.len() > MAX_FILE_BYTES {
         return Err(failed(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("it is longer than {LONGEST} bytes, which no key or certificate is"),
+            format!("larger than {MAX_FILE_BYTES} bytes: not a key or certificate"),
         )));
     }
-    // Room for all of it at once, so that no copy is left behind by growing.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
-    file.take(LONGEST).read_to_end(&mut bytes).map_err(failed)?;
+    // Full capacity at once: growing would leave copies in memory.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES as usize + 1));
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -154,7 +155,7 @@ fn unreadable(path: &Path, source: io::Error) -> CredentialsError {
     }
 }
 
-/// A certificate as RFC 7468 has it.
+/// Encodes a certificate as PEM (RFC 7468).
 #[must_use]
 pub fn certificate_pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
@@ -165,15 +166,15 @@ pub fn certificate_pem(der: &[u8]) -> String {
     )
 }
 
-/// A directory that credentials are written into. What is there is never written over.
+/// A directory that credentials are written to. Existing files are never overwritten.
 #[derive(Clone, Debug)]
 pub struct CredentialsDirectory(PathBuf);
 
 impl CredentialsDirectory {
-    /// The directory, made with mode 700 if it is not there.
+    /// Opens the directory, and creates it with mode 0700 if it does not exist.
     ///
     /// # Errors
-    /// It cannot be made, or others may change what is in it.
+    /// If it cannot be created, or other users may write to it.
     pub fn create(path: &Path) -> Result<Self, CredentialsError> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|source| unwritable(path, source))?;
@@ -181,22 +182,22 @@ impl CredentialsDirectory {
         Ok(Self(path.to_owned()))
     }
 
-    /// Where the file with this name is.
+    /// The path of a file in the directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Whether there is a file with this name.
+    /// Whether the file exists.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.path(name).symlink_metadata().is_ok()
     }
 
-    /// The private key with this name: the one that is there, or else a new one, which is on the disk by then.
+    /// Reads the private key with this name, or creates it. A new key is on disk before this returns.
     ///
     /// # Errors
-    /// The one that is there cannot be used, or a new one cannot be written.
+    /// If the existing key is rejected, or a new one cannot be written.
     pub fn key(&self, name: &str) -> Result<PrivateKey, CredentialsError> {
         let path = self.path(name);
         if self.has(name) {
@@ -210,22 +211,22 @@ impl CredentialsDirectory {
     /// Writes a certificate.
     ///
     /// # Errors
-    /// There is a file with this name, or it cannot be written.
+    /// If the file exists or cannot be written.
     pub fn write_certificate(&self, name: &str, der: &[u8]) -> Result<(), CredentialsError> {
         self.write(name, certificate_pem(der).as_bytes())
     }
 
-    /// Writes a file that is new, and which nobody else may read: all of it or nothing, also if the power fails.
+    /// Atomically and durably writes a new file with mode 0600.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), CredentialsError> {
         let path = self.path(name);
         let partial = self.path(&format!(".{name}.new"));
         let written = (|| {
-            // One that a crash has left behind, or that somebody has made, who could read what is written to it.
+            // A leftover of a crash, or a file of another user, who could read what is written to it.
             match fs::remove_file(&partial) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            // Neither a file that is there nor what a link leads to.
+            // Never an existing file or the target of a link.
             let mut file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -233,13 +234,13 @@ impl CredentialsDirectory {
                 .open(&partial)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            // Unlike renaming, this does not take the place of a file that is there.
+            // Unlike a rename, a hard link does not replace an existing file.
             fs::hard_link(&partial, &path)?;
             fs::remove_file(&partial)?;
             File::open(&self.0)?.sync_all()
         })();
         written.map_err(|source| {
-            // There may be none.
+            // It may not exist.
             let _ = fs::remove_file(&partial);
             unwritable(&path, source)
         })

@@ -1,4 +1,4 @@
-//! Which certificate a client is shown: one that it can verify.
+//! Selects the server certificate that the client can verify.
 
 use std::sync::Arc;
 
@@ -6,20 +6,20 @@ use rustls::SignatureScheme;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// What a client asks for by this name wants a proof that the node is a member of the consensus. It is asked in the clear, as all names are.
+/// The server name with which a client requests the proof of membership. Server names are sent unencrypted.
 pub(crate) const PROOF: &str = "consensus-member.curator.invalid";
 
-/// The node's own certificate for whoever offers Ed25519, as all do that check who the node is by its key. For those who do not, the
-/// second one, once there is one: their own rules say whether it is good enough. Those who ask for the proof of membership are shown that,
-/// while there is one: it is for the same key.
+/// Selects a certificate: the node's own for clients that support Ed25519, which includes all clients that identify
+/// the node by its key; the second one, if there is one, for other clients; and the proof of membership, if there is
+/// one, for clients that request it. The proof is for the same key.
 #[derive(Debug)]
-pub(super) struct ByOffer {
+pub(super) struct CertificateSelector {
     pub(super) own: Arc<CertifiedKey>,
     pub(super) second: Option<Arc<CertifiedKey>>,
     pub(super) member: Option<Arc<CertifiedKey>>,
 }
 
-impl ByOffer {
+impl CertificateSelector {
     fn choose(&self, offered: &[SignatureScheme]) -> &Arc<CertifiedKey> {
         let offers = |scheme| offered.contains(&scheme);
         match &self.second {
@@ -31,7 +31,7 @@ impl ByOffer {
     }
 }
 
-impl ResolvesServerCert for ByOffer {
+impl ResolvesServerCert for CertificateSelector {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         match &self.member {
             Some(member) if hello.server_name() == Some(PROOF) => Some(member.clone()),

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use super::files::certificate_pem;
 use crate::is_certificate;
 
-/// Writes a certificate in the place of one that is there, whose owner, mode and form (PEM or DER) it keeps: all of it or nothing.
+/// Atomically replaces the certificate in a file. Owner, mode and encoding (PEM or DER) stay the same.
 ///
 /// # Errors
-/// There is no file, or it cannot be replaced.
+/// If the file does not exist or cannot be replaced.
 pub fn replace_certificate(path: &Path, der: &[u8]) -> io::Result<()> {
     let there = fs::metadata(path)?;
     let bytes = match is_certificate(&fs::read(path)?) {
@@ -42,7 +42,7 @@ pub fn replace_certificate(path: &Path, der: &[u8]) -> io::Result<()> {
         File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     })();
     if written.is_err() {
-        // It is gone if it was renamed.
+        // After a rename there is nothing to remove.
         let _ = fs::remove_file(&partial);
     }
     written

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use super::files::certificate_pem;
 use super::files::names::{CA, NODE, NODE_KEY};
 use super::*;
-use crate::testing::{Directory, authority, node, shake, wall};
+use crate::testing::{Directory, authority, handshake, node, wall};
 use crate::{Authority, Subject, node_id};
 
 #[test]
@@ -34,7 +34,7 @@ fn what_is_wrong_with_credentials_is_said() {
     directory.write(&ca, &user, &key);
     assert!(said(&directory).contains("the user \"owner\""), "{}", said(&directory));
     directory.write(&ca, &certificate, &PrivateKey::generate().unwrap());
-    assert!(said(&directory).contains("do not go together"), "{}", said(&directory));
+    assert!(said(&directory).contains("do not match"), "{}", said(&directory));
     directory.write(&ca, &certificate, &key);
     fs::set_permissions(directory.path().join(NODE_KEY), fs::Permissions::from_mode(0o640)).unwrap();
     assert!(said(&directory).contains("chmod 600"), "{}", said(&directory));
@@ -54,7 +54,7 @@ fn what_is_wrong_with_credentials_is_said() {
         .unwrap_err()
         .to_string();
     assert!(
-        expired.contains("the clock of this host says 1970-01-01T00:00:00Z"),
+        expired.contains("the clock of this host is at 1970-01-01T00:00:00Z"),
         "{expired}"
     );
     fs::write(directory.path().join(NODE), "nonsense").unwrap();
@@ -77,8 +77,8 @@ fn the_originals_files_are_taken_as_they_are() {
         std::io::Write::write_all(&mut file.open(directory.path().join(name)).unwrap(), bytes).unwrap();
     };
     write(CA, ca.certificate());
-    write(files::names::ORIGINALS_NODE, &certificate);
-    write(files::names::ORIGINALS_NODE_KEY, &key.to_bytes()[..]);
+    write(files::names::GO_NODE, &certificate);
+    write(files::names::GO_NODE_KEY, &key.to_bytes()[..]);
     assert_eq!(directory.load().unwrap().node_id(), id);
     // Ours come first, if there are any.
     let (other_key, other, certificate) = node(&ca);
@@ -96,21 +96,21 @@ fn new_credentials_are_taken_if_they_are_good() {
     let credentials = CredentialsWatch::new(directory.path().to_owned(), wall).unwrap();
     let server = credentials.server();
     let before = server.borrow().clone();
-    assert!(!credentials.look().unwrap());
+    assert!(!credentials.reload().unwrap());
     // Another node's, and nonsense: what there is stays.
     let (other_key, _, other) = node(&ca);
     directory.write(&ca, &other, &other_key);
-    credentials.look().unwrap_err();
+    credentials.reload().unwrap_err();
     fs::write(directory.path().join(NODE), "nonsense").unwrap();
-    credentials.look().unwrap_err();
+    credentials.reload().unwrap_err();
     assert!(Arc::ptr_eq(&before, &server.borrow()));
     // The same key, certified once more.
     let public = *key.public_key();
     let renewed = ca.issue(&Subject::node(&id), &public, wall()).unwrap();
     directory.write(&ca, &renewed, &key);
-    assert!(credentials.look().unwrap());
+    assert!(credentials.reload().unwrap());
     assert!(!Arc::ptr_eq(&before, &server.borrow()));
-    assert!(!credentials.look().unwrap());
+    assert!(!credentials.reload().unwrap());
 }
 
 /// Only root can give files away, and tests do not always run as root.
@@ -173,7 +173,7 @@ fn credentials_are_written_once_and_for_nobody_else() {
     credentials.write_certificate(CA, ca.certificate()).unwrap();
     credentials.write_certificate(NODE, &certificate).unwrap();
     let over = credentials.write_certificate(CA, &certificate).unwrap_err();
-    assert!(over.to_string().contains("cannot be written"), "{over}");
+    assert!(over.to_string().contains("cannot write"), "{over}");
     assert_eq!(Credentials::load(&path, wall()).unwrap().node_id(), id);
     // What cannot be used is not replaced either.
     fs::write(path.join(files::names::JOIN_KEY), "nonsense").unwrap();
@@ -194,12 +194,12 @@ async fn a_follower_reaches_the_leader_that_it_means_and_nobody_else() {
         directory.load().unwrap()
     };
     let (leader, follower, stranger) = (load("a", &ca), load("b", &ca), load("c", &authority()));
-    let (shown, reached) = shake(&leader, follower.client(leader.node_id()).unwrap()).await;
+    let (shown, reached) = handshake(&leader, follower.client(leader.node_id()).unwrap()).await;
     assert_eq!((shown.map(|shown| shown.len()), reached), (Ok(1), Ok(())));
-    let (_, refused) = shake(&leader, follower.client(follower.node_id()).unwrap()).await;
+    let (_, refused) = handshake(&leader, follower.client(follower.node_id()).unwrap()).await;
     assert!(refused.unwrap_err().contains("is not node"));
-    let (_, refused) = shake(&stranger, follower.client(stranger.node_id()).unwrap()).await;
-    assert!(refused.unwrap_err().contains("not signed by the cluster's authority"));
+    let (_, refused) = handshake(&stranger, follower.client(stranger.node_id()).unwrap()).await;
+    assert!(refused.unwrap_err().contains("not signed by the cluster's CA"));
 }
 
 /// As OpenSSL sends it for a client that knows the authority.

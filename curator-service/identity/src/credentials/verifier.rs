@@ -1,7 +1,8 @@
-//! What TLS itself checks: that the other side has the key that it shows, and on the way to an instance that it is the one.
+//! The checks in the TLS handshake: that the peer has the key of its certificate, and for clients that the server is
+//! the expected one.
 //!
-//! Nodes show certificates that are for servers where they are clients, so the stock rules for clients do not fit; signatures
-//! are checked by rustls' own.
+//! Nodes present server certificates also as clients, so the standard rules for client certificates do not fit.
+//! Signatures are verified by rustls.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,9 +13,9 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::{Identity, says_member, verify};
+use crate::{Identity, is_member_certificate, verify};
 
-/// Takes any client, with a certificate or without: who it is, each call asks for itself.
+/// Accepts any client, with or without a certificate: each call identifies its caller.
 #[derive(Debug)]
 pub(crate) struct AnyClient {
     provider: Arc<CryptoProvider>,
@@ -26,7 +27,7 @@ impl AnyClient {
     }
 }
 
-/// There is TLS 1.3 and nothing older.
+/// The error for a peer that does not support TLS 1.3.
 fn too_old() -> Error {
     Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic)
 }
@@ -73,70 +74,70 @@ impl ClientCertVerifier for AnyClient {
     }
 }
 
-/// What is said of a node that is taken for no instance for want of a proof.
-pub const NO_PROOF: &str = "does not prove that it is a member of the consensus";
+/// Part of the error for a node without a proof of membership.
+pub const NO_PROOF: &str = "does not prove that it is a consensus member";
 
-/// Whom a client wants to reach.
+/// The server that a client expects.
 #[derive(Clone, Debug)]
-pub enum Wanted {
-    /// One node of the cluster whose authority has this certificate.
+pub enum ExpectedServer {
+    /// One node of the cluster with this CA.
     Node {
-        /// The authority's certificate.
+        /// The CA certificate.
         ca: CertificateDer<'static>,
-        /// The node.
+        /// The node id.
         node_id: String,
     },
-    /// One of these nodes of it.
+    /// One of these nodes of the cluster.
     OneOf {
-        /// The authority's certificate.
+        /// The CA certificate.
         ca: CertificateDer<'static>,
-        /// The nodes.
+        /// The node ids.
         node_ids: Vec<String>,
     },
-    /// Any node of that cluster that proves to be a member of the consensus.
+    /// Any node of the cluster that proves to be a consensus member.
     Instance {
-        /// The authority's certificate.
+        /// The CA certificate.
         ca: CertificateDer<'static>,
     },
-    /// Any node of that cluster.
+    /// Any node of the cluster.
     AnyNode {
-        /// The authority's certificate.
+        /// The CA certificate.
         ca: CertificateDer<'static>,
     },
-    /// Whoever answers.
-    Anybody,
+    /// Any server.
+    Any,
 }
 
-/// Takes the wanted node, and nobody else.
+/// Accepts only the expected server.
 #[derive(Debug)]
 pub struct NodeVerifier {
-    wanted: Wanted,
+    expected: ExpectedServer,
     provider: Arc<CryptoProvider>,
 }
 
 impl NodeVerifier {
-    /// A verifier for a client that wants this.
+    /// Creates a verifier.
     #[must_use]
-    pub const fn new(wanted: Wanted, provider: Arc<CryptoProvider>) -> Self {
-        Self { wanted, provider }
+    pub const fn new(expected: ExpectedServer, provider: Arc<CryptoProvider>) -> Self {
+        Self { expected, provider }
     }
 
     fn verify(&self, certificate: &[u8], more: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
-        let (ca, wanted) = match &self.wanted {
-            Wanted::Node { ca, node_id } => (ca, Some(std::slice::from_ref(node_id))),
-            Wanted::OneOf { ca, node_ids } => (ca, Some(node_ids.as_slice())),
-            Wanted::AnyNode { ca } | Wanted::Instance { ca } => (ca, None),
-            Wanted::Anybody => return Ok(()),
+        let (ca, expected) = match &self.expected {
+            ExpectedServer::Node { ca, node_id } => (ca, Some(std::slice::from_ref(node_id))),
+            ExpectedServer::OneOf { ca, node_ids } => (ca, Some(node_ids.as_slice())),
+            ExpectedServer::AnyNode { ca } | ExpectedServer::Instance { ca } => (ca, None),
+            ExpectedServer::Any => return Ok(()),
         };
         if more.iter().any(|more| more != ca) {
-            return Err("it shows more than one certificate, beside the cluster's own authority".into());
+            return Err("it presented more than one certificate besides the CA certificate".into());
         }
-        let proof = matches!(self.wanted, Wanted::Instance { .. });
+        let proof = matches!(self.expected, ExpectedServer::Instance { .. });
         match verify(certificate, ca, now) {
-            Ok(Identity::Node { id, .. }) if proof && !says_member(certificate) => {
-                Err(format!("{id} is a node of the cluster and {NO_PROOF}"))
+            Ok(Identity::Node { id, .. }) if proof && !is_member_certificate(certificate) => {
+                Err(format!("{id} is a node of the cluster but {NO_PROOF}"))
             }
-            Ok(Identity::Node { id, .. }) if wanted.is_none_or(|wanted| wanted.contains(&id)) => Ok(()),
+            Ok(Identity::Node { id, .. }) if expected.is_none_or(|expected| expected.contains(&id)) => Ok(()),
             Ok(Identity::Node { id, .. }) => Err(format!("it is {id}")),
             Ok(Identity::User { .. }) => Err("it is a user".into()),
             Err(error) => Err(error.to_string()),
@@ -155,11 +156,11 @@ impl ServerCertVerifier for NodeVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
         self.verify(certificate, more, now).map_err(|reason| {
-            Error::General(match &self.wanted {
-                Wanted::Node { node_id, .. } => format!("this is not node {node_id}: {reason}"),
-                Wanted::OneOf { .. } => format!("this is none of the members that are named: {reason}"),
-                Wanted::Instance { .. } => format!("this is no instance of the cluster: {reason}"),
-                Wanted::AnyNode { .. } | Wanted::Anybody => format!("this is no node of the cluster: {reason}"),
+            Error::General(match &self.expected {
+                ExpectedServer::Node { node_id, .. } => format!("this is not node {node_id}: {reason}"),
+                ExpectedServer::OneOf { .. } => format!("this is not one of the given members: {reason}"),
+                ExpectedServer::Instance { .. } => format!("not an instance of the cluster: {reason}"),
+                ExpectedServer::AnyNode { .. } | ExpectedServer::Any => format!("not a node of the cluster: {reason}"),
             })
         })?;
         Ok(ServerCertVerified::assertion())

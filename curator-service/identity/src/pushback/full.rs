@@ -1,4 +1,6 @@
-//! A server for tests that has no room for its first calls, and says when to come again.
+//! A test server that refuses its first calls with a pushback.
+
+#![allow(clippy::unwrap_used, reason = "a fixture that fails is a failed test")]
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-/// What a caller is told that is to come again then.
+/// A refusal with this pushback.
 pub fn refused(said: &str) -> Status {
     let mut status = Status::resource_exhausted("no room");
     status
@@ -27,17 +29,17 @@ pub fn refused(said: &str) -> Status {
     status
 }
 
-/// Refuses its first calls, and tells when to come again.
+/// A server that refuses its first calls with a pushback.
 #[derive(Clone)]
 pub struct Full {
     refuses: u32,
     said: &'static str,
-    /// How many there were.
+    /// Number of calls received.
     pub calls: Arc<AtomicU32>,
 }
 
 impl Full {
-    /// Refuses so many calls, and says this of when to come again.
+    /// Refuses this many calls, with this pushback.
     pub fn new(refuses: u32, said: &'static str) -> Self {
         Self {
             refuses,
@@ -46,7 +48,7 @@ impl Full {
         }
     }
 
-    /// A server within this process, so that only what is waited for takes time.
+    /// Serves in this process, so that paused time works.
     pub fn serve(self) -> Channel {
         let (accept, mut accepted) = mpsc::channel::<DuplexStream>(1);
         let incoming = futures::stream::poll_fn(move |cx| {
@@ -93,7 +95,7 @@ impl Service<http::Request<Body>> for Full {
     }
 }
 
-/// The same answer to everybody.
+/// A service that gives one response.
 struct Always(Result<Response<CommitNodeResponse>, Status>);
 
 impl tonic::server::UnaryService<CommitNodeRequest> for Always {

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::state::pki_layout::Layout;
     use curator_identity::Authority;
-    use curator_identity::testing::{Directory, node, shake, shake_as, wall};
+    use curator_identity::testing::{Directory, handshake, handshake_as, node, wall};
     use curator_identity::wall_clock;
     use curator_identity::{ClientCredentials, Trust};
 
@@ -252,8 +252,8 @@ mod tests {
         /// What a client that wants an instance thinks of it.
         async fn reached(&self) -> Result<(), String> {
             let ca = self.authority.certificate().to_vec();
-            let client = ClientCredentials::nobody(Trust::Instances { ca }).unwrap();
-            shake_as(
+            let client = ClientCredentials::anonymous(Trust::Instances { ca }).unwrap();
+            handshake_as(
                 &self.credentials.newest(),
                 (*client.config()).clone(),
                 client.server_name(),
@@ -285,8 +285,8 @@ mod tests {
         cluster.reached().await.expect("it is one");
         // Whoever does not ask is shown what they always were.
         let ca = cluster.authority.certificate().to_vec();
-        let client = ClientCredentials::nobody(Trust::Instances { ca }).unwrap();
-        let unasked = shake(&cluster.credentials.newest(), (*client.config()).clone()).await;
+        let client = ClientCredentials::anonymous(Trust::Instances { ca }).unwrap();
+        let unasked = handshake(&cluster.credentials.newest(), (*client.config()).clone()).await;
         unasked.1.expect_err("it is the node's own certificate");
         // The role is taken away: with the next look the proof is.
         cluster.is(NodeState::Up, false).await;

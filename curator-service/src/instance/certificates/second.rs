@@ -159,8 +159,8 @@ mod tests {
     use x509_parser::prelude::FromDer;
 
     use super::*;
-    use curator_identity::testing::{Directory, node, shake, wall};
-    use curator_identity::{NodeVerifier, Wanted};
+    use curator_identity::testing::{Directory, handshake, node, wall};
+    use curator_identity::{ExpectedServer, NodeVerifier};
     use curator_identity::{NotRecognized, recognized};
     use curator_identity::{Subject, VerifyError};
 
@@ -227,7 +227,7 @@ mod tests {
             .with_custom_certificate_verifier(verifier.clone())
             .with_no_client_auth();
         client.alpn_protocols = vec![b"h2".to_vec()];
-        let (_, reached) = shake(server, client).await;
+        let (_, reached) = handshake(server, client).await;
         reached?;
         Ok(verifier.1.lock().unwrap().clone())
     }
@@ -294,7 +294,7 @@ mod tests {
         // An instance that shows it alone is not taken for the node by any other.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let alone = newest.showing(second).unwrap();
-        let wanted = Wanted::AnyNode {
+        let wanted = ExpectedServer::AnyNode {
             ca: newest.ca().to_vec().into(),
         };
         let client = ClientConfig::builder_with_provider(provider.clone())
@@ -303,7 +303,7 @@ mod tests {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(NodeVerifier::new(wanted, provider)))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(newest.certified().clone())));
-        let (_, reached) = shake(&alone, client).await;
+        let (_, reached) = handshake(&alone, client).await;
         assert!(reached.unwrap_err().contains("not Ed25519"));
     }
 
@@ -325,7 +325,7 @@ mod tests {
         let id = credentials.newest().node_id().to_owned();
         let renewed = authority.issue(&Subject::node(&id), key.public_key(), wall()).unwrap();
         directory.write(&authority, &renewed, &key);
-        assert!(credentials.look().unwrap());
+        assert!(credentials.reload().unwrap());
         let now = credentials.newest();
         assert_eq!(now.certificate(), renewed);
         assert!(Arc::ptr_eq(now.second().unwrap(), &second), "it is as good as it was");

@@ -23,7 +23,7 @@ impl Leader {
         let Some(issue_certificate_request::Kind::KubernetesWorker(keys)) = request.kind else {
             return Err(Status::invalid_argument("kind: required"));
         };
-        let wanted = Wanted::new(caller);
+        let wanted = WorkerCertificates::new(caller);
         let layout = self.kubernetes_pki.layout();
         let stored: Vec<_> = wanted.names().iter().map(|name| layout.issued(name)).collect();
         self.state.load(&stored).await?;
@@ -67,14 +67,14 @@ impl Leader {
 }
 
 /// The certificates of a worker node: their names in the store and their subjects.
-struct Wanted {
+struct WorkerCertificates {
     kubelet_server: (String, Subject),
     kubelet_client: (String, Subject),
     csi_provisioner: (String, Subject),
     netservices: (String, Subject),
 }
 
-impl Wanted {
+impl WorkerCertificates {
     fn new(node: &str) -> Self {
         let system_node = format!("system:node:{node}");
         let client = |name: &str, common_name: String, organization: &str| {
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn names_are_the_originals() {
         assert_eq!(
-            Wanted::new("n").names(),
+            WorkerCertificates::new("n").names(),
             [
                 "kubelet-system:node:n-server",
                 "kubelet-system:node:n-client",

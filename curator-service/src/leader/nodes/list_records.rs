@@ -150,7 +150,7 @@ impl Lists {
             metrics::counter!(telemetry::LISTS_REFUSED).increment(1);
             let refused =
                 Status::resource_exhausted("too many open GetNodes streams; read or cancel the open ones, then retry");
-            return Err(pushback::telling(refused, RETRY_AFTER));
+            return Err(pushback::with_pushback(refused, RETRY_AFTER));
         };
         evict(evicted);
         Ok(List {
@@ -246,7 +246,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use curator_identity::come_again;
+    use curator_identity::retry_delay;
 
     fn node(number: usize) -> Caller {
         Caller::Node {
@@ -273,7 +273,7 @@ mod tests {
                 Ok(list) => all.push(list),
                 Err(refused) => {
                     assert_eq!(refused.code(), Code::ResourceExhausted);
-                    assert!(come_again(&refused).is_some(), "the refusal has a retry delay");
+                    assert!(retry_delay(&refused).is_some(), "the refusal has a retry delay");
                     return all;
                 }
             }

@@ -200,7 +200,7 @@ impl TlsCluster {
     /// Whether an instance proves at this moment that its node is a member of the consensus.
     pub(super) fn proves(&self, instance: usize) -> bool {
         let trust = Trust::Instances { ca: self.ca.clone() };
-        let client = ClientCredentials::nobody(trust).unwrap();
+        let client = ClientCredentials::anonymous(trust).unwrap();
         let connector = tokio_rustls::TlsConnector::from(client.config());
         let name = client.server_name();
         self.runtime.block_on(async {
@@ -217,7 +217,7 @@ impl TlsCluster {
     pub(super) fn credentials(&self, who: Who<'_>) -> ClientCredentials {
         let trust = Trust::Cluster { ca: self.ca.clone() };
         match who {
-            Who::Nobody => ClientCredentials::nobody(trust),
+            Who::Nobody => ClientCredentials::anonymous(trust),
             Who::Owner => ClientCredentials::with_certificate(trust, self.owner.0.clone(), &self.owner.1),
             Who::Node(node) => ClientCredentials::with_certificate(trust, node.certificate(), &node.key),
             Who::Key(key) => ClientCredentials::with_key(trust, key, wall_clock()),

@@ -143,8 +143,8 @@ fn a_node_moves_from_go_to_ours() {
     let left = cast.stage.scratch.path().join("left-by-go");
     fs::DirBuilder::new().create(&left).unwrap();
     write(&left.join(names::CA), &cast.ca);
-    write(&left.join(names::ORIGINALS_NODE), &cast.nodes[0].certificate());
-    write(&left.join(names::ORIGINALS_NODE_KEY), &stored(&cast.nodes[0].key));
+    write(&left.join(names::GO_NODE), &cast.nodes[0].certificate());
+    write(&left.join(names::GO_NODE_KEY), &stored(&cast.nodes[0].key));
     let socket = cast.stage.etcd.client_socket(0);
     let mut options = CuratorOptions::new(4, vec![socket]).leader_ttl(TTL);
     options.node_id.clone_from(&id);

@@ -126,7 +126,7 @@ fn a_node_that_is_no_member_is_told_no_secret_and_believed_nothing() {
     }
     // Whoever asks for no proof is shown the node's own certificate, as ever.
     let plain = cast.credentials(Who::Nobody);
-    let asks = curator_service::ClientCredentials::nobody(Trust::Instances { ca: cast.ca.clone() }).unwrap();
+    let asks = curator_service::ClientCredentials::anonymous(Trust::Instances { ca: cast.ca.clone() }).unwrap();
     let shown = |client: &curator_service::ClientCredentials| {
         let connector = tokio_rustls::TlsConnector::from(client.config());
         let name = client.server_name();

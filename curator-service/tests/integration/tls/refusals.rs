@@ -82,7 +82,7 @@ pub(super) fn showing(cast: &TlsCluster, certificates: &[Vec<u8>], key: &KeyPair
     let certificates = certificates.iter().cloned().map(CertificateDer::from).collect();
     let shows = Shows(Arc::new(CertifiedKey::new(certificates, key)));
     let trust = Trust::Cluster { ca: cast.ca.clone() };
-    let mut config = (*ClientCredentials::nobody(trust).unwrap().config()).clone();
+    let mut config = (*ClientCredentials::anonymous(trust).unwrap().config()).clone();
     config.client_auth_cert_resolver = Arc::new(shows);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let connect = tower::service_fn(move |_: http::Uri| {

@@ -45,7 +45,7 @@ fn a_certificate_that_ends_soon_is_renewed_by_its_instance() {
         let (path, next) = (node.directory.join(names::NODE), node.directory.join("next"));
         fs::write(&next, certificate_pem(&short)).unwrap();
         fs::rename(next, path).unwrap();
-        for what in ["the node's certificate was renewed", "new credentials are used"] {
+        for what in ["the node's certificate was renewed", "credentials reloaded"] {
             cast.stage.curators[instance]
                 .wait_for(mark, SOON, what, |event: &Event| event.text.contains(what))
                 .unwrap();

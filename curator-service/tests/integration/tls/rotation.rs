@@ -101,7 +101,7 @@ fn new_credentials_are_taken_up_and_no_call_fails() {
             &node.directory.join(names::NODE),
             certificate_pem(&certificate).as_bytes(),
         );
-        said(instance, mark, "new credentials are used");
+        said(instance, mark, "credentials reloaded");
         assert_eq!(shown(&cast, instance), certificate);
         renewed.push(certificate);
     }
@@ -109,7 +109,7 @@ fn new_credentials_are_taken_up_and_no_call_fails() {
     let directory = &cast.nodes[follower].directory;
     let mark = cast.stage.curators[follower].mark();
     replace(&directory.join(names::NODE), b"nonsense");
-    let complaint = said(follower, mark, "new credentials cannot be used");
+    let complaint = said(follower, mark, "credentials rejected");
     assert_eq!(complaint.text_of("level"), Some("ERROR"));
     assert_eq!(shown(&cast, follower), renewed[1]);
     replace(&directory.join(names::NODE), certificate_pem(&renewed[1]).as_bytes());

@@ -1,4 +1,4 @@
-//! Sending spans to an OTLP collector: in batches, from a thread of their own, and never more than wait in a bounded queue.
+//! Exports spans to an OTLP collector: in batches, on a thread of its own, from a bounded queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,38 +13,40 @@ use tracing_subscriber::{Layer, Registry};
 
 use super::spans::{CALLS, Spans};
 
-/// A batch is sent at least so often ...
-const EVERY: Duration = Duration::from_secs(1);
-/// ... and given up after this. What cannot be sent is dropped.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// As many spans may wait; any more are dropped. At a hundred calls a second, half a minute.
-const MOST_WAITING: usize = 8_192;
-/// How long what is left may take at the end.
-const LAST: Duration = Duration::from_secs(2);
+/// Maximum time between two batches.
+const BATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout of one batch; after it, the batch is dropped.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of queued spans: half a minute at a hundred calls per second. Further spans are dropped.
+const MAX_QUEUED_SPANS: usize = 8_192;
+/// Timeout for the remaining spans at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way to a collector.
+/// The connection to a collector.
 pub(crate) struct Export {
     processor: Arc<BatchSpanProcessor>,
-    /// Of the connection; `None` once it is given up.
+    /// The runtime of the connection; `None` after shutdown.
     runtime: Option<Runtime>,
 }
 
-/// Why spans cannot be sent.
+/// Why the export cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
-    /// Not `http://`.
-    #[error("the OTLP endpoint `{0}` is not http://: run a collector beside the instance, and let that one encrypt")]
+    /// The scheme is not `http://`.
+    #[error(
+        "the scheme of the OTLP endpoint `{0}` is not http://; run a collector beside the instance, which can use TLS"
+    )]
     Scheme(String),
-    /// The URL cannot be used.
-    #[error("the OTLP endpoint `{0}` cannot be used, give it as http://host:4317: {1}")]
+    /// The URL is invalid.
+    #[error("invalid OTLP endpoint `{0}`: expected http://host:4317: {1}")]
     Endpoint(String, ExporterBuildError),
-    /// No thread for it.
-    #[error("cannot begin to send spans: {0}")]
+    /// The export thread cannot start.
+    #[error("cannot start the export of spans: {0}")]
     Thread(#[from] std::io::Error),
 }
 
 impl Export {
-    /// Begins. The connection is made when there is something to send, and made again when it breaks.
+    /// Starts the export. It connects when there are spans to send, and reconnects as needed.
     pub(crate) fn start(endpoint: &str, node_id: Option<&str>) -> Result<Self, ExportError> {
         if !endpoint.starts_with("http://") {
             return Err(ExportError::Scheme(endpoint.to_owned()));
@@ -58,12 +60,12 @@ impl Export {
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(endpoint)
-            .with_timeout(TIMEOUT)
+            .with_timeout(BATCH_TIMEOUT)
             .build()
             .map_err(|error| ExportError::Endpoint(endpoint.to_owned(), error))?;
         let batches = BatchConfigBuilder::default()
-            .with_scheduled_delay(EVERY)
-            .with_max_queue_size(MOST_WAITING)
+            .with_scheduled_delay(BATCH_INTERVAL)
+            .with_max_queue_size(MAX_QUEUED_SPANS)
             .build();
         let mut processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
         drop(within);
@@ -81,7 +83,7 @@ impl Export {
         })
     }
 
-    /// Takes the spans of calls, and what is done for them.
+    /// The layer that records the spans of calls and their children.
     pub(crate) fn layer(&self) -> impl Layer<Registry> + Send + Sync + use<> {
         let spans = Targets::new()
             .with_target(CALLS, LevelFilter::DEBUG)
@@ -92,8 +94,8 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        // Should the collector not answer, the spans are lost, which is no failure of the instance.
-        let _ = self.processor.shutdown_with_timeout(LAST);
+        // Spans that the collector does not accept are dropped; the instance does not fail.
+        let _ = self.processor.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -1,5 +1,5 @@
-//! The spans of `tracing` as spans of OpenTelemetry. A call's span says the ids of its trace itself, because they have gone to
-//! the next instance already; what happens within it gets the same trace.
+//! Converts spans of `tracing` to OpenTelemetry. The span of a call has its trace ids as fields, because they were
+//! already sent to the next instance; its children belong to the same trace.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// The target of the spans that begin with a trace of their own.
+/// The target of spans with trace ids of their own.
 pub(super) const CALLS: &str = "curator::call";
-/// As many others may one span be linked to.
-const MOST_LINKS: usize = 32;
+/// Maximum number of links of a span.
+const MAX_LINKS: usize = 32;
 
-/// Gives each span to a processor once it has ended.
+/// Passes each span to a processor when it ends.
 pub(crate) struct Spans<P> {
     processor: Arc<P>,
     scope: InstrumentationScope,
 }
 
-/// What is known of a span that goes on.
+/// A span that has not ended.
 struct Open {
     trace_id: TraceId,
     span_id: SpanId,
     parent_id: SpanId,
-    /// The parent is in another process.
+    /// Whether the parent is in another process.
     remote: bool,
     sampled: bool,
     began: SystemTime,
@@ -77,7 +77,7 @@ where
         };
         if !is_call(span.metadata()) {
             let Some(parent) = span.parent() else {
-                // Done for nobody: there is no trace that it would belong to.
+                // Not part of a call: there is no trace.
                 return;
             };
             let extensions = parent.extensions();
@@ -109,7 +109,7 @@ where
         if let Some(span) = context.span(id)
             && let Some(open) = span.extensions_mut().get_mut::<Open>()
         {
-            match open.links.links.len() < MOST_LINKS {
+            match open.links.links.len() < MAX_LINKS {
                 true => open.links.links.push(Link::new(other, Vec::new(), 0)),
                 false => open.links.dropped_count += 1,
             }

@@ -48,7 +48,7 @@ impl Turns {
             let refused = Status::resource_exhausted(format!(
                 "filter: this caller already has {OF_CALLER} filtered calls in progress"
             ));
-            pushback::telling(refused, RETRY_AFTER)
+            pushback::with_pushback(refused, RETRY_AFTER)
         })?;
         let all = match caller {
             Caller::User { .. } => &self.users,
@@ -125,7 +125,7 @@ mod tests {
         let refused = turns.next(&a).await.err().expect("one too many");
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(
-            pushback::come_again(&refused).is_some(),
+            pushback::retry_delay(&refused).is_some(),
             "the refusal has a retry delay"
         );
         drop((first, calls));

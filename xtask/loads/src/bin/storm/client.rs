@@ -10,7 +10,7 @@ use bytes::Bytes;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
 use curator_proto::curator_api::{HeartbeatRequest, WatchRequest};
-use curator_service::come_again;
+use curator_service::retry_delay;
 use futures::StreamExt as _;
 use prost::Message;
 use tokio::sync::{Notify, watch};
@@ -95,7 +95,7 @@ impl Client {
             // However it has ended, it begins again: not before it is told, if it is told.
             let ended = self.watch(at, &mut counted).await.err();
             let status = ended.as_ref().and_then(|ended| ended.downcast_ref::<Status>());
-            let told = status.and_then(come_again).unwrap_or_default();
+            let told = status.and_then(retry_delay).unwrap_or_default();
             if counted != before {
                 pause = FIRST_PAUSE;
             }

@@ -18,8 +18,8 @@ use curator_proto::management_api::{
     update_node_roles_request,
 };
 use curator_service::{
-    Bootstrap, ClientCredentials, CredentialsDirectory, PrivateKey, Trust, bootstrap, come_again,
-    credential_names as names, node_id, read_certificate, read_private_key, wall_clock,
+    Bootstrap, ClientCredentials, CredentialsDirectory, PrivateKey, Trust, bootstrap, credential_names as names,
+    node_id, read_certificate, read_private_key, retry_delay, wall_clock,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -248,7 +248,7 @@ where
             Err(status) => status,
         };
         let passing = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
-        match come_again(&status).or_else(|| passing.then_some(AGAIN)) {
+        match retry_delay(&status).or_else(|| passing.then_some(AGAIN)) {
             Some(wait) if Instant::now() + wait < until => sleep(wait).await,
             _ => return Err(status),
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::{self, Pair};
 use curator_proto::management_api::{GetClusterInfoRequest, GetNodesRequest, UpdateNodeLabelsRequest};
-use curator_service::come_again;
+use curator_service::retry_delay;
 use futures::future::join_all;
 use tonic::transport::Channel;
 
@@ -114,7 +114,7 @@ impl Owner {
             request.set_timeout(DEADLINE);
             let begun = Instant::now();
             let answer = client.get_cluster_info(request).await;
-            let told = answer.as_ref().err().and_then(come_again).unwrap_or_default();
+            let told = answer.as_ref().err().and_then(retry_delay).unwrap_or_default();
             {
                 let mut calls = self.calls();
                 match answer {

@@ -1,4 +1,4 @@
-//! A store that a command fills: where the command has made it and fails, nothing of it stays.
+//! A store that a command fills. If the command created the store and fails, the store is removed again.
 
 use std::error::Error;
 use std::fs;
@@ -9,30 +9,30 @@ use curator_election::embedded::{EmbeddedError, EmbeddedStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
 
-/// The store, and what is to be removed with it.
-pub(crate) struct ToFill {
+/// The store, and the files to remove if it is not kept.
+pub(crate) struct NewStore {
     store: Arc<dyn Store>,
     made: Option<Made>,
 }
 
-/// A store in a directory that was not there before.
+/// An embedded store that this process created.
 struct Made {
-    /// Open until its file is removed, so that no other process has it meanwhile.
+    /// Open until its file is removed, so that no other process opens it.
     store: Arc<EmbeddedStore>,
-    /// The directories that were made, the innermost first.
+    /// The directories that were created, innermost first.
     directories: Vec<PathBuf>,
 }
 
-impl ToFill {
-    /// One that stays, whatever becomes of the command.
-    pub(crate) fn there(store: Arc<dyn Store>) -> Self {
+impl NewStore {
+    /// A store that is never removed.
+    pub(crate) fn existing(store: Arc<dyn Store>) -> Self {
         Self { store, made: None }
     }
 
-    /// The one in a directory, which is made if it is not there.
+    /// The embedded store in a directory; created if it does not exist.
     pub(crate) fn embedded(directory: &Path, namespace: Namespace) -> Result<Self, Box<dyn Error>> {
         match EmbeddedStore::open_existing(directory) {
-            Ok(store) => Ok(Self::there(Arc::new(Namespaced::new(Arc::new(store), namespace)))),
+            Ok(store) => Ok(Self::existing(Arc::new(Namespaced::new(Arc::new(store), namespace)))),
             Err(EmbeddedError::Missing { .. }) => {
                 let missing = directory
                     .ancestors()
@@ -52,18 +52,18 @@ impl ToFill {
         &*self.store
     }
 
-    /// Whether this has made it.
+    /// Whether this process created the store.
     pub(crate) const fn is_new(&self) -> bool {
         self.made.is_some()
     }
 
-    /// What was to be written is there.
+    /// Keeps the store.
     pub(crate) fn keep(mut self) {
         self.made = None;
     }
 }
 
-impl Drop for ToFill {
+impl Drop for NewStore {
     fn drop(&mut self) {
         let Some(made) = self.made.take() else { return };
         let mut removed = fs::remove_file(made.store.path());
@@ -72,7 +72,7 @@ impl Drop for ToFill {
         }
         if let Err(error) = removed {
             let path = made.store.path().display();
-            eprintln!("warning: {path} was made for this and could not be removed: {error}");
+            eprintln!("warning: cannot remove {path}, which this attempt created: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `curator export`, `curator inspect` and `curator import`: the state in a file, what such a file is, and out of it.
+//! `curator export`, `curator inspect` and `curator import`: moves the state between stores in a file.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -16,46 +16,46 @@ use tokio::time::Instant;
 
 use crate::cli::options::StoreArgs;
 
-/// May read, write or run it, beside its owner.
+/// Mode bits: group or others have any access.
 const OTHERS: u32 = 0o077;
 
-/// Where from, and where to.
+/// The store to export, and the file.
 #[derive(Args)]
 pub(crate) struct Export {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// The file, which must not be there yet. It will have the cluster's private keys in it.
+    /// Output file. It must not exist. It contains the cluster's private keys.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
-/// Where from, and where to.
+/// The file to import, and the store.
 #[derive(Args)]
 pub(crate) struct Import {
     #[command(flatten)]
     store: StoreArgs,
 
-    /// The file that was exported.
+    /// Exported file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Goes on with an import of the same file that was interrupted. Without this the store must be empty.
+    /// Continue an interrupted import of the same file. Without this flag, the store must be empty.
     #[arg(long)]
     resume: bool,
 }
 
-/// Which file.
+/// The file to inspect.
 #[derive(Args)]
 pub(crate) struct Inspect {
-    /// The file that was exported.
+    /// Exported file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
 
 impl Inspect {
     pub(crate) fn run(&self) -> ExitCode {
-        told(self.inspect())
+        report(self.inspect())
     }
 
     fn inspect(&self) -> Result<String, Box<dyn Error>> {
@@ -70,9 +70,9 @@ impl Inspect {
     }
 }
 
-/// What a file says of itself, a line for each thing.
+/// The metadata of a file, one line each.
 fn shown(about: &About) -> String {
-    let unsaid = || "not said (format 1)".to_owned();
+    let unrecorded = || "not recorded (format 1)".to_owned();
     let time = about
         .time
         .map(|time| humantime::format_rfc3339_seconds(time).to_string());
@@ -80,10 +80,10 @@ fn shown(about: &About) -> String {
     let lines = [
         ("cluster", about.cluster.clone().unwrap_or_else(none)),
         ("domain", about.domain.clone().unwrap_or_else(none)),
-        ("time", time.unwrap_or_else(unsaid)),
+        ("time", time.unwrap_or_else(unrecorded)),
         (
             "revision",
-            about.revision.map_or_else(unsaid, |revision| revision.to_string()),
+            about.revision.map_or_else(unrecorded, |revision| revision.to_string()),
         ),
         ("nodes", about.nodes.to_string()),
         ("keys", about.keys.to_string()),
@@ -92,10 +92,10 @@ fn shown(about: &About) -> String {
             about
                 .version
                 .clone()
-                .map_or_else(unsaid, |version| format!("curator {version}")),
+                .map_or_else(unrecorded, |version| format!("curator {version}")),
         ),
         ("format", about.format.to_string()),
-        ("whole", "yes: its digest is that of its last line".to_owned()),
+        ("whole", "yes: the digest matches".to_owned()),
     ];
     let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name:<10}{value}")).collect();
     lines.join("\n")
@@ -103,10 +103,10 @@ fn shown(about: &About) -> String {
 
 impl Export {
     pub(crate) fn run(&self) -> ExitCode {
-        told(self.export().map(|about| {
+        report(self.export().map(|about| {
             format!(
-                "exported {} keys, {} nodes among them, at revision {}; private keys are among them: keep \
-                 it as you would these",
+                "exported {} keys of {} nodes at revision {}; the file contains private keys: protect it like \
+                 them",
                 about.keys,
                 about.nodes,
                 about.revision.unwrap_or_default()
@@ -116,7 +116,7 @@ impl Export {
 
     fn export(&self) -> Result<About, Box<dyn Error>> {
         if self.out.exists() {
-            return Err(format!("{} is there already: choose another file", self.out.display()).into());
+            return Err(format!("{} exists: choose another file", self.out.display()).into());
         }
         let partial = self.out.with_extension("partial");
         let file = OpenOptions::new()
@@ -126,7 +126,7 @@ impl Export {
             .open(&partial);
         let file = file.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => format!(
-                "{} is there: another export is under way, or one was killed; if it was, remove that file and try again",
+                "{} exists: another export is running, or was killed; if it was killed, remove the file and try again",
                 partial.display()
             ),
             _ => format!("{}: {error}", partial.display()),
@@ -146,7 +146,7 @@ impl Export {
             out.flush()?;
             drop(out);
             file.sync_all()?;
-            // Not over one that has come meanwhile.
+            // Never replaces a file that was created meanwhile.
             renameat_with(CWD, &partial, CWD, &self.out, RenameFlags::NOREPLACE)?;
             let directory = self.out.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
@@ -164,7 +164,7 @@ impl Import {
         if let Some(warning) = self.store.warning() {
             eprintln!("warning: {warning}");
         }
-        told(self.import().map(|count| format!("imported {count} keys")))
+        report(self.import().map(|count| format!("imported {count} keys")))
     }
 
     fn import(&self) -> Result<usize, Box<dyn Error>> {
@@ -173,7 +173,7 @@ impl Import {
         if mode & OTHERS != 0 {
             return Err(readable_by_others(&self.file, mode).into());
         }
-        // All of it before anything is made or written.
+        // Read completely before anything is created or written.
         let archive = Archive::read(&mut BufReader::new(file))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let to = self.store.store_to_fill()?;
@@ -188,22 +188,22 @@ impl Import {
     }
 }
 
-/// What is wrong with a file of private keys.
+/// The error for an export that other users can read.
 fn readable_by_others(file: &Path, mode: u32) -> String {
     format!(
-        "{0} has the cluster's private keys in it and may be read by others (mode {1:03o}): chmod 600 {0}, and think \
-         of who may have read it",
+        "{0} contains the cluster's private keys and is readable by other users (mode {1:03o}). Run: chmod 600 {0}; \
+         treat the keys as exposed if others had access",
         file.display(),
         mode & 0o777
     )
 }
 
-/// Whether another process has the store open: an instance, most likely, which can be asked.
+/// Whether another process has the store open. It is probably an instance, which can export its state.
 fn is_in_use(error: &(dyn Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(EmbeddedError::InUse { .. }))
 }
 
-/// Says how far it is, each second.
+/// Prints the progress once a second.
 fn progress() -> impl FnMut(usize) {
     let mut last = Instant::now();
     move |keys| {
@@ -214,7 +214,7 @@ fn progress() -> impl FnMut(usize) {
     }
 }
 
-fn told(done: Result<String, Box<dyn Error>>) -> ExitCode {
+fn report(done: Result<String, Box<dyn Error>>) -> ExitCode {
     match done {
         Ok(text) => {
             println!("{text}");

@@ -1,9 +1,9 @@
-//! `curatorctl nodes watch`: the nodes, and each change.
+//! `curatorctl nodes watch`: prints all nodes and then each change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use curator_identity::come_again;
+use curator_identity::retry_delay;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_event::Progress;
 use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
@@ -12,25 +12,25 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Status};
 
+use super::render::{role_names, state_name};
 use crate::connect::{Cluster, Reached, client};
-use crate::failure::Failure;
-use crate::nodes::{role_names, state_name};
+use crate::error::Failure;
 
-/// How long to wait before watching anew, after a change of leader for example.
-const AGAIN: Duration = Duration::from_millis(250);
+/// How long to wait before the next watch, for example after a change of leader.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Prints until it is told to end. When a watch ends another is begun, and what has changed in between is printed.
+/// Prints until interrupted. When a watch ends, the next one starts, and changes in between are printed.
 pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failure> {
     let mut known = BTreeMap::new();
     let mut at = leader;
     loop {
         let status = watch(cluster, &at, &mut known).await?;
-        match come_again(&status) {
-            Some(wait) => sleep(wait.max(AGAIN)).await,
-            None if passes(&status) => sleep(AGAIN).await,
+        match retry_delay(&status) {
+            Some(wait) => sleep(wait.max(RETRY_INTERVAL)).await,
+            None if is_retryable(&status) => sleep(RETRY_INTERVAL).await,
             None => return Err(Failure::of_status(&status, &at.address)),
         }
-        // Each search for an instance has its own time.
+        // Each search for an instance has its own timeout.
         let again = Cluster::new(crate::settings::Settings {
             endpoints: cluster.settings.endpoints.clone(),
             ca: cluster.settings.ca.clone(),
@@ -43,12 +43,12 @@ pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failur
     }
 }
 
-/// Whether the end of a watch means that it should be begun anew.
-fn passes(status: &Status) -> bool {
+/// Whether a watch that ended with this status is retried.
+fn is_retryable(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Aborted | Code::OutOfRange)
 }
 
-/// One watch to its end, and what that was.
+/// Runs one watch to its end, and returns the final status.
 async fn watch(cluster: &Cluster, at: &Reached, known: &mut BTreeMap<String, Value>) -> Result<Status, Failure> {
     let mut curator = client!(CuratorClient, at);
     let request = Request::new(WatchRequest {
@@ -60,18 +60,18 @@ async fn watch(cluster: &Cluster, at: &Reached, known: &mut BTreeMap<String, Val
         Err(_) => return Ok(Status::deadline_exceeded("")),
     };
     let mut events = begun.into_inner();
-    // Who is not in the backlog has gone since the last watch.
+    // Nodes that are not in the backlog were deleted since the last watch.
     let mut missing: Vec<String> = known.keys().cloned().collect();
     loop {
         let event = match events.message().await {
             Ok(Some(event)) => event,
-            Ok(None) => return Ok(Status::unavailable("the watch has ended")),
+            Ok(None) => return Ok(Status::unavailable("the watch ended")),
             Err(status) => return Ok(status),
         };
         for node in &event.nodes {
             missing.retain(|id| *id != node.id);
             let data = data(node);
-            // Told once, however often the leader changes.
+            // A change is printed once, however often the leader changes.
             if known.get(&node.id) != Some(&data) {
                 cluster.settings.output.print_one(&data, &text(&data))?;
                 known.insert(node.id.clone(), data);
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_watch_goes_on_through_a_change_of_leader_and_not_through_a_refusal() {
-        assert!(passes(&Status::unavailable("")) && passes(&Status::aborted("")));
-        assert!(!passes(&Status::unauthenticated("")) && !passes(&Status::permission_denied("")));
+        assert!(is_retryable(&Status::unavailable("")) && is_retryable(&Status::aborted("")));
+        assert!(!is_retryable(&Status::unauthenticated("")) && !is_retryable(&Status::permission_denied("")));
     }
 }

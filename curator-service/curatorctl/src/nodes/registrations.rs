@@ -1,4 +1,4 @@
-//! How nodes have registered: what there is to go by before one is approved.
+//! When and from where nodes registered: the data to check before an approval.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::connect::{Cluster, Reached};
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::output::Table;
 use crate::text::sha256;
 
-/// What the leader knows of it: of one node, or of all that wait for approval. A leader of an earlier version knows nothing.
+/// The registration of one node, or with an empty id those of all nodes that wait for approval. Empty if the leader is
+/// of a version that does not record them.
 pub(crate) async fn registrations(
     cluster: &Cluster,
     leader: &Reached,
@@ -33,21 +34,21 @@ pub(crate) async fn registrations(
     Ok(found.into_iter().map(|each| (each.node_id.clone(), each)).collect())
 }
 
-/// When, as people and programs read it.
+/// When the node registered.
 pub(crate) fn at(registration: Option<&Registration>) -> Option<String> {
     registration?.registered_at.as_ref().map(ToString::to_string)
 }
 
-/// Where from.
+/// The address that the node registered from.
 pub(crate) fn from(registration: Option<&Registration>) -> Option<&str> {
     registration
         .map(|each| each.registered_from.as_str())
         .filter(|from| !from.is_empty())
 }
 
-/// The nodes that wait, and what is known of them.
+/// The nodes that wait for approval, with their registrations.
 pub(crate) fn pending(nodes: &[Node], known: &HashMap<String, Registration>) -> (Value, Table) {
-    let mut table = Table::new(&["NODE", "REGISTERED", "FROM", "SHA-256 OF ITS KEY"]);
+    let mut table = Table::new(&["NODE", "REGISTERED", "FROM", "KEY SHA-256"]);
     let mut all = Vec::new();
     for node in nodes {
         let registration = known.get(&node.id);
@@ -68,7 +69,7 @@ pub(crate) fn pending(nodes: &[Node], known: &HashMap<String, Registration>) -> 
     (all.into(), table)
 }
 
-/// The same of one, in a sentence.
+/// The same for one node, as a phrase.
 pub(crate) fn sentence(node: &Node, registration: Option<&Registration>) -> String {
     let mut text = node.id.clone();
     if let Some(at) = at(registration) {
@@ -77,6 +78,6 @@ pub(crate) fn sentence(node: &Node, registration: Option<&Registration>) -> Stri
     if let Some(from) = from(registration) {
         text.push_str(&format!(" from {from}"));
     }
-    text.push_str(&format!(", the SHA-256 of its key {}", sha256(&node.pubkey)));
+    text.push_str(&format!(", key SHA-256 {}", sha256(&node.pubkey)));
     text
 }

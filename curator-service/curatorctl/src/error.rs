@@ -1,4 +1,4 @@
-//! What is told when something did not work: what, where, and what to try; and the exit code.
+//! Errors of commands: what happened, where, what to try next, and the exit code.
 
 use std::error::Error;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use curator_identity::{CredentialsError, NO_PROOF};
 use tonic::{Code, Status};
 
-/// The exit codes. `curatorctl --help` says the same.
+/// The exit codes, as listed in `curatorctl --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Failed = 1,
@@ -17,7 +17,7 @@ pub(crate) enum Exit {
     NotAllowed = 5,
 }
 
-/// Why a command ended without having done what it was to do.
+/// Why a command failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     exit: Exit,
@@ -52,14 +52,14 @@ impl Failure {
         Self::new(Exit::Unavailable, what)
     }
 
-    /// Where it was.
+    /// Where it happened: an address or a path.
     #[must_use]
     pub(crate) fn at(mut self, place: impl Into<String>) -> Self {
         self.at = Some(place.into());
         self
     }
 
-    /// What to try.
+    /// What to try next.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -70,62 +70,63 @@ impl Failure {
         ExitCode::from(self.exit as u8)
     }
 
-    /// All that went wrong at some out of so many instances; `None` if nothing did. The exit code is the first one's.
+    /// Combines the failures of several instances; `None` if there are none. The first one sets the exit code.
     pub(crate) fn several(mut failures: Vec<Self>, of: usize) -> Option<Self> {
         if failures.len() < 2 {
             return failures.pop();
         }
         let each: Vec<_> = failures.iter().map(ToString::to_string).collect();
-        let what = format!("{} of {of} instances:\n{}", failures.len(), each.join("\n"));
+        let what = format!("{} of {of} instances failed:\n{}", failures.len(), each.join("\n"));
         failures.first().map(|first| Self::new(first.exit, what))
     }
 
-    /// A call that was refused, or came to nothing, at an address.
+    /// A call that failed at an address.
     pub(crate) fn of_status(status: &Status, address: &str) -> Self {
-        let own = |exit| Self::new(exit, said(status)).at(address);
+        let own = |exit| Self::new(exit, message(status)).at(address);
         let late = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
         if let (false, Some(reason)) = (late, transport(status)) {
             let failure = Self::unavailable(format!("no connection: {reason}")).at(address);
             if reason.contains(NO_PROOF) {
                 return failure.hint(
-                    "call an instance, which proves it a moment after its start; if the original leads the cluster, or an earlier release: \
-                     name the members with --member, or take any node with --any-node",
+                    "check that this is the address of an instance; an instance can prove it shortly after its start. If the Go \
+                     Curator or an earlier release leads the cluster, give --member or --any-node",
                 );
             }
             return failure.hint(
-                "see whether the instance runs, and whether --ca is that of its cluster; or name more with --endpoint",
+                "check that the instance runs and that --ca is the CA of its cluster; give further instances with --endpoint",
             );
         }
         match status.code() {
             Code::NotFound => own(Exit::NotFound),
             Code::InvalidArgument => own(Exit::Usage),
-            Code::Unauthenticated => own(Exit::NotAllowed).hint(
-                "show a certificate of the cluster with --cert and --key; `curatorctl cert owner` gets the owner's",
-            ),
+            Code::Unauthenticated => own(Exit::NotAllowed)
+                .hint("give a client certificate with --cert and --key; `curatorctl cert owner` fetches the owner's"),
             Code::PermissionDenied => {
-                own(Exit::NotAllowed).hint("only users may manage the cluster, with their certificate")
+                own(Exit::NotAllowed).hint("this needs the certificate of a user, such as the owner")
             }
             Code::Unavailable => {
-                own(Exit::Unavailable).hint("`curatorctl status` shows who leads; if it takes a moment, try again")
+                own(Exit::Unavailable).hint("retry; `curatorctl status` shows whether there is a leader")
             }
-            Code::DeadlineExceeded | Code::Cancelled => Self::unavailable("no answer in time")
+            Code::DeadlineExceeded | Code::Cancelled => Self::unavailable("timed out")
                 .at(address)
-                .hint("give it longer with --timeout; whether it took effect is not known"),
-            Code::Unimplemented => own(Exit::Failed).hint("the instance may be of an older version, or not a Curator"),
+                .hint("the request may have taken effect; allow more time with --timeout"),
+            Code::Unimplemented => {
+                own(Exit::Failed).hint("the instance may run an older version, or may not be a Curator")
+            }
             _ => own(Exit::Failed),
         }
     }
 }
 
-/// What the server says, without a wall around it.
-fn said(status: &Status) -> String {
+/// The message of a status, or the description of its code.
+fn message(status: &Status) -> String {
     match status.message() {
         "" => status.code().description().to_owned(),
         message => message.to_owned(),
     }
 }
 
-/// Why there was no connection, if that is what it was: a status that came from a server has no cause on this side.
+/// Why the connection failed, if it did: a status that a server sent has no local cause.
 pub(crate) fn transport(status: &Status) -> Option<String> {
     let mut deepest: &(dyn Error + 'static) = status.source()?;
     while let Some(source) = deepest.source() {
@@ -162,8 +163,8 @@ mod tests {
         let failure = Failure::of_status(&Status::unavailable("who leads is not known"), "127.0.0.1:7835");
         assert_eq!(
             failure.to_string(),
-            "error: who leads is not known\n   at: 127.0.0.1:7835\n  try: `curatorctl status` shows who leads; if it takes a moment, \
-             try again"
+            "error: who leads is not known\n   at: 127.0.0.1:7835\n  try: retry; `curatorctl status` shows whether there is a \
+             leader"
         );
         let bare = Failure::of_status(&Status::new(Code::Internal, ""), "a:1").to_string();
         assert_eq!(bare, "error: Internal error\n   at: a:1");
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(two.exit, Exit::Unavailable);
         let text = two.to_string();
         assert!(
-            text.starts_with("error: 2 of 3 instances:\n") && text.contains("at: b:1"),
+            text.starts_with("error: 2 of 3 instances failed:\n") && text.contains("at: b:1"),
             "{text}"
         );
     }

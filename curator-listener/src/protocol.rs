@@ -65,8 +65,8 @@ impl fmt::Display for Unsupported {
         match self {
             Self::TooOld(said) => write!(
                 f,
-                "unsupported forwarding protocol version {said} (supported: {oldest} to {ours}); upgrade the instance that \
-                 forwarded the call, one version at a time"
+                "unsupported forwarding protocol version {said} (supported: {oldest} to {ours}); upgrade the instance \
+                 that forwarded the call, one version at a time"
             ),
             Self::TooNew(said) => {
                 f.write_str("unsupported forwarding protocol version ")?;
@@ -126,9 +126,10 @@ impl Negotiated {
     pub(crate) fn refused(&self, said: ForwardProtocol, theirs: Option<ForwardProtocol>) -> Negotiation {
         match theirs {
             Some(theirs) if theirs >= ForwardProtocol::OLDEST && theirs < said => {
-                match self.version.fetch_min(theirs.0, Ordering::Relaxed) > theirs.0 {
-                    true => Negotiation::Downgraded(theirs),
-                    false => Negotiation::AlreadyKnown,
+                if self.version.fetch_min(theirs.0, Ordering::Relaxed) > theirs.0 {
+                    Negotiation::Downgraded(theirs)
+                } else {
+                    Negotiation::AlreadyKnown
                 }
             }
             _ => Negotiation::Incompatible {

@@ -56,9 +56,9 @@ pub(crate) enum ConnectError {
     Io(#[from] io::Error),
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    #[error("that is no address")]
+    #[error("invalid address")]
     Address,
-    #[error("does not speak HTTP/2: {0}")]
+    #[error("HTTP/2 handshake failed: {0}")]
     Http2(#[from] h2::Error),
 }
 
@@ -67,33 +67,33 @@ pub(crate) enum ConnectError {
 pub(crate) enum Closed {
     #[error("closed by the leader")]
     ByLeader,
-    #[error("not needed any more: another one has taken its slot")]
+    #[error("replaced by another connection")]
     Replaced,
     #[error("lost: {0}")]
     Lost(#[from] h2::Error),
-    #[error("silent for {0:?}")]
+    #[error("no answer to a ping for {0:?}")]
     Silent(Duration),
 }
 
 /// Descriptions for callers, who may be strangers: without details from the system or TLS.
 impl ConnectError {
-    pub(crate) const fn told(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Io(_) => "it cannot be connected to",
             Self::Silent(_) => "it does not answer",
-            Self::Address => "that is no address",
+            Self::Address => "invalid address",
             Self::Http2(_) => "it does not speak HTTP/2",
         }
     }
 }
 
 impl Closed {
-    pub(crate) const fn told(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::ByLeader => "closed by the leader",
             Self::Replaced => "replaced",
             Self::Lost(_) => "lost",
-            Self::Silent(_) => "cut: the leader is silent",
+            Self::Silent(_) => "closed: the leader does not answer pings",
         }
     }
 }
@@ -195,7 +195,7 @@ pub(crate) async fn connect(
             .await?;
         let mut pings = connection
             .ping_pong()
-            .ok_or_else(|| io::Error::other("no pings on a new connection"))?;
+            .ok_or_else(|| io::Error::other("a new connection cannot send pings"))?;
         // A host whose process hangs still accepts connections; only a pong proves that the process is alive.
         let mut connection = Box::pin(connection);
         tokio::select! {

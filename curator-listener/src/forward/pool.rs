@@ -137,9 +137,10 @@ impl Pool {
         let unary = ConnectionGroup::new(config, config.leader_connections, MAX_CONNECTIONS);
         let streams = ConnectionGroup::new(config, 1, MAX_CONNECTIONS);
         let strangers = ConnectionGroup::new(config, 1, MAX_STRANGER_CONNECTIONS);
-        let why = match leader.addresses.is_empty() {
-            true => format!("{} leads and does not say where it can be limit_alerts", leader.node_id),
-            false => "no connection to the leader yet".to_owned(),
+        let why = if leader.addresses.is_empty() {
+            format!("the leader {} does not publish an address", leader.node_id)
+        } else {
+            "not connected to the leader yet".to_owned()
         };
         let (ready, readiness) = watch::channel(Ready {
             open: false,
@@ -186,9 +187,10 @@ impl Pool {
             return Ok(slot);
         }
         let ready = self.ready.borrow();
-        Err(match ready.open {
-            true => "all connections to the leader are full".to_owned(),
-            false => ready.why.clone(),
+        Err(if ready.open {
+            "all connections to the leader are full".to_owned()
+        } else {
+            ready.why.clone()
         })
     }
 
@@ -245,10 +247,10 @@ async fn keep(
             () = group.more.notified() => {}
             Some(closed) = open.join_next() => {
                 let here = group.prune() > 0;
-                let told = match closed {
+                let reason = match closed {
                     Ok(why) => {
                         info!(leader = leader.node_id, %why, "connection to the leader ended");
-                        why.told()
+                        why.reason()
                     }
                     Err(why) => {
                         warn!(leader = leader.node_id, %why, "connection to the leader ended");
@@ -257,7 +259,7 @@ async fn keep(
                 };
                 report(&|ready| {
                     ready.open = here;
-                    ready.why = format!("the connection to the leader was {told}");
+                    ready.why = format!("the connection to the leader was {reason}");
                 });
             }
         }
@@ -287,12 +289,12 @@ async fn connect_to_any(
             Err(error) => {
                 let text = error.to_string();
                 if *said == text {
-                    debug!(leader = leader.node_id, address, %error, "still no connection to the leader");
+                    debug!(leader = leader.node_id, address, %error, "cannot connect to the leader (as before)");
                 } else {
-                    warn!(leader = leader.node_id, address, %error, "no connection to the leader");
+                    warn!(leader = leader.node_id, address, %error, "cannot connect to the leader");
                     *said = text;
                 }
-                whys.push(format!("{} at {address}: {}", leader.node_id, error.told()));
+                whys.push(format!("{} at {address}: {}", leader.node_id, error.reason()));
             }
         }
     }

@@ -54,9 +54,9 @@ struct Waiting {
 /// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdmissionError {
-    #[error("as many as may are open, and all of them have calls")]
+    #[error("connection limit reached")]
     LimitReached,
-    #[error("as many of this peer as may are open")]
+    #[error("connection limit of the peer reached")]
     PeerLimitReached,
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct HealthService {
     /// Services that every instance answers.
     local: Arc<HashSet<&'static str>>,
     /// Services that the leader answers.
-    led: Arc<HashSet<String>>,
+    of_leader: Arc<HashSet<String>>,
     stopping: CancellationToken,
 }
 
@@ -33,13 +33,13 @@ impl HealthService {
     pub(crate) fn server(
         serving: watch::Receiver<bool>,
         local: HashSet<&'static str>,
-        led: HashSet<String>,
+        of_leader: HashSet<String>,
         stopping: CancellationToken,
     ) -> HealthServer<Self> {
         HealthServer::new(Self {
             serving,
             local: Arc::new(local),
-            led: Arc::new(led),
+            of_leader: Arc::new(of_leader),
             stopping,
         })
     }
@@ -50,7 +50,7 @@ impl HealthService {
             return Some(true);
         }
         // The empty name asks for the server as a whole.
-        (service.is_empty() || self.led.contains(service)).then_some(false)
+        (service.is_empty() || self.of_leader.contains(service)).then_some(false)
     }
 }
 

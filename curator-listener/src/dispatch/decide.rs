@@ -185,19 +185,15 @@ mod tests {
         ForwardingHeaders::take(&mut headers)
     }
 
-    fn lead(mark: &TermHeader, valid: bool, draining: bool) -> RouteView<'_> {
-        RouteView::Leader {
-            term: mark,
-            valid,
-            draining,
-        }
+    fn leader_view(term: &TermHeader, valid: bool, draining: bool) -> RouteView<'_> {
+        RouteView::Leader { term, valid, draining }
     }
 
     #[test]
     fn a_clients_call_is_served_forwarded_or_held() {
-        let (mark, leader, plain) = (TermHeader::new(&term(7)), leader(), ForwardingHeaders::default());
+        let (term, leader, plain) = (TermHeader::new(&term(7)), leader(), ForwardingHeaders::default());
         assert!(matches!(
-            decide(lead(&mark, true, false), &plain, &ME),
+            decide(leader_view(&term, true, false), &plain, &ME),
             Decision::ServeLocally
         ));
         assert!(matches!(
@@ -206,9 +202,9 @@ mod tests {
         ));
         for view in [
             RouteView::Undetermined { reason: "a test" },
-            lead(&mark, true, true),
-            lead(&mark, false, false),
-            lead(&mark, false, true),
+            leader_view(&term, true, true),
+            leader_view(&term, false, false),
+            leader_view(&term, false, true),
         ] {
             let Decision::Queue(refusal) = decide(view, &plain, &ME) else {
                 panic!("{view:?}")
@@ -221,17 +217,17 @@ mod tests {
     #[test]
     fn who_does_not_want_to_be_forwarded_learns_where_to_go() {
         let leader = leader();
-        let marks = ForwardingHeaders {
+        let headers = ForwardingHeaders {
             no_forward: true,
             ..ForwardingHeaders::default()
         };
-        let Decision::Refuse(refusal) = decide(RouteView::Follower { leader: &leader }, &marks, &ME) else {
+        let Decision::Refuse(refusal) = decide(RouteView::Follower { leader: &leader }, &headers, &ME) else {
             panic!()
         };
         assert_eq!(refusal.leader.as_deref(), Some(&leader));
-        let mark = TermHeader::new(&term(7));
+        let term = TermHeader::new(&term(7));
         assert!(matches!(
-            decide(lead(&mark, true, false), &marks, &ME),
+            decide(leader_view(&term, true, false), &headers, &ME),
             Decision::ServeLocally
         ));
     }
@@ -266,28 +262,32 @@ mod tests {
 
     #[test]
     fn only_the_leader_of_the_expected_term_serves_a_forwarded_call() {
-        let (mark, leader) = (TermHeader::new(&term(7)), leader());
+        let (term, leader) = (TermHeader::new(&term(7)), leader());
         let hop = forwarded(7, "you");
         assert!(matches!(
-            decide(lead(&mark, true, false), &hop, &ME),
+            decide(leader_view(&term, true, false), &hop, &ME),
             Decision::ServeLocally
         ));
         let refused = [
-            (lead(&mark, true, true), &hop, "stepping-down"),
-            (lead(&mark, false, false), &hop, "other-term"),
+            (leader_view(&term, true, true), &hop, "stepping-down"),
+            (leader_view(&term, false, false), &hop, "other-term"),
             (RouteView::Undetermined { reason: "a test" }, &hop, "not-leader"),
             (RouteView::Follower { leader: &leader }, &hop, "not-leader"),
-            (lead(&mark, true, false), &forwarded(8, "you"), "other-term"),
-            (lead(&mark, true, false), &forwarded(6, "you"), "other-term"),
-            (lead(&mark, true, false), &forwarded(7, "me"), "forwarded-to-itself"),
+            (leader_view(&term, true, false), &forwarded(8, "you"), "other-term"),
+            (leader_view(&term, true, false), &forwarded(6, "you"), "other-term"),
+            (
+                leader_view(&term, true, false),
+                &forwarded(7, "me"),
+                "forwarded-to-itself",
+            ),
             (
                 RouteView::Follower { leader: &leader },
                 &forwarded(7, "me"),
                 "forwarded-to-itself",
             ),
         ];
-        for (view, marks, why) in refused {
-            let Decision::Refuse(refusal) = decide(view, marks, &ME) else {
+        for (view, headers, why) in refused {
+            let Decision::Refuse(refusal) = decide(view, headers, &ME) else {
                 panic!("{view:?}")
             };
             assert_eq!(refusal.not_run, Some(why), "{view:?}");
@@ -297,10 +297,10 @@ mod tests {
 
     #[test]
     fn a_version_that_is_not_known_is_refused_whoever_leads() {
-        let (mark, leader) = (TermHeader::new(&term(7)), leader());
+        let (term, leader) = (TermHeader::new(&term(7)), leader());
         let before = forwarded_in(ForwardProtocol::OLDEST, 7, "you");
         assert!(matches!(
-            decide(lead(&mark, true, false), &before, &ME),
+            decide(leader_view(&term, true, false), &before, &ME),
             Decision::ServeLocally
         ));
         let mut headers = HeaderMap::new();
@@ -308,8 +308,8 @@ mod tests {
         headers.insert("curator-forwarded-version", HeaderValue::from_static("2"));
         let to_come = ForwardingHeaders::take(&mut headers);
         for view in [
-            lead(&mark, true, false),
-            lead(&mark, true, true),
+            leader_view(&term, true, false),
+            leader_view(&term, true, true),
             RouteView::Undetermined { reason: "a test" },
             RouteView::Follower { leader: &leader },
         ] {

@@ -177,12 +177,12 @@ pub(crate) async fn connect(
     let authority = Authority::try_from(address).map_err(|_| ConnectError::Address)?;
     let opening = async {
         let stream = dial::connect(address, config).await?;
-        let heard = Arc::new(AtomicUsize::new(0));
+        let received = Arc::new(AtomicUsize::new(0));
         let io = match &config.tls {
             Some(tls) => dial::handshake(stream, tls, node_id).await?,
             None => Io::Plain(stream),
         };
-        let io = CountingStream::new(io, heard.clone());
+        let io = CountingStream::new(io, received.clone());
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.window_to_leader())
@@ -205,9 +205,9 @@ pub(crate) async fn connect(
             }
             pong = pings.ping(Ping::opaque()) => pong?,
         };
-        Ok::<_, ConnectError>((requests, connection, pings, heard))
+        Ok::<_, ConnectError>((requests, connection, pings, received))
     };
-    let (requests, mut driver, pings, heard) = timeout(limit, opening)
+    let (requests, mut driver, pings, received) = timeout(limit, opening)
         .await
         .map_err(|_| ConnectError::Silent(limit))??;
     let (closed, reset_queue) = (Arc::new(AtomicBool::new(false)), Arc::<ResetQueue>::default());
@@ -231,7 +231,7 @@ pub(crate) async fn connect(
                 Ok(()) => Closed::ByLeader,
                 Err(error) => Closed::Lost(error),
             },
-            closed = watch_liveness(pings, heard, &ending.reset_queue, interval, ping_timeout) => closed,
+            closed = watch_liveness(pings, received, &ending.reset_queue, interval, ping_timeout) => closed,
         };
         ending.closed.store(true, Ordering::Relaxed);
         // Dropping the driver ends the calls on the connection.
@@ -258,7 +258,7 @@ impl Drop for Ending {
 /// not answered. Any data from the leader counts as a sign of life until a ping is due.
 async fn watch_liveness(
     mut pings: PingPong,
-    heard: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
     reset_queue: &ResetQueue,
     interval: Duration,
     ping_timeout: Duration,
@@ -266,7 +266,7 @@ async fn watch_liveness(
     loop {
         let limit = tokio::select! {
             () = sleep(interval) => {
-                if heard.swap(0, Ordering::Relaxed) > 0 {
+                if received.swap(0, Ordering::Relaxed) > 0 {
                     continue;
                 }
                 ping_timeout

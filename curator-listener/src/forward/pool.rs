@@ -60,20 +60,20 @@ struct ConnectionGroup {
     /// When all connections have this many calls, another one is opened.
     full: usize,
     /// The minimum and maximum number of connections.
-    least: usize,
-    most: usize,
+    min: usize,
+    max: usize,
     more: Notify,
 }
 
 impl ConnectionGroup {
-    fn new(config: &ListenerConfig, least: usize, most: usize) -> Arc<Self> {
+    fn new(config: &ListenerConfig, min: usize, max: usize) -> Arc<Self> {
         let calls = usize::try_from(config.calls_to_leader()).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
             connections: RwLock::default(),
             calls,
             full: (calls / 4 * 3).max(1),
-            least: least.clamp(1, most),
-            most,
+            min: min.clamp(1, max),
+            max,
             more: Notify::new(),
         })
     }
@@ -85,7 +85,7 @@ impl ConnectionGroup {
         for connection in connections.iter() {
             let Some(open) = connection.open() else { continue };
             let rank = (connection.is_worn(), open);
-            if emptiest.is_none_or(|(least, _)| rank < least) {
+            if emptiest.is_none_or(|(min, _)| rank < min) {
                 emptiest = Some((rank, connection));
             }
         }
@@ -122,7 +122,7 @@ impl ConnectionGroup {
             .iter()
             .all(|c| c.is_worn() || c.open().is_some_and(|open| open >= self.full));
         let more = usize::from(all_full && !connections.is_empty());
-        (connections.len() + more).clamp(self.least, self.most)
+        (connections.len() + more).clamp(self.min, self.max)
     }
 }
 

@@ -42,7 +42,7 @@ impl Activity {
 }
 
 impl ReadObserver for Arc<Activity> {
-    fn heard(&mut self, bytes: &[u8]) {
+    fn on_read(&mut self, bytes: &[u8]) {
         let before = self.read.fetch_add(bytes.len(), Ordering::Relaxed);
         if before < PREFACE && before.saturating_add(bytes.len()) >= PREFACE {
             self.permit.spoke();

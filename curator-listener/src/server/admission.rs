@@ -164,8 +164,8 @@ impl Table {
         for waiting in self.new.values() {
             *counts.entry(waiting.peer).or_default() += 1;
         }
-        let most = counts.values().copied().max().unwrap_or_default();
-        let oldest = self.new.iter().find(|(_, waiting)| counts[&waiting.peer] == most);
+        let max = counts.values().copied().max().unwrap_or_default();
+        let oldest = self.new.iter().find(|(_, waiting)| counts[&waiting.peer] == max);
         let Some(number) = oldest.map(|(number, _)| *number) else {
             return;
         };

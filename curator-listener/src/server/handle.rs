@@ -29,8 +29,8 @@ impl ListenerHandle {
     }
 
     /// Completes when each worker thread has run a new task or has made progress with its connections, so that none
-    /// of them is blocked. Never completes while one is blocked, before the listener [runs](crate::Listener::run), or after
-    /// it has ended. Cancellation safe.
+    /// of them is blocked. Never completes while one is blocked, before the listener [runs](crate::Listener::run), or
+    /// after it has ended. Cancellation safe.
     pub async fn responds(&self) {
         let mut known = self.probes.clone();
         let probes = known.wait_for(|probes| !probes.is_empty()).await;

@@ -53,9 +53,9 @@ const MAX_STRANGERS_GROWTH: usize = BUDGET / 2 + (24 << 20);
 /// The maximum growth under any callers.
 const MAX_TOTAL_GROWTH: usize = 2 * BUDGET;
 /// The maximum growth that may be left afterwards.
-const LEFT: usize = 16 << 20;
+const MAX_REMAINING_GROWTH: usize = 16 << 20;
 /// The time within which memory must be returned.
-const BACK: Duration = Duration::from_secs(60);
+const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Not a test: the process that the tests measure.
 #[test]
@@ -129,7 +129,7 @@ impl Served {
         let began = Instant::now();
         while self.now() > to {
             assert!(
-                began.elapsed() < BACK,
+                began.elapsed() < RETURN_TIMEOUT,
                 "{} MiB are left, not {}",
                 self.now() >> 20,
                 to >> 20
@@ -305,7 +305,7 @@ async fn strangers_who_take_no_answers_cost_little_and_hold_up_nobody() {
     over.store(true, Ordering::SeqCst);
     assert!(in_time(calling).await.unwrap() > 0);
     drop(storm);
-    served.comes_back(before + LEFT).await;
+    served.comes_back(before + MAX_REMAINING_GROWTH).await;
     println!("strangers: {} MiB left", served.now() >> 20);
     let _ = std::fs::remove_dir_all(directory);
 }
@@ -332,7 +332,7 @@ async fn calls_that_wait_with_long_requests_are_not_read_beyond_the_budget() {
     let answer = other.call(SAY, &[("grpc-timeout", "500m")], &message(&say(1))).await;
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     drop((storm, other));
-    served.comes_back(before + LEFT).await;
+    served.comes_back(before + MAX_REMAINING_GROWTH).await;
     println!("held: {} MiB left", served.now() >> 20);
 }
 
@@ -363,6 +363,6 @@ async fn members_who_take_no_answers_have_their_share_and_no_more() {
     over.store(true, Ordering::SeqCst);
     assert!(in_time(calling).await.unwrap() > 0);
     drop(storm);
-    served.comes_back(before + LEFT).await;
+    served.comes_back(before + MAX_REMAINING_GROWTH).await;
     println!("members: {} MiB left", served.now() >> 20);
 }

@@ -1,6 +1,7 @@
-//! The listener before an ordinary tonic service, in both roles: `cargo run -p curator-listener --example tonic_service`.
+//! The listener in front of a tonic service, in both roles.
 //!
-//! One listener leads and one follows it, as if an election had said so. A call to either is answered by the leader.
+//! Run it with `cargo run -p curator-listener --example tonic_service`. One listener leads and another one follows
+//! it, with roles that are set by hand. The leader answers the calls to both.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cancel = CancellationToken::new();
     let bind = || Listener::bind(["127.0.0.1:0".parse().expect("an address")], ListenerConfig::default());
 
-    // What is served in each term that this process leads in.
+    // The services of each term of this process.
     let services = |name: &'static str| {
         Services::new(move |term| Routes::new(EchoService::new(name.to_owned(), term.term.lock_revision).into_server()))
     };

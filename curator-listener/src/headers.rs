@@ -108,7 +108,7 @@ impl ForwardingHeaders {
         if ours.is_empty() {
             return Self::default();
         }
-        let marks = Self {
+        let forwarding = Self {
             hop: headers.get(FORWARDED_TERM).map(|term| Hop {
                 term: term.clone(),
                 version: ForwardProtocol::read(headers.get(FORWARDED_VERSION)),
@@ -121,7 +121,7 @@ impl ForwardingHeaders {
         for name in ours {
             headers.remove(name);
         }
-        marks
+        forwarding
     }
 }
 

@@ -12,6 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use crate::call::refusal::STOPPING;
 use crate::dispatch::routing::Route;
 
 /// The encoded descriptors of the service, for reflection.
@@ -24,7 +25,7 @@ pub(crate) struct HealthService {
     /// Services that every instance answers.
     local: Arc<HashSet<&'static str>>,
     /// Services that the leader answers.
-    led: Arc<HashSet<String>>,
+    of_leader: Arc<HashSet<String>>,
     stopping: CancellationToken,
 }
 
@@ -32,13 +33,13 @@ impl HealthService {
     pub(crate) fn server(
         serving: watch::Receiver<bool>,
         local: HashSet<&'static str>,
-        led: HashSet<String>,
+        of_leader: HashSet<String>,
         stopping: CancellationToken,
     ) -> HealthServer<Self> {
         HealthServer::new(Self {
             serving,
             local: Arc::new(local),
-            led: Arc::new(led),
+            of_leader: Arc::new(of_leader),
             stopping,
         })
     }
@@ -49,7 +50,7 @@ impl HealthService {
             return Some(true);
         }
         // The empty name asks for the server as a whole.
-        (service.is_empty() || self.led.contains(service)).then_some(false)
+        (service.is_empty() || self.of_leader.contains(service)).then_some(false)
     }
 }
 
@@ -77,24 +78,24 @@ impl Health for HealthService {
         let service = request.into_inner().service;
         let local = self
             .is_local(&service)
-            .ok_or_else(|| Status::not_found("there is no such service"))?;
+            .ok_or_else(|| Status::not_found("unknown service"))?;
         Ok(Response::new(response(local || *self.serving.borrow())))
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Responses>, Status> {
         let service = request.into_inner().service;
-        let known = self.is_local(&service);
+        let is_local = self.is_local(&service);
         let state = (self.serving.clone(), None, self.stopping.clone());
         let stream = stream::unfold(Some(state), move |state| async move {
-            let (mut serving, told, stopping) = state?;
+            let (mut serving, reported, stopping) = state?;
             let mut alive = true;
             loop {
-                let now = match known {
+                let now = match is_local {
                     // Not an error: by the protocol the caller keeps watching.
                     None => ServingStatus::ServiceUnknown,
                     Some(local) => status(*serving.borrow_and_update() || local),
                 };
-                if told != Some(now) {
+                if reported != Some(now) {
                     let response = HealthCheckResponse { status: now.into() };
                     return Some((Ok(response), Some((serving, Some(now), stopping))));
                 }
@@ -103,7 +104,9 @@ impl Health for HealthService {
                     // Without a publisher the last state stays until the instance stops.
                     changed = serving.changed(), if alive => alive = changed.is_ok(),
                     // An open stream would delay the shutdown.
-                    () = stopping.cancelled() => return Some((Err(Status::unavailable("this instance is stopping")), None)),
+                    () = stopping.cancelled() => {
+                        return Some((Err(Status::unavailable(STOPPING)), None));
+                    }
                 }
             }
         });
@@ -120,18 +123,18 @@ pub(crate) async fn report(
     loop {
         let route = route_updates.borrow_and_update().clone();
         let mut readiness = match &*route {
-            Route::Follower(follow) => follow.readiness(),
+            Route::Follower(follower) => follower.readiness(),
             Route::Leader(_) | Route::Undetermined { .. } => None,
         };
-        let can = match (&*route, &mut readiness) {
-            (Route::Leader(lead), _) => !lead.in_flight.is_draining(),
+        let reachable = match (&*route, &mut readiness) {
+            (Route::Leader(leader), _) => !leader.in_flight.is_draining(),
             (_, Some(readiness)) => readiness.borrow_and_update().open,
             _ => false,
         };
-        serving.send_if_modified(|serving| std::mem::replace(serving, can) != can);
+        serving.send_if_modified(|serving| std::mem::replace(serving, reachable) != reachable);
         let drained = async {
             match &*route {
-                Route::Leader(lead) if can => lead.in_flight.draining().await,
+                Route::Leader(leader) if reachable => leader.in_flight.draining().await,
                 _ => std::future::pending().await,
             }
         };

@@ -1,17 +1,17 @@
 //! One gRPC socket that answers in every role of a leader-elected service.
 //!
-//! A client may call any instance at any time. The instance that leads answers by the leader's services; any other forwards
-//! the call to it as it is, whatever its method and kind; and while nobody leads, the call waits, within its own deadline and
-//! a bound. Services that are local are answered by every instance itself.
+//! A client may call any instance at any time. The leader answers with its services. Any other instance forwards the
+//! call to the leader unchanged, whatever its method and kind. While there is no leader, the call waits: within its
+//! own deadline, a maximum time, and a bounded queue. Every instance answers local services itself.
 //!
-//! The crate knows gRPC, and of the election only what [`StatusStream`] says. It gives these promises:
+//! The crate knows gRPC. Of the election it only knows what [`StatusStream`] reports. It guarantees:
 //!
-//! * A call runs at most once. It is sent again only if nothing of it can have run.
-//! * No call is begun, and none is answered, by a leader whose term has ended, even if the election hangs.
-//! * When a role ends, its calls end with `UNAVAILABLE`, the reason in words and, if known, who leads now: as metadata
-//!   `curator-leader-id` and `curator-leader-address`. When a leader steps down as planned, those that it is in_flight are
-//!   answered first.
-//! * No call outlasts its deadline; whatever waits or is buffered is bounded by [`ListenerConfig`].
+//! * A call runs at most once. It is sent again only if it provably did not run.
+//! * A leader whose term has ended starts no call and answers none, even if the election hangs.
+//! * When a role ends, its calls end with `UNAVAILABLE` and the reason. The metadata `curator-leader-id` and
+//!   `curator-leader-address` name the new leader if it is known. A leader that steps down as planned first answers its
+//!   calls in flight.
+//! * No call outlives its deadline. [`ListenerConfig`] bounds everything that waits or is buffered.
 //!
 //! ```
 //! use curator_listener::{Listener, ListenerConfig, Role, Services, StaticStatus};
@@ -20,12 +20,12 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Made once a term, when this instance begins to lead: here go your own tonic services.
+//! // Called at the beginning of each term of this instance: return your own tonic services here.
 //! let services = Services::new(|term| {
 //!     println!("leading in the term of revision {}", term.term.lock_revision);
 //!     Routes::default()
 //! });
-//! // Here goes your election.
+//! // Use your election here.
 //! let status = StaticStatus::new(Role::Undetermined { reason: "no election here".into() });
 //!
 //! let listener = Listener::bind(["127.0.0.1:0".parse()?], ListenerConfig::default())?;
@@ -38,11 +38,13 @@
 //! # }
 //! ```
 //!
-//! Metadata that callers may set: `curator-no-forward`, with any value, asks an instance that does not lead to refuse and say
-//! who does, rather than forward. All other names that begin with `curator-` are between the instances.
+//! Callers may set the metadata `curator-no-forward`, with any value. An instance that is not the leader then refuses
+//! the call and names the leader instead of forwarding it. All other names that begin with `curator-` are reserved
+//! for the instances.
 //!
-//! Each call has a `tracing` span of level DEBUG and target `curator::call` with the ids of its trace, which it takes from
-//! W3C `traceparent` and passes on. While nobody listens to it, that costs nothing, and the header passes as it came.
+//! Each call has a `tracing` span of level DEBUG and target `curator::call` with the ids of its trace, which it takes
+//! from W3C `traceparent` and passes on. If no subscriber is interested, that costs nothing, and the header is passed
+//! on unchanged.
 
 mod call;
 mod caller;

@@ -53,12 +53,12 @@ impl Limit {
         }
     }
 
-    const fn what_happens(self) -> &'static str {
+    const fn effect(self) -> &'static str {
         match self {
-            Self::HeldCalls => "calls that wait for a leader are refused, and their callers told when to come again",
-            Self::Connections => "connections are refused, or make room for others before they have made a call",
+            Self::HeldCalls => "calls that wait for a leader are refused with a retry delay",
+            Self::Connections => "connections are refused, or closed for others if they have made no call",
             Self::ConnectionsPerPeer => "connections of one peer are refused",
-            Self::NewConnections => "connections are cut before they have said anything",
+            Self::NewConnections => "connections are closed before their client has sent anything",
         }
     }
 }
@@ -71,7 +71,7 @@ pub(crate) struct LimitAlerts([LimitState; Limit::ALL.len()]);
 struct LimitState {
     is: usize,
     counter: Counter,
-    said: Mutex<LastLog>,
+    last_log: Mutex<LastLog>,
 }
 
 #[derive(Debug, Default)]
@@ -89,30 +89,30 @@ impl LimitAlerts {
             LimitState {
                 is: limit.is(config),
                 counter,
-                said: Mutex::default(),
+                last_log: Mutex::default(),
             }
         }))
     }
 
     /// Counts that the limit is reached, and logs it if the last log line is old enough.
     pub(crate) fn report(&self, limit: Limit) {
-        let known = &self.0[limit as usize];
-        known.counter.increment(1);
+        let state = &self.0[limit as usize];
+        state.counter.increment(1);
         // No panic is possible while the lock is held.
-        let mut said = known.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.times += 1;
-        if said.at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
+        let mut last = state.last_log.lock().unwrap_or_else(PoisonError::into_inner);
+        last.times += 1;
+        if last.at.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
             return;
         }
-        said.at = Some(Instant::now());
-        let times = std::mem::take(&mut said.times);
-        drop(said);
+        last.at = Some(Instant::now());
+        let times = std::mem::take(&mut last.times);
+        drop(last);
         warn!(
             limit = limit.name(),
-            value = known.is,
+            value = state.is,
             times,
-            "a limit is limit_alerts: {}; said at most once a minute",
-            limit.what_happens()
+            "limit reached: {}; logged at most once a minute",
+            limit.effect()
         );
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn however_often_a_limit_bites_it_is_said_once_a_minute() {
         let limit_alerts = LimitAlerts::new(&ListenerConfig::default());
-        let waits = |limit: Limit| limit_alerts.0[limit as usize].said.lock().expect("no panic").times;
+        let waits = |limit: Limit| limit_alerts.0[limit as usize].last_log.lock().expect("no panic").times;
         for _ in 0..100 {
             limit_alerts.report(Limit::HeldCalls);
         }

@@ -37,7 +37,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The budget.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    most: usize,
+    limit: usize,
     used: AtomicUsize,
     used_by_strangers: AtomicUsize,
     accounts: Mutex<HashMap<Arc<Party>, Weak<Account>>>,
@@ -72,9 +72,9 @@ pub(crate) struct Charge {
 }
 
 impl Memory {
-    pub(crate) fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            most,
+            limit,
             used: AtomicUsize::new(0),
             used_by_strangers: AtomicUsize::new(0),
             accounts: Mutex::default(),
@@ -84,7 +84,7 @@ impl Memory {
     /// Updates the metrics periodically. Never returns.
     pub(crate) async fn report(&self) {
         loop {
-            telemetry::memory(self.used.load(Ordering::Relaxed), self.most);
+            telemetry::memory(self.used.load(Ordering::Relaxed), self.limit);
             tokio::time::sleep(REPORT_INTERVAL).await;
         }
     }
@@ -124,12 +124,12 @@ impl Account {
     fn share(&self) -> usize {
         let free = self
             .memory
-            .most
+            .limit
             .saturating_sub(self.memory.used.load(Ordering::Relaxed));
         match self.standing {
             Standing::User | Standing::Member => free / MEMBER_DIVISOR,
             Standing::Stranger => {
-                let theirs = self.memory.most / STRANGERS_DIVISOR;
+                let theirs = self.memory.limit / STRANGERS_DIVISOR;
                 let left = theirs.saturating_sub(self.memory.used_by_strangers.load(Ordering::Relaxed));
                 left.min(free) / STRANGER_DIVISOR
             }
@@ -186,7 +186,7 @@ impl ConnectionMemory {
         }
         if self.forwards.load(Ordering::Relaxed) {
             let memory = &self.account.memory;
-            return memory.used.load(Ordering::Relaxed).saturating_add(bytes) <= memory.most;
+            return memory.used.load(Ordering::Relaxed).saturating_add(bytes) <= memory.limit;
         }
         self.account.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.account.share()
     }
@@ -320,7 +320,7 @@ mod tests {
         for held in &more {
             assert!(fill(held) >= MIN_CONNECTION_BYTES);
         }
-        assert!(memory.used.load(Ordering::Relaxed) <= memory.most);
+        assert!(memory.used.load(Ordering::Relaxed) <= memory.limit);
         drop((first, second, more));
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
         assert!(memory.accounts().is_empty(), "nothing is left of those who have gone");
@@ -337,9 +337,9 @@ mod tests {
                     for turn in 1..20_000_usize {
                         let bytes = thread * turn % (3 * ACCOUNTING_GRAIN) + 1;
                         held.take(bytes);
-                        let most = held.account.memory.most;
+                        let limit = held.account.memory.limit;
                         assert!(
-                            held.account.used.load(Ordering::SeqCst) <= most,
+                            held.account.used.load(Ordering::SeqCst) <= limit,
                             "less than nothing is counted"
                         );
                         held.give_back(bytes);

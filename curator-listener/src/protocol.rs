@@ -65,8 +65,8 @@ impl fmt::Display for Unsupported {
         match self {
             Self::TooOld(said) => write!(
                 f,
-                "unsupported forwarding protocol version {said} (supported: {oldest} to {ours}); upgrade the instance that \
-                 forwarded the call, one version at a time"
+                "unsupported forwarding protocol version {said} (supported: {oldest} to {ours}); upgrade the instance \
+                 that forwarded the call, one version at a time"
             ),
             Self::TooNew(said) => {
                 f.write_str("unsupported forwarding protocol version ")?;
@@ -126,9 +126,10 @@ impl Negotiated {
     pub(crate) fn refused(&self, said: ForwardProtocol, theirs: Option<ForwardProtocol>) -> Negotiation {
         match theirs {
             Some(theirs) if theirs >= ForwardProtocol::OLDEST && theirs < said => {
-                match self.version.fetch_min(theirs.0, Ordering::Relaxed) > theirs.0 {
-                    true => Negotiation::Downgraded(theirs),
-                    false => Negotiation::AlreadyKnown,
+                if self.version.fetch_min(theirs.0, Ordering::Relaxed) > theirs.0 {
+                    Negotiation::Downgraded(theirs)
+                } else {
+                    Negotiation::AlreadyKnown
                 }
             }
             _ => Negotiation::Incompatible {
@@ -188,35 +189,35 @@ mod tests {
     fn two_in_a_row_come_to_terms() {
         let (older, newer) = (ForwardProtocol(ForwardProtocol::OURS.0 - 1), ForwardProtocol::OURS);
         // This build follows an older leader.
-        let spoken = Negotiated::default();
-        assert_eq!(spoken.version(), newer);
-        assert_eq!(spoken.refused(newer, Some(older)), Negotiation::Downgraded(older));
-        assert_eq!(spoken.version(), older);
+        let negotiated = Negotiated::default();
+        assert_eq!(negotiated.version(), newer);
+        assert_eq!(negotiated.refused(newer, Some(older)), Negotiation::Downgraded(older));
+        assert_eq!(negotiated.version(), older);
         assert_eq!(
-            spoken.refused(newer, Some(older)),
+            negotiated.refused(newer, Some(older)),
             Negotiation::AlreadyKnown,
             "one that was under way"
         );
         // The leader refuses the version that it stated itself.
         assert_eq!(
-            spoken.refused(older, Some(older)),
+            negotiated.refused(older, Some(older)),
             Negotiation::Incompatible { first: true }
         );
     }
 
     #[test]
     fn two_that_are_further_apart_do_not() {
-        let spoken = Negotiated::default();
+        let negotiated = Negotiated::default();
         for theirs in [Some(ForwardProtocol(ForwardProtocol::OURS.0 + 2)), None] {
             assert!(matches!(
-                spoken.refused(ForwardProtocol::OURS, theirs),
+                negotiated.refused(ForwardProtocol::OURS, theirs),
                 Negotiation::Incompatible { .. }
             ));
         }
         assert_eq!(
-            spoken.refused(ForwardProtocol::OURS, None),
+            negotiated.refused(ForwardProtocol::OURS, None),
             Negotiation::Incompatible { first: false }
         );
-        assert_eq!(spoken.version(), ForwardProtocol::OURS);
+        assert_eq!(negotiated.version(), ForwardProtocol::OURS);
     }
 }

@@ -37,7 +37,7 @@ pub struct Services {
 
 /// The descriptors cannot be decoded.
 #[derive(Debug, thiserror::Error)]
-#[error("the descriptors are no encoded FileDescriptorSet: {0}")]
+#[error("cannot decode the descriptors as a FileDescriptorSet: {0}")]
 pub struct DescriptorError(#[from] prost::DecodeError);
 
 impl Services {
@@ -108,8 +108,8 @@ impl Services {
     }
 
     /// Separates the local services from the rest.
-    pub(crate) fn split(self) -> (Local, Arc<Self>) {
-        let local = Local {
+    pub(crate) fn split(self) -> (LocalServices, Arc<Self>) {
+        let local = LocalServices {
             routes: self.local.clone().prepare(),
             names: self.local_names.clone(),
         };
@@ -143,12 +143,12 @@ fn full_name(package: &str, service: &str) -> String {
 
 /// The services that every instance answers itself.
 #[derive(Clone)]
-pub(crate) struct Local {
+pub(crate) struct LocalServices {
     routes: Routes,
     names: Vec<&'static str>,
 }
 
-impl Local {
+impl LocalServices {
     /// The routes, if the path belongs to a local service.
     pub(crate) fn routes(&self, path: &str) -> Option<&Routes> {
         let (service, _) = path.strip_prefix('/')?.rsplit_once('/')?;

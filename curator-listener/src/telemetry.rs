@@ -32,9 +32,9 @@ pub const WAITS_FOR_ROOM: &str = "curator_callers_waits_for_room_total";
 /// Metric handles, so that calls do not look them up.
 #[derive(Clone)]
 pub(crate) struct Metrics {
-    pub(crate) local: Answered,
-    pub(crate) led: Answered,
-    pub(crate) forwarded: Answered,
+    pub(crate) local: AnswerMetrics,
+    pub(crate) leader: AnswerMetrics,
+    pub(crate) forwarded: AnswerMetrics,
     held: Gauge,
     held_total: Counter,
     connections: Gauge,
@@ -44,13 +44,13 @@ pub(crate) struct Metrics {
 
 /// The metrics of calls that are answered in one way.
 #[derive(Clone)]
-pub(crate) struct Answered {
+pub(crate) struct AnswerMetrics {
     by: &'static str,
     calls: Counter,
     seconds: Histogram,
 }
 
-impl Answered {
+impl AnswerMetrics {
     fn new(by: &'static str) -> Self {
         Self {
             by,
@@ -64,7 +64,7 @@ impl Answered {
         self.by
     }
 
-    pub(crate) fn note(&self, took: Duration) {
+    pub(crate) fn record(&self, took: Duration) {
         self.calls.increment(1);
         self.seconds.record(took.as_secs_f64());
     }
@@ -73,9 +73,9 @@ impl Answered {
 impl Metrics {
     pub(crate) fn new() -> Self {
         Self {
-            local: Answered::new("local"),
-            led: Answered::new("leader"),
-            forwarded: Answered::new("forwarded"),
+            local: AnswerMetrics::new("local"),
+            leader: AnswerMetrics::new("leader"),
+            forwarded: AnswerMetrics::new("forwarded"),
             held: metrics::gauge!(CALLS_HELD),
             held_total: metrics::counter!(CALLS_HELD_TOTAL),
             connections: metrics::gauge!(CONNECTIONS),
@@ -85,9 +85,10 @@ impl Metrics {
     }
 
     pub(crate) fn tls_handshake(&self, ok: bool) {
-        match ok {
-            true => self.handshakes_ok.increment(1),
-            false => self.handshakes_failed.increment(1),
+        if ok {
+            self.handshakes_ok.increment(1);
+        } else {
+            self.handshakes_failed.increment(1);
         }
     }
 
@@ -109,10 +110,10 @@ pub(crate) fn waits_for_room() {
 }
 
 /// Sets the memory in use and its limit.
-#[allow(clippy::cast_precision_loss, reason = "for people")]
-pub(crate) fn memory(used: usize, most: usize) {
+#[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+pub(crate) fn memory(used: usize, limit: usize) {
     metrics::gauge!(MEMORY_HELD).set(used as f64);
-    metrics::gauge!(MEMORY_LIMIT).set(most as f64);
+    metrics::gauge!(MEMORY_LIMIT).set(limit as f64);
 }
 
 pub(crate) fn refused(refusal: &Refusal) {

@@ -78,9 +78,10 @@ fn caller(headers: &HeaderMap) -> Option<TraceContext> {
 /// choose them.
 fn shown(path: &str) -> &str {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/' | b'_');
-    match path.len() <= MAX_PATH_LENGTH && path.bytes().all(plain) {
-        true => path,
-        false => "(no path of a service)",
+    if path.len() <= MAX_PATH_LENGTH && path.bytes().all(plain) {
+        path
+    } else {
+        "(not a gRPC path)"
     }
 }
 
@@ -302,7 +303,7 @@ mod tests {
     fn a_path_that_is_none_of_a_service_is_not_logged() {
         for path in ["/a.B/C?secret=1", &"/a".repeat(100), "/%0aINFO"] {
             let (log, _) = logged(&[SAID], path);
-            assert!(log.contains("(no path of a service)") && !log.contains(path), "{log}");
+            assert!(log.contains("(not a gRPC path)") && !log.contains(path), "{log}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! An ordinary gRPC service with a method of each kind, for the listener's example, tests and benches.
+//! A gRPC service with a method of each kind, for the listener's example, tests and benchmarks.
 //!
-//! It knows nothing of the listener: what a term is called, and whether an answer may be recorded, it is told by its maker.
+//! It is independent of the listener: its creator sets the term and the recording of answers.
 
 pub mod tls;
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// The messages and the service, as generated.
+/// The generated messages and service.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::use_self, reason = "generated")]
 pub mod proto {
     tonic::include_proto!("curator.echo.v1");
@@ -21,13 +21,13 @@ pub mod proto {
 use proto::echo_server::{Echo, EchoServer};
 use proto::{CountRequest, SayRequest, SayResponse, SumResponse};
 
-/// The descriptors of the service, encoded.
+/// The encoded descriptors of the service.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Told of each `Say` that is about to be answered, with its id.
+/// Called with the id of each `Say` before it is answered.
 pub type Record = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// The service, for one term of one node.
+/// The service of one node in one term.
 #[derive(Clone)]
 pub struct EchoService {
     node: String,
@@ -36,7 +36,7 @@ pub struct EchoService {
 }
 
 impl EchoService {
-    /// The service of this node in this term.
+    /// Creates the service of a node in a term.
     pub fn new(node: impl Into<String>, term: i64) -> Self {
         Self {
             node: node.into(),
@@ -45,14 +45,14 @@ impl EchoService {
         }
     }
 
-    /// Tells `record` of each `Say` as it runs.
+    /// Calls `record` for each `Say`.
     #[must_use]
     pub fn recording(mut self, record: Record) -> Self {
         self.record = Some(record);
         self
     }
 
-    /// As a tonic server that takes messages of up to 64 MiB.
+    /// A tonic server that accepts messages of up to 64 MiB.
     #[must_use]
     pub fn into_server(self) -> EchoServer<Self> {
         EchoServer::new(self)
@@ -84,7 +84,7 @@ impl Echo for EchoService {
     type CountStream = Answers;
     type ChatStream = Answers;
 
-    /// The request's metadata whose names begin with `x-` comes back with the answer.
+    /// Copies the metadata of the request with names that begin with `x-` to the answer.
     async fn say(&self, request: Request<SayRequest>) -> Result<Response<SayResponse>, Status> {
         if let Some(record) = &self.record {
             record(request.get_ref().id);

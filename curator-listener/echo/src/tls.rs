@@ -1,4 +1,4 @@
-//! Certificates for tests and benches, and TLS 1.3 with them: Ed25519 keys, both sides show who they are.
+//! Certificates for tests and benchmarks, and mutual TLS 1.3 with them. The keys are Ed25519.
 
 use std::fs;
 use std::io;
@@ -15,29 +15,29 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-/// The name that servers have.
+/// The name of servers.
 pub const SERVER: &str = "the-leader";
-/// The name that clients have.
+/// The name of clients.
 pub const CLIENT: &str = "a-client";
 
-/// What can go wrong.
+/// Errors of this module.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// One side of a connection: a certificate, its key, and the authority that it trusts.
+/// One side of a connection: a certificate, its key, and the trusted CA.
 pub struct Party {
     ca: CertificateDer<'static>,
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 }
 
-/// A server and a client of one new authority.
+/// Creates a server and a client of a new CA.
 ///
 /// # Errors
-/// No keys can be made.
+/// If no keys can be created.
 pub fn parties() -> Result<(Party, Party), Failure> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = rcgen::IsCa::Ca(BasicConstraints::Unconstrained);
-    // OpenSSL takes whoever is called like their issuer for self-signed.
+    // OpenSSL treats a certificate with the name of its issuer as self-signed.
     params.distinguished_name.push(DnType::CommonName, "an authority");
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
     let ca = CertificateDer::from(params.self_signed(&key)?.der().to_vec());
@@ -57,10 +57,10 @@ pub fn parties() -> Result<(Party, Party), Failure> {
     Ok((party(SERVER)?, party(CLIENT)?))
 }
 
-/// Writes a server and a client of one new authority into a directory: `ca.pem`, and for each `NAME.pem` and `NAME-key.pem`.
+/// Writes a server and a client of a new CA into a directory: `ca.pem`, and `NAME.pem` and `NAME-key.pem` for each.
 ///
 /// # Errors
-/// The files cannot be written.
+/// If the files cannot be written.
 pub fn write(directory: &Path) -> Result<(), Failure> {
     let (server, client) = parties()?;
     fs::write(directory.join("ca.pem"), pem("CERTIFICATE", &server.ca))?;
@@ -75,12 +75,12 @@ pub fn write(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// PKCS #8 in its first version, without the public key: OpenSSL reads no other. RFC 8410, section 7.
+/// PKCS #8 version 1, without the public key: OpenSSL supports no other. Source: RFC 8410, section 7.
 fn first_version(pkcs8: &[u8]) -> Result<Vec<u8>, Failure> {
     const HEAD: [u8; 16] = [
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
     ];
-    // The second version begins alike but for its length and number.
+    // Version 2 starts with the same bytes except for length and version.
     let seed = pkcs8.get(16..48).filter(|_| pkcs8[5..16] == HEAD[5..]);
     Ok([&HEAD, seed.ok_or("that is no Ed25519 key")?].concat())
 }
@@ -93,10 +93,10 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 impl Party {
-    /// The one of this name in a directory.
+    /// Reads the side with this name from a directory.
     ///
     /// # Errors
-    /// The files cannot be read.
+    /// If the files cannot be read.
     pub fn read(directory: &Path, name: &str) -> Result<Self, Failure> {
         let path = |file: String| directory.join(file);
         Ok(Self {
@@ -112,10 +112,11 @@ impl Party {
         Ok(Arc::new(roots))
     }
 
-    /// As a server, which asks clients for their certificate and takes them without as well. Nothing is resumed.
+    /// A server configuration that requests client certificates and also accepts clients without one. No session
+    /// resumption.
     ///
     /// # Errors
-    /// The certificate cannot be used.
+    /// If the certificate cannot be used.
     pub fn server(&self) -> Result<Arc<ServerConfig>, Failure> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider.clone())
@@ -130,10 +131,10 @@ impl Party {
         Ok(Arc::new(config))
     }
 
-    /// As a client. Nothing is resumed.
+    /// A client configuration. No session resumption.
     ///
     /// # Errors
-    /// The certificate cannot be used.
+    /// If the certificate cannot be used.
     pub fn client(&self) -> Result<Arc<ClientConfig>, Failure> {
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&TLS13])?
@@ -144,10 +145,10 @@ impl Party {
         Ok(Arc::new(config))
     }
 
-    /// As a client that shows no certificate. Nothing is resumed.
+    /// A client configuration without a certificate. No session resumption.
     ///
     /// # Errors
-    /// The authority cannot be used.
+    /// If the CA cannot be used.
     pub fn stranger(&self) -> Result<Arc<ClientConfig>, Failure> {
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&TLS13])?
@@ -159,10 +160,10 @@ impl Party {
     }
 }
 
-/// The name of [`SERVER`], for a handshake with it.
+/// The server name for a handshake with [`SERVER`].
 ///
 /// # Errors
-/// None.
+/// Never.
 pub fn server_name() -> io::Result<rustls::pki_types::ServerName<'static>> {
     SERVER.try_into().map_err(io::Error::other)
 }

@@ -24,7 +24,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// The header cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("grpc-timeout is not one to eight digits and a unit out of H, M, S, m, u and n")]
+#[error("malformed grpc-timeout: expected one to eight digits and a unit (H, M, S, m, u or n)")]
 pub(crate) struct BadTimeout;
 
 /// The timeout of the call, if the caller sets one.

@@ -25,6 +25,9 @@ pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc"
 /// The maximum length of a message that had to be truncated, in bytes.
 const MAX_MESSAGE_SIZE: usize = 4 << 10;
 
+/// Why calls end when the listener stops.
+pub(crate) const STOPPING: &str = "this instance is stopping";
+
 /// A status that ends a call and that no service returned.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
@@ -55,14 +58,12 @@ impl Refusal {
 
     /// The deadline of the call has passed.
     pub(crate) fn deadline() -> Self {
-        Self::new(Code::DeadlineExceeded, "the call's deadline has passed")
+        Self::new(Code::DeadlineExceeded, "the deadline of the call has passed")
     }
 
     /// The term that the call ran in has ended.
     pub(crate) fn term_ended() -> Self {
-        Self::unavailable(
-            "the term of this leader has ended while the call was under way; whether it took effect is not known",
-        )
+        Self::unavailable("the term of this leader ended during the call; it is not known whether the call took effect")
     }
 
     /// Adds the leader.
@@ -145,7 +146,7 @@ pub(crate) fn corrected(headers: &mut HeaderMap) {
 pub(crate) fn shortened(long: &HeaderMap) -> HeaderMap {
     let code = long.get(GRPC_STATUS).filter(|code| code.as_bytes() != b"0");
     let Some(code) = code else {
-        return Refusal::new(Code::ResourceExhausted, "the answer has too much metadata").trailers();
+        return Refusal::new(Code::ResourceExhausted, "the metadata of the answer is too large").trailers();
     };
     let mut short = HeaderMap::new();
     short.insert(GRPC_STATUS, code.clone());

@@ -17,9 +17,9 @@ pub(crate) enum Body {
     #[default]
     Empty,
     /// A text for people; empty once it has been sent.
-    Said(&'static str),
+    Text(&'static str),
     /// Of a service of this instance.
-    LeaderBody(LeaderBody),
+    Local(LeaderBody),
     /// Of the leader.
     Forwarded(ForwardedBody),
 }
@@ -31,11 +31,11 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Said(text) => match std::mem::take(text) {
+            Self::Text(text) => match std::mem::take(text) {
                 "" => Poll::Ready(None),
                 text => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))),
             },
-            Self::LeaderBody(body) => Pin::new(body).poll_frame(cx),
+            Self::Local(body) => Pin::new(body).poll_frame(cx),
             Self::Forwarded(body) => body.poll_frame(cx),
         }
     }
@@ -43,8 +43,8 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Said(text) => text.is_empty(),
-            Self::LeaderBody(body) => body.is_end_stream(),
+            Self::Text(text) => text.is_empty(),
+            Self::Local(body) => body.is_end_stream(),
             Self::Forwarded(body) => body.is_end_stream(),
         }
     }

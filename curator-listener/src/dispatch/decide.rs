@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use crate::call::refusal::Refusal;
-use crate::headers::{ForwardingHeaders, TermHeader};
+use crate::headers::{ForwardingHeaders, Hop, TermHeader};
 use crate::protocol::{self, ForwardProtocol};
 use crate::role::Leader;
 
@@ -38,45 +38,79 @@ pub(crate) enum Decision {
 }
 
 /// Applies the rules. `me` identifies this process in the forwarding headers.
-pub(crate) fn decide(view: RouteView<'_>, marks: &ForwardingHeaders, me: &HeaderValue) -> Decision {
-    match &marks.hop {
-        Some(hop) if hop.is_from(me) => Decision::Refuse(
-            Refusal::unavailable("this call was forwarded to the instance that forwarded it: the election names this one as its own leader")
-                .not_run("forwarded-to-itself"),
-        ),
-        // The other headers may have another meaning in that version, so none of them is used.
-        Some(hop) if let Err(unsupported) = ForwardProtocol::check(hop.version()) => Decision::Refuse(
-            Refusal::unavailable(unsupported.to_string()).not_run(protocol::REFUSED),
-        ),
-        Some(hop) => match view {
-            RouteView::Leader { term, valid: true, draining: false } if hop.is_for(term) => Decision::ServeLocally,
-            // Calls are forwarded once only. The sender waits until it, or this instance, observes the next leader.
-            view => Decision::Refuse(not_leader(view)),
-        },
-        None => match view {
-            RouteView::Leader { valid: true, draining: false, .. } => Decision::ServeLocally,
-            RouteView::Leader { valid: true, .. } => Decision::Queue(Refusal::unavailable("this leader is stepping down, and the next one is not known yet")),
-            RouteView::Leader { .. } => Decision::Queue(Refusal::unavailable("the term of this leader has ended, and the next one is not known yet")),
-            RouteView::Undetermined { reason } => Decision::Queue(Refusal::unavailable(format!("who leads is not known: {reason}"))),
-            RouteView::Follower { leader } if marks.no_forward => Decision::Refuse(
-                Refusal::unavailable(format!("this instance does not lead, {} does, and the caller does not want to be forwarded", named(leader)))
-                    .with_leader(Some(leader)),
-            ),
-            RouteView::Follower { leader } if !leader.authorizes_forwarded => {
-                let refusal = Refusal::unavailable(format!("{} leads, and does not take forwarded calls: call it directly", named(leader)))
-                    .with_leader(Some(leader));
-                // The address may still become known.
-                if leader.addresses.is_empty() { Decision::Queue(refusal) } else { Decision::Refuse(refusal) }
-            }
-            RouteView::Follower { .. } => Decision::Forward,
-        },
+pub(crate) fn decide(view: RouteView<'_>, headers: &ForwardingHeaders, me: &HeaderValue) -> Decision {
+    match &headers.hop {
+        Some(hop) => decide_forwarded(view, hop, me),
+        None => decide_direct(view, headers.no_forward),
     }
 }
 
+/// A call that another instance has forwarded. Calls are forwarded once only: the sender waits until it, or this
+/// instance, observes the next leader.
+fn decide_forwarded(view: RouteView<'_>, hop: &Hop, me: &HeaderValue) -> Decision {
+    if hop.is_from(me) {
+        let message = "forwarding loop: the election names the address of this instance as that of another leader";
+        return Decision::Refuse(Refusal::unavailable(message).not_run("forwarded-to-itself"));
+    }
+    // The other headers may have another meaning in an unsupported version, so none of them is used.
+    if let Err(unsupported) = ForwardProtocol::check(hop.version()) {
+        return Decision::Refuse(Refusal::unavailable(unsupported.to_string()).not_run(protocol::REFUSED));
+    }
+    match view {
+        RouteView::Leader {
+            term,
+            valid: true,
+            draining: false,
+        } if hop.is_for(term) => Decision::ServeLocally,
+        view => Decision::Refuse(not_leader(view)),
+    }
+}
+
+/// A call of a client.
+fn decide_direct(view: RouteView<'_>, no_forward: bool) -> Decision {
+    let queue = |message: String| Decision::Queue(Refusal::unavailable(message));
+    match view {
+        RouteView::Leader {
+            valid: true,
+            draining: false,
+            ..
+        } => Decision::ServeLocally,
+        RouteView::Leader { valid: true, .. } => {
+            queue("this leader is stepping down, and the next leader is not known yet".to_owned())
+        }
+        RouteView::Leader { .. } => {
+            queue("the term of this leader has ended, and the next leader is not known yet".to_owned())
+        }
+        RouteView::Undetermined { reason } => queue(format!("the leader is not known: {reason}")),
+        RouteView::Follower { leader } if no_forward => {
+            let message = format!(
+                "this instance is not the leader, and the caller set curator-no-forward; the leader is {}",
+                named(leader)
+            );
+            Decision::Refuse(Refusal::unavailable(message).with_leader(Some(leader)))
+        }
+        RouteView::Follower { leader } if !leader.authorizes_forwarded => {
+            let message = format!(
+                "the leader {} does not accept forwarded calls: call it directly",
+                named(leader)
+            );
+            let refusal = Refusal::unavailable(message).with_leader(Some(leader));
+            if leader.addresses.is_empty() {
+                // The address may still become known.
+                Decision::Queue(refusal)
+            } else {
+                Decision::Refuse(refusal)
+            }
+        }
+        RouteView::Follower { .. } => Decision::Forward,
+    }
+}
+
+/// Why a forwarded call is refused that this instance cannot serve.
 fn not_leader(view: RouteView<'_>) -> Refusal {
     match view {
         RouteView::Undetermined { reason } => Refusal::unavailable(format!(
-            "a call was forwarded to this instance, which does not know who leads: {reason}"
+            "a call was forwarded to this instance, which does not know the leader: {reason}"
         ))
         .not_run("not-leader"),
         RouteView::Leader {
@@ -87,11 +121,10 @@ fn not_leader(view: RouteView<'_>) -> Refusal {
             Refusal::unavailable("a call was forwarded to this leader, which is stepping down").not_run("stepping-down")
         }
         RouteView::Leader { .. } => {
-            Refusal::unavailable("a call was forwarded to this instance for a term that is not its own")
-                .not_run("other-term")
+            Refusal::unavailable("a call was forwarded to this instance for another term").not_run("other-term")
         }
         RouteView::Follower { leader } => Refusal::unavailable(format!(
-            "a call was forwarded to this instance, which does not lead: {} does",
+            "a call was forwarded to this instance, which is not the leader; the leader is {}",
             named(leader)
         ))
         .with_leader(Some(leader))
@@ -103,7 +136,7 @@ fn not_leader(view: RouteView<'_>) -> Refusal {
 pub(crate) fn named(leader: &Leader) -> String {
     match leader.addresses.first() {
         Some(address) => format!("{} at {address}", leader.node_id),
-        None => format!("{}, whose address is not known,", leader.node_id),
+        None => format!("{} (address unknown)", leader.node_id),
     }
 }
 
@@ -152,19 +185,15 @@ mod tests {
         ForwardingHeaders::take(&mut headers)
     }
 
-    fn lead(mark: &TermHeader, valid: bool, draining: bool) -> RouteView<'_> {
-        RouteView::Leader {
-            term: mark,
-            valid,
-            draining,
-        }
+    fn leader_view(term: &TermHeader, valid: bool, draining: bool) -> RouteView<'_> {
+        RouteView::Leader { term, valid, draining }
     }
 
     #[test]
     fn a_clients_call_is_served_forwarded_or_held() {
-        let (mark, leader, plain) = (TermHeader::new(&term(7)), leader(), ForwardingHeaders::default());
+        let (term, leader, plain) = (TermHeader::new(&term(7)), leader(), ForwardingHeaders::default());
         assert!(matches!(
-            decide(lead(&mark, true, false), &plain, &ME),
+            decide(leader_view(&term, true, false), &plain, &ME),
             Decision::ServeLocally
         ));
         assert!(matches!(
@@ -173,9 +202,9 @@ mod tests {
         ));
         for view in [
             RouteView::Undetermined { reason: "a test" },
-            lead(&mark, true, true),
-            lead(&mark, false, false),
-            lead(&mark, false, true),
+            leader_view(&term, true, true),
+            leader_view(&term, false, false),
+            leader_view(&term, false, true),
         ] {
             let Decision::Queue(refusal) = decide(view, &plain, &ME) else {
                 panic!("{view:?}")
@@ -188,17 +217,17 @@ mod tests {
     #[test]
     fn who_does_not_want_to_be_forwarded_learns_where_to_go() {
         let leader = leader();
-        let marks = ForwardingHeaders {
+        let headers = ForwardingHeaders {
             no_forward: true,
             ..ForwardingHeaders::default()
         };
-        let Decision::Refuse(refusal) = decide(RouteView::Follower { leader: &leader }, &marks, &ME) else {
+        let Decision::Refuse(refusal) = decide(RouteView::Follower { leader: &leader }, &headers, &ME) else {
             panic!()
         };
         assert_eq!(refusal.leader.as_deref(), Some(&leader));
-        let mark = TermHeader::new(&term(7));
+        let term = TermHeader::new(&term(7));
         assert!(matches!(
-            decide(lead(&mark, true, false), &marks, &ME),
+            decide(leader_view(&term, true, false), &headers, &ME),
             Decision::ServeLocally
         ));
     }
@@ -233,28 +262,32 @@ mod tests {
 
     #[test]
     fn only_the_leader_of_the_expected_term_serves_a_forwarded_call() {
-        let (mark, leader) = (TermHeader::new(&term(7)), leader());
+        let (term, leader) = (TermHeader::new(&term(7)), leader());
         let hop = forwarded(7, "you");
         assert!(matches!(
-            decide(lead(&mark, true, false), &hop, &ME),
+            decide(leader_view(&term, true, false), &hop, &ME),
             Decision::ServeLocally
         ));
         let refused = [
-            (lead(&mark, true, true), &hop, "stepping-down"),
-            (lead(&mark, false, false), &hop, "other-term"),
+            (leader_view(&term, true, true), &hop, "stepping-down"),
+            (leader_view(&term, false, false), &hop, "other-term"),
             (RouteView::Undetermined { reason: "a test" }, &hop, "not-leader"),
             (RouteView::Follower { leader: &leader }, &hop, "not-leader"),
-            (lead(&mark, true, false), &forwarded(8, "you"), "other-term"),
-            (lead(&mark, true, false), &forwarded(6, "you"), "other-term"),
-            (lead(&mark, true, false), &forwarded(7, "me"), "forwarded-to-itself"),
+            (leader_view(&term, true, false), &forwarded(8, "you"), "other-term"),
+            (leader_view(&term, true, false), &forwarded(6, "you"), "other-term"),
+            (
+                leader_view(&term, true, false),
+                &forwarded(7, "me"),
+                "forwarded-to-itself",
+            ),
             (
                 RouteView::Follower { leader: &leader },
                 &forwarded(7, "me"),
                 "forwarded-to-itself",
             ),
         ];
-        for (view, marks, why) in refused {
-            let Decision::Refuse(refusal) = decide(view, marks, &ME) else {
+        for (view, headers, why) in refused {
+            let Decision::Refuse(refusal) = decide(view, headers, &ME) else {
                 panic!("{view:?}")
             };
             assert_eq!(refusal.not_run, Some(why), "{view:?}");
@@ -264,10 +297,10 @@ mod tests {
 
     #[test]
     fn a_version_that_is_not_known_is_refused_whoever_leads() {
-        let (mark, leader) = (TermHeader::new(&term(7)), leader());
+        let (term, leader) = (TermHeader::new(&term(7)), leader());
         let before = forwarded_in(ForwardProtocol::OLDEST, 7, "you");
         assert!(matches!(
-            decide(lead(&mark, true, false), &before, &ME),
+            decide(leader_view(&term, true, false), &before, &ME),
             Decision::ServeLocally
         ));
         let mut headers = HeaderMap::new();
@@ -275,8 +308,8 @@ mod tests {
         headers.insert("curator-forwarded-version", HeaderValue::from_static("2"));
         let to_come = ForwardingHeaders::take(&mut headers);
         for view in [
-            lead(&mark, true, false),
-            lead(&mark, true, true),
+            leader_view(&term, true, false),
+            leader_view(&term, true, true),
             RouteView::Undetermined { reason: "a test" },
             RouteView::Follower { leader: &leader },
         ] {

@@ -97,11 +97,11 @@ struct Waiting {
 /// The place of a waiting call. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct HoldPermit<'a> {
-    hold: &'a HoldQueue,
+    queue: &'a HoldQueue,
     class: Class,
     party: u64,
     call: u64,
-    lost: CancellationToken,
+    evicted: CancellationToken,
 }
 
 impl HoldQueue {
@@ -125,14 +125,14 @@ impl HoldQueue {
         }
         let call = table.next;
         table.next += 1;
-        let (party, lost) = table.group(class).add(caller, call);
+        let (party, evicted) = table.group(class).add(caller, call);
         drop(table);
         Some(HoldPermit {
-            hold: self,
+            queue: self,
             class,
             party,
             call,
-            lost,
+            evicted,
         })
     }
 
@@ -158,14 +158,14 @@ impl Table {
 
     /// Evicts a call that ranks below a new one of this class and caller.
     fn make_room(&mut self, class: Class, caller: &Caller, limit: usize) -> bool {
-        if class != Class::Stranger && self.group(Class::Stranger).send_away() {
+        if class != Class::Stranger && self.group(Class::Stranger).evict() {
             return true;
         }
         if self.group(class).waiting < class.share(limit) {
             let above = |class: &Class| self.groups[*class as usize].waiting.saturating_sub(class.share(limit));
             // The queue is full and this class is below its share, so another class is above its own.
-            let most = Class::ALL.into_iter().max_by_key(above).unwrap_or(class);
-            return self.group(most).send_away();
+            let fullest = Class::ALL.into_iter().max_by_key(above).unwrap_or(class);
+            return self.group(fullest).evict();
         }
         let group = self.group(class);
         let own = group
@@ -174,7 +174,7 @@ impl Table {
             .and_then(|number| group.parties.get(number));
         let own = own.map_or(0, |own| own.calls.len());
         let heaviest = group.by_weight.last().map_or(0, |(weight, _)| *weight);
-        heaviest >= own + 2 && group.send_away()
+        heaviest >= own + 2 && group.evict()
     }
 }
 
@@ -187,12 +187,12 @@ impl Group {
             calls: BTreeMap::new(),
         });
         let weight = waiting.calls.len();
-        let lost = CancellationToken::new();
-        waiting.calls.insert(call, lost.clone());
+        let evicted = CancellationToken::new();
+        waiting.calls.insert(call, evicted.clone());
         self.by_weight.remove(&(weight, number));
         self.by_weight.insert((weight + 1, number));
         self.waiting += 1;
-        (number, lost)
+        (number, evicted)
     }
 
     /// Removes a call, if it is still there.
@@ -211,12 +211,12 @@ impl Group {
     }
 
     /// Evicts the newest call of the party with the most calls, if there is one.
-    fn send_away(&mut self) -> bool {
+    fn evict(&mut self) -> bool {
         let heaviest = self.by_weight.last().map(|(_, number)| *number);
         let newest = heaviest.and_then(|number| Some((number, *self.parties.get(&number)?.calls.keys().next_back()?)));
-        let lost = newest.and_then(|(number, call)| self.take(number, call));
-        lost.is_some_and(|lost| {
-            lost.cancel();
+        let evicted = newest.and_then(|(number, call)| self.take(number, call));
+        evicted.is_some_and(|evicted| {
+            evicted.cancel();
             true
         })
     }
@@ -224,14 +224,14 @@ impl Group {
 
 impl HoldPermit<'_> {
     /// Completes when the call is evicted in favour of another one. Cancellation safe.
-    pub(crate) fn lost(&self) -> WaitForCancellationFuture<'_> {
-        self.lost.cancelled()
+    pub(crate) fn evicted(&self) -> WaitForCancellationFuture<'_> {
+        self.evicted.cancelled()
     }
 }
 
 impl Drop for HoldPermit<'_> {
     fn drop(&mut self) {
-        self.hold.table().group(self.class).take(self.party, self.call);
+        self.queue.table().group(self.class).take(self.party, self.call);
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
     use crate::caller::{CallerCertificates, Peer};
     use crate::config::ListenerConfig;
 
-    fn hold(limit: usize) -> HoldQueue {
+    fn queue(limit: usize) -> HoldQueue {
         HoldQueue::new(limit, Arc::new(LimitAlerts::new(&ListenerConfig::default())))
     }
 
@@ -284,108 +284,108 @@ mod tests {
     }
 
     /// Each call is of a node of its own.
-    fn nodes(hold: &HoldQueue, kind: Kind, numbers: std::ops::Range<u32>) -> Vec<Option<HoldPermit<'_>>> {
+    fn nodes(queue: &HoldQueue, kind: Kind, numbers: std::ops::Range<u32>) -> Vec<Option<HoldPermit<'_>>> {
         let caller = |number: u32| {
             let shown = CallerCertificates([CertificateDer::from(number.to_be_bytes().to_vec())].into());
             Caller::showing(&shown, Standing::Member, Peer::of(IpAddr::from([192, 0, 2, 1])))
         };
-        numbers.map(|number| hold.enter(&caller(number), kind)).collect()
+        numbers.map(|number| queue.enter(&caller(number), kind)).collect()
     }
 
-    fn lost(permit: &HoldPermit<'_>) -> bool {
-        permit.lost.is_cancelled()
+    fn is_evicted(permit: &HoldPermit<'_>) -> bool {
+        permit.evicted.is_cancelled()
     }
 
     #[test]
     fn only_so_many_wait() {
-        let hold = hold(2);
+        let queue = queue(2);
         let caller = stranger(1);
         let (first, _second) = (
-            hold.enter(&caller, Kind::Unary).expect("room"),
-            hold.enter(&caller, Kind::Unary).expect("room"),
+            queue.enter(&caller, Kind::Unary).expect("room"),
+            queue.enter(&caller, Kind::Unary).expect("room"),
         );
-        assert!(hold.enter(&caller, Kind::Unary).is_none());
+        assert!(queue.enter(&caller, Kind::Unary).is_none());
         assert!(
-            hold.enter(&caller, Kind::Unary).is_none(),
+            queue.enter(&caller, Kind::Unary).is_none(),
             "whoever was refused takes no room"
         );
         drop(first);
-        assert!(hold.enter(&caller, Kind::Unary).is_some());
+        assert!(queue.enter(&caller, Kind::Unary).is_some());
     }
 
     #[test]
     fn whoever_has_more_makes_room_for_those_with_less() {
-        let hold = hold(10);
+        let queue = queue(10);
         let mut many: Vec<_> = (0..10)
-            .map(|_| hold.enter(&stranger(1), Kind::Unary).expect("room"))
+            .map(|_| queue.enter(&stranger(1), Kind::Unary).expect("room"))
             .collect();
         let few: Vec<_> = (0..5)
-            .map(|_| hold.enter(&stranger(2), Kind::Unary).expect("its share"))
+            .map(|_| queue.enter(&stranger(2), Kind::Unary).expect("its share"))
             .collect();
-        assert_eq!(many.iter().filter(|permit| lost(permit)).count(), 5);
-        assert!(many.drain(..5).all(|permit| !lost(&permit)), "the newest went");
+        assert_eq!(many.iter().filter(|permit| is_evicted(permit)).count(), 5);
+        assert!(many.drain(..5).all(|permit| !is_evicted(&permit)), "the newest went");
         drop(many);
         let _again: Vec<_> = (0..5)
-            .map(|_| hold.enter(&stranger(1), Kind::Unary).expect("room"))
+            .map(|_| queue.enter(&stranger(1), Kind::Unary).expect("room"))
             .collect();
-        assert!(hold.enter(&stranger(1), Kind::Unary).is_none() && hold.enter(&stranger(2), Kind::Unary).is_none());
-        assert!(few.iter().all(|permit| !lost(permit)));
+        assert!(queue.enter(&stranger(1), Kind::Unary).is_none() && queue.enter(&stranger(2), Kind::Unary).is_none());
+        assert!(few.iter().all(|permit| !is_evicted(permit)));
     }
 
     #[test]
     fn nodes_go_before_strangers_and_take_turns_with_nodes() {
-        let hold = hold(4);
+        let queue = queue(4);
         let strangers: Vec<_> = (0..4)
-            .map(|host| hold.enter(&stranger(host), Kind::Unary).expect("room"))
+            .map(|host| queue.enter(&stranger(host), Kind::Unary).expect("room"))
             .collect();
         let one: Vec<_> = (0..4)
-            .map(|_| hold.enter(&node(b"one"), Kind::Unary).expect("before strangers"))
+            .map(|_| queue.enter(&node(b"one"), Kind::Unary).expect("before strangers"))
             .collect();
-        assert!(strangers.iter().all(lost));
-        assert!(hold.enter(&stranger(1), Kind::Unary).is_none());
+        assert!(strangers.iter().all(is_evicted));
+        assert!(queue.enter(&stranger(1), Kind::Unary).is_none());
         // Another node at the same address.
         let _two = [
-            hold.enter(&node(b"two"), Kind::Unary),
-            hold.enter(&node(b"two"), Kind::Unary),
+            queue.enter(&node(b"two"), Kind::Unary),
+            queue.enter(&node(b"two"), Kind::Unary),
         ]
         .map(|permit| permit.expect("its share"));
-        assert_eq!(one.iter().filter(|permit| lost(permit)).count(), 2);
-        assert!(hold.enter(&node(b"two"), Kind::Unary).is_none());
+        assert_eq!(one.iter().filter(|permit| is_evicted(permit)).count(), 2);
+        assert!(queue.enter(&node(b"two"), Kind::Unary).is_none());
     }
 
     #[test]
     fn streams_of_all_nodes_leave_room_for_what_is_short_and_for_users() {
-        let hold = hold(16);
-        let storm = nodes(&hold, Kind::Stream, 0..16);
+        let queue = queue(16);
+        let storm = nodes(&queue, Kind::Stream, 0..16);
         assert!(storm.iter().flatten().count() == 16, "nobody else is there");
-        assert!(nodes(&hold, Kind::Stream, 16..17)[0].is_none());
+        assert!(nodes(&queue, Kind::Stream, 16..17)[0].is_none());
         // The same nodes, each with one stream in the queue.
-        let calls = nodes(&hold, Kind::Unary, 0..8);
+        let calls = nodes(&queue, Kind::Unary, 0..8);
         assert_eq!(calls.iter().flatten().count(), 4, "their share");
-        let owners: Vec<_> = (0..3).map(|_| hold.enter(&owner(), Kind::Stream)).collect();
+        let owners: Vec<_> = (0..3).map(|_| queue.enter(&owner(), Kind::Stream)).collect();
         assert_eq!(owners.iter().flatten().count(), 2, "their share");
-        assert_eq!(storm.iter().flatten().filter(|permit| lost(permit)).count(), 6);
-        assert!(calls.iter().flatten().all(|permit| !lost(permit)));
+        assert_eq!(storm.iter().flatten().filter(|permit| is_evicted(permit)).count(), 6);
+        assert!(calls.iter().flatten().all(|permit| !is_evicted(permit)));
         drop(owners);
         // Others use what users leave, and give it back.
-        let more = nodes(&hold, Kind::Stream, 20..30);
+        let more = nodes(&queue, Kind::Stream, 20..30);
         assert_eq!(more.iter().flatten().count(), 2);
-        let _owner = hold.enter(&owner(), Kind::Unary).expect("its share");
+        let _owner = queue.enter(&owner(), Kind::Unary).expect("its share");
     }
 
     #[test]
     fn nothing_is_left_of_those_who_have_gone() {
-        let hold = hold(2);
+        let queue = queue(2);
         let permits: Vec<_> = (0..9)
-            .filter_map(|host| hold.enter(&stranger(host % 3), Kind::Unary))
+            .filter_map(|host| queue.enter(&stranger(host % 3), Kind::Unary))
             .collect();
         let _known = [
-            hold.enter(&node(b"one"), Kind::Unary),
-            hold.enter(&node(b"one"), Kind::Unary),
+            queue.enter(&node(b"one"), Kind::Unary),
+            queue.enter(&node(b"one"), Kind::Unary),
         ];
         drop(permits);
         drop(_known);
-        let table = hold.table();
+        let table = queue.table();
         assert_eq!(table.waiting(), 0);
         for group in &table.groups {
             assert_eq!((group.numbers.len(), group.parties.len()), (0, 0));

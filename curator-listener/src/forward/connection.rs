@@ -56,9 +56,9 @@ pub(crate) enum ConnectError {
     Io(#[from] io::Error),
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    #[error("that is no address")]
+    #[error("invalid address")]
     Address,
-    #[error("does not speak HTTP/2: {0}")]
+    #[error("HTTP/2 handshake failed: {0}")]
     Http2(#[from] h2::Error),
 }
 
@@ -67,33 +67,33 @@ pub(crate) enum ConnectError {
 pub(crate) enum Closed {
     #[error("closed by the leader")]
     ByLeader,
-    #[error("not needed any more: another one has taken its slot")]
+    #[error("replaced by another connection")]
     Replaced,
     #[error("lost: {0}")]
     Lost(#[from] h2::Error),
-    #[error("silent for {0:?}")]
+    #[error("no answer to a ping for {0:?}")]
     Silent(Duration),
 }
 
 /// Descriptions for callers, who may be strangers: without details from the system or TLS.
 impl ConnectError {
-    pub(crate) const fn told(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Io(_) => "it cannot be connected to",
             Self::Silent(_) => "it does not answer",
-            Self::Address => "that is no address",
+            Self::Address => "invalid address",
             Self::Http2(_) => "it does not speak HTTP/2",
         }
     }
 }
 
 impl Closed {
-    pub(crate) const fn told(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::ByLeader => "closed by the leader",
             Self::Replaced => "replaced",
             Self::Lost(_) => "lost",
-            Self::Silent(_) => "cut: the leader is silent",
+            Self::Silent(_) => "closed: the leader does not answer pings",
         }
     }
 }
@@ -177,12 +177,12 @@ pub(crate) async fn connect(
     let authority = Authority::try_from(address).map_err(|_| ConnectError::Address)?;
     let opening = async {
         let stream = dial::connect(address, config).await?;
-        let heard = Arc::new(AtomicUsize::new(0));
+        let received = Arc::new(AtomicUsize::new(0));
         let io = match &config.tls {
             Some(tls) => dial::handshake(stream, tls, node_id).await?,
             None => Io::Plain(stream),
         };
-        let io = CountingStream::new(io, heard.clone());
+        let io = CountingStream::new(io, received.clone());
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.window_to_leader())
@@ -195,7 +195,7 @@ pub(crate) async fn connect(
             .await?;
         let mut pings = connection
             .ping_pong()
-            .ok_or_else(|| io::Error::other("no pings on a new connection"))?;
+            .ok_or_else(|| io::Error::other("a new connection cannot send pings"))?;
         // A host whose process hangs still accepts connections; only a pong proves that the process is alive.
         let mut connection = Box::pin(connection);
         tokio::select! {
@@ -205,9 +205,9 @@ pub(crate) async fn connect(
             }
             pong = pings.ping(Ping::opaque()) => pong?,
         };
-        Ok::<_, ConnectError>((requests, connection, pings, heard))
+        Ok::<_, ConnectError>((requests, connection, pings, received))
     };
-    let (requests, mut driver, pings, heard) = timeout(limit, opening)
+    let (requests, mut driver, pings, received) = timeout(limit, opening)
         .await
         .map_err(|_| ConnectError::Silent(limit))??;
     let (closed, reset_queue) = (Arc::new(AtomicBool::new(false)), Arc::<ResetQueue>::default());
@@ -231,7 +231,7 @@ pub(crate) async fn connect(
                 Ok(()) => Closed::ByLeader,
                 Err(error) => Closed::Lost(error),
             },
-            closed = watch_liveness(pings, heard, &ending.reset_queue, interval, ping_timeout) => closed,
+            closed = watch_liveness(pings, received, &ending.reset_queue, interval, ping_timeout) => closed,
         };
         ending.closed.store(true, Ordering::Relaxed);
         // Dropping the driver ends the calls on the connection.
@@ -258,7 +258,7 @@ impl Drop for Ending {
 /// not answered. Any data from the leader counts as a sign of life until a ping is due.
 async fn watch_liveness(
     mut pings: PingPong,
-    heard: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
     reset_queue: &ResetQueue,
     interval: Duration,
     ping_timeout: Duration,
@@ -266,7 +266,7 @@ async fn watch_liveness(
     loop {
         let limit = tokio::select! {
             () = sleep(interval) => {
-                if heard.swap(0, Ordering::Relaxed) > 0 {
+                if received.swap(0, Ordering::Relaxed) > 0 {
                     continue;
                 }
                 ping_timeout

@@ -60,20 +60,20 @@ struct ConnectionGroup {
     /// When all connections have this many calls, another one is opened.
     full: usize,
     /// The minimum and maximum number of connections.
-    least: usize,
-    most: usize,
+    min: usize,
+    max: usize,
     more: Notify,
 }
 
 impl ConnectionGroup {
-    fn new(config: &ListenerConfig, least: usize, most: usize) -> Arc<Self> {
+    fn new(config: &ListenerConfig, min: usize, max: usize) -> Arc<Self> {
         let calls = usize::try_from(config.calls_to_leader()).unwrap_or(usize::MAX).max(1);
         Arc::new(Self {
             connections: RwLock::default(),
             calls,
             full: (calls / 4 * 3).max(1),
-            least: least.clamp(1, most),
-            most,
+            min: min.clamp(1, max),
+            max,
             more: Notify::new(),
         })
     }
@@ -85,7 +85,7 @@ impl ConnectionGroup {
         for connection in connections.iter() {
             let Some(open) = connection.open() else { continue };
             let rank = (connection.is_worn(), open);
-            if emptiest.is_none_or(|(least, _)| rank < least) {
+            if emptiest.is_none_or(|(min, _)| rank < min) {
                 emptiest = Some((rank, connection));
             }
         }
@@ -122,7 +122,7 @@ impl ConnectionGroup {
             .iter()
             .all(|c| c.is_worn() || c.open().is_some_and(|open| open >= self.full));
         let more = usize::from(all_full && !connections.is_empty());
-        (connections.len() + more).clamp(self.least, self.most)
+        (connections.len() + more).clamp(self.min, self.max)
     }
 }
 
@@ -137,9 +137,10 @@ impl Pool {
         let unary = ConnectionGroup::new(config, config.leader_connections, MAX_CONNECTIONS);
         let streams = ConnectionGroup::new(config, 1, MAX_CONNECTIONS);
         let strangers = ConnectionGroup::new(config, 1, MAX_STRANGER_CONNECTIONS);
-        let why = match leader.addresses.is_empty() {
-            true => format!("{} leads and does not say where it can be limit_alerts", leader.node_id),
-            false => "no connection to the leader yet".to_owned(),
+        let why = if leader.addresses.is_empty() {
+            format!("the leader {} does not publish an address", leader.node_id)
+        } else {
+            "not connected to the leader yet".to_owned()
         };
         let (ready, readiness) = watch::channel(Ready {
             open: false,
@@ -186,9 +187,10 @@ impl Pool {
             return Ok(slot);
         }
         let ready = self.ready.borrow();
-        Err(match ready.open {
-            true => "all connections to the leader are full".to_owned(),
-            false => ready.why.clone(),
+        Err(if ready.open {
+            "all connections to the leader are full".to_owned()
+        } else {
+            ready.why.clone()
         })
     }
 
@@ -245,10 +247,10 @@ async fn keep(
             () = group.more.notified() => {}
             Some(closed) = open.join_next() => {
                 let here = group.prune() > 0;
-                let told = match closed {
+                let reason = match closed {
                     Ok(why) => {
                         info!(leader = leader.node_id, %why, "connection to the leader ended");
-                        why.told()
+                        why.reason()
                     }
                     Err(why) => {
                         warn!(leader = leader.node_id, %why, "connection to the leader ended");
@@ -257,7 +259,7 @@ async fn keep(
                 };
                 report(&|ready| {
                     ready.open = here;
-                    ready.why = format!("the connection to the leader was {told}");
+                    ready.why = format!("the connection to the leader was {reason}");
                 });
             }
         }
@@ -287,12 +289,12 @@ async fn connect_to_any(
             Err(error) => {
                 let text = error.to_string();
                 if *said == text {
-                    debug!(leader = leader.node_id, address, %error, "still no connection to the leader");
+                    debug!(leader = leader.node_id, address, %error, "cannot connect to the leader (as before)");
                 } else {
-                    warn!(leader = leader.node_id, address, %error, "no connection to the leader");
+                    warn!(leader = leader.node_id, address, %error, "cannot connect to the leader");
                     *said = text;
                 }
-                whys.push(format!("{} at {address}: {}", leader.node_id, error.told()));
+                whys.push(format!("{} at {address}: {}", leader.node_id, error.reason()));
             }
         }
     }

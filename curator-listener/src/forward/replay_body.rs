@@ -19,19 +19,19 @@ const CHUNK_OVERHEAD: usize = 64;
 #[derive(Debug)]
 pub(crate) struct ReplayBudget {
     kept: AtomicUsize,
-    most: usize,
+    limit: usize,
 }
 
 impl ReplayBudget {
-    pub(crate) fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             kept: AtomicUsize::new(0),
-            most,
+            limit,
         })
     }
 
     fn take(&self, bytes: usize) -> bool {
-        let room = |kept: usize| kept.checked_add(bytes).filter(|kept| *kept <= self.most);
+        let room = |kept: usize| kept.checked_add(bytes).filter(|kept| *kept <= self.limit);
         self.kept
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
             .is_ok()
@@ -169,9 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn source(
-        sizes: &[usize],
-    ) -> ReplayBody<impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin + use<>> {
+    fn body(sizes: &[usize]) -> ReplayBody<impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin + use<>> {
         within(sizes, &ReplayBudget::new(usize::MAX))
     }
 
@@ -190,12 +188,12 @@ mod tests {
     }
 
     async fn read(
-        source: &mut (impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin),
+        body: &mut (impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin),
         most: usize,
     ) -> Vec<u8> {
         let mut all = Vec::new();
         for _ in 0..most {
-            let Some(frame) = source.frame().await else { break };
+            let Some(frame) = body.frame().await else { break };
             all.extend_from_slice(&frame.unwrap().into_data().unwrap());
         }
         all
@@ -203,36 +201,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_can_be_sent_again_from_the_beginning() {
-        let mut source = source(&[1, 2, 3]);
-        assert_eq!(read(&mut source, 2).await, [0, 1, 1]);
-        assert!(source.rewind());
-        assert_eq!(read(&mut source, 1).await, [0]);
-        assert!(source.rewind());
-        assert_eq!(read(&mut source, 9).await, [0, 1, 1, 2, 2, 2]);
-        assert!(source.rewind());
-        assert_eq!(read(&mut source, 9).await, [0, 1, 1, 2, 2, 2]);
+        let mut body = body(&[1, 2, 3]);
+        assert_eq!(read(&mut body, 2).await, [0, 1, 1]);
+        assert!(body.rewind());
+        assert_eq!(read(&mut body, 1).await, [0]);
+        assert!(body.rewind());
+        assert_eq!(read(&mut body, 9).await, [0, 1, 1, 2, 2, 2]);
+        assert!(body.rewind());
+        assert_eq!(read(&mut body, 9).await, [0, 1, 1, 2, 2, 2]);
     }
 
     #[tokio::test]
     async fn no_more_is_kept_than_is_stated() {
-        let mut source = source(&[MAX_BUFFERED_BYTES - CHUNK_OVERHEAD, 1]);
-        read(&mut source, 1).await;
-        assert!(source.rewind());
-        assert_eq!(
-            read(&mut source, 9).await.len(),
-            MAX_BUFFERED_BYTES - CHUNK_OVERHEAD + 1
-        );
-        assert_eq!(source.kept.len(), 0);
-        assert!(!source.rewind(), "it must not be sent again in part");
+        let mut body = body(&[MAX_BUFFERED_BYTES - CHUNK_OVERHEAD, 1]);
+        read(&mut body, 1).await;
+        assert!(body.rewind());
+        assert_eq!(read(&mut body, 9).await.len(), MAX_BUFFERED_BYTES - CHUNK_OVERHEAD + 1);
+        assert_eq!(body.kept.len(), 0);
+        assert!(!body.rewind(), "it must not be sent again in part");
     }
 
     #[tokio::test]
     async fn small_pieces_are_no_way_around_the_bound() {
         for size in [0, 1] {
-            let mut source = source(&vec![size; 10_000]);
-            read(&mut source, 5_000).await;
-            assert!(source.kept.len() * CHUNK_OVERHEAD <= MAX_BUFFERED_BYTES);
-            assert!(!source.rewind());
+            let mut body = body(&vec![size; 10_000]);
+            read(&mut body, 5_000).await;
+            assert!(body.kept.len() * CHUNK_OVERHEAD <= MAX_BUFFERED_BYTES);
+            assert!(!body.rewind());
         }
     }
 
@@ -257,12 +252,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_kept_is_still_read_whole() {
-        let mut source = source(&[1, 2, 3]);
-        read(&mut source, 2).await;
-        assert!(source.rewind());
-        read(&mut source, 1).await;
+        let mut body = body(&[1, 2, 3]);
+        read(&mut body, 2).await;
+        assert!(body.rewind());
+        read(&mut body, 1).await;
         // One buffered frame has not been read again: it must not be lost.
-        source.stop_buffering();
-        assert_eq!(read(&mut source, 9).await, [1, 1, 2, 2, 2]);
+        body.stop_buffering();
+        assert_eq!(read(&mut body, 9).await, [1, 1, 2, 2, 2]);
     }
 }

@@ -57,7 +57,7 @@ impl Pace {
 
 /// What is left of a call at the leader. Dropping it resets the stream, unless the stream has ended.
 pub(crate) struct AbandonedCall {
-    pub(crate) answer: ResponseState,
+    pub(crate) response: ResponseState,
     /// `None` if the request has been sent completely.
     pub(crate) request: Option<RequestState>,
     /// The slot stays taken until then.
@@ -95,15 +95,15 @@ impl AbandonedCall {
     /// reset.
     fn has_ended(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        if let ResponseState::Awaited(response) = &mut self.answer {
+        if let ResponseState::Awaited(response) = &mut self.response {
             match Pin::new(response).poll(&mut cx) {
-                Poll::Ready(Ok(response)) => self.answer = ResponseState::Begun(response.into_body()),
+                Poll::Ready(Ok(response)) => self.response = ResponseState::Begun(response.into_body()),
                 // Reset by the leader, or lost with the connection.
                 Poll::Ready(Err(_)) => return true,
                 Poll::Pending => return false,
             }
         }
-        let ResponseState::Begun(stream) = &mut self.answer else {
+        let ResponseState::Begun(stream) = &mut self.response else {
             return false;
         };
         loop {

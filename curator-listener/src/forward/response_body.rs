@@ -115,7 +115,7 @@ impl Drop for ForwardedBody {
             return;
         }
         slot.abandon(|slot| AbandonedCall {
-            answer: ResponseState::Begun(stream),
+            response: ResponseState::Begun(stream),
             request: upload.and_then(RequestState::sending),
             slot,
         });

@@ -19,21 +19,21 @@ pub(crate) fn is_provably_unprocessed(error: &Error) -> bool {
 
 /// The refusal for a stream that ended without an answer.
 pub(crate) fn to_refusal(error: &Error) -> Refusal {
-    let unknown = "whether the call took effect is not known";
+    let unknown = "it is not known whether the call took effect";
     if error.is_reset() && error.is_remote() {
         return match error.reason() {
             Some(Reason::ENHANCE_YOUR_CALM) => Refusal::new(
                 Code::ResourceExhausted,
-                "the leader cut the call off: it asks for too much",
+                "the leader reset the call: too many resources used",
             ),
             reason => Refusal::unavailable(format!(
-                "the leader broke the call off ({}); {unknown}",
+                "the leader reset the call ({}); {unknown}",
                 reason.unwrap_or(Reason::INTERNAL_ERROR).description()
             )),
         };
     }
     // Never INTERNAL: the death of a leader is an ordinary fault.
-    Refusal::unavailable(format!("the connection to the leader was to_refusal; {unknown}"))
+    Refusal::unavailable(format!("the connection to the leader was lost; {unknown}"))
 }
 
 #[cfg(test)]

@@ -156,12 +156,12 @@ impl<L> InboundCounter<L> {
 }
 
 impl<L: ReadObserver> ReadObserver for InboundCounter<L> {
-    fn poll_ready_for_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.turn.poll(&self.ledger.held, cx)
     }
 
-    fn heard(&mut self, bytes: &[u8]) {
-        self.to.heard(bytes);
+    fn on_read(&mut self, bytes: &[u8]) {
+        self.to.on_read(bytes);
         self.frames.read(bytes, &mut Writing::to(&self.ledger));
     }
 }

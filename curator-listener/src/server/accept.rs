@@ -27,7 +27,7 @@ pub(crate) async fn accept(
 ) {
     // One kind of problem must not suppress the log of the other.
     let (mut complaint, mut refusals) = (LogLimiter::default(), LogLimiter::default());
-    let mut turn = workers.iter().cycle();
+    let mut next_worker = workers.iter().cycle();
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => return,
@@ -42,20 +42,20 @@ pub(crate) async fn accept(
                         continue;
                     }
                 };
-                let Some(worker) = turn.next() else {
+                let Some(worker) = next_worker.next() else {
                     continue;
                 };
                 tokio::select! {
                     () = stopping.cancelled() => return,
                     sent = worker.send((stream, permit)) => if sent.is_err() {
-                        warn!("a thread that serves connections is gone");
+                        warn!("a worker has ended");
                         return;
                     },
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                complaint.say(|| warn!(%error, "cannot accept connections at the moment; those that are open go on"));
+                complaint.say(|| warn!(%error, "cannot accept connections; open connections are not affected"));
                 sleep(RETRY_INTERVAL).await;
             }
         }

@@ -54,9 +54,9 @@ struct Waiting {
 /// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdmissionError {
-    #[error("as many as may are open, and all of them have calls")]
+    #[error("connection limit reached")]
     LimitReached,
-    #[error("as many of this peer as may are open")]
+    #[error("connection limit of the peer reached")]
     PeerLimitReached,
 }
 
@@ -164,8 +164,8 @@ impl Table {
         for waiting in self.new.values() {
             *counts.entry(waiting.peer).or_default() += 1;
         }
-        let most = counts.values().copied().max().unwrap_or_default();
-        let oldest = self.new.iter().find(|(_, waiting)| counts[&waiting.peer] == most);
+        let max = counts.values().copied().max().unwrap_or_default();
+        let oldest = self.new.iter().find(|(_, waiting)| counts[&waiting.peer] == max);
         let Some(number) = oldest.map(|(number, _)| *number) else {
             return;
         };

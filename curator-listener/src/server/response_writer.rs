@@ -59,7 +59,7 @@ pub(super) async fn send(
     let stream = match respond.send_response(Response::from_parts(head, ()), ended) {
         Ok(stream) => stream,
         Err(error) => {
-            debug!(%error, "an answer cannot be sent");
+            debug!(%error, "cannot send a response");
             respond.send_reset(Reason::INTERNAL_ERROR);
             return Err(Gone);
         }
@@ -72,7 +72,7 @@ pub(super) async fn send(
             turn: RoomWait::default(),
         };
         if let Err(gone) = sending.all(&mut body).await {
-            debug!("the client has given up a call");
+            debug!("the client has cancelled a call");
             return Err(gone);
         }
     }
@@ -146,7 +146,7 @@ impl Sending<'_> {
             return Ok(());
         }
         if self.behind.is_some_and(|window| !self.held.fits(window)) {
-            debug!("a call is ended: too many answers wait for the same caller to take them");
+            debug!("call reset: memory limit of the caller reached (unread responses)");
             self.stream.send_reset(Reason::ENHANCE_YOUR_CALM);
             return Err(Gone);
         }

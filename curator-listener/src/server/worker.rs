@@ -48,8 +48,20 @@ struct Start {
 }
 
 impl Worker {
+    /// Workers on this many threads of their own; with 0, one on the current runtime.
+    pub(crate) async fn start_all(threads: usize) -> io::Result<Vec<Self>> {
+        if threads == 0 {
+            return Ok(vec![Self::here()]);
+        }
+        let mut workers = Vec::with_capacity(threads);
+        for number in 0..threads {
+            workers.push(Self::on_thread(number).await?);
+        }
+        Ok(workers)
+    }
+
     /// A worker on the current runtime.
-    pub(crate) fn here() -> Self {
+    fn here() -> Self {
         let (connections, queue) = mpsc::channel(QUEUE_LENGTH);
         let (start, started) = oneshot::channel();
         let progress = Progress::default();
@@ -65,7 +77,7 @@ impl Worker {
     }
 
     /// A worker with its own thread. It waits for [`start`](Self::start).
-    pub(crate) async fn on_thread(number: usize) -> io::Result<Self> {
+    async fn on_thread(number: usize) -> io::Result<Self> {
         let (connections, queue) = mpsc::channel(QUEUE_LENGTH);
         let (start, started) = oneshot::channel();
         let (made, runtime) = oneshot::channel();
@@ -88,7 +100,7 @@ impl Worker {
         })?;
         let runtime = runtime
             .await
-            .unwrap_or_else(|_| Err(io::Error::other("the thread ended before it began")))?;
+            .unwrap_or_else(|_| Err(io::Error::other("the worker thread ended during its start")))?;
         let ended = Box::pin(async move {
             let _ = ended.await;
             // The thread has ended; resume its panic here, where it is noticed.

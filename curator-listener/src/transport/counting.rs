@@ -13,17 +13,17 @@ use crate::transport::Io;
 /// Observes what is read from a stream.
 pub(crate) trait ReadObserver: Unpin {
     /// Ready when more may be read.
-    fn poll_ready_for_read(&mut self, _: &mut Context<'_>) -> Poll<()> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
     /// These bytes have been read: at least one.
-    fn heard(&mut self, bytes: &[u8]);
+    fn on_read(&mut self, bytes: &[u8]);
 }
 
 /// Counts the bytes, wrapping around.
 impl ReadObserver for Arc<AtomicUsize> {
-    fn heard(&mut self, bytes: &[u8]) {
+    fn on_read(&mut self, bytes: &[u8]) {
         self.fetch_add(bytes.len(), Ordering::Relaxed);
     }
 }
@@ -42,12 +42,12 @@ impl<L> CountingStream<L> {
 
 impl<L: ReadObserver> AsyncRead for CountingStream<L> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(self.to.poll_ready_for_read(cx));
+        ready!(self.to.poll_ready(cx));
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = &buf.filled()[before..];
         if !read.is_empty() {
-            self.to.heard(read);
+            self.to.on_read(read);
         }
         polled
     }

@@ -1,4 +1,4 @@
-//! Clients that mean no good, or know no better: bounded in what they cost, and others are served.
+//! Abusive or faulty clients: their cost is bounded, and others are served.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::fixture::{Certificates, Instance, client, config, from, in_time, loca
 use crate::raw::{Answer, RawClient};
 use crate::shared::Bystanders;
 
-/// Nobody serves it; that much is said of a call before its body is looked at.
+/// No such method; that is answered before the body is read.
 const NOTHING: &str = "/curator.echo.v1.Echo/Nothing";
 
 /// Without TLS, and with it.
@@ -21,7 +21,7 @@ fn both() -> [Option<Certificates>; 2] {
     [None, Some(Certificates::new())]
 }
 
-/// Waits until the other side closes.
+/// Waits until the peer closes the connection.
 async fn closed(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 1_024];
     loop {
@@ -42,7 +42,7 @@ async fn a_client_that_says_nothing_is_cut_off() {
         stream.write_all(beginning).await.unwrap();
         assert!(closed(&mut stream).await);
     }
-    // What does not speak HTTP/2 at all is cut off at once.
+    // A client that does not speak HTTP/2 is disconnected at once.
     let mut stream = TcpStream::connect(instance.address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(closed(&mut stream).await);
@@ -88,14 +88,14 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
     in_time(calling).await.unwrap().expect("it was not idle");
 }
 
-/// A call that is under way goes on, and the connection ends with it.
+/// A call in flight goes on, and the connection ends with it.
 #[tokio::test]
 async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
     let mut config = config();
     config.max_connection_age = Some(Duration::from_millis(300));
     let instance = Instance::with(local(1).0, config, |service| service);
     let client = RawClient::connect(instance.address).await;
-    // A request that has begun, and is not at its end.
+    // A request that has begun and not ended.
     let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
     let refused = async {
         while client.try_begin("/curator.echo.v1.Echo/Say").is_some() {
@@ -116,7 +116,7 @@ async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
     in_time(instance.client().say(say(1))).await.unwrap();
 }
 
-/// A message that is longer than its service takes.
+/// A message above the limit of its service.
 #[tokio::test]
 async fn a_message_that_is_too_long_exhausts_a_resource() {
     let leader = Instance::serving(local(1).0, config(), |address| {
@@ -154,7 +154,7 @@ async fn only_so_many_connections_are_taken() {
     let mut stream = TcpStream::connect(instance.address).await.unwrap();
     assert!(closed(&mut stream).await);
     open.pop();
-    // There is room again once the end of one has been noticed.
+    // There is room again once the end of a call has been noticed.
     let back = async {
         while client(instance.address).say(say(1)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -176,7 +176,7 @@ async fn headers_that_are_too_long_are_refused() {
     in_time(leader.client().say(say(2))).await.unwrap();
 }
 
-/// What is no call is none to anybody: not to a leader, and not through a follower.
+/// A request that is not gRPC is refused by a leader and by a follower.
 #[tokio::test]
 async fn what_is_not_grpc_is_refused_as_http() {
     let (leader, _guard) = Instance::leading(1);
@@ -235,7 +235,7 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
     in_time(other.say(say(1))).await.expect("others are served");
     let (broken, why) = bystanders.broken().await;
     assert_eq!(broken, 0, "{why:?}");
-    // Whatever became of the flood, nothing of it is left at the leader.
+    // The flood has left nothing at the leader.
     in_time(leader.client().say(say(1))).await.unwrap();
 }
 
@@ -245,7 +245,7 @@ async fn more_calls_than_a_connection_may_have_wait_at_the_client() {
     config.max_concurrent_calls = 8;
     let instance = Instance::with(local(1).0, config, |service| service);
     let mut caller = instance.client();
-    // Then it knows the limit: before, it may send more, which are refused, and not begun.
+    // After one answer it knows the limit. Before, it may send more calls, which are refused.
     in_time(caller.say(say(0))).await.unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for id in 0..100 {
@@ -273,7 +273,7 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
     follower.serves(true).await;
     let mut streams = Vec::new();
     for _ in 0..60 {
-        // A connection of its own each, as the nodes have.
+        // Each with its own connection, as nodes have.
         let mut caller = follower.client();
         let endless = curator_echo::proto::CountRequest {
             messages: 0,
@@ -287,7 +287,7 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
     in_time(follower.client().say(say(1))).await.unwrap();
 }
 
-/// Streams take all connections for streams, and more of them wait: the connections for unary calls are left to unary calls.
+/// Streams use all connections for streams, and more of them wait. The connections for unary calls stay available.
 #[tokio::test]
 async fn streams_leave_the_connections_of_unary_calls_alone() {
     let mut config = config();
@@ -297,7 +297,7 @@ async fn streams_leave_the_connections_of_unary_calls_alone() {
     follower.serves(true).await;
     let (opened, mut opens) = tokio::sync::mpsc::unbounded_channel();
     let mut storm = tokio::task::JoinSet::new();
-    // Twice what both kinds of connections take.
+    // Twice the capacity of both groups of connections.
     for _ in 0..1_024 {
         let (mut caller, opened) = (follower.client(), opened.clone());
         storm.spawn(async move {
@@ -313,7 +313,7 @@ async fn streams_leave_the_connections_of_unary_calls_alone() {
             std::future::pending::<()>().await;
         });
     }
-    // As many as there are connections for.
+    // As many as the connections take.
     for _ in 0..256 {
         in_time(opens.recv()).await.unwrap();
     }
@@ -322,8 +322,8 @@ async fn streams_leave_the_connections_of_unary_calls_alone() {
     }
 }
 
-/// Strangers open connections and hang in the middle of their first words, more of them than there are seats, and none of them is
-/// late yet. Whoever means it is served at once.
+/// Strangers open connections and stop within their first bytes, more of them than the limit, before the handshake
+/// timeout. A client that goes on is served at once.
 #[tokio::test]
 async fn those_who_hang_keep_nobody_out() {
     for certificates in both() {
@@ -335,11 +335,11 @@ async fn those_who_hang_keep_nobody_out() {
         let instance = Instance::with(local(1).0, config, |service| service);
         let tls = certificates.as_ref().map(Certificates::client);
         let mut hanging = Vec::new();
-        // A record that begins a handshake, and the preface of HTTP/2: neither is whole.
+        // The beginning of a TLS record, and of the HTTP/2 preface.
         for words in [&b""[..], &[22, 3, 1, 1, 0, 1], b"PRI * HTTP/2.0\r\n"] {
             for _ in 0..80 {
                 let mut stream = from(66, instance.address).await;
-                // It may be cut before it has said anything.
+                // It may be closed before it has sent anything.
                 let _ = stream.write_all(words).await;
                 hanging.push(stream);
             }
@@ -349,7 +349,7 @@ async fn those_who_hang_keep_nobody_out() {
             let answer = in_time(honest.try_call("/curator.echo.v1.Echo/Nothing")).await.unwrap();
             assert_eq!(answer.code(), Some("12"));
         }
-        // Memory is bounded by their number: all but a few have been cut.
+        // Memory is bounded by their number: all but a few have been closed.
         let mut ends = tokio::task::JoinSet::new();
         let few = hanging.len() - 8;
         for mut stream in hanging {
@@ -373,7 +373,7 @@ async fn a_client_that_stalls_in_its_handshake_is_cut_off() {
         stream.write_all(beginning).await.unwrap();
         assert!(closed(&mut stream).await);
     }
-    // A byte now and then does not help.
+    // Single bytes do not prolong the timeout.
     let mut stream = TcpStream::connect(instance.address).await.unwrap();
     let mut sent = 0;
     let drip = async {
@@ -393,7 +393,7 @@ async fn a_client_that_stalls_in_its_handshake_is_cut_off() {
     assert_eq!(in_time(honest.try_call(NOTHING)).await.unwrap().code(), Some("12"));
 }
 
-/// Connections that speak and never call are the first to make room.
+/// Connections without calls are the first to be closed for others.
 #[tokio::test]
 async fn those_who_never_call_make_room_for_those_who_do() {
     for certificates in both() {
@@ -430,7 +430,7 @@ async fn those_who_never_call_make_room_for_those_who_do() {
 async fn one_peer_does_not_get_all_seats() {
     let mut config = config();
     config.max_connections_per_peer = Some(3);
-    // Otherwise whoever is not refused is cut for saying nothing.
+    // Otherwise a connection that is not refused would be closed by this timeout.
     config.handshake_timeout = Duration::from_secs(3_600);
     let instance = Instance::with(local(1).0, config, |service| service);
     let mut open = Vec::new();
@@ -448,11 +448,11 @@ async fn one_peer_does_not_get_all_seats() {
     assert!(open.iter().all(RawClient::is_open));
 }
 
-/// Sends as much of an endless request as the other side takes; returns how much that was, and the answer.
+/// Sends as much of an endless request as the peer accepts. Returns how much that was, and the answer.
 async fn upload(client: &RawClient, path: &str) -> (usize, Answer) {
     let (response, mut stream) = client.begin(path, &[("content-type", "application/grpc")]).await;
     let response = tokio::spawn(response);
-    // A message of 4 GiB, by its own words.
+    // The prefix of a message of 4 GiB.
     let mut piece = vec![0, 0xff, 0xff, 0xff, 0xff];
     piece.resize(16 << 10, 7);
     let piece = Bytes::from(piece);
@@ -477,7 +477,8 @@ async fn upload(client: &RawClient, path: &str) -> (usize, Answer) {
     (sent, Answer::read(in_time(response).await.unwrap().unwrap()).await)
 }
 
-/// What is refused for what its headers say is not read: no more than a window of it is ever taken, here and at the leader.
+/// The body of a call that is refused because of its headers is not read: at most one window is accepted, here and at
+/// the leader.
 #[tokio::test]
 async fn a_request_that_is_refused_is_not_read() {
     for certificates in both() {
@@ -500,7 +501,7 @@ async fn a_request_that_is_refused_is_not_read() {
     }
 }
 
-/// Headers that do not end: HTTP/2 lets them go on from frame to frame.
+/// Endless headers: HTTP/2 continues them from frame to frame.
 #[tokio::test]
 async fn headers_without_an_end_end_the_connection() {
     let instance = Instance::with(local(1).0, config(), |service| service);
@@ -512,7 +513,7 @@ async fn headers_without_an_end_end_the_connection() {
         frame.extend_from_slice(payload);
         frame
     };
-    // A literal field that nobody remembers: name `a`, and a value of 100 bytes.
+    // A literal field without indexing: name `a`, and a value of 100 bytes.
     let mut field = vec![0x00, 0x01, b'a', 100];
     field.resize(104, b'x');
     let block = field.repeat(150);
@@ -528,12 +529,12 @@ async fn headers_without_an_end_end_the_connection() {
         }
     };
     in_time(flood).await;
-    // What the kernel has taken counts as sent.
+    // Data in the kernel's buffers counts as sent.
     assert!(sent < 16 << 20, "{sent}");
     in_time(instance.client().say(say(1))).await.unwrap();
 }
 
-/// With no room to keep anything, calls that wait go through all the same: each is sent once.
+/// Without a retry budget, waiting calls still succeed: each is sent once.
 #[tokio::test]
 async fn what_is_kept_of_requests_is_bounded_and_nobody_is_refused_for_it() {
     let mut config = config();
@@ -552,7 +553,7 @@ async fn what_is_kept_of_requests_is_bounded_and_nobody_is_refused_for_it() {
     }
 }
 
-/// As many handshakes at once as there can be, on one thread: calls go on meanwhile, and every handshake succeeds.
+/// As many simultaneous handshakes as possible, on one thread: calls go on meanwhile, and every handshake succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_handshakes_does_not_stop_calls() {
     let certificates = Arc::new(Certificates::new());
@@ -589,7 +590,7 @@ async fn a_flood_of_handshakes_does_not_stop_calls() {
     assert!(calls > 10, "{calls} calls during the flood");
 }
 
-/// A stranger may know who leads and where, as `CuratorLocal` says to anybody, and nothing that the system or TLS has to say.
+/// A stranger may learn who leads and where, as `CuratorLocal` reports, but no errors of the system or of TLS.
 #[tokio::test]
 async fn a_refusal_says_nothing_of_the_inside() {
     let [_, certificates] = both();
@@ -597,7 +598,7 @@ async fn a_refusal_says_nothing_of_the_inside() {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         socket.local_addr().unwrap()
     };
-    // One that speaks no TLS.
+    // A leader without TLS.
     let plain = Instance::with(local(1).0, config(), |service| service);
     for (leader, tls) in [(nobody, None), (plain.address, certificates.as_ref())] {
         let mut config = config();

@@ -1,4 +1,4 @@
-//! Instances, their roles, and clients.
+//! The fixture of the listener's tests: instances, roles, certificates and clients.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -26,15 +26,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
 
-/// What takes no time worth speaking of, on a machine that is busy with other tests.
+/// The maximum time for anything that should happen at once, on a busy machine.
 pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Waits, but not for ever.
+/// Waits with a timeout.
 pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(WAIT_TIMEOUT, what).await.expect("in time")
 }
 
-/// One listener.
+/// A running listener.
 pub(crate) struct Instance {
     pub(crate) address: SocketAddr,
     pub(crate) status: Arc<StaticStatus>,
@@ -43,7 +43,7 @@ pub(crate) struct Instance {
     pub(crate) running: JoinHandle<Result<(), ListenError>>,
 }
 
-/// Limits that do not make a test wait.
+/// A configuration with short limits.
 pub(crate) fn config() -> ListenerConfig {
     let mut config = ListenerConfig::default();
     config.hold_cap = Duration::from_secs(10);
@@ -63,7 +63,7 @@ pub(crate) fn term(revision: i64) -> TermId {
     }
 }
 
-/// Another instance leads.
+/// Another instance is the leader.
 pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
     Role::Remote(Leader {
         node_id: format!("node-{}", address.port()),
@@ -73,7 +73,7 @@ pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
     })
 }
 
-/// This instance leads, until the guard says otherwise.
+/// This instance is the leader until the guard ends.
 pub(crate) fn local(revision: i64) -> (Role, Arc<TestGuard>) {
     let guard = Arc::new(TestGuard {
         valid: AtomicBool::new(true),
@@ -98,7 +98,7 @@ impl TestGuard {
         self.ended.cancel();
     }
 
-    /// Ends the term, and tells nobody who does not ask: the clock has passed the deadline, and nothing has run since.
+    /// Ends the term without a notification, as when the clock passes the deadline and no task has run since.
     pub(crate) fn end_in_silence(&self) {
         self.valid.store(false, Ordering::SeqCst);
     }
@@ -119,7 +119,7 @@ impl TermGuard for TestGuard {
     }
 }
 
-/// Certificates that instances and clients share.
+/// The certificates of instances and clients.
 pub(crate) struct Certificates {
     server: Party,
     client: Party,
@@ -136,7 +136,7 @@ impl Certificates {
         }
     }
 
-    /// Those that were written into a directory.
+    /// Reads certificates from a directory.
     #[allow(dead_code, reason = "of the process that is measured")]
     pub(crate) fn read(directory: &Path) -> Self {
         let [server, client] = [SERVER, CLIENT].map(|name| Party::read(directory, name).unwrap());
@@ -147,7 +147,7 @@ impl Certificates {
         }
     }
 
-    /// For a listener. All may forward.
+    /// A configuration for a listener. Every caller may forward.
     pub(crate) fn tls(&self) -> Tls {
         Tls {
             server: self.newest.subscribe(),
@@ -160,12 +160,12 @@ impl Certificates {
         self.client.client().unwrap()
     }
 
-    /// For a client that shows no certificate.
+    /// A configuration for a client without a certificate.
     pub(crate) fn stranger(&self) -> Arc<ClientConfig> {
         self.client.stranger().unwrap()
     }
 
-    /// A client with a connection of its own, and the certificate of [`client`](Self::client).
+    /// A client with its own connection and the certificate of [`client`](Self::client).
     pub(crate) fn echo(&self, address: SocketAddr) -> EchoClient<Channel> {
         let tls = TlsConnector::from(self.client());
         let connector = tower::service_fn(move |_: http::Uri| {
@@ -200,7 +200,7 @@ impl Forwarders for Anybody {
     }
 }
 
-/// The leader at an address, by the name that is in the certificates.
+/// The leader at an address, with the name in the certificates.
 pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
     Role::Remote(Leader {
         node_id: SERVER.into(),
@@ -210,7 +210,7 @@ pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
     })
 }
 
-/// The echo service, which answers with the port of its instance as the node.
+/// The echo service. It reports the port of its instance as the node.
 pub(crate) fn echo(
     services: impl Fn(EchoService) -> EchoService + Send + Sync + 'static,
     node: SocketAddr,
@@ -258,28 +258,28 @@ impl Instance {
         (Self::start(role), guard)
     }
 
-    /// A follower of that one.
+    /// A follower of the leader at this address.
     pub(crate) fn following(leader: SocketAddr, revision: i64) -> Self {
         Self::start(remote(leader, revision))
     }
 
-    /// A client with a connection of its own.
+    /// A client with its own connection.
     pub(crate) fn client(&self) -> EchoClient<Channel> {
         client(self.address)
     }
 
-    /// The name that it answers with.
+    /// The node name in its answers.
     pub(crate) fn name(&self) -> String {
         self.address.port().to_string()
     }
 
-    /// Waits until it says of itself that calls get through, or not.
+    /// Waits until the health service reports this state.
     pub(crate) async fn serves(&self, serving: bool) {
         let mut watch = self.handle.serving();
         in_time(watch.wait_for(|now| *now == serving)).await.unwrap();
     }
 
-    /// Stops it, which must go well.
+    /// Stops it without errors.
     pub(crate) async fn stop(self) {
         self.cancel.cancel();
         in_time(self.running).await.unwrap().unwrap();
@@ -310,7 +310,7 @@ pub(crate) async fn from(host: u8, to: SocketAddr) -> TcpStream {
     in_time(socket.connect(to)).await.unwrap()
 }
 
-/// A message as it stands in a body.
+/// A gRPC message with its prefix.
 pub(crate) fn message(message: &impl prost::Message) -> Bytes {
     let encoded = message.encode_to_vec();
     let mut body = vec![0];

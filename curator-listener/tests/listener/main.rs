@@ -1,6 +1,6 @@
-//! The listener on real sockets: instances in one process, with roles that the tests set, and leaders that misbehave.
+//! The listener on real sockets: instances in one process, roles set by the tests, and faulty leaders.
 //!
-//! Every wait is for an event and has an upper bound.
+//! Every wait is for an event and has a timeout.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 #![allow(

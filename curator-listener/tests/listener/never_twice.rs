@@ -1,4 +1,4 @@
-//! A call is sent again only if nothing of it can have run.
+//! A call is sent again only if it provably did not run.
 
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ async fn a_leader_that_is_going_away_keeps_what_it_has_and_gets_nothing_new() {
     let running = leader.next().await;
     let old = running.connection;
     leader.order(Order::GoAway);
-    // Whatever comes after, before or after the follower has heard of it, runs once on another connection.
+    // A call that comes before or after the follower has noticed runs once, on another connection.
     let client = RawClient::connect(follower.address).await;
     let second = begin(client, b"second");
     let seen: Seen = loop {
@@ -70,7 +70,7 @@ async fn a_leader_that_is_going_away_keeps_what_it_has_and_gets_nothing_new() {
     assert!(leader.is_quiet());
 }
 
-/// What a leader says in GOAWAY decides: streams above the one that it names never ran.
+/// The stream id in GOAWAY decides: streams above it never ran.
 async fn after_goaway(last_stream: u32) -> (tokio::task::JoinHandle<crate::raw::Answer>, RawLeader) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -78,7 +78,7 @@ async fn after_goaway(last_stream: u32) -> (tokio::task::JoinHandle<crate::raw::
     let client = RawClient::connect(follower.address).await;
     let calling = begin(client, b"all of it");
     assert_eq!(goes_away_naming(last_stream, &socket).await, 1);
-    // The follower goes on for as long as the test does.
+    // The follower must live as long as the test.
     std::mem::forget(follower);
     (calling, RawLeader::on(socket))
 }
@@ -190,7 +190,7 @@ async fn a_leader_that_does_not_listen_yet_is_waited_for() {
 
 #[tokio::test]
 async fn a_leader_that_accepts_and_says_nothing_costs_no_call_its_deadline() {
-    // The system accepts for a process that hangs.
+    // The kernel accepts connections for a process that hangs.
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let follower = Instance::following(socket.local_addr().unwrap(), 1);
     let client = RawClient::connect(follower.address).await;
@@ -215,14 +215,14 @@ async fn a_leader_that_hangs_is_noticed_within_the_bound() {
     let follower = Instance::with(remote(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     let client = RawClient::connect(follower.address).await;
-    // Without a deadline of its own.
+    // Without a deadline.
     let calling = tokio::spawn(async move { client.call("/a.B/C", &[], b"x").await });
     let _seen = leader.next().await;
     let began = Instant::now();
     leader.order(Order::Hang);
     let answer = in_time(calling).await.unwrap();
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
-    // Heard of last just before: at most one interval without a ping, one that is not answered, and some for the machine.
+    // Worst case: an interval without a ping, a ping that is not answered, and a margin for a busy machine.
     assert!(
         began.elapsed() < Duration::from_millis(900 + 300),
         "{:?}",

@@ -1,4 +1,4 @@
-//! HTTP/2 without gRPC: a client that sees everything, and leaders that do as a test says.
+//! HTTP/2 without gRPC: a client that sees everything, and leaders that the tests control.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl RawClient {
         Self::over(stream, address, window).await.unwrap()
     }
 
-    /// With TLS, if there is a configuration; an error if the other side does not go along.
+    /// With TLS, if there is a configuration. An error if the handshake fails.
     pub(crate) async fn secured(address: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         match tls {
@@ -77,7 +77,7 @@ impl RawClient {
         })
     }
 
-    /// A call without a message, if the connection is still there.
+    /// A call without a message, if the connection is open.
     pub(crate) async fn try_call(&self, path: &str) -> Option<Answer> {
         let request =
             Request::post(format!("http://{}{path}", self.authority)).header("content-type", "application/grpc");
@@ -98,7 +98,7 @@ impl RawClient {
         requests.send_request(request.body(()).unwrap(), false).unwrap()
     }
 
-    /// A request without a body, whatever it is.
+    /// Any request without a body.
     pub(crate) async fn request(&self, method: &str, path: &str, content_type: Option<&str>) -> Response<RecvStream> {
         let mut request = Request::builder()
             .method(method)
@@ -111,7 +111,7 @@ impl RawClient {
         in_time(response).await.unwrap()
     }
 
-    /// Begins a call at once, if the connection takes it.
+    /// Begins a call at once, if the connection accepts it.
     pub(crate) fn try_begin(&self, path: &str) -> Option<(ResponseFuture, SendStream<Bytes>)> {
         let request = Request::post(format!("http://{}{path}", self.authority))
             .header("content-type", "application/grpc")
@@ -120,7 +120,7 @@ impl RawClient {
         self.requests.clone().send_request(request, false).ok()
     }
 
-    /// As many calls as the other side has said that it takes at a time.
+    /// The maximum number of concurrent calls that the peer has announced.
     pub(crate) fn most_calls(&self) -> usize {
         self.requests.current_max_send_streams()
     }
@@ -138,7 +138,7 @@ impl RawClient {
     }
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
@@ -163,7 +163,7 @@ impl Answer {
         }
     }
 
-    /// The gRPC code, from the trailers or, if it has none, from the headers.
+    /// The gRPC code, from the trailers or else from the headers.
     pub(crate) fn code(&self) -> Option<&str> {
         let status = self
             .trailers
@@ -181,11 +181,11 @@ impl Answer {
     }
 }
 
-/// A request that has come in at a leader.
+/// A request that has arrived at a leader.
 pub(crate) struct Seen {
     pub(crate) request: Request<RecvStream>,
     pub(crate) respond: SendResponse<Bytes>,
-    /// On which of the connections, from 0.
+    /// The index of its connection.
     pub(crate) connection: usize,
 }
 
@@ -206,7 +206,7 @@ impl Seen {
         self.request.headers().get(name)?.to_str().ok()
     }
 
-    /// An answer with a body, and OK.
+    /// A response with a body and OK.
     pub(crate) fn answer(mut self, body: &'static [u8]) {
         let mut stream = self.begin();
         stream.send_data(Bytes::from_static(body), false).unwrap();
@@ -215,7 +215,7 @@ impl Seen {
         stream.send_trailers(trailers).unwrap();
     }
 
-    /// The head of an answer.
+    /// The head of a response.
     pub(crate) fn begin(&mut self) -> SendStream<Bytes> {
         let head = Response::builder().header("content-type", "application/grpc");
         self.respond.send_response(head.body(()).unwrap(), false).unwrap()
@@ -225,15 +225,15 @@ impl Seen {
 /// What a leader of raw HTTP/2 does with its connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Order {
-    /// Tells all connections that nothing more is taken.
+    /// Sends GOAWAY on all connections.
     GoAway,
     /// Closes all connections.
     Close,
-    /// Stops all of it, as a process that hangs.
+    /// Stops all of them, like a process that hangs.
     Hang,
 }
 
-/// A leader that hands its requests to the test.
+/// A leader that passes its requests to the test.
 pub(crate) struct RawLeader {
     pub(crate) address: SocketAddr,
     seen: mpsc::UnboundedReceiver<Seen>,
@@ -324,9 +324,9 @@ async fn serve(
     }
 }
 
-/// A leader that speaks HTTP/2 byte by byte: it answers the first request of its first connection with GOAWAY, naming the last
-/// stream that it says it has processed, and closes. Returns how many requests it got on that connection; a further one is
-/// handed to the caller.
+/// A leader that speaks HTTP/2 byte by byte. It answers the first request of its first connection with a GOAWAY that
+/// names the last processed stream, and closes. Returns the number of requests on that connection; a further one is
+/// passed to the test.
 pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> usize {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     const HEADERS: u8 = 1;
@@ -340,7 +340,7 @@ pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> 
         frame.extend_from_slice(payload);
         frame
     };
-    // Whoever connects second, for streams, is left waiting.
+    // The second connection, for streams, is left waiting.
     let mut others = Vec::new();
     loop {
         let (mut stream, _) = in_time(socket.accept()).await.unwrap();
@@ -378,7 +378,7 @@ pub(crate) async fn goes_away_naming(last_stream: u32, socket: &TcpListener) -> 
     }
 }
 
-/// A leader, an instance that follows it and calls it already, and a client of that one.
+/// A leader, an instance that follows it and is connected, and a client of that instance.
 pub(crate) async fn pair() -> (RawLeader, Instance, RawClient) {
     let leader = RawLeader::start().await;
     let follower = Instance::following(leader.address, 1);

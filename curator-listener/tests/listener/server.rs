@@ -1,5 +1,5 @@
-//! What clients expect of any gRPC server: many calls on one connection, a status for whatever is refused, and an address that
-//! answers until the process can no longer help.
+//! What clients expect of a gRPC server: many calls on one connection, a status for each refusal, and an address that
+//! answers until the process cannot help any more.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::shared::{Bystanders, Bytewise, endless};
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
 
-/// Clients open one connection for everything. A call that does not fit on it waits at the client, where nobody sees it.
+/// Clients use one connection for all calls. A call above the limit waits in the client, invisibly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_calls_fit_on_one_connection() {
     let (leader, _guard) = Instance::leading(1);
@@ -34,7 +34,7 @@ async fn many_calls_fit_on_one_connection() {
     }
 }
 
-/// Strangers get as many as clients take for granted, and no further than a few more.
+/// Strangers get as many calls as clients assume by default, and a few more.
 #[tokio::test]
 async fn strangers_have_fewer_calls_at_a_time() {
     let certificates = Certificates::new();
@@ -43,14 +43,14 @@ async fn strangers_have_fewer_calls_at_a_time() {
     let instance = Instance::with(undetermined(), config, |service| service);
     for (tls, calls) in [(certificates.stranger(), 128), (certificates.client(), 1_024)] {
         let client = in_time(RawClient::secured(instance.address, Some(&tls))).await.unwrap();
-        // Answered, so that it knows the limits.
+        // After one answer the client knows the limits.
         let health = in_time(client.try_call("/grpc.health.v1.Health/Nothing")).await;
         assert!(health.is_some());
         assert_eq!(client.most_calls(), calls);
     }
 }
 
-/// A client that gives up many calls at once, over and over and while the other side is busy, keeps what it has open.
+/// A client that cancels many calls at once, repeatedly and while the server is busy, keeps its open calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_are_given_up_at_once_cost_no_other_of_the_same_client() {
     let certificates = Certificates::new();
@@ -65,13 +65,13 @@ async fn calls_that_are_given_up_at_once_cost_no_other_of_the_same_client() {
         let (watching, mut request) = caller.begin(COUNT, &[]).await;
         request.send_data(message(&endless()), true).unwrap();
         let mut watching = in_time(watching).await.unwrap().into_body();
-        // Refused by what their heads say, while their messages are still on the way.
+        // Refused because of their heads, while their messages are in transit.
         let piece = Bytes::from(vec![0; 1_000]);
         for _ in 0..rounds {
             let mut calls = Vec::new();
             for _ in 0..100 {
                 let (response, mut body) = caller.begin("/curator.echo.v1.Echo/Nothing", &[]).await;
-                // It may be refused already.
+                // It may have been refused.
                 let _ = body.send_data(piece.clone(), false);
                 calls.push((response, body));
             }
@@ -89,7 +89,7 @@ async fn calls_that_are_given_up_at_once_cost_no_other_of_the_same_client() {
     }
 }
 
-/// Whoever sends too much metadata is told so, and its other calls go on.
+/// A call with too much metadata is refused, and the other calls of the connection go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_that_are_too_long_get_a_status_on_their_stream() {
     let certificates = Certificates::new();
@@ -103,7 +103,7 @@ async fn heads_that_are_too_long_get_a_status_on_their_stream() {
         request.send_data(message(&endless()), true).unwrap();
         let mut watching = in_time(watching).await.unwrap().into_body();
         for length in [100 << 10, 200 << 10, longest] {
-            // Values of text, as long as HTTP libraries take them.
+            // Text values, as long as HTTP libraries accept.
             let values: Vec<String> = (0..length / (16 << 10)).map(|_| "abcdefgh".repeat(2 << 10)).collect();
             let names: Vec<String> = (0..values.len()).map(|number| format!("x-{number}")).collect();
             let headers: Vec<_> = names
@@ -114,7 +114,7 @@ async fn heads_that_are_too_long_get_a_status_on_their_stream() {
             let answer = caller.call(SAY, &headers, &message(&say(1))).await;
             assert_eq!(answer.code(), Some("8"), "{length}: {answer:?}");
         }
-        // What is longer than is read ends its own call.
+        // A head above the read limit ends its own call.
         let value = "abcdefgh".repeat(longest / 8 / 4);
         let headers = ["x-1", "x-2", "x-3", "x-4", "x-5"].map(|name| (name, value.as_str()));
         let (response, mut body) = caller.begin(SAY, &headers[..]).await;
@@ -125,8 +125,8 @@ async fn heads_that_are_too_long_get_a_status_on_their_stream() {
     }
 }
 
-/// gRPC's C library sends its whole target as the authority if that is a list. HTTP/2 as it is read here takes no such name, which
-/// costs the call and nothing else; `docs/operations.md` says what to set.
+/// gRPC's C library sends its whole target as the authority if it is a list. HTTP/2 rejects such an authority, which
+/// only costs the call; `docs/operations.md` says what to set.
 #[tokio::test]
 async fn an_authority_that_is_a_list_costs_its_call_and_no_more() {
     let (leader, _guard) = Instance::leading(1);
@@ -142,20 +142,20 @@ async fn an_authority_that_is_a_list_costs_its_call_and_no_more() {
     caller.answer().await;
 }
 
-/// Whoever knows one address only finds somebody there until nothing more can be done.
+/// A client that knows only one address can connect until the instance cannot help any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_stops_listens_as_long_as_it_can_help() {
     let (leader, _guard) = Instance::leading(1);
     let follower = Instance::following(leader.address, 1);
     follower.serves(true).await;
-    // It is waited for as long as it may be.
+    // The drain waits for it as long as it may.
     let mut stream = in_time(follower.client().count(endless())).await.unwrap().into_inner();
     in_time(stream.message()).await.unwrap().unwrap();
     follower.cancel.cancel();
     let began = Instant::now();
     let mut last = Duration::ZERO;
     loop {
-        // A connection of its own each time, as a tool has it.
+        // A new connection each time, as command line tools do.
         match tokio::time::timeout(Duration::from_secs(5), client(follower.address).say(say(1))).await {
             Ok(Ok(answer)) => {
                 assert_eq!(answer.into_inner().node, leader.name());
@@ -174,8 +174,8 @@ async fn an_instance_that_stops_listens_as_long_as_it_can_help() {
     assert!(began.elapsed() < most + Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
-/// After a failover thousands open their streams anew while nobody leads yet. Each is served in the end, or told when to come
-/// again, and unary calls find room beside them.
+/// After a failover thousands of clients reopen their streams while there is no leader. Each stream is served in the
+/// end or refused with a retry delay, and unary calls find room beside them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_come_again() {
     const PEERS: u8 = 50;
@@ -205,14 +205,14 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
         let again: u64 = again.parse().unwrap();
         assert!((500..2_000).contains(&again), "{again}");
     };
-    // Those for whom there is no room know it at once.
+    // Calls above the limit are refused at once.
     let too_many = usize::from(PEERS) * EACH - HOLD_LIMIT;
     for _ in 0..too_many {
         let answer = in_time(answers.join_next()).await.unwrap().unwrap();
         assert_eq!(answer.code(), Some("8"), "{answer:?}");
         told(&answer);
     }
-    // Calls of others find room beside them.
+    // Calls of other callers find room.
     let mut others = JoinSet::new();
     for peer in 0..50 {
         let stream = from(200 + peer % 50, instance.address).await;
@@ -235,7 +235,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
         served += 1;
     }
     assert_eq!(served, HOLD_LIMIT - 50);
-    // Nobody leads again, and for longer than calls wait.
+    // No leader again, for longer than calls wait.
     let mut short = config();
     short.hold_cap = Duration::from_millis(100);
     let leaderless = Instance::with(undetermined(), short, |service| service);

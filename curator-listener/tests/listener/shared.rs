@@ -1,5 +1,5 @@
-//! A follower carries all its callers over a few connections to the leader: nothing that one of them does or lets happen ends
-//! one that others use. In each scenario bystanders are in flight.
+//! A follower carries the calls of all callers on a few connections to the leader. No caller can end a connection
+//! that others use. In each scenario bystanders have calls in flight.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,13 +26,14 @@ use crate::raw::{RawClient, RawLeader};
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
 
-/// A leader whose only thread stands still for as many milliseconds as the id of a call says, if that is one of [`stand_still`].
+/// A leader whose only thread blocks for as many milliseconds as the id of a call says, if the id is one of
+/// [`stand_still`].
 struct Still {
     leader: Instance,
     stands: Arc<Notify>,
 }
 
-/// The id of a call that has the leader stand still for so long.
+/// The id of a call that blocks the leader for this long.
 fn stand_still(how_long: Duration) -> u64 {
     u64::MAX - u64::try_from(how_long.as_millis()).unwrap()
 }
@@ -60,7 +61,7 @@ impl Still {
         }
     }
 
-    /// Has it stand still, by a call that comes to it directly; returns once it does.
+    /// Blocks the leader with a direct call. Returns once it is blocked.
     async fn stand(&self, client: &RawClient, how_long: Duration) {
         let (response, mut body) = client.begin(SAY, &[]).await;
         body.send_data(message(&say(stand_still(how_long))), true).unwrap();
@@ -69,7 +70,7 @@ impl Still {
     }
 }
 
-/// Streams like those that nodes have open, through one instance.
+/// Open streams through one instance, like those of nodes.
 pub(crate) struct Bystanders {
     streams: JoinSet<Result<(), Status>>,
     over: Arc<AtomicBool>,
@@ -93,7 +94,7 @@ impl Bystanders {
         Self { streams, over }
     }
 
-    /// How many of them have broken so far, and why the last one did.
+    /// How many of them have ended so far, and why the last one did.
     pub(crate) async fn broken(mut self) -> (usize, Option<Status>) {
         self.over.store(true, Ordering::Relaxed);
         let (mut broken, mut why) = (0, None);
@@ -107,7 +108,7 @@ impl Bystanders {
     }
 }
 
-/// What asks for a stream that does not end.
+/// The request of an endless stream.
 pub(crate) const fn endless() -> CountRequest {
     CountRequest {
         messages: 0,
@@ -124,7 +125,7 @@ async fn watch(address: SocketAddr, tls: Option<&Certificates>) -> Streaming<Say
     in_time(client.count(endless())).await.unwrap().into_inner()
 }
 
-/// Deadlines pass while the leader stands still, again and again; whoever has the time is answered once it goes on.
+/// Deadlines pass while the leader is blocked, repeatedly. Calls with enough time are answered afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deadlines_that_pass_while_the_leader_stands_still_harm_nobody() {
     let still = Still::with(None);
@@ -157,7 +158,8 @@ async fn deadlines_that_pass_while_the_leader_stands_still_harm_nobody() {
     hasty.shutdown().await;
 }
 
-/// Somebody calls in bursts with a deadline that cannot be kept, as a stranger without a certificate and without TLS at all.
+/// Bursts of calls with deadlines that cannot be kept, from a stranger without a certificate and from a caller
+/// without TLS.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bursts_of_deadlines_that_cannot_be_kept_break_no_stream() {
     for tls in [None, Some(Certificates::new())] {
@@ -182,13 +184,13 @@ async fn bursts_of_deadlines_that_cannot_be_kept_break_no_stream() {
         .unwrap();
         for burst in 0..60 {
             if burst % 4 == 0 {
-                // The leader has much to do.
+                // The leader is busy.
                 still.stand(&direct, Duration::from_millis(20)).await;
             }
             let mut answers = Vec::new();
             for _ in 0..100 {
                 let (response, mut body) = stranger.begin(COUNT, &[("grpc-timeout", "1m")]).await;
-                // Its deadline may have passed by then.
+                // Its deadline may have passed.
                 let _ = body.send_data(message(&endless()), true);
                 answers.push(response);
             }
@@ -199,7 +201,7 @@ async fn bursts_of_deadlines_that_cannot_be_kept_break_no_stream() {
     }
 }
 
-/// A caller cancels as many calls at once as its own connection just bears.
+/// A caller cancels as many calls at once as its own connection tolerates.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bursts_of_cancels_break_no_stream() {
     let still = Still::with(None);
@@ -219,7 +221,7 @@ async fn bursts_of_cancels_break_no_stream() {
                     body.send_data(message(&endless()), true).unwrap();
                     calls.push((response, body));
                 }
-                // They have got as far as the follower sends them on.
+                // Until the follower has forwarded them.
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 drop(calls);
                 in_time(canceller.call(SAY, &[], &message(&say(1)))).await
@@ -253,7 +255,7 @@ impl Bytewise {
         in_time(self.0.write_all(&frame)).await.unwrap();
     }
 
-    /// The head of a call, of literal fields that nobody remembers.
+    /// The head of a call, with literal fields without indexing.
     async fn begin(&mut self, stream: u32, path: &str) {
         self.begin_at(stream, "x", path).await;
     }
@@ -276,17 +278,17 @@ impl Bytewise {
         self.frame(1, 4, stream, &block).await;
     }
 
-    /// Reads until this many streams have been reset by the other side.
+    /// Reads until the peer has reset this many streams.
     pub(crate) async fn resets(&mut self, number: usize) {
         self.frames(3, number).await;
     }
 
-    /// Reads until an answer begins.
+    /// Reads until a response begins.
     pub(crate) async fn answer(&mut self) {
         self.frames(1, 1).await;
     }
 
-    /// Reads until there have been so many frames of a kind.
+    /// Reads until this many frames of a type have arrived.
     async fn frames(&mut self, kind: u8, mut number: usize) {
         while number > 0 {
             let mut head = [0; 9];
@@ -301,7 +303,7 @@ impl Bytewise {
     }
 }
 
-/// Calls that end by a window update that makes the window too large, which the follower answers with a reset of its own.
+/// Calls that end by a window update that overflows the window, which the follower answers with its own reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn windows_that_are_made_too_large_break_no_stream() {
     let still = Still::with(None);
@@ -315,7 +317,7 @@ async fn windows_that_are_made_too_large_break_no_stream() {
         for number in 0..200 {
             let stream = number * 2 + 1;
             made.begin(stream, COUNT).await;
-            // Two calls at a time: sent on, and then broken.
+            // Two calls at a time: forwarded, and then broken.
             if number % 2 == 1 {
                 tokio::time::sleep(Duration::from_micros(500)).await;
                 let too_much = 0x7fff_ffff_u32.to_be_bytes();
@@ -329,14 +331,14 @@ async fn windows_that_are_made_too_large_break_no_stream() {
     assert_eq!(broken, 0, "{why:?}");
 }
 
-/// Metadata that HTTP/2 makes longer on its way: a byte that text does not have takes four in the code for text.
+/// Metadata that HPACK makes longer: a byte that is not text takes four bytes in the Huffman code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metadata_that_grows_on_its_way_breaks_no_stream() {
     let (leader, _guard) = Instance::leading(1);
     let follower = Instance::following(leader.address, 1);
     follower.serves(true).await;
     let bystanders = Bystanders::begin(&follower, 5, None).await;
-    // Not through h2's client, which would make it as long.
+    // Not with h2's client, which would make it as long.
     let mut caller = Bytewise::connect(follower.address).await;
     let mut block = Vec::new();
     for (name, value) in [
@@ -352,7 +354,7 @@ async fn metadata_that_grows_on_its_way_breaks_no_stream() {
         block.extend_from_slice(value.as_bytes());
     }
     for name in [b'a', b'b', b'c', b'd'] {
-        // 12,288 bytes: 127 and the rest of it in pieces of seven bits.
+        // 12,288 bytes: 127 and the rest in groups of seven bits.
         block.extend_from_slice(&[0, 3, b'x', b'-', name, 0x7f, 0x81, 0x5f]);
         block.extend_from_slice(&[0xfe; 12_288]);
     }
@@ -360,7 +362,7 @@ async fn metadata_that_grows_on_its_way_breaks_no_stream() {
     let last = pieces.len() - 1;
     for (number, piece) in pieces.into_iter().enumerate() {
         let end = u8::from(number == last) * 4;
-        // HEADERS with the end of the stream, and what continues them.
+        // HEADERS with END_STREAM, and CONTINUATION frames.
         let (kind, flags) = if number == 0 { (1, 1 | end) } else { (9, end) };
         caller.frame(kind, flags, 1, piece).await;
     }
@@ -373,7 +375,7 @@ async fn metadata_that_grows_on_its_way_breaks_no_stream() {
     assert_eq!(broken, 0, "{why:?}");
 }
 
-/// A service whose refusals have no end.
+/// A service with very long refusals.
 #[derive(Clone)]
 struct Verbose;
 
@@ -396,7 +398,8 @@ impl tower_service::Service<http::Request<Body>> for Verbose {
     }
 }
 
-/// A refusal that quotes a long request. As trailers it would be more than a follower takes, which ends the connection.
+/// A refusal that quotes a long request. As trailers it would exceed the limit of a follower, which closes the
+/// connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_without_end_breaks_no_stream() {
     let leader = Instance::serving(local(1).0, config(), |address| {
@@ -415,8 +418,8 @@ async fn a_refusal_without_end_breaks_no_stream() {
     assert_eq!(broken, 0, "{why:?}");
 }
 
-/// Requests that the leader answers before they have ended may look to it like errors, of which a connection has so many in all
-/// its life: before that there is another one, and what is on the first goes on.
+/// Requests that the leader answers before they have ended may count as errors there, and a connection tolerates a
+/// limited number of them. Another connection replaces it in time, and the calls on the first one go on.
 #[tokio::test]
 async fn a_connection_that_wears_out_is_replaced() {
     let mut leader = RawLeader::start().await;
@@ -445,7 +448,7 @@ async fn a_connection_that_wears_out_is_replaced() {
     );
 }
 
-/// A client gives up all of its calls at once, and keeps its connection.
+/// A client cancels all of its calls at once, and keeps its connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_cancels_all_its_calls_keeps_its_own_streams() {
     let still = Still::with(None);
@@ -474,7 +477,8 @@ async fn a_client_that_cancels_all_its_calls_keeps_its_own_streams() {
     }
 }
 
-/// What fits at the leader fits through a follower, which adds to it; what does not is refused, and no more than that.
+/// A head that fits at the leader also fits through a follower, which adds headers. Larger heads are refused, without
+/// other effects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metadata_fits_through_a_follower_as_at_the_leader() {
     let certificates = Certificates::new();
@@ -499,7 +503,7 @@ async fn metadata_fits_through_a_follower_as_at_the_leader() {
     }
 }
 
-/// Streams of the smallest of messages whose readers have stopped.
+/// Streams of minimal messages whose readers have stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_messages_that_nobody_reads_break_no_call() {
     let mut leader = RawLeader::start().await;
@@ -515,7 +519,7 @@ async fn small_messages_that_nobody_reads_break_no_call() {
         let unread = in_time(response).await.unwrap();
         let small = Bytes::from_static(&[0; 5]);
         let mut sent = 0;
-        // Nearly all that the window lets through.
+        // Nearly the whole window.
         while sent < 250 << 10 {
             stream.reserve_capacity(small.len());
             let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx));
@@ -542,8 +546,8 @@ async fn small_messages_that_nobody_reads_break_no_call() {
     }
 }
 
-/// Somebody's uploads stall half-way, more of them than the leader has room for from one caller. They come in at a follower, which
-/// the leader must not take for the one who stalls.
+/// Stalled uploads, more than the leader has room for from one caller. They come through a follower, which the leader
+/// must not stop for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_that_stall_at_the_leader_hold_up_nobody_else_at_the_follower() {
     let mut config = config();
@@ -558,7 +562,7 @@ async fn uploads_that_stall_at_the_leader_hold_up_nobody_else_at_the_follower() 
     let mut uploads = Vec::new();
     for _ in 0..40 {
         let (response, mut body) = stalling.begin(SAY, &[]).await;
-        // The beginning of a message of a megabyte.
+        // The beginning of a message of one megabyte.
         let mut piece = vec![0, 0, 0x10, 0, 0];
         piece.resize(250 << 10, 7);
         // It is refused when there is no more room.

@@ -1,4 +1,5 @@
-//! Instances of different versions: a leader that is older, one that is too old or too new, and calls of a version to come.
+//! Instances with different protocol versions: an older leader, leaders that are too old or too new, and future
+//! calls.
 
 use crate::fixture::{Instance, in_time};
 use crate::raw::{RawClient, RawLeader, Seen, pair};
@@ -18,7 +19,7 @@ fn refuse(mut seen: Seen, takes: Option<&str>) {
     seen.respond.send_response(refusal.body(()).unwrap(), true).unwrap();
 }
 
-/// It is no fault of the caller's, who may go elsewhere: so it is told at once, and not what the leader told the instance.
+/// The caller may use another instance, so it gets an answer at once, and not the leader's refusal.
 #[tokio::test]
 async fn an_instance_that_may_not_forward_sends_its_callers_elsewhere() {
     let (mut leader, _follower, client) = pair().await;
@@ -57,7 +58,7 @@ async fn an_older_leader_is_spoken_to_in_its_own_version() {
     seen.answer(b"done");
     let answer = in_time(calling).await.unwrap();
     assert_eq!((answer.code(), answer.body.as_ref()), (Some("0"), b"done".as_slice()));
-    // It need not refuse any more.
+    // Later calls are not refused any more.
     let calling = begin(&client, "15S");
     let seen = leader.next().await;
     assert_eq!(seen.header("curator-forwarded-version"), None);

@@ -8,7 +8,7 @@ use curator_listener::{CallerCertificates, Forwarders, Tls};
 use crate::fixture::{Certificates, Instance, config, in_time, local, undetermined};
 use crate::raw::RawClient;
 
-/// Takes one method from whoever shows a certificate, and the others from anybody.
+/// Requires a certificate for one method only.
 struct Choosy;
 
 #[async_trait]
@@ -22,7 +22,7 @@ impl Forwarders for Choosy {
     }
 }
 
-/// While nobody leads there is one place to wait. A stranger's call does not take it, and is not told that there is no room.
+/// The queue has one place. A stranger's call does not take it, and is not refused because of it.
 #[tokio::test]
 async fn a_strangers_call_that_needs_a_certificate_does_not_wait() {
     let certificates = Certificates::new();
@@ -46,13 +46,13 @@ async fn a_strangers_call_that_needs_a_certificate_does_not_wait() {
         let refused = in_time(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
         assert_eq!(refused.code(), Some("16"), "{refused:?}");
     }
-    // What anybody may call waits, or is told that there is no room.
+    // A call that anybody may make waits, or is refused because the queue is full.
     let waits = in_time(stranger.try_call("/curator.echo.v1.Echo/Count")).await.unwrap();
     assert_eq!(waits.code(), Some("8"), "{waits:?}");
     instance.status.set(local(2).0);
     let answer = crate::raw::Answer::read(in_time(response).await.unwrap()).await;
     assert_eq!(answer.code(), Some("0"), "{answer:?}");
-    // By the leader it is refused as well.
+    // The leader refuses it as well.
     let refused = in_time(stranger.try_call("/curator.echo.v1.Echo/Say")).await.unwrap();
     assert_eq!(refused.code(), Some("16"), "{refused:?}");
 }

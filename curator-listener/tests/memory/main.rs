@@ -1,5 +1,5 @@
-//! What callers can make an instance hold, measured from outside, of a process of its own: the most of it, and what is left of it
-//! when they are gone. Whoever means well is answered meanwhile.
+//! The memory that callers can make an instance use, measured from outside on its own process: the peak, and what is
+//! left after the callers are gone. Honest callers are answered meanwhile.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 #![allow(
@@ -35,29 +35,29 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use crate::fixture::{Certificates, Instance, config, from, in_time, local, message, say, undetermined};
 use crate::raw::RawClient;
 
-/// The one that `curator` has: with glibc's, what a storm of calls leaves behind is not given back.
+/// The allocator of `curator`. glibc's does not return the memory of a burst of calls.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const SAY: &str = "/curator.echo.v1.Echo/Say";
 const COUNT: &str = "/curator.echo.v1.Echo/Count";
-/// Names the role of the process, and where its certificates are if it encrypts.
+/// The role of the process, and the directory of its certificates if it uses TLS.
 const ROLE: &str = "CURATOR_TEST_MEMORY_ROLE";
 const CERTIFICATES: &str = "CURATOR_TEST_MEMORY_CERTIFICATES";
-/// A budget that is easily used up, so that the tests are short.
+/// A small budget, so that the tests are short.
 const BUDGET: usize = 64 << 20;
-/// What a process may grow by under strangers: their quarter of the budget, twice for what stands beside the bytes that are
-/// counted, and what forty connections take.
+/// The maximum growth under strangers: their quarter of the budget, doubled for memory that is not counted, and forty
+/// connections.
 const MAX_STRANGERS_GROWTH: usize = BUDGET / 2 + (24 << 20);
-/// And under anybody.
+/// The maximum growth under any callers.
 const MAX_TOTAL_GROWTH: usize = 2 * BUDGET;
-/// So much more than before it may have afterwards.
-const LEFT: usize = 16 << 20;
-/// All that a storm leaves is given back within this.
-const BACK: Duration = Duration::from_secs(60);
+/// The maximum growth that may be left afterwards.
+const MAX_REMAINING_GROWTH: usize = 16 << 20;
+/// The time within which memory must be returned.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Not a test: the process that the tests watch.
+/// Not a test: the process that the tests measure.
 #[test]
 #[ignore = "it is started by the others"]
 fn a_process_that_serves() {
@@ -73,7 +73,7 @@ fn a_process_that_serves() {
         let role = if role == "leading" { local(1).0 } else { undetermined() };
         let instance = Instance::with(role, config, |service| service);
         println!("\nlistening on {}", instance.address);
-        // Until whoever has started it is gone.
+        // Until the parent process is gone.
         let gone = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
         let _ = gone.await;
         instance.stop().await;
@@ -81,7 +81,7 @@ fn a_process_that_serves() {
     tokio::runtime::Runtime::new().unwrap().block_on(serving);
 }
 
-/// A process that serves, and is ended with this.
+/// A process that serves. Dropping it ends the process.
 struct Served {
     child: Child,
     address: SocketAddr,
@@ -107,7 +107,7 @@ impl Served {
         Self { child, address }
     }
 
-    /// A number of bytes that the system says of it.
+    /// A number of bytes that the kernel reports of it.
     fn says(&self, what: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(what)).unwrap();
@@ -119,17 +119,17 @@ impl Served {
         self.says("VmRSS:")
     }
 
-    /// The most so far.
+    /// The peak so far.
     fn peak(&self) -> usize {
         self.says("VmHWM:")
     }
 
-    /// Waits until it has no more than that.
+    /// Waits until it uses no more than this.
     async fn comes_back(&self, to: usize) {
         let began = Instant::now();
         while self.now() > to {
             assert!(
-                began.elapsed() < BACK,
+                began.elapsed() < RETURN_TIMEOUT,
                 "{} MiB are left, not {}",
                 self.now() >> 20,
                 to >> 20
@@ -146,7 +146,7 @@ impl Drop for Served {
     }
 }
 
-/// A socket that can be told to read no more.
+/// A socket that can stop reading.
 struct Stalling<S> {
     socket: S,
     stalls: Arc<AtomicBool>,
@@ -176,7 +176,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     }
 }
 
-/// A client that can stop to read, and lets the other side send as much as HTTP/2 can say.
+/// A client that can stop reading, with maximum HTTP/2 windows.
 async fn stalling(
     stream: TcpStream,
     address: SocketAddr,
@@ -202,12 +202,12 @@ async fn stalling(
             RawClient::over(socket, address, window).await.unwrap()
         }
     };
-    // It knows how many calls it may make once it has been answered.
+    // After one answer it knows how many calls it may make.
     in_time(client.try_call("/grpc.health.v1.Health/Nothing")).await;
     (client, stalls)
 }
 
-/// Opens so many calls with this body, if the connection takes them, and returns them. The body is at its end, or goes on.
+/// Opens this many calls with this body, if the connection accepts them. The body ends, or goes on.
 async fn open_all(
     client: &RawClient,
     path: &str,
@@ -226,7 +226,7 @@ async fn open_all(
     open
 }
 
-/// Calls of somebody who means well, one after the other, until it is told to stop: each is answered.
+/// Calls of an honest caller, one after the other, until stopped: each is answered.
 fn means_well(
     address: SocketAddr,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -259,7 +259,7 @@ fn rand_name() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// Waits until what a process has does not grow any more.
+/// Waits until the memory of a process does not grow any more.
 async fn settled(served: &Served) {
     let mut before = 0;
     loop {
@@ -272,7 +272,7 @@ async fn settled(served: &Served) {
     }
 }
 
-/// Strangers ask for the descriptors, over and over, and take none of the answers.
+/// Strangers request the descriptors repeatedly, and take none of the answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_who_take_no_answers_cost_little_and_hold_up_nobody() {
     let (directory, certificates) = certificates();
@@ -287,7 +287,7 @@ async fn strangers_who_take_no_answers_cost_little_and_hold_up_nobody() {
     let before = served.now();
     let mut storm = Vec::new();
     for number in 0..40_u8 {
-        // Of four addresses.
+        // From four addresses.
         let stream = from(100 + number % 4, served.address).await;
         let (client, stalls) = stalling(stream, served.address, Some(certificates.stranger())).await;
         stalls.store(true, Ordering::SeqCst);
@@ -305,12 +305,12 @@ async fn strangers_who_take_no_answers_cost_little_and_hold_up_nobody() {
     over.store(true, Ordering::SeqCst);
     assert!(in_time(calling).await.unwrap() > 0);
     drop(storm);
-    served.comes_back(before + LEFT).await;
+    served.comes_back(before + MAX_REMAINING_GROWTH).await;
     println!("strangers: {} MiB left", served.now() >> 20);
     let _ = std::fs::remove_dir_all(directory);
 }
 
-/// Calls wait for a leader, each with as much of its request as is taken.
+/// Calls wait for a leader, each with as much of its request as is accepted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_with_long_requests_are_not_read_beyond_the_budget() {
     let served = Served::start("unknown", None);
@@ -327,16 +327,16 @@ async fn calls_that_wait_with_long_requests_are_not_read_beyond_the_budget() {
     let grown = served.peak() - before;
     println!("held: {} MiB before, {} MiB more at most", before >> 20, grown >> 20);
     assert!(grown < MAX_TOTAL_GROWTH, "{} MiB", grown >> 20);
-    // Another one's call waits as well, and is told why in time.
+    // A call of another caller waits as well, and gets its reason in time.
     let (other, _) = stalling(from(99, served.address).await, served.address, None).await;
     let answer = other.call(SAY, &[("grpc-timeout", "500m")], &message(&say(1))).await;
     assert_eq!(answer.code(), Some("14"), "{answer:?}");
     drop((storm, other));
-    served.comes_back(before + LEFT).await;
+    served.comes_back(before + MAX_REMAINING_GROWTH).await;
     println!("held: {} MiB left", served.now() >> 20);
 }
 
-/// Whom the cluster knows opens streams of long messages and reads none.
+/// A known caller opens streams of long messages and reads none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_who_take_no_answers_have_their_share_and_no_more() {
     let served = Served::start("leading", None);
@@ -363,6 +363,6 @@ async fn members_who_take_no_answers_have_their_share_and_no_more() {
     over.store(true, Ordering::SeqCst);
     assert!(in_time(calling).await.unwrap() > 0);
     drop(storm);
-    served.comes_back(before + LEFT).await;
+    served.comes_back(before + MAX_REMAINING_GROWTH).await;
     println!("members: {} MiB left", served.now() >> 20);
 }

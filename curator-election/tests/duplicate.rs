@@ -147,7 +147,7 @@ async fn elder_leads_on(younger: &Said) {
         ElectionStatus::Undetermined(reason @ Reason::Duplicate(_)) => reason.to_string(),
         other => panic!("{other:?}"),
     };
-    assert!(reason.contains("at h:1, beside this one at"), "{reason}");
+    assert!(reason.contains("at h:1 (this process:"), "{reason}");
     elder.resign().await;
     younger.leading().await;
 }

@@ -342,7 +342,7 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     let term = stage.lock_revision(now);
     let absent = ctl.refused(&["step-down", "--to", "metropolis-00"], 3);
     assert!(
-        absent.contains("does not stand for election") && absent.contains(&nodes[2].id),
+        absent.contains("is not a candidate") && absent.contains(&nodes[2].id),
         "{absent}"
     );
     ctl.refused(&["step-down", "--to", &nodes[now].id], 1);

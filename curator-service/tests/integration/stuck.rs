@@ -57,7 +57,7 @@ fn a_leader_whose_thread_is_blocked_gives_up_and_does_not_come_back() {
         .wait_for(marks[leader], SOON, "why", |event| {
             event
                 .text
-                .contains("this instance has not been able to serve for too long")
+                .contains("liveness check failed: this instance was unable to serve for too long")
         })
         .unwrap();
     stage.nobody_led_beside_another();

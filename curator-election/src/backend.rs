@@ -75,8 +75,8 @@ pub trait ElectionBackend: Send + Sync + 'static {
 
     /// Deletes the key of a candidate if its mod revision is `mod_revision`; returns whether it did.
     ///
-    /// Used for stale keys of an earlier process of the same candidate. Cancellation: the key may be deleted or not; calling
-    /// again is safe.
+    /// Used for stale keys of an earlier process of the same candidate. Cancellation: the key may be deleted or not;
+    /// calling again is safe.
     async fn remove(&self, key: Bytes, mod_revision: Revision) -> Result<bool, StoreError>;
 
     /// Grants a lease.
@@ -86,30 +86,31 @@ pub trait ElectionBackend: Send + Sync + 'static {
 
     /// Renews the lease once and returns its TTL from the renewal on.
     ///
-    /// Several attempts may be in progress; a backend with several members sends attempts with different numbers to different
-    /// members. Cancellation safe: the lease may have been renewed or not.
+    /// Several attempts may be in progress; a backend with several members sends attempts with different numbers to
+    /// different members. Cancellation safe: the lease may have been renewed or not.
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError>;
 
     /// Queues under the lease with this value, and completes when there is no older candidate.
     ///
-    /// Transient failures of the store are retried; an error is final for this lease. The transaction that finds no older
-    /// candidate also checks that the own key still exists at its revision.
+    /// Transient failures of the store are retried; an error is final for this lease. The transaction that finds no
+    /// older candidate also checks that the own key still exists at its revision.
     ///
     /// Cancellation: the key may have been queued; [`revoke`](Self::revoke) removes it, and a put in transit then fails
     /// because the lease does not exist.
     async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Elected, CampaignError>;
 
-    /// Changes the value of the candidate's key if its create revision is `revision`; returns whether it did. The position in
-    /// the queue and the term stay.
+    /// Changes the value of the candidate's key if its create revision is `revision`; returns whether it did. The
+    /// position in the queue and the term stay.
     ///
     /// Cancellation: the value may have changed or not; calling again is safe.
     async fn proclaim(&self, key: Bytes, revision: Revision, lease: LeaseId, value: Bytes) -> Result<bool, StoreError>;
 
-    /// Observes the leader: now, at each change, and at intervals as a confirmation. Each observation is a linearizable read.
+    /// Observes the leader: now, at each change, and at intervals as a confirmation. Each observation is a linearizable
+    /// read.
     ///
-    /// The stream never ends and has no errors: it recovers from lost connections, hung members and compaction, and is silent
-    /// meanwhile. A caller that needs a recent observation must treat silence as a failure. Intermediate leaders may be
-    /// skipped, but not the last one.
+    /// The stream never ends and has no errors: it recovers from lost connections, hung members and compaction, and is
+    /// silent meanwhile. A caller that needs a recent observation must treat silence as a failure. Intermediate leaders
+    /// may be skipped, but not the last one.
     ///
     /// The revision never decreases, unless the store has gone back; then the stream continues from there.
     fn observe(&self) -> BoxStream<'static, Observation>;

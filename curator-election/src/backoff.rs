@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Waits that double from `initial` up to `max`. Each is drawn between half and all of that, so that candidates that failed
-/// together do not retry together.
+/// Waits that double from `initial` up to `max`. Each is drawn between half and all of that, so that candidates that
+/// failed together do not retry together.
 #[derive(Debug)]
 pub struct Backoff {
     initial: Duration,

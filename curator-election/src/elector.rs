@@ -28,8 +28,8 @@ use crate::value::LeaderValue;
 /// The configuration of an [`Elector`]. Use `..Default::default()` for the rest.
 #[derive(Clone, Debug)]
 pub struct ElectorConfig {
-    /// The requested TTL of the lease, rounded down to seconds; less than one second means ten seconds. The store may grant
-    /// more.
+    /// The requested TTL of the lease, rounded down to seconds; less than one second means ten seconds. The store may
+    /// grant more.
     pub ttl: Duration,
     /// How long before the end of the granted TTL a term ends. `None` for a tenth of the TTL, at least 100 ms.
     pub margin: Option<Duration>,
@@ -39,7 +39,8 @@ pub struct ElectorConfig {
     pub max_backoff: Duration,
     /// The timeout of revoking the lease; after it the lease is left to expire.
     pub close_timeout: Duration,
-    /// With a probe the elector leads only while the probe is alive; without one, for as long as it can renew its lease.
+    /// With a probe the elector leads only while the probe is alive; without one, for as long as it can renew its
+    /// lease.
     pub liveness: Option<LivenessProbe>,
     /// The clock of the terms.
     pub clock: SharedClock,
@@ -178,8 +179,8 @@ impl<V: LeaderValue> Elector<V> {
         })
     }
 
-    /// Publishes the status on this channel instead of the elector's own, for an owner that keeps the channel beyond the
-    /// elector's life. Invalidates handles taken before.
+    /// Publishes the status on this channel instead of the elector's own, for an owner that keeps the channel beyond
+    /// the elector's life. Invalidates handles taken before.
     #[must_use]
     pub fn publish_to(mut self, status: watch::Sender<ElectionStatus<V>>) -> Self {
         self.handle.status = status.subscribe();

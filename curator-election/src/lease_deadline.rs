@@ -1,8 +1,8 @@
 //! The deadline of a lease.
 //!
 //! The server starts a lease's TTL when it handles the renewal: after the renewal was *sent* and before its reply is
-//! *received*. Counting from the send time is therefore always safe, however long the reply took or was queued; counting
-//! from the receipt is not. The margin covers clock drift and the time that it takes to stop.
+//! *received*. Counting from the send time is therefore always safe, however long the reply took or was queued;
+//! counting from the receipt is not. The margin covers clock drift and the time that it takes to stop.
 
 use std::time::Duration;
 

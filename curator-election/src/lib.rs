@@ -1,8 +1,8 @@
 //! Leader election over etcd with fenced terms.
 //!
-//! Candidates queue in etcd with the key layout of Go's `concurrency.Election` and `etcdctl elect`, so that all of them can
-//! take part in one election. Each instance is leader, follower, or undetermined ([`ElectionStatus`]). A leader holds a
-//! [`Term`]: it expires on the local clock, even without network, and its guard fences every access to state.
+//! Candidates queue in etcd with the key layout of Go's `concurrency.Election` and `etcdctl elect`, so that all of them
+//! can take part in one election. Each instance is leader, follower, or undetermined ([`ElectionStatus`]). A leader
+//! holds a [`Term`]: it expires on the local clock, even without network, and its guard fences every access to state.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -39,8 +39,8 @@
 //! - `etcd` (default): the store on etcd.
 //! - `embedded`: a durable store in one file, for a single-process service.
 //! - `testing`: a model of etcd with faults from a seed, a clock for tests, and the conformance suite.
-//! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there are
-//!   none.
+//! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there
+//!   are none.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms for unit tests.
 
 pub mod backend;

@@ -1,8 +1,8 @@
 //! The liveness probe of the service that an elector leads for.
 //!
 //! A renewed lease proves only that the elector runs. The service may hang nevertheless: deadlocked threads, reads that
-//! never return. An elector with a liveness probe campaigns and leads only while the service reports within a time limit
-//! that it can do its work.
+//! never return. An elector with a liveness probe campaigns and leads only while the service reports within a time
+//! limit that it can do its work.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -40,8 +40,8 @@ impl std::fmt::Debug for LivenessProbe {
 }
 
 impl LivenessProbe {
-    /// A probe that was just reported alive. It must use the elector's clock. `limit` should not be shorter than the TTL: a
-    /// process that is stopped for that long loses its lease anyway.
+    /// A probe that was just reported alive. It must use the elector's clock. `limit` should not be shorter than the
+    /// TTL: a process that is stopped for that long loses its lease anyway.
     #[must_use]
     pub fn new(clock: SharedClock, limit: Duration) -> Self {
         let (last, _) = watch::channel(clock.now());

@@ -20,7 +20,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// The identity of this process, listening at `address`: a new random number, and the boot id if the kernel provides it.
+    /// The identity of this process, listening at `address`: a new random number, and the boot id if the kernel
+    /// provides it.
     #[must_use]
     pub fn this(address: impl Into<String>) -> Self {
         Self {

@@ -29,8 +29,8 @@ pub enum Reason {
     ElectorGone,
     /// Starting an election round failed.
     OpenFailed {
-        /// The kind of the error: that of [`StoreError::word`](crate::store::StoreError::word), or `not_running` without a
-        /// store.
+        /// The kind of the error: that of [`StoreError::word`](crate::store::StoreError::word), or `not_running`
+        /// without a store.
         word: &'static str,
         /// The store's message.
         error: String,

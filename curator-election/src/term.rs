@@ -15,11 +15,11 @@ use crate::store::{Compare, LeaseId, Revision};
 
 /// A term of leadership: the capability to act as leader, for as long as it is valid.
 ///
-/// A term is identified by its lock key and that key's create revision. The pair is never reused, so work of one term cannot
-/// be mistaken for work of another, not even of the same candidate.
+/// A term is identified by its lock key and that key's create revision. The pair is never reused, so work of one term
+/// cannot be mistaken for work of another, not even of the same candidate.
 ///
-/// Validity is checked against the clock each time. It needs neither the network nor the election task, which may be stuck
-/// or dead. A term that has ended is never valid again.
+/// Validity is checked against the clock each time. It needs neither the network nor the election task, which may be
+/// stuck or dead. A term that has ended is never valid again.
 #[derive(Clone)]
 pub struct Term {
     inner: Arc<Inner>,
@@ -40,8 +40,8 @@ struct Inner {
     went_back: OnceLock<WentBack>,
 }
 
-/// The store's revision went back: a call was answered with a lower revision than an earlier call. The store has lost the
-/// changes in between, as after a restore of a backup.
+/// The store's revision went back: a call was answered with a lower revision than an earlier call. The store has lost
+/// the changes in between, as after a restore of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WentBack {
     /// The highest revision seen before.
@@ -141,7 +141,8 @@ impl Term {
     #[must_use]
     pub fn guard(&self) -> Compare {
         if failpoint::on(failpoint::GUARD_BY_VALUE) {
-            // A candidate's value is the same for each of its keys, so comparing the value only checks that the key exists.
+            // A candidate's value is the same for each of its keys, so comparing the value only checks that the key
+            // exists.
             return Compare {
                 ordering: crate::store::Ordering::Greater,
                 ..Compare::absent(self.inner.lock_key.clone())
@@ -164,8 +165,8 @@ impl Term {
             if nanos(inner.clock.now()) < deadline {
                 return Ok(());
             }
-            // The deadline has passed. Latch that, so that a concurrent extension cannot make the term valid again. If the
-            // deadline has just been moved, check again.
+            // The deadline has passed. Latch that, so that a concurrent extension cannot make the term valid again. If
+            // the deadline has just been moved, check again.
             if inner
                 .deadline
                 .compare_exchange(deadline, ENDED, Ordering::AcqRel, Ordering::Acquire)
@@ -226,8 +227,8 @@ impl Term {
         self.inner.fenced_out.notify_one();
     }
 
-    /// Ends the term because the store's revision went back. The elector then logs it and starts a new round. Cached data of
-    /// the store must be read again.
+    /// Ends the term because the store's revision went back. The elector then logs it and starts a new round. Cached
+    /// data of the store must be read again.
     pub fn report_went_back(&self, went_back: WentBack) {
         debug!(%went_back, "term ended: store went back");
         // The first report is kept.
@@ -274,7 +275,8 @@ pub struct TermOwner {
 }
 
 impl TermOwner {
-    /// Moves the deadline to a later time. Returns false if the term has ended or its deadline has passed; it stays ended.
+    /// Moves the deadline to a later time. Returns false if the term has ended or its deadline has passed; it stays
+    /// ended.
     #[must_use]
     pub fn extend(&self, to: Instant) -> bool {
         let inner = &*self.term.inner;

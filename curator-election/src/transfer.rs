@@ -1,7 +1,9 @@
-//! Leadership transfer: the leader names a target in its value, and the candidates before the target queue again behind it.
+//! Leadership transfer: the leader names a target in its value, and the candidates before the target queue again behind
+//! it.
 //!
-//! The safety of the election does not depend on it. A term ends as always, and then the oldest candidate leads; a transfer
-//! only changes the order of the queue beforehand. A candidate without support for transfers keeps its position.
+//! The safety of the election does not depend on it. A term ends as always, and then the oldest candidate leads; a
+//! transfer only changes the order of the queue beforehand. A candidate without support for transfers keeps its
+//! position.
 
 use std::time::Duration;
 
@@ -47,7 +49,10 @@ pub enum TransferError {
         to: String,
     },
     /// Other candidates did not make way.
-    #[error("{} did not make way for {to} within {within:?}: candidates without support for transfers keep their position", before.join(", "))]
+    #[error(
+        "{} did not make way for {to} within {within:?}: candidates without support for transfers keep their position",
+        before.join(", ")
+    )]
     InTheWay {
         /// The target.
         to: String,
@@ -71,8 +76,8 @@ fn describe_queue(queued: &[String]) -> String {
     }
 }
 
-/// Makes the candidate `to` the next leader after `term`, within the timeout `within`. `own` is the leader's current value.
-/// Returns once the candidate is next in the queue; the caller then ends the term.
+/// Makes the candidate `to` the next leader after `term`, within the timeout `within`. `own` is the leader's current
+/// value. Returns once the candidate is next in the queue; the caller then ends the term.
 ///
 /// Run one transfer at a time: of two concurrent ones either may fail or be overridden.
 ///

@@ -28,12 +28,13 @@ use crate::process::Process;
 /// }
 /// ```
 pub trait LeaderValue: Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
-    /// The id of the candidate. Only one process per candidate should run at a time: at its start a candidate removes the keys
-    /// that an earlier process with its id left behind. Of two running processes the younger does not campaign.
+    /// The id of the candidate. Only one process per candidate should run at a time: at its start a candidate removes
+    /// the keys that an earlier process with its id left behind. Of two running processes the younger does not
+    /// campaign.
     fn candidate_id(&self) -> &str;
 
-    /// The process of the candidate. The more fields are set, the better a second process with the same id is distinguished
-    /// from an earlier process of this candidate.
+    /// The process of the candidate. The more fields are set, the better a second process with the same id is
+    /// distinguished from an earlier process of this candidate.
     fn process(&self) -> Process {
         Process::default()
     }

@@ -1,14 +1,14 @@
-//! The election on a key-value store, with the key layout of `go.etcd.io/etcd/client/v3/concurrency`, so that candidates of
-//! both take part in one election.
+//! The election on a key-value store, with the key layout of `go.etcd.io/etcd/client/v3/concurrency`, so that
+//! candidates of both take part in one election.
 //!
-//! A candidate puts `<prefix>/<lease id in hex>` attached to its lease. The key with the lowest create revision leads. Each
-//! other candidate watches the key directly before its own, so that the end of a term wakes one candidate and not all.
-//! For a leadership transfer the leader names a target in its value. The candidate directly behind the leader then queues
-//! again at the end, if the target is behind it; the next one does the same, until the target is next.
+//! A candidate puts `<prefix>/<lease id in hex>` attached to its lease. The key with the lowest create revision leads.
+//! Each other candidate watches the key directly before its own, so that the end of a term wakes one candidate and not
+//! all. For a leadership transfer the leader names a target in its value. The candidate directly behind the leader then
+//! queues again at the end, if the target is behind it; the next one does the same, until the target is next.
 //!
 //! Differences to the Go library: the check for older keys also proves, in the same transaction, that the own key still
-//! exists; a wait is checked at intervals, so that a broken watch does no harm; and after a lost reply to the put, the put is
-//! repeated, which the guard on the create revision makes safe.
+//! exists; a wait is checked at intervals, so that a broken watch does no harm; and after a lost reply to the put, the
+//! put is repeated, which the guard on the create revision makes safe.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -58,8 +58,8 @@ fn transfer_to<V: LeaderValue>(value: &[u8]) -> Option<Bytes> {
 impl<S: Store + ?Sized> StoreElection<S> {
     /// The election under `prefix`, such as `/leader`; its keys start with the prefix and a slash.
     ///
-    /// Waits read again at each `refresh` interval, independent of watches; observers get an observation as often. Use a third
-    /// of the TTL.
+    /// Waits read again at each `refresh` interval, independent of watches; observers get an observation as often. Use
+    /// a third of the TTL.
     pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
         Self {
             store,
@@ -70,8 +70,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
         }
     }
 
-    /// Supports leadership transfer: a campaign makes way for the target that a leader's value, of type `V`, names. Without
-    /// this a campaign keeps its position.
+    /// Supports leadership transfer: a campaign makes way for the target that a leader's value, of type `V`, names.
+    /// Without this a campaign keeps its position.
     #[must_use]
     pub fn with_transfer<V: LeaderValue>(mut self) -> Self {
         self.transfer_to = Some(transfer_to::<V>);
@@ -99,7 +99,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
         Backoff::new(INITIAL_PAUSE, MAX_PAUSE, seed)
     }
 
-    /// Puts the candidate's key, or finds the key of an earlier attempt whose reply was lost. Returns the create revision.
+    /// Puts the candidate's key, or finds the key of an earlier attempt whose reply was lost. Returns the create
+    /// revision.
     async fn queue(&self, key: &Bytes, lease: LeaseId, value: &Bytes) -> Result<Revision, StoreError> {
         let put = Op::Put {
             key: key.clone(),
@@ -130,7 +131,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
         }
     }
 
-    /// The candidate directly before the own key, `None` if there is none; the same transaction checks that the own key exists.
+    /// The candidate directly before the own key, `None` if there is none; the same transaction checks that the own key
+    /// exists.
     async fn predecessor(&self, key: &Bytes, own: Revision) -> Result<(Revision, Option<KeyValue>), CampaignError> {
         let read = Range {
             sort: Sort::CreateDescending,
@@ -150,8 +152,9 @@ impl<S: Store + ?Sized> StoreElection<S> {
         Ok((answer.revision, first_kv(answer)))
     }
 
-    /// Leaves the queue, to join it again at the end, if the candidate directly before the own key requests a transfer to a
-    /// candidate behind it; returns whether it did. Afterwards the own key is behind the target, so it does so only once.
+    /// Leaves the queue, to join it again at the end, if the candidate directly before the own key requests a transfer
+    /// to a candidate behind it; returns whether it did. Afterwards the own key is behind the target, so it does so
+    /// only once.
     ///
     /// Only a leader requests a transfer, so there is no need to check that the candidate before is the leader.
     async fn give_way(&self, key: &Bytes, own: Revision, before: &KeyValue) -> Result<bool, StoreError> {

@@ -1,25 +1,26 @@
 //! Duplicates: whether a key with the own id is stale, or belongs to another live process.
 //!
 //! If a disk image is copied, two hosts run with one id. If each removed the keys of the other as stale keys of its own
-//! earlier process, neither would lead for long. But a process that was killed and restarted must not wait for its own old
-//! lease, so some keys must be removed. The rules:
+//! earlier process, neither would lead for long. But a process that was killed and restarted must not wait for its own
+//! old lease, so some keys must be removed. The rules:
 //!
 //! 1. *Own process number, or an own lease.* The key is from an earlier round of this process. Remove it.
-//! 2. *The key was created after the first check of this process.* An earlier process of this candidate creates no keys any
-//!    more, so another process is alive, whatever the value contains. Keep the key. (A put in transit when its process was
-//!    killed may arrive late. Then this process waits for a TTL, within which the lease of the dead process expires.)
-//! 3. *The key existed at the first check, with another address or boot id.* It is from an earlier process, before a change
-//!    of the configuration or a restart of the host, or from another host. Only time decides: the lease of a dead process
-//!    expires within its TTL. Keep the key.
+//! 2. *The key was created after the first check of this process.* An earlier process of this candidate creates no keys
+//!    any more, so another process is alive, whatever the value contains. Keep the key. (A put in transit when its
+//!    process was killed may arrive late. Then this process waits for a TTL, within which the lease of the dead process
+//!    expires.)
+//! 3. *The key existed at the first check, with another address or boot id.* It is from an earlier process, before a
+//!    change of the configuration or a restart of the host, or from another host. Only time decides: the lease of a
+//!    dead process expires within its TTL. Keep the key.
 //! 4. *The key existed at the first check*, with the own address and boot id, or without them. Only one process listens
-//!    there at a time, and that is this one, so the other process is dead. Remove the key. If that is wrong (two containers
-//!    on one host with one address; values without these fields), rule 2 applies to the other process at its next check,
-//!    and it waits.
+//!    there at a time, and that is this one, so the other process is dead. Remove the key. If that is wrong (two
+//!    containers on one host with one address; values without these fields), rule 2 applies to the other process at its
+//!    next check, and it waits.
 //!
-//! Of two live processes, the one with the older key stays, and the other revokes its lease: the store orders all keys by
-//! their create revision, so both processes see the same order and exactly one of them yields. A process without a key is
-//! the younger one. It checks again after a TTL. So rule 4 removes a key at most once in the life of a process, and the
-//! number of leader changes is bounded by the number of process starts, whatever the values contain.
+//! Of two live processes, the one with the older key stays, and the other revokes its lease: the store orders all keys
+//! by their create revision, so both processes see the same order and exactly one of them yields. A process without a
+//! key is the younger one. It checks again after a TTL. So rule 4 removes a key at most once in the life of a process,
+//! and the number of leader changes is bounded by the number of process starts, whatever the values contain.
 
 use crate::backend::Candidate;
 use crate::process::Process;
@@ -160,16 +161,16 @@ impl Own {
         let found = format!("at {there} (this process: {here})");
         match (duplicate.lives, duplicate.is_older) {
             (false, _) => format!(
-                "duplicate candidate id {id}: a key belongs to another process {found}. Waiting one TTL: if that process is dead, \
-                 its lease expires"
+                "duplicate candidate id {id}: a key belongs to another process {found}. Waiting one TTL: if that \
+                 process is dead, its lease expires"
             ),
             (true, true) => format!(
-                "duplicate candidate id {id}: another process campaigns {found}. Its key is older, so this instance does not \
-                 campaign while the other is running. Check for a copied disk or an instance that was started twice"
+                "duplicate candidate id {id}: another process campaigns {found}. Its key is older, so this instance \
+                 does not campaign while the other is running. Check for a copied disk or an instance that was started twice"
             ),
             (true, false) => format!(
-                "duplicate candidate id {id}: another process campaigns {found}. The key of this instance is older, so it stays. \
-                 Check for a copied disk or an instance that was started twice"
+                "duplicate candidate id {id}: another process campaigns {found}. The key of this instance is older, so \
+                 it stays. Check for a copied disk or an instance that was started twice"
             ),
         }
     }

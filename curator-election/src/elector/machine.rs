@@ -360,7 +360,8 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    /// Another process has the own id. Reports it, again if more is known, and ends the round if the other has the older key.
+    /// Another process has the own id. Reports it, again if more is known, and ends the round if the other has the
+    /// older key.
     fn duplicated(&mut self, now: Instant, found: Duplicate) {
         let known = self.duplicate.get_or_insert(KnownDuplicate {
             since: now,
@@ -509,7 +510,8 @@ impl<V: LeaderValue> Machine<V> {
             return self.undetermined(Reason::NoLeader);
         };
         match V::decode(&leader.value) {
-            // Our own key before the campaign has returned, or one left behind by an earlier process: no leader to follow.
+            // Our own key before the campaign has returned, or one left behind by an earlier process: no leader to
+            // follow.
             Ok(value) if value.candidate_id() == self.own.id() => {
                 if !self.own.holds(leader.lease) {
                     running.relist_at = now;

@@ -182,7 +182,7 @@ mod tests {
             renewal.acknowledged(attempt.id, TTL);
             assert_eq!(renewal.deadline(), at(ms) + TTL - MARGIN);
         }
-        // Once more, in the reverse order: the earlier ones change nothing.
+        // In reverse order the earlier attempts change nothing.
         let mut renewal = granted_at_zero();
         let sent: Vec<_> = [2_000, 2_600, 3_200]
             .map(|ms| renewal.send_if_due(at(ms)).unwrap())

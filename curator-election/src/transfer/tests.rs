@@ -67,9 +67,10 @@ async fn stage_by(seed: u64, names: &[&str], deaf: &[&str]) -> (Stage, Term) {
     let mut nodes = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let election = StoreElection::new(Arc::new(cluster.client(number)), "/leader", TTL / 3).with_seed(1);
-        let backend = Arc::new(match deaf.contains(name) {
-            true => election,
-            false => election.with_transfer::<LeaderElectionValue>(),
+        let backend = Arc::new(if deaf.contains(name) {
+            election
+        } else {
+            election.with_transfer::<LeaderElectionValue>()
         });
         let value = value(name);
         let config = ElectorConfig {
@@ -183,7 +184,8 @@ async fn who_is_no_candidate_cannot_be_next() {
     stage.stop().await;
 }
 
-/// A Go candidate, or one of an older version: it keeps its place, so that the transfer is refused and nobody else led instead.
+/// A Go candidate, or one of an older version: it keeps its place, so that the transfer is refused and nobody else led
+/// instead.
 #[tokio::test(start_paused = true)]
 async fn a_candidate_that_knows_nothing_of_it_keeps_its_place() {
     let (stage, term) = stage(&["a", "b", "c"], &["b"]).await;
@@ -271,7 +273,8 @@ async fn a_term_that_is_over_transfers_nothing() {
     stage.stop().await;
 }
 
-/// Answers are lost, among them some to leaving the queue and to joining it again: the candidate finds out what has happened.
+/// Answers are lost, among them some to leaving the queue and to joining it again: the candidate finds out what has
+/// happened.
 #[tokio::test(start_paused = true)]
 async fn lost_answers_while_giving_way_lose_nobody() {
     for seed in 0..30 {

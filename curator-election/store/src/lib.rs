@@ -1,9 +1,9 @@
 //! The part of etcd's v3 API that an election and fenced state need, as one object-safe trait.
 //!
 //! Algorithms use [`Store`]; etcd ([`etcd`]), a durable store in one file ([`embedded`]) and a model of etcd in memory
-//! ([`memory`]) implement it. The semantics are etcd's: the revision increases with each transaction that changes something;
-//! a transaction is atomic; a watch event carries the revision of its change; the keys of an expired lease are deleted.
-//! [`conformance`] tests an implementation.
+//! ([`memory`]) implement it. The semantics are etcd's: the revision increases with each transaction that changes
+//! something; a transaction is atomic; a watch event carries the revision of its change; the keys of an expired lease
+//! are deleted. [`conformance`] tests an implementation.
 //!
 //! ```
 //! # #[cfg(not(feature = "testing"))] fn main() {}

@@ -305,7 +305,8 @@ fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
             result: Ok(TTL),
         },
     );
-    // The answer was late enough for another attempt, and the deadline counts from the first one's sending all the same.
+    // The answer was late enough for another attempt, and the deadline counts from the first one's sending all the
+    // same.
     assert!(matches!(commands[0], Command::Renew { .. }), "{commands:?}");
     assert_eq!(
         commands[1..],

@@ -68,8 +68,9 @@ impl EtcdStore {
         .await
     }
 
-    /// Removes a member. If it is etcd's leader, the leadership is first moved to another responding member. Otherwise the
-    /// others would have to detect the loss of the leader, and no call succeeds until then, which can end a Curator term.
+    /// Removes a member. If it is etcd's leader, the leadership is first moved to another responding member. Otherwise
+    /// the others would have to detect the loss of the leader, and no call succeeds until then, which can end a Curator
+    /// term.
     ///
     /// Cancellation: it may have been removed or not.
     ///

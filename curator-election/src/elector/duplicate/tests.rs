@@ -194,9 +194,9 @@ fn leases_are_remembered_up_to_a_bound() {
 fn both_addresses_are_told() {
     let own = Own::new(ID.into(), process("a", "h:1", ""));
     for (lives, is_older, part) in [
-        (true, true, "does not stand"),
-        (true, false, "which stays"),
-        (false, true, "if that one is dead"),
+        (true, true, "Its key is older"),
+        (true, false, "so it stays"),
+        (false, true, "if that process is dead"),
     ] {
         let text = own.describe(&Duplicate {
             process: process("b", "h:2", ""),

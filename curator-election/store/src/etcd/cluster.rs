@@ -100,7 +100,7 @@ impl EtcdStore {
             .await;
         match moved {
             Ok(()) => {
-                tracing::info!("moved the etcd leadership from member {id:x}, which is to be removed, to {next:x}")
+                tracing::info!("moved the etcd leadership from member {id:x}, which is to be removed, to {next:x}");
             }
             Err(error) => {
                 tracing::warn!(

@@ -15,7 +15,7 @@ use crate::leader::Leader;
 /// How often within the limit the instance is asked.
 const OFTEN: u32 = 4;
 
-/// Lets the liveness beat for as long as the threads of the listener take work and the leader, if there is one, can read; until
+/// Reports liveness for as long as the threads of the listener take work and the leader, if there is one, can read; until
 /// cancelled.
 pub(crate) async fn watch_over(
     liveness: LivenessProbe,

@@ -1,6 +1,7 @@
-//! Another component elects a leader among its own processes, with its own value.
+//! Elects a leader among the processes of a component.
 //!
-//! `cargo run -p curator-election --example elect -- http://127.0.0.1:2379 my-name`, several times; kill one and watch.
+//! Run `cargo run -p curator-election --example elect -- http://127.0.0.1:2379 my-name` several times with different
+//! names, then kill the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let (Some(endpoint), Some(name)) = (args.next(), args.next()) else {
-        return Err("give an etcd endpoint and a name, such as http://127.0.0.1:2379 my-name".into());
+        return Err("usage: elect ENDPOINT NAME, for example: elect http://127.0.0.1:2379 my-name".into());
     };
     let namespace: Namespace = "scheduler".parse()?;
     let store = Namespaced::new(EtcdStore::new(EtcdConfig::new(vec![endpoint]))?, namespace);
@@ -34,9 +35,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let running = tokio::spawn(elector.run(cancel.clone()));
     loop {
         match &*status.borrow_and_update() {
-            ElectionStatus::Undetermined(reason) => println!("who leads is not known: {reason}"),
-            ElectionStatus::Follower(following) => println!("{} leads", following.leader.0),
-            ElectionStatus::Leader(term) => println!("we lead, for {:?} at least", term.remaining()),
+            ElectionStatus::Undetermined(reason) => println!("undetermined: {reason}"),
+            ElectionStatus::Follower(info) => println!("following {}", info.leader.0),
+            ElectionStatus::Leader(term) => println!("leading for at least {:?}", term.remaining()),
         }
         tokio::select! {
             changed = status.changed() => changed?,

@@ -1,4 +1,5 @@
-//! A component that works only while it leads, and its unit test, with the mock of the election's backend in place of etcd.
+//! A component that works only while it leads, and its unit test, with the mock of the election's backend in place of
+//! etcd.
 //!
 //! ```console
 //! $ cargo test -p curator-election --features mock --example unit_test_with_mock
@@ -7,7 +8,8 @@
 use curator_election::{ElectionStatus, LeaderValue};
 use tokio::sync::watch;
 
-/// Counts things, for as long as it leads. Its real work would ask the term before each step, and fence what it writes by it.
+/// Counts things, for as long as it leads. Its real work would ask the term before each step, and fence what it writes
+/// by it.
 struct Counter<V> {
     status: watch::Receiver<ElectionStatus<V>>,
     counted: u64,

@@ -1,42 +1,42 @@
-//! How long to wait after a failure: doubling, bounded, with jitter.
+//! Exponential backoff with a maximum and jitter.
 
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Waits that double from `first` up to `longest`; each is drawn between half of it and all of it, so that candidates that
-/// failed together do not come back together.
+/// Waits that double from `initial` up to `max`. Each is drawn between half and all of that, so that candidates that
+/// failed together do not retry together.
 #[derive(Debug)]
 pub struct Backoff {
-    first: Duration,
-    longest: Duration,
+    initial: Duration,
+    max: Duration,
     failures: u32,
     rng: StdRng,
 }
 
 impl Backoff {
-    /// A backoff that has seen no failure yet; equal seeds draw equal jitter.
+    /// A backoff without failures. Equal seeds draw equal jitter.
     #[must_use]
-    pub fn new(first: Duration, longest: Duration, seed: u64) -> Self {
+    pub fn new(initial: Duration, max: Duration, seed: u64) -> Self {
         Self {
-            first,
-            longest,
+            initial,
+            max,
             failures: 0,
             rng: StdRng::seed_from_u64(seed),
         }
     }
 
-    /// Counts a failure and says how long to wait.
+    /// Counts a failure and returns how long to wait.
     pub fn failed(&mut self) -> Duration {
         let doubled = self
-            .first
+            .initial
             .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        doubled.min(self.longest).mul_f64(self.rng.random_range(0.5..=1.0))
+        doubled.min(self.max).mul_f64(self.rng.random_range(0.5..=1.0))
     }
 
-    /// Forgets the failures.
+    /// Resets the failures.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }

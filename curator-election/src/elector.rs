@@ -25,24 +25,26 @@ use crate::liveness::LivenessProbe;
 use crate::status::{ElectionStatus, Reason};
 use crate::value::LeaderValue;
 
-/// How an [`Elector`] behaves. `..Default::default()` fills in what is not said.
+/// The configuration of an [`Elector`]. Use `..Default::default()` for the rest.
 #[derive(Clone, Debug)]
 pub struct ElectorConfig {
-    /// The TTL of the lease: whole seconds of it are asked for, or ten seconds if that is none. The store may grant more.
+    /// The requested TTL of the lease, rounded down to seconds; less than one second means ten seconds. The store may
+    /// grant more.
     pub ttl: Duration,
-    /// How long before the end of the granted TTL a term ends by itself. `None` for a tenth of it, at least 100 ms.
+    /// How long before the end of the granted TTL a term ends. `None` for a tenth of the TTL, at least 100 ms.
     pub margin: Option<Duration>,
-    /// The wait after a failed round, which doubles with each further one up to `backoff_longest`.
-    pub backoff_first: Duration,
-    /// The longest wait between two rounds.
-    pub backoff_longest: Duration,
-    /// How long giving the lease back may take before it is let go, to run out by itself.
+    /// The wait after a failed round. It doubles with each further failure up to `max_backoff`.
+    pub initial_backoff: Duration,
+    /// The maximum wait between two rounds.
+    pub max_backoff: Duration,
+    /// The timeout of revoking the lease; after it the lease is left to expire.
     pub close_timeout: Duration,
-    /// Without it the elector leads for as long as it can renew its lease; with it only while there are signs of life as well.
+    /// With a probe the elector leads only while the probe is alive; without one, for as long as it can renew its
+    /// lease.
     pub liveness: Option<LivenessProbe>,
-    /// The clock that terms are measured on.
+    /// The clock of the terms.
     pub clock: SharedClock,
-    /// Draws the jitter; `None` for a random one.
+    /// The seed of the jitter; `None` for a random one.
     pub seed: Option<u64>,
 }
 
@@ -51,8 +53,8 @@ impl Default for ElectorConfig {
         Self {
             ttl: crate::lease_deadline::DEFAULT_TTL,
             margin: None,
-            backoff_first: Duration::from_millis(100),
-            backoff_longest: Duration::from_secs(5),
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(5),
             close_timeout: Duration::from_secs(2),
             liveness: None,
             clock: Arc::new(BootClock),
@@ -61,12 +63,12 @@ impl Default for ElectorConfig {
     }
 }
 
-/// Why an elector cannot be made.
+/// An invalid [`ElectorConfig`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ElectorError {
-    /// The margin leaves nothing of the TTL.
-    #[error("a margin of {margin:?} leaves too little of a TTL of {ttl:?}: it must be less than half of it")]
+    /// The margin is too large for the TTL.
+    #[error("margin {margin:?} too large for TTL {ttl:?}: it must be less than half of the TTL")]
     Margin {
         /// The margin.
         margin: Duration,
@@ -87,40 +89,40 @@ pub struct Elector<V> {
     handle: ElectorHandle<V>,
 }
 
-/// What became of a request to step down.
+/// The result of a request to step down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepDown {
-    /// The term has ended and the lease was given back, or let go.
+    /// The term has ended, and the lease is revoked or left to expire.
     Done,
-    /// This instance did not lead.
+    /// This instance was not the leader.
     NotLeader,
 }
 
-/// Watches and steers an [`Elector`]. Cheap to clone.
+/// A handle of an [`Elector`]: its status, and requests to it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ElectorHandle<V> {
     status: watch::Receiver<ElectionStatus<V>>,
     requests: mpsc::Sender<oneshot::Sender<StepDown>>,
 }
 
-/// The elector has ended: there is nobody to ask.
+/// The elector has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the elector does not run any more")]
+#[error("the elector has stopped")]
 pub struct ElectorGone;
 
 impl<V: LeaderValue> ElectorHandle<V> {
-    /// The status, to be looked at and waited for by as many as like.
+    /// A receiver of the status.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ElectionStatus<V>> {
         self.status.clone()
     }
 
-    /// Asks the elector to give up its leadership, and waits until it has. The instance queues up again behind the others.
+    /// Asks the elector to step down and waits until it has. The instance then campaigns again behind the others.
     ///
-    /// Cancellation: the request stands.
+    /// Cancellation: the request remains in effect.
     ///
     /// # Errors
-    /// The elector has ended, and with it any term of its own.
+    /// If the elector has stopped; its term, if any, has ended.
     pub async fn step_down(&self) -> Result<StepDown, ElectorGone> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(answer).await.map_err(|_| ElectorGone)?;
@@ -129,10 +131,10 @@ impl<V: LeaderValue> ElectorHandle<V> {
 }
 
 impl<V: LeaderValue> Elector<V> {
-    /// An elector that campaigns with `value`. Nothing happens before [`run`](Self::run).
+    /// Creates an elector that campaigns with `value` once [`run`](Self::run) is called.
     ///
     /// # Errors
-    /// The configuration contradicts itself.
+    /// If the configuration is invalid.
     pub fn new(backend: Arc<dyn ElectionBackend>, value: &V, config: ElectorConfig) -> Result<Self, ElectorError> {
         let ttl = effective_ttl(config.ttl);
         if let Some(margin) = config.margin.filter(|margin| *margin >= ttl / 2) {
@@ -141,9 +143,10 @@ impl<V: LeaderValue> Elector<V> {
         let timing = Timing {
             ttl,
             margin: config.margin,
-            observation_ttl: match failpoint::on(failpoint::NEWS_NEVER_TOO_OLD) {
-                true => Duration::from_secs(86_400),
-                false => ttl,
+            observation_ttl: if failpoint::on(failpoint::NEWS_NEVER_TOO_OLD) {
+                Duration::from_secs(86_400)
+            } else {
+                ttl
             },
             open_timeout: ttl.max(Duration::from_secs(5)),
             close_timeout: config.close_timeout,
@@ -151,7 +154,7 @@ impl<V: LeaderValue> Elector<V> {
         let seed = config
             .seed
             .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
-        let backoff = Backoff::new(config.backoff_first, config.backoff_longest, seed);
+        let backoff = Backoff::new(config.initial_backoff, config.max_backoff, seed);
         let machine = Machine::new(
             value.candidate_id().to_owned(),
             value.process(),
@@ -176,8 +179,8 @@ impl<V: LeaderValue> Elector<V> {
         })
     }
 
-    /// Publishes the status here instead of on a channel of the elector's own: for an owner whose status is there before
-    /// the elector and stays after it. Handles taken before are of no use any more.
+    /// Publishes the status on this channel instead of the elector's own, for an owner that keeps the channel beyond
+    /// the elector's life. Invalidates handles taken before.
     #[must_use]
     pub fn publish_to(mut self, status: watch::Sender<ElectionStatus<V>>) -> Self {
         self.handle.status = status.subscribe();
@@ -185,7 +188,7 @@ impl<V: LeaderValue> Elector<V> {
         self
     }
 
-    /// A handle to watch and steer the elector with.
+    /// A handle of the elector.
     #[must_use]
     pub fn handle(&self) -> ElectorHandle<V> {
         self.handle.clone()

@@ -1,18 +1,17 @@
-//! Until when a lease may be relied on.
+//! The deadline of a lease.
 //!
-//! The server starts a lease's TTL when it handles the renewal, which is after the renewal was *sent* and before its
-//! answer is *received*. Counting from the send time is therefore always on the safe side, however long the answer took
-//! or waited in a queue; counting from the receipt is not. The margin covers clocks that run at different rates and the
-//! time that it takes to stop.
+//! The server starts a lease's TTL when it handles the renewal: after the renewal was *sent* and before its reply is
+//! *received*. Counting from the send time is therefore always safe, however long the reply took or was queued;
+//! counting from the receipt is not. The margin covers clock drift and the time that it takes to stop.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// The default TTL, which a configured one of under a second means.
+/// The default TTL, used for a configured TTL of less than a second.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
 
-/// The TTL that is asked for: whole seconds of `configured`, and [`DEFAULT_TTL`] if that is none.
+/// The requested TTL: `configured` rounded down to seconds, or [`DEFAULT_TTL`] if that is zero.
 #[must_use]
 pub const fn effective_ttl(configured: Duration) -> Duration {
     match configured.as_secs() {
@@ -21,13 +20,13 @@ pub const fn effective_ttl(configured: Duration) -> Duration {
     }
 }
 
-/// The margin if none is configured: a tenth of the granted TTL, at least 100 ms.
+/// The default margin: a tenth of the granted TTL, at least 100 ms.
 #[must_use]
 pub fn default_margin(granted: Duration) -> Duration {
     (granted / 10).max(Duration::from_millis(100))
 }
 
-/// Until when a lease that was renewed by a request sent at `sent_at` may be relied on.
+/// The deadline of a lease that was renewed by a request sent at `sent_at`.
 #[must_use]
 pub fn deadline(sent_at: Instant, granted: Duration, margin: Duration) -> Instant {
     sent_at + granted.saturating_sub(margin)
@@ -52,7 +51,7 @@ mod tests {
         let sent = Instant::from_origin(Duration::from_secs(100));
         let until = deadline(sent, Duration::from_secs(5), Duration::from_millis(500));
         assert_eq!(until.since_origin(), Duration::from_millis(104_500));
-        // A margin that eats the whole TTL leaves nothing, and never more than nothing.
+        // A margin of more than the TTL gives a deadline at the send time, not before it.
         assert_eq!(deadline(sent, Duration::from_secs(1), Duration::from_secs(2)), sent);
     }
 }

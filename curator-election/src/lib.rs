@@ -1,9 +1,8 @@
 //! Leader election over etcd with fenced terms.
 //!
-//! Candidates queue in etcd as Go's `concurrency.Election` and `etcdctl elect` do, so that all of them can take part in one
-//! election. Each instance knows at any moment whether it leads, whom it follows, or that it knows neither
-//! ([`ElectionStatus`]). Leading is a [`Term`]: a capability with a deadline that needs no network to pass, and with the
-//! guard that fences every access to state in its name.
+//! Candidates queue in etcd with the key layout of Go's `concurrency.Election` and `etcdctl elect`, so that all of them
+//! can take part in one election. Each instance is leader, follower, or undetermined ([`ElectionStatus`]). A leader
+//! holds a [`Term`]: it expires on the local clock, even without network, and its guard fences every access to state.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -15,7 +14,7 @@
 //! # #[cfg(feature = "testing")]
 //! #[tokio::main(flavor = "current_thread")]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // With a real etcd: `EtcdStore` in its place.
+//!     // In production: an `EtcdStore`.
 //!     let store = Arc::new(MemoryCluster::new(1).client(0));
 //!     let ttl = std::time::Duration::from_secs(5);
 //!     let backend = Arc::new(curator_election::StoreElection::new(store, "/scheduler/leader", ttl / 3));
@@ -37,12 +36,12 @@
 //! ```
 //!
 //! # Features
-//! - `etcd` (default): the store that speaks to a real etcd.
-//! - `embedded`: a durable store in one file, for a service that is a single process.
-//! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
-//! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there are
-//!   none.
-//! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms made by hand.
+//! - `etcd` (default): the store on etcd.
+//! - `embedded`: a durable store in one file, for a single-process service.
+//! - `testing`: a model of etcd with faults from a seed, a clock for tests, and the conformance suite.
+//! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there
+//!   are none.
+//! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms for unit tests.
 
 pub mod backend;
 pub mod backoff;
@@ -58,7 +57,7 @@ mod term;
 mod transfer;
 mod value;
 
-/// The store below: `curator-store`, re-exported for whoever takes the election alone.
+/// The crate `curator-store`, re-exported.
 pub use curator_store as store;
 #[cfg(any(test, feature = "testing"))]
 pub use curator_store::conformance;

@@ -1,8 +1,8 @@
-//! Signs of life of whatever an elector leads for.
+//! The liveness probe of the service that an elector leads for.
 //!
-//! That a lease is renewed proves no more than that the elector runs. What it leads for may hang all the same: threads that
-//! wait for each other, reads that never come back. An elector with a liveness leads, and stands for election, only while the
-//! other side has shown within a stated time that it can do its work.
+//! A renewed lease proves only that the elector runs. The service may hang nevertheless: deadlocked threads, reads that
+//! never return. An elector with a liveness probe campaigns and leads only while the service reports within a time
+//! limit that it can do its work.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -12,7 +12,7 @@
 //!
 //! let liveness = LivenessProbe::new(Arc::new(BootClock), Duration::from_secs(10));
 //! let config = ElectorConfig { liveness: Some(liveness.clone()), ..ElectorConfig::default() };
-//! // Each time that a piece of the real work has been done:
+//! // Each time that the service has done a piece of real work:
 //! liveness.report_alive();
 //! # let _ = config;
 //! ```
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Instant, SharedClock};
 
-/// When there was a sign of life last, and how long without one is too long. Clones are the same liveness.
+/// The time of the last liveness report, and the limit without one. Clones share the state.
 #[derive(Clone)]
 pub struct LivenessProbe {
     clock: SharedClock,
@@ -40,26 +40,26 @@ impl std::fmt::Debug for LivenessProbe {
 }
 
 impl LivenessProbe {
-    /// A liveness that has just beaten. It must run on the elector's clock, and `limit` is best not shorter than the TTL: whoever is
-    /// stopped for that long has lost the lease in any case.
+    /// A probe that was just reported alive. It must use the elector's clock. `limit` should not be shorter than the
+    /// TTL: a process that is stopped for that long loses its lease anyway.
     #[must_use]
     pub fn new(clock: SharedClock, limit: Duration) -> Self {
         let (last, _) = watch::channel(clock.now());
         Self { clock, limit, last }
     }
 
-    /// Here is a sign of life.
+    /// Reports that the service is alive.
     pub fn report_alive(&self) {
         self.last.send_replace(self.clock.now());
     }
 
-    /// How long without a sign of life is too long.
+    /// The maximum time without a report.
     #[must_use]
     pub const fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// Whether there has been none for too long.
+    /// Whether the last report is older than the limit.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         self.clock.now() >= self.stuck_at()
@@ -69,14 +69,14 @@ impl LivenessProbe {
         *self.last.borrow() + self.limit
     }
 
-    /// Completes when [`is_stuck`](Self::is_stuck) is not `was` any more. Cancellation safe.
+    /// Completes when [`is_stuck`](Self::is_stuck) differs from `was`. Cancellation safe.
     pub(crate) async fn changed(&self, was: bool) {
-        let mut beats = self.last.subscribe();
+        let mut reports = self.last.subscribe();
         while self.is_stuck() == was {
-            let last = *beats.borrow_and_update();
+            let last = *reports.borrow_and_update();
             if was {
-                // This has a sender of its own, so there is always one.
-                let _ = beats.changed().await;
+                // `self` holds a sender, so this cannot fail.
+                let _ = reports.changed().await;
             } else {
                 self.clock.sleep_until(last + self.limit).await;
             }

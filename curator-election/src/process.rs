@@ -1,27 +1,27 @@
-//! Which process of a candidate a value is of, as far as the value says so.
+//! The identity of a candidate's process, as its value reports it.
 
 use rand::RngExt;
 
-/// The kernel draws this anew at each boot.
+/// The boot id of the kernel, random for each boot.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What tells one process of a candidate from another. Whatever is empty has not been said.
+/// Distinguishes the processes of a candidate. An empty field is unknown.
 ///
-/// With none of it an election still notices two processes with one id, though only once one of them has taken the other's term
-/// away. What they say of themselves spares them that.
+/// Without these fields an election still detects two processes with one id, but only after one of them has ended the
+/// other's term. With them it is detected before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// Drawn when the process starts: no two have the same.
+    /// A random number, drawn when the process starts.
     pub number: String,
-    /// Where it listens. Of all processes of one boot of one host, only one does so at a time.
+    /// The address that it listens at. Of all processes of one boot of one host, only one does so at a time.
     pub address: String,
-    /// The boot of the host that it runs on.
+    /// The boot id of its host.
     pub boot: String,
 }
 
 impl Process {
-    /// What this process says of itself if it listens at `address`: a number drawn now, and the boot that it runs in, where the
-    /// kernel tells it.
+    /// The identity of this process, listening at `address`: a new random number, and the boot id if the kernel
+    /// provides it.
     #[must_use]
     pub fn this(address: impl Into<String>) -> Self {
         Self {
@@ -31,10 +31,10 @@ impl Process {
         }
     }
 
-    /// Where it is, for people.
+    /// Its address, for messages.
     pub(crate) fn place(&self) -> &str {
         match self.address.as_str() {
-            "" => "an address that it does not say",
+            "" => "an unknown address",
             address => address,
         }
     }

@@ -1,4 +1,4 @@
-//! What an instance knows of the election.
+//! The status of an instance in the election.
 
 use bytes::Bytes;
 
@@ -6,55 +6,55 @@ use crate::store::Revision;
 use crate::term::{Term, WentBack};
 use crate::value::LeaderValue;
 
-/// What this instance knows of the election at the moment. It leads, or follows, or knows neither; never two at once.
+/// The role of this instance: leader, follower, or undetermined.
 ///
-/// Published through a `tokio::sync::watch`, which keeps only the newest: be right if you miss any in between.
+/// Published through a `tokio::sync::watch`, which keeps only the newest value: a receiver may miss values in between.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ElectionStatus<V> {
-    /// Not known: no quorum, no leader, or between two rounds.
+    /// The role is undetermined: no quorum, no leader, or between two rounds.
     Undetermined(Reason),
-    /// Another candidate leads, as far as this instance has been told.
+    /// Another candidate leads, by the newest observation.
     Follower(LeaderInfo<V>),
-    /// This instance won the election. Ask the term whether it is still valid before each act.
+    /// This instance won the election. Check that the term is still valid before each action.
     Leader(Term),
 }
 
-/// Why nothing is known at the moment, in words for operators.
+/// Why the role is undetermined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The elector has not begun.
+    /// The elector has not started.
     Starting,
-    /// The elector has ended.
+    /// The elector has stopped.
     ElectorGone,
-    /// No round could be opened.
+    /// Starting an election round failed.
     OpenFailed {
-        /// One word for why, as [`StoreError::word`](crate::store::StoreError::word) has them, or `not_running` of whoever has no
-        /// store yet.
+        /// The kind of the error: that of [`StoreError::word`](crate::store::StoreError::word), or `not_running`
+        /// without a store.
         word: &'static str,
-        /// What the store says.
+        /// The store's message.
         error: String,
     },
     /// The own lease was not renewed in time.
     LeaseExpired,
-    /// The store no longer knows the own lease.
+    /// The own lease does not exist any more.
     LeaseGone,
-    /// The store is another one than before, for this reason.
+    /// The store is another cluster than before.
     WrongCluster(String),
-    /// The store has lost what it knew before.
+    /// The store's revision went back.
     WentBack(WentBack),
-    /// The campaign ended without elected.
+    /// The campaign failed.
     CampaignFailed {
-        /// One word for why, as [`StoreError::word`](crate::store::StoreError::word) has them, or `key_lost`.
+        /// The kind of the error: that of [`StoreError::word`](crate::store::StoreError::word), or `key_lost`.
         word: &'static str,
-        /// What the store says.
+        /// The store's message.
         error: String,
     },
-    /// The lock key of the own term is gone, or is not the oldest any more.
+    /// The lock key of the own term is deleted, or is not the oldest any more.
     LockLost,
-    /// An access of the own term was refused, or the term was found past its deadline.
+    /// The store rejected an access of the own term, or the deadline of the term has passed.
     FencedOut,
-    /// This instance was asked to give up its leadership.
+    /// This instance was asked to step down.
     StepDown,
     /// This instance is shutting down.
     Shutdown,
@@ -62,15 +62,15 @@ pub enum Reason {
     NoLeader,
     /// The leader is this candidate itself, by a key whose victory it has not seen.
     OwnEarlierKey,
-    /// Another process has the id of this one and was there before, as this text says.
+    /// Another process with the id of this one has the older key; the message names it.
     Duplicate(String),
-    /// The leader says something of itself that cannot be read.
+    /// The leader's value cannot be decoded.
     Undecodable(String),
-    /// Whom this instance followed has not been confirmed for too long.
+    /// The last observation of the leader is older than the TTL.
     ObservationStale,
-    /// What this instance would lead for has shown no [sign of life](crate::LivenessProbe) for too long.
+    /// The [liveness probe](crate::LivenessProbe) has failed.
     Stuck,
-    /// This instance may not stand for election, as this text says, and nobody else leads.
+    /// This instance may not campaign, for this reason, and no other candidate leads.
     Barred(String),
 }
 
@@ -80,7 +80,7 @@ impl Reason {
         match self {
             Self::Starting => "starting",
             Self::ElectorGone => "elector_gone",
-            // Whatever it was that failed: what has to change is the same.
+            // The kind of the error, whichever call failed.
             Self::OpenFailed { word, .. } | Self::CampaignFailed { word, .. } => word,
             Self::LeaseExpired => "lease_expired",
             Self::LeaseGone => "lease_gone",
@@ -104,24 +104,26 @@ impl Reason {
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Starting => f.write_str("the election has not begun"),
-            Self::ElectorGone => f.write_str("the election task has ended"),
-            Self::OpenFailed { error, .. } => write!(f, "no round could be opened: {error}"),
-            Self::LeaseExpired => f.write_str("the lease was not renewed in time"),
+            Self::Starting => f.write_str("the election has not started"),
+            Self::ElectorGone => f.write_str("the election task has stopped"),
+            Self::OpenFailed { error, .. } => write!(f, "cannot start an election round: {error}"),
+            Self::LeaseExpired => f.write_str("lease expired: not renewed in time"),
             Self::WrongCluster(error) => f.write_str(error),
             Self::WentBack(went_back) => went_back.fmt(f),
-            Self::LeaseGone => f.write_str("the lease is gone from the store"),
-            Self::CampaignFailed { error, .. } => write!(f, "the campaign failed: {error}"),
-            Self::LockLost => f.write_str("the lock key is gone from the store"),
-            Self::FencedOut => f.write_str("an access of this term was refused, or its deadline has passed"),
+            Self::LeaseGone => f.write_str("lease not found in the store"),
+            Self::CampaignFailed { error, .. } => write!(f, "campaign failed: {error}"),
+            Self::LockLost => f.write_str("lock key not found in the store"),
+            Self::FencedOut => f.write_str("term ended: the store rejected an access, or the deadline has passed"),
             Self::StepDown => f.write_str("asked to step down"),
             Self::Shutdown => f.write_str("shutting down"),
             Self::NoLeader => f.write_str("no candidate leads"),
-            Self::OwnEarlierKey => f.write_str("the oldest key is one that an earlier process of ours left behind"),
+            Self::OwnEarlierKey => {
+                f.write_str("the oldest key was left behind by an earlier process of this candidate")
+            }
             Self::Undecodable(error) => f.write_str(error),
-            Self::Duplicate(told) | Self::Barred(told) => f.write_str(told),
-            Self::Stuck => f.write_str("this instance has not been able to serve for too long"),
-            Self::ObservationStale => f.write_str("nothing has been heard of the election for too long"),
+            Self::Duplicate(message) | Self::Barred(message) => f.write_str(message),
+            Self::Stuck => f.write_str("liveness check failed: this instance was unable to serve for too long"),
+            Self::ObservationStale => f.write_str("no update of the election received within the TTL"),
         }
     }
 }
@@ -129,7 +131,7 @@ impl std::fmt::Display for Reason {
 /// The leader that an instance follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeaderInfo<V> {
-    /// What the leader says of itself.
+    /// The leader's value.
     pub leader: V,
     /// Its lock key, without the store's namespace.
     pub key: Bytes,
@@ -151,7 +153,7 @@ impl<V: LeaderValue> ElectionStatus<V> {
     #[must_use]
     pub const fn leader_info(&self) -> Option<&LeaderInfo<V>> {
         match self {
-            Self::Follower(following) => Some(following),
+            Self::Follower(leader) => Some(leader),
             _ => None,
         }
     }

@@ -15,11 +15,11 @@ use crate::store::{Compare, LeaseId, Revision};
 
 /// A term of leadership: the capability to act as leader, for as long as it is valid.
 ///
-/// A term is named by its lock key and the revision at which that key was created; both together never come back, so that
-/// work of one term cannot pass for work of another, not even of the same candidate.
+/// A term is identified by its lock key and that key's create revision. The pair is never reused, so work of one term
+/// cannot be mistaken for work of another, not even of the same candidate.
 ///
-/// Whether it is valid is answered afresh from the clock at each question: it needs neither the network nor the election
-/// task, which may be stuck or dead. Once a term has been found ended it is never valid again.
+/// Validity is checked against the clock each time. It needs neither the network nor the election task, which may be
+/// stuck or dead. A term that has ended is never valid again.
 #[derive(Clone)]
 pub struct Term {
     inner: Arc<Inner>,
@@ -32,21 +32,21 @@ struct Inner {
     clock: SharedClock,
     /// The deadline in nanoseconds since the clock's origin, or [`ENDED`].
     deadline: AtomicU64,
-    /// Turns true when the term is known to have ended.
+    /// True once the term has ended.
     ended: watch::Sender<bool>,
-    /// Tells the elector that the store refused an access of this term, or has gone back.
+    /// Notifies the elector that the store rejected an access of this term, or has gone back.
     fenced_out: Notify,
-    /// The store was found to have gone back.
+    /// Set if the store has gone back.
     went_back: OnceLock<WentBack>,
 }
 
-/// The store answered with a revision that is older than one that it has given out before, to a read or write that was
-/// sent after that: it has lost what came in between, as when a backup is restored.
+/// The store's revision went back: a call was answered with a lower revision than an earlier call. The store has lost
+/// the changes in between, as after a restore of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WentBack {
-    /// The newest revision that was seen.
+    /// The highest revision seen before.
     pub seen: Revision,
-    /// The older one that came after it.
+    /// The lower revision that followed.
     pub found: Revision,
 }
 
@@ -55,21 +55,21 @@ impl fmt::Display for WentBack {
         let Self { seen, found } = self;
         write!(
             f,
-            "the store is at revision {found} and was at {seen} before: was it restored from a backup?"
+            "the store's revision went back from {seen} to {found}: was it restored from a backup?"
         )
     }
 }
 
-/// No deadline: the term has ended. It is less than any deadline that has not passed.
+/// The deadline of an ended term. It is less than any other deadline.
 const ENDED: u64 = 0;
 
-/// The term is over: nothing may be done in its name any more.
+/// The term has ended: no action in its name is allowed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this instance's term as leader has ended")]
 pub struct TermEnded;
 
 impl Term {
-    /// A term whose deadline the returned owner moves.
+    /// A term, and the owner that extends or ends it.
     pub(crate) fn begin(
         lock_key: Bytes,
         lock_revision: Revision,
@@ -92,7 +92,7 @@ impl Term {
         (TermOwner { term: term.clone() }, term)
     }
 
-    /// A term for a test of a component that acts under one; the owner ends or extends it.
+    /// A term for unit tests; the owner extends or ends it.
     #[cfg(any(test, feature = "testing", feature = "mock"))]
     #[must_use]
     pub fn for_test(
@@ -105,7 +105,7 @@ impl Term {
         Self::for_test_with_lease(lock_key, lock_revision, lease, deadline, clock)
     }
 
-    /// The same, with a lease that is in the store.
+    /// A term for unit tests with a given lease.
     #[cfg(any(test, feature = "testing", feature = "mock"))]
     #[must_use]
     pub fn for_test_with_lease(
@@ -118,7 +118,7 @@ impl Term {
         Self::begin(lock_key.into(), lock_revision, lease, deadline, clock)
     }
 
-    /// The key whose existence makes the term, without the store's namespace.
+    /// The lock key, without the store's namespace.
     #[must_use]
     pub fn lock_key(&self) -> &Bytes {
         &self.inner.lock_key
@@ -136,12 +136,13 @@ impl Term {
         self.inner.lease
     }
 
-    /// The guard of every access to state in the name of this term: holds in the store while the lock key is the one that
-    /// this term began with.
+    /// The guard of every access to state in this term: it holds in the store while the lock key exists with the create
+    /// revision of this term.
     #[must_use]
     pub fn guard(&self) -> Compare {
         if failpoint::on(failpoint::GUARD_BY_VALUE) {
-            // Each candidate's value at its key is the same whenever the key was created, so that is what it comes to.
+            // A candidate's value is the same for each of its keys, so comparing the value only checks that the key
+            // exists.
             return Compare {
                 ordering: crate::store::Ordering::Greater,
                 ..Compare::absent(self.inner.lock_key.clone())
@@ -150,10 +151,10 @@ impl Term {
         Compare::created_at(self.inner.lock_key.clone(), self.inner.lock_revision)
     }
 
-    /// Whether the holder may act as leader at this moment.
+    /// Checks that the holder may act as leader now.
     ///
     /// # Errors
-    /// The term has ended; it stays so.
+    /// If the term has ended. It stays ended.
     pub fn check(&self) -> Result<(), TermEnded> {
         let inner = &*self.inner;
         loop {
@@ -164,8 +165,8 @@ impl Term {
             if nanos(inner.clock.now()) < deadline {
                 return Ok(());
             }
-            // Found past its deadline: latch that, lest an extension that was under way makes it valid again. If the
-            // deadline has just been moved, look once more.
+            // The deadline has passed. Latch that, so that a concurrent extension cannot make the term valid again. If
+            // the deadline has just been moved, check again.
             if inner
                 .deadline
                 .compare_exchange(deadline, ENDED, Ordering::AcqRel, Ordering::Acquire)
@@ -177,13 +178,13 @@ impl Term {
         }
     }
 
-    /// Whether the holder may act as leader at this moment: [`Term::check`] as a question.
+    /// Whether the holder may act as leader now; see [`Term::check`].
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.check().is_ok()
     }
 
-    /// How long the term is still valid if it is not renewed; zero once it has ended.
+    /// The time until the deadline; zero once the term has ended.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         match self.deadline() {
@@ -192,7 +193,7 @@ impl Term {
         }
     }
 
-    /// The present deadline, which each renewal moves; `None` once the term is known to have ended.
+    /// The current deadline, which each renewal moves; `None` once the term has ended.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.inner.deadline.load(Ordering::Acquire) {
@@ -201,7 +202,7 @@ impl Term {
         }
     }
 
-    /// Completes when the term has ended, by its deadline at the latest, also when the election task is stuck or gone.
+    /// Completes when the term has ended: at its deadline at the latest, even if the election task is stuck or gone.
     ///
     /// Cancellation safe.
     pub async fn ended(&self) {
@@ -212,32 +213,31 @@ impl Term {
             }
             tokio::select! {
                 biased;
-                // The sender lives in the term itself, so this cannot fail while we hold it.
+                // `self` holds the sender, so this cannot fail.
                 _ = ended.wait_for(|ended| *ended) => return,
                 () = self.inner.clock.sleep_until(deadline) => {}
             }
         }
     }
 
-    /// To be called when the store refused a transaction because the guard did not hold: the term ends at once, and the
-    /// elector learns of it and begins a new round.
+    /// Ends the term because the store rejected a transaction for its guard. The elector then starts a new round.
     pub fn report_fenced_out(&self) {
         crate::telemetry::fenced_out();
         self.end();
         self.inner.fenced_out.notify_one();
     }
 
-    /// To be called when the store answered from before what this term has seen: the term ends at once, and the elector
-    /// learns of it, says so and begins a new round. What is kept in memory of the store must be read anew then.
+    /// Ends the term because the store's revision went back. The elector then logs it and starts a new round. Cached
+    /// data of the store must be read again.
     pub fn report_went_back(&self, went_back: WentBack) {
-        debug!(%went_back, "the term ends");
-        // The first one is told.
+        debug!(%went_back, "term ended: store went back");
+        // The first report is kept.
         let _ = self.inner.went_back.set(went_back);
         self.end();
         self.inner.fenced_out.notify_one();
     }
 
-    /// Completes when somebody was fenced out, or has found that the store went back.
+    /// Completes when an access was fenced out, or the store went back.
     pub(crate) async fn fenced_out(&self) -> Option<WentBack> {
         self.inner.fenced_out.notified().await;
         self.inner.went_back.get().copied()
@@ -268,15 +268,15 @@ impl fmt::Debug for Term {
     }
 }
 
-/// The one who may move a term's deadline or end it. When dropped, the term ends.
+/// Extends and ends a term. The term ends when its owner is dropped.
 #[derive(Debug)]
 pub struct TermOwner {
     term: Term,
 }
 
 impl TermOwner {
-    /// Moves the deadline to a later one. A term that has ended, or whose deadline has passed, stays ended: returns
-    /// whether the term goes on.
+    /// Moves the deadline to a later time. Returns false if the term has ended or its deadline has passed; it stays
+    /// ended.
     #[must_use]
     pub fn extend(&self, to: Instant) -> bool {
         let inner = &*self.term.inner;
@@ -312,7 +312,7 @@ impl TermOwner {
         self.term.fenced_out().await
     }
 
-    /// Tells the elector that the term is over, as a fenced-out access does.
+    /// Notifies the elector that the term has ended, as a fenced-out access does.
     pub(crate) fn report_over(&self) {
         self.term.report_fenced_out();
     }

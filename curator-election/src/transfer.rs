@@ -1,7 +1,9 @@
-//! A leader's choice of who leads after it: it says so in its value, and the candidates before that one queue up again behind it.
+//! Leadership transfer: the leader names a target in its value, and the candidates before the target queue again behind
+//! it.
 //!
-//! Nothing about who leads depends on it. A term still ends as it does, and whoever is the oldest candidate then leads; this only
-//! changes, beforehand and by the candidates' own doing, who that is. A candidate that knows nothing of it keeps its place.
+//! The safety of the election does not depend on it. A term ends as always, and then the oldest candidate leads; a
+//! transfer only changes the order of the queue beforehand. A candidate without support for transfers keeps its
+//! position.
 
 use std::time::Duration;
 
@@ -14,73 +16,76 @@ use crate::store::StoreError;
 use crate::term::Term;
 use crate::value::LeaderValue;
 
-/// How often to look at the queue.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long taking back the wish may take.
-const TAKE_BACK: Duration = Duration::from_secs(2);
+/// How often to poll the queue.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The timeout of withdrawing a transfer request.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a candidate has not become the next one. The queue may have changed among the others; the leader has not.
+/// A failed transfer. The order of the other candidates may have changed; the leader has not.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// The leader does not lead any more.
+    /// The leader's term has ended.
     #[error("this instance's term as leader has ended")]
     TermEnded,
-    /// The candidate leads already.
-    #[error("{to} leads already")]
+    /// The target is the leader.
+    #[error("{to} is already the leader")]
     Leads {
-        /// Who was to be next.
+        /// The target.
         to: String,
     },
-    /// It is no candidate.
-    #[error("{to} does not stand for election: {}", those_who_do(queued))]
+    /// The target is not a candidate.
+    #[error("{to} is not a candidate: {}", describe_queue(queued))]
     NotQueued {
-        /// Who was to be next.
+        /// The target.
         to: String,
-        /// Who could be.
+        /// The candidates.
         queued: Vec<String>,
     },
-    /// It was a candidate, and has gone.
-    #[error("{to} has just left the election")]
+    /// The target has left the election.
+    #[error("{to} has left the election")]
     Left {
-        /// Who was to be next.
+        /// The target.
         to: String,
     },
-    /// Others have not let it pass.
-    #[error("{} did not let {to} pass within {within:?}: only candidates that know of transfers do", before.join(", "))]
+    /// Other candidates did not make way.
+    #[error(
+        "{} did not make way for {to} within {within:?}: candidates without support for transfers keep their position",
+        before.join(", ")
+    )]
     InTheWay {
-        /// Who was to be next.
+        /// The target.
         to: String,
-        /// Who is still before it.
+        /// The candidates before the target.
         before: Vec<String>,
-        /// How long they were waited for.
+        /// The timeout.
         within: Duration,
     },
-    /// The leader's value has no room for the wish.
-    #[error("candidates of this election cannot be told who is to lead next")]
+    /// The leader's value type does not support transfers.
+    #[error("this election does not support leadership transfer")]
     Unsupported,
-    /// The store does not answer.
-    #[error("the queue of candidates cannot be read or changed: {0}")]
+    /// A call to the store failed.
+    #[error("cannot read or change the queue of candidates: {0}")]
     Store(#[from] StoreError),
 }
 
-fn those_who_do(queued: &[String]) -> String {
+fn describe_queue(queued: &[String]) -> String {
     match queued {
-        [] => "nobody else does".to_owned(),
-        queued => format!("{} could lead next", queued.join(", ")),
+        [] => "there are no other candidates".to_owned(),
+        queued => format!("candidates are {}", queued.join(", ")),
     }
 }
 
-/// Makes the candidate `to` the one that leads when `term` ends, within `within`. `own` is what the leader has said of itself
-/// so far. Returns once it is next; the end of the term is the caller's to bring about.
+/// Makes the candidate `to` the next leader after `term`, within the timeout `within`. `own` is the leader's current
+/// value. Returns once the candidate is next in the queue; the caller then ends the term.
 ///
-/// One at a time: of two at once, with different candidates, either may be refused or overtaken.
+/// Run one transfer at a time: of two concurrent ones either may fail or be overridden.
 ///
-/// Cancellation: the leader may go on saying whom it wants to be next, and the queue may have changed. The next call replaces
-/// that, and the end of the term removes it.
+/// Cancellation: the request may stay in the leader's value, and the queue may have changed. The next call replaces the
+/// request, and the end of the term removes it.
 ///
 /// # Errors
-/// It is not next, and why. The leader has taken back its wish, as far as the store answers.
+/// If the candidate is not next. The request is withdrawn, if the store responds.
 pub async fn transfer_leadership<V: LeaderValue>(
     backend: &dyn ElectionBackend,
     term: &Term,
@@ -91,40 +96,44 @@ pub async fn transfer_leadership<V: LeaderValue>(
     if own.candidate_id() == to {
         return Err(TransferError::Leads { to: to.to_owned() });
     }
-    let key = match place::<V>(&backend.candidates().await?, term, to)? {
-        Place::Next => return Ok(()),
-        Place::Absent { queued } => {
+    let key = match position_of::<V>(&backend.candidates().await?, term, to)? {
+        QueuePosition::Next => return Ok(()),
+        QueuePosition::Absent { queued } => {
             return Err(TransferError::NotQueued {
                 to: to.to_owned(),
                 queued,
             });
         }
-        Place::Behind { key, .. } => key,
+        QueuePosition::Behind { key, .. } => key,
     };
     let name = std::str::from_utf8(&key).map_err(|_| TransferError::Unsupported)?;
-    let wish = own.with_transfer_to(Some(name)).ok_or(TransferError::Unsupported)?;
-    let mut result = say(backend, term, &wish).await;
+    let request = own.with_transfer_to(Some(name)).ok_or(TransferError::Unsupported)?;
+    let mut result = write_value(backend, term, &request).await;
     if result.is_ok() {
-        result = wait::<V>(backend, term, to, &key, within).await;
+        result = wait_until_next::<V>(backend, term, to, &key, within).await;
     }
     if let Err(error) = &result
         && !matches!(error, TransferError::TermEnded)
     {
-        info!(to, %error, "the leadership cannot be transferred");
-        match timeout(TAKE_BACK, say(backend, term, own)).await {
+        info!(to, %error, "leadership transfer failed");
+        match timeout(WITHDRAW_TIMEOUT, write_value(backend, term, own)).await {
             Ok(Ok(())) => {}
-            // It does no harm: it names one key, and whoever stands before that has given way already.
-            Ok(Err(error)) => debug!(%error, "the wish cannot be taken back"),
-            Err(_) => debug!("the store does not take back the wish in time"),
+            // Harmless: the request names one key, and the candidates before it have already made way.
+            Ok(Err(error)) => debug!(%error, "cannot withdraw the transfer request"),
+            Err(_) => debug!("timeout withdrawing the transfer request"),
         }
     }
     result
 }
 
-/// Gives the leader's key this value.
-async fn say<V: LeaderValue>(backend: &dyn ElectionBackend, term: &Term, value: &V) -> Result<(), TransferError> {
+/// Writes this value to the leader's key.
+async fn write_value<V: LeaderValue>(
+    backend: &dyn ElectionBackend,
+    term: &Term,
+    value: &V,
+) -> Result<(), TransferError> {
     term.check().map_err(|_| TransferError::TermEnded)?;
-    let said = backend
+    let written = backend
         .proclaim(
             term.lock_key().clone(),
             term.lock_revision(),
@@ -132,75 +141,79 @@ async fn say<V: LeaderValue>(backend: &dyn ElectionBackend, term: &Term, value: 
             value.encode().into(),
         )
         .await?;
-    said.then_some(()).ok_or(TransferError::TermEnded)
+    written.then_some(()).ok_or(TransferError::TermEnded)
 }
 
 /// Waits until the candidate with this key is next.
-async fn wait<V: LeaderValue>(
+async fn wait_until_next<V: LeaderValue>(
     backend: &dyn ElectionBackend,
     term: &Term,
     to: &str,
     key: &Bytes,
     within: Duration,
 ) -> Result<(), TransferError> {
-    let mut in_the_way = Vec::new();
+    let mut blocking = Vec::new();
     let next = async {
         loop {
-            match place::<V>(&backend.candidates().await?, term, to)? {
-                Place::Next => return Ok(()),
-                // Another key of its is one that nobody makes way for.
-                Place::Behind { key: now, before } if now == *key => in_the_way = before,
-                Place::Behind { .. } | Place::Absent { .. } => {
+            match position_of::<V>(&backend.candidates().await?, term, to)? {
+                QueuePosition::Next => return Ok(()),
+                // The candidates do not make way for another key of the target.
+                QueuePosition::Behind { key: now, before } if now == *key => blocking = before,
+                QueuePosition::Behind { .. } | QueuePosition::Absent { .. } => {
                     return Err(TransferError::Left { to: to.to_owned() });
                 }
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     let waited = timeout(within, next).await;
     waited.unwrap_or_else(|_| {
         Err(TransferError::InTheWay {
             to: to.to_owned(),
-            before: in_the_way,
+            before: blocking,
             within,
         })
     })
 }
 
-/// Where a candidate stands.
+/// The position of a candidate in the queue.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
-    /// Right behind the leader.
+enum QueuePosition {
+    /// Directly behind the leader.
     Next,
-    /// Behind others.
+    /// Behind other candidates.
     Behind {
-        /// Its key.
+        /// The candidate's key.
         key: Bytes,
-        /// The others.
+        /// The other candidates.
         before: Vec<String>,
     },
-    /// Nowhere.
+    /// Not in the queue.
     Absent {
-        /// Who does stand behind the leader.
+        /// The candidates behind the leader.
         queued: Vec<String>,
     },
 }
 
-/// Where `to` stands among the candidates, the oldest first. With several keys it is the newest that counts: the others are of
-/// processes that have ended.
-fn place<V: LeaderValue>(candidates: &[Candidate], term: &Term, to: &str) -> Result<Place, TransferError> {
+/// The position of `to` among the candidates, oldest first. Of several keys the newest counts: the others are of dead
+/// processes.
+fn position_of<V: LeaderValue>(
+    candidates: &[Candidate],
+    term: &Term,
+    to: &str,
+) -> Result<QueuePosition, TransferError> {
     let (leader, others) = candidates.split_first().ok_or(TransferError::TermEnded)?;
     if leader.key != term.lock_key() || leader.create_revision != term.lock_revision() {
         return Err(TransferError::TermEnded);
     }
     let names = |some: &[Candidate]| some.iter().map(name_of::<V>).collect();
     Ok(match others.iter().rposition(|other| is::<V>(other, to)) {
-        Some(0) => Place::Next,
-        Some(at) => Place::Behind {
+        Some(0) => QueuePosition::Next,
+        Some(at) => QueuePosition::Behind {
             key: others[at].key.clone(),
             before: names(&others[..at]),
         },
-        None => Place::Absent { queued: names(others) },
+        None => QueuePosition::Absent { queued: names(others) },
     })
 }
 
@@ -208,7 +221,7 @@ fn is<V: LeaderValue>(candidate: &Candidate, id: &str) -> bool {
     V::decode(&candidate.value).is_ok_and(|value| value.candidate_id() == id)
 }
 
-/// What people know a candidate by.
+/// The name of a candidate, for messages.
 fn name_of<V: LeaderValue>(candidate: &Candidate) -> String {
     V::decode(&candidate.value).map_or_else(
         |_| String::from_utf8_lossy(&candidate.key).into_owned(),

@@ -1,10 +1,10 @@
-//! What a leader says of itself in the election.
+//! The value of a candidate's key.
 
 use crate::process::Process;
 
-/// The value that a candidate puts under its key, and that everybody who observes the election reads.
+/// The value that a candidate writes to its key, and that every observer of the election reads.
 ///
-/// Any type can be elected with; the encoding is the component's own (a protobuf message, plain text, ...).
+/// Any type can implement it. The encoding is up to the component (a protobuf message, plain text, ...).
 ///
 /// ```
 /// use curator_election::{DecodeError, LeaderValue};
@@ -28,32 +28,32 @@ use crate::process::Process;
 /// }
 /// ```
 pub trait LeaderValue: Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static {
-    /// Who this is. Two values with the same id are of the same candidate, of which only one process should run at a time:
-    /// at its start a candidate removes the keys that an earlier process with its id left behind. Of two that run, the younger one
-    /// does not stand for election.
+    /// The id of the candidate. Only one process per candidate should run at a time: at its start a candidate removes
+    /// the keys that an earlier process with its id left behind. Of two running processes the younger does not
+    /// campaign.
     fn candidate_id(&self) -> &str;
 
-    /// Which process of the candidate says this. The more of it is said, the better a second process with the same id is told from
-    /// an earlier one of this candidate.
+    /// The process of the candidate. The more fields are set, the better a second process with the same id is
+    /// distinguished from an earlier process of this candidate.
     fn process(&self) -> Process {
         Process::default()
     }
 
-    /// The bytes that are stored.
+    /// Encodes the value.
     fn encode(&self) -> Vec<u8>;
 
-    /// Reads stored bytes.
+    /// Decodes a stored value. Any client of the store may have written it.
     ///
     /// # Errors
-    /// The bytes, which any client of the store may have written, are not such a value.
+    /// If the bytes are not a valid value.
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
 
-    /// The lock key of the candidate that is to lead next, if this is the value of a leader that wants one to.
+    /// The lock key of the transfer target, if a leadership transfer is requested.
     fn transfer_to(&self) -> Option<&str> {
         None
     }
 
-    /// This value with such a wish, or without; `None` if values of this type cannot say it.
+    /// This value with or without a transfer request; `None` if the type does not support transfers.
     #[must_use]
     fn with_transfer_to(&self, key: Option<&str>) -> Option<Self> {
         let _ = key;
@@ -61,7 +61,7 @@ pub trait LeaderValue: Clone + std::fmt::Debug + PartialEq + Send + Sync + 'stat
     }
 }
 
-/// A leader's value that cannot be read.
+/// A value that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("the leader's value cannot be read: {source}")]
 pub struct DecodeError {
@@ -69,13 +69,13 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Wraps the reason.
+    /// Wraps the cause.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: source.into() }
     }
 }
 
-/// A value that is nothing but the candidate's id in plain text, as `etcdctl elect` and many others use it.
+/// The candidate's id in plain text, as used by `etcdctl elect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlainText(pub String);
 
@@ -113,7 +113,7 @@ impl LeaderValue for curator_proto::private::LeaderElectionValue {
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let value = <Self as prost::Message>::decode(bytes).map_err(DecodeError::new)?;
         if value.node_id.is_empty() {
-            return Err(DecodeError::new("it names no node"));
+            return Err(DecodeError::new("node_id is empty"));
         }
         Ok(value)
     }

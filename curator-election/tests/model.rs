@@ -1,13 +1,14 @@
-//! A formal model of the election with fencing and forwarding, checked exhaustively for three candidates within small bounds.
+//! A formal model of the election with fencing and forwarding, checked exhaustively for three candidates within small
+//! bounds.
 //!
-//! Names are those of the code. A candidate puts a lock key under a lease, which gets the next *create revision*; it leads when
-//! a transaction shows that no older key is left and that its own is still there. A *term* is that create revision; it is
-//! *valid* until its deadline, which may pass at any moment, since a process may be paused for as long as one likes between any
-//! two of its steps. What a leader writes is a transaction under the *guard* that its lock key is there, on the condition that
-//! the register is as its *view* has it; what it reads is its view, behind a fence, a transaction of the guard alone. Clients
-//! call any instance. A follower forwards a call once, with the term that it expects; only the leader of just that term takes
-//! it, and whoever else gets it refuses before anything runs. Requests and answers are on their way for as long as one likes,
-//! and answers may be lost.
+//! Names are those of the code. A candidate puts a lock key under a lease, which gets the next *create revision*; it
+//! leads when a transaction shows that no older key is left and that its own is still there. A *term* is that create
+//! revision; it is *valid* until its deadline, which may pass at any moment, since a process may be paused for as long
+//! as one likes between any two of its steps. What a leader writes is a transaction under the *guard* that its lock key
+//! is there, on the condition that the register is as its *view* has it; what it reads is its view, behind a fence, a
+//! transaction of the guard alone. Clients call any instance. A follower forwards a call once, with the term that it
+//! expects; only the leader of just that term takes it, and whoever else gets it refuses before anything runs. Requests
+//! and answers are on their way for as long as one likes, and answers may be lost.
 //!
 //! Each safeguard is taken out in turn, and the checker must find what goes wrong then.
 
@@ -38,7 +39,8 @@ struct Election {
     /// How many lock keys are ever put.
     rounds: u8,
     calls: Vec<Kind>,
-    /// Whether leases may also end before the deadlines of their terms: revoked by somebody, or because a clock is wrong.
+    /// Whether leases may also end before the deadlines of their terms: revoked by somebody, or because a clock is
+    /// wrong.
     early_ends: bool,
     without: Without,
 }
@@ -394,9 +396,10 @@ impl Model for Election {
                 let Candidate::Leads { term, valid, view } = &mut state.candidates[usize::from(number)] else {
                     return None;
                 };
-                match holds(*term) {
-                    true => *view = Some(state.store.version),
-                    false => *valid = false,
+                if holds(*term) {
+                    *view = Some(state.store.version);
+                } else {
+                    *valid = false;
                 }
             }
             Action::Begin { call, instance } => {
@@ -543,9 +546,10 @@ impl Model for Election {
                     return None;
                 };
                 // The caller learns that nothing is known, and decides; a follower must not decide for it.
-                state.calls[call].at = match self.lacks(Without::ProofThatNothingRan) && state.calls[call].runs < 2 {
-                    true => At::Instance(from),
-                    false => At::Ended,
+                state.calls[call].at = if self.lacks(Without::ProofThatNothingRan) && state.calls[call].runs < 2 {
+                    At::Instance(from)
+                } else {
+                    At::Ended
                 };
             }
         }

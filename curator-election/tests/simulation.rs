@@ -1,9 +1,10 @@
 //! The election on the model of etcd, in simulated time, with faults from a seed.
 //!
-//! Three electors with clocks that drift, and a schedule of faults: partitions (also one-way), lost and late replies, closed
-//! watches, compaction, leases revoked behind everybody's back, processes that are stopped for longer than the TTL or killed
-//! and started again. At each simulated 10 ms: at most one valid term (S2), and the key of a valid term is in the store; a
-//! write guarded by an ended term never lands (S1). After the faults have healed there is one leader and all agree.
+//! Three electors with clocks that drift, and a schedule of faults: partitions (also one-way), lost and late replies,
+//! closed watches, compaction, leases revoked behind everybody's back, processes that are stopped for longer than the
+//! TTL or killed and started again. At each simulated 10 ms: at most one valid term (S2), and the key of a valid term
+//! is in the store; a write guarded by an ended term never lands (S1). After the faults have healed there is one leader
+//! and all agree.
 //!
 //! `CURATOR_SIM_SEEDS` sets how many seeds are run, `CURATOR_SIM_SEED` runs one of them and prints its trace.
 
@@ -239,8 +240,8 @@ impl World {
                 self.note(format_args!("node {node} leads: {term:?}"));
                 self.terms.push(term.clone());
             }
-            // A lease that somebody revokes while its owner is cut off ends a term that cannot know: there the guard alone
-            // helps, which is checked below.
+            // A lease that somebody revokes while its owner is cut off ends a term that cannot know: there the guard
+            // alone helps, which is checked below.
             if term.is_valid() && !self.revoked.contains(&term.lease()) {
                 valid.push((node, term));
             }
@@ -408,7 +409,8 @@ fn at_most_one_valid_term_and_progress_after_healing() {
     });
     if let Some((seed, outcome)) = outcomes.iter().find(|(_, outcome)| outcome.failure.is_some()) {
         panic!(
-            "{}\nseed {seed} failed: {}\nto see it again: CURATOR_SIM_SEED={seed} cargo test -p curator-election --test simulation -- --nocapture",
+            "{}\nseed {seed} failed: {}\nto see it again: CURATOR_SIM_SEED={seed} cargo test \
+             -p curator-election --test simulation -- --nocapture",
             outcome.trace,
             outcome.failure.as_deref().unwrap_or_default()
         );

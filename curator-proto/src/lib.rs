@@ -1,9 +1,9 @@
 //! The messages and services of the Curator, and who may call them.
 //!
-//! Names, numbers and types are those of the original, written in Go: its clients and candidates work with these messages,
-//! and records that either has stored are read by the other. Two fields are ours alone, in
-//! [`LeaderElectionValue`](private::LeaderElectionValue): where a candidate can be reached, and whom a leader wants to lead after
-//! it. So is the package [`admin_api`], for those who run the instances.
+//! Names, numbers and types are those of the original, written in Go: its clients and candidates work with these
+//! messages, and records that either has stored are read by the other. Two fields are ours alone, in
+//! [`LeaderElectionValue`](private::LeaderElectionValue): where a candidate can be reached, and whom a leader wants to
+//! lead after it. So is the package [`admin_api`], for those who run the instances.
 //!
 //! Fields that are not known here are dropped when a message is decoded. Whoever rewrites a stored record that a newer
 //! version may have written has to carry them over by other means.

@@ -128,8 +128,8 @@ fn authorization(path: &str, annotation: &wire::Authorization) -> Result<Authori
     }
 }
 
-/// As much of `google/protobuf/descriptor.proto` as is needed here. The complete messages of `prost-types` know nothing of
-/// our extension of the method options.
+/// As much of `google/protobuf/descriptor.proto` as is needed here. The complete messages of `prost-types` know nothing
+/// of our extension of the method options.
 mod wire {
     use prost::Message;
 

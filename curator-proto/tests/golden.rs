@@ -126,7 +126,8 @@ fn selectors_have_different_numbers() {
         kubernetes_worker: Some(false),
         ..Default::default()
     };
-    // The encoder writes a oneof where its first member stands; the contract asks for equal bytes only of stored messages.
+    // The encoder writes a oneof where its first member stands; the contract asks for equal bytes only of stored
+    // messages.
     check(&roles, b"\x22\x01n\x10\x00");
     assert_eq!(
         UpdateNodeRolesRequest::decode(&b"\x10\x00\x22\x01n"[..]).expect("decodes"),

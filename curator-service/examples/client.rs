@@ -1,6 +1,7 @@
 //! A client with the owner's credentials: prints the nodes of a cluster.
 //!
-//! `cargo run -p curator-service --example client -- 10.0.0.1:7835 ca.pem owner.pem owner-key.pem`; any instance will do.
+//! `cargo run -p curator-service --example client -- 10.0.0.1:7835 ca.pem owner.pem owner-key.pem`; any instance will
+//! do.
 
 use std::path::Path;
 

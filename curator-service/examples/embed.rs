@@ -1,6 +1,8 @@
-//! The whole service in another process, with a leader's service of its own: `cargo run -p curator-service --example embed`.
+//! The whole service in another process, with a leader's service of its own: `cargo run -p curator-service --example
+//! embed`.
 //!
-//! It keeps its state in a directory, so that it runs alone; with `EtcdConsensus` in its place it is one of several instances.
+//! It keeps its state in a directory, so that it runs alone; with `EtcdConsensus` in its place it is one of several
+//! instances.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What tests, fuzzing, the simulation and the benches reach the crate's inside by. No program for use is built with any of it.
+//! What tests, fuzzing, the simulation and the benches reach the crate's inside by. No program for use is built with
+//! any of it.
 
 #[cfg(feature = "measure")]
 pub mod bench_hooks;

@@ -28,7 +28,8 @@ fn packaged(directory: &Path) -> Option<String> {
     commit(rest.split('"').nth(1)?)
 }
 
-/// The commit that is checked out, if this very directory is what git keeps: a copy of it may lie within another repository.
+/// The commit that is checked out, if this very directory is what git keeps: a copy of it may lie within another
+/// repository.
 fn checked_out(directory: &Path) -> Option<String> {
     git(directory, &["ls-files", "--error-unmatch", "build.rs"])?;
     // It has a line more after each commit and each checkout.

@@ -1,14 +1,14 @@
-//! The election on a key-value store, as `go.etcd.io/etcd/client/v3/concurrency` lays it out, so that candidates of both
-//! take part in one election.
+//! The election on a key-value store, with the key layout of `go.etcd.io/etcd/client/v3/concurrency`, so that
+//! candidates of both take part in one election.
 //!
-//! A candidate puts `<prefix>/<lease id in hex>` attached to its lease. Whoever's key has the lowest create revision leads;
-//! each other one watches the key right before its own, so that a leader's end wakes one candidate and not all of them.
-//! A leader may want a certain candidate to lead next, and says so in its value: a candidate of ours that stands right behind it
-//! then queues up again, as the last one, if the other is behind it; and so does the next, until that other one is first.
+//! A candidate puts `<prefix>/<lease id in hex>` attached to its lease. The key with the lowest create revision leads.
+//! Each other candidate watches the key directly before its own, so that the end of a term wakes one candidate and not
+//! all. For a leadership transfer the leader names a target in its value. The candidate directly behind the leader then
+//! queues again at the end, if the target is behind it; the next one does the same, until the target is next.
 //!
-//! Beyond the Go library as well: the check that no older key is left also proves, in the same transaction, that the own key is
-//! still there; a wait is looked after at intervals, so that a watch that went deaf does no harm; and a lost reply to the
-//! put is found out by putting again, which the create-revision guard makes harmless.
+//! Differences to the Go library: the check for older keys also proves, in the same transaction, that the own key still
+//! exists; a wait is checked at intervals, so that a broken watch does no harm; and after a lost reply to the put, the
+//! put is repeated, which the guard on the create revision makes safe.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -30,11 +30,12 @@ use crate::store::{
 };
 use crate::value::LeaderValue;
 
-/// How long to pause after a failed call to the store: short at first, since many failures pass at once.
-const PAUSE_FIRST: Duration = Duration::from_millis(25);
-const PAUSE_LONGEST: Duration = Duration::from_secs(1);
-/// After so many reads in a row from before the newest one, an observer takes it that the store has gone back.
-const READS_FROM_THE_PAST: u32 = 3;
+/// The first pause after a failed call to the store.
+const INITIAL_PAUSE: Duration = Duration::from_millis(25);
+/// The maximum pause after a failed call to the store.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// The number of consecutive reads with an old revision after which the store counts as gone back.
+const MAX_OLD_READS: u32 = 3;
 
 /// An election under a prefix of a [`Store`].
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub struct StoreElection<S: ?Sized> {
     transfer_to: Option<TransferTo>,
 }
 
-/// Reads from a leader's value which candidate it wants to lead next.
+/// Reads the transfer target from a leader's value.
 type TransferTo = fn(&[u8]) -> Option<Bytes>;
 
 fn transfer_to<V: LeaderValue>(value: &[u8]) -> Option<Bytes> {
@@ -57,8 +58,8 @@ fn transfer_to<V: LeaderValue>(value: &[u8]) -> Option<Bytes> {
 impl<S: Store + ?Sized> StoreElection<S> {
     /// The election under `prefix`, such as `/leader`; its keys start with the prefix and a slash.
     ///
-    /// What is waited for is read afresh each `refresh`, whatever the watches say; observers get a sign of life as often.
-    /// A third of the TTL is a good value.
+    /// Waits read again at each `refresh` interval, independent of watches; observers get an observation as often. Use
+    /// a third of the TTL.
     pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
         Self {
             store,
@@ -69,15 +70,15 @@ impl<S: Store + ?Sized> StoreElection<S> {
         }
     }
 
-    /// Gives way to the candidate that a leader's value, which is a `V`, names as the next one. Without this a campaign keeps its
-    /// place whatever a leader says.
+    /// Supports leadership transfer: a campaign makes way for the target that a leader's value, of type `V`, names.
+    /// Without this a campaign keeps its position.
     #[must_use]
     pub fn with_transfer<V: LeaderValue>(mut self) -> Self {
         self.transfer_to = Some(transfer_to::<V>);
         self
     }
 
-    /// Draws the jitter of its pauses from a seed, so that a simulation can be repeated.
+    /// Draws the jitter of the pauses from a seed, so that a simulation is reproducible.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -93,13 +94,13 @@ impl<S: Store + ?Sized> StoreElection<S> {
     }
 
     fn pauses(&self) -> Backoff {
-        // Each hasher is keyed differently; that is all that the jitter asks for.
+        // Each hasher has a random key, which suffices for jitter.
         let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(&self.prefix));
-        Backoff::new(PAUSE_FIRST, PAUSE_LONGEST, seed)
+        Backoff::new(INITIAL_PAUSE, MAX_PAUSE, seed)
     }
 
-    /// Puts the candidate's key, or finds the one that an earlier try with a lost reply has put. Returns the revision at
-    /// which it was created.
+    /// Puts the candidate's key, or finds the key of an earlier attempt whose reply was lost. Returns the create
+    /// revision.
     async fn queue(&self, key: &Bytes, lease: LeaseId, value: &Bytes) -> Result<Revision, StoreError> {
         let put = Op::Put {
             key: key.clone(),
@@ -115,7 +116,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
         }
         let Some(found) = first_kv(answer) else {
             return Err(StoreError::refused(
-                "a key that exists was not found in one transaction",
+                "inconsistent transaction: an existing key was not found",
             ));
         };
         if found.value == value {
@@ -123,13 +124,15 @@ impl<S: Store + ?Sized> StoreElection<S> {
         }
         // This lease has campaigned before with another value: proclaim the new one.
         let created = found.create_revision;
-        match self.proclaim(key.clone(), created, lease, value.clone()).await? {
-            true => Ok(created),
-            false => Err(StoreError::LeaseNotFound { id: lease }),
+        if self.proclaim(key.clone(), created, lease, value.clone()).await? {
+            Ok(created)
+        } else {
+            Err(StoreError::LeaseNotFound { id: lease })
         }
     }
 
-    /// The candidate right before ours, or `Ok(None)` if we lead; proves at once that our key is still there.
+    /// The candidate directly before the own key, `None` if there is none; the same transaction checks that the own key
+    /// exists.
     async fn predecessor(&self, key: &Bytes, own: Revision) -> Result<(Revision, Option<KeyValue>), CampaignError> {
         let read = Range {
             sort: Sort::CreateDescending,
@@ -137,11 +140,11 @@ impl<S: Store + ?Sized> StoreElection<S> {
             max_create_revision: Revision(own.0 - 1),
             ..Range::all(self.all_keys())
         };
-        let mut still_there = vec![Compare::created_at(key.clone(), own)];
+        let mut own_key_exists = vec![Compare::created_at(key.clone(), own)];
         if failpoint::on(failpoint::NO_RECHECK_OF_OWN_KEY) {
-            still_there.clear();
+            own_key_exists.clear();
         }
-        let txn = Txn::when(still_there).then(vec![Op::Range(read)]);
+        let txn = Txn::when(own_key_exists).then(vec![Op::Range(read)]);
         let answer = self.store.txn(txn).await?;
         if !answer.succeeded {
             return Err(CampaignError::KeyLost { key: key.clone() });
@@ -149,10 +152,11 @@ impl<S: Store + ?Sized> StoreElection<S> {
         Ok((answer.revision, first_kv(answer)))
     }
 
-    /// Leaves the queue, to join it again at its end, if the candidate right before ours wants one to lead next that is behind
-    /// ours; returns whether it did. Who has done so is behind that one, and does not do it for it again.
+    /// Leaves the queue, to join it again at the end, if the candidate directly before the own key requests a transfer
+    /// to a candidate behind it; returns whether it did. Afterwards the own key is behind the target, so it does so
+    /// only once.
     ///
-    /// That the one before is the leader need not be asked: nobody else says such a thing, and it stands with the key.
+    /// Only a leader requests a transfer, so there is no need to check that the candidate before is the leader.
     async fn give_way(&self, key: &Bytes, own: Revision, before: &KeyValue) -> Result<bool, StoreError> {
         let Some(next) = self.transfer_to.and_then(|read| read(&before.value)) else {
             return Ok(false);
@@ -162,8 +166,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
             ordering: Ordering::Greater,
             target: Target::CreateRevision(own),
         };
-        let still_wanted = Compare::changed_at(before.key.clone(), before.mod_revision);
-        let conditions = vec![Compare::created_at(key.clone(), own), still_wanted, behind_ours];
+        let still_requested = Compare::changed_at(before.key.clone(), before.mod_revision);
+        let conditions = vec![Compare::created_at(key.clone(), own), still_requested, behind_ours];
         let answer = self
             .store
             .txn(Txn::when(conditions).then(vec![Op::delete(key.clone())]))
@@ -171,7 +175,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
         Ok(answer.succeeded)
     }
 
-    /// Waits until `key` is deleted or has another value, the watch fails, or it is time to look again.
+    /// Waits until `key` is deleted or changed, the watch fails, or the refresh interval has passed.
     async fn wait_for_change(&self, key: Bytes, from: Revision) -> Result<(), StoreError> {
         let wait = async {
             let mut changes = self.store.watch(Keys::One(key), from).await?;
@@ -181,7 +185,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
                 }
             }
             Err(StoreError::Unknown {
-                reason: "the watch was closed".into(),
+                reason: "watch closed".into(),
             })
         };
         tokio::time::timeout(self.refresh, wait).await.unwrap_or(Ok(()))
@@ -231,9 +235,9 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
                 Ok((at, Some(before))) => match self.give_way(&key, revision, &before).await {
                     Ok(false) => self.wait_for_change(before.key, at.next()).await,
                     gone => {
-                        // Or, if the answer was lost, perhaps not: queueing up finds that out.
+                        // If the reply was lost, the key may still exist: queueing again detects that.
                         queued = None;
-                        gone.map(|_| debug!("queueing up again behind the one that the leader wants to be next"))
+                        gone.map(|_| debug!("queueing again behind the transfer target"))
                     }
                 },
                 Err(CampaignError::Store(error)) => Err(error),
@@ -265,7 +269,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
             pauses: self.pauses(),
             watch: None,
             newest: Revision(0),
-            from_the_past: 0,
+            old_reads: 0,
             started: false,
         };
         futures::stream::unfold(observer, |mut observer| async move {
@@ -280,34 +284,34 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
     }
 }
 
-/// Waits a little after a failure that may pass; hands back one that will not.
+/// Pauses after a transient failure; returns a final one.
 async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(), StoreError> {
     match error {
         StoreError::LeaseNotFound { .. } | StoreError::Refused { .. } => Err(error),
         // `Unreachable`, `Unknown`, `NoQuorum`, `Compacted`, and what the store may add.
         _ => {
-            debug!(%error, "the campaign pauses");
+            debug!(%error, "campaign call failed, retrying");
             tokio::time::sleep(pauses.failed()).await;
             Ok(())
         }
     }
 }
 
-/// Reads who leads, and reads again whenever a watch or the time says so.
+/// Reads the leader, and reads again after each watch event and each refresh interval.
 ///
-/// The watch is only a bell: what is reported always comes from a linearizable read. So a batch with puts of several
-/// candidates, a compaction, or a gap between two watches cannot name a wrong leader.
+/// The watch only triggers a read: each observation comes from a linearizable read. So a batch with puts of several
+/// candidates, a compaction, or a gap between two watches cannot report a wrong leader.
 struct Observer<S: ?Sized> {
     store: Arc<S>,
     keys: Keys,
-    /// What to watch: the leader's key, or all keys while there is none.
+    /// The keys to watch: the leader's key, or all keys while there is no leader.
     wanted: Keys,
     refresh: Duration,
     pauses: Backoff,
     watch: Option<Watched>,
     newest: Revision,
-    /// How many reads in a row were from before the newest.
-    from_the_past: u32,
+    /// The number of consecutive reads with an old revision.
+    old_reads: u32,
     started: bool,
 }
 
@@ -320,22 +324,22 @@ impl<S: Store + ?Sized> Observer<S> {
     async fn next(&mut self) -> Observation {
         if self.started {
             self.aim_watch().await;
-            self.wait_for_news().await;
+            self.wait_for_change().await;
         }
         loop {
             match self.store.range(Range::oldest(self.keys.clone())).await {
-                // Members answer linearizably, so an older revision is only seen if the store itself went back in time.
-                Ok(read) if read.revision >= self.newest || self.from_the_past + 1 >= READS_FROM_THE_PAST => {
+                // Reads are linearizable, so the revision decreases only if the store itself went back.
+                Ok(read) if read.revision >= self.newest || self.old_reads + 1 >= MAX_OLD_READS => {
                     self.pauses.succeeded();
                     self.started = true;
-                    self.from_the_past = 0;
+                    self.old_reads = 0;
                     if read.revision < self.newest {
-                        // What is watched is to come once more.
+                        // Revisions are reused, so watch again.
                         self.watch = None;
                     }
                     self.newest = read.revision;
                     let leader = read.kvs.into_iter().next().map(candidate);
-                    // The watch is set up after the news are told: they must not grow old meanwhile.
+                    // The watch is opened after the observation is reported, so that the observation is not delayed.
                     self.wanted = match &leader {
                         Some(leader) => Keys::One(leader.key.clone()),
                         None => self.keys.clone(),
@@ -346,12 +350,12 @@ impl<S: Store + ?Sized> Observer<S> {
                     };
                 }
                 Ok(read) => {
-                    debug!(at = %read.revision, newest = %self.newest, "the store answered from its past");
-                    self.from_the_past += 1;
+                    debug!(at = %read.revision, newest = %self.newest, "store answered with an old revision");
+                    self.old_reads += 1;
                     tokio::time::sleep(self.pauses.failed()).await;
                 }
                 Err(error) => {
-                    debug!(%error, "the observer pauses");
+                    debug!(%error, "observer read failed, retrying");
                     self.watch = None;
                     tokio::time::sleep(self.pauses.failed()).await;
                 }
@@ -359,7 +363,7 @@ impl<S: Store + ?Sized> Observer<S> {
         }
     }
 
-    /// Watches what is wanted from what was last read on.
+    /// Opens the watch on the wanted keys, from the revision of the last read on.
     async fn aim_watch(&mut self) {
         let keys = self.wanted.clone();
         if self.watch.as_ref().is_some_and(|watched| watched.keys == keys) {
@@ -368,19 +372,19 @@ impl<S: Store + ?Sized> Observer<S> {
         match self.store.watch(keys.clone(), self.newest.next()).await {
             Ok(changes) => self.watch = Some(Watched { keys, changes }),
             Err(error) => {
-                // Without a watch the next look is only as far away as the pause.
-                debug!(%error, "the observer has no watch");
+                // Without a watch the next read follows after a pause.
+                debug!(%error, "observer cannot open a watch");
                 self.watch = None;
             }
         }
     }
 
-    async fn wait_for_news(&mut self) {
+    async fn wait_for_change(&mut self) {
         let Some(watched) = &mut self.watch else {
             tokio::time::sleep(self.pauses.failed()).await;
             return;
         };
-        let news = async {
+        let change = async {
             loop {
                 match watched.changes.next().await {
                     Some(Ok(batch)) if batch.events.is_empty() => {}
@@ -389,7 +393,7 @@ impl<S: Store + ?Sized> Observer<S> {
                 }
             }
         };
-        if let Ok(false) = tokio::time::timeout(self.refresh, news).await {
+        if let Ok(false) = tokio::time::timeout(self.refresh, change).await {
             self.watch = None;
         }
     }

@@ -62,7 +62,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
             io.answer_step_down(StepDown::Done);
         }
         let Some(wakeup) = machine.next_wakeup() else { return };
-        // In this order: an end that is known goes before the time, and the time before whatever else has arrived.
+        // The order matters: a known end of the term goes first, then the time, then other events.
         event = tokio::select! {
             biased;
             () = cancel.cancelled(), if !shutting_down => {
@@ -83,7 +83,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
                     io.stepping_down.push(answer);
                     Event::StepDown
                 } else {
-                    // Whoever asked may have gone.
+                    // The caller may be gone.
                     let _ = answer.send(StepDown::NotLeader);
                     Event::Tick
                 }
@@ -92,7 +92,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
     }
 }
 
-/// Completes when the liveness stops, or begins again; never without one.
+/// Completes when the liveness probe fails or recovers; never without a probe.
 async fn liveness_changed(liveness: Option<&LivenessProbe>, stuck: bool) {
     match liveness {
         Some(liveness) => liveness.changed(stuck).await,
@@ -100,7 +100,7 @@ async fn liveness_changed(liveness: Option<&LivenessProbe>, stuck: bool) {
     }
 }
 
-/// The calls under way and what they need.
+/// The calls in progress, and what they need.
 struct Io<V> {
     backend: Arc<dyn ElectionBackend>,
     value: Bytes,
@@ -118,15 +118,15 @@ impl<V: LeaderValue> Io<V> {
         match command {
             Command::Undetermined { reason } => self.publisher.undetermined(reason),
             Command::Explain { reason } => {
-                // Of a duplicate it has been told already, in these words.
+                // A duplicate is already logged, with the same text.
                 if !matches!(reason, Reason::Duplicate(_)) {
-                    warn!(%reason, "nobody is known to lead, and this instance cannot take part in the election");
+                    warn!(%reason, "no known leader, and this instance cannot take part in the election");
                 }
                 self.publisher.undetermined(reason);
             }
-            Command::Follow(following) => {
+            Command::Follow(leader) => {
                 telemetry::became_follower();
-                self.publisher.publish(ElectionStatus::Follower(following));
+                self.publisher.publish(ElectionStatus::Follower(leader));
             }
             Command::Lead {
                 key,
@@ -142,17 +142,17 @@ impl<V: LeaderValue> Io<V> {
                 warn!(
                     seen = went_back.seen.0,
                     found = went_back.found.0,
-                    "{went_back} What was changed in between is lost, and everything is read anew"
+                    "{went_back} Later changes are lost; all state is read again"
                 );
             }
             Command::List => self.call(async move { Event::Listed(backend.candidates().await) }),
-            Command::Look => self.call(async move { Event::Looked(backend.candidates().await) }),
-            Command::Duplicated { told } => {
-                warn!("{told}");
+            Command::Relist => self.call(async move { Event::Relisted(backend.candidates().await) }),
+            Command::Duplicated { message } => {
+                warn!("{message}");
                 telemetry::duplicate_id(true);
             }
             Command::Alone => {
-                info!("no other process stands for election with the id of this one any more");
+                info!("the duplicate process has left the election");
                 telemetry::duplicate_id(false);
             }
             Command::Remove(stale) => self.call(async move {
@@ -161,12 +161,12 @@ impl<V: LeaderValue> Io<V> {
                         Ok(true) => {
                             info!(
                                 ?key,
-                                "removed a key that an earlier process of this candidate left behind"
+                                "removed a key left behind by an earlier process of this candidate"
                             );
                         }
-                        Ok(false) => debug!(?key, "a stale key was already gone"),
+                        Ok(false) => debug!(?key, "stale key already deleted"),
                         Err(error) => {
-                            warn!(?key, %error, "a stale key could not be removed, it will run out by itself");
+                            warn!(?key, %error, "cannot remove a stale key: it expires with its lease");
                         }
                     }
                 }
@@ -210,13 +210,13 @@ impl<V: LeaderValue> Io<V> {
 
     fn answer_step_down(&mut self, outcome: StepDown) {
         for answer in self.stepping_down.drain(..) {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = answer.send(outcome);
         }
     }
 }
 
-/// Gives the lease back, trying again until the store has answered or the time is over.
+/// Revokes the lease; retries until the store replies or the time is over.
 async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until: Instant, clock: SharedClock) {
     let Some(lease) = lease else { return };
     let revoke = async {
@@ -224,7 +224,7 @@ async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until:
             match backend.revoke(lease).await {
                 Ok(()) | Err(StoreError::LeaseNotFound { .. }) => return,
                 Err(error) => {
-                    debug!(%lease, %error, "the lease could not be given back yet");
+                    debug!(%lease, %error, "revoking the lease failed, retrying");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -232,12 +232,12 @@ async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until:
     };
     tokio::select! {
         biased;
-        () = revoke => debug!(%lease, "the lease was given back"),
-        () = clock.sleep_until(until) => warn!(%lease, "the store did not take the lease back: it will run out by itself"),
+        () = revoke => debug!(%lease, "lease revoked"),
+        () = clock.sleep_until(until) => warn!(%lease, "cannot revoke the lease: it expires after its TTL"),
     }
 }
 
-/// Publishes the status; the term ends before anything but itself is published.
+/// Publishes the status. The term ends before any other status is published.
 struct Publisher<V> {
     status: watch::Sender<ElectionStatus<V>>,
     term: Option<TermOwner>,
@@ -251,7 +251,7 @@ impl<V: LeaderValue> Publisher<V> {
     }
 
     fn undetermined(&mut self, reason: Reason) {
-        debug!(%reason, "who leads is not known");
+        debug!(%reason, "role undetermined");
         telemetry::became_undetermined(reason.word());
         self.publish(ElectionStatus::Undetermined(reason));
     }
@@ -265,17 +265,17 @@ impl<V: LeaderValue> Publisher<V> {
 
     fn extend(&mut self, deadline: Instant) {
         if let ElectionStatus::Leader(term) = &*self.status.borrow() {
-            self.min_remaining.note(term.remaining());
+            self.min_remaining.record(term.remaining());
         }
         if let Some(owner) = &self.term
             && !owner.extend(deadline)
         {
-            // Somebody saw the deadline pass before this renewal came: the term is over, and its lease must go.
+            // The deadline passed before this renewal: the term has ended, and its lease must be revoked.
             owner.report_over();
         }
     }
 
-    /// Completes when somebody was fenced out of the present term, or found the store gone back; never without a term.
+    /// Completes when an access of the current term was fenced out or found the store gone back; never without a term.
     async fn fenced_out(&self) -> Option<WentBack> {
         match &self.term {
             Some(owner) => owner.fenced_out().await,

@@ -1,50 +1,52 @@
-//! Whether a key with the own id is the own candidate's, or that of another process which lives: a duplicate.
+//! Duplicates: whether a key with the own id is stale, or belongs to another live process.
 //!
-//! A disk image is copied, and two hosts run with one id. If each took the keys of the other for what its own earlier process has
-//! left behind, it would remove them, and neither would lead for longer than a moment. But a process that was killed and started
-//! again must not wait for its own old lease, so not every key can be left alone. What tells them apart:
+//! If a disk image is copied, two hosts run with one id. If each removed the keys of the other as stale keys of its own
+//! earlier process, neither would lead for long. But a process that was killed and restarted must not wait for its own
+//! old lease, so some keys must be removed. The rules:
 //!
-//! 1. *The own number, or a lease of the own.* The key is from an earlier round of this very process. It goes.
-//! 2. *The key was created after this process first looked.* What ran before it puts no keys any more. Somebody else lives, and it
-//!    does not matter what the value says. (A put that was under way when its process was killed may come in late. Then this
-//!    process waits for a TTL, in which the lease of the dead one runs out.)
-//! 3. *It was there when this process first looked, with another address, or from another boot.* It may be of an earlier process
-//!    before a change of the configuration or a restart of the host, or of another host. Nothing but time tells: the lease of a
-//!    dead one runs out within its TTL. The key stays.
-//! 4. *It was there when this process first looked*, with the own address in the same boot, or it does not say. Only one process
-//!    listens there at a time, and that is this one, so the other is dead: the key goes. If that was wrong (two containers of one
-//!    host with one address; values that say nothing), the other one finds rule 2 at its next look, and waits.
+//! 1. *Own process number, or an own lease.* The key is from an earlier round of this process. Remove it.
+//! 2. *The key was created after the first check of this process.* An earlier process of this candidate creates no keys
+//!    any more, so another process is alive, whatever the value contains. Keep the key. (A put in transit when its
+//!    process was killed may arrive late. Then this process waits for a TTL, within which the lease of the dead process
+//!    expires.)
+//! 3. *The key existed at the first check, with another address or boot id.* It is from an earlier process, before a
+//!    change of the configuration or a restart of the host, or from another host. Only time decides: the lease of a
+//!    dead process expires within its TTL. Keep the key.
+//! 4. *The key existed at the first check*, with the own address and boot id, or without them. Only one process listens
+//!    there at a time, and that is this one, so the other process is dead. Remove the key. If that is wrong (two
+//!    containers on one host with one address; values without these fields), rule 2 applies to the other process at its
+//!    next check, and it waits.
 //!
-//! Of two processes that live, the one with the older key stays, and the other one gives its own back: the store orders all keys by
-//! their create revision, so both see the same order, and just one of them yields. Whoever has no key is the younger one. It looks
-//! again after a TTL. So each removal by rule 4 happens at most once in the life of a process, and changes of the leader are bounded
-//! by the number of starts, whatever is said or not said in the values.
+//! Of two live processes, the one with the older key stays, and the other revokes its lease: the store orders all keys
+//! by their create revision, so both processes see the same order and exactly one of them yields. A process without a
+//! key is the younger one. It checks again after a TTL. So rule 4 removes a key at most once in the life of a process,
+//! and the number of leader changes is bounded by the number of process starts, whatever the values contain.
 
 use crate::backend::Candidate;
 use crate::process::Process;
 use crate::store::{LeaseId, Revision};
 use crate::value::LeaderValue;
 
-/// The most leases of earlier rounds to know again. One that is forgotten is waited for.
-const LEASES: usize = 16;
+/// The maximum number of own leases to remember. The process waits for the expiry of older ones.
+const MAX_LEASES: usize = 16;
 
-/// What a process knows of itself.
+/// The identity of this process.
 #[derive(Debug)]
 pub(crate) struct Own {
     id: String,
     process: Process,
-    /// Leases that were granted to it, the newest last.
+    /// The leases granted to this process, newest last.
     leases: Vec<LeaseId>,
-    /// No key that it has found before it was granted a lease is younger; `None` if it could not look.
+    /// The newest create revision at the first check, before the first grant; `None` without a check.
     inherited: Option<Revision>,
 }
 
-/// What is in the election under the own id, beside the key of the present round.
+/// The keys with the own id, except that of the current round.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Keys that are nobody's any more, with the revisions of their last change.
+    /// Stale keys, with their mod revisions.
     pub(crate) stale: Vec<(bytes::Bytes, Revision)>,
-    /// The oldest key of another process.
+    /// The other process with the oldest key.
     pub(crate) duplicate: Option<Duplicate>,
 }
 
@@ -52,14 +54,14 @@ pub(crate) struct Found {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Duplicate {
     pub(crate) process: Process,
-    /// Whether it is known to have lived since this process first looked.
+    /// Whether it is known to be alive since the first check.
     pub(crate) lives: bool,
-    /// Whether it is the one that stays.
+    /// Whether its key is older than the own one, so that it stays.
     pub(crate) is_older: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Whose {
+enum KeyOwner {
     OwnEarlierRound,
     EarlierProcess,
     AnotherProcess { lives: bool },
@@ -79,9 +81,9 @@ impl Own {
         &self.id
     }
 
-    /// A lease was granted to this process. Keys that are found from now on are no heritage of it.
+    /// Records a lease granted to this process. Keys created later are not inherited.
     pub(crate) fn granted(&mut self, lease: LeaseId) {
-        if self.leases.len() == LEASES {
+        if self.leases.len() == MAX_LEASES {
             self.leases.remove(0);
         }
         self.leases.push(lease);
@@ -91,8 +93,8 @@ impl Own {
         lease.is_some_and(|lease| self.leases.contains(&lease))
     }
 
-    /// Looks at all keys of the election. `present` is the lease of the round that is under way.
-    pub(crate) fn look<V: LeaderValue>(&mut self, candidates: Vec<Candidate>, present: Option<LeaseId>) -> Found {
+    /// Examines all keys of the election. `present` is the lease of the current round.
+    pub(crate) fn examine<V: LeaderValue>(&mut self, candidates: Vec<Candidate>, present: Option<LeaseId>) -> Found {
         if self.leases.is_empty() {
             let newest = candidates.iter().map(|candidate| candidate.create_revision).max();
             self.inherited = self.inherited.max(Some(newest.unwrap_or(Revision(0))));
@@ -115,11 +117,11 @@ impl Own {
                 continue;
             }
             let process = value.process();
-            match self.whose(&candidate, &process) {
-                Whose::OwnEarlierRound | Whose::EarlierProcess => {
+            match self.key_owner(&candidate, &process) {
+                KeyOwner::OwnEarlierRound | KeyOwner::EarlierProcess => {
                     found.stale.push((candidate.key, candidate.mod_revision));
                 }
-                Whose::AnotherProcess { lives } => {
+                KeyOwner::AnotherProcess { lives } => {
                     let created = candidate.create_revision;
                     if oldest.is_none_or(|oldest| created < oldest) {
                         oldest = Some(created);
@@ -135,40 +137,40 @@ impl Own {
         found
     }
 
-    fn whose(&self, candidate: &Candidate, process: &Process) -> Whose {
+    fn key_owner(&self, candidate: &Candidate, process: &Process) -> KeyOwner {
         let differs = |own: &str, other: &str| !own.is_empty() && !other.is_empty() && own != other;
         if self.holds(candidate.lease) || (!process.number.is_empty() && process.number == self.process.number) {
-            Whose::OwnEarlierRound
+            KeyOwner::OwnEarlierRound
         } else if self
             .inherited
             .is_none_or(|inherited| candidate.create_revision > inherited)
         {
-            Whose::AnotherProcess {
+            KeyOwner::AnotherProcess {
                 lives: self.inherited.is_some(),
             }
         } else if differs(&self.process.address, &process.address) || differs(&self.process.boot, &process.boot) {
-            Whose::AnotherProcess { lives: false }
+            KeyOwner::AnotherProcess { lives: false }
         } else {
-            Whose::EarlierProcess
+            KeyOwner::EarlierProcess
         }
     }
 
-    /// What to tell an operator of a duplicate.
-    pub(crate) fn tell(&self, duplicate: &Duplicate) -> String {
+    /// The message about a duplicate for the operator.
+    pub(crate) fn describe(&self, duplicate: &Duplicate) -> String {
         let (id, here, there) = (&self.id, self.process.place(), duplicate.process.place());
-        let found = format!("at {there}, beside this one at {here}");
+        let found = format!("at {there} (this process: {here})");
         match (duplicate.lives, duplicate.is_older) {
             (false, _) => format!(
-                "a key of {id} is of another process, {found}: if that one is dead its lease runs out within the TTL, which this \
-                 instance waits for"
+                "duplicate candidate id {id}: a key belongs to another process {found}. Waiting one TTL: if that \
+                 process is dead, its lease expires"
             ),
             (true, true) => format!(
-                "another process stands for election as {id}, {found}: it was there before, and this instance does not stand as \
-                 long as it is. Was the disk of a node copied, or the instance started twice?"
+                "duplicate candidate id {id}: another process campaigns {found}. Its key is older, so this instance \
+                 does not campaign while the other is running. Check for a copied disk or an instance that was started twice"
             ),
             (true, false) => format!(
-                "another process stands for election as {id}, {found}, which stays: its key is the older one. Was the disk of a node \
-                 copied, or the instance started twice?"
+                "duplicate candidate id {id}: another process campaigns {found}. The key of this instance is older, so \
+                 it stays. Check for a copied disk or an instance that was started twice"
             ),
         }
     }

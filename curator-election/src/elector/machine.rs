@@ -1,4 +1,4 @@
-//! The elector's decisions, without I/O: events and the time go in, commands come out.
+//! The elector's decisions, without I/O: events and the time in, commands out.
 //!
 //! ```text
 //!            +--------- back-off -----------+
@@ -9,9 +9,9 @@
 //!                 grant)       leading)
 //! ```
 //!
-//! While a round runs, all candidates are read once a TTL: who else has the own id is in `duplicate.rs`.
+//! While a round runs, all candidates are read once per TTL, to detect a duplicate of this candidate (`duplicate.rs`).
 //!
-//! Whatever happens, the clock is asked first: an event that arrives after the deadline finds the term ended.
+//! Each event first checks the clock: an event that arrives after the deadline finds the term ended.
 
 use std::time::Duration;
 
@@ -32,27 +32,27 @@ use crate::value::LeaderValue;
 /// The durations that the decisions depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct Timing {
-    /// The TTL to ask for.
+    /// The requested TTL.
     pub(crate) ttl: Duration,
-    /// How long before the end of the lease to stop; `None` for the default.
+    /// How long before the end of the lease a term ends; `None` for the default.
     pub(crate) margin: Option<Duration>,
-    /// How long the news of a leader stays good without being confirmed.
+    /// How long an observation of a leader is valid without a newer one.
     pub(crate) observation_ttl: Duration,
-    /// How long opening a round may take.
+    /// The timeout of opening a round.
     pub(crate) open_timeout: Duration,
-    /// How long giving the lease back may take.
+    /// The timeout of revoking the lease.
     pub(crate) close_timeout: Duration,
 }
 
-/// What happened. Those of an earlier round must not be handed in.
+/// An input of the machine. Events of an earlier round must not be passed in.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Nothing but the passing of time.
+    /// Time has passed.
     Tick,
     Listed(Result<Vec<Candidate>, StoreError>),
-    /// The candidates were read while the round runs.
-    Looked(Result<Vec<Candidate>, StoreError>),
-    /// The removal was tried, whatever came of it.
+    /// The candidates were read again during a round.
+    Relisted(Result<Vec<Candidate>, StoreError>),
+    /// The removal of stale keys has finished, successfully or not.
     Removed,
     Granted {
         sent_at: Instant,
@@ -65,26 +65,26 @@ pub(crate) enum Event {
     Campaigned(Result<Elected, CampaignError>),
     Observed(Observation),
     FencedOut,
-    /// An access of the own term was answered from before what the term had seen.
+    /// An access of the own term was answered with an older revision than the term had seen.
     WentBack(WentBack),
     StepDown,
-    /// What this candidate would lead for hangs, or does not any more.
+    /// The liveness probe failed (true) or recovered (false).
     Stuck(bool),
-    /// The lease was given back, or that was tried for long enough.
+    /// The lease was revoked, or the timeout for that has passed.
     Closed,
     Shutdown,
 }
 
-/// What is to be done about it.
+/// An output of the machine: what the driver is to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Command<V> {
-    /// Publish that nothing is known, and end the term if there is one, before anything else.
+    /// Publish the role as undetermined. First end the term, if there is one.
     Undetermined { reason: Reason },
-    /// Publish another reason: who leads has not been known before either.
+    /// Publish another reason for the role, which stays undetermined.
     Explain { reason: Reason },
-    /// Publish whom we follow.
+    /// Publish the role as follower of this leader.
     Follow(LeaderInfo<V>),
-    /// Publish that we lead.
+    /// Publish the role as leader.
     Lead {
         key: Bytes,
         revision: Revision,
@@ -93,25 +93,25 @@ pub(crate) enum Command<V> {
     },
     /// Move the deadline of the term.
     Extend { deadline: Instant },
-    /// Say that the store has lost what it knew before.
+    /// Report that the store's revision went back.
     WentBack(WentBack),
     /// Read the candidates.
     List,
-    /// Read the candidates while the round runs.
-    Look,
-    /// Say that another process has the own id, in these words.
-    Duplicated { told: String },
-    /// Say that there is no such process any more.
+    /// Read the candidates again during the round.
+    Relist,
+    /// Report with this message that another process has the own id.
+    Duplicated { message: String },
+    /// Report that the other process is gone.
     Alone,
-    /// Remove keys that an earlier process of ours left behind, each guarded by its revision.
+    /// Remove stale keys of this candidate, each guarded by its revision.
     Remove(Vec<(Bytes, Revision)>),
-    /// Ask for a lease.
+    /// Request a lease.
     Grant { ttl: Duration },
-    /// Queue under the lease, and observe the election.
+    /// Campaign under the lease, and observe the election.
     Campaign { lease: LeaseId },
     /// Renew the lease.
     Renew { lease: LeaseId, attempt: Attempt },
-    /// Drop all calls under way, and give back the lease, if it may still be there, until a point in time at most.
+    /// Cancel all calls in progress, and revoke the lease if it may still exist, until this time at most.
     Close { lease: Option<LeaseId>, until: Instant },
 }
 
@@ -123,17 +123,17 @@ pub(crate) struct Machine<V> {
     backoff: Backoff,
     state: State,
     /// Another process with the own id.
-    duplicate: Option<Seen>,
-    /// The present round has ended since that one was there before.
+    duplicate: Option<KnownDuplicate>,
+    /// The current round ends because the other process has the older key.
     yields: bool,
-    /// What was last published, so that the same is not published again.
+    /// The last published role, so that it is not published twice.
     published: Published<V>,
-    /// The kind of the reason that was last published.
-    told: Told,
+    /// The kind of the last published reason.
+    logged: LoggedReason,
     /// The revision of the newest observation, in this round or an earlier one.
     newest: Revision,
     stopping: bool,
-    /// Whether this candidate must not lead, because it could not serve.
+    /// Whether the liveness probe has failed, so that this candidate must not lead.
     stuck: bool,
     commands: Vec<Command<V>>,
 }
@@ -145,7 +145,7 @@ enum State {
     },
     Opening {
         give_up_at: Instant,
-        /// Why this process is not to stand, which was found out before the stale keys were removed.
+        /// The duplicate that prevents this process from campaigning, detected before the stale keys were removed.
         duplicate: Option<Duplicate>,
     },
     Running(Running),
@@ -160,21 +160,21 @@ struct Running {
     lease: LeaseId,
     renewal: Renewal,
     observed_at: Instant,
-    /// When all candidates are to be read again.
-    look_at: Instant,
+    /// When to read all candidates again.
+    relist_at: Instant,
     elected: Option<Elected>,
 }
 
-/// A duplicate, from when it was first found.
+/// A duplicate and when it was first detected.
 #[derive(Debug)]
-struct Seen {
+struct KnownDuplicate {
     since: Instant,
-    told: Option<Duplicate>,
+    logged: Option<Duplicate>,
 }
 
-/// The kind of a reason: the word for it, and that for the store's error behind it.
+/// The kind of a reason: its word, and the word of the store's error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct LoggedReason {
     reason: &'static str,
     error: &'static str,
 }
@@ -187,7 +187,7 @@ enum Published<V> {
 }
 
 impl<V: LeaderValue> Machine<V> {
-    /// A machine that begins its first round at once. Undetermined counts as published.
+    /// A machine that starts its first round at once. The role undetermined counts as published.
     pub(crate) fn new(own_id: String, process: Process, timing: Timing, backoff: Backoff, now: Instant) -> Self {
         Self {
             own: Own::new(own_id, process),
@@ -197,7 +197,7 @@ impl<V: LeaderValue> Machine<V> {
             duplicate: None,
             yields: false,
             published: Published::Undetermined,
-            told: Told::default(),
+            logged: LoggedReason::default(),
             newest: Revision(0),
             stopping: false,
             stuck: false,
@@ -211,7 +211,7 @@ impl<V: LeaderValue> Machine<V> {
             State::Waiting { until } => Some(*until),
             State::Opening { give_up_at, .. } | State::Closing { give_up_at } => Some(*give_up_at),
             State::Running(running) => {
-                let next = running.renewal.next_wakeup().min(running.look_at);
+                let next = running.renewal.next_wakeup().min(running.relist_at);
                 Some(match self.published {
                     Published::Follower(_) => next.min(running.observed_at + self.timing.observation_ttl),
                     _ => next,
@@ -233,13 +233,13 @@ impl<V: LeaderValue> Machine<V> {
         matches!(self.published, Published::Leader)
     }
 
-    /// Decides. The commands are to be carried out in their order.
+    /// Handles an event. The commands must be executed in order.
     pub(crate) fn handle(&mut self, now: Instant, event: Event) -> Vec<Command<V>> {
         self.pass_time(now);
         match event {
             Event::Tick => {}
             Event::Listed(result) => self.listed(now, result),
-            Event::Looked(result) => self.looked(now, result),
+            Event::Relisted(result) => self.relisted(now, result),
             Event::Removed => self.removed(now),
             Event::Granted { sent_at, result } => self.granted(now, sent_at, result),
             Event::Renewed { id, result } => self.renewed(now, id, result),
@@ -265,14 +265,14 @@ impl<V: LeaderValue> Machine<V> {
             Event::Closed => self.closed(now),
             Event::Shutdown => self.shut_down(now),
         }
-        // A state that has just been entered may have something due at once.
+        // A state that has just been entered may have a deadline that is due.
         self.pass_time(now);
         std::mem::take(&mut self.commands)
     }
 
     fn pass_time(&mut self, now: Instant) {
         match &mut self.state {
-            // Nothing to stand for election with; `Event::Stuck` says when there is.
+            // Do not campaign while the liveness probe fails; `Event::Stuck` reports its recovery.
             State::Waiting { until } if now >= *until && self.stuck => *until = now + self.timing.ttl,
             State::Waiting { until } if now >= *until => {
                 self.state = State::Opening {
@@ -284,7 +284,7 @@ impl<V: LeaderValue> Machine<V> {
             State::Opening { give_up_at, .. } if now >= *give_up_at => {
                 let reason = Reason::OpenFailed {
                     word: "no_answer",
-                    error: "the store did not answer in time".into(),
+                    error: "the store did not reply in time".into(),
                 };
                 self.fail_round(now, reason, "no_answer");
             }
@@ -300,9 +300,9 @@ impl<V: LeaderValue> Machine<V> {
                         attempt,
                     });
                 }
-                if now >= running.look_at {
-                    running.look_at = now + self.timing.ttl;
-                    self.commands.push(Command::Look);
+                if now >= running.relist_at {
+                    running.relist_at = now + self.timing.ttl;
+                    self.commands.push(Command::Relist);
                 }
                 if too_old && matches!(self.published, Published::Follower(_)) {
                     self.undetermined(Reason::ObservationStale);
@@ -317,11 +317,11 @@ impl<V: LeaderValue> Machine<V> {
         let State::Opening { duplicate, .. } = &mut self.state else {
             return;
         };
-        // Reading what is left behind is a help and not a condition: if it failed, the grant will tell.
+        // The removal of stale keys is optional: if the store is unavailable, the grant fails.
         let Ok(candidates) = result else {
             return self.grant();
         };
-        let found = self.own.look::<V>(candidates, None);
+        let found = self.own.examine::<V>(candidates, None);
         duplicate.clone_from(&found.duplicate);
         if found.duplicate.is_none() {
             self.alone();
@@ -333,7 +333,7 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    /// What could be removed has been.
+    /// The removal of stale keys has finished.
     fn removed(&mut self, now: Instant) {
         let State::Opening { duplicate, .. } = &mut self.state else {
             return;
@@ -344,11 +344,11 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    fn looked(&mut self, now: Instant, result: Result<Vec<Candidate>, StoreError>) {
+    fn relisted(&mut self, now: Instant, result: Result<Vec<Candidate>, StoreError>) {
         let (State::Running(running), Ok(candidates)) = (&self.state, result) else {
             return;
         };
-        match self.own.look::<V>(candidates, Some(running.lease)).duplicate {
+        match self.own.examine::<V>(candidates, Some(running.lease)).duplicate {
             Some(duplicate) => self.duplicated(now, duplicate),
             None => self.alone(),
         }
@@ -360,20 +360,24 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    /// Another process has the own id. Tells it once, and again if more is known; gives way to one that was there before.
+    /// Another process has the own id. Reports it, again if more is known, and ends the round if the other has the
+    /// older key.
     fn duplicated(&mut self, now: Instant, found: Duplicate) {
-        let seen = self.duplicate.get_or_insert(Seen { since: now, told: None });
-        let outlived_its_lease = now >= seen.since + self.timing.ttl;
+        let known = self.duplicate.get_or_insert(KnownDuplicate {
+            since: now,
+            logged: None,
+        });
+        let outlived_its_lease = now >= known.since + self.timing.ttl;
         let duplicate = Duplicate {
             lives: found.lives || outlived_its_lease,
             ..found
         };
-        let text = self.own.tell(&duplicate);
-        if seen.told.as_ref() != Some(&duplicate) {
-            self.commands.push(Command::Duplicated { told: text.clone() });
-            seen.told = Some(duplicate.clone());
+        let text = self.own.describe(&duplicate);
+        if known.logged.as_ref() != Some(&duplicate) {
+            self.commands.push(Command::Duplicated { message: text.clone() });
+            known.logged = Some(duplicate.clone());
         }
-        // A leader's key is the oldest of all: what says otherwise is told by the observer, with its revision.
+        // A leader's key is the oldest: if it is not any more, the observer reports that with a revision.
         if duplicate.is_older && !self.is_leader() {
             self.yields = true;
             let word = if duplicate.lives { "lives" } else { "may_live" };
@@ -398,7 +402,7 @@ impl<V: LeaderValue> Machine<V> {
                     lease: lease.id,
                     renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin),
                     observed_at: now,
-                    look_at: now + self.timing.ttl,
+                    relist_at: now + self.timing.ttl,
                     elected: None,
                 });
                 self.commands.push(Command::Campaign { lease: lease.id });
@@ -426,14 +430,14 @@ impl<V: LeaderValue> Machine<V> {
                     running.renewal.acknowledged(id, ttl);
                 }
                 let deadline = running.renewal.deadline();
-                // A round in which a lease could be renewed has not failed.
+                // A renewed lease means that the round has not failed.
                 self.backoff.succeeded();
                 if self.is_leader() {
                     self.commands.push(Command::Extend { deadline });
                 }
             }
             Err(StoreError::LeaseNotFound { .. }) => self.end_round(now, Reason::LeaseGone),
-            // What this instance leads in is not what its callers' writes would go to.
+            // This instance's lock key is in another cluster than later writes would be.
             Err(
                 error @ StoreError::Refused {
                     kind: RefusalKind::WrongCluster,
@@ -494,7 +498,7 @@ impl<V: LeaderValue> Machine<V> {
             return;
         };
         if let Some(elected) = &running.elected {
-            // News from before the elected may still have been on its way.
+            // An observation from before the election win may arrive late.
             let ours =
                 leader.is_some_and(|leader| leader.key == elected.key && leader.create_revision == elected.revision);
             if revision >= elected.won_at && !ours {
@@ -506,20 +510,21 @@ impl<V: LeaderValue> Machine<V> {
             return self.undetermined(Reason::NoLeader);
         };
         match V::decode(&leader.value) {
-            // Ours, before the campaign has returned, or left behind by an earlier process: nobody to follow.
+            // Our own key before the campaign has returned, or one left behind by an earlier process: no leader to
+            // follow.
             Ok(value) if value.candidate_id() == self.own.id() => {
                 if !self.own.holds(leader.lease) {
-                    running.look_at = now;
+                    running.relist_at = now;
                 }
                 self.undetermined(Reason::OwnEarlierKey);
             }
             Ok(value) => {
-                let following = LeaderInfo {
+                let info = LeaderInfo {
                     leader: value,
                     key: leader.key,
                     revision: leader.create_revision,
                 };
-                self.follow(following);
+                self.follow(info);
             }
             Err(error) => {
                 let reason = Reason::Undecodable(error.to_string());
@@ -529,7 +534,7 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    /// Says so, and ends the term if there is one: what it has read is not what the store has.
+    /// Reports it and ends the term if there is one: data that the term has read is not in the store any more.
     fn went_back(&mut self, now: Instant, went_back: WentBack) {
         self.newest = went_back.found;
         self.commands.push(Command::WentBack(went_back));
@@ -538,27 +543,27 @@ impl<V: LeaderValue> Machine<V> {
         }
     }
 
-    fn follow(&mut self, following: LeaderInfo<V>) {
-        let published = Published::Follower(following.clone());
+    fn follow(&mut self, info: LeaderInfo<V>) {
+        let published = Published::Follower(info.clone());
         if self.published != published {
             self.published = published;
-            self.commands.push(Command::Follow(following));
+            self.commands.push(Command::Follow(info));
         }
     }
 
-    /// Ends a round that has failed for this reason, which is told even if an earlier one has been, when it is of another kind.
+    /// Ends a round that failed for this reason, and reports the reason if its kind is new.
     fn fail_round(&mut self, now: Instant, reason: Reason, error: &'static str) {
         self.explain(&reason, error);
         self.end_round(now, reason);
     }
 
-    /// Tells why who leads is still not known, unless that has been told. What failed last is what an operator can mend.
+    /// Publishes the reason, if the role is still undetermined and the kind of the reason is new.
     fn explain(&mut self, reason: &Reason, error: &'static str) {
-        let told = Told {
+        let logged = LoggedReason {
             reason: reason.word(),
             error,
         };
-        let is_new = std::mem::replace(&mut self.told, told) != told;
+        let is_new = std::mem::replace(&mut self.logged, logged) != logged;
         if is_new && self.published == Published::Undetermined {
             let reason = reason.clone();
             self.commands.push(Command::Explain { reason });
@@ -568,24 +573,24 @@ impl<V: LeaderValue> Machine<V> {
     fn undetermined(&mut self, reason: Reason) {
         if self.published != Published::Undetermined {
             self.published = Published::Undetermined;
-            if self.told.reason != reason.word() {
-                self.told = Told::default();
+            if self.logged.reason != reason.word() {
+                self.logged = LoggedReason::default();
             }
             self.commands.push(Command::Undetermined { reason });
         }
     }
 
     fn end_round(&mut self, now: Instant, reason: Reason) {
-        // A lease that the store no longer knows, or whose grant never arrived, cannot be given back.
+        // A lease that does not exist, or was never granted, cannot be revoked.
         let lease = match &self.state {
             State::Running(running) if reason != Reason::LeaseGone && !failpoint::on(failpoint::KEEPS_LEASE) => {
                 Some(running.lease)
             }
             _ => None,
         };
-        // First nobody may act any more, then the lease goes.
+        // First end the term, then revoke the lease.
         if self.published == Published::Undetermined {
-            tracing::debug!(%reason, "the round ended");
+            tracing::debug!(%reason, "election round ended");
         }
         self.undetermined(reason);
         let until = now + self.timing.close_timeout;

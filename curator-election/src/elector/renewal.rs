@@ -1,4 +1,4 @@
-//! When a lease is renewed, and until when it may be relied on: a pure table of attempts.
+//! When to renew a lease, and its deadline: a pure table of attempts.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use crate::clock::Instant;
 use crate::failpoint;
 use crate::lease_deadline::{deadline, default_margin};
 
-/// How many renewals may be under way at once. More would only add load to a store that does not answer.
-const MOST_IN_FLIGHT: usize = 3;
+/// The maximum number of concurrent renewals. More would only add load to a store that does not respond.
+const MAX_IN_FLIGHT: usize = 3;
 
 /// The renewals of one lease.
 ///
-/// A renewal is sent each third of the TTL, as etcd's own client does. If its answer is late, another attempt is sent
-/// beside it, to another member where there is one; whichever is acknowledged moves the deadline by its own send time.
+/// A renewal is sent every third of the TTL, as etcd's own client does. If its reply is late, another attempt is sent
+/// concurrently, to another member if there is one. Each acknowledged attempt moves the deadline by its own send time.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     ttl: Duration,
@@ -22,16 +22,16 @@ pub(crate) struct Renewal {
     next_send: Instant,
     in_flight: Vec<Attempt>,
     next_id: u64,
-    /// The route of the next attempt: that of the last acknowledged one, and one further for each that has no answer.
+    /// The route of the next attempt: that of the last acknowledged one, plus one for each attempt without a reply.
     next_route: u32,
 }
 
-/// One renewal that is to be sent.
+/// One attempt to renew the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attempt {
-    /// Tells it from all others of this lease.
+    /// Unique among the attempts of this lease.
     pub(crate) id: u64,
-    /// Which member to ask: equal numbers mean the same one.
+    /// The member to send it to: equal numbers mean the same member.
     pub(crate) route: u32,
     sent_at: Instant,
 }
@@ -53,7 +53,7 @@ impl Renewal {
         renewal
     }
 
-    /// Until when the lease may be relied on.
+    /// The deadline of the lease.
     pub(crate) const fn deadline(&self) -> Instant {
         self.deadline
     }
@@ -62,26 +62,27 @@ impl Renewal {
         now >= self.end()
     }
 
-    /// When the round ends for want of a renewal.
+    /// When the round ends without a renewal.
     fn end(&self) -> Instant {
-        match failpoint::on(failpoint::REVIVES_ENDED_TERM) {
-            true => self.deadline + self.patience(),
-            false => self.deadline,
+        if failpoint::on(failpoint::REVIVES_ENDED_TERM) {
+            self.deadline + self.retry_after()
+        } else {
+            self.deadline
         }
     }
 
-    /// When something is to be done next: sending, or noticing the end.
+    /// The time of the next action: sending an attempt, or ending the round.
     pub(crate) fn next_wakeup(&self) -> Instant {
-        if self.in_flight.len() >= MOST_IN_FLIGHT {
+        if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.end()
         } else {
             self.next_send.min(self.end())
         }
     }
 
-    /// Starts an attempt if one is due. Its time of sending is `now`, so it must go out after that.
+    /// Starts an attempt if one is due. Its send time is `now`, so it must be sent after that.
     pub(crate) fn send_if_due(&mut self, now: Instant) -> Option<Attempt> {
-        if now < self.next_send || self.in_flight.len() >= MOST_IN_FLIGHT || self.expired(now) {
+        if now < self.next_send || self.in_flight.len() >= MAX_IN_FLIGHT || self.expired(now) {
             return None;
         }
         let attempt = Attempt {
@@ -92,34 +93,35 @@ impl Renewal {
         self.next_id += 1;
         self.next_route = self.next_route.wrapping_add(1);
         self.in_flight.push(attempt);
-        self.next_send = now + self.patience();
+        self.next_send = now + self.retry_after();
         Some(attempt)
     }
 
-    /// The store acknowledged an attempt: the lease lasts for `ttl` from its sending. Unknown ids change nothing.
+    /// The store acknowledged an attempt: the lease lasts for `ttl` from its send time. Unknown ids are ignored.
     pub(crate) fn acknowledged(&mut self, id: u64, ttl: Duration) {
         let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else {
             return;
         };
         let attempt = self.in_flight.remove(at);
         if attempt.sent_at < self.acknowledged {
-            // A later one has been acknowledged already.
+            // A later attempt is already acknowledged.
             return;
         }
         self.next_route = attempt.route;
         self.acknowledge_from(attempt.sent_at, ttl);
     }
 
-    /// An attempt failed: the next one follows soon, by another member.
+    /// An attempt failed: the next one follows soon, to another member.
     pub(crate) fn failed(&mut self, id: u64, now: Instant) {
         self.in_flight.retain(|attempt| attempt.id != id);
-        self.next_send = self.next_send.min(now + self.patience() / 4);
+        self.next_send = self.next_send.min(now + self.retry_after() / 4);
     }
 
     fn acknowledge_from(&mut self, sent_at: Instant, ttl: Duration) {
-        let margin = match failpoint::on(failpoint::NO_MARGIN) {
-            true => Duration::ZERO,
-            false => self.margin.unwrap_or_else(|| default_margin(ttl)),
+        let margin = if failpoint::on(failpoint::NO_MARGIN) {
+            Duration::ZERO
+        } else {
+            self.margin.unwrap_or_else(|| default_margin(ttl))
         };
         self.ttl = ttl;
         self.acknowledged = sent_at;
@@ -127,8 +129,8 @@ impl Renewal {
         self.next_send = sent_at + ttl / 3;
     }
 
-    /// How long an answer may take before another attempt is sent beside it.
-    fn patience(&self) -> Duration {
+    /// How long to wait for a reply before another attempt is sent.
+    fn retry_after(&self) -> Duration {
         (self.ttl / 10).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 }
@@ -180,7 +182,7 @@ mod tests {
             renewal.acknowledged(attempt.id, TTL);
             assert_eq!(renewal.deadline(), at(ms) + TTL - MARGIN);
         }
-        // Once more, in the reverse order: the earlier ones change nothing.
+        // In reverse order the earlier attempts change nothing.
         let mut renewal = granted_at_zero();
         let sent: Vec<_> = [2_000, 2_600, 3_200]
             .map(|ms| renewal.send_if_due(at(ms)).unwrap())

@@ -40,7 +40,8 @@ fn candidate(name: &'static str, created: i64) -> Candidate {
     }
 }
 
-/// A backend on which everything works, but for what a test has said before: mockall takes the first that still applies.
+/// A backend on which everything works, but for what a test has said before: mockall takes the first that still
+/// applies.
 fn add_what_works(backend: &mut MockElectionBackend) {
     backend.expect_candidates().returning(|| Ok(vec![]));
     backend.expect_grant().returning(|ttl| Ok(Lease { id: lease(), ttl }));

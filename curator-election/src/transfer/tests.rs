@@ -67,9 +67,10 @@ async fn stage_by(seed: u64, names: &[&str], deaf: &[&str]) -> (Stage, Term) {
     let mut nodes = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let election = StoreElection::new(Arc::new(cluster.client(number)), "/leader", TTL / 3).with_seed(1);
-        let backend = Arc::new(match deaf.contains(name) {
-            true => election,
-            false => election.with_transfer::<LeaderElectionValue>(),
+        let backend = Arc::new(if deaf.contains(name) {
+            election
+        } else {
+            election.with_transfer::<LeaderElectionValue>()
         });
         let value = value(name);
         let config = ElectorConfig {
@@ -91,7 +92,7 @@ async fn stage_by(seed: u64, names: &[&str], deaf: &[&str]) -> (Stage, Term) {
         };
         soon(async {
             while node.backend.candidates().await.is_ok_and(|all| all.len() <= number) {
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         })
         .await;
@@ -119,7 +120,7 @@ impl Stage {
                 if queue.len() == length {
                     return queue;
                 }
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         })
         .await
@@ -173,20 +174,18 @@ async fn who_is_no_candidate_cannot_be_next() {
         .transfer_leadership(&term, "x")
         .await
         .expect_err("there is none");
-    assert_eq!(
-        refused.to_string(),
-        "x does not stand for election: b, c could lead next"
-    );
+    assert_eq!(refused.to_string(), "x is not a candidate: candidates are b, c");
     let refused = stage.nodes[0]
         .transfer_leadership(&term, "a")
         .await
         .expect_err("it leads");
-    assert_eq!(refused.to_string(), "a leads already");
+    assert_eq!(refused.to_string(), "a is already the leader");
     assert_eq!(stage.queue().await, ["a", "b", "c"]);
     stage.stop().await;
 }
 
-/// A Go candidate, or one of an older version: it keeps its place, so that the transfer is refused and nobody else led instead.
+/// A Go candidate, or one of an older version: it keeps its place, so that the transfer is refused and nobody else led
+/// instead.
 #[tokio::test(start_paused = true)]
 async fn a_candidate_that_knows_nothing_of_it_keeps_its_place() {
     let (stage, term) = stage(&["a", "b", "c"], &["b"]).await;
@@ -212,7 +211,7 @@ async fn a_target_that_dies_midway_is_not_waited_for() {
     let dying = async {
         // b has given way, c stands still.
         while stage.queue().await != ["a", "c", "d", "b"] {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         stage.nodes[3].running.abort();
         let key = stage.nodes[0].backend.candidates().await.expect("no faults")[2]
@@ -274,7 +273,8 @@ async fn a_term_that_is_over_transfers_nothing() {
     stage.stop().await;
 }
 
-/// Answers are lost, among them some to leaving the queue and to joining it again: the candidate finds out what has happened.
+/// Answers are lost, among them some to leaving the queue and to joining it again: the candidate finds out what has
+/// happened.
 #[tokio::test(start_paused = true)]
 async fn lost_answers_while_giving_way_lose_nobody() {
     for seed in 0..30 {

@@ -1,6 +1,6 @@
-//! The clock that safety decisions are made on.
+//! The clock for safety decisions.
 //!
-//! A lease runs out on the server while this host sleeps, so the clock must count through suspend. Linux has
+//! A lease expires on the server while this host is suspended, so the clock must count through suspend. Linux has
 //! `CLOCK_BOOTTIME` for that (`clock_gettime(2)`); on Apple systems `CLOCK_MONOTONIC` does so already.
 
 use std::fmt;
@@ -59,7 +59,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
 }
 
-/// A clock shared by all that must agree on the time.
+/// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
 /// The clock of the host, which counts through suspend.
@@ -77,7 +77,7 @@ const CLOCK_ID: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
 impl Clock for BootClock {
     fn now(&self) -> Instant {
         let time = rustix::time::clock_gettime(CLOCK_ID);
-        // Both parts are never negative on a clock that counts from boot.
+        // Neither part is negative on a clock that counts from boot.
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         let nanos = u32::try_from(time.tv_nsec).unwrap_or(0);
         Instant(Duration::new(seconds, nanos))

@@ -1,11 +1,11 @@
 //! A durable store for a single-process service: the model of etcd over one file.
 //!
 //! [`EmbeddedStore`] has the semantics of etcd, so elections and fenced state run on it unchanged. There is no failover
-//! when the host fails. One thread owns the state. It takes all waiting calls, executes them, commits their changes in one
-//! transaction, and only then replies to any of them, including reads. So no reply can be lost by a crash.
+//! when the host fails. One thread owns the state. It takes all waiting calls, executes them, commits their changes in
+//! one transaction, and only then replies to any of them, including reads. So no reply can be lost by a crash.
 //!
-//! The file holds the live keys, the leases and the revision. After a restart each lease has its full TTL again, as after
-//! a leader election of etcd, and the earlier history counts as compacted.
+//! The file holds the live keys, the leases and the revision. After a restart each lease has its full TTL again, as
+//! after a leader election of etcd, and the earlier history counts as compacted.
 
 mod commit;
 mod error;
@@ -119,9 +119,11 @@ impl EmbeddedStore {
         &self.path
     }
 
-    /// Stops the thread, waits for it and closes the file. Calls in progress are answered or [`StoreError::Unreachable`].
+    /// Stops the thread, waits for it and closes the file. Calls in progress are answered or
+    /// [`StoreError::Unreachable`].
     ///
-    /// Blocks for as long as a commit takes. A second call does nothing. Dropping the store closes it too, and logs the error.
+    /// Blocks for as long as a commit takes. A second call does nothing. Dropping the store closes it too, and logs the
+    /// error.
     ///
     /// # Errors
     /// If the file could not be closed, or the store had stopped before because a commit failed.
@@ -137,8 +139,8 @@ impl EmbeddedStore {
         })
     }
 
-    /// Completes with the reason once the store has stopped: a commit failed, or the store was closed. The file is consistent;
-    /// open the store again to continue.
+    /// Completes with the reason once the store has stopped: a commit failed, or the store was closed. The file is
+    /// consistent; open the store again to continue.
     ///
     /// Cancellation safe.
     pub async fn stopped(&self) -> String {

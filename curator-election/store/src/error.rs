@@ -60,7 +60,8 @@ pub enum RefusalKind {
     Permission,
     /// Authentication failed: user, password, token or client certificate.
     Authentication,
-    /// The revision is newer than the store's current one. It was read from another store, or before a restore of this one.
+    /// The revision is newer than the store's current one. It was read from another store, or before a restore of this
+    /// one.
     FutureRevision,
     /// The responding members belong to different clusters, or to another cluster than before.
     WrongCluster,

@@ -1,17 +1,17 @@
 //! The store on etcd.
 //!
-//! Each member has its own connection, because a client that balances by itself keeps using a member that hangs. A read is
-//! sent to a second member when the first is slow (hedging). A write goes to one member that has just responded, and is
-//! never sent twice.
+//! Each member has its own connection, because a client that balances by itself keeps using a member that hangs. A read
+//! is sent to a second member when the first is slow (hedging). A write goes to one member that has just responded, and
+//! is never sent twice.
 //!
 //! TLS, client certificate and user are configured by files ([`EtcdAuth`]). The files are re-read by
-//! [`EtcdStore::follow_files`], and whenever etcd rejects a token. An expired token is renewed and the call retried. This is
-//! safe for a write as well: etcd rejected the first try, so it was not executed.
+//! [`EtcdStore::follow_files`], and whenever etcd rejects a token. An expired token is renewed and the call retried.
+//! This is safe for a write as well: etcd rejected the first try, so it was not executed.
 //!
 //! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with three
-//! exceptions. A read that no member answers takes half a second more, to detect a lost quorum. A write may first take as
-//! long as such a read, to find a member that responds. A watch ends within three [`PROGRESS_INTERVAL`]s of silence; behind
-//! a proxy that reports no progress it ends within a minute.
+//! exceptions. A read that no member answers takes half a second more, to detect a lost quorum. A write may first take
+//! as long as such a read, to find a member that responds. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
+//! behind a proxy that reports no progress it ends within a minute.
 
 mod auth;
 mod cluster;
@@ -65,8 +65,8 @@ pub struct EtcdConfig {
     pub hedge_after: Duration,
     /// TLS, client certificate and user.
     pub access: EtcdAuth,
-    /// The file that keeps the id of the etcd cluster in use, in hex. With it no other cluster is ever used, even after a
-    /// restart. It is created when an id is first selected. By default the id is kept in memory.
+    /// The file that keeps the id of the etcd cluster in use, in hex. With it no other cluster is ever used, even after
+    /// a restart. It is created when an id is first selected. By default the id is kept in memory.
     pub cluster_file: Option<PathBuf>,
 }
 
@@ -147,7 +147,8 @@ impl EtcdStore {
     /// Creates the store. It connects with the first call.
     ///
     /// # Errors
-    /// If the configuration is invalid, or a file of [`EtcdConfig::access`] or [`EtcdConfig::cluster_file`] is unusable.
+    /// If the configuration is invalid, or a file of [`EtcdConfig::access`] or [`EtcdConfig::cluster_file`] is
+    /// unusable.
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
@@ -163,17 +164,17 @@ impl EtcdStore {
         })
     }
 
-    /// Re-reads the files of [`EtcdConfig::access`] every few seconds and uses them for new connections; calls and watches in
-    /// progress continue. If no member accepts the new files, that is logged and the old ones stay in use. Never returns: run
-    /// it beside a long-lived store.
+    /// Re-reads the files of [`EtcdConfig::access`] every few seconds and uses them for new connections; calls and
+    /// watches in progress continue. If no member accepts the new files, that is logged and the old ones stay in use.
+    /// Never returns: run it beside a long-lived store.
     ///
     /// Cancellation safe.
     pub async fn follow_files(&self) {
         self.clients.follow_files().await;
     }
 
-    /// Makes one call to one member, within the timeout, and records the member's health. Retries it once if etcd rejected the
-    /// token.
+    /// Makes one call to one member, within the timeout, and records the member's health. Retries it once if etcd
+    /// rejected the token.
     async fn call<R, T, F>(
         &self,
         member: usize,
@@ -217,7 +218,8 @@ impl EtcdStore {
         result
     }
 
-    /// Reads from one member after the other until one responds. The inner result is that response, which may be a rejection.
+    /// Reads from one member after the other until one responds. The inner result is that response, which may be a
+    /// rejection.
     async fn read(&self, range: &Range) -> Result<(usize, Result<RangeResult, StoreError>), StoreError> {
         self.know_cluster().await?;
         let mut waiting = self.members.order(BootClock.now()).into_iter();
@@ -463,8 +465,9 @@ impl Store for EtcdStore {
                 client.lease_keep_alive(lease.get()).await.map(drop)
             })
             .await;
-        // A member that was restored as a cluster of its own may have the lease too, or not know it: its response counts only if
-        // it belongs to the cluster in use. etcd-client does not expose the header of the response, so check separately.
+        // A member that was restored as a cluster of its own may have the lease too, or not know it: its response
+        // counts only if it belongs to the cluster in use. etcd-client does not expose the header of the response, so
+        // check separately.
         if matches!(renewed, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {
             self.confirm(member).await?;
         }

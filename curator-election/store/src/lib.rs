@@ -1,9 +1,9 @@
 //! The part of etcd's v3 API that an election and fenced state need, as one object-safe trait.
 //!
-//! Algorithms are written once, over [`Store`]; a real etcd ([`etcd`]), a durable store in one file ([`embedded`]) and the
-//! model of etcd in memory ([`memory`]) implement it. Semantics are etcd's: a revision counts the transactions that changed
-//! something; a transaction is atomic; an event of a watch carries the revision of its change; a lease that is not renewed
-//! takes its keys with it. [`conformance`] checks a store against them.
+//! Algorithms use [`Store`]; etcd ([`etcd`]), a durable store in one file ([`embedded`]) and a model of etcd in memory
+//! ([`memory`]) implement it. The semantics are etcd's: the revision increases with each transaction that changes
+//! something; a transaction is atomic; a watch event carries the revision of its change; the keys of an expired lease
+//! are deleted. [`conformance`] tests an implementation.
 //!
 //! ```
 //! # #[cfg(not(feature = "testing"))] fn main() {}
@@ -13,7 +13,7 @@
 //!     use curator_store::memory::MemoryCluster;
 //!     use curator_store::{Keys, Op, Range, Store, Txn};
 //!
-//!     // With a real etcd: `EtcdStore` in its place.
+//!     // In production: an `EtcdStore`.
 //!     let cluster = MemoryCluster::new(1);
 //!     let store = cluster.client(0);
 //!     let put = Op::Put { key: "/greeting".into(), value: "hello".into(), lease: None };
@@ -25,9 +25,9 @@
 //! ```
 //!
 //! # Features
-//! - `etcd` (default): the store that speaks to a real etcd.
-//! - `embedded`: a durable store in one file, for a service that is a single process.
-//! - `testing`: the model of etcd with faults from a seed, a clock that tests can step, and the conformance suite.
+//! - `etcd` (default): the store on etcd.
+//! - `embedded`: a durable store in one file, for a single-process service.
+//! - `testing`: a model of etcd with faults from a seed, a clock for tests, and the conformance suite.
 
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]

@@ -1,4 +1,4 @@
-//! A part of a store's keys, as if there were no others.
+//! Namespaces: a key prefix for each component.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,9 +13,9 @@ use crate::{
     TxnResult, WatchBatch, WatchStream,
 };
 
-/// The prefix of all keys of a component: parts joined with colons, and a slash.
+/// The prefix of all keys of a component: parts joined by colons, followed by a slash.
 ///
-/// Keys of the Curator begin with a slash of their own, so that there are two of them in the store:
+/// Curator's own keys begin with a slash, so there are two slashes in the store:
 /// `namespaced:curator//leader/694d…`.
 ///
 /// ```
@@ -25,14 +25,14 @@ use crate::{
 /// # Ok::<(), curator_store::namespace::NamespaceError>(())
 /// ```
 ///
-/// A transaction may reach into a sibling, a namespace that differs in the last part alone: `@etcd-pki/` before a key names
-/// it, so that `@etcd-pki//pki/CA-crl.der` here is `namespaced:etcd-pki//pki/CA-crl.der` in the store.
+/// A transaction may reach into a sibling, a namespace that differs in the last part alone: `@etcd-pki/` before a key
+/// names it, so that `@etcd-pki//pki/CA-crl.der` here is `namespaced:etcd-pki//pki/CA-crl.der` in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     prefix: String,
 }
 
-/// Text that names no namespace.
+/// An invalid namespace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{given:?} is no namespace: give parts with colons between them, none of which is empty or contains a slash, for \
@@ -43,13 +43,13 @@ pub struct NamespaceError {
 }
 
 impl Namespace {
-    /// No parts: the prefix is a slash alone.
+    /// Without parts: the prefix is a single slash.
     #[must_use]
     pub fn root() -> Self {
         Self { prefix: "/".into() }
     }
 
-    /// What all keys begin with.
+    /// The prefix of all keys.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -77,7 +77,7 @@ impl Namespace {
         }
     }
 
-    /// The key without the prefix. The store answers only for keys that were asked for, all of which have it.
+    /// The key without the prefix. All keys that the store returns have the prefix.
     fn strip(&self, key: &Bytes) -> Bytes {
         if key.starts_with(self.prefix.as_bytes()) {
             key.slice(self.prefix.len()..)
@@ -181,8 +181,8 @@ impl fmt::Display for Namespace {
     }
 }
 
-/// A store of which only one namespace is seen: every key given gets the prefix, in transactions, reads and watches, and
-/// every key answered loses it. Leases have no namespace.
+/// A store restricted to one namespace: adds the prefix to every key in transactions, reads and watches, and removes it
+/// from every returned key. Leases have no namespace.
 #[derive(Clone, Debug)]
 pub struct Namespaced<S> {
     store: S,
@@ -190,7 +190,7 @@ pub struct Namespaced<S> {
 }
 
 impl<S: Store> Namespaced<S> {
-    /// The part of `store` in `namespace`.
+    /// Restricts `store` to `namespace`.
     pub const fn new(store: S, namespace: Namespace) -> Self {
         Self { store, namespace }
     }

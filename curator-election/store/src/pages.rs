@@ -1,8 +1,8 @@
-//! Reading many keys at one revision, a page at a time.
+//! Reads many keys at one revision, page by page.
 //!
-//! etcd answers a range as a whole, in one message and within one deadline, and limits an answer by the number of its keys alone. So
-//! a large range is read in pages whose number of keys follows from the size of those before; the first page finds the revision, and
-//! all others are read at it. The history of that revision must be kept meanwhile: if it is compacted, all of it is to be read anew.
+//! etcd returns a range in one message and within one deadline, and limits a response by the number of keys only. So a
+//! large range is read in pages whose number of keys is derived from the size of earlier pages. The first page
+//! determines the revision, and all others are read at it. If that revision is compacted meanwhile, start again.
 
 use std::collections::VecDeque;
 
@@ -10,16 +10,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{KeyValue, Keys, Range, RefusalKind, Revision, Store, StoreError};
 
-/// What a page is to have, in bytes of keys and values: little beside etcd's and the clients' limits, much beside a round trip.
+/// The target size of a page in bytes of keys and values: far below the limits of etcd and its clients, but large
+/// enough to amortize a round trip.
 const PAGE: usize = 4 << 20;
-/// The first page, in keys: within 64 MiB even if each has the largest value that etcd takes by default.
+/// The number of keys of the first page: within 64 MiB even with the largest values that etcd accepts by default.
 const FIRST: usize = 32;
-/// The largest page, in keys.
+/// The maximum number of keys of a page.
 const MOST: usize = 10_000;
-/// A page has at most so many times as many keys as the one before.
+/// The maximum growth factor from one page to the next.
 const GROWTH: usize = 8;
 
-/// What to read next, of a list of ranges. Pure; no I/O.
+/// The pages of a list of ranges. Pure; no I/O.
 ///
 /// ```
 /// # use curator_store::pages::Pages;
@@ -39,7 +40,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// All of these ranges, one after the other, in the order of their keys.
+    /// The pages of these ranges, in sequence, each in key order.
     pub fn new(ranges: impl IntoIterator<Item = Keys>) -> Self {
         Self {
             ranges: ranges.into_iter().collect(),
@@ -48,20 +49,20 @@ impl Pages {
         }
     }
 
-    /// The same, at a revision that is known already; 0 for that of the first answer.
+    /// Reads at this revision; 0 for that of the first response.
     #[must_use]
     pub const fn at(mut self, revision: Revision) -> Self {
         self.revision = revision;
         self
     }
 
-    /// The revision at which all is read; 0 before the first answer.
+    /// The revision of the read; 0 before the first response.
     #[must_use]
     pub const fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// The next page to ask for; `None` once everything has been read.
+    /// The next page to read; `None` when all ranges are read.
     #[must_use]
     pub fn next(&self) -> Option<Range> {
         Some(Range {
@@ -71,7 +72,7 @@ impl Pages {
         })
     }
 
-    /// Takes note of the answer to [`next`](Self::next), which was given at this revision of the store.
+    /// Records the response to [`next`](Self::next) and its store revision.
     pub fn answered(&mut self, revision: Revision, kvs: &[KeyValue]) {
         if self.revision == Revision(0) {
             self.revision = revision;
@@ -88,8 +89,8 @@ impl Pages {
         }
     }
 
-    /// Takes note that the answer to [`next`](Self::next) was too large. Returns whether to ask for less: a page of one key cannot be
-    /// divided.
+    /// Records that the response to [`next`](Self::next) was too large. Returns whether a smaller page is possible: a
+    /// page of one key is not divisible.
     #[must_use]
     pub fn too_large(&mut self) -> bool {
         let divides = self.limit > 1;
@@ -98,7 +99,7 @@ impl Pages {
     }
 }
 
-/// The key right after this one.
+/// The key directly after this one.
 fn after(key: &Bytes) -> Bytes {
     let mut next = BytesMut::with_capacity(key.len() + 1);
     next.extend_from_slice(key);
@@ -106,13 +107,13 @@ fn after(key: &Bytes) -> Bytes {
     next.freeze()
 }
 
-/// Reads all of these ranges at one revision, which it returns; `visit` is given a page after the other. Takes as many calls of the
-/// store as it needs, each within the store's own bound.
+/// Reads all of these ranges at one revision, passes each page to `visit`, and returns the revision. Uses as many calls
+/// to the store as necessary, each within the store's own bound.
 ///
-/// Cancellation safe, but for what was visited.
+/// Cancellation safe, except for pages already visited.
 ///
 /// # Errors
-/// A call failed; [`StoreError::Compacted`] if the revision was compacted meanwhile. What was visited before is not all.
+/// If a call fails; [`StoreError::Compacted`] if the revision is compacted meanwhile. Some pages may have been visited.
 pub async fn read<E: From<StoreError>>(
     store: &(impl Store + ?Sized),
     ranges: impl IntoIterator<Item = Keys>,

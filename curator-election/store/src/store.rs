@@ -1,4 +1,4 @@
-//! The trait of a store.
+//! The trait [`Store`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use crate::{Keys, Lease, LeaseId, Range, RangeResult, Revision, StoreError, Txn,
 
 /// A linearizable key-value store with transactions, leases and watches.
 ///
-/// Every method returns within a bound that the implementation states, also when the store accepts connections and
-/// never answers; a watch ends with an error within such a bound once the store no longer answers it.
+/// Every method returns within a bound that the implementation documents, even if the server accepts connections and
+/// never replies. A watch ends with an error within such a bound once the server does not respond any more.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Carries out a transaction.
+    /// Executes a transaction.
     ///
-    /// Cancellation: the call may have been carried out or not, as after [`StoreError::Unknown`].
+    /// Cancellation: the call may have been executed or not, as after [`StoreError::Unknown`].
     async fn txn(&self, txn: Txn) -> Result<TxnResult, StoreError>;
 
-    /// Reads, linearizably: it reflects every write acknowledged before the call began.
+    /// Reads linearizably: the result reflects every write acknowledged before the call began.
     ///
     /// Cancellation safe.
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError>;
@@ -27,23 +27,23 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Returns once the store has confirmed the watch, so that no later change is missed. Cancellation safe.
     ///
-    /// A `from` that is compacted may be told here or by the stream's first item: etcd confirms such a watch first.
+    /// A compacted `from` is reported here or by the first item of the stream: etcd may confirm such a watch first.
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError>;
 
-    /// Asks for a lease of `ttl`, which is sent in whole seconds, rounded up.
+    /// Grants a lease of `ttl`, rounded up to seconds.
     ///
-    /// Cancellation, or a lost reply, leaves a lease behind that nobody renews: it is gone after its TTL.
+    /// Cancellation or a lost reply may leave an unused lease, which expires after its TTL.
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError>;
 
-    /// Renews a lease once; returns the TTL that it has from now on.
+    /// Renews a lease once; returns its TTL from now on.
     ///
-    /// Several attempts may be under way at once. `attempt` lets an implementation with several members send them to
-    /// different ones: equal numbers go to the same member first. Cancellation safe, the lease may have been renewed.
+    /// Several attempts may be in progress. `attempt` selects the member in an implementation with several members:
+    /// equal numbers go to the same member first. Cancellation safe; the lease may have been renewed.
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError>;
 
-    /// Gives the lease back, and deletes the keys attached to it.
+    /// Revokes the lease, and deletes the keys attached to it.
     ///
-    /// Cancellation: it may have happened or not; else the lease is gone after its TTL.
+    /// Cancellation: the lease may have been revoked or not; otherwise it expires after its TTL.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
 }
 

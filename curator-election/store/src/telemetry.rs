@@ -1,11 +1,11 @@
-//! Metrics of the store, for whoever has installed a recorder of the `metrics` crate.
+//! Metrics of the store, recorded with the `metrics` crate.
 
 use crate::StoreError;
 use crate::clock::Instant;
 
-/// How long a call of etcd took, in seconds, by kind and outcome.
+/// The duration of a call to etcd, in seconds, by kind and outcome.
 pub const ETCD_CALL_SECONDS: &str = "curator_etcd_call_seconds";
-/// How many endpoints are members of another etcd cluster than the one in use.
+/// The number of endpoints that are members of another etcd cluster than the one in use.
 pub const ETCD_FOREIGN_ENDPOINTS: &str = "curator_etcd_foreign_endpoints";
 
 pub(crate) fn foreign_endpoints(count: usize) {

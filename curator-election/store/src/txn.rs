@@ -1,10 +1,10 @@
-//! Transactions and reads: what is compared, what is done, and what is answered.
+//! Transactions and reads: conditions, operations and results.
 
 use bytes::Bytes;
 
 use crate::{KeyValue, Keys, LeaseId, Revision};
 
-/// What a [`Compare`] looks at.
+/// The attribute of a key that a [`Compare`] compares, and the value to compare with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The create revision; 0 while the key does not exist.
@@ -13,39 +13,39 @@ pub enum Target {
     ModRevision(Revision),
     /// The number of puts since creation; 0 while the key does not exist.
     Version(i64),
-    /// The value. Never holds while the key does not exist.
+    /// The value. The compare fails while the key does not exist.
     Value(Bytes),
 }
 
-/// How a [`Compare`] compares.
+/// The operator of a [`Compare`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ordering {
-    /// The stored one equals the given one.
+    /// The stored attribute equals the given one.
     Equal,
-    /// The stored one differs from the given one.
+    /// The stored attribute differs from the given one.
     NotEqual,
-    /// The stored one is greater.
+    /// The stored attribute is greater.
     Greater,
-    /// The stored one is less.
+    /// The stored attribute is less.
     Less,
 }
 
-/// One condition of a transaction.
+/// A condition of a transaction.
 ///
-/// Over a range it must hold for each key in it. Where there is no key, revisions and version count as zero, and a compare
-/// with a value never holds.
+/// Over a range it must hold for each key in the range. For a missing key, revisions and version are zero, and a
+/// compare of the value fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
     /// The key or keys.
     pub keys: Keys,
-    /// How to compare.
+    /// The operator.
     pub ordering: Ordering,
-    /// What to compare with.
+    /// The attribute and the value to compare with.
     pub target: Target,
 }
 
 impl Compare {
-    /// The key exists and was created at `revision`; with revision 0, that it does not exist.
+    /// The key exists with create revision `revision`; for revision 0, it does not exist.
     pub fn created_at(key: impl Into<Bytes>, revision: Revision) -> Self {
         Self {
             keys: Keys::one(key),
@@ -59,7 +59,7 @@ impl Compare {
         Self::created_at(key, Revision(0))
     }
 
-    /// The key was last changed at `revision`; with revision 0, that it does not exist.
+    /// The key exists with mod revision `revision`; for revision 0, it does not exist.
     pub fn changed_at(key: impl Into<Bytes>, revision: Revision) -> Self {
         Self {
             keys: Keys::one(key),
@@ -69,10 +69,10 @@ impl Compare {
     }
 }
 
-/// The order in which a range is answered.
+/// The order of the results of a range read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
-    /// By key, ascending: the order of the store.
+    /// By key, ascending: the default order.
     #[default]
     Key,
     /// By create revision, lowest first.
@@ -84,22 +84,22 @@ pub enum Sort {
 /// A read of some keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Which keys.
+    /// The keys to read.
     pub keys: Keys,
-    /// In which order.
+    /// The order of the results.
     pub sort: Sort,
-    /// At most this many, 0 for all.
+    /// The maximum number of results; 0 for all.
     pub limit: usize,
-    /// Leaves out keys created after this revision, 0 for none.
+    /// Excludes keys created after this revision; 0 for no limit.
     pub max_create_revision: Revision,
-    /// Leaves the values out. The keys' leases are then told by etcd up to 3.6, and not by 3.7: rely on neither.
+    /// Excludes the values. The leases of the keys are then unreliable: etcd up to 3.6 returns them, etcd 3.7 does not.
     pub keys_only: bool,
-    /// Reads at this revision of the past; 0 for the newest.
+    /// Reads at this past revision; 0 for the current one.
     pub revision: Revision,
 }
 
 impl Range {
-    /// All of `keys`, with values, at the newest revision.
+    /// All of `keys`, with values, at the current revision.
     #[must_use]
     pub const fn all(keys: Keys) -> Self {
         Self {
@@ -138,10 +138,10 @@ pub enum Op {
     },
     /// Deletes.
     Delete(Keys),
-    /// A transaction within the transaction, with conditions, branches and an answer of its own.
+    /// A nested transaction, with its own conditions, branches and result.
     ///
-    /// All conditions, the outer one's and those of every nested one, are looked at before the first operation is carried
-    /// out: none sees what another has done. No key may be put by two of them.
+    /// All conditions, of the outer and of every nested transaction, are checked before the first operation is
+    /// executed. No key may be put by two of them.
     Txn(Txn),
 }
 
@@ -166,19 +166,19 @@ impl Op {
     }
 }
 
-/// A transaction: if all compares hold, `success` is carried out, else `failure`; in order, atomically.
+/// A transaction: if all compares hold, executes `success`, otherwise `failure`, in order and atomically.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// The conditions, all of which must hold.
+    /// The conditions.
     pub compares: Vec<Compare>,
-    /// What is done when they hold.
+    /// The operations if all conditions hold.
     pub success: Vec<Op>,
-    /// What is done when they do not.
+    /// The operations otherwise.
     pub failure: Vec<Op>,
 }
 
 impl Txn {
-    /// A transaction without operations yet, under these conditions.
+    /// A transaction with these conditions and no operations.
     #[must_use]
     pub const fn when(compares: Vec<Compare>) -> Self {
         Self {
@@ -188,7 +188,7 @@ impl Txn {
         }
     }
 
-    /// What is done when the conditions hold.
+    /// Sets the operations for the case that all conditions hold.
     #[must_use]
     pub fn then(mut self, ops: Vec<Op>) -> Self {
         self.success = ops;
@@ -203,47 +203,47 @@ impl Txn {
     }
 }
 
-/// The answer to one [`Op`].
+/// The result of an [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// What was read, and how many keys matched (a limit does not lower the count).
+    /// The result of a read.
     Range {
         /// The keys and values.
         kvs: Vec<KeyValue>,
-        /// How many keys there are in the range.
+        /// The number of keys in the range, independent of the limit.
         count: i64,
     },
     /// The value was written.
     Put,
-    /// So many keys were deleted.
+    /// The number of deleted keys.
     Deleted(i64),
-    /// What became of a nested transaction.
+    /// The result of a nested transaction.
     Txn {
-        /// Whether its compares held.
+        /// Whether its conditions held.
         succeeded: bool,
-        /// One answer for each of its operations carried out.
+        /// One result for each executed operation.
         results: Vec<Self>,
     },
 }
 
-/// The answer to a [`Txn`].
+/// The result of a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TxnResult {
-    /// The store's revision once the transaction was done.
+    /// The store's revision after the transaction.
     pub revision: Revision,
-    /// Whether the compares held.
+    /// Whether all conditions held.
     pub succeeded: bool,
-    /// One answer for each operation carried out.
+    /// One result for each executed operation.
     pub results: Vec<OpResult>,
 }
 
-/// The answer to a [`Range`].
+/// The result of a [`Range`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeResult {
     /// The store's revision at the time of the read.
     pub revision: Revision,
     /// The keys and values.
     pub kvs: Vec<KeyValue>,
-    /// How many keys there are in the range, whatever the limit.
+    /// The number of keys in the range, independent of the limit.
     pub count: i64,
 }

@@ -1,4 +1,4 @@
-//! What a store keeps and answers with: revisions, leases, keys and events.
+//! The data types of a store: revisions, leases, keys and events.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 
 use crate::StoreError;
 
-/// A revision of the store: it grows by one with each transaction that changes something.
+/// A revision of the store. It increases by one with each transaction that changes something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub i64);
 
@@ -26,18 +26,18 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The id of a lease. Never zero: the store reads zero as "no lease", and a key put without one would outlive its owner.
+/// The id of a lease. Never zero: in etcd zero means "no lease", and a key without a lease would outlive its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(i64);
 
 impl LeaseId {
-    /// Takes an id as the store reports it; `None` for zero.
+    /// Converts an id as the store reports it; `None` for zero.
     #[must_use]
     pub const fn new(id: i64) -> Option<Self> {
         if id == 0 { None } else { Some(Self(id)) }
     }
 
-    /// The number as it goes over the wire.
+    /// The number used on the wire.
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
@@ -51,29 +51,29 @@ impl fmt::Display for LeaseId {
     }
 }
 
-/// A lease as granted.
+/// A granted lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its id.
+    /// The id of the lease.
     pub id: LeaseId,
-    /// The TTL that the store granted, which may be longer than the one asked for.
+    /// The granted TTL, which may be longer than the requested one.
     pub ttl: Duration,
 }
 
-/// A key and its value, with the revisions that the store keeps beside them.
+/// A key and its value, with their metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
     /// The key, without the namespace.
     pub key: Bytes,
     /// The value.
     pub value: Bytes,
-    /// The revision at which the key was created (after its last deletion).
+    /// The revision at which the key was created, after its last deletion.
     pub create_revision: Revision,
-    /// The revision of its last change.
+    /// The revision of the last change of the key.
     pub mod_revision: Revision,
-    /// How often it was put since it was created, starting with 1.
+    /// The number of puts since the key was created, starting with 1.
     pub version: i64,
-    /// The lease that it is attached to.
+    /// The lease that the key is attached to.
     pub lease: Option<LeaseId>,
 }
 
@@ -110,7 +110,7 @@ impl Keys {
         Self::Range { start, end: end.into() }
     }
 
-    /// Whether `key` is meant.
+    /// Whether `key` is one of these keys.
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {
         match self {
@@ -120,7 +120,7 @@ impl Keys {
     }
 }
 
-/// One change that a watch reports.
+/// A change reported by a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The key was put.
@@ -134,17 +134,17 @@ pub enum Event {
     },
 }
 
-/// The changes of one or more whole revisions, in order; empty when the store only reports its progress.
+/// The changes of one or more complete revisions, in order; empty for a progress report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchBatch {
-    /// The store's revision when the batch was sent: nothing older will follow.
+    /// The store's revision when the batch was sent: no older change follows.
     pub revision: Revision,
     /// The changes.
     pub events: Vec<Event>,
 }
 
-/// The changes from a revision on. Ends after its first error; a new watch must then be opened from the revision after
-/// the last one seen.
+/// The changes from a revision on. The stream ends after its first error. Then open a new watch from the revision after
+/// the last one received.
 pub type WatchStream = BoxStream<'static, Result<WatchBatch, StoreError>>;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! `curator export` and `curator import` as an operator meets them: what is no cluster, and what must not be read by others.
+//! `curator export` and `curator import` as an operator meets them: what is no cluster, and what must not be read by
+//! others.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

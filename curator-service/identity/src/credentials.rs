@@ -1,9 +1,9 @@
 //! The certificate and key of a node on disk, and the TLS configuration made from them.
 //!
 //! A directory has three PEM files: `ca.pem`, the cluster's CA certificate; `node.pem`, the node's certificate; and
-//! `node-key.pem`, its private key (PKCS #8). Only the owner may read the key, and only the owner may write the files and the
-//! directory. The files of the Go Curator are accepted under their own names. The files are polled every few seconds:
-//! new valid files are used for new connections, and open connections continue.
+//! `node-key.pem`, its private key (PKCS #8). Only the owner may read the key, and only the owner may write the files
+//! and the directory. The files of the Go Curator are accepted under their own names. The files are polled every few
+//! seconds: new valid files are used for new connections, and open connections continue.
 
 pub(crate) mod files;
 mod offer;

@@ -1,4 +1,5 @@
-//! The simulation from a command line: many seeds, one seed with its trace, or the deliberate bugs. Run by `cargo xtask sim`.
+//! The simulation from a command line: many seeds, one seed with its trace, or the deliberate bugs. Run by `cargo xtask
+//! sim`.
 
 use std::process::ExitCode;
 

@@ -15,7 +15,7 @@ use crate::leader::Leader;
 /// The number of checks per limit.
 const CHECKS_PER_LIMIT: u32 = 4;
 
-/// Feeds the liveness while the listener's threads respond and the leader, if there is one, can read; until cancelled.
+/// Reports liveness while the listener's threads respond and the leader, if there is one, can read; until cancelled.
 pub(crate) async fn run(
     liveness: LivenessProbe,
     listener: ListenerHandle,

@@ -1,4 +1,5 @@
-//! What must hold for any bytes that a peer or the store gives us: for the property tests, and for the targets in `fuzz/`.
+//! What must hold for any bytes that a peer or the store gives us: for the property tests, and for the targets in
+//! `fuzz/`.
 //!
 //! Each function takes bytes, and panics if something does not hold.
 
@@ -14,7 +15,8 @@ use crate::state::tx::Tx;
 use crate::state::view::View;
 use crate::validate;
 
-/// A stored node: it is decoded or refused; written again and decoded again it is the same, and nothing unknown is lost.
+/// A stored node: it is decoded or refused; written again and decoded again it is the same, and nothing unknown is
+/// lost.
 pub fn stored_node(bytes: &[u8]) {
     let value = Bytes::copy_from_slice(bytes);
     let id = private::Node::decode(bytes).map(|node| node.id).unwrap_or_default();

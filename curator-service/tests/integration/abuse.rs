@@ -38,8 +38,8 @@ use crate::test_cluster::{SOON, TTL, resident};
 const LASTS: Duration = Duration::from_secs(3);
 /// As much more memory it may cost, in KiB, while it lasts.
 const DURING: u64 = 96 << 10;
-/// The longest that an honest call may take, on a machine that attackers and attacked share: a connection whose first packet finds no room in
-/// the system's queue is asked for again after 1 s, and 2 s later.
+/// The longest that an honest call may take, on a machine that attackers and attacked share: a connection whose first
+/// packet finds no room in the system's queue is asked for again after 1 s, and 2 s later.
 const SLOWEST: Duration = Duration::from_secs(4);
 /// A call that a node may make, and that only the leader answers.
 const HONEST: &str = "/metropolis.node.core.curator.proto.api.Curator/GetConsensusStatus";
@@ -125,7 +125,8 @@ impl Client {
     ) -> Result<(String, String), Failure> {
         let mut requests = requests.ready().await?;
         let (response, mut stream) = requests.send_request(self.request(path), false)?;
-        // Whoever needs no message may answer before it comes, and close the stream: the answer counts (RFC 9113, section 8.1).
+        // Whoever needs no message may answer before it comes, and close the stream: the answer counts (RFC 9113,
+        // section 8.1).
         let sent = stream.send_data(message, true);
         let (parts, mut body) = match response.await {
             Ok(response) => response.into_parts(),
@@ -448,8 +449,8 @@ fn whoever_means_well_is_served_while_others_do_not() {
             if let Some(Err(wrong)) = lanes.try_join_next() {
                 panic!("{name}: {wrong}");
             }
-            // Before the last honest call is waited for: on a machine that is busy with more than this, it may come late, which its
-            // time tells.
+            // Before the last honest call is waited for: on a machine that is busy with more than this, it may come
+            // late, which its time tells.
             lanes.shutdown().await;
             tokio::time::timeout(SOON, meaning_well).await.unwrap().unwrap();
         });

@@ -116,8 +116,8 @@ pub(crate) fn id(number: u16) -> String {
     format!("metropolis-{hex}")
 }
 
-/// Calls until it is answered, whatever becomes of leaders and connections; returns the first answer that is not "try again",
-/// and whether it was called before.
+/// Calls until it is answered, whatever becomes of leaders and connections; returns the first answer that is not "try
+/// again", and whether it was called before.
 pub(crate) async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> (Result<T, Status>, bool) {
     let mut again = false;
     let until = Instant::now() + 4 * SOON;

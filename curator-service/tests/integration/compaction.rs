@@ -52,8 +52,8 @@ async fn history_that_nobody_compacts_is_noticed() {
     assert!(keeps(3).await);
 }
 
-/// An etcd in which, right before a watch begins, the leader's lease goes and the history is compacted past that: the event
-/// that the watch is for can never be delivered.
+/// An etcd in which, right before a watch begins, the leader's lease goes and the history is compacted past that: the
+/// event that the watch is for can never be delivered.
 struct Forgetful {
     etcd: EtcdStore,
     cluster: Arc<EtcdCluster>,

@@ -23,8 +23,9 @@ fn http2_is_as_h2spec_has_it() {
     for instance in [leader, stage.others(leader)[0]] {
         let port = stage.curators[instance].address().port().to_string();
         let mut always: Option<BTreeSet<String>> = None;
-        // What h2spec sends is no call of gRPC, and is answered at its head. Where it expects an error for what comes after that, it
-        // sees the one or the other, by which is faster: what does not fail each time is as it should be.
+        // What h2spec sends is no call of gRPC, and is answered at its head. Where it expects an error for what comes
+        // after that, it sees the one or the other, by which is faster: what does not fail each time is as it should
+        // be.
         for _ in 0..ATTEMPTS {
             let Some(mut command) = clients.program("h2spec") else {
                 println!("SKIPPED: there is no h2spec here");

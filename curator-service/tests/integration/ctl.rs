@@ -197,7 +197,8 @@ fn cluster() -> (TestCluster, Ctl, Vec<Node>) {
         &owner,
     ]);
     assert!(ctl.ok(&["cert", "verify", &owner, "--ca", &ca]).contains("user owner"));
-    // The nodes of the other instances have no role here, for the names of etcd's members are not theirs: they prove nothing.
+    // The nodes of the other instances have no role here, for the names of etcd's members are not theirs: they prove
+    // nothing.
     ctl.ok(&[
         "context",
         "set",
@@ -342,7 +343,7 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
     let term = stage.lock_revision(now);
     let absent = ctl.refused(&["step-down", "--to", "metropolis-00"], 3);
     assert!(
-        absent.contains("does not stand for election") && absent.contains(&nodes[2].id),
+        absent.contains("is not a candidate") && absent.contains(&nodes[2].id),
         "{absent}"
     );
     ctl.refused(&["step-down", "--to", &nodes[now].id], 1);

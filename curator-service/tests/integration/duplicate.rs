@@ -17,15 +17,15 @@ fn with_the_id_of(stage: &TestCluster, curator: usize) -> impl FnOnce(CuratorOpt
 /// Waits until `curator` says that another process lives at the address of `other`.
 fn tells_of(stage: &TestCluster, curator: usize, other: usize) {
     let said = format!(
-        "at {}, beside this one at {}",
+        "at {} (this process: {})",
         stage.curators[other].address(),
         stage.curators[curator].address()
     );
     stage.curators[curator]
         .wait_for(Mark::START, SOON, "the other process", |event| {
-            event.message().is_some_and(|message| {
-                message.starts_with("another process stands for election as") && message.contains(&said)
-            })
+            event
+                .message()
+                .is_some_and(|message| message.starts_with("duplicate candidate id") && message.contains(&said))
         })
         .unwrap();
 }
@@ -58,7 +58,7 @@ fn the_elder_of_two_with_one_id_leads_on_and_the_younger_one_says_so() {
         warnings
             .filter(|event| event
                 .message()
-                .is_some_and(|message| message.contains("beside this one")))
+                .is_some_and(|message| message.contains("(this process:")))
             .count(),
         2
     );

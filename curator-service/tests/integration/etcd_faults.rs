@@ -65,8 +65,8 @@ fn cut_off(label: &str, with_etcd_leader: bool) {
     assert_eq!(stage.curators[leader].role(), Some(Role::Undetermined));
     let healed = std::time::Instant::now();
     stage.etcd.heal().unwrap();
-    // Who leads then is open: a member that comes back with a later raft term makes etcd elect once more, which may take
-    // longer than a lease.
+    // Who leads then is open: a member that comes back with a later raft term makes etcd elect once more, which may
+    // take longer than a lease.
     stage.agreed(SOON + SOON);
     measured(&format!("agreement once healed, {label}"), healed.elapsed(), TTL);
     stage.nobody_led_beside_another();

@@ -1,5 +1,5 @@
-//! An etcd that asks for TLS, for client certificates, for a user: what lets an instance in, what is told of what does not, and
-//! files and tokens that change while leaders lead.
+//! An etcd that asks for TLS, for client certificates, for a user: what lets an instance in, what is told of what does
+//! not, and files and tokens that change while leaders lead.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -58,7 +58,8 @@ impl Authority {
         }
     }
 
-    /// A certificate for 127.0.0.1 in both directions, and its key. Without a common name, which etcd would take for a user.
+    /// A certificate for 127.0.0.1 in both directions, and its key. Without a common name, which etcd would take for a
+    /// user.
     fn issue(&self) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
@@ -550,7 +551,8 @@ fn leader_goes_on_while_authentication_is_disabled_and_says_so() {
     stage.curators[another]
         .wait_for(Mark::default(), SOON, OPEN, is_told)
         .unwrap();
-    // Newer patches of etcd take no notice of the tokens that there are; older ones refuse them, and then it is told, once.
+    // Newer patches of etcd take no notice of the tokens that there are; older ones refuse them, and then it is told,
+    // once.
     for (curator, mark) in stage.curators.iter().zip(&marks) {
         let told = curator.events_since(*mark);
         let times = told.iter().filter(|event| is_told(event)).count();

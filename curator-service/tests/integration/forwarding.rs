@@ -179,8 +179,8 @@ fn a_leader_cut_off_from_etcd_stops_answering_its_own_clients() {
     show.stage.agreed(SOON);
     show.goes_on(&[0, 1, 2]);
     let history = show.close("leader cut off from etcd", cut, &others);
-    // What had been answered may arrive after the line that tells of the step down, but what began after it is not answered
-    // before it follows the next one.
+    // What had been answered may arrive after the line that tells of the step down, but what began after it is not
+    // answered before it follows the next one.
     let after = |call: &&Call| call.via == leader && call.began > down.at && call.ended < healed;
     let answered: Vec<_> = history
         .calls

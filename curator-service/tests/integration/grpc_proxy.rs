@@ -1,4 +1,5 @@
-//! Watches that are told no progress: behind etcd's own gRPC proxy, which answers everything else, and of what has not happened yet.
+//! Watches that are told no progress: behind etcd's own gRPC proxy, which answers everything else, and of what has not
+//! happened yet.
 
 use curator_election::etcd::{EtcdConfig, EtcdStore, PROGRESS_INTERVAL};
 use curator_election::store::{Event, Keys, Op, Revision, Store, Txn};

@@ -1,5 +1,5 @@
-//! What a host does to an instance: names whose addresses change, addresses of one link, a disk without space. What takes a mount
-//! is done in a mount namespace, which needs root; elsewhere it is skipped, aloud.
+//! What a host does to an instance: names whose addresses change, addresses of one link, a disk without space. What
+//! takes a mount is done in a mount namespace, which needs root; elsewhere it is skipped, aloud.
 
 use std::fs;
 use std::io::Write as _;

@@ -36,8 +36,8 @@ fn a_leader_whose_lease_is_revoked_steps_down_at_once() {
     );
     assert_ne!(next.role.lock_revision(), Some(old.create_revision));
     stage.agreed(SOON);
-    // Nothing can tell a leader beforehand: for the time of one watch push there are two who believe to lead, and the guard
-    // on each access to state is what parts them. So there is no check here that no two terms overlap.
+    // Nothing can tell a leader beforehand: for the time of one watch push there are two who believe to lead, and the
+    // guard on each access to state is what parts them. So there is no check here that no two terms overlap.
 }
 
 #[test]
@@ -73,8 +73,8 @@ fn a_candidate_whose_key_is_gone_does_not_win_with_it() {
     let queue = stage.queue();
     let (second, third) = (queue[1], queue[2]);
     let marks = stage.marks();
-    // It does not run while its lease goes and the one before it goes: when it wakes up, the end of the one before it is
-    // all that its campaign has been waiting for.
+    // It does not run while its lease goes and the one before it goes: when it wakes up, the end of the one before it
+    // is all that its campaign has been waiting for.
     stage.curators[second].pause().unwrap();
     stage.etcd.lease_revoke(At::Any, candidates[1].lease).unwrap();
     stage.curators[leader].terminate().unwrap();

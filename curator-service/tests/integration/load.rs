@@ -330,8 +330,8 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// What must hold whatever happened: no call outlasts its deadline, none ran twice, each that was answered ran in the term
-    /// that it was answered in, and none was answered in a term after a later term had answered.
+    /// What must hold whatever happened: no call outlasts its deadline, none ran twice, each that was answered ran in
+    /// the term that it was answered in, and none was answered in a term after a later term had answered.
     pub(crate) fn check(&self, record: &Path) {
         let answered = self.calls.iter().filter(|call| call.is_answered()).count();
         println!(
@@ -390,7 +390,8 @@ impl History {
         }
     }
 
-    /// In the order of time terms only go up: an answer of an old leader after one of a new leader is one of an ended term.
+    /// In the order of time terms only go up: an answer of an old leader after one of a new leader is one of an ended
+    /// term.
     fn check_terms(&self) {
         let mut ends: Vec<(Instant, i64)> = self
             .calls

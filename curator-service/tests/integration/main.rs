@@ -1,7 +1,7 @@
 //! The election on real etcd members and real `curator` processes, with faults by signals and proxies.
 //!
-//! Run by `cargo xtask integration`, which says where the binaries are. Every wait is for an event and has an upper bound.
-//! What was measured is printed as a multiple of the TTL, in lines that begin with `measured:`.
+//! Run by `cargo xtask integration`, which says where the binaries are. Every wait is for an event and has an upper
+//! bound. What was measured is printed as a multiple of the TTL, in lines that begin with `measured:`.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 #![allow(

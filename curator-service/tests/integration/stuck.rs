@@ -57,13 +57,13 @@ fn a_leader_whose_thread_is_blocked_gives_up_and_does_not_come_back() {
         .wait_for(marks[leader], SOON, "why", |event| {
             event
                 .text
-                .contains("this instance has not been able to serve for too long")
+                .contains("liveness check failed: this instance was unable to serve for too long")
         })
         .unwrap();
     stage.nobody_led_beside_another();
 
-    // The other one goes, and leaves the cluster without a leader rather than with one that cannot serve: one that is well
-    // leads as soon as it is there.
+    // The other one goes, and leaves the cluster without a leader rather than with one that cannot serve: one that is
+    // well leads as soon as it is there.
     let mark = stage.curators[leader].mark();
     stage.curators[follower].terminate().unwrap();
     stage.curators[follower].wait_exit(SOON).unwrap();

@@ -94,8 +94,8 @@ fn a_parent_killed_with_its_instance_leaves_it_to_the_ttl() {
     let (stage, leader) = supervised("both", TTL);
     let pid = instance(&stage, leader, Mark::START);
     let marks = stage.marks();
-    // The parent cannot act on the instance's end. The other way round would not do: the kernel continues a stopped process whose
-    // group is left without a parent, and it hands over.
+    // The parent cannot act on the instance's end. The other way round would not do: the kernel continues a stopped
+    // process whose group is left without a parent, and it hands over.
     let parent = Pid::from_raw(stage.curators[leader].pid().try_into().unwrap()).unwrap();
     kill_process(parent, Signal::STOP).unwrap();
     wait_until("the parent to stand still", SOON, || is_stopped(parent).then_some(())).unwrap();

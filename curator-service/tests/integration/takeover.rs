@@ -89,8 +89,8 @@ fn a_leader_killed_and_restarted_does_not_wait_for_its_own_lease() {
     stage.nobody_led_beside_another();
 }
 
-/// Asks an instance who leads, again and again; an answer is the leader's id and the instance's own. Ends at the first answer
-/// after `enough`.
+/// Asks an instance who leads, again and again; an answer is the leader's id and the instance's own. Ends at the first
+/// answer after `enough`.
 async fn ask_who_leads(
     mut client: CuratorLocalClient<Channel>,
     enough: Arc<AtomicBool>,
@@ -219,8 +219,8 @@ fn two_namespaces_elect_apart() {
     stage.none_led_beside_another(&[there, there_next]);
 }
 
-/// A leader that is dead is named until its lease runs out: for so long it is said that nothing is heard of it, and the time without a
-/// leader counts from then.
+/// A leader that is dead is named until its lease runs out: for so long it is said that nothing is heard of it, and the
+/// time without a leader counts from then.
 #[test]
 fn a_leader_that_is_silent_is_said_to_be_before_its_lease_runs_out() {
     const LONG: Duration = Duration::from_secs(10);

@@ -18,8 +18,8 @@ pub(crate) const TTL: Duration = Duration::from_secs(2);
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A killed leader is replaced within the granted TTL and this.
 pub(crate) const SCAN: Duration = Duration::from_secs(1);
-/// How far the arrival of one process's line may lag behind that of another's. A term that runs out by itself ends a margin
-/// of 200 ms and more before anybody else can win, and scenarios of that kind compare without this.
+/// How far the arrival of one process's line may lag behind that of another's. A term that runs out by itself ends a
+/// margin of 200 ms and more before anybody else can win, and scenarios of that kind compare without this.
 const JITTER: Duration = Duration::from_millis(150);
 
 /// Where a curator finds etcd.
@@ -266,8 +266,8 @@ impl TestCluster {
         }
     }
 
-    /// Makes a member etcd's own leader, and waits until that is without consequences: etcd's new leader gives each lease an
-    /// election timeout more than its TTL, until it is renewed.
+    /// Makes a member etcd's own leader, and waits until that is without consequences: etcd's new leader gives each
+    /// lease an election timeout more than its TTL, until it is renewed.
     pub(crate) fn make_etcd_leader(&self, member: usize) {
         self.etcd.move_leader(member).unwrap();
         self.etcd.wait_healthy(SOON).unwrap();
@@ -281,8 +281,8 @@ impl TestCluster {
         .unwrap();
     }
 
-    /// What must hold over all that was logged: no two lead at once. A term lasts from the line that tells of it to the next
-    /// line of its process, or to when the process was stopped; lines may arrive a little late.
+    /// What must hold over all that was logged: no two lead at once. A term lasts from the line that tells of it to the
+    /// next line of its process, or to when the process was stopped; lines may arrive a little late.
     pub(crate) fn nobody_led_beside_another(&self) {
         self.none_led_beside_another(&(0..self.curators.len()).collect::<Vec<_>>());
     }

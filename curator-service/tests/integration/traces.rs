@@ -179,8 +179,9 @@ fn keys(rng: &mut StdRng) -> Keys {
 }
 
 fn range(rng: &mut StdRng) -> Range {
-    // Keys put by one transaction share a create revision; etcd sorts those in no order that it states. With a limit the
-    // answers could then differ, so that a sorted read asks for all, and for one key a transaction there is no doubt.
+    // Keys put by one transaction share a create revision; etcd sorts those in no order that it states. With a limit
+    // the answers could then differ, so that a sorted read asks for all, and for one key a transaction there is no
+    // doubt.
     let sort = [Sort::Key, Sort::CreateAscending, Sort::CreateDescending][rng.random_range(0..3)];
     Range {
         sort,
@@ -206,7 +207,8 @@ fn compare(rng: &mut StdRng) -> Compare {
     }
 }
 
-/// One branch: at most one put, so that no two keys are created at one revision; now and then one that etcd must refuse.
+/// One branch: at most one put, so that no two keys are created at one revision; now and then one that etcd must
+/// refuse.
 fn branch(rng: &mut StdRng) -> Vec<Op> {
     let put = key(rng);
     let mut ops = vec![Op::put(put.clone(), rng.random_range(0..3).to_string())];
@@ -225,8 +227,9 @@ fn branch(rng: &mut StdRng) -> Vec<Op> {
     ops
 }
 
-/// Several transactions within one, each with a put of its own, and now and then one that etcd must refuse. Their keys are
-/// apart from the others', because several are created at one revision, and etcd sorts those in no order that it states.
+/// Several transactions within one, each with a put of its own, and now and then one that etcd must refuse. Their keys
+/// are apart from the others', because several are created at one revision, and etcd sorts those in no order that it
+/// states.
 fn nested(rng: &mut StdRng) -> Vec<Op> {
     let key = |rng: &mut StdRng| format!("n/{}", rng.random_range(0..4));
     let inner = |own: usize, rng: &mut StdRng| {

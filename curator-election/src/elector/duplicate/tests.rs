@@ -40,11 +40,11 @@ fn key(id: &str, process: &Process, created: i64) -> Candidate {
 }
 
 fn look(own: &mut Own, candidates: Vec<Candidate>, present: Option<LeaseId>) -> Found {
-    own.look::<LeaderElectionValue>(candidates, present)
+    own.examine::<LeaderElectionValue>(candidates, present)
 }
 
-/// Each row: what this process says of itself, what the other key says, and what that key is found to be if it was there at the
-/// first look, and if it came later.
+/// Each row: what this process says of itself, what the other key says, and what that key is found to be if it was
+/// there at the first look, and if it came later.
 #[test]
 fn whose_a_key_is() {
     const STALE: &str = "stale";
@@ -185,7 +185,7 @@ fn leases_are_remembered_up_to_a_bound() {
     for id in 1..=40 {
         own.granted(lease(id));
     }
-    assert_eq!(own.leases.len(), LEASES);
+    assert_eq!(own.leases.len(), MAX_LEASES);
     assert!(own.holds(LeaseId::new(40)) && own.holds(LeaseId::new(25)) && !own.holds(LeaseId::new(24)));
     assert!(!own.holds(None));
 }
@@ -194,17 +194,17 @@ fn leases_are_remembered_up_to_a_bound() {
 fn both_addresses_are_told() {
     let own = Own::new(ID.into(), process("a", "h:1", ""));
     for (lives, is_older, part) in [
-        (true, true, "does not stand"),
-        (true, false, "which stays"),
-        (false, true, "if that one is dead"),
+        (true, true, "Its key is older"),
+        (true, false, "so it stays"),
+        (false, true, "if that process is dead"),
     ] {
-        let text = own.tell(&Duplicate {
+        let text = own.describe(&Duplicate {
             process: process("b", "h:2", ""),
             lives,
             is_older,
         });
         assert!(
-            text.contains("at h:2, beside this one at h:1") && text.contains(ID) && text.contains(part),
+            text.contains("at h:2 (this process: h:1)") && text.contains(ID) && text.contains(part),
             "{text}"
         );
     }

@@ -203,7 +203,7 @@ fn a_store_that_never_answers_ends_the_opening() {
     assert_eq!(machine.next_wakeup(), Some(at(7_000)));
     let reason = Reason::OpenFailed {
         word: "no_answer",
-        error: "the store did not answer in time".into(),
+        error: "the store did not reply in time".into(),
     };
     assert_eq!(
         machine.handle(at(7_000), Event::Tick),
@@ -214,8 +214,11 @@ fn a_store_that_never_answers_ends_the_opening() {
 #[test]
 fn a_queued_candidate_follows_and_renews() {
     let mut machine = queued();
-    let news = observed(10, Some(candidate("node-2", "/leader/1", 3)));
-    assert_eq!(machine.handle(at(30), news), [following("node-2", "/leader/1", 3)]);
+    let observation = observed(10, Some(candidate("node-2", "/leader/1", 3)));
+    assert_eq!(
+        machine.handle(at(30), observation),
+        [following("node-2", "/leader/1", 3)]
+    );
     // The same again changes nothing.
     assert_eq!(
         machine.handle(at(40), observed(11, Some(candidate("node-2", "/leader/1", 3)))),
@@ -226,8 +229,11 @@ fn a_queued_candidate_follows_and_renews() {
     };
     assert_eq!(renewed, lease());
     // The same node with a new key is another term of it.
-    let news = observed(12, Some(candidate("node-2", "/leader/9", 12)));
-    assert_eq!(machine.handle(at(2_100), news), [following("node-2", "/leader/9", 12)]);
+    let observation = observed(12, Some(candidate("node-2", "/leader/9", 12)));
+    assert_eq!(
+        machine.handle(at(2_100), observation),
+        [following("node-2", "/leader/9", 12)]
+    );
 }
 
 #[test]
@@ -280,9 +286,12 @@ fn news_that_nobody_confirms_grow_too_old() {
         commands.contains(&undetermined(Reason::ObservationStale)),
         "{commands:?}"
     );
-    // Fresh news bring the follower back, in the same round.
-    let news = observed(11, Some(candidate("node-2", "/leader/1", 3)));
-    assert_eq!(machine.handle(at(7_100), news), [following("node-2", "/leader/1", 3)]);
+    // A new observation makes it a follower again, in the same round.
+    let observation = observed(11, Some(candidate("node-2", "/leader/1", 3)));
+    assert_eq!(
+        machine.handle(at(7_100), observation),
+        [following("node-2", "/leader/1", 3)]
+    );
 }
 
 #[test]
@@ -296,7 +305,8 @@ fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
             result: Ok(TTL),
         },
     );
-    // The answer was late enough for another attempt, and the deadline counts from the first one's sending all the same.
+    // The answer was late enough for another attempt, and the deadline counts from the first one's sending all the
+    // same.
     assert!(matches!(commands[0], Command::Renew { .. }), "{commands:?}");
     assert_eq!(
         commands[1..],
@@ -304,14 +314,14 @@ fn a_leader_extends_from_the_send_time_and_steps_down_without_help() {
             deadline: at(2_000) + TTL - TTL / 10
         }]
     );
-    // Nothing more is heard. At the deadline, not a moment later, it stops.
+    // No more replies arrive. The term ends exactly at the deadline.
     let mut now = machine.next_wakeup().unwrap();
     while now < at(7_400) {
         let commands = machine.handle(now, Event::Tick);
         assert!(
             commands
                 .iter()
-                .all(|command| matches!(command, Command::Renew { .. } | Command::Look)),
+                .all(|command| matches!(command, Command::Renew { .. } | Command::Relist)),
             "{commands:?}"
         );
         now = machine.next_wakeup().unwrap();
@@ -410,7 +420,7 @@ fn a_failed_renewal_is_tried_elsewhere_and_ends_nothing() {
 #[test]
 fn a_leader_whose_key_is_gone_stops_but_not_for_old_news() {
     let mut machine = leading();
-    // What the store was like before the elected at revision 20 proves nothing.
+    // An observation from before revision 20, at which it was elected, proves nothing.
     assert_eq!(
         machine.handle(at(30), observed(19, Some(candidate("node-2", "/leader/1", 3)))),
         []
@@ -728,7 +738,7 @@ fn told(commands: &[Command<PlainText>]) -> Vec<&str> {
     commands
         .iter()
         .filter_map(|command| match command {
-            Command::Duplicated { told } => Some(told.as_str()),
+            Command::Duplicated { message } => Some(message.as_str()),
             _ => None,
         })
         .collect()
@@ -739,8 +749,8 @@ fn of_two_that_stand_the_younger_one_yields_for_a_ttl_and_tells_it_once() {
     let mut machine = queued();
     // That the leader has the own id and not the own lease is a reason to look.
     let other = || candidate(OWN, "/leader/1", 3);
-    assert_eq!(machine.handle(at(30), observed(4, Some(other()))), [Command::Look]);
-    let commands = machine.handle(at(40), Event::Looked(Ok(vec![other(), own_key(7)])));
+    assert_eq!(machine.handle(at(30), observed(4, Some(other()))), [Command::Relist]);
+    let commands = machine.handle(at(40), Event::Relisted(Ok(vec![other(), own_key(7)])));
     let [text] = told(&commands)[..] else {
         panic!("{commands:?}")
     };
@@ -791,10 +801,10 @@ fn a_leader_stays_beside_a_younger_process_and_tells_it_once() {
                         },
                     );
                 }
-                Command::Look => {
+                Command::Relist => {
                     looks += 1;
                     let found = vec![own_key(7), candidate(OWN, "/leader/9", 9)];
-                    tellings += told(&machine.handle(at(now), Event::Looked(Ok(found)))).len();
+                    tellings += told(&machine.handle(at(now), Event::Relisted(Ok(found)))).len();
                 }
                 other => panic!("{other:?}"),
             }

@@ -39,8 +39,8 @@ pub enum EmbeddedError {
     },
     /// The file has the format of another version.
     #[error(
-        "{} has format {found}, this version reads format {expected}: use the version that wrote it, or move the file away \
-         to start with an empty store",
+        "{} has format {found}, this version reads format {expected}: use the version that wrote it, or move the file \
+         away to start with an empty store",
         path.display()
     )]
     Format {

@@ -61,7 +61,11 @@ impl Worker {
         drop(self.jobs);
         drop(self.committed);
         if let Some(error) = failed {
-            tracing::error!(path = %path.display(), %error, "the store has stopped: check the disk and open the store again");
+            tracing::error!(
+                path = %path.display(),
+                %error,
+                "the store has stopped: check the disk and open the store again"
+            );
             return Err(EmbeddedError::Stopped {
                 reason: error.to_string(),
             });

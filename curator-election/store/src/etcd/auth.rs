@@ -79,7 +79,7 @@ pub enum EtcdAuthError {
     },
     /// TLS files are configured for an endpoint without TLS.
     #[error(
-        "etcd endpoint {endpoint} has no TLS, but {what} is configured for etcd: use https in the endpoint, or remove the file"
+        "etcd endpoint {endpoint} has no TLS, but {what} is configured: use https in the endpoint, or remove the file"
     )]
     NotTls {
         /// An endpoint.

@@ -68,8 +68,9 @@ impl EtcdStore {
         .await
     }
 
-    /// Removes a member. If it is etcd's leader, the leadership is first moved to another responding member. Otherwise the
-    /// others would have to detect the loss of the leader, and no call succeeds until then, which can end a Curator term.
+    /// Removes a member. If it is etcd's leader, the leadership is first moved to another responding member. Otherwise
+    /// the others would have to detect the loss of the leader, and no call succeeds until then, which can end a Curator
+    /// term.
     ///
     /// Cancellation: it may have been removed or not.
     ///
@@ -99,7 +100,7 @@ impl EtcdStore {
             .await;
         match moved {
             Ok(()) => {
-                tracing::info!("moved the etcd leadership from member {id:x}, which is to be removed, to {next:x}")
+                tracing::info!("moved the etcd leadership from member {id:x}, which is to be removed, to {next:x}");
             }
             Err(error) => {
                 tracing::warn!(

@@ -8,8 +8,8 @@ use tonic::transport::Uri;
 pub enum EndpointError {
     /// Not a complete URL.
     #[error(
-        "invalid etcd endpoint {endpoint:?}: use a URL with scheme, host and port, for example http://127.0.0.1:2379, or \
-         unix:// and the absolute path of a socket"
+        "invalid etcd endpoint {endpoint:?}: use a URL with scheme, host and port, for example http://127.0.0.1:2379, \
+         or unix:// and the absolute path of a socket"
     )]
     NoUrl {
         /// The endpoint.
@@ -17,8 +17,8 @@ pub enum EndpointError {
     },
     /// The URL contains a user.
     #[error(
-        "etcd endpoint {endpoint:?} contains a user or password: remove them, and use --etcd-user and --etcd-password-file \
-         (the file is re-read when it changes, and its content is not visible in the process list)"
+        "etcd endpoint {endpoint:?} contains a user or password: remove them, and use --etcd-user and \
+         --etcd-password-file (the file is re-read when it changes, and its content is not visible in the process list)"
     )]
     User {
         /// The endpoint, without user and password.
@@ -26,8 +26,8 @@ pub enum EndpointError {
     },
     /// A link-local address with a zone, with TLS.
     #[error(
-        "etcd endpoint {endpoint:?} is a link-local address with a zone (%...), which no certificate can contain: with https \
-         use a host name or another address"
+        "etcd endpoint {endpoint:?} is a link-local address with a zone (%...), which no certificate can contain: \
+         with https use a host name or another address"
     )]
     ZoneWithTls {
         /// The endpoint.

@@ -82,7 +82,8 @@ fn of_status(call: Call, status: &tonic::Status, reason: String) -> StoreError {
 
 const COMPACTED: &str = "required revision has been compacted";
 
-/// The kinds that only the message distinguishes: etcd's own (`rpctypes/error.go`), and the limits of grpc-go and tonic.
+/// The kinds that only the message distinguishes: etcd's own (`rpctypes/error.go`), and the limits of grpc-go and
+/// tonic.
 const KINDS: [(&str, RefusalKind); 9] = [
     ("database space exceeded", RefusalKind::NoSpace),
     ("too many requests", RefusalKind::Overloaded),

@@ -6,8 +6,8 @@ use super::EtcdStore;
 use crate::{Keys, Range, Revision, Store, StoreError};
 
 impl EtcdStore {
-    /// Whether etcd still keeps the state of `revisions` revisions ago. Reads `key`, which need not exist, but must be readable
-    /// for this user.
+    /// Whether etcd still keeps the state of `revisions` revisions ago. Reads `key`, which need not exist, but must be
+    /// readable for this user.
     ///
     /// Cancellation safe.
     ///

@@ -1,10 +1,10 @@
 //! The etcd cluster that the endpoints belong to: every response of etcd carries the id of its cluster.
 //!
 //! If the endpoints belong to several clusters (members each started alone, a member restored as a cluster of its own),
-//! there would be an election, and a leader, in each cluster. So the process uses one cluster id for its lifetime: the id
-//! that more than half of the endpoints report. While some endpoints do not respond, it is the only id reported, if that
-//! cluster has at least as many voting members as there are endpoints. A response with another id is discarded. With a
-//! cluster id file the id survives a restart.
+//! there would be an election, and a leader, in each cluster. So the process uses one cluster id for its lifetime: the
+//! id that more than half of the endpoints report. While some endpoints do not respond, it is the only id reported, if
+//! that cluster has at least as many voting members as there are endpoints. A response with another id is discarded.
+//! With a cluster id file the id survives a restart.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -138,7 +138,8 @@ impl Identity {
                 None => "restart this instance".to_owned(),
             };
             return Err(wrong_cluster(format!(
-                "{reason}. {others} of {} endpoints are affected: configure the members of one cluster, or {new_one} to use the new cluster",
+                "{reason}. {others} of {} endpoints are affected: configure the members of one cluster, or {new_one} \
+                 to use the new cluster",
                 known.named.len()
             )));
         }
@@ -165,8 +166,8 @@ impl Identity {
                     None => format!("{endpoint} does not respond"),
                 });
                 Err(wrong_cluster(format!(
-                    "no etcd cluster has more than half of the endpoints ({}): were members started without --initial-cluster, \
-                     or restored one by one? Configure the members of one cluster",
+                    "no etcd cluster has more than half of the endpoints ({}): were members started without \
+                     --initial-cluster, or restored one by one? Configure the members of one cluster",
                     list.collect::<Vec<_>>().join(", ")
                 )))
             }
@@ -186,8 +187,8 @@ impl Identity {
         let answer = known.named.iter().flatten().count();
         Err(StoreError::Unreachable {
             reason: format!(
-                "{answer} of {} etcd endpoints respond. Their cluster {id:x} has only {voters} voting members, so the other \
-                 endpoints may belong to another cluster",
+                "{answer} of {} etcd endpoints respond. Their cluster {id:x} has only {voters} voting members, so the \
+                 other endpoints may belong to another cluster",
                 known.named.len()
             ),
         })

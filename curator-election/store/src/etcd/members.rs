@@ -75,8 +75,8 @@ impl Members {
         self.state()[member].progress = Progress::Reported;
     }
 
-    /// Records that a responding member did not answer a progress request. Returns whether it now counts as one that never
-    /// does. A member that has answered once never counts as such.
+    /// Records that a responding member did not answer a progress request. Returns whether it now counts as one that
+    /// never does. A member that has answered once never counts as such.
     pub(super) fn missed_progress(&self, member: usize) -> bool {
         let known = &mut self.state()[member].progress;
         match *known {

@@ -18,7 +18,7 @@ pub enum ClusterFileError {
     },
     /// The content is not a cluster id.
     #[error(
-        "etcd cluster id file {} is invalid (expected up to 16 hex digits): remove it to select the cluster of the endpoints",
+        "etcd cluster id file {} is invalid (not 1 to 16 hex digits): remove it to use the cluster of the endpoints",
         path.display()
     )]
     NotAnId {

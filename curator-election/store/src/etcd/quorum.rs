@@ -1,7 +1,7 @@
 //! Detects a lost quorum when no member answers a read.
 //!
-//! Without a quorum a member holds a linearizable read until its deadline, as a hung member does. But it still answers a
-//! status request, and reports no leader there (`StatusResponse.leader` of etcd's `rpc.proto`).
+//! Without a quorum a member holds a linearizable read until its deadline, as a hung member does. But it still answers
+//! a status request, and reports no leader there (`StatusResponse.leader` of etcd's `rpc.proto`).
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ const NO_LEADER_ID: u64 = 0;
 const NO_LEADER: &str = "etcdserver: no leader";
 
 impl EtcdStore {
-    /// Replaces `error`, of a read that no member answered, by [`StoreError::NoQuorum`] if the members report no leader.
+    /// Replaces `error`, of a read that no member answered, by [`StoreError::NoQuorum`] if the members report no
+    /// leader.
     ///
     /// The status requests do not count for the members' health: they do not prove that a write succeeds. Cancellation
     /// safe.
@@ -62,8 +63,8 @@ fn quorum_is_lost(leaders: &[Option<u64>]) -> bool {
 
 fn in_words(leaders: &[Option<u64>], error: &StoreError) -> String {
     format!(
-        "{} of {} etcd endpoints respond, without an etcd leader: start the missing members, and check the network between \
-         them ({error})",
+        "{} of {} etcd endpoints respond, without an etcd leader: start the missing members, and check the network \
+         between them ({error})",
         leaders.iter().flatten().count(),
         leaders.len()
     )

@@ -1,7 +1,7 @@
 //! One client per member, with the current credential files.
 //!
-//! New files are first tested against a member before calls to it use them. Calls and watches in progress keep the client,
-//! and the connection, that they began with.
+//! New files are first tested against a member before calls to it use them. Calls and watches in progress keep the
+//! client, and the connection, that they began with.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -236,8 +236,8 @@ impl Clients {
     fn set_auth_disabled(&self, open: bool) {
         match (self.open.swap(open, Ordering::Relaxed), open) {
             (false, true) => warn!(
-                "etcd has authentication disabled, so the configured user is not used. Every client of etcd can read and change \
-                 all data: run `etcdctl auth enable`, or remove the user from the configuration"
+                "etcd has authentication disabled, so the configured user is not used. Every client of etcd can read \
+                 and change all data: run `etcdctl auth enable`, or remove the user from the configuration"
             ),
             (true, false) => info!("etcd has authentication enabled again, and accepted the configured user"),
             _ => {}

@@ -1,16 +1,16 @@
 //! A watch on one member, which detects when the member stops responding.
 //!
-//! etcd sends all events of one revision in one response, unless fragments are requested; they are not. It sends nothing
-//! while nothing changes, so after each [`PROGRESS_INTERVAL`] of silence a progress request is sent. Without a response to
-//! it the watch ends with an error, and the member goes behind the others for a while.
+//! etcd sends all events of one revision in one response, unless fragments are requested; they are not. It sends
+//! nothing while nothing changes, so after each [`PROGRESS_INTERVAL`] of silence a progress request is sent. Without a
+//! response to it the watch ends with an error, and the member goes behind the others for a while.
 //!
 //! Newer versions (3.5.35, 3.6, 3.7) report no progress of a watch whose first revision is in the future. While a read
 //! shows that, the watch cannot have missed anything.
 //!
-//! etcd's gRPC proxy does not answer progress requests. So if no progress request was ever answered, a read of the watched
-//! key proves that the member responds. After several unanswered requests the proxy is logged. A read does not prove that
-//! the watch still delivers events, so the watch ends after [`MAX_SILENCE`] anyway, and its user reads again. The first
-//! response to a progress request, even a late one of a busy member, ends this mode.
+//! etcd's gRPC proxy does not answer progress requests. So if no progress request was ever answered, a read of the
+//! watched key proves that the member responds. After several unanswered requests the proxy is logged. A read does not
+//! prove that the watch still delivers events, so the watch ends after [`MAX_SILENCE`] anyway, and its user reads
+//! again. The first response to a progress request, even a late one of a busy member, ends this mode.
 
 use std::time::Duration;
 
@@ -153,8 +153,8 @@ impl Watch {
 }
 
 impl Watch {
-    /// Whether the watch may continue without progress reports: its first revision is in the future, or the member answers
-    /// everything but progress requests.
+    /// Whether the watch may continue without progress reports: its first revision is in the future, or the member
+    /// answers everything but progress requests.
     async fn may_go_on(&mut self) -> bool {
         let options = GetOptions::new().with_limit(1).with_keys_only();
         let mut kv = self.client.kv_client();
@@ -173,8 +173,8 @@ impl Watch {
         }
         if self.members.missed_progress(self.member) {
             tracing::warn!(
-                "an etcd endpoint answers reads but no watch progress requests, as etcd's gRPC proxy does: a broken watch is detected \
-                 after {MAX_SILENCE:?} instead of {:?}. Configure the etcd members themselves as endpoints",
+                "an etcd endpoint answers reads but no watch progress requests, as etcd's gRPC proxy does: a broken watch \
+                 is detected after {MAX_SILENCE:?} instead of {:?}. Configure the etcd members themselves as endpoints",
                 2 * PROGRESS_INTERVAL
             );
         }

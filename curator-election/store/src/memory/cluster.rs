@@ -144,7 +144,8 @@ impl Shared {
     }
 }
 
-/// One client of a [`MemoryCluster`]. Every call returns within a second; a watch ends two seconds after its link is cut.
+/// One client of a [`MemoryCluster`]. Every call returns within a second; a watch ends two seconds after its link is
+/// cut.
 #[derive(Clone, Debug)]
 pub struct MemoryClient {
     shared: Arc<Shared>,

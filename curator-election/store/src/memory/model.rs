@@ -1,6 +1,8 @@
-//! etcd's semantics, pure and synchronous: revisions, transactions, leases, history and compaction. Time is an argument.
+//! etcd's semantics, pure and synchronous: revisions, transactions, leases, history and compaction. Time is an
+//! argument.
 //!
-//! The semantics are those of etcd 3.4 to 3.7. Tests run random traces on this model and on etcd and compare the results.
+//! The semantics are those of etcd 3.4 to 3.7. Tests run random traces on this model and on etcd and compare the
+//! results.
 
 mod restore;
 mod snapshot;
@@ -447,8 +449,8 @@ fn check_puts(ops: &[Op]) -> Result<(), StoreError> {
 }
 
 /// The keys that a branch may put and delete, whichever branches its nested transactions select. etcd checks the
-/// deletions first, then the nested transactions in order, then the puts. So a nested deletion may follow a nested put of
-/// the same key.
+/// deletions first, then the nested transactions in order, then the puts. So a nested deletion may follow a nested put
+/// of the same key.
 fn writes(ops: &[Op]) -> Result<(BTreeSet<&Bytes>, Vec<&Keys>), StoreError> {
     let mut put = BTreeSet::new();
     let mut deleted: Vec<&Keys> = ops

@@ -1,4 +1,5 @@
-//! `curator serve --supervised`: a small parent process that revokes the leases of the instance once the instance is dead.
+//! `curator serve --supervised`: a small parent process that revokes the leases of the instance once the instance is
+//! dead.
 //!
 //! This is safe because only the exit of the process counts, which the kernel reports to its parent. A dead process
 //! cannot act, and requests that it sent before are fenced by the key that ends with the lease. A process that is

@@ -1,8 +1,8 @@
 //! What clients did to registers, and whether that can have been: linearizable, each call once, nothing lost.
 //!
-//! The store tells in which order a register was written, and each written value names the call that wrote it. So there is
-//! one order to check instead of one to search for: a history is linearizable if no call was answered with, or wrote, less than
-//! what calls that had ended before it began have seen or written. Pure; no I/O.
+//! The store tells in which order a register was written, and each written value names the call that wrote it. So there
+//! is one order to check instead of one to search for: a history is linearizable if no call was answered with, or
+//! wrote, less than what calls that had ended before it began have seen or written. Pure; no I/O.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +56,8 @@ pub(super) struct Restore {
 
 /// Checks all registers of a store that was restored from a snapshot at most once.
 ///
-/// What was written between the snapshot and the restore is lost. Everything before the restore, and everything from it on, must
-/// be as if there had been none: nobody is told what is lost, and nobody writes what was decided on it.
+/// What was written between the snapshot and the restore is lost. Everything before the restore, and everything from it
+/// on, must be as if there had been none: nobody is told what is lost, and nobody writes what was decided on it.
 pub(super) fn check(
     calls: &BTreeMap<CallId, Call>,
     registers: &[Vec<Version>],

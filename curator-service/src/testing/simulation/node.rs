@@ -1,4 +1,5 @@
-//! One instance: its elector, in each of its terms the state, and its listener, as a process that can be stopped and killed.
+//! One instance: its elector, in each of its terms the state, and its listener, as a process that can be stopped and
+//! killed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,7 +7,8 @@ use crate::testing::simulation::{Bug, Outcome, Scenario, Violation, simulate};
 /// How many runs it may take.
 const MAX_RUNS: usize = 400;
 
-/// The smallest scenario found that breaks the same rule as `scenario` does, and what became of it. `None` if it breaks none.
+/// The smallest scenario found that breaks the same rule as `scenario` does, and what became of it. `None` if it breaks
+/// none.
 #[must_use]
 pub fn shrink(scenario: &Scenario, bug: Option<Bug>) -> Option<(Scenario, Outcome)> {
     let outcome = simulate(scenario, bug, false);

@@ -61,8 +61,8 @@ pub(super) struct Terms {
     locks: BTreeMap<Revision, Bytes>,
     /// When those that are not there any more were deleted.
     gone: BTreeMap<Lock, Duration>,
-    /// Locks that somebody revoked or replaced behind their owners' backs. A term that is cut off cannot know that it is over;
-    /// there the guard alone helps.
+    /// Locks that somebody revoked or replaced behind their owners' backs. A term that is cut off cannot know that it
+    /// is over; there the guard alone helps.
     meddled: BTreeSet<Lock>,
     sides: [bool; 2],
     seen: Vec<Seen>,
@@ -134,7 +134,8 @@ impl Terms {
         }
     }
 
-    /// The store was restored to what it had then, at this revision. A term whose lock key is lost cannot know it before the store tells it.
+    /// The store was restored to what it had then, at this revision. A term whose lock key is lost cannot know it
+    /// before the store tells it.
     pub(super) fn restored(&mut self, now: Duration, kept: Kept, revision: Revision) {
         for seen in &mut self.seen {
             seen.lost |= seen.term.lock_revision() > revision;
@@ -256,8 +257,8 @@ impl Terms {
         Ok(news)
     }
 
-    /// How long what the node knows has been out of date, counting only the time in which it was running. `None` for a node that
-    /// is stopped, and for what is so.
+    /// How long what the node knows has been out of date, counting only the time in which it was running. `None` for a
+    /// node that is stopped, and for what is so.
     fn out_of_date(&self, now: Duration, look: &Look, lock: &Lock) -> Option<Duration> {
         let gone = *self.gone.get(lock)?;
         Some(now.saturating_sub(gone.max(look.running_since?)))

@@ -295,8 +295,8 @@ impl<'a> World<'a> {
         ))
     }
 
-    /// A planned end of all: the leader's lock goes at once, and what faults have left behind runs out. Then the history is
-    /// looked at.
+    /// A planned end of all: the leader's lock goes at once, and what faults have left behind runs out. Then the
+    /// history is looked at.
     async fn end(&mut self) -> Result<(), Broken> {
         let statuses = (0..self.scenario.nodes).filter_map(|node| self.status(node));
         let leading: Vec<_> = statuses

@@ -11,8 +11,8 @@ pub(super) struct Guide {
 }
 
 impl Guide {
-    /// Reads it. Blocks that say why they are not run are left out; `cargo xtask ci` sees that each other one is in a guide
-    /// that is done here.
+    /// Reads it. Blocks that say why they are not run are left out; `cargo xtask ci` sees that each other one is in a
+    /// guide that is done here.
     pub(super) fn read(name: &'static str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
         let text = fs::read_to_string(path).unwrap();

@@ -1,8 +1,9 @@
-//! Hosts that a guide speaks of, each a shell in a directory of its own into which blocks are put, as by somebody who pastes them.
+//! Hosts that a guide speaks of, each a shell in a directory of its own into which blocks are put, as by somebody who
+//! pastes them.
 //!
-//! What a guide names is moved, and nothing else of it is changed: addresses of hosts to addresses of loopback that nobody else uses,
-//! and `/etc/curator` and `/var/lib/etcd` into the directory. What one host has once, the port, all of them have here, so each listens
-//! at its own address.
+//! What a guide names is moved, and nothing else of it is changed: addresses of hosts to addresses of loopback that
+//! nobody else uses, and `/etc/curator` and `/var/lib/etcd` into the directory. What one host has once, the port, all
+//! of them have here, so each listens at its own address.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -98,7 +99,8 @@ impl Host {
         }
     }
 
-    /// The programs are there: what a guide has cargo build is not built once more, and is found where cargo would put it.
+    /// The programs are there: what a guide has cargo build is not built once more, and is found where cargo would put
+    /// it.
     pub(super) fn builds_nothing(&self) {
         let target = self.path("target");
         fs::create_dir(&target).unwrap();

@@ -21,8 +21,8 @@ use crate::test_cluster::{Reach, SOON};
 
 /// Longer than the margin below which an alert fires, in calm.
 const TTL: Duration = Duration::from_secs(4);
-/// How long nothing happens, and how long an instance is down while it is upgraded: a quarter of a minute to the rules. Together
-/// that is longer than a `for:` of a minute.
+/// How long nothing happens, and how long an instance is down while it is upgraded: a quarter of a minute to the rules.
+/// Together that is longer than a `for:` of a minute.
 const CALM: Duration = Duration::from_secs(4);
 const STOPPED: Duration = Duration::from_millis(1_500);
 
@@ -221,7 +221,8 @@ fn each_alert_is_fired_by_a_fault_and_none_in_calm_or_by_an_upgrade() {
     hasty.fires(&["CuratorMayNotLead"]);
     told("a node that is no member any more", began);
 
-    // etcd goes back to a backup under a leader, whose term must outlive that: where it takes longer, it is done once more.
+    // etcd goes back to a backup under a leader, whose term must outlive that: where it takes longer, it is done once
+    // more.
     let members: Vec<usize> = (0..3).filter(|member| *member != gone).collect();
     let through = members[0];
     let backup = scratch.dir("backup").unwrap();

@@ -1,9 +1,10 @@
-//! Clients that others wrote make the owner's calls, over TLS and without, through each instance and across changes of the leader.
+//! Clients that others wrote make the owner's calls, over TLS and without, through each instance and across changes of
+//! the leader.
 //!
-//! Those of our own on others' libraries lie in `tools/clients`. In the mode `calls` each asks for the cluster and its members of
-//! the consensus, for the ticket, labels the first member with its own name, and is refused a heartbeat, since it is no node. In the
-//! mode `plain` it asks who leads, and is refused. In the mode `watch` it watches all nodes, tells of each label `seen` and of the end of
-//! each watch, and watches again.
+//! Those of our own on others' libraries lie in `tools/clients`. In the mode `calls` each asks for the cluster and its
+//! members of the consensus, for the ticket, labels the first member with its own name, and is refused a heartbeat,
+//! since it is no node. In the mode `plain` it asks who leads, and is refused. In the mode `watch` it watches all
+//! nodes, tells of each label `seen` and of the end of each watch, and watches again.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! A cluster whose three nodes each have an instance with credentials and a member of etcd, and an owner.
 //!
-//! It is born on one node without etcd, where two more nodes register; then its state moves to an etcd whose members are those
-//! nodes. So nobody's role is made up: the consensus has the members that the records say.
+//! It is born on one node without etcd, where two more nodes register; then its state moves to an etcd whose members
+//! are those nodes. So nobody's role is made up: the consensus has the members that the records say.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! The move from the Go Curator, node by node, as docs/coming-from-go.md has it.
 //!
-//! On one node a peer that behaves as the Go instance does: it leads by Go's election value, which says nothing but the node id, it is
-//! found by its node record, and whoever connects to it would be taken for the TLS peer, whoever they call for. So nobody may. Then it stops,
-//! and ours starts on the node with what Go has left there: its files, and an etcd on a Unix socket.
+//! On one node a peer that behaves as the Go instance does: it leads by Go's election value, which says nothing but the
+//! node id, it is found by its node record, and whoever connects to it would be taken for the TLS peer, whoever they
+//! call for. So nobody may. Then it stops, and ours starts on the node with what Go has left there: its files, and an
+//! etcd on a Unix socket.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,7 +1,7 @@
 //! A Prometheus of its own, with the rules of `deploy/prometheus/alerts.yaml`, whose time goes faster.
 //!
-//! A scenario has seconds where operators have minutes. So each `for:` and each range in the rules is divided by one number, and so is the
-//! interval between two looks; thresholds stay what they are.
+//! A scenario has seconds where operators have minutes. So each `for:` and each range in the rules is divided by one
+//! number, and so is the interval between two looks; thresholds stay what they are.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Whom `curator register` and `curatorctl` take for an instance: a node that proves to be a member of the consensus, and no other, though
-//! each has a certificate of the cluster.
+//! Whom `curator register` and `curatorctl` take for an instance: a node that proves to be a member of the consensus,
+//! and no other, though each has a certificate of the cluster.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -39,7 +39,8 @@ fn ways(secret: &[u8]) -> Vec<String> {
 /// What is in a `traceparent` that is none.
 const RUBBISH: &str = "0badc0ffee0badc0ffee";
 
-/// A call that says a trace is found by it at follower and leader, and at the leader's transaction; what is no trace is not.
+/// A call that says a trace is found by it at follower and leader, and at the leader's transaction; what is no trace is
+/// not.
 fn follow_a_trace(cast: &TlsCluster) {
     let [leader, follower] = cast.leader_and_follower();
     label(cast, follower, "a", traceparent(true).as_bytes()).unwrap();

@@ -136,8 +136,8 @@ fn nobody_but_a_member_of_the_consensus_says_who_calls() {
         Code::Unavailable
     );
 
-    // Its role is taken away, and with the next call its word counts for nothing: its own, and what its instance forwards on
-    // connections that are open.
+    // Its role is taken away, and with the next call its word counts for nothing: its own, and what its instance
+    // forwards on connections that are open.
     let plain = Hop {
         term: None,
         certificate: None,

@@ -1,8 +1,8 @@
 //! Rejections by etcd, or by TLS in front of it: how to recognize them, and hints for the operator.
 //!
-//! etcd reports an outdated token in several ways: with a code of its own; as an invalid argument, if users or roles have
-//! changed since a JWT token was issued; without a code, in 3.4; and for a watch as a text, which in 3.4 is the same as
-//! for a missing permission.
+//! etcd reports an outdated token in several ways: with a code of its own; as an invalid argument, if users or roles
+//! have changed since a JWT token was issued; without a code, in 3.4; and for a watch as a text, which in 3.4 is the
+//! same as for a missing permission.
 
 use std::error::Error as _;
 
@@ -59,7 +59,8 @@ pub(in crate::etcd) fn describe(error: &etcd_client::Error) -> String {
     }
 }
 
-/// Adds a hint to the error of a closed TLS connection: etcd cannot always report that the client certificate is missing.
+/// Adds a hint to the error of a closed TLS connection: etcd cannot always report that the client certificate is
+/// missing.
 pub(in crate::etcd) fn add_tls_hint(error: StoreError) -> StoreError {
     let closed = |reason: &str| {
         [

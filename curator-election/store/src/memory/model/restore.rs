@@ -60,8 +60,8 @@ pub struct Page {
 }
 
 impl Model {
-    /// A store in this state. Its earlier history counts as compacted. Each lease gets its full TTL from `now` on, as after
-    /// a leader election of etcd.
+    /// A store in this state. Its earlier history counts as compacted. Each lease gets its full TTL from `now` on, as
+    /// after a leader election of etcd.
     ///
     /// # Errors
     /// If the state is inconsistent.

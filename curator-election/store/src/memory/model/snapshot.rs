@@ -39,8 +39,8 @@ impl Model {
         }
     }
 
-    /// Restores a snapshot: later changes are lost, and their revisions are reused. Each lease of the snapshot gets its full
-    /// TTL, as at a start of etcd.
+    /// Restores a snapshot: later changes are lost, and their revisions are reused. Each lease of the snapshot gets its
+    /// full TTL, as at a start of etcd.
     pub fn go_back_to(&mut self, snapshot: Snapshot, now: Instant) {
         let Snapshot {
             revision,

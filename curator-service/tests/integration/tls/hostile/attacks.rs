@@ -1,4 +1,5 @@
-//! What those do who mean no good: as strangers, as nodes that wait for approval, as workers and with the owner's certificate.
+//! What those do who mean no good: as strangers, as nodes that wait for approval, as workers and with the owner's
+//! certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ use crate::test_cluster::SOON;
 
 pub(super) const CURATOR: &str = "/metropolis.node.core.curator.proto.api.Curator";
 pub(super) const MANAGEMENT: &str = "/metropolis.proto.api.Management";
-/// How much lower the attackers' priority is than that of the cluster: they have machines of their own, and it is their calls that
-/// count, not what it takes to make them.
+/// How much lower the attackers' priority is than that of the cluster: they have machines of their own, and it is their
+/// calls that count, not what it takes to make them.
 const NICE: i32 = 15;
 
 /// One kind of attack.

@@ -1,8 +1,9 @@
-//! What those who mean well notice of those who do not: the same calls in calm and under attack, through a leader and a follower.
+//! What those who mean well notice of those who do not: the same calls in calm and under attack, through a leader and a
+//! follower.
 //!
-//! Attackers, the cluster, its etcd and those who mean well share one machine. So times are compared with the slower of two: that
-//! of the calm before and after, and that beside as many callers who mean well, since work that was asked for in good faith takes
-//! its time as well.
+//! Attackers, the cluster, its etcd and those who mean well share one machine. So times are compared with the slower of
+//! two: that of the calm before and after, and that beside as many callers who mean well, since work that was asked for
+//! in good faith takes its time as well.
 
 mod attacks;
 mod cost;
@@ -30,8 +31,8 @@ use crate::test_cluster::{SOON, resident};
 const LOOK: Duration = Duration::from_secs(3);
 /// As much longer an honest call may take.
 const MOST: f64 = 2.0;
-/// What is no harm: two threads of others may each be at work for a turn of the scheduler's when a call arrives, at each of the four
-/// processes that it goes through.
+/// What is no harm: two threads of others may each be at work for a turn of the scheduler's when a call arrives, at
+/// each of the four processes that it goes through.
 const FLOOR: Duration = Duration::from_millis(25);
 /// How often it is looked again at what was too slow: what else the machine does passes, and harm does not.
 const LOOKS: u32 = 3;

@@ -50,8 +50,8 @@ pub struct Service {
 pub struct Liveness(watch::Receiver<Option<ListenerHandle>>);
 
 impl Liveness {
-    /// Completes once each thread that serves connections has responded. Never completes before the threads serve, after they
-    /// have ended, or while one of them is blocked. Cancellation safe.
+    /// Completes once each thread that serves connections has responded. Never completes before the threads serve,
+    /// after they have ended, or while one of them is blocked. Cancellation safe.
     pub async fn responds(&self) {
         let mut listener = self.0.clone();
         let begun = listener.wait_for(Option::is_some).await.map(|begun| begun.clone());
@@ -115,8 +115,9 @@ impl Service {
         self.status.subscribe()
     }
 
-    /// Runs until cancelled. Then it reports that it is not ready; if it leads, finishes the calls under way, steps down and
-    /// waits for the next leader; ends the remaining calls within [`grace`](Config::grace); and leaves the election.
+    /// Runs until cancelled. Then it reports that it is not ready; if it leads, finishes the calls under way, steps
+    /// down and waits for the next leader; ends the remaining calls within [`grace`](Config::grace); and leaves the
+    /// election.
     ///
     /// Not cancellation safe: when the future is dropped, the tasks are dropped too and the lease expires.
     ///

@@ -45,7 +45,11 @@ fn a_leader_that_no_other_instance_reaches_makes_way_and_not_again() {
         marks[leader],
         "this leader is unreachable for all other instances",
     );
-    says(others[0], marks[others[0]], "the leader is unreachable from this instance");
+    says(
+        others[0],
+        marks[others[0]],
+        "the leader is unreachable from this instance",
+    );
     assert_eq!(stage.agreed(SOON), next);
     let (code, metrics) = stage.curators[leader].observed("/metrics", SOON).unwrap();
     assert_eq!(code, 200);
@@ -72,7 +76,9 @@ fn a_leader_stays_where_no_instance_reaches_another() {
     }
     stage.curators[leader]
         .wait_for(marks[leader], MAKES_WAY, "that it stays", |event| {
-            event.text.contains("no other instance is reachable either, so it stays")
+            event
+                .text
+                .contains("no other instance is reachable either, so it stays")
         })
         .unwrap();
     assert!(stage.curators[leader].role().as_ref().is_some_and(Role::is_leader));

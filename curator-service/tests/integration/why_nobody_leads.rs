@@ -68,10 +68,7 @@ fn user_who_may_only_read_is_told_to_be_one() {
     warned(&stage, reader, start, "does not permit this to its user");
     let refused = refusal(&stage, reader);
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    assert!(
-        refused.message().contains("permission denied by etcd"),
-        "{refused}"
-    );
+    assert!(refused.message().contains("permission denied by etcd"), "{refused}");
     // It goes on by itself once it may write.
     let write = [
         "role",

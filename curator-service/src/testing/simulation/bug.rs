@@ -1,4 +1,4 @@
-//! All deliberate bugs, of the election and state and of the listener.
+//! All deliberate bugs of the election, the state and the listener.
 
 use curator_election::sabotage as election;
 use curator_listener::sabotage as listener;
@@ -6,14 +6,14 @@ use curator_listener::sabotage as listener;
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// Of the election, the fenced store or the state.
+    /// A bug of the election, the fenced store or the state.
     Election(election::Sabotage),
-    /// Of the listener.
+    /// A bug of the listener.
     Listener(listener::Sabotage),
 }
 
 impl Bug {
-    /// All of them.
+    /// All bugs.
     pub fn all() -> impl Iterator<Item = Self> {
         let of_listener = listener::Sabotage::ALL.into_iter().map(Self::Listener);
         election::Sabotage::ALL
@@ -22,7 +22,7 @@ impl Bug {
             .chain(of_listener)
     }
 
-    /// What it is called.
+    /// The bug's name.
     #[must_use]
     pub fn name(self) -> String {
         match self {
@@ -31,7 +31,7 @@ impl Bug {
         }
     }
 
-    /// Switches it on for this thread, or all of them off, for as long as the returned value lives.
+    /// Enables the bug for this thread, or disables all bugs, while the returned value lives.
     pub(super) fn switch_on(bug: Option<Self>) -> (election::On, listener::On) {
         match bug {
             None => (election::switch_on(None), listener::switch_on(None)),

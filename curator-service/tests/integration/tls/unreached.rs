@@ -25,7 +25,9 @@ fn a_leader_that_is_not_reached_says_by_whom_and_makes_way_once_another_is_reach
     }
     cast.stage.curators[leader]
         .wait_for(marks[leader], MAKES_WAY, "that it stays", |event| {
-            event.text.contains("no other instance is reachable either, so it stays")
+            event
+                .text
+                .contains("no other instance is reachable either, so it stays")
         })
         .unwrap();
     let mut instance = InstanceClient::new(cast.channel(Who::Owner, cast.address(leader)));

@@ -151,7 +151,7 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
             match recorded_host(&*store, node_id).await {
                 Ok(host) => return with_port(&host),
                 Err(error) => {
-                    debug!(node_id, %error, "the leader advertises no address and has none in its node record")
+                    debug!(node_id, %error, "the leader advertises no address and has none in its node record");
                 }
             }
         }

@@ -101,7 +101,8 @@ pub enum ConfigError {
     },
     /// The node id differs from that of the certificate.
     #[error(
-        "the node id is {id}, but the certificate is for {certified}: remove the node id, or use the certificate of {id}"
+        "the node id is {id}, but the certificate is for {certified}: remove the node id, or use \
+         the certificate of {id}"
     )]
     OtherNode {
         /// The configured node id.

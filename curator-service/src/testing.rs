@@ -1,5 +1,4 @@
-//! What tests, fuzzing, the simulation and the benches reach the crate's inside by. No program for use is built with
-//! any of it.
+//! Access to the internals for tests, fuzzing, the simulation and the benches. Not part of any released program.
 
 #[cfg(feature = "measure")]
 pub mod bench_hooks;

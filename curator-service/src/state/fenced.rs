@@ -573,7 +573,10 @@ mod tests {
         // And one alone tells the same.
         let outcomes = fenced.write_all(vec![once("/a")]).await.expect("leads");
         assert!(
-            matches!(&outcomes[..], [Outcome::Conflict { found, .. }] if found[0].1.as_ref().is_some_and(|kv| kv.value == "1")),
+            matches!(
+                &outcomes[..],
+                [Outcome::Conflict { found, .. }] if found[0].1.as_ref().is_some_and(|kv| kv.value == "1")
+            ),
             "{outcomes:?}"
         );
     }
@@ -633,7 +636,8 @@ mod tests {
         let cluster = MemoryCluster::new(1);
         let (fenced, _term_owner) = set_back(&cluster).await;
         let error = fenced.write(Vec::new(), vec![Op::put("/b", "1")]).await;
-        let unknown = matches!(&error, Err(FencedError::Store(StoreError::Unknown { reason })) if reason.contains("restored from a backup?"));
+        let restored = |reason: &str| reason.contains("restored from a backup?");
+        let unknown = matches!(&error, Err(FencedError::Store(StoreError::Unknown { reason })) if restored(reason));
         assert!(unknown, "{error:?}");
         assert!(!fenced.term().is_valid());
 

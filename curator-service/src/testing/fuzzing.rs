@@ -1,7 +1,6 @@
-//! What must hold for any bytes that a peer or the store gives us: for the property tests, and for the targets in
-//! `fuzz/`.
+//! Properties that hold for any bytes from a peer or the store, for property tests and the targets in `fuzz/`.
 //!
-//! Each function takes bytes, and panics if something does not hold.
+//! Each function takes bytes and panics if a property is violated.
 
 use bytes::Bytes;
 use curator_election::store::{Op, Revision};
@@ -15,8 +14,7 @@ use crate::state::tx::Tx;
 use crate::state::view::View;
 use crate::validate;
 
-/// A stored node: it is decoded or refused; written again and decoded again it is the same, and nothing unknown is
-/// lost.
+/// A stored node is decoded or refused. Encoded and decoded again it is equal, and no unknown field is lost.
 pub fn stored_node(bytes: &[u8]) {
     let value = Bytes::copy_from_slice(bytes);
     let id = private::Node::decode(bytes).map(|node| node.id).unwrap_or_default();
@@ -26,7 +24,7 @@ pub fn stored_node(bytes: &[u8]) {
     };
     let view = View::default();
     let mut tx = Tx::new(&view);
-    // Without a join key it cannot be written.
+    // A node without a join key cannot be saved.
     if record.clone().save(&mut tx).is_err() {
         return;
     }
@@ -64,7 +62,7 @@ pub fn stored_message(bytes: &[u8]) {
     rewrite::<private::Node>(&value);
 }
 
-/// What is known of a message survives a rewrite, and a second rewrite changes nothing.
+/// Known fields survive a rewrite, and a second rewrite changes nothing.
 fn rewrite<M: Message + Name + Default + PartialEq + std::fmt::Debug>(value: &Bytes) {
     let Ok(message) = decode::<M>(b"/fuzzing", value) else {
         return;
@@ -82,7 +80,7 @@ fn rewrite<M: Message + Name + Default + PartialEq + std::fmt::Debug>(value: &By
     );
 }
 
-/// Changes in any order leave the newest of each key.
+/// Changes applied in any order leave the newest value of each key.
 pub fn view(bytes: &[u8]) {
     let mut view = View::default();
     let mut newest = std::collections::BTreeMap::new();
@@ -107,7 +105,7 @@ pub fn view(bytes: &[u8]) {
     }
 }
 
-/// Requests: decoding them, and all that is checked of them before the state is asked.
+/// Requests: decoding, and all checks that precede access to the state.
 pub fn request(bytes: &[u8]) {
     let _ = curator_api::RegisterNodeRequest::decode(bytes);
     let _ = curator_api::WatchRequest::decode(bytes);
@@ -128,7 +126,7 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-/// Text where a label, a domain name, a network or a key is expected: what is taken is what can be stored.
+/// Text for a label, a domain name, a network or a key: accepted text can be stored.
 pub fn text(text: &str) {
     if validate::label_key(text).is_ok() {
         assert!(text.is_ascii() && text.len() <= 253 + 1 + 63 && !text.ends_with('/'));
@@ -138,7 +136,7 @@ pub fn text(text: &str) {
     }
     if let Ok(cidr) = validate::cidr(text) {
         assert!(cidr.length <= if cidr.address.is_ipv4() { 32 } else { 128 });
-        // What is within the cluster's network has its beginning.
+        // A prefix within the cluster's network starts like it.
         if validate::cluster_network_prefix(text, "").is_ok() {
             let octets: std::net::Ipv4Addr = text
                 .split('/')
@@ -156,17 +154,17 @@ pub fn text(text: &str) {
     }
 }
 
-/// A filter: it is compiled or refused, and evaluated or refused.
+/// A filter is compiled or refused, and evaluated or refused.
 pub fn filter(text: &str) {
     leader::filter(text);
 }
 
-/// A filter that bytes make by the grammar: it takes no more memory and time than it may.
+/// A filter from a grammar stays within its memory and time limits.
 pub fn filter_by_grammar(tape: &[u8]) {
     leader::filter_by_grammar(tape);
 }
 
-/// Certificates, lists and keys.
+/// Certificates, revocation lists and keys.
 pub fn der(bytes: &[u8]) {
     let _ = curator_identity::is_crl(bytes);
     let key = curator_identity::public_key_of(bytes);
@@ -184,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that look like a message: fields with small numbers, of all kinds, some nested.
+    /// Bytes that resemble a message: fields of all kinds with small numbers, some nested.
     fn message_like() -> impl Strategy<Value = Vec<u8>> {
         let leaf = proptest::collection::vec(any::<u8>(), 0..20);
         leaf.prop_recursive(3, 64, 6, |inner| {
@@ -277,7 +275,11 @@ mod tests {
         }
 
         #[test]
-        fn texts(any in ".{0,80}", like in "[a-zA-Z0-9./:_-]{0,70}", prefix in "10\\.[0-9]{1,3}\\.[0-9]{1,3}\\.0/[0-9]{1,2}") {
+        fn texts(
+            any in ".{0,80}",
+            like in "[a-zA-Z0-9./:_-]{0,70}",
+            prefix in "10\\.[0-9]{1,3}\\.[0-9]{1,3}\\.0/[0-9]{1,2}"
+        ) {
             for like in [&any, &like, &prefix] {
                 text(like);
             }

@@ -70,8 +70,8 @@ pub(crate) async fn run(credentials: CredentialsWatch, own: SocketAddr, cancel: 
                         }
                         Err(error) if !std::mem::replace(&mut said, true) => error!(
                             %error,
-                            "the node's certificate expires soon and cannot be renewed; retrying. To renew it by hand, run \
-                             `curatorctl cert renew`"
+                            "the node's certificate expires soon and cannot be renewed; retrying. To renew it by hand, \
+                             run `curatorctl cert renew`"
                         ),
                         Err(_) => {}
                     }

@@ -19,7 +19,8 @@ pub enum ForeignState {
     Unfinished(#[from] Unfinished),
     /// The cluster's authority did not sign the credentials.
     #[error(
-        "the cluster in the store and these credentials have different certificate authorities: they belong to different clusters"
+        "the cluster in the store and these credentials have different certificate authorities: they \
+         belong to different clusters"
     )]
     OtherCluster,
     /// The store could not be read.

@@ -1,4 +1,4 @@
-//! Clients: they call instances without knowing who leads, and record what they did and were told.
+//! Clients: they call instances without knowing the leader, and record their calls and the replies.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,33 +28,33 @@ use crate::testing::simulation::node::Node;
 use crate::testing::simulation::registers::{Asked, Kind, Told, method};
 use crate::testing::simulation::terms::REGISTERS;
 
-/// The instances, as clients find them.
+/// The addresses of the instances.
 pub(super) type Nodes = Rc<RefCell<Vec<Option<Node>>>>;
 
-/// What a call may take beyond its deadline, for the answer to arrive.
+/// How long a reply may arrive after the deadline of its call.
 const ANSWER: Duration = Duration::from_millis(100);
 
-/// What all clients did.
+/// The record of all clients.
 #[derive(Default)]
 pub(super) struct Record {
     pub(super) calls: BTreeMap<CallId, Call>,
-    /// How many were answered.
+    /// The number of replies.
     pub(super) answered: u64,
-    /// How many of those through another instance than the leader.
+    /// The number of replies through an instance other than the leader.
     pub(super) forwarded: u64,
-    /// Terms that were seen to have ended, and when.
+    /// Terms that were seen to have ended, with the time.
     pub(super) ended: BTreeMap<Revision, Duration>,
-    /// A rule that was broken before a client's eyes.
+    /// An invariant that a client saw violated.
     pub(super) broken: Option<Broken>,
-    /// Counts the beginnings and ends of calls.
+    /// Counts the starts and ends of calls.
     place: u64,
     next: CallId,
-    /// What happened, for the reader; none if nobody reads it.
+    /// A trace for the reader, if enabled.
     pub(super) told: Option<Vec<String>>,
 }
 
 impl Record {
-    /// Nothing yet; `all` tells each call.
+    /// An empty record; `all` traces each call.
     pub(super) fn new(all: bool) -> Self {
         Self {
             told: all.then(Vec::new),
@@ -81,7 +81,7 @@ impl Record {
         }
     }
 
-    /// A place among all beginnings and ends of calls.
+    /// A position in the sequence of all starts and ends of calls.
     pub(super) fn moment(&mut self) -> u64 {
         self.place += 1;
         self.place
@@ -102,12 +102,12 @@ impl Record {
     }
 }
 
-/// How clients get to instances.
+/// How clients reach instances.
 #[derive(Clone)]
 pub(super) enum Access {
     /// Past the listener: only the leader answers.
     State,
-    /// Through the listeners at these addresses, from an address of the client's own.
+    /// Through the listeners at these addresses, from the client's own address.
     Listeners { own: SimHost, nodes: Vec<SocketAddr> },
 }
 
@@ -119,9 +119,9 @@ pub(super) struct Client {
     /// Open connections, by instance.
     connections: BTreeMap<usize, Connection>,
     rng: StdRng,
-    /// The beginning of the run.
+    /// The start of the run.
     begun: Instant,
-    /// Who answered last.
+    /// The instance that answered last.
     believed: usize,
 }
 
@@ -138,7 +138,7 @@ impl Client {
         }
     }
 
-    /// Calls until it is told to stop.
+    /// Calls until it is stopped.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let longest = match self.access {
@@ -155,7 +155,7 @@ impl Client {
                 _ => Kind::Release(self.rng.random_range(0..2)),
             };
             let count = self.nodes.borrow().len();
-            // Whoever leads, if only the leader answers; else anybody.
+            // The leader, if only the leader answers; otherwise any instance.
             let stay = match self.access {
                 Access::State => 0.7,
                 Access::Listeners { .. } => 0.3,
@@ -169,7 +169,7 @@ impl Client {
         }
     }
 
-    /// One call of one instance; whether it was made.
+    /// One call of one instance; returns whether it was made.
     pub(super) async fn call_once(&mut self, node: usize, patience: Duration) -> bool {
         let before = self.record.borrow().answered;
         self.call(node, Kind::Add, patience).await;
@@ -180,7 +180,7 @@ impl Client {
         let register = self.rng.random_range(0..REGISTERS);
         let asked = self.record.borrow_mut().begin(register, kind);
         let begun = self.begun.elapsed();
-        // Whoever goes away cancels the call.
+        // A client that goes away cancels its call.
         let told = match self.access.clone() {
             Access::State => {
                 let asking = self.nodes.borrow()[node].as_ref().map(|node| node.call(asked));
@@ -205,7 +205,7 @@ impl Client {
         }
         let mut record = self.record.borrow_mut();
         record.tell(|| {
-            // When to come again is drawn anew each time.
+            // The retry delay is random.
             let told = told
                 .as_ref()
                 .map(|told| told.as_ref().map_err(|status| (status.code(), status.message())));
@@ -265,7 +265,7 @@ impl Client {
             .is_some_and(|node| !node.gate.is_stopped() && node.running_since <= since)
     }
 
-    /// A call has not been answered by its deadline.
+    /// A call was not answered by its deadline.
     fn check_deadline(&self, node: usize, id: CallId, begun: Duration, patience: Duration) {
         if self.was_running(node, begun) {
             let what = format!("call {id} of node {node} was not answered within {patience:?}, its deadline");
@@ -276,9 +276,9 @@ impl Client {
         }
     }
 
-    /// An instance that was called itself has answered.
+    /// An instance that was called directly has answered.
     fn check_term(&self, node: usize, told: Told, begun: Duration) {
-        // What has been under way for longer may have been answered in time.
+        // A call that started earlier may have been answered within the term.
         if told.node != node || !self.was_running(node, begun) {
             return;
         }
@@ -308,7 +308,7 @@ impl Connection {
             .await
             .map_err(|error| unavailable(&error))?;
         spawn_local(async move {
-            // Calls on it learn of its end by themselves.
+            // Calls on the connection detect its end themselves.
             let _ = connection.await;
         });
         Ok(Self(requests))

@@ -1,31 +1,31 @@
-//! What clients did to registers, and whether that can have been: linearizable, each call once, nothing lost.
+//! Checks the clients' histories of registers: linearizable, each call at most once, no lost write.
 //!
-//! The store tells in which order a register was written, and each written value names the call that wrote it. So there
-//! is one order to check instead of one to search for: a history is linearizable if no call was answered with, or
-//! wrote, less than what calls that had ended before it began have seen or written. Pure; no I/O.
+//! The store gives the order of a register's writes, and each value names the call that wrote it. So there is one order
+//! to check instead of one to search for: a history is linearizable if no call returned or wrote an older version than
+//! calls that had ended before it began. Pure; no I/O.
 
 use std::collections::BTreeMap;
 
-/// Names a call.
+/// Identifies a call.
 pub(super) type CallId = u64;
 
-/// A value of a register, in the order in which the store took them.
+/// A value of a register, in the store's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     pub(super) by: CallId,
-    /// For a call that adds to what was there: one more than that had.
+    /// For a call that increments: the previous count plus one.
     pub(super) count: u64,
     pub(super) adds: bool,
 }
 
-/// What a call was answered.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// A read: the call that wrote what it found.
+    /// A read: the call that wrote the value.
     Read(Option<CallId>),
     /// A write that was made.
     Wrote,
-    /// It is not known whether it ran.
+    /// It is unknown whether the call ran.
     Unknown,
 }
 
@@ -34,30 +34,30 @@ pub(super) enum Answer {
 pub(super) struct Call {
     pub(super) register: usize,
     pub(super) writes: bool,
-    /// Its place among all beginnings and ends of calls.
+    /// The position of its start in the sequence of all starts and ends.
     pub(super) begun: u64,
-    /// The end of its place, and the answer; none while it is under way, or if its caller went away.
+    /// The position of its end, and the outcome; `None` while it is under way, or if its caller went away.
     pub(super) ended: Option<(u64, Answer)>,
 }
 
-/// What cannot be: which rule is broken, and how.
+/// A violation: the invariant, and the details.
 pub(super) type Broken = (&'static str, String);
 
 /// The registers when the store was restored from a snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Restore {
-    /// Its place among all beginnings and ends of calls.
+    /// The position in the sequence of all starts and ends of calls.
     pub(super) place: u64,
-    /// What had been written to each register until then, lost or not.
+    /// All versions of each register until then, lost or not.
     pub(super) before: Vec<Vec<Version>>,
-    /// How much of it the snapshot has.
+    /// The number of versions that the snapshot has.
     pub(super) kept: Vec<usize>,
 }
 
 /// Checks all registers of a store that was restored from a snapshot at most once.
 ///
-/// What was written between the snapshot and the restore is lost. Everything before the restore, and everything from it
-/// on, must be as if there had been none: nobody is told what is lost, and nobody writes what was decided on it.
+/// Writes between the snapshot and the restore are lost. The history before the restore, and that from the restore on,
+/// must each be as if there had been no restore: no reply contains lost data, and no write is based on it.
 pub(super) fn check(
     calls: &BTreeMap<CallId, Call>,
     registers: &[Vec<Version>],
@@ -66,7 +66,7 @@ pub(super) fn check(
     let Some(restore) = restore else {
         return check_stretch(calls, registers);
     };
-    // Who was answered after the restore may have been answered by either store.
+    // A call answered after the restore may have been answered by either store.
     let before = calls.iter().filter(|(_, call)| call.begun < restore.place);
     let before = before.map(|(id, call)| {
         let ended = call.ended.filter(|(at, _)| *at < restore.place);
@@ -81,7 +81,7 @@ pub(super) fn check(
             (*id, Call { ended, ..*call })
         })
         .collect();
-    // What the snapshot has is there from the restore on: as if somebody had read it then.
+    // The content of the snapshot is visible from the restore on, as if it had been read then.
     for (register, (versions, kept)) in registers.iter().zip(&restore.kept).enumerate() {
         let newest = kept.checked_sub(1).and_then(|newest| versions.get(newest));
         let seen = Call {
@@ -126,7 +126,7 @@ fn check_register(register: usize, calls: &[(CallId, Call)], versions: &[Version
         }
         before = version.count;
     }
-    // Beginnings and ends in their order; at an equal place there is only one.
+    // Starts and ends in order; positions are unique.
     let mut moments = Vec::new();
     for (id, call) in calls {
         let place = match call.ended {
@@ -152,7 +152,7 @@ fn check_register(register: usize, calls: &[(CallId, Call)], versions: &[Version
     }
     moments.sort_unstable();
     let writes: BTreeMap<CallId, bool> = calls.iter().map(|(id, call)| (*id, call.writes)).collect();
-    // The newest that an ended call has seen, and which call that was.
+    // The newest version that an ended call has seen, and that call.
     let mut newest = (0, 0);
     for (_, id, place, begins) in moments {
         if !begins {
@@ -162,7 +162,8 @@ fn check_register(register: usize, calls: &[(CallId, Call)], versions: &[Version
         let must = newest.0 + usize::from(writes.get(&id).copied().unwrap_or_default());
         if place < must {
             let what = format!(
-                "call {id} is at version {place} of register {register}, and call {} had ended with version {} before it began",
+                "call {id} is at version {place} of register {register}, but call {} had ended with version {} \
+                 before it began",
                 newest.1, newest.0
             );
             return Err(("reads and writes are linearizable", what));

@@ -1,4 +1,4 @@
-//! One instance: its elector, in each of its terms the state, and its listener, as a process that can be stopped and
+//! One instance: its elector, the state in each of its terms, and its listener, as a process that can be paused and
 //! killed.
 
 use std::sync::Arc;
@@ -27,31 +27,31 @@ use crate::testing::simulation::registers::{Asked, Registers, Told};
 use crate::testing::simulation::scenario::TTL;
 use crate::testing::simulation::terms::LOCKS;
 
-/// An instance that runs.
+/// A running instance.
 pub(super) struct Node {
     pub(super) gate: PauseSwitch,
     pub(super) status: watch::Receiver<LeaderStatus>,
     elector: ElectorHandle<LeaderElectionValue>,
     backend: Arc<StoreElection<dyn Store>>,
     value: LeaderElectionValue,
-    /// Since when it has been running without a stop.
+    /// Since when it has been running without a pause.
     pub(super) running_since: Duration,
     registers: Registers,
     leave: CancellationToken,
     killed: CancellationToken,
-    /// What must not end by itself.
+    /// Tasks that must not end by themselves.
     tasks: Vec<JoinHandle<()>>,
     electing: JoinHandle<()>,
 }
 
-/// What an instance is started with.
+/// The parameters of an instance.
 pub(super) struct Start {
     pub(super) number: usize,
     pub(super) store: MemoryClient,
     pub(super) clock: SharedClock,
     pub(super) seed: u64,
     pub(super) now: Duration,
-    /// Its place in the network, if it listens.
+    /// Its address in the network, if it listens.
     pub(super) host: Option<SimHost>,
 }
 
@@ -117,20 +117,20 @@ impl Node {
         }
     }
 
-    /// Carries out a call with the state of the present term, past the listener. `None` if it does not lead.
+    /// Executes a call with the state of the current term, past the listener. `None` if it does not lead.
     pub(super) fn call(&self, asked: Asked) -> impl Future<Output = Option<Result<Told, Status>>> + 'static {
         let registers = self.registers.clone();
         async move { registers.carry_out(asked).await }
     }
 
-    /// Ends its term as planned, if it leads; once the candidate `to` is next, if one is named and that can be.
+    /// Ends its term as planned, if it leads; first makes the candidate `to` the next one, if named and possible.
     pub(super) fn step_down(&self, to: Option<String>) -> impl Future<Output = ()> + 'static {
         let (elector, backend, value) = (self.elector.clone(), self.backend.clone(), self.value.clone());
         let (term, killed) = (self.status.borrow().valid_term().cloned(), self.killed.clone());
         self.gate.run(async move {
             let stepping_down = async {
                 if let (Some(to), Some(term)) = (to, term) {
-                    // It steps down all the same.
+                    // It steps down anyway.
                     let _ = transfer_leadership(&*backend, &term, &value, &to, TTL / 3).await;
                 }
                 let _ = elector.step_down().await;
@@ -143,18 +143,18 @@ impl Node {
         })
     }
 
-    /// Nothing of it runs any more.
+    /// The process is dead.
     pub(super) fn kill(self) {
         self.electing.abort();
         for task in &self.tasks {
             task.abort();
         }
         self.killed.cancel();
-        // What is stopped would never notice.
+        // A paused process would never notice.
         self.gate.go_on();
     }
 
-    /// Ends it as planned, and says whether it ended within the time.
+    /// Ends it as planned; returns whether it ended in time.
     pub(super) async fn leave(self, limit: Duration) -> bool {
         self.leave.cancel();
         let left = tokio::time::timeout(limit, self.electing).await;
@@ -164,18 +164,18 @@ impl Node {
         matches!(left, Ok(Ok(())))
     }
 
-    /// Whether something of it has ended by itself.
+    /// Whether one of its tasks has ended by itself.
     pub(super) fn is_broken(&self) -> bool {
         self.electing.is_finished() || self.tasks.iter().any(JoinHandle::is_finished)
     }
 }
 
-/// What an instance is called in the election.
+/// The instance's node id.
 pub(super) fn name(node: usize) -> String {
     format!("node-{node}")
 }
 
-/// Keeps the state in each term, as the service does.
+/// Maintains the state in each term, as the service does.
 async fn lead(
     mut status: watch::Receiver<LeaderStatus>,
     store: Arc<dyn Store>,
@@ -225,6 +225,6 @@ async fn listen(host: SimHost, roles: watch::Receiver<Role>, registers: Register
         Routes::default().add_service(serving)
     });
     let ended = listener.run(Roles(roles), services, CancellationToken::new()).await;
-    // The world notices that this task has ended.
+    // The world detects the end of this task.
     tracing::error!(?ended, "the listener has ended");
 }

@@ -245,7 +245,8 @@ impl Service<tonic::Request<String>> for Method {
         Box::pin(async move {
             let asked = Asked::decode(request.get_ref()).ok_or_else(|| Status::invalid_argument("no such call"))?;
             let (mut state, killed) = (registers.state.clone(), registers.killed.clone());
-            let is_of_term = |state: &Option<Arc<State>>| matches!(state, Some(state) if state.fenced().term().lock_revision() == term);
+            let revision = |state: &Arc<State>| state.fenced().term().lock_revision();
+            let is_of_term = |state: &Option<Arc<State>>| state.as_ref().is_some_and(|state| revision(state) == term);
             tokio::select! {
                 biased;
                 () = killed.cancelled() => return Err(Status::unavailable("killed")),

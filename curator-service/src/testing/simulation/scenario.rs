@@ -1,4 +1,4 @@
-//! What happens in one run, drawn from its seed before anything runs.
+//! The scenario of one run, drawn from its seed before the run.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use rand::{RngExt, SeedableRng};
 
 /// The TTL of all leases.
 pub(super) const TTL: Duration = Duration::from_secs(3);
-/// For the seed of what restores are drawn from.
+/// Added to the seed from which restores are drawn.
 const RESTORES: u64 = 0x7265_7374_6f72_6573;
 const FAULTY: Duration = Duration::from_secs(20);
 
-/// A run: what it is made of, and what goes wrong in it.
+/// A run: its size and its faults.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// All else that is random comes from it as well.
+    /// The seed of all other random choices.
     pub seed: u64,
-    /// How many instances there are.
+    /// The number of instances.
     pub nodes: usize,
-    /// How many clients.
+    /// The number of clients.
     pub clients: usize,
-    /// Whether clients go through the listeners, which forward.
+    /// Whether clients call through the listeners, which forward.
     pub listeners: bool,
-    /// How long faults happen and clients call, before everything is well again.
+    /// How long faults occur and clients call.
     pub faulty: Duration,
     /// The faults, with the numbers that they were drawn under.
     pub(super) faults: Vec<Planned>,
@@ -35,35 +35,35 @@ pub struct Scenario {
 pub(super) struct Planned {
     pub(super) number: usize,
     pub(super) at: Duration,
-    /// When it is over, for those that last.
+    /// The end, for faults that last.
     pub(super) until: Duration,
     pub(super) fault: Fault,
 }
 
-/// Something that goes wrong.
+/// A kind of fault.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    /// An instance's way to the store.
+    /// The connection of an instance to the store.
     Way { node: usize, faults: Faults },
-    /// An instance's watches break.
+    /// The watches of an instance break.
     WatchesClose { node: usize },
-    /// The store forgets its history.
+    /// The store is compacted.
     Compaction,
-    /// One of the leases is revoked by somebody; with an even number, that of the oldest lock key.
+    /// A lease is revoked by another client; with an even number, that of the oldest lock key.
     LeaseRevoked { pick: usize },
-    /// One of the lock keys is deleted and put again by somebody; with an even number, the oldest.
+    /// A lock key is deleted and put again by another client; with an even number, the oldest.
     LockReplaced { pick: usize },
-    /// The store's own leader changes, and all leases begin anew.
+    /// The store's leader changes, and all leases start anew.
     StoreFailover,
-    /// A snapshot of the store is taken, and at the end of the fault the store is restored from it.
+    /// A snapshot of the store is taken, and restored at the end of the fault.
     Restore,
-    /// An instance is stopped for a while, as by SIGSTOP.
+    /// An instance is paused for a while, as by SIGSTOP.
     Stop { node: usize },
-    /// An instance is killed, and started again after a while.
+    /// An instance is killed, and restarted after a while.
     Kill { node: usize },
-    /// An instance is asked to give up its leadership, in favour of another if one is named.
+    /// An instance is asked to step down, in favour of another if one is named.
     StepDown { node: usize, to: Option<usize> },
-    /// What one instance sends to another is held up, and what that sends back if it is both ways.
+    /// Traffic from one instance to another is delayed or cut; in both directions if `both`.
     Between {
         from: usize,
         to: usize,
@@ -76,13 +76,13 @@ pub(super) enum Fault {
 }
 
 impl Scenario {
-    /// The run of a seed.
+    /// The scenario of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = rng.random_range(2..=4);
         let listeners = rng.random_bool(0.25);
-        // Without listeners a call costs less.
+        // Without listeners a call is cheaper.
         let clients = rng.random_range(2..=if listeners { 4 } else { 8 });
         let mut faults = Vec::new();
         let mut at = Duration::from_millis(rng.random_range(0..1_500));
@@ -96,7 +96,7 @@ impl Scenario {
         };
         while at < FAULTY {
             if rng.random_bool(0.08) {
-                // A leader that is replaced while all that it hears is old.
+                // A leader is replaced while all its observations are old.
                 let until = at + TTL;
                 let node = rng.random_range(0..nodes);
                 plan(at, until, Fault::Way { node, faults: late() });
@@ -110,7 +110,7 @@ impl Scenario {
             }
             at += Duration::from_millis(rng.random_range(50..1_800));
         }
-        // Drawn apart, so that the runs of seeds are else what they are without it.
+        // Drawn separately, so that the seeds' other choices do not change.
         let mut rng = StdRng::seed_from_u64(seed ^ RESTORES);
         if rng.random_bool(0.2) {
             let until = Duration::from_millis(rng.random_range(1_000..20_000));
@@ -132,18 +132,18 @@ impl Scenario {
         }
     }
 
-    /// How many faults there are.
+    /// The number of faults.
     #[must_use]
     pub fn faults(&self) -> usize {
         self.faults.len()
     }
 
-    /// The numbers of its faults.
+    /// The numbers of the faults.
     pub fn numbers(&self) -> impl Iterator<Item = usize> {
         self.faults.iter().map(|planned| planned.number)
     }
 
-    /// The same with these faults only.
+    /// The same scenario with these faults only.
     #[must_use]
     pub fn keeping(&self, numbers: &[usize]) -> Self {
         let mut kept = self.clone();
@@ -151,7 +151,7 @@ impl Scenario {
         kept
     }
 
-    /// What to give `cargo xtask sim` to see this run.
+    /// The arguments of `cargo xtask sim` for this run.
     #[must_use]
     pub fn arguments(&self) -> String {
         let whole = Self::new(self.seed);
@@ -180,7 +180,7 @@ impl Scenario {
     }
 }
 
-/// A fault, and the longest that it lasts in milliseconds.
+/// A fault, and its maximum duration in milliseconds.
 fn draw(rng: &mut StdRng, nodes: usize, listeners: bool) -> (Fault, u64) {
     let node = rng.random_range(0..nodes);
     if listeners && rng.random_bool(0.3) {
@@ -251,7 +251,7 @@ fn draw(rng: &mut StdRng, nodes: usize, listeners: bool) -> (Fault, u64) {
     }
 }
 
-/// Answers that are true, and of a while ago, at one who hears of nothing else.
+/// Replies that are correct but old, for an instance that gets no others.
 fn late() -> Faults {
     Faults {
         late_replies: TTL.mul_f64(0.4),

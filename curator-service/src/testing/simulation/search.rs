@@ -1,4 +1,4 @@
-//! Many seeds, on several threads.
+//! Runs many seeds on several threads.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -6,42 +6,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::testing::simulation::{Bug, Outcome, Scenario, simulate};
 
-/// Which seeds to run.
+/// The seeds to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
-    /// The first.
+    /// The first seed.
     pub from: u64,
-    /// How many.
+    /// The number of seeds.
     pub seeds: u64,
-    /// On how many threads.
+    /// The number of threads.
     pub threads: usize,
-    /// A deliberate bug to look for.
+    /// A deliberate bug to find.
     pub bug: Option<Bug>,
 }
 
-/// What was run so far.
+/// The progress.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
-    /// Seeds.
+    /// The number of seeds.
     pub seeds: u64,
-    /// Terms in all of them.
+    /// The number of terms.
     pub terms: u64,
-    /// Answered calls in all of them.
+    /// The number of answered calls.
     pub answered: u64,
-    /// How many of those by another instance than the one that was called.
+    /// The number of calls answered by another instance than the one that was called.
     pub forwarded: u64,
 }
 
-/// A seed that broke a rule.
+/// A seed that violates an invariant.
 #[derive(Debug)]
 pub struct Found {
-    /// Which one: the lowest of those that were run.
+    /// The seed: the lowest of those that were run.
     pub scenario: Scenario,
-    /// What became of it.
+    /// The result of its run.
     pub outcome: Outcome,
 }
 
-/// Runs the seeds, until one of them breaks a rule. `progress` is told after each seed.
+/// Runs the seeds until one of them violates an invariant. `progress` is called after each seed.
 pub fn search(search: Search, progress: impl Fn(Totals) + Sync) -> (Totals, Option<Found>) {
     let next = AtomicU64::new(search.from);
     let end = search.from + search.seeds;
@@ -67,7 +67,7 @@ pub fn search(search: Search, progress: impl Fn(Totals) + Sync) -> (Totals, Opti
                     };
                     progress(now);
                     if outcome.violation.is_some() {
-                        // Those that were begun before are still run, so that the lowest is told.
+                        // Earlier seeds are still completed, so that the lowest is reported.
                         next.fetch_max(end, Ordering::Relaxed);
                         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                         if found.as_ref().is_none_or(|other| other.scenario.seed > seed) {

@@ -1,14 +1,13 @@
-//! A failing scenario made smaller, for as long as it breaks the same rule.
+//! Shrinks a failing scenario while it violates the same invariant.
 
 use std::time::Duration;
 
 use crate::testing::simulation::{Bug, Outcome, Scenario, Violation, simulate};
 
-/// How many runs it may take.
+/// The maximum number of runs.
 const MAX_RUNS: usize = 400;
 
-/// The smallest scenario found that breaks the same rule as `scenario` does, and what became of it. `None` if it breaks
-/// none.
+/// The smallest scenario found that violates the same invariant, and its result. `None` if `scenario` violates none.
 #[must_use]
 pub fn shrink(scenario: &Scenario, bug: Option<Bug>) -> Option<(Scenario, Outcome)> {
     let outcome = simulate(scenario, bug, false);
@@ -20,7 +19,7 @@ pub fn shrink(scenario: &Scenario, bug: Option<Bug>) -> Option<(Scenario, Outcom
         bug,
         runs: 0,
     };
-    // In turn, since one makes room for another.
+    // In turn, since one step enables another.
     while smallest.fewer_faults() | smallest.fewer_parts() {}
     Some((smallest.scenario, smallest.outcome))
 }
@@ -34,7 +33,7 @@ struct Smallest {
 }
 
 impl Smallest {
-    /// Takes a smaller one if it breaks the rule as well.
+    /// Accepts a smaller scenario if it violates the same invariant.
     fn take(&mut self, smaller: Scenario) -> bool {
         if self.runs >= MAX_RUNS {
             return false;
@@ -51,7 +50,7 @@ impl Smallest {
         same
     }
 
-    /// Leaves out faults: half of them, a quarter, and so on down to each one.
+    /// Removes faults: half of them, a quarter, and so on down to single faults.
     fn fewer_faults(&mut self) -> bool {
         let mut any = false;
         let mut size = self.scenario.faults().div_ceil(2);

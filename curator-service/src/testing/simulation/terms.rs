@@ -1,4 +1,4 @@
-//! What must hold of terms, their locks and their writes, as the store's own history tells it.
+//! Invariants of terms, lock keys and writes, checked against the store's history.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::status::LeaderStatus;
 use crate::testing::simulation::history::{Broken, Version};
 use crate::testing::simulation::scenario::TTL;
 
-/// Where the lock keys are.
+/// The prefix of lock keys.
 pub(super) const LOCKS: &str = "/leader";
-/// How many registers there are.
+/// The number of registers.
 pub(super) const REGISTERS: usize = 3;
-/// Two keys of which at most one may be there: whoever puts one has seen that the other is not.
+/// Two keys of which at most one may exist: a writer of one has read that the other does not.
 pub(super) const SIDES: [&str; 2] = ["/global/left", "/global/right"];
 
-/// What an answer of the store can be old by: each call of it ends within a second.
+/// The maximum age of a reply of the store: each request ends within a second.
 const ANSWER: Duration = Duration::from_millis(1_050);
 
 /// A register's key.
@@ -26,7 +26,7 @@ pub(super) fn register_key(register: usize) -> String {
     format!("/global/r{register}")
 }
 
-/// What is written to a register: who wrote it, in which term, and what it counts.
+/// A register's value: the writing call, its term and the count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Value {
     pub(super) by: u64,
@@ -51,28 +51,28 @@ impl Value {
     }
 }
 
-/// A lock key and the revision that it was created at: after a restore, a revision alone may be that of another one.
+/// A lock key and its create revision: after a restore, the revision alone may not be unique.
 type Lock = (Revision, Bytes);
 
-/// The store's history as far as it has been followed, and the terms that were seen.
+/// The store's history so far, and the observed terms.
 #[derive(Default)]
 pub(super) struct Terms {
-    /// The lock keys that are there, by the revision that they were created at.
+    /// The current lock keys, by create revision.
     locks: BTreeMap<Revision, Bytes>,
-    /// When those that are not there any more were deleted.
+    /// When the other lock keys were deleted.
     gone: BTreeMap<Lock, Duration>,
-    /// Locks that somebody revoked or replaced behind their owners' backs. A term that is cut off cannot know that it
-    /// is over; there the guard alone helps.
+    /// Lock keys that another client revoked or replaced. An instance that is cut off cannot detect that; only the
+    /// guard protects the state then.
     meddled: BTreeSet<Lock>,
     sides: [bool; 2],
     seen: Vec<Seen>,
     /// When terms were first seen to have ended.
     pub(super) ended: BTreeMap<Revision, Duration>,
-    /// What was written to each register.
+    /// The versions of each register.
     pub(super) versions: Vec<Vec<Version>>,
 }
 
-/// What the store had, as far as it was followed, when a snapshot of it was taken.
+/// The observed history when a snapshot was taken.
 #[derive(Clone)]
 pub(super) struct Kept {
     locks: BTreeMap<Revision, Bytes>,
@@ -85,7 +85,7 @@ fn lock_of(term: &Term) -> Lock {
 }
 
 impl Kept {
-    /// How many versions of each register there were.
+    /// The number of versions of each register.
     pub(super) fn versions(&self) -> impl Iterator<Item = usize> {
         self.versions.iter().map(Vec::len)
     }
@@ -95,15 +95,15 @@ struct Seen {
     term: Term,
     node: usize,
     ended: bool,
-    /// Its revision is one that a restore has taken back, so that another term may have it.
+    /// Its revision was taken back by a restore, so that another term may have it.
     lost: bool,
 }
 
-/// A node, at one moment.
+/// The state of a node at one moment.
 pub(super) struct Look {
     pub(super) node: usize,
     pub(super) status: LeaderStatus,
-    /// Since when it has been running without a stop; `None` while it is stopped.
+    /// Since when it has been running without a pause; `None` while it is paused.
     pub(super) running_since: Option<Duration>,
 }
 
@@ -115,17 +115,17 @@ impl Terms {
         }
     }
 
-    /// How many terms there were.
+    /// The number of terms.
     pub(super) fn count(&self) -> usize {
         self.seen.len()
     }
 
-    /// The lock keys that are there.
+    /// The current lock keys.
     pub(super) fn locks(&self) -> impl Iterator<Item = &Bytes> {
         self.locks.values()
     }
 
-    /// What the store has, for when it is restored to this.
+    /// The observed history, for a restore to it.
     pub(super) fn keep(&self) -> Kept {
         Kept {
             locks: self.locks.clone(),
@@ -134,8 +134,8 @@ impl Terms {
         }
     }
 
-    /// The store was restored to what it had then, at this revision. A term whose lock key is lost cannot know it
-    /// before the store tells it.
+    /// The store was restored to that history, at this revision. An instance whose lock key is lost only learns it from
+    /// the store.
     pub(super) fn restored(&mut self, now: Duration, kept: Kept, revision: Revision) {
         for seen in &mut self.seen {
             seen.lost |= seen.term.lock_revision() > revision;
@@ -155,19 +155,19 @@ impl Terms {
         self.versions = kept.versions;
     }
 
-    /// Somebody is about to revoke this lease.
+    /// Another client is about to revoke this lease.
     pub(super) fn meddle_with_lease(&mut self, lease: LeaseId) {
         self.meddle_with_lock(format!("{LOCKS}/{lease}").as_bytes());
     }
 
-    /// Somebody is about to delete this lock key.
+    /// Another client is about to delete this lock key.
     pub(super) fn meddle_with_lock(&mut self, key: &[u8]) {
         let created = self.locks.iter().find(|(_, lock)| lock.as_ref() == key);
         self.meddled
             .extend(created.map(|(revision, key)| (*revision, key.clone())));
     }
 
-    /// Follows the store: what happened at one revision, which was looked at at this time.
+    /// Records the store's events of one revision, observed at this time.
     pub(super) fn follow(&mut self, now: Duration, events: &[Event]) -> Result<(), Broken> {
         for event in events {
             match event {
@@ -198,7 +198,7 @@ impl Terms {
 
     fn written(&mut self, key: &[u8], value: &[u8], at: Revision) -> Result<(), Broken> {
         self.set_side(key, true);
-        // What the scene begins with is nobody's.
+        // The initial content has no writer.
         let Some(value) = Value::decode(value) else {
             return Ok(());
         };
@@ -226,7 +226,7 @@ impl Terms {
         }
     }
 
-    /// Looks at all nodes at one moment; says which terms are new.
+    /// Checks all nodes at one moment; returns the new terms.
     pub(super) fn look(&mut self, now: Duration, looks: &[Look]) -> Result<Vec<String>, Broken> {
         let mut news = Vec::new();
         for look in looks {
@@ -257,8 +257,9 @@ impl Terms {
         Ok(news)
     }
 
-    /// How long what the node knows has been out of date, counting only the time in which it was running. `None` for a
-    /// node that is stopped, and for what is so.
+    /// How long the node's knowledge has been outdated, counting only the time in which it was running. `None` for a
+    /// paused node and for current knowledge.
+    /// is stopped, and for what is so.
     fn out_of_date(&self, now: Duration, look: &Look, lock: &Lock) -> Option<Duration> {
         let gone = *self.gone.get(lock)?;
         Some(now.saturating_sub(gone.max(look.running_since?)))
@@ -278,7 +279,7 @@ impl Terms {
     }
 
     fn check_news(&self, now: Duration, look: &Look, leader: &Lock) -> Result<(), Broken> {
-        // A clock may be slower by a fiftieth.
+        // A clock may be slower by 2 %.
         let longest = TTL.mul_f64(1.03) + ANSWER;
         match self.out_of_date(now, look, leader) {
             Some(age) if age > longest => Err((

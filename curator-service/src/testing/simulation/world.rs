@@ -1,4 +1,4 @@
-//! A run from its beginning to its end.
+//! A run from start to end.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -31,36 +31,37 @@ use crate::testing::simulation::scenario::{Fault, Planned, Scenario, TTL};
 use crate::testing::simulation::terms::{Kept, Look, Terms};
 
 const STEP: Duration = Duration::from_millis(10);
-/// Once all is well: the longest lease that may still be in the way, its scan, and a round's longest pauses.
+/// The time to converge after the last fault: the longest remaining lease, its expiry scan, and a round's longest
+/// backoffs.
 const HEALED: Duration = Duration::from_secs(15);
-/// For what has nothing in its way.
+/// The time to converge without obstacles.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What must hold, and did not.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The rule.
+    /// The invariant.
     pub rule: &'static str,
-    /// What was seen.
+    /// The observation.
     pub what: String,
 }
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The first rule that was broken.
+    /// The first violated invariant.
     pub violation: Option<Violation>,
-    /// What happened, in order; with each call if that was asked for.
+    /// The trace, in order; with each call if requested.
     pub trace: String,
-    /// How many terms there were.
+    /// The number of terms.
     pub terms: usize,
-    /// How many calls were answered.
+    /// The number of answered calls.
     pub answered: u64,
-    /// How many of those by another instance than the one that was called.
+    /// The number of calls answered by another instance than the one that was called.
     pub forwarded: u64,
 }
 
-/// Runs a scenario, with a deliberate bug if one is given; `all` tells each call in the trace.
+/// Runs a scenario, with a deliberate bug if one is given; `all` traces each call.
 #[must_use]
 pub fn simulate(scenario: &Scenario, bug: Option<Bug>, all: bool) -> Outcome {
     let _bug = Bug::enable(bug);
@@ -121,13 +122,13 @@ struct World<'a> {
     rng: StdRng,
     begun: Instant,
     terms: Terms,
-    /// The revision up to which the store was followed.
+    /// The revision up to which the store's history was read.
     followed: Revision,
-    /// The fault that each node's way to the store has.
+    /// The fault of each node's connection to the store.
     ways: Vec<Option<usize>>,
-    /// The faults between instances at this moment.
+    /// The current faults between instances.
     between: Vec<Planned>,
-    /// The store as it was, to be restored.
+    /// The snapshot of the store, to be restored.
     snapshot: Option<(Snapshot, Kept)>,
     restored: Option<Restore>,
     trace: String,
@@ -137,7 +138,7 @@ impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, all: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(!scenario.seed);
         let clocks = (0..scenario.nodes)
-            // The margin is a tenth: clocks may differ by far more than real ones and still be within it.
+            // The margin is a tenth: clocks may differ by more than real ones do and stay within it.
             .map(|_| Arc::new(TokioClock::with_drift_ppm(rng.random_range(-20_000..=20_000))) as SharedClock)
             .collect();
         let cluster = MemoryCluster::new(scenario.seed);
@@ -275,7 +276,7 @@ impl<'a> World<'a> {
         }
         self.note(format_args!("all agree"));
         let mut client = self.client(self.scenario.clients);
-        // A term may end once more that could not be renewed for too long before.
+        // A term may end once more if it could not be renewed for too long.
         let agreed = self.now();
         while self.now() < agreed + CONVERGENCE_TIMEOUT {
             let leader = (0..self.scenario.nodes).find(|node| {
@@ -295,8 +296,8 @@ impl<'a> World<'a> {
         ))
     }
 
-    /// A planned end of all: the leader's lock goes at once, and what faults have left behind runs out. Then the
-    /// history is looked at.
+    /// Ends all instances as planned: the leader's lock key is deleted at once, and leftovers of faults expire. Then
+    /// the history is checked.
     async fn end(&mut self) -> Result<(), Broken> {
         let statuses = (0..self.scenario.nodes).filter_map(|node| self.status(node));
         let leading: Vec<_> = statuses
@@ -361,7 +362,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes in what has happened in the store since it was last looked at.
+    /// Reads the store's events since the last time.
     fn follow_store(&mut self) -> Result<(), Broken> {
         let now = self.now();
         let (changes, newest) = self.cluster.with_model(|model, _| {
@@ -398,7 +399,7 @@ impl<'a> World<'a> {
             Fault::WatchesClose { node } => self.cluster.close_watches(*node),
             Fault::Compaction => self.cluster.with_model(|model, _| {
                 let newest = model.revision();
-                // Already compacted is as good.
+                // Already compacted is fine.
                 let _ = model.compact(newest);
             }),
             Fault::LeaseRevoked { pick } => {
@@ -410,7 +411,7 @@ impl<'a> World<'a> {
                     let oldest = oldest.and_then(|key| self.cluster.with_model(|model, _| model.get(&key)?.lease));
                     let lease = oldest.unwrap_or(leases[pick % leases.len()]);
                     self.terms.meddle_with_lease(lease);
-                    // It is there: nothing has happened since it was listed.
+                    // It exists: nothing has happened since it was listed.
                     let _ = self.cluster.with_model(|model, _| model.revoke(lease));
                     self.note(format_args!("lease {lease} is revoked"));
                 }
@@ -428,7 +429,7 @@ impl<'a> World<'a> {
                             value: kv.value,
                             lease: kv.lease,
                         };
-                        // Both name a key that is there.
+                        // Both name an existing key.
                         let _ = model.txn(&Txn::default().then(vec![Op::delete(key)]));
                         let _ = model.txn(&Txn::default().then(vec![put]));
                     });
@@ -467,7 +468,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Restores the store from a snapshot.
+    /// Restores the store from the snapshot.
     fn restore(&mut self, snapshot: Snapshot, kept: Kept) -> Result<(), Broken> {
         self.follow_store()?;
         self.restored = Some(Restore {
@@ -519,7 +520,7 @@ impl<'a> World<'a> {
         self.set_network();
     }
 
-    /// What gets from whom to whom, by the faults of this moment. Nothing leaves or reaches a process that is stopped.
+    /// The links between instances, given the current faults. A paused process neither sends nor receives.
     fn set_network(&self) {
         let stopped: Vec<bool> = self
             .nodes

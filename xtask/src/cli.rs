@@ -8,13 +8,14 @@ use curator_harness::step;
 
 use crate::args::Args;
 use crate::command::Command;
-use crate::commands::{api, bench, chaos, ci, fuzz, integration, setup, sim, smoke, test, up, upgrade};
+use crate::commands::{api, bench, chaos, ci, examples, fuzz, integration, setup, sim, smoke, test, up, upgrade};
 
 /// All commands, in the order in which a newcomer meets them.
 pub const COMMANDS: &[Command] = &[
     setup::COMMAND,
     up::COMMAND,
     test::COMMAND,
+    examples::COMMAND,
     fuzz::COMMAND,
     sim::COMMAND,
     smoke::COMMAND,

@@ -1,6 +1,7 @@
 //! Checks of the sources that no compiler makes.
 mod circles;
 mod trees;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,6 +31,7 @@ pub fn check() -> Result<()> {
             continue;
         };
         wrong.extend(check_file(path, &text));
+        wrong.extend(words::check(path, &text));
         if path.ends_with(".rs") {
             tests.extend(tests_declared(&text).map(str::to_owned));
         }
@@ -43,7 +45,7 @@ pub fn check() -> Result<()> {
     for document in [SECURITY, CLAIMS] {
         let text = read(document)?;
         let missing = tests_in(&text).filter(|name| !tests.contains(*name));
-        wrong.extend(missing.map(|name| format!("{document} names the test `{name}`, which there is none of")));
+        wrong.extend(missing.map(|name| format!("{document} names the test `{name}`, which does not exist")));
     }
     wrong.extend(check_claims(&read(CLAIMS)?, read)?);
     wrong.extend(trees::check()?);

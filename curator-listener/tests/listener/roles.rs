@@ -503,7 +503,7 @@ async fn leader_that_does_not_authorize_callers_is_never_dialled_and_named_to_ca
         &address.to_string()
     );
     follower.serves(false).await;
-    // Whoever had dialled it would stand in the backlog by now: the call has been refused, and health is known.
+    // A connection to it would stand in the backlog: the call has been refused, and health is known.
     let dialled = futures::FutureExt::now_or_never(leader.accept());
     assert!(dialled.is_none(), "the follower has dialled it");
 }

@@ -107,7 +107,7 @@ fn what_only_all_of_it_can_tell_is_checked_too() {
         (
             "leader-ttl",
             "etcd-ca = \"ca.pem\"\nleader-ttl",
-            "write https in the endpoint",
+            "use https in the endpoint",
         ),
         (
             "leader-ttl",

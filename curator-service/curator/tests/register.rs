@@ -303,21 +303,3 @@ fn nodes_are_found_by_labels_and_by_each_expression_of_the_document() {
         assert_eq!(refused.status.code(), Some(2), "{wrong}: {refused:?}");
     }
 }
-
-#[test]
-fn the_example_of_a_client_lists_the_nodes() {
-    let home = Home::new("example");
-    let mut command = Command::new(built_beside("examples/client"));
-    command.args([
-        home.address(),
-        home.path("first/ca.pem"),
-        home.path("owner.pem"),
-        home.path("first/owner-key.pem"),
-    ]);
-    let done = run(command, SOON).unwrap();
-    assert!(done.status.success(), "{done:?}");
-    assert!(
-        done.stdout.starts_with("metropolis-") && done.stdout.contains("Up"),
-        "{done:?}"
-    );
-}

@@ -212,7 +212,7 @@ fn what_no_key_by_itself_tells_is_refused_as_well() {
     for (text, reason) in [
         (
             "etcd-endpoints = \"127.0.0.1:9\"\nlog-filter = \"off\"\n",
-            "no etcd endpoint",
+            "invalid etcd endpoint",
         ),
         ("log-filter = \"off\"\n", "required arguments were not provided"),
     ] {

@@ -83,7 +83,7 @@ async fn member_of_another_cluster_is_not_used() {
             Err(StoreError::Unreachable { reason }) if reason.contains("is a member of etcd cluster") => {
                 ignored += 1;
             }
-            // That lease is none of that cluster's.
+            // That lease is not one of that cluster's.
             Err(error) => panic!("attempt {attempt}: {error}"),
         }
     }

@@ -86,7 +86,7 @@ pub fn check(name: &str, document: &str, tests: &BTreeSet<String>) -> Vec<String
     let test = RUN.iter().find(|(run, _)| *run == name).map(|(_, test)| *test);
     if let Some(test) = test.filter(|test| !tests.contains(*test)) {
         wrong.push(format!(
-            "{name} is to be run by the test `{test}`, which there is none of"
+            "{name} is to be run by the test `{test}`, which does not exist"
         ));
     }
     for (language, block) in fences(document) {
@@ -169,6 +169,6 @@ mod tests {
             assert!(wrong.len() == 1 && wrong[0].contains(says), "{document}: {wrong:?}");
         }
         let gone = check("README.md", "", &BTreeSet::new());
-        assert!(gone[0].contains("there is none of"), "{gone:?}");
+        assert!(gone[0].contains("which does not exist"), "{gone:?}");
     }
 }

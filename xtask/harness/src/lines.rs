@@ -87,7 +87,7 @@ impl LineReader {
         })
     }
 
-    /// Reads what is there by now and ends the thread.
+    /// Reads what is there and ends the thread.
     pub(crate) fn finish(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {

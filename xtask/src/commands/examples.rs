@@ -7,36 +7,100 @@ use curator_harness::checkout::root;
 use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Orphan, ProcessSpec, Recorded, bound};
 use curator_harness::step;
-use curator_harness::{EtcdCluster, EtcdOptions, Mark, TempDir};
+use curator_harness::{CuratorOptions, CuratorProcess, EtcdCluster, EtcdOptions, Mark, TempDir};
 
+use crate::args::Args;
 use crate::cargo::cargo;
+use crate::command::Command;
 use crate::tools::etcd::{Want, select};
+use crate::tools::protoc;
+
+/// The command.
+pub const COMMAND: Command = Command {
+    name: "examples",
+    summary: "runs the examples of the libraries",
+    help: "Usage: cargo xtask examples
+
+Builds the examples of the libraries and runs each: those that run alone, `elect` on a real etcd, and `client` on a cluster
+with TLS. `cargo xtask test` does so too.",
+    run,
+};
+
+fn run(args: Args) -> Result<()> {
+    args.finish(0)?;
+    protoc::ensure()?;
+    run_tests()
+}
 
 /// The examples that run alone, and end by themselves.
 const ALONE: &[&str] = &["tonic_service", "embed", "fenced_write", "unit_test_with_mock"];
 /// The example that stands in an election, on a real etcd.
 const ELECT: &str = "elect";
+/// The example that calls a cluster as its owner.
+const CLIENT: &str = "client";
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs all of them but `client`, which a test of `curator` runs on a cluster.
+/// Runs all of them.
 ///
 /// # Errors
 /// With the first example that fails.
 pub fn run_tests() -> Result<()> {
     // With the features of the unit tests, so that nothing is built for this alone.
-    let build = cargo(&["build", "--workspace", "--all-features", "--examples"]);
+    let build = cargo(&["build", "--workspace", "--all-features", "--examples", "--bins"]);
     step::run("build the examples", build)?;
     step::timed("run the examples", || {
         for name in ALONE {
             step::quiet(&format!("run the example {name}"), bound(built(name), Orphan::Kill))?;
         }
-        stand_for_election(&built(ELECT))
+        stand_for_election(&built(ELECT))?;
+        list_nodes(&built(CLIENT))
     })
 }
 
-fn built(name: &str) -> PathBuf {
-    root().join("target/debug/examples").join(name)
+fn built(example: &str) -> PathBuf {
+    root().join("target/debug/examples").join(example)
+}
+
+fn program(name: &str) -> PathBuf {
+    root().join("target/debug").join(name)
+}
+
+/// The client lists the nodes of a cluster with TLS, with the owner's credentials.
+fn list_nodes(client: &Path) -> Result<()> {
+    let scratch = TempDir::new("example-client")?;
+    let at = |name: &str| scratch.path().join(name);
+    let curator = program("curator");
+    let mut bootstrap = bound(&curator, Orphan::Kill);
+    bootstrap
+        .args(["bootstrap", "--tpm-mode", "best-effort", "--embedded"])
+        .arg(at("state"));
+    bootstrap.arg("--credentials").arg(at("first"));
+    step::quiet("bootstrap a cluster", bootstrap)?;
+    let mut options = CuratorOptions::new(1, Vec::new());
+    options.node_id = String::new();
+    options.credentials = Some(at("first"));
+    options.extra_args = vec!["--embedded".into(), at("state").display().to_string()];
+    let instance = CuratorProcess::start(&curator, &scratch, options)?;
+    instance.wait_for_role(Mark::START, TIMEOUT, "the instance to lead", |role| role.is_leader())?;
+    let address = instance.address().to_string();
+    let (ca, key) = (at("first/ca.pem"), at("first/owner-key.pem"));
+    let mut owner = bound(program("curatorctl"), Orphan::Kill);
+    owner.args(["cert", "owner", "--endpoint", &address, "--ca"]).arg(&ca);
+    owner
+        .arg("--key")
+        .arg(&key)
+        .arg("--out")
+        .arg(at("owner.pem"))
+        .env("CURATORCTL_CONFIG", at("contexts"));
+    step::quiet("get the owner's certificate", owner)?;
+    let mut client = bound(client, Orphan::Kill);
+    client.arg(&address).arg(&ca).arg(at("owner.pem")).arg(&key);
+    let listed = step::quiet("run the example client", client)?;
+    if !listed.starts_with("metropolis-") || !listed.contains("Up") {
+        return Err(Error::new(format!("the example client lists no node: {listed:?}")));
+    }
+    Ok(())
 }
 
 /// The example leads an election of its own.

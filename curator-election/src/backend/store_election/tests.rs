@@ -37,7 +37,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("in time")
 }
 
-/// Whatever could happen by now has happened.
+/// All that can happen without the time moving has happened.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(200)).await;
 }

@@ -43,7 +43,7 @@ fn look(own: &mut Own, candidates: Vec<Candidate>, present: Option<LeaseId>) -> 
     own.examine::<LeaderElectionValue>(candidates, present)
 }
 
-/// Each row: what this process says of itself, what the other key says, and what that key is found to be if it was
+/// Each row: what this process reports, what the other key reports, and what that key is found to be if it was
 /// there at the first look, and if it came later.
 #[test]
 fn whose_a_key_is() {

@@ -304,7 +304,7 @@ mod tests {
         while !closed.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // Its output has ended by now; so would the waiting for it, if that were taken for its end.
+        // Its output has ended; so would the waiting for it, if that were taken for its end.
         for _ in 0..50 {
             tokio::time::sleep(Duration::from_millis(2)).await;
             assert!(!over.is_finished(), "it is still alive");

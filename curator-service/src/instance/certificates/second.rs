@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(shown(&newest, &both).await.unwrap(), own);
         shown(&newest, &[SignatureScheme::RSA_PSS_SHA256])
             .await
-            .expect_err("there is none of RSA");
+            .expect_err("no certificate with an RSA key");
     }
 
     #[tokio::test]

@@ -50,7 +50,7 @@ const ANY: &[(&str, &str)] = &[
     ("Watch.nodes_in_cluster", "there is nothing in it"),
     ("UpdateNodeStatus.status.timestamp", "the leader's replaces it"),
     ("UpdateNodeStatus.status.running_curator", "only its port is of use"),
-    ("UpdateNodeStatus.status.version", "what a node says of itself is kept"),
+    ("UpdateNodeStatus.status.version", "the text of a node is kept"),
     ("UpdateNodeStatus.status.version.release", "the same"),
     ("UpdateNodeStatus.status.version.release.major", "any number"),
     ("UpdateNodeStatus.status.version.release.minor", "any number"),

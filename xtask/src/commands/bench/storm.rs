@@ -192,7 +192,7 @@ fn measure(binaries: &EtcdBinaries, programs: &Programs, size: (usize, usize), t
     Ok(storms)
 }
 
-/// What the instances have taken by now, and where their logs are.
+/// What the instances have taken so far, and where their logs are.
 fn now(curators: &[CuratorProcess]) -> Result<(Vec<Duration>, Vec<Mark>)> {
     Ok((all_cpu(curators)?, curators.iter().map(CuratorProcess::mark).collect()))
 }

@@ -26,7 +26,7 @@ impl Want {
     /// Reads the value of `--etcd`.
     ///
     /// # Errors
-    /// When it is none of [`CHOICES`].
+    /// When it is not one of [`CHOICES`].
     pub fn read(text: Option<&str>) -> Result<Self> {
         let Some(text) = text else { return Ok(Self::First) };
         let numbers = text.split('.').collect::<Vec<_>>();
@@ -47,7 +47,7 @@ impl Want {
     /// As [`Self::read`], for a command that uses one etcd.
     ///
     /// # Errors
-    /// When it is none of [`CHOICES`], or means several.
+    /// When it is not one of [`CHOICES`], or means several.
     pub fn read_one(text: Option<&str>) -> Result<Self> {
         match Self::read(text)? {
             Self::All | Self::Ends => Err(Error::usage(

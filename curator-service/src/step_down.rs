@@ -322,7 +322,7 @@ mod tests {
         let mut stage = stage(&["a", "b"]).await;
         let (code, message) = stage.ask(to("x")).await.expect_err("no candidate");
         assert_eq!(code, Code::NotFound);
-        assert!(message.contains("b could lead next"), "{message}");
+        assert!(message.contains("candidates are b"), "{message}");
         assert_eq!(stage.ask(to("a")).await.expect_err("leads").0, Code::FailedPrecondition);
         let (code, message) = stage.ask(to(&"x".repeat(100_000))).await.expect_err("too long");
         assert!(code == Code::InvalidArgument && message.len() < 100, "{message}");

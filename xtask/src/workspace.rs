@@ -28,8 +28,8 @@ pub const CURATOR: Program = Program {
     kind: "--bin",
     name: "curator",
     release: false,
-    // Which is off as long as no collector is named.
-    feature: Some("otlp"),
+    // It does nothing as long as no collector is named.
+    feature: Some("curator/otlp"),
 };
 
 /// The operator's tool.
@@ -38,7 +38,7 @@ pub const CURATORCTL: Program = Program {
     kind: "--bin",
     name: "curatorctl",
     release: false,
-    feature: None,
+    feature: Some("curator/otlp"),
 };
 
 /// The service with the leader's `Echo`, which can be called through any instance.
@@ -122,6 +122,9 @@ pub const STORM_QUICK: Program = Program {
     ..STORM
 };
 
+/// The packages of the programs for use.
+const PROGRAMS: &[&str] = &["curator", "curatorctl"];
+
 /// Builds a program and says where it is. Cargo's own messages go to stderr.
 ///
 /// # Errors
@@ -166,6 +169,10 @@ fn build_as(program: Program, change: impl FnOnce(&mut Command)) -> Result<PathB
     } = program;
     crate::tools::protoc::ensure()?;
     let mut command = cargo(&["build", "-p", package, kind, name]);
+    if PROGRAMS.contains(&package) {
+        // Selected together, so that both are built on dependencies with the same features: once.
+        command.args(PROGRAMS.iter().filter(|other| **other != package).flat_map(|other| ["-p", *other]));
+    }
     command.args(["--message-format", "json-render-diagnostics"]);
     command.args(release.then_some("--release"));
     if let Some(feature) = feature {

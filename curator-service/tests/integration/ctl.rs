@@ -177,7 +177,7 @@ fn cluster() -> (TestCluster, Ctl, Vec<Node>) {
     let (ca, owner) = (text(&at.join("ca.pem")), text(&own.path(names::OWNER)));
     let key = text(&own.path(names::OWNER_KEY));
     let fetched = ctl.ok(&["cert", "ca", "--endpoint", &address, "--out", &ca]);
-    let fingerprint = fetched.split("SHA-256 is ").nth(1).unwrap().split(':').next().unwrap();
+    let fingerprint = fetched.split("SHA-256 fingerprint: ").nth(1).unwrap().trim();
     ctl.ok(&["cert", "ca", "--endpoint", &address, "--fingerprint", fingerprint]);
     let other = ctl.refused(
         &["cert", "ca", "--endpoint", &address, "--fingerprint", &"00".repeat(32)],
@@ -453,7 +453,7 @@ fn logging(stage: &TestCluster, ctl: &Ctl) {
         .unwrap();
     stage.curators[1]
         .wait_for(Mark::START, SOON, "the filter of the configuration", |event| {
-            event.message() == Some("the log filter is another one from now on") && event.text_of("to") == Some("info")
+            event.message() == Some("log filter changed") && event.text_of("to") == Some("info")
         })
         .unwrap();
 }

@@ -319,7 +319,7 @@ fn what_keeps_tls_from_working_is_told() {
     let cases = [
         (
             wrong_ca.clone(),
-            "not one for this endpoint from the authority that was given",
+            "not valid for this endpoint, or is not issued by the configured CA",
         ),
         (with("ca.pem", None), "requires a client certificate"),
         (with("ca.pem", Some("stranger")), "requires a client certificate"),
@@ -334,7 +334,7 @@ fn what_keeps_tls_from_working_is_told() {
         extra_args: wrong_ca,
         ..options
     });
-    let wanted = "not one for this endpoint";
+    let wanted = "not valid for this endpoint";
     let is_told =
         |event: &curator_harness::Event| event.message() == Some("waiting for etcd") && event.text.contains(wanted);
     stage.curators[waiting]

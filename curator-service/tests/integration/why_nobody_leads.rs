@@ -129,7 +129,7 @@ fn etcd_that_is_gone_is_told_of_and_so_is_a_lost_quorum() {
     told("etcd has no quorum");
     let marks = stage.marks();
     stage.etcd.kill(0).unwrap();
-    all_warned(marks, "could not be reached");
+    all_warned(marks, "store unreachable");
     told("etcd is unreachable");
     stage.etcd.start_all().unwrap();
     stage.agreed(2 * SOON);

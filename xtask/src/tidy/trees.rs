@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intruder_is_found_by_its_whole_name() {
+    fn the_listener_depends_on_no_intruder() {
         let forbidden = &["etcd-client", "curator-election"];
         let found = |tree| intruders(tree, forbidden).collect::<Vec<_>>();
         assert_eq!(

@@ -304,7 +304,7 @@ mod tests {
         let long_ago = now - LIFETIME;
         cluster.looks(None, long_ago - Duration::from_secs(1)).await.unwrap();
         let refused = cluster.reached().await.unwrap_err();
-        assert!(refused.contains("not valid any more"), "{refused}");
+        assert!(refused.contains("has expired"), "{refused}");
         let made = cluster.looks(None, wall_clock()).await.unwrap();
         cluster.reached().await.expect("it is new");
         let day = Duration::from_secs(24 * 60 * 60);

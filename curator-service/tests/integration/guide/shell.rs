@@ -106,7 +106,7 @@ impl Host {
         fs::create_dir(&target).unwrap();
         symlink(binary_from_env().unwrap().parent().unwrap(), target.join("debug")).unwrap();
         let cargo = self.path("bin/cargo");
-        fs::write(&cargo, "#!/bin/sh\n[ \"$*\" = \"build -p curator-service --bins\" ]\n").unwrap();
+        fs::write(&cargo, "#!/bin/sh\n[ \"$*\" = \"build -p curator -p curatorctl\" ]\n").unwrap();
         fs::set_permissions(cargo, fs::Permissions::from_mode(0o755)).unwrap();
     }
 

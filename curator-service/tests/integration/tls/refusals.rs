@@ -166,8 +166,8 @@ fn certificates_that_prove_nothing_are_refused() {
             &other_key,
             "not signed by the cluster",
         );
-        refused("expired", std::slice::from_ref(&expired), &key, "not valid any more");
-        refused("not yet valid", std::slice::from_ref(&not_yet), &key, "not valid yet");
+        refused("expired", std::slice::from_ref(&expired), &key, "has expired");
+        refused("not yet valid", std::slice::from_ref(&not_yet), &key, "not valid before");
         refused(
             "another kind of key",
             std::slice::from_ref(&ecdsa_user),
@@ -187,25 +187,25 @@ fn certificates_that_prove_nothing_are_refused() {
             "for nothing",
             std::slice::from_ref(&for_nothing),
             &key,
-            "neither a node's nor a user's",
+            "neither a node certificate nor a user certificate",
         );
         refused(
             "another node's name",
             std::slice::from_ref(&misnamed),
             &key,
-            "neither a node's nor a user's",
+            "neither a node certificate nor a user certificate",
         );
         refused(
             "an authority",
             std::slice::from_ref(&an_authority),
             &key,
-            "an authority's",
+            "a CA certificate cannot identify",
         );
         refused(
             "the cluster's own authority's",
             std::slice::from_ref(&cast.ca),
             &ca_key(&cast),
-            "an authority's",
+            "a CA certificate cannot identify",
         );
         // The owner's certificate is no secret; the key is. The handshake fails, so that nothing is answered at all.
         let stolen = ask(

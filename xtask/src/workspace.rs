@@ -171,7 +171,12 @@ fn build_as(program: Program, change: impl FnOnce(&mut Command)) -> Result<PathB
     let mut command = cargo(&["build", "-p", package, kind, name]);
     if PROGRAMS.contains(&package) {
         // Selected together, so that both are built on dependencies with the same features: once.
-        command.args(PROGRAMS.iter().filter(|other| **other != package).flat_map(|other| ["-p", *other]));
+        command.args(
+            PROGRAMS
+                .iter()
+                .filter(|other| **other != package)
+                .flat_map(|other| ["-p", *other]),
+        );
     }
     command.args(["--message-format", "json-render-diagnostics"]);
     command.args(release.then_some("--release"));

@@ -167,7 +167,12 @@ fn certificates_that_prove_nothing_are_refused() {
             "not signed by the cluster",
         );
         refused("expired", std::slice::from_ref(&expired), &key, "has expired");
-        refused("not yet valid", std::slice::from_ref(&not_yet), &key, "not valid before");
+        refused(
+            "not yet valid",
+            std::slice::from_ref(&not_yet),
+            &key,
+            "not valid before",
+        );
         refused(
             "another kind of key",
             std::slice::from_ref(&ecdsa_user),

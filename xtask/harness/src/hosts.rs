@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use super::process::{Orphan, bound, run};
+use super::child::{Orphan, bound};
+use super::run::run;
 use crate::error::{Error, Result};
 use crate::step;
 use crate::which::on_path;

@@ -43,6 +43,7 @@ pub mod ports;
 pub mod process;
 mod process_timeline;
 pub mod proxy;
+pub mod run;
 pub mod signals;
 mod sock_diag;
 mod socket_owner;

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
-use std::io::Read;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::clock::Deadline;
 use super::hosts::Host;
@@ -20,10 +19,11 @@ use super::lock;
 use super::temp_dir::{TempDir, tail};
 pub use crate::child::{Orphan, bound, spawn, typed, unbound};
 use crate::error::{Context, Error, Result};
+pub use crate::run::{Finished, run};
 
 /// A killed process is gone in no time, unless the kernel itself hangs.
 const REAP: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Which of its outputs is read line by line. The other one goes to a file of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,7 +316,7 @@ impl Process {
                     self.log.display()
                 )));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         };
         if let Some(mut reader) = lock(&self.reader).take() {
             reader.finish();
@@ -397,79 +397,4 @@ fn append(path: &Path) -> Result<std::fs::File> {
         .append(true)
         .open(path)
         .context(|| format!("cannot open the log {}", path.display()))
-}
-
-/// What a short program left behind.
-#[derive(Debug)]
-pub struct Finished {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// What it wrote to standard output.
-    pub stdout: String,
-    /// What it wrote to standard error.
-    pub stderr: String,
-}
-
-impl Finished {
-    /// Its standard output, if it succeeded.
-    ///
-    /// # Errors
-    /// With what it wrote to standard error, if it failed.
-    pub fn success(self, what: &str) -> Result<String> {
-        if self.status.success() {
-            return Ok(self.stdout);
-        }
-        let said = format!("{}\n{}", self.stdout.trim(), self.stderr.trim());
-        Err(Error::new(format!("{what} failed ({})", self.status)).because(said.trim().to_owned()))
-    }
-}
-
-/// Runs a program that was made with [`bound`] to its end, and kills it with all that it started when it takes longer
-/// than `within`.
-///
-/// # Errors
-/// When it cannot be started or takes too long. That it failed is told by [`Finished::status`].
-pub fn run(mut command: Command, within: Duration) -> Result<Finished> {
-    let shown = typed(&command);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    let deadline = Deadline::after(within);
-    let mut child = spawn(command).context(|| format!("cannot start `{shown}`"))?;
-    let stdout = child.stdout.take().map(read_all);
-    let stderr = child.stderr.take().map(read_all);
-    let mut killed = false;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Ok(status),
-            Ok(None) if !killed && (deadline.passed() || crate::signals::received().is_some()) => {
-                // It has not been reaped, so that the group is still its own.
-                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-                killed = true;
-            }
-            Ok(None) => thread::sleep(LOOK),
-            Err(error) => break Err(error),
-        }
-    };
-    let status = status.context(|| format!("cannot wait for `{shown}`"))?;
-    if killed {
-        // The readers are not waited for: whatever left the group may hold the pipes. They end with those.
-        return Err(deadline.missed(format_args!("`{shown}`, which was then killed")));
-    }
-    let text = |thread: Option<thread::JoinHandle<String>>| thread.and_then(|t| t.join().ok()).unwrap_or_default();
-    Ok(Finished {
-        status,
-        stdout: text(stdout),
-        stderr: text(stderr),
-    })
-}
-
-fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
 }

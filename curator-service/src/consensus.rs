@@ -153,7 +153,7 @@ impl EtcdConsensus {
         })
     }
 
-    /// Reports the leases granted to this process to a [`LeaseWitness`].
+    /// Reports the leases granted to this process to a [`LeaseObserver`].
     #[must_use]
     pub fn with_lease_observer(mut self, witness: Arc<dyn LeaseObserver>) -> Self {
         let store = self.store;

@@ -124,6 +124,8 @@ pub const STORM_QUICK: Program = Program {
 
 /// The packages of the programs for use.
 const PROGRAMS: &[&str] = &["curator", "curatorctl"];
+/// The package of the servers and clients for tests.
+const LOADS: &str = "curator-loads";
 
 /// Builds a program and says where it is. Cargo's own messages go to stderr.
 ///
@@ -169,8 +171,9 @@ fn build_as(program: Program, change: impl FnOnce(&mut Command)) -> Result<PathB
     } = program;
     crate::tools::protoc::ensure()?;
     let mut command = cargo(&["build", "-p", package, kind, name]);
-    if PROGRAMS.contains(&package) {
-        // Selected together, so that both are built on dependencies with the same features: once.
+    let together = !release && (PROGRAMS.contains(&package) || package == LOADS);
+    if together {
+        // Selected together, so that all are built on dependencies with the same features: once.
         command.args(
             PROGRAMS
                 .iter()
@@ -180,6 +183,7 @@ fn build_as(program: Program, change: impl FnOnce(&mut Command)) -> Result<PathB
     }
     command.args(["--message-format", "json-render-diagnostics"]);
     command.args(release.then_some("--release"));
+    let feature = feature.or(together.then_some("curator/otlp"));
     if let Some(feature) = feature {
         command.args(["--features", feature]);
     }

@@ -303,7 +303,8 @@ fn nodes_live_through_every_instance_while_leaders_are_killed() {
         attempts.into_iter().map(|attempt| attempt.join().unwrap()).collect()
     });
     assert_eq!(made.iter().filter(|made| made.status.success()).count(), 1, "{made:?}");
-    let refused = bootstrap(&stage, 1);
+    // From a fourth place; where it was made, the same command finishes what is left to do.
+    let refused = bootstrap(&stage, 4);
     assert_eq!(refused.status.code(), Some(1));
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(text.contains("nothing was changed"), "{text}");

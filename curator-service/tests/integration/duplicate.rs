@@ -25,7 +25,7 @@ fn tells_of(stage: &TestCluster, curator: usize, other: usize) {
         .wait_for(Mark::START, SOON, "the other process", |event| {
             event
                 .message()
-                .is_some_and(|message| message.starts_with("duplicate candidate id") && message.contains(&said))
+                .is_some_and(|message| message.contains("another process campaigns") && message.contains(&said))
         })
         .unwrap();
 }

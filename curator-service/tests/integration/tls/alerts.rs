@@ -37,6 +37,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "of 15 s that are in the expression, and a leader that nobody reaches makes way",
     ),
     (
+        "CuratorLeaderUnreached",
+        "a leader that the others do not reach makes way before the time of the alert has passed",
+    ),
+    (
         "CuratorCertificateEnds",
         "for an hour; certificates of the cluster run to the year 9999",
     ),

@@ -7,10 +7,10 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use curator_harness::{EtcdBinaries, EtcdCluster, EtcdOptions, Scratch};
+//! use curator_harness::{EtcdBinaries, EtcdCluster, EtcdOptions, TempDir};
 //!
 //! # fn main() -> curator_harness::Result<()> {
-//! let scratch = Scratch::new("example")?;
+//! let scratch = TempDir::new("example")?;
 //! let etcd = EtcdCluster::start(&EtcdBinaries::from_env()?, &scratch, EtcdOptions::default())?;
 //! etcd.isolate(0)?;
 //! etcd.wait_member_unhealthy(0, Duration::from_secs(10))?;

@@ -118,6 +118,6 @@ fn stand_for_election(program: &Path) -> Result<()> {
         .args([endpoint.as_str(), "node-1"])
         .capture(Capture::Stdout);
     let running = Recorded::start(&spec, &scratch)?;
-    running.wait_line(Mark::START, TIMEOUT, |line| line.starts_with("we lead"))?;
+    running.wait_line(Mark::START, TIMEOUT, |line| line.starts_with("leading for"))?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use curator_harness::checkout::root;
-use curator_harness::error::{Error, Result};
+use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Capture, Orphan, ProcessSpec, Recorded, bound};
 use curator_harness::step;
 use curator_harness::{CuratorOptions, CuratorProcess, EtcdCluster, EtcdOptions, Mark, TempDir};
@@ -85,6 +85,7 @@ fn list_nodes(client: &Path) -> Result<()> {
     instance.wait_for_role(Mark::START, TIMEOUT, "the instance to lead", |role| role.is_leader())?;
     let address = instance.address().to_string();
     let (ca, key) = (at("first/ca.pem"), at("first/owner-key.pem"));
+    std::fs::write(at("contexts"), "").context(|| "cannot write an empty list of contexts".to_owned())?;
     let mut owner = bound(program("curatorctl"), Orphan::Kill);
     owner.args(["cert", "owner", "--endpoint", &address, "--ca"]).arg(&ca);
     owner

@@ -1,5 +1,6 @@
 //! Checks of the sources that no compiler makes.
 mod circles;
+mod paths;
 mod trees;
 mod words;
 
@@ -32,6 +33,7 @@ pub fn check() -> Result<()> {
         };
         wrong.extend(check_file(path, &text));
         wrong.extend(words::check(path, &text));
+        wrong.extend(paths::check(path, &text, &files));
         if path.ends_with(".rs") {
             tests.extend(tests_declared(&text).map(str::to_owned));
         }

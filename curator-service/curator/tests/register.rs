@@ -9,50 +9,26 @@ use std::time::Duration;
 
 use curator_harness::process::{Finished, run};
 use curator_harness::which::built_beside;
-use curator_harness::{CuratorOptions, CuratorProcess, Mark, TempDir, wait_until};
+use curator_harness::{Mark, SingleNode, wait_until};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A cluster of one instance without etcd, with certificates, and its owner.
-struct Home {
-    scratch: TempDir,
-    curator: CuratorProcess,
-}
+/// A cluster of one instance, as its owner has it.
+struct Home(SingleNode);
 
 impl Home {
     fn new(name: &str) -> Self {
-        let scratch = TempDir::new(name).unwrap();
-        let (state, first) = (scratch.path().join("state"), scratch.path().join("first"));
-        let mut bootstrap = Command::new(env!("CARGO_BIN_EXE_curator"));
-        bootstrap
-            .args(["bootstrap", "--tpm-mode", "best-effort", "--embedded"])
-            .arg(&state)
-            .arg("--credentials")
-            .arg(&first);
-        let made = run(bootstrap, SOON).unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let mut options = CuratorOptions::new(1, Vec::new());
-        options.node_id = String::new();
-        options.credentials = Some(first);
-        options.extra_args = vec!["--embedded".into(), state.display().to_string()];
-        let curator = CuratorProcess::start(Path::new(env!("CARGO_BIN_EXE_curator")), &scratch, options).unwrap();
-        curator
-            .wait_for_role(Mark::START, SOON, "the instance to lead", |role| role.is_leader())
-            .unwrap();
-        let home = Self { scratch, curator };
-        fs::write(home.path("contexts"), "").unwrap();
-        let (key, out) = (home.path("first/owner-key.pem"), home.path("owner.pem"));
-        home.ctl(&["cert", "owner", "--key", &key, "--out", &out]);
-        home
+        let curator = Path::new(env!("CARGO_BIN_EXE_curator"));
+        Self(SingleNode::start(name, curator, &built_beside("curatorctl")).unwrap())
     }
 
     fn path(&self, name: &str) -> String {
-        self.scratch.path().join(name).display().to_string()
+        self.0.path(name).display().to_string()
     }
 
     fn address(&self) -> String {
-        self.curator.address().to_string()
+        self.0.address().to_string()
     }
 
     /// What `curatorctl` prints.
@@ -63,20 +39,7 @@ impl Home {
     }
 
     fn try_ctl(&self, args: &[&str]) -> Finished {
-        let mut command = Command::new(built_beside("curatorctl"));
-        command
-            .args(args)
-            .args(["--endpoint", &self.address(), "--ca", &self.path("first/ca.pem")])
-            .env("CURATORCTL_CONFIG", self.path("contexts"));
-        if args[0] != "cert" {
-            command.args([
-                "--cert",
-                &self.path("owner.pem"),
-                "--key",
-                &self.path("first/owner-key.pem"),
-            ]);
-        }
-        run(command, SOON).unwrap()
+        self.0.curatorctl(args).unwrap()
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -101,7 +64,7 @@ impl Home {
 
     /// A file with so many bytes.
     fn unlock_key(&self, bytes: usize) -> PathBuf {
-        let path = self.scratch.path().join(format!("unlock-key-{bytes}"));
+        let path = self.0.path(&format!("unlock-key-{bytes}"));
         fs::write(&path, vec![7; bytes]).unwrap();
         path
     }
@@ -212,7 +175,7 @@ fn who_did_what_is_told_and_no_secret_with_it() {
         ("decommission node", &id, "", false),
         ("approve node", &id, "", true),
     ] {
-        let told = home.curator.wait_for(Mark::START, SOON, action, |event| {
+        let told = home.0.instance().wait_for(Mark::START, SOON, action, |event| {
             event.target() == Some("curator::audit") && event.text_of("action") == Some(action)
         });
         let told = told.unwrap();
@@ -222,7 +185,7 @@ fn who_did_what_is_told_and_no_secret_with_it() {
         assert_eq!(told.text_of("outcome") == Some("ok"), outcome, "{}", told.text);
         assert_eq!(told.fields["level"], "INFO");
     }
-    let log = home.curator.events_since(Mark::START);
+    let log = home.0.instance().events_since(Mark::START);
     for secret in tickets.iter().map(|ticket| ticket.trim()).chain(["the-value"]) {
         assert!(log.iter().all(|event| !event.text.contains(secret)), "{secret}");
     }
@@ -242,10 +205,11 @@ fn certificates_are_renewed_while_the_instance_runs() {
     assert!(said.contains("user owner"), "{said}");
     assert_ne!(serial("owner.pem"), owner);
     home.ctl(&["nodes", "list"]);
-    let mark = home.curator.mark();
+    let mark = home.0.instance().mark();
     home.ctl(&["cert", "renew", "--credentials", &home.path("first")]);
     assert_ne!(serial("first/node.pem"), node);
-    home.curator
+    home.0
+        .instance()
         .wait_for(mark, SOON, "the new certificate to be used", |event| {
             event.message() == Some("credentials reloaded")
         })

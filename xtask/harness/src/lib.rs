@@ -45,6 +45,7 @@ mod process_timeline;
 pub mod proxy;
 pub mod run;
 pub mod signals;
+pub mod single_node;
 mod sock_diag;
 mod socket_owner;
 pub mod step;
@@ -66,6 +67,7 @@ pub use ports::Port;
 pub use process::{Capture, Process, ProcessSpec, Recorded};
 pub use process_timeline::ProcessTimeline;
 pub use proxy::{Direction, Flow, ProxyStats, TcpProxy};
+pub use single_node::SingleNode;
 pub use temp_dir::TempDir;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

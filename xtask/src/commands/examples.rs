@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use curator_harness::checkout::root;
-use curator_harness::error::{Context, Error, Result};
+use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Orphan, ProcessSpec, Recorded, bound};
 use curator_harness::step;
-use curator_harness::{CuratorOptions, CuratorProcess, EtcdCluster, EtcdOptions, Mark, TempDir};
+use curator_harness::{EtcdCluster, EtcdOptions, Mark, SingleNode, TempDir};
 
 use crate::args::Args;
 use crate::cargo::cargo;
@@ -68,35 +68,10 @@ fn program(name: &str) -> PathBuf {
 
 /// The client lists the nodes of a cluster with TLS, with the owner's credentials.
 fn list_nodes(client: &Path) -> Result<()> {
-    let scratch = TempDir::new("example-client")?;
-    let at = |name: &str| scratch.path().join(name);
-    let curator = program("curator");
-    let mut bootstrap = bound(&curator, Orphan::Kill);
-    bootstrap
-        .args(["bootstrap", "--tpm-mode", "best-effort", "--embedded"])
-        .arg(at("state"));
-    bootstrap.arg("--credentials").arg(at("first"));
-    step::quiet("bootstrap a cluster", bootstrap)?;
-    let mut options = CuratorOptions::new(1, Vec::new());
-    options.node_id = String::new();
-    options.credentials = Some(at("first"));
-    options.extra_args = vec!["--embedded".into(), at("state").display().to_string()];
-    let instance = CuratorProcess::start(&curator, &scratch, options)?;
-    instance.wait_for_role(Mark::START, TIMEOUT, "the instance to lead", |role| role.is_leader())?;
-    let address = instance.address().to_string();
-    let (ca, key) = (at("first/ca.pem"), at("first/owner-key.pem"));
-    std::fs::write(at("contexts"), "").context(|| "cannot write an empty list of contexts".to_owned())?;
-    let mut owner = bound(program("curatorctl"), Orphan::Kill);
-    owner.args(["cert", "owner", "--endpoint", &address, "--ca"]).arg(&ca);
-    owner
-        .arg("--key")
-        .arg(&key)
-        .arg("--out")
-        .arg(at("owner.pem"))
-        .env("CURATORCTL_CONFIG", at("contexts"));
-    step::quiet("get the owner's certificate", owner)?;
+    let node = SingleNode::start("example-client", &program("curator"), &program("curatorctl"))?;
     let mut client = bound(client, Orphan::Kill);
-    client.arg(&address).arg(&ca).arg(at("owner.pem")).arg(&key);
+    client.arg(node.address().to_string());
+    client.args([node.ca(), node.owner_certificate(), node.owner_key()]);
     let listed = step::quiet("run the example client", client)?;
     if !listed.starts_with("metropolis-") || !listed.contains("Up") {
         return Err(Error::new(format!("the example client lists no node: {listed:?}")));

@@ -13,20 +13,21 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use self::request_limit::limited;
-use self::revocation::RevocableStream;
 use curator_proto::ext::Permission;
 use curator_proto::permission::{Authorization, Methods, Unauthorized};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, ready};
 use http::request::Parts;
 use http::{Request, Response};
-#[cfg(any(test, feature = "test-identity"))]
-pub use test_identity::{TEST_CALLER, TestIdentity};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower_service::Service;
+
+use self::request_limit::limited;
+use self::revocation::RevocableStream;
+#[cfg(any(test, feature = "test-identity"))]
+pub use self::test_identity::{TEST_CALLER, TestIdentity};
 
 /// The authenticated caller, stored in the request's extensions.
 #[derive(Clone, Debug, PartialEq, Eq)]

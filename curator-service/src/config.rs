@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::lease_deadline::effective_ttl;
+use curator_identity::{CURATOR_PORT, CredentialsWatch};
 use curator_listener::{LeaderTerm, ListenerConfig};
 use tonic::service::Routes;
 
@@ -13,7 +14,6 @@ use crate::consensus::Consensus;
 use crate::log_filter::LogFilter;
 pub use crate::state::limits::StateLimits;
 use crate::status_page::Observe;
-use curator_identity::{CURATOR_PORT, CredentialsWatch};
 
 /// The configuration of one instance.
 #[derive(Clone)]

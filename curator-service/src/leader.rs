@@ -13,18 +13,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use self::cluster::networking::KeyReservations;
-use self::cluster::pki::Pki;
-use self::nodes::backlogs::Backlogs;
-#[cfg(feature = "measure")]
-pub(crate) use self::nodes::encoded::EncodedEvent;
-use self::nodes::encoded::SharedWatch;
-use self::nodes::heartbeat::Heartbeats;
-use self::nodes::list_records::Lists;
-use self::nodes::newcomers::Newcomers;
-use self::nodes::pace::Pace;
 use async_trait::async_trait;
 use curator_election::clock::SharedClock;
+use curator_identity::{CredentialsWatch, Identity, recognized};
 use curator_listener::{CallerAddress, CallerCertificates, Forwarders, Standing};
 use curator_proto::admin_api::certificates_server::CertificatesServer;
 use curator_proto::admin_api::registrations_server::RegistrationsServer;
@@ -37,6 +28,16 @@ use curator_proto::permission::{Authorization, Methods};
 use tonic::Status;
 use tonic::service::Routes;
 
+use self::cluster::networking::KeyReservations;
+use self::cluster::pki::Pki;
+use self::nodes::backlogs::Backlogs;
+#[cfg(feature = "measure")]
+pub(crate) use self::nodes::encoded::EncodedEvent;
+use self::nodes::encoded::SharedWatch;
+use self::nodes::heartbeat::Heartbeats;
+use self::nodes::list_records::Lists;
+use self::nodes::newcomers::Newcomers;
+use self::nodes::pace::Pace;
 use crate::auth::{Authenticator, Authorized, Caller, NodeDirectory, caller};
 use crate::consensus::Membership;
 use crate::state::State;
@@ -45,8 +46,6 @@ use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
 use crate::step_down::StepDownCoordinator;
-use curator_identity::Identity;
-use curator_identity::{CredentialsWatch, recognized};
 
 /// Maximum message size accepted from cluster members, in bytes. Other callers have a lower limit: see `auth`.
 const MAX_MESSAGE: usize = 4 << 20;

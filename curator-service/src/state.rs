@@ -32,7 +32,6 @@ mod writer;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use crate::failpoint;
 use barrier::Barrier;
 use bytes::Bytes;
 use curator_election::store::{KeyValue, Keys, Op, Range, Revision};
@@ -48,6 +47,7 @@ use view::View;
 use writer::{WriteOutcome, Writer};
 
 use crate::complaint::Complaint;
+use crate::failpoint;
 use crate::state::fenced::{Fenced, FencedError};
 use crate::telemetry;
 

@@ -226,11 +226,11 @@ pub(crate) const fn max_response_bytes() -> usize {
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use curator_identity::pushback::full::Full;
     use curator_proto::curator_api::CommitNodeRequest;
     use curator_proto::curator_api::curator_client::CuratorClient;
 
     use super::*;
-    use curator_identity::pushback::full::Full;
 
     fn cluster(endpoints: Vec<String>, timeout: Duration) -> Cluster {
         Cluster::new(Settings {

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use curator_identity::{ends_at, read_certificate};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::error;
 
 use crate::telemetry;
-use curator_identity::ends_at;
-use curator_identity::read_certificate;
 
 /// The interval of checks.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
@@ -69,9 +68,10 @@ impl ClientCertificate {
 
 #[cfg(test)]
 mod tests {
+    use curator_identity::certificate_pem;
+
     use super::*;
     use crate::state::pki_layout::Layout;
-    use curator_identity::certificate_pem;
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 

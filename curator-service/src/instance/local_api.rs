@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use curator_election::ElectionStatus;
 use curator_election::store::{Keys, Range, Store};
+use curator_identity::CURATOR_PORT;
 use curator_proto::curator_api::curator_local_server::{CuratorLocal, CuratorLocalServer};
 use curator_proto::curator_api::{
     GetCaCertificateRequest, GetCaCertificateResponse, GetCurrentLeaderRequest, GetCurrentLeaderResponse,
@@ -22,7 +23,6 @@ use crate::instance::leader_address::{NoAddress, recorded_host};
 use crate::instance::role::public_reason;
 use crate::state::pki_layout::Layout;
 use crate::status::LeaderStatus;
-use curator_identity::CURATOR_PORT;
 
 /// The `CuratorLocal` service of one instance.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use curator_election::store::{Keys, Range};
+use curator_identity::{ClientCredentials, CredentialsWatch, retry_delay};
 use curator_proto::common::{NodeStatus, node_status};
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::{HeartbeatRequest, UpdateNodeStatusRequest};
@@ -20,9 +21,6 @@ use tracing::debug;
 use crate::consensus::ConsensusStatus;
 use crate::state::keys::NODES;
 use crate::state::record::NodeRecord;
-use curator_identity::ClientCredentials;
-use curator_identity::CredentialsWatch;
-use curator_identity::retry_delay;
 
 /// The interval of heartbeats, as in the Go Curator. A leader considers a node lost after twice that time.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);

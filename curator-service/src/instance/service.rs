@@ -8,6 +8,7 @@ use std::time::Duration;
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason, Term};
+use curator_identity::CredentialsWatch;
 use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services, Tls};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,6 @@ use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, StatusServer, StatusSources};
 use crate::step_down::{ElectorSlot, HandOver, StepDownCoordinator, handing_over};
 use crate::{step_down, telemetry};
-use curator_identity::CredentialsWatch;
 
 /// One instance of the Curator.
 pub struct Service {

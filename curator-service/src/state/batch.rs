@@ -6,10 +6,10 @@
 
 use std::collections::HashSet;
 
-use crate::failpoint;
 use bytes::Bytes;
 use curator_election::store::{Keys, Op};
 
+use crate::failpoint;
 use crate::state::fenced::Change;
 
 /// etcd's default limit is 128 operations per transaction. A nested transaction counts as one operation of the outer

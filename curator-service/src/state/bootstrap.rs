@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use curator_election::store::{Compare, KeyValue, Keys, Op, OpResult, Range, Revision, Store, StoreError, Txn};
+use curator_identity::{AuthorityError, Subject, node_id, public_key_of};
 use curator_proto::common::node_roles::{ConsensusMember, KubernetesController};
 use curator_proto::common::{ClusterConfiguration, NodeLabels, NodeRoles, NodeState, NodeTpmUsage, node_labels};
 use curator_proto::private;
@@ -20,7 +21,6 @@ use crate::state::record::{ClusterRecord, NodeRecord, SaveError};
 use crate::state::tx::Tx;
 use crate::state::view::View;
 use crate::validate::{Invalid, MAX_LABELS, key32, label_key, label_value};
-use curator_identity::{AuthorityError, Subject, node_id, public_key_of};
 
 /// The input of a bootstrap.
 #[derive(Clone, Debug, Default)]

@@ -17,11 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use curator_election::pages::{self, Pages};
 use curator_election::store::{Compare, KeyValue, Keys, Op, Range, RefusalKind, Revision, Store, StoreError, Txn};
+use curator_identity::hex;
 use ring::digest::{Context, SHA256};
 pub use unfinished::Unfinished;
 
 use crate::state::keys::CLUSTER_CONFIGURATION;
-use curator_identity::hex;
 
 /// The start of the first line, before the format version.
 const MAGIC: &str = "curator-export ";

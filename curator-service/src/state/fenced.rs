@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::failpoint;
 use bytes::Bytes;
 use curator_election::pages::Pages;
 use curator_election::store::{
@@ -14,6 +13,8 @@ use curator_election::{Term, WentBack};
 use futures::StreamExt;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
+
+use crate::failpoint;
 
 /// The state within one term. Every access is one transaction under the guard that the lock key is still the one of the
 /// term.

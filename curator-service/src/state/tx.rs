@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::failpoint;
 use bytes::Bytes;
 use curator_election::store::{Compare, Op, Revision};
 
+use crate::failpoint;
 use crate::state::fenced::Change;
 use crate::state::keys::{InvalidId, NODES};
 use crate::state::view::{Entry, Node, View};

@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::failpoint;
 use bytes::Bytes;
 use curator_election::WentBack;
 use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
+use crate::failpoint;
 use crate::state::fenced::Change;
 use crate::state::keys;
 use crate::state::keys::NODES;

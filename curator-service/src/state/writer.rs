@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::failpoint;
 use curator_election::backoff::Backoff;
 use curator_election::store::{RefusalKind, StoreError};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{Instrument, Span, debug, debug_span};
 
+use crate::failpoint;
 use crate::state::fenced::{Change, FencedError, Outcome, TRACED};
 use crate::state::{State, StateError, batch};
 use crate::telemetry;

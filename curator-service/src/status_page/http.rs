@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curator_election::clock::{BootClock, Clock};
+use curator_identity::CredentialsWatch;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -25,7 +26,6 @@ use super::gauges;
 use crate::status::LeaderStatus;
 use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, page};
-use curator_identity::CredentialsWatch;
 
 /// Maximum number of open connections; further connections wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;

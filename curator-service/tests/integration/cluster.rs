@@ -16,8 +16,7 @@ use curator_proto::curator_api::watch_request::{Kind, NodesInCluster};
 use curator_proto::curator_api::{
     CommitNodeRequest, JoinNodeRequest, RegisterNodeRequest, UpdateNodeStatusRequest, WatchRequest,
 };
-use curator_proto::management_api::delete_node_request::SafetyBypassHasRoles;
-use curator_proto::management_api::delete_node_request::SafetyBypassNotDecommissioned;
+use curator_proto::management_api::delete_node_request::{SafetyBypassHasRoles, SafetyBypassNotDecommissioned};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{
     ApproveNodeRequest, DeleteNodeRequest, GetNodesRequest, GetRegisterTicketRequest, UpdateNodeRolesRequest,

@@ -1,8 +1,7 @@
 //! `etcdctl elect`, and a program of our own on Go's election library, in one election with ours.
 
 use curator_election::LeaderValue;
-use curator_harness::foreign;
-use curator_harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded};
+use curator_harness::{At, Capture, EtcdOptions, Mark, ProcessSpec, Recorded, foreign};
 use curator_proto::private::LeaderElectionValue;
 
 use crate::test_cluster::{Reach, SOON, TTL, TestCluster};

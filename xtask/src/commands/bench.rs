@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use comparison::Comparison;
-use curator_harness::TempDir;
 use curator_harness::checkout::{root, shown};
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{self, Orphan, bound};
-use curator_harness::signals;
-use curator_harness::step;
+use curator_harness::{TempDir, signals, step};
 use report::Report;
 use routes::{Route, Ways};
 use workload::WORKLOADS;

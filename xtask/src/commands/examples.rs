@@ -6,8 +6,7 @@ use std::time::Duration;
 use curator_harness::checkout::root;
 use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Orphan, ProcessSpec, Recorded, bound};
-use curator_harness::step;
-use curator_harness::{EtcdCluster, EtcdOptions, Mark, SingleNode, TempDir};
+use curator_harness::{EtcdCluster, EtcdOptions, Mark, SingleNode, TempDir, step};
 
 use crate::args::Args;
 use crate::cargo::cargo;

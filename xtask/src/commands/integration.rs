@@ -2,10 +2,8 @@
 use std::path::Path;
 
 use curator_harness::checkout::tools_dir;
-use curator_harness::curator;
 use curator_harness::error::{Context, Result};
-use curator_harness::etcd;
-use curator_harness::step;
+use curator_harness::{curator, etcd, step};
 
 use crate::args::Args;
 use crate::cargo::cargo;

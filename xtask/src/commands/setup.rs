@@ -1,7 +1,6 @@
 //! `cargo xtask setup`: the programs that the workspace needs, found or brought.
 use curator_harness::error::Result;
-use curator_harness::signals;
-use curator_harness::step;
+use curator_harness::{signals, step};
 
 use crate::args::Args;
 use crate::command::Command;

@@ -7,20 +7,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use board::{Board, Calls, State};
+use calls::Caller;
+use curator_harness::checkout::root;
+use curator_harness::error::{Context, Error, Result};
+use curator_harness::{Deadline, EtcdBinaries, Event, TempDir, curator, etcd, signals, step};
+use running::{Programs, Running};
+
 use crate::args::Args;
 use crate::command::Command;
 use crate::tools::etcd::{Want, select};
 use crate::tools::protoc;
 use crate::workspace::{CURATOR, CURATORCTL, build, build_shipped};
-use curator_harness::checkout::root;
-use curator_harness::error::{Context, Error, Result};
-use curator_harness::signals;
-use curator_harness::step;
-use curator_harness::{Deadline, EtcdBinaries, Event, TempDir, curator, etcd};
-
-use board::{Board, Calls, State};
-use calls::Caller;
-use running::{Programs, Running};
 
 pub mod board;
 pub mod calls;

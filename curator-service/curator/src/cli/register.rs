@@ -330,8 +330,9 @@ fn describe(address: &str, status: &Status) -> String {
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use super::*;
     use curator_identity::pushback::full::Full;
+
+    use super::*;
 
     /// When nobody leads, or all register at once.
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use curator_election::store::{Keys, Range, Store};
+use curator_identity::{AuthorityError, Credentials, CredentialsWatch, public_key_of};
 use curator_proto::common::NodeState;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
@@ -23,8 +24,6 @@ use crate::instance::certificates::second::{NoAuthority, authority};
 use crate::state::keys::NODES;
 use crate::state::record::NodeRecord;
 use crate::telemetry;
-use curator_identity::{AuthorityError, public_key_of};
-use curator_identity::{Credentials, CredentialsWatch};
 
 /// The lifetime of a proof: how long a former member can still prove membership.
 const LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
@@ -184,6 +183,8 @@ mod tests {
     use bytes::Bytes;
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{Op, Txn};
+    use curator_identity::testing::{Directory, handshake, handshake_as, node, wall};
+    use curator_identity::{Authority, ClientCredentials, Trust, wall_clock};
     use curator_proto::common::NodeRoles;
     use curator_proto::common::node_roles::ConsensusMember;
     use curator_proto::private;
@@ -191,10 +192,6 @@ mod tests {
 
     use super::*;
     use crate::state::pki_layout::Layout;
-    use curator_identity::Authority;
-    use curator_identity::testing::{Directory, handshake, handshake_as, node, wall};
-    use curator_identity::wall_clock;
-    use curator_identity::{ClientCredentials, Trust};
 
     struct Cluster {
         _directory: Directory,

@@ -10,6 +10,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use curator_identity::{
+    ClientCredentials, ClientError, Credentials, CredentialsError, CredentialsWatch, Identity, Trust, read_private_key,
+    replace_certificate, validity, verify,
+};
 use curator_proto::admin_api::IssueOwnRequest;
 use curator_proto::admin_api::certificates_client::CertificatesClient;
 use tokio::time::timeout;
@@ -18,10 +22,6 @@ use tonic::Request;
 use tracing::{error, info};
 
 use crate::telemetry;
-use curator_identity::{
-    ClientCredentials, ClientError, Credentials, CredentialsError, CredentialsWatch, Identity, Trust, read_private_key,
-    replace_certificate, validity, verify,
-};
 
 /// A certificate is renewed when at most one of this many parts of its validity is left.
 const RENEW_AT_FRACTION: u32 = 5;

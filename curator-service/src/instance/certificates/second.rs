@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use curator_election::store::{Keys, Range, Store};
+use curator_identity::{Authority, AuthorityError, Credentials, CredentialsWatch, PrivateKey};
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -19,8 +20,6 @@ use zeroize::Zeroizing;
 
 use crate::consensus::{ConsensusStatus, running};
 use crate::state::pki_layout::Layout;
-use curator_identity::{Authority, AuthorityError, PrivateKey};
-use curator_identity::{Credentials, CredentialsWatch};
 
 /// The lifetime of a certificate.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -149,6 +148,8 @@ fn certified(authority: &Authority, credentials: &Credentials, now: SystemTime) 
 mod tests {
     use curator_election::memory::MemoryCluster;
     use curator_election::store::Txn;
+    use curator_identity::testing::{Directory, handshake, node, wall};
+    use curator_identity::{ExpectedServer, NodeVerifier, NotRecognized, Subject, VerifyError, recognized};
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::verify_tls13_signature;
     use rustls::sign::SingleCertAndKey;
@@ -159,10 +160,6 @@ mod tests {
     use x509_parser::prelude::FromDer;
 
     use super::*;
-    use curator_identity::testing::{Directory, handshake, node, wall};
-    use curator_identity::{ExpectedServer, NodeVerifier};
-    use curator_identity::{NotRecognized, recognized};
-    use curator_identity::{Subject, VerifyError};
 
     /// A client that offers these schemes, and takes whoever it meets; what it was shown.
     #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! Checks that the state in a store belongs to the cluster of the instance's credentials.
 
 use curator_election::store::{Keys, Range, Store, StoreError};
+use curator_identity::CredentialsWatch;
 
 use crate::state::export::unfinished::{Unfinished, is_marked};
 use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::state::pki_layout::Layout;
-use curator_identity::CredentialsWatch;
 
 /// Why an instance must not use a store.
 #[derive(Debug, thiserror::Error)]

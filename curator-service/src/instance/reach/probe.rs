@@ -1,12 +1,10 @@
 //! Probes whether an instance answers at its address.
 
 use async_trait::async_trait;
+use curator_identity::{ClientCredentials, CredentialsWatch};
 use curator_proto::curator_api::GetCurrentLeaderRequest;
 use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
 use tonic::transport::{Channel, Endpoint};
-
-use curator_identity::ClientCredentials;
-use curator_identity::CredentialsWatch;
 
 /// Probes whether instances are reachable.
 #[async_trait]

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use curator_identity::Subject;
 use curator_proto::management_api::aaa_server::Aaa;
 use curator_proto::management_api::escrow_response::ProofRequest;
 use curator_proto::management_api::escrow_response::proof_request::Kind;
@@ -16,7 +17,6 @@ use crate::leader::{Leader, LeaderHandle, calling_key};
 use crate::state::keys::INITIAL_OWNER;
 use crate::state::tx::Tx;
 use crate::validate::key32;
-use curator_identity::Subject;
 
 /// The only user identity.
 pub(in crate::leader) const OWNER: &str = "owner";

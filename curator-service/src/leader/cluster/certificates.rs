@@ -1,5 +1,6 @@
 //! Certificates for the components of a node.
 
+use curator_identity::Subject;
 use curator_proto::curator_api::issue_certificate_request::{self, KubernetesWorker};
 use curator_proto::curator_api::{IssueCertificateRequest, IssueCertificateResponse, issue_certificate_response};
 use tonic::{Code, Status};
@@ -7,7 +8,6 @@ use tonic::{Code, Status};
 use crate::leader::Leader;
 use crate::leader::nodes::lookup;
 use crate::validate::key32;
-use curator_identity::Subject;
 
 impl Leader {
     /// Issues certificates for the keys of the calling node's components. The same keys get the same certificates.

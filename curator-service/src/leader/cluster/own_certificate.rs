@@ -1,5 +1,6 @@
 //! Issues the certificate of the caller that proves to own a key: the existing one, or a renewed one.
 
+use curator_identity::Subject;
 use curator_proto::admin_api::certificates_server::Certificates;
 use curator_proto::admin_api::{IssueOwnRequest, IssueOwnResponse};
 use tonic::{Request, Response, Status};
@@ -11,7 +12,6 @@ use crate::leader::nodes::lookup::to_stranger;
 use crate::leader::nodes::pace::Kind;
 use crate::leader::{Leader, LeaderHandle, calling_key, is_up};
 use crate::state::tx::Tx;
-use curator_identity::Subject;
 
 /// The size that a new certificate counts as, for the write rate limit.
 const LENGTH: usize = 1_024;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use curator_election::store::{Compare, Keys, Range, Revision};
+use curator_identity::{Authority, Subject, is_crl, public_key_of};
 use tokio::sync::OnceCell;
 use tonic::Status;
 use tracing::{error, info};
@@ -13,7 +14,6 @@ use crate::state::fenced::{FencedError, Written};
 use crate::state::pki_layout::Layout;
 use crate::state::tx::Tx;
 use crate::state::{State, StateError};
-use curator_identity::{Authority, Subject, is_crl, public_key_of};
 
 /// Maximum attempts to create an authority when a concurrent writer has just created it.
 const ATTEMPTS: usize = 4;

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use curator_election::clock::{Instant, SharedClock};
+use curator_identity::pushback;
 use curator_proto::management_api::Node;
 use futures::Stream;
 use tonic::Status;
@@ -19,7 +20,6 @@ use tonic::Status;
 use crate::auth::Caller;
 use crate::leader::nodes::callers;
 use crate::telemetry;
-use curator_identity::pushback;
 
 /// Maximum number of nodes in all lists together: at 32 bytes per node, 64 MiB.
 const MAX_LISTED_NODES: usize = 2 << 20;
@@ -242,11 +242,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use curator_election::clock::TokioClock;
+    use curator_identity::retry_delay;
     use futures::{FutureExt, StreamExt};
     use tonic::Code;
 
     use super::*;
-    use curator_identity::retry_delay;
 
     fn node(number: usize) -> Caller {
         Caller::Node {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use curator_identity::Subject;
 use curator_proto::common::cluster_configuration::{StorageSecurityPolicy, TpmMode};
 use curator_proto::common::{NodeLabels, NodeState, NodeStorageSecurity, NodeTpmUsage, node_labels};
 use curator_proto::curator_api::{
@@ -18,7 +19,6 @@ use crate::leader::nodes::{lookup, newcomers, registrations};
 use crate::state::keys::{DELETED_NODES, join_key};
 use crate::state::record::NodeRecord;
 use crate::validate::{MAX_LABELS, key32, label_key, label_value};
-use curator_identity::Subject;
 
 /// Length of a cluster unlock key, in bytes.
 const UNLOCK_KEY: usize = 32;

@@ -4,6 +4,7 @@
 //! leader's reconciler then gives the role to a member without it, and takes it from a node that is not a member, so it
 //! also completes a change that a crash interrupted. Every check runs before the first change.
 
+use curator_identity::Subject;
 use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::{self, ConsensusMember, KubernetesController, KubernetesWorker};
 use curator_proto::management_api::{UpdateNodeRolesRequest, UpdateNodeRolesResponse};
@@ -16,7 +17,6 @@ use crate::leader::nodes::decommission::phase;
 use crate::leader::nodes::lookup;
 use crate::state::record::NodeRecord;
 use crate::validate::key32;
-use curator_identity::Subject;
 
 /// The consensus peer port.
 const CONSENSUS_PORT: u16 = 7834;

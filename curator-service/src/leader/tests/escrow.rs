@@ -1,5 +1,6 @@
 //! Which callers get the owner's certificate.
 
+use curator_identity::public_key_of;
 use curator_proto::management_api::escrow_response::proof_request::Kind;
 use curator_proto::management_api::{EscrowRequest, EscrowResponse, escrow_request};
 use futures::StreamExt;
@@ -7,7 +8,6 @@ use tonic::{Code, Status};
 
 use crate::leader::tests::stage::{OWNER, Stage};
 use crate::state::keys::INITIAL_OWNER;
-use curator_identity::public_key_of;
 
 fn request(name: &str, key: &[u8]) -> Option<EscrowRequest> {
     Some(EscrowRequest {

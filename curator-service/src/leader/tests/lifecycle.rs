@@ -1,5 +1,6 @@
 //! The life of a node, from registration to deletion.
 
+use curator_identity::public_key_of;
 use curator_proto::common::cluster_configuration::{StorageSecurityPolicy, TpmMode};
 use curator_proto::common::node_labels::Pair;
 use curator_proto::common::node_roles::{KubernetesController, KubernetesWorker};
@@ -13,7 +14,6 @@ use tonic::Code;
 
 use crate::leader::tests::stage::{FIRST, Stage, consensus_member, id, join_key, key, refused};
 use crate::state::record::ClusterRecord;
-use curator_identity::public_key_of;
 
 #[tokio::test(start_paused = true)]
 async fn a_node_registers_is_approved_commits_and_joins() {

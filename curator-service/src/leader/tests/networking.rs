@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use curator_identity::public_key_of;
 use curator_proto::common::node_cluster_networking::Prefix;
 use curator_proto::common::node_roles::KubernetesWorker;
 use curator_proto::common::{NodeClusterNetworking, NodeRoles};
@@ -11,7 +12,6 @@ use curator_proto::curator_api::{
 use tonic::{Code, Status};
 
 use crate::leader::tests::stage::{FIRST, Stage, id, refused};
-use curator_identity::public_key_of;
 
 fn networking(key: &[u8], prefixes: &[&str]) -> UpdateNodeClusterNetworkingRequest {
     UpdateNodeClusterNetworkingRequest {

@@ -1,5 +1,6 @@
 //! Stored registration details, and certificates of callers that only have a key.
 
+use curator_identity::public_key_of;
 use curator_proto::admin_api::{GetRegistrationsRequest, IssueOwnRequest};
 use curator_proto::curator_api::RegisterNodeRequest;
 use curator_proto::management_api::DeleteNodeRequest;
@@ -7,7 +8,6 @@ use curator_proto::management_api::delete_node_request::Node;
 use tonic::Code;
 
 use crate::leader::tests::stage::{FIRST, OWNER, Stage, id, join_key, key, refused, wall};
-use curator_identity::public_key_of;
 
 async fn register(stage: &Stage, number: u8, from: Option<&str>) {
     let request = RegisterNodeRequest {

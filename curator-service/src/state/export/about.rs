@@ -7,13 +7,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use curator_election::store::{Keys, Op, OpResult, Range, Revision, Store, Txn};
+use curator_identity::hex;
 use ring::digest::{SHA256, digest};
 
 use crate::state::export::{TransferError, unfinished};
 use crate::state::keys::CLUSTER_CONFIGURATION;
 use crate::state::pki_layout::Layout;
 use crate::state::record::ClusterRecord;
-use curator_identity::hex;
 
 /// The prefix of node records.
 const NODES: &str = "/nodes/";

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use curator_harness::error::{Error, Result};
 use curator_harness::process::{Capture, Process, ProcessSpec};
-use curator_harness::signals;
-use curator_harness::step;
-use curator_harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, TempDir, resident, wait_until};
+use curator_harness::{At, Deadline, EtcdCluster, EtcdOptions, Mark, TempDir, resident, signals, step, wait_until};
 use serde_json::Value;
 
 use super::candidates::{Candidate, Kind};

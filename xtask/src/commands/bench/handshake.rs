@@ -1,10 +1,8 @@
 //! `cargo xtask bench handshake`: what connections cost, and which share of a call they are.
 use std::fmt::Write;
 
-use curator_harness::TempDir;
 use curator_harness::error::Result;
-use curator_harness::signals;
-use curator_harness::step;
+use curator_harness::{TempDir, signals, step};
 
 use super::comparison::{Better, Comparison};
 use super::report::{Measured, median};

@@ -7,9 +7,8 @@ use std::time::Duration;
 use curator_harness::error::{Context, Result};
 use curator_harness::ports::Port;
 use curator_harness::process::{Process, ProcessSpec};
-use curator_harness::step;
 use curator_harness::which::on_path;
-use curator_harness::{TempDir, wait_until};
+use curator_harness::{TempDir, step, wait_until};
 
 use super::cpu;
 

@@ -4,9 +4,7 @@ use std::fmt::Write;
 
 use curator_harness::error::{Context, Error, Result};
 use curator_harness::process::{Orphan, bound};
-use curator_harness::signals;
-use curator_harness::step;
-use curator_harness::{EtcdCluster, EtcdOptions, TempDir};
+use curator_harness::{EtcdCluster, EtcdOptions, TempDir, signals, step};
 use serde_json::Value;
 
 use super::Options;

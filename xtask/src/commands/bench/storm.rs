@@ -11,14 +11,13 @@ mod growth;
 mod parts;
 mod picture;
 
-use super::{cpu, keep};
-use crate::tools::etcd::{Found, Want, select};
 use cluster::{Cluster, Programs, told};
 use curator_harness::error::{Error, Result};
-use curator_harness::signals;
-use curator_harness::step;
-use curator_harness::{CuratorProcess, EtcdBinaries, Mark, Recorded, Role, peak, wait_until};
+use curator_harness::{CuratorProcess, EtcdBinaries, Mark, Recorded, Role, peak, signals, step, wait_until};
 use parts::Part;
+
+use super::{cpu, keep};
+use crate::tools::etcd::{Found, Want, select};
 
 /// How many nodes there are, and how many of them watch.
 const SIZES: [(usize, usize); 5] = [

@@ -108,8 +108,9 @@ pub(super) fn answers(answers: &[Answer], restores: &[Restore], lease: Duration)
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use curator_harness::history::{Verdict, check};
+
+    use super::*;
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)

@@ -7,8 +7,9 @@ use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::board::Calls;
 use curator_harness::process::{Orphan, bound, run};
+
+use super::board::Calls;
 
 /// Between two calls. Each is a process, and a connection with TLS.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use crate::commands::chaos::cluster;
 use curator_harness::error::{Context, Result};
 use curator_harness::process::{Orphan, bound, run};
-use curator_harness::step;
 use curator_harness::{
-    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Role, TempDir, wait_until,
+    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Event, Role, TempDir, step, wait_until,
 };
+
+use crate::commands::chaos::cluster;
 
 const SOON: Duration = Duration::from_secs(60);
 /// The name of the context.

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use curator_identity::pushback;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::auth::Caller;
 use crate::leader::nodes::callers::{Call, Callers};
 use crate::telemetry;
-use curator_identity::pushback;
 
 /// Number of filters that run at a time: for users, and for nodes.
 const AT_A_TIME: usize = 2;

@@ -3,17 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use curator_harness::error::{Error, Result};
+use curator_harness::process::{Capture, Orphan, ProcessSpec, bound};
+use curator_harness::{
+    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, TempDir, resident, step,
+    wait_until,
+};
 use serde_json::Value;
 
 use super::{SOON, leader, most};
 use crate::workspace::{EMBED, EMBED_RELEASE, STORM, STORM_QUICK, build};
-use curator_harness::error::{Error, Result};
-use curator_harness::process::{Capture, Orphan, ProcessSpec, bound};
-use curator_harness::step;
-use curator_harness::{
-    CuratorOptions, CuratorProcess, EtcdBinaries, EtcdCluster, EtcdOptions, Mark, Recorded, TempDir, resident,
-    wait_until,
-};
 
 /// How many instances there are.
 const INSTANCES: u32 = 3;

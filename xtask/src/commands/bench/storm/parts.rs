@@ -4,14 +4,13 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use curator_harness::error::{Error, Result};
+use curator_harness::{EtcdBinaries, peak, step, wait_until};
 use rustix::process::Signal;
 
 use super::cluster::{Cluster, Programs, told};
 use super::{SOON, all_cpu, leader, most};
 use crate::commands::bench::keep;
-use curator_harness::error::{Error, Result};
-use curator_harness::step;
-use curator_harness::{EtcdBinaries, peak, wait_until};
 
 /// How long heartbeats are looked at.
 const BEATS: Duration = Duration::from_secs(30);

@@ -75,6 +75,11 @@ impl Open {
     fn insert(&mut self, told: OpenList, is_user: bool) -> u64 {
         let number = self.next;
         self.next += 1;
+        self.put(number, told, is_user);
+        number
+    }
+
+    fn put(&mut self, number: u64, told: OpenList, is_user: bool) {
         let theirs = self.callers.entry(told.caller.clone()).or_default();
         theirs.is_user = is_user;
         theirs.size += told.size;
@@ -82,7 +87,6 @@ impl Open {
         self.size += told.size;
         self.of_nodes += if is_user { 0 } else { told.size };
         self.lists.insert(number, told);
-        number
     }
 
     fn remove(&mut self, number: u64) -> Option<OpenList> {
@@ -100,25 +104,33 @@ impl Open {
     }
 
     /// Makes room for a list of this caller by evicting the oldest lists of the caller with the most, as long as that
-    /// caller has more than this one would have. `None` if that is not enough.
+    /// caller has more than this one would have. `None` if that is not enough; then no list is evicted.
     fn make_room(&mut self, caller: &str, is_user: bool, size: usize) -> Option<Vec<Slot>> {
         let would_have = size + self.callers.get(caller).map_or(0, |theirs| theirs.size);
         let mut evicted = Vec::new();
         loop {
             let nodes_are_full = !is_user && self.of_nodes + size > OF_NODES;
             if !nodes_are_full && self.size + size <= MAX_LISTED_NODES {
-                return Some(evicted);
+                return Some(
+                    evicted
+                        .into_iter()
+                        .map(|(_, told, _): (_, OpenList, _)| told.slot)
+                        .collect(),
+                );
             }
             let others = self
                 .callers
                 .values()
                 .filter(|theirs| !(nodes_are_full && theirs.is_user));
-            let most = others.max_by_key(|theirs| theirs.size)?;
-            if most.size <= would_have {
+            let most = others.max_by_key(|theirs| theirs.size);
+            let most = most.filter(|most| most.size > would_have);
+            let Some((oldest, of_user)) = most.and_then(|most| Some((*most.lists.first()?, most.is_user))) else {
+                for (number, told, of_user) in evicted {
+                    self.put(number, told, of_user);
+                }
                 return None;
-            }
-            let oldest = *most.lists.first()?;
-            evicted.extend(self.remove(oldest).map(|told| told.slot));
+            };
+            evicted.extend(self.remove(oldest).map(|told| (oldest, told, of_user)));
         }
     }
 }
@@ -323,6 +335,29 @@ mod tests {
             locked(&lists.open).callers.is_empty(),
             "callers without calls take no memory"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn list_that_is_refused_takes_none_from_others() {
+        const NODES: usize = 10_000;
+        let lists = Lists::new(Arc::new(TokioClock::new()));
+        let of_each = OF_NODES / 2 / (NODES + LIST_OVERHEAD);
+        let begin = |number: usize| lists.begin(&node(number), NODES, nothing()).expect("there is room");
+        let theirs: Vec<_> = (0..2 * of_each).map(|number| begin(number % 2)).collect();
+        let before = locked(&lists.open).size;
+        // Both have a little more than this caller would have, and a little is not enough.
+        let wanted = of_each * (NODES + LIST_OVERHEAD) - NODES;
+        let refused = lists.begin(&node(2), wanted, nothing());
+        assert_eq!(
+            refused.err().map(|refused| refused.code()),
+            Some(Code::ResourceExhausted)
+        );
+        assert_eq!(lists.open_count(), theirs.len(), "an open list is counted no more");
+        assert_eq!(locked(&lists.open).size, before);
+        for list in theirs {
+            assert_eq!(list.count().await, 0, "the list ends as it would have");
+        }
+        assert_eq!(locked(&lists.open).size, 0);
     }
 
     #[tokio::test(start_paused = true)]

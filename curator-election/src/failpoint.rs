@@ -35,7 +35,7 @@ pub const ABSENT_IS_ZERO: &str = "AbsentIsZero";
 pub const DEPOSES_WITHOUT_COMPARE: &str = "DeposesWithoutCompare";
 /// A challenger deposes although its own key is gone.
 pub const DEPOSES_UNQUEUED: &str = "DeposesUnqueued";
-/// A refutation does not check that the lock key exists.
+/// A refutation is put without its guard.
 pub const REFUTES_WITHOUT_GUARD: &str = "RefutesWithoutGuard";
 /// A term is valid until the later of its two deadlines.
 pub const LATER_DEADLINE: &str = "LaterDeadline";
@@ -46,7 +46,7 @@ pub const NO_CHALLENGE_MARGIN: &str = "NoChallengeMargin";
 /// A challenger counts the time in which the store did not answer.
 pub const COUNTS_OUTAGES: &str = "CountsOutages";
 
-/// The names of all failpoints of this crate.
+/// The names of the failpoints that the simulation of the service finds.
 pub const ALL: &[&str] = &[
     DEADLINE_FROM_RECEIPT,
     NO_MARGIN,
@@ -55,6 +55,10 @@ pub const ALL: &[&str] = &[
     NEWS_NEVER_TOO_OLD,
     NO_RECHECK_OF_OWN_KEY,
     GUARD_BY_VALUE,
+];
+
+/// The names of the failpoints of the challenge, which the simulation of this crate finds.
+pub const CHALLENGE_BUGS: &[&str] = &[
     CONFIRMS_WITHOUT_RECORD,
     CONFIRMED_FROM_RECEIPT,
     WAITS_FROM_SENDING,

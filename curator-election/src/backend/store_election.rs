@@ -121,11 +121,13 @@ impl<S: Store + ?Sized> StoreElection<S> {
     }
 
     fn guard(&self, guard: &RecordGuard) -> Vec<Compare> {
-        let mut conditions = vec![Compare::created_at(guard.key.clone(), guard.created)];
         if guard.challenger.is_none() && failpoint::on(failpoint::REFUTES_WITHOUT_GUARD) {
-            conditions.clear();
+            return Vec::new();
         }
-        conditions.push(Compare::changed_at(self.challenge_key_of(&guard.key), guard.seen));
+        let mut conditions = vec![
+            Compare::created_at(guard.key.clone(), guard.created),
+            Compare::changed_at(self.challenge_key_of(&guard.key), guard.seen),
+        ];
         if let Some((own, created)) = &guard.challenger {
             conditions.push(Compare::created_at(own.clone(), *created));
         }

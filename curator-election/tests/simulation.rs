@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::clock::{SharedClock, TokioClock};
-use curator_election::memory::{Faults, Link, MemoryCluster, PauseSwitch};
 use curator_election::failpoint::CHALLENGE_BUGS;
+use curator_election::memory::{Faults, Link, MemoryCluster, PauseSwitch};
 use curator_election::store::{Event, Keys, LeaseId, Op, Range, Revision, Store, Txn};
 use curator_election::{
     ElectionStatus, Elector, ElectorConfig, ElectorHandle, PlainText, StoreElection, Term, Validity,
@@ -259,7 +259,9 @@ impl World {
                     let keys = Range::all(Keys::prefix("/leader-challenge/"));
                     let records = model.range(&keys).expect("reads").kvs;
                     if let Some(record) = records.into_iter().nth(node) {
-                        model.txn(&Txn::default().then(vec![Op::delete(record.key)])).expect("deletes");
+                        model
+                            .txn(&Txn::default().then(vec![Op::delete(record.key)]))
+                            .expect("deletes");
                     }
                 });
                 self.note(format_args!("a challenge key is deleted"));
@@ -388,20 +390,30 @@ impl World {
 
     /// A leader's lock key is gone. If its lease is still there, another candidate has deposed it, and is queued.
     fn check_deposed(&mut self, key: &bytes::Bytes) {
-        let leading = self.nodes.iter().flatten().find_map(|node| match &*node.status.borrow() {
-            ElectionStatus::Leader(term) if term.lock_key() == key && term.validity() != Validity::Ended => {
-                Some(term.clone())
-            }
-            _ => None,
-        });
+        let leading = self
+            .nodes
+            .iter()
+            .flatten()
+            .find_map(|node| match &*node.status.borrow() {
+                ElectionStatus::Leader(term) if term.lock_key() == key && term.validity() != Validity::Ended => {
+                    Some(term.clone())
+                }
+                _ => None,
+            });
         let Some(term) = leading else { return };
         let lease = term.lease();
-        if !self.cluster.with_model(|model, _| model.leases().any(|(id, _)| id == lease)) {
+        if !self
+            .cluster
+            .with_model(|model, _| model.leases().any(|(id, _)| id == lease))
+        {
             return;
         }
         self.deposed += 1;
         self.note(format_args!("{term:?} is deposed"));
-        assert!(!self.locks.is_empty(), "only a queued candidate deposes: {term:?} was, and nobody is left");
+        assert!(
+            !self.locks.is_empty(),
+            "only a queued candidate deposes: {term:?} was, and nobody is left"
+        );
     }
 
     /// What must hold at every instant.
@@ -492,7 +504,9 @@ impl World {
         let leader = self.terms.last().cloned().expect("there is a leader");
         for _ in 0..OUTAGES {
             // A new process trusts the leader less than one that has seen a refutation.
-            let follower = (0..NODES).find(|node| self.leader() != Some(*node)).expect("three nodes");
+            let follower = (0..NODES)
+                .find(|node| self.leader() != Some(*node))
+                .expect("three nodes");
             self.kill(follower);
             self.start(follower);
             let calm = Duration::from_millis(self.rng.random_range(2_000..4_000));
@@ -500,13 +514,24 @@ impl World {
             let outage = MAX_OUTAGE.mul_f64(self.rng.random_range(0.3..=1.0));
             self.note(format_args!("the store is away for {outage:?}"));
             let link = Link::Cut;
-            (0..NODES).for_each(|node| self.cluster.set_faults(node, Faults { link, ..Faults::default() }));
+            (0..NODES).for_each(|node| {
+                self.cluster.set_faults(
+                    node,
+                    Faults {
+                        link,
+                        ..Faults::default()
+                    },
+                )
+            });
             self.pass(outage, false).await;
             (0..NODES).for_each(|node| self.cluster.set_faults(node, Faults::default()));
             self.cluster
                 .with_model(|model, now| model.change_of_leader(now, Duration::from_secs(1)));
             self.pass(Duration::from_secs(2), false).await;
-            assert!(leader.is_valid(), "an outage of the store changes no leader: {leader:?}");
+            assert!(
+                leader.is_valid(),
+                "an outage of the store changes no leader: {leader:?}"
+            );
         }
         assert_eq!(self.deposed, 0, "nobody deposes a leader that is alive");
     }
@@ -685,7 +710,10 @@ fn at_most_one_valid_term_and_progress_after_healing() {
     let terms: usize = outcomes.iter().map(|(_, outcome)| outcome.terms).sum();
     let writes: u64 = outcomes.iter().map(|(_, outcome)| outcome.writes).sum();
     let deposed: u64 = outcomes.iter().map(|(_, outcome)| outcome.deposed).sum();
-    println!("{} seeds, {terms} terms, {deposed} deposed, {writes} fenced writes", outcomes.len());
+    println!(
+        "{} seeds, {terms} terms, {deposed} deposed, {writes} fenced writes",
+        outcomes.len()
+    );
     // A simulation in which nothing happens would find nothing.
     assert!(terms as u64 > 2 * seeds, "{terms} terms in {seeds} seeds");
     assert!(writes > 100 * seeds, "{writes} writes in {seeds} seeds");

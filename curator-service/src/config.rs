@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::lease_deadline::effective_ttl;
+use curator_election::{DEFAULT_FAILOVER_LIMIT, MIN_FAILOVER_LIMIT};
 use curator_identity::{CURATOR_PORT, CredentialsWatch};
 use curator_listener::{LeaderTerm, ListenerConfig};
 use tonic::service::Routes;
@@ -26,6 +27,9 @@ pub struct Config {
     pub election_prefix: String,
     /// The TTL of the leader's lease, in whole seconds. Ten seconds if it is shorter than one second.
     pub leader_ttl: Duration,
+    /// The failover limit: how soon after its death this instance may be replaced as leader, if the store takes the
+    /// challenge keys. At most half of the TTL is in effect. `None`: when its lease expires.
+    pub failover_limit: Option<Duration>,
     /// The listen addresses, at least one.
     pub listen: Vec<SocketAddr>,
     /// The address at which other instances and clients reach this one. `None`: the first listen address.
@@ -125,6 +129,12 @@ pub enum ConfigError {
         /// The listen address.
         listen: SocketAddr,
     },
+    /// The failover limit is too small.
+    #[error("failover limit {limit:?} too small: use at least {MIN_FAILOVER_LIMIT:?}, or off")]
+    FailoverLimit {
+        /// The given value.
+        limit: Duration,
+    },
     /// The elector's configuration is invalid.
     #[error(transparent)]
     Elector(#[from] curator_election::ElectorError),
@@ -139,6 +149,7 @@ impl Config {
             consensus,
             election_prefix: "/leader".into(),
             leader_ttl: Duration::ZERO,
+            failover_limit: Some(DEFAULT_FAILOVER_LIMIT),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], CURATOR_PORT))],
             advertise: None,
             hold_cap: None,
@@ -166,6 +177,12 @@ impl Config {
         effective_ttl(self.leader_ttl)
     }
 
+    /// The failover limit in effect.
+    #[must_use]
+    pub fn effective_failover_limit(&self) -> Option<Duration> {
+        self.failover_limit.map(|limit| limit.min(self.effective_ttl() / 2))
+    }
+
     /// How long the instance may be unable to serve before it stops leading.
     #[must_use]
     pub fn effective_stuck_after(&self) -> Duration {
@@ -186,6 +203,11 @@ impl Config {
             return Err(ConfigError::NodeId {
                 id: self.node_id.clone(),
             });
+        }
+        if let Some(limit) = self.failover_limit
+            && limit < MIN_FAILOVER_LIMIT
+        {
+            return Err(ConfigError::FailoverLimit { limit });
         }
         let parts = self.election_prefix.strip_prefix('/').unwrap_or_default();
         if parts.split('/').any(str::is_empty) {
@@ -255,6 +277,25 @@ mod tests {
 
     fn config() -> Config {
         Config::new("node-1", Arc::new(FixedConsensus::not_running("for a test")))
+    }
+
+    #[test]
+    fn a_failover_limit_is_at_least_half_a_second_and_in_effect_at_most_half_of_the_ttl() {
+        let limited = |limit_ms, ttl| Config {
+            failover_limit: Some(Duration::from_millis(limit_ms)),
+            leader_ttl: Duration::from_secs(ttl),
+            ..config()
+        };
+        assert!(matches!(
+            limited(499, 10).validate(),
+            Err(ConfigError::FailoverLimit { .. })
+        ));
+        for (limit_ms, ttl, effective_ms) in [(500, 10, 500), (1_000, 1, 500), (60_000, 10, 5_000)] {
+            let config = limited(limit_ms, ttl);
+            config.validate().unwrap();
+            let effective = config.effective_failover_limit();
+            assert_eq!(effective, Some(Duration::from_millis(effective_ms)));
+        }
     }
 
     #[test]

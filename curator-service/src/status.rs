@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curator_election::store::Store;
-use curator_election::{ElectionStatus, Process, StoreElection};
+use curator_election::{ElectionStatus, Process, StoreElection, Term, Validity};
 use curator_proto::private::LeaderElectionValue;
+
+use crate::config::Config;
 
 /// The election status of an instance.
 pub type LeaderStatus = ElectionStatus<LeaderElectionValue>;
@@ -19,22 +21,26 @@ pub(crate) struct CandidateConfig {
     pub(crate) prefix: String,
     /// The TTL that it requests.
     pub(crate) ttl: Duration,
+    /// Its failover limit.
+    pub(crate) failover_limit: Option<Duration>,
 }
 
 impl CandidateConfig {
-    pub(crate) fn new(node_id: String, election_prefix: String, ttl: Duration, advertise: String) -> Arc<Self> {
+    pub(crate) fn new(config: &Config, advertise: String) -> Arc<Self> {
+        let ttl = config.effective_ttl();
         let Process { number, address, boot } = Process::this(advertise);
         Arc::new(Self {
             value: LeaderElectionValue {
-                node_id,
+                node_id: config.node_id.clone(),
                 ttl: ttl.as_secs(),
                 advertised_addresses: vec![address],
                 transfer_to_key: String::new(),
                 process: number,
                 boot,
             },
-            prefix: election_prefix,
+            prefix: config.election_prefix.clone(),
             ttl,
+            failover_limit: config.effective_failover_limit(),
         })
     }
 
@@ -45,6 +51,15 @@ impl CandidateConfig {
 
     pub(crate) fn address(&self) -> String {
         address(&self.value)
+    }
+}
+
+/// Why an instance whose role is leader does not act as one, if so.
+pub(crate) fn inactive_reason(term: &Term) -> Option<&'static str> {
+    match term.validity() {
+        Validity::Valid => None,
+        Validity::Suspended => Some("the term is suspended: the store has not confirmed it within the failover limit"),
+        Validity::Ended => Some("the term has just ended"),
     }
 }
 

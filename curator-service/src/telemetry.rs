@@ -205,6 +205,26 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         "Least time left until the term's deadline when a renewal extended it.",
     ),
     (
+        election::FAILOVER_LIMIT_SECONDS,
+        Kind::Gauge,
+        "How soon this instance may be deposed once it has died as leader; 0 if only when its lease expires.",
+    ),
+    (
+        election::TERM_CONFIRMATION_SECONDS,
+        Kind::Histogram,
+        "Duration of the reads that confirm this instance's term, by outcome.",
+    ),
+    (
+        election::TERM_SUSPENDED_SECONDS,
+        Kind::Histogram,
+        "How long this instance's term was suspended, until the store confirmed it again.",
+    ),
+    (
+        election::CHALLENGES,
+        Kind::Counter,
+        "Challenges, by event: made, refuted or deposed by this instance, received by it as leader.",
+    ),
+    (
         election::DUPLICATE_ID,
         Kind::Gauge,
         "1 if another process campaigns with this instance's ID.",

@@ -328,7 +328,7 @@ fn rendered(format: Format, instances: &[Instance]) -> Result<String, Failure> {
     let mut narrow = Table::new(&["NODE", "ROLE", "TERM", "LEADER", "LEFT", "CONSENSUS"]);
     let mut notes = Vec::new();
     for instance in instances {
-        let [node, role, term, leader, _, left, _, _, address, _, _, consensus, note] = cells(instance);
+        let [node, role, term, leader, _, _, left, _, _, address, _, _, consensus, note] = cells(instance);
         let named = if node.is_empty() { &address } else { &node };
         if !note.is_empty() {
             notes.push(wrapped(&format!(
@@ -389,6 +389,7 @@ fn table(instances: &[Instance]) -> Table {
         "TERM",
         "LEADER",
         "TTL",
+        "FAILOVER",
         "LEFT",
         "IN ROLE",
         "CHANGES",
@@ -404,7 +405,7 @@ fn table(instances: &[Instance]) -> Table {
     table
 }
 
-fn cells(instance: &Instance) -> [String; 13] {
+fn cells(instance: &Instance) -> [String; 14] {
     let empty = String::new;
     match &instance.report {
         InstanceReport::Status(status) => {
@@ -437,6 +438,7 @@ fn cells(instance: &Instance) -> [String; 13] {
                     .unwrap_or_default(),
                 leader.map(|leader| leader.node_id.clone()).unwrap_or_default(),
                 people(status.ttl.as_ref()),
+                failover(status),
                 people(status.time_left.as_ref()),
                 people(status.time_in_role.as_ref()),
                 status.transitions.to_string(),
@@ -465,12 +467,17 @@ fn cells(instance: &Instance) -> [String; 13] {
 }
 
 /// The cells of an instance without a full status.
-fn partial_cells([node, role, term, leads]: [String; 4], instance: &Instance, note: &str) -> [String; 13] {
-    let mut cells: [String; 13] = Default::default();
+fn partial_cells([node, role, term, leads]: [String; 4], instance: &Instance, note: &str) -> [String; 14] {
+    let mut cells: [String; 14] = Default::default();
     [cells[0], cells[1], cells[2], cells[3]] = [node, role, term, leads];
-    cells[8].clone_from(&instance.address);
-    note.clone_into(&mut cells[12]);
+    cells[9].clone_from(&instance.address);
+    note.clone_into(&mut cells[13]);
     cells
+}
+
+/// How soon the instance is replaced once it has died as leader.
+fn failover(status: &GetInstanceStatusResponse) -> String {
+    seconds(status.failover_limit.as_ref()).map_or_else(|| "TTL".to_owned(), for_people)
 }
 
 /// The preferred member, and how many are healthy.
@@ -537,6 +544,7 @@ fn to_json(instance: &Instance) -> Value {
                     "term": leader.lock_revision,
                 })),
                 "ttl_seconds": seconds(status.ttl.as_ref()),
+                "failover_limit_seconds": seconds(status.failover_limit.as_ref()),
                 "left_seconds": seconds(status.time_left.as_ref()),
                 "unreached_by": status.unreached_by,
                 "leader_silent_seconds": seconds(status.leader_silent.as_ref()),
@@ -624,6 +632,7 @@ mod tests {
             transitions: 2,
             leader,
             ttl: duration(10),
+            failover_limit: duration(1),
             time_left: duration(8),
             consensus: Some(Consensus {
                 running: true,
@@ -720,6 +729,7 @@ mod tests {
                 "42",
                 "node-1",
                 "10.0s",
+                "1.0s",
                 "8.0s",
                 "1m0s",
                 "2",

@@ -26,7 +26,7 @@ use crate::consensus::{Consensus, ConsensusStatus, Endpoint};
 use crate::instance::leader_address::{recorded_host, with_port};
 use crate::instance::role_history::RoleHistory;
 use crate::log_filter::LogFilter;
-use crate::status::{CandidateConfig, LeaderStatus, address};
+use crate::status::{CandidateConfig, LeaderStatus, address, inactive_reason};
 use crate::status_page::term_history::TermHistory;
 
 /// The timeout of requests to the consensus. They add details; the status does not depend on them.
@@ -141,10 +141,17 @@ impl InstanceService {
         let status = self.status.borrow().clone();
         let leader = self.leader(&status, store.ok().as_ref()).await;
         let (role, reason, time_left) = match &status {
-            ElectionStatus::Leader(term) if term.is_valid() => (Role::Leader, String::new(), Some(term.remaining())),
-            ElectionStatus::Leader(_) => (Role::Undetermined, "the term has just ended".to_owned(), None),
+            ElectionStatus::Leader(term) => match inactive_reason(term) {
+                None => (Role::Leader, String::new(), Some(term.remaining())),
+                Some(reason) => (Role::Undetermined, reason.to_owned(), None),
+            },
             ElectionStatus::Follower(_) => (Role::Follower, String::new(), None),
             ElectionStatus::Undetermined(reason) => (Role::Undetermined, reason.to_string(), None),
+        };
+        // A leader whose store refused its challenge key has no limit.
+        let failover_limit = match &status {
+            ElectionStatus::Leader(term) if term.confirmed_until().is_none() => None,
+            _ => self.candidate.failover_limit,
         };
         let seen = self.history.look(BootClock.now());
         GetInstanceStatusResponse {
@@ -160,6 +167,7 @@ impl InstanceService {
             leader,
             ttl: Some(duration(self.candidate.ttl)),
             time_left: time_left.map(duration),
+            failover_limit: failover_limit.map(duration),
             leader_silent: self.terms.silent_for(BootClock.now()).map(duration),
             unreached_by: match (&self.unreached_by, role) {
                 (Some(told), Role::Leader) => told.borrow().clone(),
@@ -305,12 +313,7 @@ mod tests {
     }
 
     fn service(config: &Config, status: LeaderStatus) -> InstanceService {
-        let candidate = CandidateConfig::new(
-            config.node_id.clone(),
-            config.election_prefix.clone(),
-            config.effective_ttl(),
-            "127.0.0.1:1".into(),
-        );
+        let candidate = CandidateConfig::new(&config, "127.0.0.1:1".into());
         let (_, status) = watch::channel(status);
         let history = RoleHistory::new(BootClock.now());
         InstanceService::new(

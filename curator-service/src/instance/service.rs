@@ -147,14 +147,10 @@ impl Service {
             advertise,
             election_prefix = config.election_prefix,
             leader_ttl = ?config.effective_ttl(),
+            failover_limit = config.effective_failover_limit().map(tracing::field::debug),
             "starting"
         );
-        let candidate = CandidateConfig::new(
-            config.node_id.clone(),
-            config.election_prefix.clone(),
-            config.effective_ttl(),
-            advertise.clone(),
-        );
+        let candidate = CandidateConfig::new(&config, advertise.clone());
         let (coordinator, step_downs) =
             StepDownCoordinator::new(candidate.clone(), config.consensus.status(), status.subscribe());
         let (reach, unreached_by) = Reach::new(candidate.clone(), Arc::new(Dial::new(config.credentials.clone())));
@@ -437,6 +433,7 @@ impl Running {
             }
             let config = ElectorConfig {
                 ttl: candidate.ttl,
+                failover_limit: candidate.failover_limit,
                 liveness: Some(self.liveness.clone()),
                 ..ElectorConfig::default()
             };

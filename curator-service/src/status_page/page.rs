@@ -1,10 +1,12 @@
 //! The status page and its data.
 
+use std::time::Duration;
+
 use curator_election::ElectionStatus;
 use curator_election::clock::Instant;
 use serde_json::{Value, json};
 
-use crate::status::LeaderStatus;
+use crate::status::{LeaderStatus, inactive_reason};
 use crate::status_page::term_history::TermHistory;
 
 /// Shows [`status`], which it polls.
@@ -12,24 +14,25 @@ pub(super) const HTML: &str = include_str!("page.html");
 
 /// The data of the page as JSON. Times are in milliseconds before now.
 pub(super) fn status(own_id: &str, status: &LeaderStatus, ready: bool, terms: &TermHistory, now: Instant) -> Value {
-    let ago = |then: Instant| u64::try_from(now.saturating_since(then).as_millis()).unwrap_or(u64::MAX);
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let ago = |then: Instant| milliseconds(now.saturating_since(then));
+    // For how long the store has confirmed the term already.
+    let confirmed = match status {
+        ElectionStatus::Leader(term) => term.confirmed_until(),
+        _ => None,
+    };
     let (role, leader, address, revision, left, reason) = match status {
-        ElectionStatus::Leader(term) if term.is_valid() => (
-            "leader",
-            Some(own_id.to_owned()),
-            None,
-            Some(term.lock_revision().0),
-            Some(u64::try_from(term.remaining().as_millis()).unwrap_or(u64::MAX)),
-            None,
-        ),
-        ElectionStatus::Leader(_) => (
-            "undetermined",
-            None,
-            None,
-            None,
-            None,
-            Some("the term has just ended".into()),
-        ),
+        ElectionStatus::Leader(term) => match inactive_reason(term) {
+            None => (
+                "leader",
+                Some(own_id.to_owned()),
+                None,
+                Some(term.lock_revision().0),
+                Some(milliseconds(term.remaining())),
+                None,
+            ),
+            Some(reason) => ("undetermined", None, None, None, None, Some(reason.to_owned())),
+        },
         ElectionStatus::Follower(following) => (
             "follower",
             Some(following.leader.node_id.clone()),
@@ -63,6 +66,7 @@ pub(super) fn status(own_id: &str, status: &LeaderStatus, ready: bool, terms: &T
         "leader_address": address,
         "lock_revision": revision,
         "remaining_ms": left,
+        "confirmed_ms": confirmed.map(|until| milliseconds(until.saturating_since(now))),
         "ready": ready,
         "terms": terms,
     })
@@ -71,7 +75,6 @@ pub(super) fn status(own_id: &str, status: &LeaderStatus, ready: bool, terms: &T
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::store::Revision;
@@ -91,6 +94,17 @@ mod tests {
         assert_eq!(shown["role"], "leader");
         assert_eq!(shown["remaining_ms"], 4_000);
         assert_eq!(shown["terms"][0]["from_ms_ago"], 1_000);
+        assert_eq!(shown["confirmed_ms"], Value::Null);
+        // A suspended term is not shown as leading, and says why.
+        assert!(term_owner.confirm(clock.now() + Duration::from_millis(900)));
+        assert_eq!(status("me", &leads, true, &terms, clock.now())["confirmed_ms"], 900);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let shown = status("me", &leads, true, &terms, clock.now());
+        assert_eq!(
+            (&shown["role"], &shown["confirmed_ms"]),
+            (&json!("undetermined"), &json!(0))
+        );
+        assert!(shown["reason"].as_str().unwrap().contains("suspended"), "{shown}");
         // A term that has ended is not shown as leading, even if the status still names it.
         term_owner.end();
         assert_eq!(status("me", &leads, true, &terms, clock.now())["role"], "undetermined");

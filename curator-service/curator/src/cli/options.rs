@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use curator_election::MIN_FAILOVER_LIMIT;
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
 use curator_election::store::Store;
@@ -181,6 +182,21 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(total) if total / 1_000 <= MAX_TTL_SECONDS => Ok(Duration::from_millis(total)),
         _ => Err(format!("too long: at most {MAX_TTL_SECONDS}s")),
     }
+}
+
+/// The value of `--failover-limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FailoverLimit(pub(crate) Option<Duration>);
+
+pub(crate) fn parse_failover_limit(text: &str) -> Result<FailoverLimit, String> {
+    if text == "off" {
+        return Ok(FailoverLimit(None));
+    }
+    let limit = parse_duration(text).map_err(|error| format!("{error}, or off"))?;
+    if limit < MIN_FAILOVER_LIMIT {
+        return Err(format!("too short: use at least {MIN_FAILOVER_LIMIT:?}, or off"));
+    }
+    Ok(FailoverLimit(Some(limit)))
 }
 
 pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cli::options::{ConfigArgs, StoreArgs, parse_duration, parse_listen};
+use crate::cli::options::{ConfigArgs, FailoverLimit, StoreArgs, parse_duration, parse_failover_limit, parse_listen};
 use crate::config::defaults;
 use crate::config::merge::Settings;
 use crate::config::reload::Reload;
@@ -76,6 +76,11 @@ pub(crate) struct Serve {
     /// TTL of the leader's lease. Rounded down to seconds; below one second means 10s.
     #[arg(long, env = "CURATOR_LEADER_TTL", value_name = "DURATION", default_value = defaults::LEADER_TTL, value_parser = parse_duration)]
     leader_ttl: Duration,
+
+    /// How soon the other instances may replace this one once it has died as leader: at least 500ms, at most half of the
+    /// TTL is in effect. off: when its lease expires. With --embedded there is nobody to replace it.
+    #[arg(long, env = "CURATOR_FAILOVER_LIMIT", value_name = "DURATION|off", default_value = defaults::FAILOVER_LIMIT, value_parser = parse_failover_limit)]
+    failover_limit: FailoverLimit,
 
     /// Addresses to listen on, separated by commas or given by repeated flags.
     #[arg(
@@ -313,6 +318,7 @@ impl Serve {
     fn fill(&self, config: &mut Config) {
         config.election_prefix.clone_from(&self.election_prefix);
         config.leader_ttl = self.leader_ttl;
+        config.failover_limit = self.failover_limit.0.filter(|_| self.store.embedded.is_none());
         config.advertise.clone_from(&self.advertise);
         config.hold_cap = self.hold_cap;
         config.stuck_after = self.stuck_after;

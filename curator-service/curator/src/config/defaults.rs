@@ -6,6 +6,8 @@ use curator_service::{CURATOR_PORT, StateLimits};
 
 /// The default of `--leader-ttl`.
 pub(crate) const LEADER_TTL: &str = "10s";
+/// The default of `--failover-limit`.
+pub(crate) const FAILOVER_LIMIT: &str = "1s";
 /// The default of `--grace`.
 pub(crate) const GRACE: &str = "5s";
 
@@ -66,13 +68,15 @@ mod tests {
     use curator_service::{Config, FixedConsensus};
 
     use super::*;
-    use crate::cli::options::parse_duration;
+    use crate::cli::options::{parse_duration, parse_failover_limit};
 
     #[test]
     fn defaults_are_those_of_the_library() {
         let config = Config::new("node-1", Arc::new(FixedConsensus::not_running("a test")));
         assert_eq!(parse_duration(LEADER_TTL), Ok(config.effective_ttl()));
         assert_eq!(parse_duration(GRACE), Ok(config.grace));
+        let limit = parse_failover_limit(FAILOVER_LIMIT).expect("a limit");
+        assert_eq!(limit.0, config.failover_limit);
         assert_eq!(hold_limit(), config.hold_limit);
         assert_eq!(usize::try_from(max_connections()), Ok(config.max_connections));
         assert_eq!(config.effective_stuck_after(), config.effective_ttl());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use calls::{Findings, Told, by_second, judge};
+use calls::{Told, by_second, judge};
 use cast::{ChaosCluster, Happened, Programs, TTL};
 use curator_harness::checkout::shown;
 use curator_harness::error::{Context, Error, Result};
@@ -13,6 +13,7 @@ use curator_harness::process::{Capture, Process, ProcessSpec};
 use curator_harness::timeline::{self, Record, Span};
 use curator_harness::{Deadline, EtcdBinaries, TempDir, signals, step, wait_until};
 use links::CALLERS;
+use outages::Outages;
 use past::{During, Restore};
 use rustix::time::{ClockId, clock_gettime};
 use schedule::{Fault, Step, schedule};
@@ -26,6 +27,7 @@ mod calls;
 mod cast;
 pub(crate) mod cluster;
 mod links;
+mod outages;
 mod past;
 mod schedule;
 
@@ -46,7 +48,8 @@ answered again, and everything is read once more.
 What the callers saw must be what one honest service can have answered: each register is linearizable, no
 acknowledged write is lost, no call runs twice, and none is answered by a term that has ended. A restore may lose what
 was acknowledged after the backup, and nothing else. A picture of the run is
-written to target/pictures. What fails says its seed, the rule, and the calls that show it; its logs are kept.
+written to target/pictures, and how long nobody led, how long etcd had no quorum, and how many faults of etcd alone
+changed the term. What fails says its seed, the rule, and the calls that show it; its logs are kept.
 
   --seed N      the same seed brings the same faults; by default another each time
   --minutes M   how long there are faults (default 1)
@@ -198,7 +201,7 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, what: P
     wait_load(&load, "be ready", || heard.says("\"ready\""))?;
 
     let (begin, origin) = (Instant::now(), clock());
-    let mut done: Vec<Span<String, Instant>> = Vec::new();
+    let mut done: Vec<Span<Fault, Instant>> = Vec::new();
     let faults = inflict(&mut cast, &load, &schedule(seed, length), begin, length, &mut done);
     let progress = faults.and_then(|()| progress(&cast, &load, &heard));
     // Whatever has happened: what was seen until then is judged and drawn.
@@ -219,7 +222,13 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, what: P
         findings.wrong.push(error.chain());
     }
     let whole = end - begin;
-    let record = Record {
+    let faults: Vec<_> = done.into_iter().map(|fault| timeline::since(begin, fault)).collect();
+    let shown = |fault: &Span<Fault>| Span {
+        from: fault.from,
+        to: fault.to,
+        what: fault.what.to_string(),
+    };
+    let mut record = Record {
         name: format!("chaos-{seed}{}", if hosts { "-hosts" } else { "" }),
         title: format!("Chaos, seed {seed}"),
         facts: vec![
@@ -238,13 +247,14 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, what: P
         length: timeline::ms(whole),
         instances: timeline::instances(&cast.curators, begin, end),
         members: timeline::members(&cast.etcd, begin),
-        faults: done.into_iter().map(|fault| timeline::since(begin, fault)).collect(),
+        faults: faults.iter().map(shown).collect(),
         seconds: by_second(&told, origin, whole),
         checked: findings.summary.clone(),
         wrong: Some(findings.wrong.clone()),
     };
+    record.checked.extend(Outages::of(&record, &faults).lines());
     let page = timeline::write(&record)?;
-    tell(&record, &findings, &page);
+    tell(&record, &page);
     if findings.wrong.is_empty() {
         return Ok(());
     }
@@ -275,7 +285,7 @@ fn inflict(
     steps: &[Step],
     begin: Instant,
     length: Duration,
-    done: &mut Vec<Span<String, Instant>>,
+    done: &mut Vec<Span<Fault, Instant>>,
 ) -> Result<()> {
     let mut waiting = steps.iter().peekable();
     // What is going on: until when, what has to be undone, and where it stands in `done`.
@@ -310,7 +320,7 @@ fn inflict(
             done.push(Span {
                 from,
                 to: from + step.lasts,
-                what: fault.to_string(),
+                what: fault,
             });
             continue;
         }
@@ -392,7 +402,7 @@ fn led_beside_another(cast: &ChaosCluster) -> Vec<String> {
     wrong
 }
 
-fn tell(record: &Record, findings: &Findings, page: &Path) {
+fn tell(record: &Record, page: &Path) {
     let answered: u64 = record.seconds.iter().map(|second| u64::from(second.answered)).sum();
     let failed: u64 = record
         .seconds
@@ -400,12 +410,11 @@ fn tell(record: &Record, findings: &Findings, page: &Path) {
         .flat_map(|second| second.failed.values())
         .map(|count| u64::from(*count))
         .sum();
-    let longest = record.gaps().iter().map(|gap| gap.to - gap.from).max().unwrap_or(0);
     step::say(format_args!(
-        "{} faults; {answered} calls answered, {failed} not; the longest time without a leader {longest} ms",
+        "{} faults; {answered} calls answered, {failed} not",
         record.faults.len()
     ));
-    for line in &findings.summary {
+    for line in &record.checked {
         step::say(line);
     }
     step::say(format_args!("picture    {}", shown(page)));

@@ -199,6 +199,20 @@ impl Fault {
 }
 
 impl Fault {
+    /// Whether it touches the members of etcd and nothing else. A restore loses terms; that is no outage.
+    pub(super) const fn is_of_etcd(self) -> bool {
+        matches!(
+            self,
+            Self::KillMember(_)
+                | Self::PauseMember(_)
+                | Self::StutterMember(_)
+                | Self::NoQuorum(_)
+                | Self::CutMembers { .. }
+                | Self::Isolate(_)
+                | Self::Compact
+        )
+    }
+
     /// The same with `find` asked who is meant, so that it stays the same one.
     pub(super) fn of_number(self, find: impl Fn(Who) -> usize) -> Self {
         let number = |who| Who::Number(find(who));

@@ -13,8 +13,8 @@ use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
 use curator_echo::tls::{CLIENT, Party, SERVER};
 use curator_listener::{
-    CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
-    SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
+    CallerCertificates, Forwarders, Leader, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle, Role,
+    Services, StaticStatus, TermGuard, TermId, Tls, ToLeader,
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ServerConfig};
@@ -65,7 +65,7 @@ pub(crate) fn term(revision: i64) -> TermId {
 
 /// Another instance is the leader.
 pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
-    Role::Remote(Leader {
+    Role::Follower(Leader {
         node_id: format!("node-{}", address.port()),
         addresses: vec![address.to_string()],
         authorizes_forwarded: true,
@@ -79,10 +79,7 @@ pub(crate) fn local(revision: i64) -> (Role, Arc<TestGuard>) {
         valid: AtomicBool::new(true),
         ended: CancellationToken::new(),
     });
-    let role = Role::Local {
-        term: term(revision),
-        guard: SharedGuard(guard.clone()),
-    };
+    let role = Role::Leader(LeaderTerm::new(term(revision), guard.clone()));
     (role, guard)
 }
 
@@ -202,7 +199,7 @@ impl Forwarders for Anybody {
 
 /// The leader at an address, with the name in the certificates.
 pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
-    Role::Remote(Leader {
+    Role::Follower(Leader {
         node_id: SERVER.into(),
         addresses: vec![address.to_string()],
         authorizes_forwarded: true,

@@ -256,7 +256,7 @@ async fn calls_under_way_end_with_the_role() {
         let (unary, stream) = under_way(instance).await;
         begun(&running, 1).await;
         let began = Instant::now();
-        let hinted = matches!(becomes, Role::Remote(_));
+        let hinted = matches!(becomes, Role::Follower(_));
         // The news alone: a guard that ends before they are known ends calls as well, but nobody knows yet who is next.
         instance.status.set(becomes);
         for status in [in_time(unary).await.unwrap(), in_time(stream).await.unwrap()] {
@@ -357,11 +357,11 @@ async fn a_status_that_changes_nothing_ends_nothing() {
     leader.status.set(local(1).0);
     follower.status.set(remote(leader.address, 1));
     // The same leader in the same term with one more address: new connections, and the old calls go on.
-    let Role::Remote(mut same) = remote(leader.address, 1) else {
+    let Role::Follower(mut same) = remote(leader.address, 1) else {
         unreachable!()
     };
     same.addresses.push("127.0.0.1:9".into());
-    follower.status.set(Role::Remote(same));
+    follower.status.set(Role::Follower(same));
     for stream in &mut streams {
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(300) {
@@ -473,7 +473,7 @@ async fn a_forwarded_call_is_never_forwarded_again() {
 async fn a_leader_without_an_address_is_waited_for_and_named() {
     let mut config = config();
     config.hold_cap = Duration::from_millis(200);
-    let role = Role::Remote(curator_listener::Leader {
+    let role = Role::Follower(curator_listener::Leader {
         node_id: "node-without".into(),
         addresses: Vec::new(),
         authorizes_forwarded: true,
@@ -490,11 +490,11 @@ async fn a_leader_without_an_address_is_waited_for_and_named() {
 async fn leader_that_does_not_authorize_callers_is_never_dialled_and_named_to_callers() {
     let leader = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = leader.local_addr().unwrap();
-    let Role::Remote(mut go) = remote(address, 1) else {
+    let Role::Follower(mut go) = remote(address, 1) else {
         panic!()
     };
     go.authorizes_forwarded = false;
-    let follower = Instance::with(Role::Remote(go), config(), |service| service);
+    let follower = Instance::with(Role::Follower(go), config(), |service| service);
     let status = in_time(follower.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("call it directly"), "{status}");

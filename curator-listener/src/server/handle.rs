@@ -75,21 +75,20 @@ impl ListenerHandle {
         }
     }
 
-    /// Completes while this instance leads and the leader's services of its term could not be made; at once if that is
+    /// Completes when this instance leads and the leader's services of its term could not be made; at once if that is
     /// so already. Never completes after the listener has ended. Cancellation safe.
     ///
     /// The caller must end the term: until then, calls wait for another leader.
     pub async fn leader_failed(&self) -> LeaderFailure {
         let mut route_updates = self.route_updates.clone();
-        let failed = route_updates
-            .wait_for(|route| matches!(&**route, Route::Failed(_)))
-            .await;
-        if let Ok(route) = failed
-            && let Route::Failed(failure) = &**route
-        {
-            return failure.clone();
+        loop {
+            if let Route::Failed(failure) = &**route_updates.borrow_and_update() {
+                return failure.clone();
+            }
+            if route_updates.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
-        std::future::pending().await
     }
 
     /// Reports NOT_SERVING from now on. Calls are still answered.

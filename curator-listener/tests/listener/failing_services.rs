@@ -9,7 +9,7 @@ use curator_listener::{LeaderServicesError, Services};
 use tonic::Code;
 use tonic::service::Routes;
 
-use crate::fixture::{Instance, config, in_time, local, remote, say};
+use crate::fixture::{Instance, config, follower_role, in_time, leader_role, say};
 
 /// The services start in every term but the first.
 fn failing_in_first_term(made: &Arc<AtomicUsize>) -> Services {
@@ -29,8 +29,8 @@ async fn leader_without_services_refuses_calls_with_the_reason() {
     let made = Arc::new(AtomicUsize::new(0));
     let mut config = config();
     config.hold_cap = Duration::from_millis(300);
-    let leader = Instance::serving(local(1).0, config.clone(), |_| failing_in_first_term(&made));
-    let follower = Instance::with(remote(leader.address, 1), config, |service| service);
+    let leader = Instance::serving(leader_role(1).0, config.clone(), |_| failing_in_first_term(&made));
+    let follower = Instance::with(follower_role(leader.address, 1), config, |service| service);
 
     let failure = in_time(leader.handle.leader_failed()).await;
     assert_eq!(failure.term.lock_revision, 1);
@@ -63,13 +63,13 @@ async fn leader_without_services_refuses_calls_with_the_reason() {
 #[tokio::test]
 async fn call_to_leader_without_services_waits_for_the_next_term() {
     let made = Arc::new(AtomicUsize::new(0));
-    let (first, guard) = local(1);
+    let (first, guard) = leader_role(1);
     let instance = Instance::serving(first, config(), |_| failing_in_first_term(&made));
     in_time(instance.handle.leader_failed()).await;
     let mut client = instance.client();
     let waiting = tokio::spawn(async move { client.say(say(1)).await });
     guard.end();
-    instance.status.set(local(2).0);
+    instance.status.set(leader_role(2).0);
     let answer = in_time(waiting).await.unwrap().expect("the next term has services");
     assert_eq!(answer.into_inner().term, 2);
     instance.serves(true).await;

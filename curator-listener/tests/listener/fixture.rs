@@ -64,7 +64,7 @@ pub(crate) fn term(revision: i64) -> TermId {
 }
 
 /// Another instance is the leader.
-pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
+pub(crate) fn follower_role(address: SocketAddr, revision: i64) -> Role {
     Role::Follower(Leader {
         node_id: format!("node-{}", address.port()),
         addresses: vec![address.to_string()],
@@ -74,7 +74,7 @@ pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
 }
 
 /// This instance is the leader until the guard ends.
-pub(crate) fn local(revision: i64) -> (Role, Arc<TestGuard>) {
+pub(crate) fn leader_role(revision: i64) -> (Role, Arc<TestGuard>) {
     let guard = Arc::new(TestGuard {
         valid: AtomicBool::new(true),
         ended: CancellationToken::new(),
@@ -251,13 +251,13 @@ impl Instance {
 
     /// A leader in the term of this revision.
     pub(crate) fn leading(revision: i64) -> (Self, Arc<TestGuard>) {
-        let (role, guard) = local(revision);
+        let (role, guard) = leader_role(revision);
         (Self::start(role), guard)
     }
 
     /// A follower of the leader at this address.
     pub(crate) fn following(leader: SocketAddr, revision: i64) -> Self {
-        Self::start(remote(leader, revision))
+        Self::start(follower_role(leader, revision))
     }
 
     /// A client with its own connection.

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // The annotations say who may call a method where the service is embedded in a Curator.
+    const ANNOTATIONS: &str = "../../curator-proto/proto";
     println!("cargo:rerun-if-changed=proto");
-    let mut compiler = protox::Compiler::new(["proto"])?;
+    println!("cargo:rerun-if-changed={ANNOTATIONS}/metropolis/proto/ext/authorization.proto");
+    let mut compiler = protox::Compiler::new(["proto", ANNOTATIONS])?;
     compiler.include_imports(true).open_files(["echo.proto"])?;
     let descriptors = compiler.file_descriptor_set();
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -3,12 +3,10 @@
 //! Run it with `cargo run -p curator-listener --example tonic_service`. One listener leads and another one follows
 //! it, with roles that are set by hand. The leader answers the calls to both.
 
-use std::sync::Arc;
-
 use curator_echo::EchoService;
 use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
-use curator_listener::{Leader, Listener, ListenerConfig, Role, Services, StaticStatus, TermId};
+use curator_listener::{Leader, LeaderTerm, Listener, ListenerConfig, Role, Services, StaticStatus, TermId};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -27,15 +25,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let leader = bind()?;
     let address = leader.addresses()[0].to_string();
-    let leads = Role::Local {
-        term: term.clone(),
-        guard: curator_listener::SharedGuard(Arc::new(forever::Forever)),
-    };
+    let leads = Role::Leader(LeaderTerm::new(term.clone(), forever::Forever));
     let leading = tokio::spawn(leader.run(StaticStatus::new(leads), services("one"), cancel.clone()));
 
     let follower = bind()?;
     let at = format!("http://{}", follower.addresses()[0]);
-    let follows = Role::Remote(Leader {
+    let follows = Role::Follower(Leader {
         node_id: "one".into(),
         addresses: vec![address],
         authorizes_forwarded: true,

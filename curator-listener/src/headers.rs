@@ -85,7 +85,7 @@ pub(crate) struct TermHeader(HeaderValue);
 impl TermHeader {
     pub(crate) fn new(term: &TermId) -> Self {
         let mut text = format!("{}/", term.lock_revision);
-        for byte in term.lock_key.bytes() {
+        for &byte in term.lock_key.as_bytes() {
             match byte {
                 b'%' | 0..=0x20 | 0x7f.. => text.push_str(&format!("%{byte:02x}")),
                 _ => text.push(char::from(byte)),

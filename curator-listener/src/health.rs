@@ -124,7 +124,7 @@ pub(crate) async fn report(
         let route = route_updates.borrow_and_update().clone();
         let mut readiness = match &*route {
             Route::Follower(follower) => follower.readiness(),
-            Route::Leader(_) | Route::Undetermined { .. } => None,
+            Route::Leader(_) | Route::Undetermined { .. } | Route::Failed(_) => None,
         };
         let reachable = match (&*route, &mut readiness) {
             (Route::Leader(leader), _) => !leader.in_flight.is_draining(),

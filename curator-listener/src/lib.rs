@@ -73,9 +73,9 @@ mod transport;
 pub use caller::{CallerAddress, CallerCertificates, Standing};
 pub use config::ListenerConfig;
 pub use local::Drained;
-pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};
+pub use role::{Leader, LeaderTerm, LockKey, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};
 #[cfg(any(test, feature = "mock"))]
 pub use role::{MockStatusStream, MockTermGuard};
 pub use server::{DEFAULT_ADDRESS, ListenError, Listener, ListenerHandle};
-pub use services::{DescriptorError, LeaderTerm, Services};
+pub use services::{DescriptorError, LeaderFailure, LeaderServicesError, Services};
 pub use tls::{Forwarders, Tls, ToLeader};

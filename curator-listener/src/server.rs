@@ -141,10 +141,10 @@ impl Listener {
     ///
     /// # Errors
     /// If a worker or reflection cannot be started, or a task ended unexpectedly.
-    pub async fn run(
+    pub async fn run<T: Clone + Send + Sync + 'static>(
         self,
-        status: impl StatusStream,
-        services: Services,
+        status: impl StatusStream<T>,
+        services: Services<T>,
         cancel: CancellationToken,
     ) -> Result<(), ListenError> {
         // A failure of the listener must not cancel the caller's token.

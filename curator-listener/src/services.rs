@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 
 use http::Request;
@@ -12,25 +13,59 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 
 use crate::call::Kind;
-use crate::role::{SharedGuard, TermId};
+use crate::role::{LeaderTerm, TermId};
 
-/// A term of this instance, for the leader's services.
-#[derive(Clone, Debug)]
-pub struct LeaderTerm {
-    /// Identifies the term (lock key and create revision).
-    pub term: TermId,
-    /// Whether the term is still valid. The listener drops calls when it ends; tasks that outlive a call must check
-    /// it.
-    pub guard: SharedGuard,
+type Factory<T> = Box<dyn Fn(&LeaderTerm<T>) -> Result<Routes, LeaderServicesError> + Send + Sync>;
+
+/// Why the leader's services of a term could not be made.
+///
+/// The reason is sent to callers, who may be strangers: it should name no files, addresses or keys. The source is
+/// only logged.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct LeaderServicesError {
+    reason: String,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-type Factory = Box<dyn Fn(&LeaderTerm) -> Routes + Send + Sync>;
+impl LeaderServicesError {
+    /// An error with this reason.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            source: None,
+        }
+    }
 
-/// The services of an instance.
-pub struct Services {
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into().into());
+        self
+    }
+
+    /// The reason, as it is sent to callers.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// This instance leads and cannot serve.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot start the leader's services in the term of lock revision {}: {error}", term.lock_revision)]
+pub struct LeaderFailure {
+    /// The term.
+    pub term: TermId,
+    /// The error of the factory of the leader's services.
+    pub error: LeaderServicesError,
+}
+
+/// The services of an instance. `T` is the context of a [`LeaderTerm`].
+pub struct Services<T = ()> {
     local: Routes,
     local_names: Vec<&'static str>,
-    leader: Factory,
+    leader: Factory<T>,
     descriptors: Vec<&'static [u8]>,
     set: FileDescriptorSet,
 }
@@ -42,8 +77,22 @@ pub struct DescriptorError(#[from] prost::DecodeError);
 
 impl Services {
     /// Takes the leader's services. `leader` is called at the beginning of each term, and its result is dropped when
-    /// the term ends. It must not block.
+    /// the term ends. It must not block. See [`with_factory`](Self::with_factory) for services that may fail to start.
     pub fn new(leader: impl Fn(&LeaderTerm) -> Routes + Send + Sync + 'static) -> Self {
+        Self::with_factory(move |term| Ok(leader(term)))
+    }
+}
+
+impl<T> Services<T> {
+    /// Takes the leader's services, which may fail to start. `leader` is called once at the beginning of each term, and
+    /// its result is dropped when the term ends. It must not block.
+    ///
+    /// If it fails, the instance holds its term without services: the error is logged and counted, the health service
+    /// reports NOT_SERVING, and calls wait as without a leader and then fail with `UNAVAILABLE` and the reason. The
+    /// listener does not end the term: await [`leader_failed`](crate::ListenerHandle::leader_failed), and step down.
+    pub fn with_factory(
+        leader: impl Fn(&LeaderTerm<T>) -> Result<Routes, LeaderServicesError> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             local: Routes::default(),
             local_names: Vec::new(),
@@ -82,8 +131,8 @@ impl Services {
         Ok(self)
     }
 
-    pub(crate) fn leader_routes(&self, term: &LeaderTerm) -> Routes {
-        (self.leader)(term).prepare()
+    pub(crate) fn leader_routes(&self, term: &LeaderTerm<T>) -> Result<Routes, LeaderServicesError> {
+        (self.leader)(term).map(Routes::prepare)
     }
 
     pub(crate) fn descriptors(&self) -> &[&'static [u8]] {

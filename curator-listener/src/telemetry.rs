@@ -29,6 +29,9 @@ pub const MEMORY_LIMIT: &str = "curator_callers_memory_limit_bytes";
 /// How often a connection was not read, or a response not sent, because its caller had reached its memory share.
 pub const WAITS_FOR_ROOM: &str = "curator_callers_waits_for_room_total";
 
+/// Terms of this instance in which the leader's services could not be started.
+pub const LEADER_SERVICES_FAILED: &str = "curator_leader_services_failed_total";
+
 /// Metric handles, so that calls do not look them up.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -107,6 +110,11 @@ impl Metrics {
 /// Counts a wait for room in the memory budget.
 pub(crate) fn waits_for_room() {
     metrics::counter!(WAITS_FOR_ROOM).increment(1);
+}
+
+/// Counts a term whose services could not be started.
+pub(crate) fn leader_services_failed() {
+    metrics::counter!(LEADER_SERVICES_FAILED).increment(1);
 }
 
 /// Sets the memory in use and its limit.

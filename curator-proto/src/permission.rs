@@ -47,7 +47,7 @@ pub enum DescriptorError {
 }
 
 /// The methods of some services, by path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Methods {
     by_path: BTreeMap<String, Option<Authorization>>,
     /// Those whose answers are streams.
@@ -73,7 +73,10 @@ impl Methods {
         for file in wire::FileSet::decode(descriptors)?.file {
             for service in file.service {
                 for method in service.method {
-                    let path = format!("/{}.{}/{}", file.package, service.name, method.name);
+                    let path = match file.package.as_str() {
+                        "" => format!("/{}/{}", service.name, method.name),
+                        package => format!("/{package}.{}/{}", service.name, method.name),
+                    };
                     if method.server_streaming {
                         streams.insert(path.clone());
                     }
@@ -86,6 +89,30 @@ impl Methods {
             }
         }
         Ok(Self { by_path, streams })
+    }
+
+    /// Adds the methods of other descriptors. They replace methods of the same paths.
+    pub fn extend(&mut self, other: Self) {
+        for path in other.by_path.keys() {
+            self.streams.remove(path);
+        }
+        self.by_path.extend(other.by_path);
+        self.streams.extend(other.streams);
+    }
+
+    /// The methods of one service, which is named `<package>.<service>`.
+    #[must_use]
+    pub fn of_service(&self, service: &str) -> Self {
+        let is_of = |path: &str| {
+            path.strip_prefix('/')
+                .and_then(|path| path.rsplit_once('/'))
+                .is_some_and(|(name, _)| name == service)
+        };
+        let by_path = self.by_path.iter().filter(|(path, _)| is_of(path));
+        Self {
+            by_path: by_path.map(|(path, may)| (path.clone(), may.clone())).collect(),
+            streams: self.streams.iter().filter(|path| is_of(path)).cloned().collect(),
+        }
     }
 
     /// Who may call the method at `path`, which is `/<package>.<service>/<method>`.
@@ -259,6 +286,28 @@ mod tests {
                 "{method}"
             );
         }
+    }
+
+    #[test]
+    fn methods_of_one_service_are_picked_by_its_full_name() {
+        let all = Methods::of_curator();
+        let management = all.of_service("metropolis.proto.api.Management");
+        assert!(
+            management
+                .authorization("/metropolis.proto.api.Management/GetNodes")
+                .is_ok()
+        );
+        assert!(management.answers_with_a_stream("/metropolis.proto.api.Management/GetNodes"));
+        assert!(
+            management
+                .paths()
+                .all(|path| path.starts_with("/metropolis.proto.api.Management/"))
+        );
+        assert_eq!(all.of_service("Management").paths().next(), None);
+        let mut both = management;
+        both.extend(methods(None).unwrap());
+        assert_eq!(both.authorization("/p.S/M"), Err(Unauthorized::NoAnnotation));
+        assert!(both.authorization("/metropolis.proto.api.Management/GetNodes").is_ok());
     }
 
     #[test]

@@ -98,15 +98,15 @@ impl Authenticator for RejectAll {
 const OF_NODES: [Permission; 2] = [Permission::ReadClusterStatus, Permission::UpdateNodeSelf];
 
 /// Authenticates and authorizes a call.
-fn admit(authenticator: &dyn Authenticator, request: &Parts) -> Result<Caller, Status> {
-    let need = match Methods::of_curator().authorization(request.uri.path()) {
+fn admit(authenticator: &dyn Authenticator, methods: &Methods, request: &Parts) -> Result<Caller, Status> {
+    let need = match methods.authorization(request.uri.path()) {
         Ok(Authorization::Unauthenticated) => {
             let key = authenticator.self_signed_key(request);
             return Ok(Caller::Anybody { key });
         }
         Ok(Authorization::Authenticated { need }) => need,
         Err(unknown @ Unauthorized::UnknownMethod) => return Err(Status::unimplemented(unknown.to_string())),
-        Err(error @ Unauthorized::NoAnnotation) => return Err(Status::internal(error.to_string())),
+        Err(error @ Unauthorized::NoAnnotation) => return Err(Status::permission_denied(error.to_string())),
     };
     match authenticator.authenticate(request).map_err(Status::unauthenticated)? {
         Member::Node { id, public_key } => match need.iter().find(|permission| !OF_NODES.contains(permission)) {
@@ -136,15 +136,30 @@ pub(crate) struct Authorized<S, R> {
     inner: S,
     authenticator: Arc<dyn Authenticator>,
     directory: R,
+    /// `None`: those of the Curator.
+    methods: Option<Arc<Methods>>,
 }
 
 impl<S, R> Authorized<S, R> {
+    /// A service of the Curator.
     pub(crate) const fn new(inner: S, authenticator: Arc<dyn Authenticator>, directory: R) -> Self {
         Self {
             inner,
             authenticator,
             directory,
+            methods: None,
         }
+    }
+
+    /// Takes the annotations of another service.
+    #[must_use]
+    pub(crate) fn with_methods(mut self, methods: Arc<Methods>) -> Self {
+        self.methods = Some(methods);
+        self
+    }
+
+    fn methods(&self) -> &Methods {
+        self.methods.as_deref().unwrap_or_else(|| Methods::of_curator())
     }
 }
 
@@ -168,7 +183,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let caller = match admit(&*self.authenticator, &parts) {
+        let caller = match admit(&*self.authenticator, self.methods(), &parts) {
             Ok(caller) => caller,
             Err(refused) => return Either::Right(ready(Ok(refused.into_http())).boxed()),
         };
@@ -189,7 +204,7 @@ where
             return Either::Left(self.inner.call(request));
         };
         // A valid certificate does not show that its node was deleted, so the directory is checked.
-        let streams = Methods::of_curator().answers_with_a_stream(request.uri().path());
+        let streams = self.methods().answers_with_a_stream(request.uri().path());
         let directory = self.directory.clone();
         // The service that is ready is called; a clone takes its place.
         let clone = self.inner.clone();
@@ -236,7 +251,7 @@ mod tests {
     }
 
     fn admitted(path: &str, caller: Option<&str>) -> Result<Caller, Code> {
-        admit(&TestIdentity, &parts(path, caller)).map_err(|status| status.code())
+        admit(&TestIdentity, Methods::of_curator(), &parts(path, caller)).map_err(|status| status.code())
     }
 
     const WATCH: &str = "/metropolis.node.core.curator.proto.api.Curator/Watch";
@@ -276,7 +291,7 @@ mod tests {
 
     #[test]
     fn without_tls_nobody_is_recognized() {
-        let refused = admit(&RejectAll, &parts(WATCH, Some("user owner"))).unwrap_err();
+        let refused = admit(&RejectAll, Methods::of_curator(), &parts(WATCH, Some("user owner"))).unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
 
@@ -284,6 +299,21 @@ mod tests {
     fn an_unknown_method_is_nobodys() {
         let unknown = "/metropolis.proto.api.Management/Nothing";
         assert_eq!(admitted(unknown, Some("user owner")), Err(Code::Unimplemented));
+    }
+
+    /// `prost-types` knows no extensions, so that it drops the annotations.
+    #[test]
+    fn method_without_annotation_is_refused_to_everybody() {
+        use prost::Message;
+        let decoded = prost_types::FileDescriptorSet::decode(curator_proto::FILE_DESCRIPTOR_SET);
+        let stripped = decoded.expect("our own descriptors").encode_to_vec();
+        let methods = Methods::from_descriptors(&stripped).expect("decodable");
+        for path in [WATCH, APPROVE, REGISTER] {
+            for caller in [None, Some("node n"), Some("user owner")] {
+                let refused = admit(&TestIdentity, &methods, &parts(path, caller)).expect_err("no annotation");
+                assert_eq!(refused.code(), Code::PermissionDenied, "{path} {caller:?}");
+            }
+        }
     }
 
     /// Reads the whole request and counts its bytes.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use curator_election::lease_deadline::effective_ttl;
 use curator_election::{DEFAULT_FAILOVER_LIMIT, MIN_FAILOVER_LIMIT};
 use curator_identity::{CURATOR_PORT, CredentialsWatch};
-use curator_listener::{LeaderTerm, ListenerConfig};
-use tonic::service::Routes;
+use curator_listener::ListenerConfig;
 
 use crate::auth::Authenticator;
 use crate::consensus::Consensus;
+use crate::leader::added_services::LeaderServices;
 use crate::log_filter::LogFilter;
 pub use crate::state::limits::StateLimits;
 use crate::status_page::Observe;
@@ -69,14 +69,9 @@ pub struct Config {
     pub observe: Option<Observe>,
     /// The log filter, which users may change at run time. `None`: it cannot be changed.
     pub log_filter: Option<Arc<dyn LogFilter>>,
-    /// Adds services to the leader, beside the Curator's own. Called once at the start of each term.
+    /// The leader's services beside the Curator's own.
     pub leader_services: LeaderServices,
-    /// Descriptors of the added services for reflection and health: encoded `FileDescriptorSet`s.
-    pub leader_descriptors: Vec<&'static [u8]>,
 }
-
-/// Adds services to those of the leader in a term. The result is dropped when the term ends.
-pub type LeaderServices = Arc<dyn Fn(&LeaderTerm, Routes) -> Routes + Send + Sync>;
 
 /// An invalid configuration.
 #[derive(Debug, thiserror::Error)]
@@ -166,8 +161,7 @@ impl Config {
             authenticator: None,
             observe: None,
             log_filter: None,
-            leader_services: Arc::new(|_, routes| routes),
-            leader_descriptors: Vec::new(),
+            leader_services: LeaderServices::new(),
         }
     }
 

@@ -12,4 +12,5 @@ pub(crate) mod role;
 mod role_history;
 pub(crate) mod service;
 mod tasks;
+mod terms;
 mod watchdog;

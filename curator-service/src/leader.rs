@@ -1,5 +1,6 @@
 //! The leader's services and background work, in one term.
 
+pub(crate) mod added_services;
 mod api;
 mod cluster;
 #[cfg(any(test, fuzzing))]
@@ -180,35 +181,17 @@ fn is_up(node: &NodeRecord, public_key: &[u8; 32]) -> bool {
     node.message().public_key == public_key && node.state() == NodeState::Up
 }
 
-/// Finds the leader of one term. The leader may start shortly after the first call arrives.
+/// The leader of one term, for its gRPC services.
 #[derive(Clone)]
-pub(crate) struct LeaderHandle {
-    leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
-    term: curator_listener::TermId,
-}
+pub(crate) struct LeaderHandle(Arc<Leader>);
 
 impl LeaderHandle {
-    pub(crate) const fn new(
-        leader: tokio::sync::watch::Receiver<Option<Arc<Leader>>>,
-        term: curator_listener::TermId,
-    ) -> Self {
-        Self { leader, term }
+    pub(crate) const fn new(leader: Arc<Leader>) -> Self {
+        Self(leader)
     }
 
-    /// Returns the leader of the term. The caller is cancelled when the term ends.
-    pub(crate) async fn leader(&self) -> Result<Arc<Leader>, Status> {
-        let own = |leader: &Option<Arc<Leader>>| leader.as_ref().is_some_and(|leader| self.is_of(leader));
-        let mut changes = self.leader.clone();
-        let found = changes.wait_for(own).await;
-        match found.as_deref() {
-            Ok(Some(leader)) => Ok(leader.clone()),
-            _ => Err(Status::unavailable("this instance is shutting down")),
-        }
-    }
-
-    fn is_of(&self, leader: &Leader) -> bool {
-        let term = leader.state.fenced().term();
-        term.lock_revision().0 == self.term.lock_revision && term.lock_key() == self.term.lock_key.as_bytes()
+    const fn leader(&self) -> &Arc<Leader> {
+        &self.0
     }
 
     /// The gRPC services, each behind the authorization layer.
@@ -231,16 +214,11 @@ impl LeaderHandle {
 
 impl NodeDirectory for LeaderHandle {
     async fn check(&self, id: &str, public_key: &[u8; 32]) -> Result<(), Status> {
-        self.leader().await?.check_node(id, public_key).await
+        self.0.check_node(id, public_key).await
     }
 
     fn is_removed(&self, id: &str, public_key: &[u8; 32]) -> bool {
-        let leader = self.leader.borrow();
-        // Without a leader the term has ended, and the call ends with it.
-        let Some(leader) = leader.as_ref().filter(|leader| self.is_of(leader)) else {
-            return false;
-        };
-        !matches!(leader.state.view().node(id), Some(Ok(node)) if is_up(node, public_key))
+        !matches!(self.0.state.view().node(id), Some(Ok(node)) if is_up(node, public_key))
     }
 }
 

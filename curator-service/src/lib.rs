@@ -45,7 +45,7 @@ mod validate;
 pub use auth::{Authenticator, Caller, Member as CallingMember, RejectAll};
 #[cfg(any(test, feature = "test-identity"))]
 pub use auth::{TEST_CALLER, TestIdentity};
-pub use config::{Config, ConfigError, LeaderServices, StateLimits};
+pub use config::{Config, ConfigError, StateLimits};
 pub use consensus::{
     Consensus, ConsensusError, ConsensusStatus, EmbeddedConsensus, Endpoint, EndpointStatus, EtcdConsensus,
     FixedConsensus, FixedMembership, LeaseObserver, Member, Membership, MembershipError, RunningError, export_running,
@@ -58,13 +58,17 @@ pub use curator_identity::{
     credential_names, node_id, read_certificate, read_private_key, replace_certificate, retry_delay,
     verify_certificate, wall_clock, with_retries,
 };
+/// Why the leader's services of a term could not be made, for the services of an embedder.
+pub use curator_listener::LeaderServicesError;
 pub use curator_version::{COMMIT, VERSION};
 pub use instance::certificates::state::{ForeignState, check_state, check_whole};
 pub use instance::local_api::CuratorLocalService;
 pub use instance::service::{Liveness, Service, ServiceError};
+pub use leader::added_services::{AddServiceError, LeaderServices, TermContext};
 pub use log_filter::LogFilter;
 pub use state::bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap, bootstrapped};
 pub use state::export::{About, Archive, Import, TransferError, Unfinished, export, import};
 pub use state::fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
+pub use state::term_state::{InvalidStateName, StateChange, StateEntry, TermState};
 pub use status::LeaderStatus;
 pub use status_page::{OBSERVE_PORT, Observe};

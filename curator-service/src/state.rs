@@ -25,6 +25,7 @@ pub(crate) mod limits;
 pub(crate) mod pki_layout;
 pub(crate) mod record;
 mod refusal;
+pub(crate) mod term_state;
 pub(crate) mod tx;
 pub(crate) mod view;
 mod writer;

@@ -9,9 +9,8 @@ pub(crate) mod handing_over;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curator_election::store::Revision;
-use curator_election::{ElectionBackend, ElectionStatus, LeaderValue, Term, TransferError, transfer_leadership};
-use curator_listener::{ListenerHandle, TermId};
+use curator_election::{ElectionBackend, LeaderValue, Term, TransferError, transfer_leadership};
+use curator_listener::ListenerHandle;
 use curator_proto::admin_api::leadership_server::{Leadership, LeadershipServer};
 use curator_proto::admin_api::{StepDownRequest, StepDownResponse};
 use curator_proto::private::LeaderElectionValue;
@@ -24,7 +23,7 @@ pub(crate) use self::handing_over::ElectorSlot;
 use crate::audit::Entry;
 use crate::auth::{Caller, caller};
 use crate::consensus::ConsensusStatus;
-use crate::status::{CandidateConfig, LeaderStatus};
+use crate::status::CandidateConfig;
 
 /// Maximum time to let the named candidate move up in the queue; also limited by the TTL.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +32,7 @@ const MAX_ID_BYTES: usize = 255;
 
 /// A request to end a term.
 pub(crate) struct HandOver {
-    revision: Revision,
+    term: Term,
     /// Prevents concurrent requests until the hand-over is done.
     _settled: OwnedMutexGuard<()>,
 }
@@ -43,7 +42,6 @@ pub(crate) struct HandOver {
 pub(crate) struct StepDownCoordinator {
     candidate: Arc<CandidateConfig>,
     consensus: watch::Receiver<ConsensusStatus>,
-    status: watch::Receiver<LeaderStatus>,
     requests: mpsc::Sender<HandOver>,
     settling: Arc<Mutex<()>>,
 }
@@ -53,13 +51,11 @@ impl StepDownCoordinator {
     pub(crate) fn new(
         candidate: Arc<CandidateConfig>,
         consensus: watch::Receiver<ConsensusStatus>,
-        status: watch::Receiver<LeaderStatus>,
     ) -> (Self, mpsc::Receiver<HandOver>) {
         let (requests, received) = mpsc::channel(1);
         let coordinator = Self {
             candidate,
             consensus,
-            status,
             requests,
             settling: Arc::default(),
         };
@@ -67,31 +63,23 @@ impl StepDownCoordinator {
     }
 
     /// The service of one term.
-    pub(crate) fn service(self, term: TermId) -> LeadershipServer<LeadershipService> {
+    pub(crate) fn service(self, term: Term) -> LeadershipServer<LeadershipService> {
         LeadershipServer::new(LeadershipService {
             coordinator: self,
             term,
         })
     }
 
-    /// Returns the term if it is the current one.
-    fn term(&self, id: &TermId) -> Result<Term, Status> {
-        let over = || Status::unavailable("this instance's term as leader has ended");
-        match &*self.status.borrow() {
-            ElectionStatus::Leader(term) if term.lock_revision().0 == id.lock_revision && term.is_valid() => {
-                Ok(term.clone())
-            }
-            _ => Err(over()),
-        }
-    }
-
-    pub(crate) async fn step_down(&self, id: &TermId, request: StepDownRequest) -> Result<StepDownResponse, Status> {
+    /// Ends this term, or refuses to.
+    pub(crate) async fn step_down(&self, term: &Term, request: StepDownRequest) -> Result<StepDownResponse, Status> {
         if request.to_node_id.len() > MAX_ID_BYTES {
             return Err(Status::invalid_argument(format!(
                 "to_node_id: must be at most {MAX_ID_BYTES} bytes"
             )));
         }
-        let term = self.term(id)?;
+        if !term.is_valid() {
+            return Err(Status::unavailable("this instance's term as leader has ended"));
+        }
         let revision = term.lock_revision();
         if request.expected_lock_revision != 0 && request.expected_lock_revision != revision.0 {
             return Err(Status::failed_precondition(format!(
@@ -110,14 +98,14 @@ impl StepDownCoordinator {
             "" => next_candidate(&election).await?,
             to => {
                 let within = TRANSFER_TIMEOUT.min(self.candidate.ttl);
-                transfer_leadership(&election, &term, &self.candidate.value, to, within)
+                transfer_leadership(&election, term, &self.candidate.value, to, within)
                     .await
                     .map_err(refused)?;
                 to.to_owned()
             }
         };
         let hand_over = HandOver {
-            revision,
+            term: term.clone(),
             _settled: settled,
         };
         self.requests.try_send(hand_over).map_err(|_| busy())?;
@@ -151,7 +139,7 @@ fn refused(error: TransferError) -> Status {
 /// The service, in one term.
 pub(crate) struct LeadershipService {
     coordinator: StepDownCoordinator,
-    term: TermId,
+    term: Term,
 }
 
 #[tonic::async_trait]
@@ -178,7 +166,7 @@ pub(crate) async fn hand_over(
 ) {
     while let Some(Some(request)) = cancel.run_until_cancelled(requests.recv()).await {
         // The StepDown call itself is among the calls that are drained first.
-        handing_over::hand_over(listener, elector, limit, Some(request.revision)).await;
+        handing_over::hand_over(listener, elector, limit, Some(&request.term)).await;
     }
 }
 
@@ -186,7 +174,7 @@ pub(crate) async fn hand_over(
 mod tests {
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
-    use curator_election::store::{LeaseId, Store};
+    use curator_election::store::{LeaseId, Revision, Store};
     use curator_election::{CampaignError, TermOwner};
     use tokio::task::JoinHandle;
 
@@ -197,9 +185,8 @@ mod tests {
     struct Stage {
         coordinator: StepDownCoordinator,
         requests: mpsc::Receiver<HandOver>,
-        id: TermId,
-        _term_owner: TermOwner,
-        _status: watch::Sender<LeaderStatus>,
+        term: Term,
+        term_owner: Option<TermOwner>,
         _consensus: watch::Sender<ConsensusStatus>,
         campaigns: Vec<JoinHandle<Result<curator_election::backend::Elected, CampaignError>>>,
         election: Arc<curator_election::StoreElection<dyn Store>>,
@@ -236,20 +223,14 @@ mod tests {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(600);
         let key = format!("/leader/{lease}");
-        let (term_owner, term) = Term::for_test_with_lease(key.clone(), revision, lease, until, clock);
-        let (status, watched) = watch::channel(ElectionStatus::Leader(term));
+        let (term_owner, term) = Term::for_test_with_lease(key, revision, lease, until, clock);
         let (consensus, running) = watch::channel(ConsensusStatus::Running(store));
-        let (coordinator, requests) = StepDownCoordinator::new(candidate, running, watched);
-        let id = TermId {
-            lock_key: key,
-            lock_revision: revision.0,
-        };
+        let (coordinator, requests) = StepDownCoordinator::new(candidate, running);
         Stage {
             coordinator,
             requests,
-            id,
-            _term_owner: term_owner,
-            _status: status,
+            term,
+            term_owner: Some(term_owner),
             _consensus: consensus,
             campaigns,
             election,
@@ -265,7 +246,7 @@ mod tests {
 
     impl Stage {
         async fn ask(&self, request: StepDownRequest) -> Result<StepDownResponse, (Code, String)> {
-            let asked = self.coordinator.step_down(&self.id, request).await;
+            let asked = self.coordinator.step_down(&self.term, request).await;
             asked.map_err(|status| (status.code(), status.message().to_owned()))
         }
 
@@ -291,10 +272,10 @@ mod tests {
         let mut stage = stage(&["a", "b", "c"]).await;
         let answer = stage.ask(to("c")).await.expect("the candidate moves up");
         assert_eq!(answer.next_node_id, "c");
-        assert_eq!(answer.ending_lock_revision, stage.id.lock_revision);
+        assert_eq!(answer.ending_lock_revision, stage.term.lock_revision().0);
         assert_eq!(stage.queue().await[..2], ["a", "c"]);
         let hand_over = stage.requests.recv().await.expect("a hand-over is requested");
-        assert_eq!(hand_over.revision.0, stage.id.lock_revision);
+        assert_eq!(hand_over.term.lock_revision().0, stage.term.lock_revision().0);
     }
 
     /// Of two concurrent requests, one is carried out. The other is refused and does not change the queue.
@@ -323,7 +304,7 @@ mod tests {
         assert!(code == Code::InvalidArgument && message.len() < 100, "{message}");
         let other_term = StepDownRequest {
             to_node_id: String::new(),
-            expected_lock_revision: stage.id.lock_revision - 1,
+            expected_lock_revision: stage.term.lock_revision().0 - 1,
         };
         let (code, message) = stage.ask(other_term).await.expect_err("another term");
         assert_eq!(code, Code::FailedPrecondition);
@@ -331,7 +312,7 @@ mod tests {
         assert!(stage.requests.try_recv().is_err());
         let same_term = StepDownRequest {
             to_node_id: String::new(),
-            expected_lock_revision: stage.id.lock_revision,
+            expected_lock_revision: stage.term.lock_revision().0,
         };
         assert_eq!(stage.ask(same_term).await.expect("it is").next_node_id, "b");
     }
@@ -342,6 +323,18 @@ mod tests {
         let (code, message) = stage.ask(to("")).await.expect_err("alone");
         assert_eq!(code, Code::FailedPrecondition);
         assert!(message.contains("no other candidate"), "{message}");
+        assert!(stage.requests.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn service_of_ended_term_refuses_to_step_down() {
+        let mut stage = stage(&["a", "b"]).await;
+        // The leader of the next term has a service of its own.
+        drop(stage.term_owner.take());
+        let (code, message) = stage.ask(to("b")).await.expect_err("the term has ended");
+        assert_eq!(code, Code::Unavailable);
+        assert!(message.contains("has ended"), "{message}");
+        assert_eq!(stage.queue().await, ["a", "b"]);
         assert!(stage.requests.try_recv().is_err());
     }
 }

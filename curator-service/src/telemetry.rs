@@ -275,6 +275,11 @@ pub const ALL: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Times that calls or connections reached a limit, by limit.",
     ),
+    (
+        listener::LEADER_SERVICES_FAILED,
+        Kind::Counter,
+        "Terms of this instance in which the leader's services failed to start.",
+    ),
     (listener::CONNECTIONS, Kind::Gauge, "Open connections."),
     (
         listener::TLS_HANDSHAKES,
@@ -310,6 +315,7 @@ pub fn describe() {
         LISTS_TAKEN_BACK,
         LISTS_REFUSED,
         listener::WAITS_FOR_ROOM,
+        listener::LEADER_SERVICES_FAILED,
     ] {
         metrics::counter!(counter).absolute(0);
     }

@@ -12,6 +12,8 @@ use crate::role::Leader;
 pub(crate) enum RouteView<'a> {
     /// The leader is not known.
     Undetermined { reason: &'a str },
+    /// This instance is the leader, and its services could not be made.
+    Failed { reason: &'a str },
     /// This instance is the leader.
     Leader {
         term: &'a TermHeader,
@@ -82,6 +84,7 @@ fn decide_direct(view: RouteView<'_>, no_forward: bool) -> Decision {
             queue("the term of this leader has ended, and the next leader is not known yet".to_owned())
         }
         RouteView::Undetermined { reason } => queue(format!("the leader is not known: {reason}")),
+        RouteView::Failed { reason } => queue(format!("this leader cannot serve: {reason}")),
         RouteView::Follower { leader } if no_forward => {
             let message = format!(
                 "this instance is not the leader, and the caller set curator-no-forward; the leader is {}",
@@ -113,6 +116,10 @@ fn not_leader(view: RouteView<'_>) -> Refusal {
             "a call was forwarded to this instance, which does not know the leader: {reason}"
         ))
         .not_run("not-leader"),
+        RouteView::Failed { reason } => Refusal::unavailable(format!(
+            "a call was forwarded to this leader, which cannot serve: {reason}"
+        ))
+        .not_run("cannot-serve"),
         RouteView::Leader {
             valid: true,
             draining: true,

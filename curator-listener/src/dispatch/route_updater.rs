@@ -1,5 +1,6 @@
 //! Keeps the route up to date with the role.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::call::lifetime::RoleLifetime;
 use crate::call::refusal::{Refusal, STOPPING};
@@ -19,16 +20,17 @@ use crate::forward::Pool;
 use crate::headers::TermHeader;
 use crate::local::InFlight;
 use crate::protocol::Negotiated;
-use crate::role::{Leader, Role, SharedGuard, TermId};
-use crate::services::{LeaderTerm, Services};
+use crate::role::{Leader, LeaderTerm, Role, TermId};
+use crate::services::{LeaderFailure, Services};
+use crate::telemetry;
 
 /// Forwarded calls outlive the role that they were sent under by this time. An answer that the old leader gave in
 /// time, and that is still in transit, is then not cut off by a faster observation of the new role.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(75);
 
 /// Updates the route when the role changes.
-pub(crate) struct RouteUpdater {
-    services: Arc<Services>,
+pub(crate) struct RouteUpdater<T> {
+    services: Arc<Services<T>>,
     config: Arc<ListenerConfig>,
     /// The runtimes of the workers.
     runtimes: Vec<Handle>,
@@ -37,9 +39,9 @@ pub(crate) struct RouteUpdater {
     tasks: JoinSet<()>,
 }
 
-impl RouteUpdater {
+impl<T: Clone + Send + Sync + 'static> RouteUpdater<T> {
     pub(crate) fn new(
-        services: Arc<Services>,
+        services: Arc<Services<T>>,
         config: Arc<ListenerConfig>,
         runtimes: Vec<Handle>,
         route_updates: watch::Sender<Arc<Route>>,
@@ -54,16 +56,16 @@ impl RouteUpdater {
     }
 
     /// Follows the role until cancelled. Then all calls in flight end.
-    pub(crate) async fn run(mut self, mut roles: watch::Receiver<Role>, cancel: CancellationToken) {
+    pub(crate) async fn run(mut self, mut roles: watch::Receiver<Role<T>>, cancel: CancellationToken) {
         // The role that the route was made from; `None` at first, so that the first role always counts.
-        let mut known: Option<Role> = None;
+        let mut known: Option<Role<T>> = None;
         // A term of this instance that has ended never becomes valid again, even if the status still reports it.
         let mut ended: Option<TermId> = None;
         let mut alive = true;
         loop {
             let newest = roles.borrow_and_update().clone();
             let newest = match newest {
-                Role::Local { term, .. } if ended.as_ref() == Some(&term) => Role::Undetermined {
+                Role::Leader(term) if ended.as_ref() == Some(&term.term) => Role::Undetermined {
                     reason: "the term of this leader has ended".into(),
                 },
                 _ if !alive => Role::Undetermined {
@@ -76,12 +78,12 @@ impl RouteUpdater {
                 known = Some(newest);
             }
             let term = match &known {
-                Some(Role::Local { term, guard }) => Some((term.clone(), guard.clone())),
+                Some(Role::Leader(term)) => Some(term),
                 _ => None,
             };
             let over = async {
-                match &term {
-                    Some((_, guard)) => guard.0.ended().await,
+                match term {
+                    Some(term) => term.guard.0.ended().await,
                     None => std::future::pending().await,
                 }
             };
@@ -93,7 +95,7 @@ impl RouteUpdater {
                         alive = false;
                     }
                 }
-                () = over => ended = term.map(|(term, _)| term),
+                () = over => ended = term.map(|term| term.term.clone()),
                 Some(_) = self.tasks.join_next() => {}
             }
         }
@@ -106,12 +108,12 @@ impl RouteUpdater {
     }
 
     /// Replaces the route by one for the new role, and ends the old one.
-    fn switch(&mut self, to: &Role, roles: &watch::Receiver<Role>) {
+    fn switch(&mut self, to: &Role<T>, roles: &watch::Receiver<Role<T>>) {
         let old = self.route_updates.borrow().clone();
         let new = Arc::new(match to {
             Role::Undetermined { reason } => Route::Undetermined { reason: reason.clone() },
-            Role::Local { term, guard } => Route::Leader(self.leader_route(term, guard)),
-            Role::Remote(leader) => Route::Follower(self.follower_route(leader, &old)),
+            Role::Leader(term) => self.leader_route(term),
+            Role::Follower(leader) => Route::Follower(self.follower_route(leader, &old)),
         });
         let same_lifetime = match (&*new, &*old) {
             (Route::Follower(new), Route::Follower(old)) => Arc::ptr_eq(&new.lifetime, &old.lifetime),
@@ -119,7 +121,7 @@ impl RouteUpdater {
         };
         self.route_updates.send_replace(new);
         match &*old {
-            Route::Undetermined { .. } => {}
+            Route::Undetermined { .. } | Route::Failed(_) => {}
             Route::Leader(leader) => leader.lifetime.end(Refusal::term_ended().with_leader(leader_of(to))),
             Route::Follower(_) => {
                 let roles = roles.clone();
@@ -134,18 +136,31 @@ impl RouteUpdater {
         }
     }
 
-    fn leader_route(&self, term: &TermId, guard: &SharedGuard) -> LeaderRoute {
-        info!(lock_key = term.lock_key, lock_revision = term.lock_revision, "leading");
-        let routes = self.services.leader_routes(&LeaderTerm {
-            term: term.clone(),
-            guard: guard.clone(),
-        });
-        LeaderRoute {
-            term: TermHeader::new(term),
-            guard: guard.clone(),
-            routes,
-            in_flight: InFlight::new(self.config.drain_limit),
-            lifetime: RoleLifetime::new(Some(guard.clone())),
+    fn leader_route(&self, term: &LeaderTerm<T>) -> Route {
+        let LeaderTerm { term: id, guard, .. } = term;
+        match self.services.leader_routes(term) {
+            Ok(routes) => {
+                info!(lock_key = %id.lock_key, lock_revision = id.lock_revision, "leading");
+                Route::Leader(LeaderRoute {
+                    term: TermHeader::new(id),
+                    guard: guard.clone(),
+                    routes,
+                    in_flight: InFlight::new(self.config.drain_limit),
+                    lifetime: RoleLifetime::new(Some(guard.clone())),
+                })
+            }
+            Err(error) => {
+                error!(
+                    lock_key = %id.lock_key,
+                    lock_revision = id.lock_revision,
+                    %error,
+                    source = error.source().map(tracing::field::display),
+                    "cannot start the leader's services: this leader answers no calls until its term ends"
+                );
+                telemetry::leader_services_failed();
+                let term = id.clone();
+                Route::Failed(LeaderFailure { term, error })
+            }
         }
     }
 
@@ -182,23 +197,23 @@ impl RouteUpdater {
     }
 }
 
-fn leader_of(role: &Role) -> Option<&Leader> {
+fn leader_of<T>(role: &Role<T>) -> Option<&Leader> {
     match role {
-        Role::Remote(leader) => Some(leader),
-        Role::Undetermined { .. } | Role::Local { .. } => None,
+        Role::Follower(leader) => Some(leader),
+        Role::Undetermined { .. } | Role::Leader(_) => None,
     }
 }
 
 /// Why calls end that were forwarded to the previous leader.
-fn changed(old: &Route, now: &Role) -> Refusal {
+fn changed<T>(old: &Route, now: &Role<T>) -> Refusal {
     let before = match old {
         Route::Follower(follower) => format!("the call was forwarded to {}: ", named(&follower.leader)),
         _ => String::new(),
     };
     let after = match now {
         Role::Undetermined { reason } => format!("the leader is not known any more ({reason})"),
-        Role::Local { .. } => "this instance is the leader now".to_owned(),
-        Role::Remote(leader) => format!("{} is the leader now", named(leader)),
+        Role::Leader(_) => "this instance is the leader now".to_owned(),
+        Role::Follower(leader) => format!("{} is the leader now", named(leader)),
     };
     Refusal::unavailable(format!("{before}{after}; it is not known whether the call took effect"))
         .with_leader(leader_of(now))
@@ -206,7 +221,7 @@ fn changed(old: &Route, now: &Role) -> Refusal {
 
 fn end(route: &Route, why: &Refusal) {
     match route {
-        Route::Undetermined { .. } => {}
+        Route::Undetermined { .. } | Route::Failed(_) => {}
         Route::Leader(leader) => leader.lifetime.end(why.clone()),
         Route::Follower(follower) => follower.lifetime.end(why.clone()),
     }

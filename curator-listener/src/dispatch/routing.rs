@@ -12,6 +12,7 @@ use crate::headers::TermHeader;
 use crate::local::InFlight;
 use crate::protocol::Negotiated;
 use crate::role::{Leader, SharedGuard};
+use crate::services::LeaderFailure;
 
 /// Where calls for the leader go.
 pub(crate) enum Route {
@@ -19,6 +20,8 @@ pub(crate) enum Route {
     Undetermined { reason: String },
     /// To this instance.
     Leader(LeaderRoute),
+    /// To this instance, which cannot serve: the leader's services could not be made.
+    Failed(LeaderFailure),
     /// To another instance.
     Follower(FollowerRoute),
 }
@@ -71,6 +74,9 @@ impl Route {
     pub(crate) fn view(&self) -> RouteView<'_> {
         match self {
             Self::Undetermined { reason } => RouteView::Undetermined { reason },
+            Self::Failed(failure) => RouteView::Failed {
+                reason: failure.error.reason(),
+            },
             Self::Leader(leader) => RouteView::Leader {
                 term: &leader.term,
                 valid: leader.guard.0.is_valid(),

@@ -10,6 +10,7 @@ use super::progress::WorkerProbe;
 use crate::config::ListenerConfig;
 use crate::dispatch::routing::Route;
 use crate::local::Drained;
+use crate::services::LeaderFailure;
 
 /// A handle to a listener, before and while it runs.
 #[derive(Clone)]
@@ -53,7 +54,7 @@ impl ListenerHandle {
             let route = route_updates.borrow_and_update().clone();
             let reachable = async {
                 match &*route {
-                    Route::Undetermined { .. } => {}
+                    Route::Undetermined { .. } | Route::Failed(_) => {}
                     Route::Leader(leader) if leader.in_flight.is_draining() => {}
                     Route::Leader(_) => return,
                     Route::Follower(follower) => {
@@ -74,6 +75,22 @@ impl ListenerHandle {
         }
     }
 
+    /// Completes when this instance leads and the leader's services of its term could not be made; at once if that is
+    /// so already. Never completes after the listener has ended. Cancellation safe.
+    ///
+    /// The caller must end the term: until then, calls wait for another leader.
+    pub async fn leader_failed(&self) -> LeaderFailure {
+        let mut route_updates = self.route_updates.clone();
+        loop {
+            if let Route::Failed(failure) = &**route_updates.borrow_and_update() {
+                return failure.clone();
+            }
+            if route_updates.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Reports NOT_SERVING from now on. Calls are still answered.
     pub fn unready(&self) {
         self.unready.cancel();
@@ -89,7 +106,7 @@ impl ListenerHandle {
         let route = self.route_updates.borrow().clone();
         match &*route {
             Route::Leader(leader) => Some(leader.in_flight.drain(self.config.drain_limit).await),
-            Route::Follower(_) | Route::Undetermined { .. } => None,
+            Route::Follower(_) | Route::Undetermined { .. } | Route::Failed(_) => None,
         }
     }
 }

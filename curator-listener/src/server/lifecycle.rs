@@ -69,10 +69,10 @@ struct Tokens {
 
 impl Lifecycle {
     /// Starts to serve.
-    pub(super) fn start(
+    pub(super) fn start<T: Clone + Send + Sync + 'static>(
         listener: Listener,
-        roles: watch::Receiver<Role>,
-        services: Services,
+        roles: watch::Receiver<Role<T>>,
+        services: Services<T>,
         workers: Vec<Worker>,
         stopping: CancellationToken,
     ) -> Self {
@@ -220,10 +220,10 @@ fn spawn_health(
     });
 }
 
-fn spawn_route_updater(
+fn spawn_route_updater<T: Clone + Send + Sync + 'static>(
     tasks: &mut JoinSet<&'static str>,
-    updater: RouteUpdater,
-    roles: watch::Receiver<Role>,
+    updater: RouteUpdater<T>,
+    roles: watch::Receiver<Role<T>>,
     tokens: &Tokens,
 ) {
     let over = tokens.over.clone();

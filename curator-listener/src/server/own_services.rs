@@ -10,11 +10,11 @@ use crate::health::{self, HealthService};
 use crate::services::Services;
 
 /// Adds the services of every instance: health and reflection.
-pub(super) fn add(
-    services: Services,
+pub(super) fn add<T>(
+    services: Services<T>,
     serving: watch::Receiver<bool>,
     stopping: &CancellationToken,
-) -> Result<Services, ListenError> {
+) -> Result<Services<T>, ListenError> {
     let mut services = services;
     if !services.descriptors().is_empty() {
         let build = || {

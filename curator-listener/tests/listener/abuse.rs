@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
-use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, named, remote, say, undetermined};
+use crate::fixture::{
+    Certificates, Instance, client, config, follower_role, from, in_time, leader_role, named, say, undetermined,
+};
 use crate::raw::{Answer, RawClient};
 use crate::shared::Bystanders;
 
@@ -36,7 +38,7 @@ async fn closed(stream: &mut TcpStream) -> bool {
 async fn a_client_that_says_nothing_is_cut_off() {
     let mut config = config();
     config.handshake_timeout = Duration::from_millis(200);
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     for beginning in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
         let mut stream = TcpStream::connect(instance.address).await.unwrap();
         stream.write_all(beginning).await.unwrap();
@@ -54,7 +56,7 @@ async fn a_listener_that_is_dropped_drops_its_connections() {
     for threads in [0, 2] {
         let mut config = config();
         config.threads = threads;
-        let instance = Instance::with(local(1).0, config, |service| service);
+        let instance = Instance::with(leader_role(1).0, config, |service| service);
         let open = RawClient::connect(instance.address).await;
         assert_eq!(open.call("/a.B/C", &[], b"").await.code(), Some("12"));
         instance.running.abort();
@@ -71,7 +73,7 @@ async fn a_listener_that_is_dropped_drops_its_connections() {
 async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
     let mut config = config();
     config.idle_timeout = Duration::from_millis(200);
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     let idle = RawClient::connect(instance.address).await;
     let mut busy = instance.client();
     let slow = curator_echo::proto::SayRequest {
@@ -93,7 +95,7 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
 async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
     let mut config = config();
     config.max_connection_age = Some(Duration::from_millis(300));
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     let client = RawClient::connect(instance.address).await;
     // A request that has begun and not ended.
     let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
@@ -119,7 +121,7 @@ async fn a_connection_that_is_old_takes_nothing_new_and_loses_nothing() {
 /// A message above the limit of its service.
 #[tokio::test]
 async fn a_message_that_is_too_long_exhausts_a_resource() {
-    let leader = Instance::serving(local(1).0, config(), |address| {
+    let leader = Instance::serving(leader_role(1).0, config(), |address| {
         let service = curator_echo::EchoService::new(address.to_string(), 1);
         curator_listener::Services::new(move |_| {
             tonic::service::Routes::new(curator_echo::proto::echo_server::EchoServer::new(service.clone()))
@@ -144,7 +146,7 @@ async fn only_so_many_connections_are_taken() {
     let mut config = config();
     config.max_connections = 5;
     config.handshake_timeout = Duration::from_secs(3_600);
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     let mut open = Vec::new();
     for _ in 0..5 {
         let client = RawClient::connect(instance.address).await;
@@ -243,7 +245,7 @@ async fn a_flood_of_resets_ends_the_connection_and_nobody_elses() {
 async fn more_calls_than_a_connection_may_have_wait_at_the_client() {
     let mut config = config();
     config.max_concurrent_calls = 8;
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     let mut caller = instance.client();
     // After one answer it knows the limit. Before, it may send more calls, which are refused.
     in_time(caller.say(say(0))).await.unwrap();
@@ -268,8 +270,10 @@ async fn more_calls_than_a_connection_may_have_wait_at_the_client() {
 async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
     let mut config = config();
     config.max_concurrent_calls = 8;
-    let leader = Instance::with(local(1).0, config.clone(), |service| service);
-    let follower = Instance::with(crate::fixture::remote(leader.address, 1), config, |service| service);
+    let leader = Instance::with(leader_role(1).0, config.clone(), |service| service);
+    let follower = Instance::with(crate::fixture::follower_role(leader.address, 1), config, |service| {
+        service
+    });
     follower.serves(true).await;
     let mut streams = Vec::new();
     for _ in 0..60 {
@@ -292,8 +296,10 @@ async fn a_follower_takes_more_calls_than_one_connection_to_the_leader_holds() {
 async fn streams_leave_the_connections_of_unary_calls_alone() {
     let mut config = config();
     config.max_concurrent_calls = 4;
-    let leader = Instance::with(local(1).0, config.clone(), |service| service);
-    let follower = Instance::with(crate::fixture::remote(leader.address, 1), config, |service| service);
+    let leader = Instance::with(leader_role(1).0, config.clone(), |service| service);
+    let follower = Instance::with(crate::fixture::follower_role(leader.address, 1), config, |service| {
+        service
+    });
     follower.serves(true).await;
     let (opened, mut opens) = tokio::sync::mpsc::unbounded_channel();
     let mut storm = tokio::task::JoinSet::new();
@@ -332,7 +338,7 @@ async fn those_who_hang_keep_nobody_out() {
         config.max_connections = 64;
         config.max_new_connections = 8;
         config.tls = certificates.as_ref().map(Certificates::tls);
-        let instance = Instance::with(local(1).0, config, |service| service);
+        let instance = Instance::with(leader_role(1).0, config, |service| service);
         let tls = certificates.as_ref().map(Certificates::client);
         let mut hanging = Vec::new();
         // The beginning of a TLS record, and of the HTTP/2 preface.
@@ -367,7 +373,7 @@ async fn a_client_that_stalls_in_its_handshake_is_cut_off() {
     let mut config = config();
     config.handshake_timeout = Duration::from_millis(200);
     config.tls = Some(certificates.tls());
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     for beginning in [&b""[..], &[22, 3, 1, 1, 0, 1]] {
         let mut stream = TcpStream::connect(instance.address).await.unwrap();
         stream.write_all(beginning).await.unwrap();
@@ -400,7 +406,7 @@ async fn those_who_never_call_make_room_for_those_who_do() {
         let mut config = config();
         config.max_connections = 5;
         config.tls = certificates.as_ref().map(Certificates::tls);
-        let instance = Instance::with(local(1).0, config, |service| service);
+        let instance = Instance::with(leader_role(1).0, config, |service| service);
         let tls = certificates.as_ref().map(Certificates::client);
         let connect = || async {
             in_time(RawClient::secured(instance.address, tls.as_ref()))
@@ -432,7 +438,7 @@ async fn one_peer_does_not_get_all_seats() {
     config.max_connections_per_peer = Some(3);
     // Otherwise a connection that is not refused would be closed by this timeout.
     config.handshake_timeout = Duration::from_secs(3_600);
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     let mut open = Vec::new();
     for _ in 0..3 {
         let client = RawClient::over(from(66, instance.address).await, instance.address, 65_535)
@@ -485,7 +491,7 @@ async fn a_request_that_is_refused_is_not_read() {
         let mut config = config();
         config.tls = certificates.as_ref().map(Certificates::tls);
         let window = usize::try_from(config.stream_window).unwrap();
-        let leader = Instance::with(local(1).0, config.clone(), |service| service);
+        let leader = Instance::with(leader_role(1).0, config.clone(), |service| service);
         let follower = Instance::with(named(leader.address, 1), config, |service| service);
         follower.serves(true).await;
         let tls = certificates.as_ref().map(Certificates::client);
@@ -504,7 +510,7 @@ async fn a_request_that_is_refused_is_not_read() {
 /// Endless headers: HTTP/2 continues them from frame to frame.
 #[tokio::test]
 async fn headers_without_an_end_end_the_connection() {
-    let instance = Instance::with(local(1).0, config(), |service| service);
+    let instance = Instance::with(leader_role(1).0, config(), |service| service);
     let mut stream = TcpStream::connect(instance.address).await.unwrap();
     let frame = |kind: u8, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -547,7 +553,7 @@ async fn what_is_kept_of_requests_is_bounded_and_nobody_is_refused_for_it() {
             tokio::spawn(async move { caller.say(say(id)).await })
         })
         .collect();
-    follower.status.set(remote(leader.address, 1));
+    follower.status.set(follower_role(leader.address, 1));
     for call in calls {
         in_time(call).await.unwrap().expect("sent once, which is enough");
     }
@@ -560,7 +566,7 @@ async fn a_flood_of_handshakes_does_not_stop_calls() {
     let mut config = config();
     config.threads = 1;
     config.tls = Some(certificates.tls());
-    let instance = Instance::with(local(1).0, config, |service| service);
+    let instance = Instance::with(leader_role(1).0, config, |service| service);
     let caller = RawClient::secured(instance.address, Some(&certificates.client()))
         .await
         .unwrap();
@@ -599,7 +605,7 @@ async fn a_refusal_says_nothing_of_the_inside() {
         socket.local_addr().unwrap()
     };
     // A leader without TLS.
-    let plain = Instance::with(local(1).0, config(), |service| service);
+    let plain = Instance::with(leader_role(1).0, config(), |service| service);
     for (leader, tls) in [(nobody, None), (plain.address, certificates.as_ref())] {
         let mut config = config();
         config.hold_cap = Duration::from_millis(300);

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use http::HeaderMap;
 use tonic::{Code, Request};
 
-use crate::fixture::{Instance, config, in_time, local, remote, say};
+use crate::fixture::{Instance, config, follower_role, in_time, leader_role, say};
 use crate::raw::{Answer, RawClient, RawLeader};
 
 /// A leader, and who forwards to it: called directly and through the follower.
@@ -29,8 +29,8 @@ async fn all_four_kinds_are_forwarded() {
 async fn all_four_kinds_are_forwarded_on_threads_of_their_own() {
     let mut config = config();
     config.threads = 3;
-    let leader = Instance::with(local(1).0, config.clone(), |service| service);
-    let follower = Instance::with(remote(leader.address, 1), config, |service| service);
+    let leader = Instance::with(leader_role(1).0, config.clone(), |service| service);
+    let follower = Instance::with(follower_role(leader.address, 1), config, |service| service);
     follower.handle.reaches_leader().await;
     // Each connection is another thread's.
     for id in 0..10 {
@@ -277,7 +277,7 @@ async fn the_time_that_was_spent_is_taken_off_the_timeout() {
     let calling = tokio::spawn(async move { client.call("/a.B/C", &[("grpc-timeout", "8S")], b"x").await });
     // Held for a while, most of which is after its arrival even on a machine that is busy.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    follower.status.set(remote(leader.address, 1));
+    follower.status.set(follower_role(leader.address, 1));
     let seen = leader.next().await;
     let left = seen.header("grpc-timeout").unwrap();
     let (number, unit) = left.split_at(left.len() - 1);

@@ -13,8 +13,8 @@ use curator_echo::proto::SayRequest;
 use curator_echo::proto::echo_client::EchoClient;
 use curator_echo::tls::{CLIENT, Party, SERVER};
 use curator_listener::{
-    CallerCertificates, Forwarders, Leader, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
-    SharedGuard, StaticStatus, TermGuard, TermId, Tls, ToLeader,
+    CallerCertificates, Forwarders, Leader, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle, Role,
+    Services, StaticStatus, TermGuard, TermId, Tls, ToLeader,
 };
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, ServerConfig};
@@ -64,8 +64,8 @@ pub(crate) fn term(revision: i64) -> TermId {
 }
 
 /// Another instance is the leader.
-pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
-    Role::Remote(Leader {
+pub(crate) fn follower_role(address: SocketAddr, revision: i64) -> Role {
+    Role::Follower(Leader {
         node_id: format!("node-{}", address.port()),
         addresses: vec![address.to_string()],
         authorizes_forwarded: true,
@@ -74,15 +74,12 @@ pub(crate) fn remote(address: SocketAddr, revision: i64) -> Role {
 }
 
 /// This instance is the leader until the guard ends.
-pub(crate) fn local(revision: i64) -> (Role, Arc<TestGuard>) {
+pub(crate) fn leader_role(revision: i64) -> (Role, Arc<TestGuard>) {
     let guard = Arc::new(TestGuard {
         valid: AtomicBool::new(true),
         ended: CancellationToken::new(),
     });
-    let role = Role::Local {
-        term: term(revision),
-        guard: SharedGuard(guard.clone()),
-    };
+    let role = Role::Leader(LeaderTerm::new(term(revision), guard.clone()));
     (role, guard)
 }
 
@@ -202,7 +199,7 @@ impl Forwarders for Anybody {
 
 /// The leader at an address, with the name in the certificates.
 pub(crate) fn named(address: SocketAddr, revision: i64) -> Role {
-    Role::Remote(Leader {
+    Role::Follower(Leader {
         node_id: SERVER.into(),
         addresses: vec![address.to_string()],
         authorizes_forwarded: true,
@@ -254,13 +251,13 @@ impl Instance {
 
     /// A leader in the term of this revision.
     pub(crate) fn leading(revision: i64) -> (Self, Arc<TestGuard>) {
-        let (role, guard) = local(revision);
+        let (role, guard) = leader_role(revision);
         (Self::start(role), guard)
     }
 
     /// A follower of the leader at this address.
     pub(crate) fn following(leader: SocketAddr, revision: i64) -> Self {
-        Self::start(remote(leader, revision))
+        Self::start(follower_role(leader, revision))
     }
 
     /// A client with its own connection.

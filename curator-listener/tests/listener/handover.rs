@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use curator_echo::proto::{CountRequest, SayRequest};
 use tonic::Code;
 
-use crate::fixture::{Instance, client, config, in_time, local, remote, say, undetermined};
+use crate::fixture::{Instance, client, config, follower_role, in_time, leader_role, say, undetermined};
 
 type Runs = Arc<Mutex<HashMap<u64, u32>>>;
 
@@ -79,10 +79,10 @@ async fn a_planned_step_down_under_load_costs_no_call() {
 
 /// Makes one of them the leader, and the others its followers, in no good order.
 fn lead(instances: &[Instance], leader: usize, revision: i64) -> Arc<crate::fixture::TestGuard> {
-    let (role, guard) = local(revision);
+    let (role, guard) = leader_role(revision);
     for (at, instance) in instances.iter().enumerate() {
         if at != leader {
-            instance.status.set(remote(instances[leader].address, revision));
+            instance.status.set(follower_role(instances[leader].address, revision));
         }
     }
     instances[leader].status.set(role);
@@ -92,7 +92,7 @@ fn lead(instances: &[Instance], leader: usize, revision: i64) -> Arc<crate::fixt
 #[tokio::test]
 async fn a_drain_waits_for_calls_and_not_for_streams_that_are_quiet() {
     let runs = Runs::default();
-    let (role, _guard) = local(1);
+    let (role, _guard) = leader_role(1);
     let leader = recording(role, &runs);
     let mut client = leader.client();
     // One message, and then nothing for a minute.

@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use tokio::net::TcpStream;
 use tonic::Code;
 
-use crate::fixture::{Instance, config, from, in_time, local, say, undetermined};
+use crate::fixture::{Instance, config, from, in_time, leader_role, say, undetermined};
 use crate::raw::RawClient;
 
 /// Counters, by their names and labels.
@@ -88,12 +88,12 @@ async fn each_limit_that_bites_is_counted_by_its_name() {
     let refused = in_time(client.say(say(2))).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert_eq!(counted.limit("hold_limit"), 1);
-    holds.status.set(local(1).0);
+    holds.status.set(leader_role(1).0);
     in_time(waits).await.unwrap().unwrap();
 
     // Those that have called stay, and there is no place for one more.
     let full = instance(|config| config.max_connections = 1);
-    full.status.set(local(1).0);
+    full.status.set(leader_role(1).0);
     let open = RawClient::connect(full.address).await;
     assert_eq!(open.call("/a.B/C", &[], b"").await.code(), Some("12"));
     assert_eq!(counted.limit("max_connections"), 0);
@@ -120,7 +120,7 @@ async fn a_caller_without_room_is_counted() {
     let counted = Counted::default();
     let _counting = metrics::set_default_local_recorder(&counted);
     let instance = instance(|config| config.max_memory = 1 << 20);
-    instance.status.set(local(1).0);
+    instance.status.set(leader_role(1).0);
     let client = RawClient::over(from(66, instance.address).await, instance.address, 65_535)
         .await
         .unwrap();

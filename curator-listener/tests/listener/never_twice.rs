@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use crate::fixture::{Instance, config, in_time, remote};
+use crate::fixture::{Instance, config, follower_role, in_time};
 use crate::raw::{Order, RawClient, RawLeader, Seen, goes_away_naming, pair};
 
 fn begin(client: RawClient, body: &'static [u8]) -> tokio::task::JoinHandle<crate::raw::Answer> {
@@ -212,7 +212,7 @@ async fn a_leader_that_hangs_is_noticed_within_the_bound() {
     config.leader_ping_interval = Duration::from_millis(300);
     config.leader_ping_timeout = Duration::from_millis(300);
     let mut leader = RawLeader::start().await;
-    let follower = Instance::with(remote(leader.address, 1), config, |service| service);
+    let follower = Instance::with(follower_role(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     let client = RawClient::connect(follower.address).await;
     // Without a deadline.

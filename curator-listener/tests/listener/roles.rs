@@ -10,7 +10,9 @@ use curator_listener::{Role, Services};
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
-use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, remote, say, term, undetermined};
+use crate::fixture::{
+    Certificates, Instance, client, config, follower_role, from, in_time, leader_role, say, term, undetermined,
+};
 use crate::raw::{Answer, RawClient, RawLeader};
 
 /// In-flight calls end within this of a change of role; and a bit, for a machine that is busy with other tests.
@@ -44,10 +46,10 @@ async fn a_held_call_goes_through_as_soon_as_a_leader_is_known() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!calling.is_finished());
         let name = if here {
-            instance.status.set(local(2).0);
+            instance.status.set(leader_role(2).0);
             instance.name()
         } else {
-            instance.status.set(remote(leader.address, 1));
+            instance.status.set(follower_role(leader.address, 1));
             leader.name()
         };
         assert_eq!(in_time(calling).await.unwrap().unwrap().into_inner().node, name);
@@ -95,7 +97,7 @@ async fn only_so_many_calls_are_held() {
         let status = in_time(calls.join_next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     }
-    instance.status.set(local(1).0);
+    instance.status.set(leader_role(1).0);
     for _ in 0..10 {
         in_time(calls.join_next()).await.unwrap().unwrap().unwrap();
     }
@@ -104,7 +106,7 @@ async fn only_so_many_calls_are_held() {
     let held = tokio::spawn(async move { client.say(say(1)).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!held.is_finished());
-    instance.status.set(local(2).0);
+    instance.status.set(leader_role(2).0);
     in_time(held).await.unwrap().unwrap();
 }
 
@@ -149,7 +151,7 @@ async fn one_peer_does_not_take_all_the_room_of_those_who_wait() {
         assert_eq!(refused.code(), Some("8"), "{refused:?}");
         assert!(refused.headers.contains_key("grpc-retry-pushback-ms"));
     }
-    instance.status.set(local(1).0);
+    instance.status.set(leader_role(1).0);
     while let Some(answer) = in_time(others.join_next()).await {
         answer.unwrap().expect("had its room");
     }
@@ -178,9 +180,10 @@ async fn strangers_make_room_for_those_whom_the_cluster_knows() {
         for _ in 0..64 {
             let (response, mut body) = client.begin("/curator.echo.v1.Echo/Say", &[]).await;
             body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
-            match mine {
-                true => waiting.push(response),
-                false => drop(strangers.spawn(async move { Answer::read(response.await.unwrap()).await })),
+            if mine {
+                waiting.push(response);
+            } else {
+                drop(strangers.spawn(async move { Answer::read(response.await.unwrap()).await }));
             }
         }
         if !mine {
@@ -192,7 +195,7 @@ async fn strangers_make_room_for_those_whom_the_cluster_knows() {
     while let Some(answer) = in_time(strangers.join_next()).await {
         assert_eq!(answer.unwrap().code(), Some("8"));
     }
-    instance.status.set(local(2).0);
+    instance.status.set(leader_role(2).0);
     for response in waiting {
         let answer = Answer::read(in_time(response).await.unwrap()).await;
         assert_eq!(answer.code(), Some("0"), "{answer:?}");
@@ -244,11 +247,11 @@ async fn calls_under_way_end_with_the_role() {
     let (next, _) = Instance::leading(9);
     // At the leader itself, at a follower when the leader changes, and at a follower that becomes the leader.
     for (at_leader, becomes) in [
-        (true, remote(next.address, 9)),
-        (false, remote(next.address, 9)),
-        (false, local(9).0),
+        (true, follower_role(next.address, 9)),
+        (false, follower_role(next.address, 9)),
+        (false, leader_role(9).0),
     ] {
-        let (role, guard) = local(1);
+        let (role, guard) = leader_role(1);
         let (running, record) = recording();
         let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
         let follower = Instance::following(leader.address, 1);
@@ -256,7 +259,7 @@ async fn calls_under_way_end_with_the_role() {
         let (unary, stream) = under_way(instance).await;
         begun(&running, 1).await;
         let began = Instant::now();
-        let hinted = matches!(becomes, Role::Remote(_));
+        let hinted = matches!(becomes, Role::Follower(_));
         // The news alone: a guard that ends before they are known ends calls as well, but nobody knows yet who is next.
         instance.status.set(becomes);
         for status in [in_time(unary).await.unwrap(), in_time(stream).await.unwrap()] {
@@ -274,7 +277,7 @@ async fn calls_under_way_end_with_the_role() {
 
 #[tokio::test]
 async fn a_leader_that_lost_its_term_ends_its_calls_though_nobody_says_so() {
-    let (role, guard) = local(1);
+    let (role, guard) = leader_role(1);
     let (running, record) = recording();
     let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
     let (unary, stream) = under_way(&leader).await;
@@ -292,7 +295,7 @@ async fn a_leader_that_lost_its_term_ends_its_calls_though_nobody_says_so() {
 
 #[tokio::test]
 async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
-    let (role, guard) = local(1);
+    let (role, guard) = leader_role(1);
     let (running, record) = recording();
     let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
     let mut stream = in_time(leader.client().count(endless())).await.unwrap().into_inner();
@@ -345,7 +348,7 @@ async fn an_ended_leader_answers_nothing_even_if_its_election_hangs() {
 
 #[tokio::test]
 async fn a_status_that_changes_nothing_ends_nothing() {
-    let (role, _guard) = local(1);
+    let (role, _guard) = leader_role(1);
     let leader = Instance::start(role);
     let follower = Instance::following(leader.address, 1);
     let mut streams = Vec::new();
@@ -354,14 +357,14 @@ async fn a_status_that_changes_nothing_ends_nothing() {
         in_time(stream.message()).await.unwrap().unwrap();
         streams.push(stream);
     }
-    leader.status.set(local(1).0);
-    follower.status.set(remote(leader.address, 1));
+    leader.status.set(leader_role(1).0);
+    follower.status.set(follower_role(leader.address, 1));
     // The same leader in the same term with one more address: new connections, and the old calls go on.
-    let Role::Remote(mut same) = remote(leader.address, 1) else {
+    let Role::Follower(mut same) = follower_role(leader.address, 1) else {
         unreachable!()
     };
     same.addresses.push("127.0.0.1:9".into());
-    follower.status.set(Role::Remote(same));
+    follower.status.set(Role::Follower(same));
     for stream in &mut streams {
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(300) {
@@ -388,7 +391,7 @@ async fn the_leaders_services_are_made_once_a_term_and_dropped_at_its_end() {
             })
         }
     };
-    let (role, guard) = local(1);
+    let (role, guard) = leader_role(1);
     let instance = Instance::serving(role, config(), services);
     let mut client = instance.client();
     for _ in 0..3 {
@@ -404,7 +407,7 @@ async fn the_leaders_services_are_made_once_a_term_and_dropped_at_its_end() {
         }
     };
     in_time(gone).await;
-    instance.status.set(local(2).0);
+    instance.status.set(leader_role(2).0);
     assert_eq!(in_time(client.say(say(1))).await.unwrap().into_inner().term, 2);
     assert_eq!(made.load(Ordering::SeqCst), 2);
 }
@@ -414,8 +417,8 @@ async fn instances_that_follow_each_other_refuse_rather_than_loop() {
     let mut config = config();
     config.hold_cap = Duration::from_millis(500);
     let first = Instance::with(undetermined(), config.clone(), |service| service);
-    let second = Instance::with(remote(first.address, 1), config.clone(), |service| service);
-    first.status.set(remote(second.address, 1));
+    let second = Instance::with(follower_role(first.address, 1), config.clone(), |service| service);
+    first.status.set(follower_role(second.address, 1));
     first.serves(true).await;
     let status = in_time(first.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
@@ -426,7 +429,7 @@ async fn instances_that_follow_each_other_refuse_rather_than_loop() {
     );
 
     let own = Instance::with(undetermined(), config, |service| service);
-    own.status.set(remote(own.address, 1));
+    own.status.set(follower_role(own.address, 1));
     let status = in_time(own.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("forwarded-to-itself"), "{status}");
@@ -434,7 +437,7 @@ async fn instances_that_follow_each_other_refuse_rather_than_loop() {
 
 #[tokio::test]
 async fn a_leader_of_another_term_refuses_and_the_call_waits_for_the_right_one() {
-    let (role, guard) = local(7);
+    let (role, guard) = leader_role(7);
     let (running, record) = recording();
     let leader = Instance::with(role, config(), move |service| service.recording(record.clone()));
     // It has heard of a newer term of the same instance than that knows itself.
@@ -450,7 +453,7 @@ async fn a_leader_of_another_term_refuses_and_the_call_waits_for_the_right_one()
         "nothing runs in a term that it was not meant for"
     );
     guard.end();
-    leader.status.set(local(8).0);
+    leader.status.set(leader_role(8).0);
     assert_eq!(in_time(calling).await.unwrap().unwrap().into_inner().term, 8);
     assert_eq!(running.load(Ordering::SeqCst), 1);
 }
@@ -473,7 +476,7 @@ async fn a_forwarded_call_is_never_forwarded_again() {
 async fn a_leader_without_an_address_is_waited_for_and_named() {
     let mut config = config();
     config.hold_cap = Duration::from_millis(200);
-    let role = Role::Remote(curator_listener::Leader {
+    let role = Role::Follower(curator_listener::Leader {
         node_id: "node-without".into(),
         addresses: Vec::new(),
         authorizes_forwarded: true,
@@ -490,11 +493,11 @@ async fn a_leader_without_an_address_is_waited_for_and_named() {
 async fn leader_that_does_not_authorize_callers_is_never_dialled_and_named_to_callers() {
     let leader = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = leader.local_addr().unwrap();
-    let Role::Remote(mut go) = remote(address, 1) else {
+    let Role::Follower(mut go) = follower_role(address, 1) else {
         panic!()
     };
     go.authorizes_forwarded = false;
-    let follower = Instance::with(Role::Remote(go), config(), |service| service);
+    let follower = Instance::with(Role::Follower(go), config(), |service| service);
     let status = in_time(follower.client().say(say(1))).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("call it directly"), "{status}");

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, message, say, undetermined};
+use crate::fixture::{Certificates, Instance, client, config, from, in_time, leader_role, message, say, undetermined};
 use crate::raw::{Answer, RawClient};
 use crate::shared::{Bystanders, Bytewise, endless};
 
@@ -57,7 +57,7 @@ async fn calls_that_are_given_up_at_once_cost_no_other_of_the_same_client() {
     for (tls, rounds) in [(None, 40), (Some(certificates.stranger()), 5)] {
         let mut config = config();
         config.tls = tls.as_ref().map(|_| certificates.tls());
-        let instance = Instance::with(local(1).0, config, |service| service);
+        let instance = Instance::with(leader_role(1).0, config, |service| service);
         let bystanders = Bystanders::begin(&instance, 3, tls.as_ref().map(|_| &certificates)).await;
         let caller = in_time(RawClient::secured(instance.address, tls.as_ref()))
             .await
@@ -96,7 +96,7 @@ async fn heads_that_are_too_long_get_a_status_on_their_stream() {
     let (server, known, stranger) = (certificates.tls(), certificates.client(), certificates.stranger());
     let mut encrypted = config();
     encrypted.tls = Some(server);
-    let instance = Instance::with(local(1).0, encrypted, |service| service);
+    let instance = Instance::with(leader_role(1).0, encrypted, |service| service);
     for (tls, longest) in [(known, 1_000 << 10), (stranger, 240 << 10)] {
         let caller = in_time(RawClient::secured(instance.address, Some(&tls))).await.unwrap();
         let (watching, mut request) = caller.begin(COUNT, &[]).await;
@@ -224,7 +224,7 @@ async fn streams_that_are_opened_anew_by_thousands_are_served_or_told_when_to_co
         assert_eq!(answer.code(), Some("8"), "it made room: {answer:?}");
         told(&answer);
     }
-    instance.status.set(local(1).0);
+    instance.status.set(leader_role(1).0);
     while let Some(answer) = in_time(others.join_next()).await {
         assert_eq!(answer.unwrap().code(), Some("0"));
     }

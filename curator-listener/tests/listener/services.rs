@@ -12,7 +12,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::fixture::{Instance, config, in_time, local, remote, undetermined};
+use crate::fixture::{Instance, config, follower_role, in_time, leader_role, undetermined};
 
 fn channel(instance: &Instance) -> Channel {
     Channel::from_shared(format!("http://{}", instance.address))
@@ -49,7 +49,7 @@ async fn an_instance_is_healthy_when_calls_get_to_a_leader() {
             "{service}"
         );
     }
-    let (role, _guard) = local(1);
+    let (role, _guard) = leader_role(1);
     instance.status.set(role);
     expect(ServingStatus::Serving).await;
     assert_eq!(
@@ -58,10 +58,10 @@ async fn an_instance_is_healthy_when_calls_get_to_a_leader() {
     );
 
     // A leader that cannot be reached is of no use.
-    instance.status.set(remote("127.0.0.1:9".parse().unwrap(), 2));
+    instance.status.set(follower_role("127.0.0.1:9".parse().unwrap(), 2));
     expect(ServingStatus::NotServing).await;
     let (leader, _guard) = Instance::leading(3);
-    instance.status.set(remote(leader.address, 3));
+    instance.status.set(follower_role(leader.address, 3));
     expect(ServingStatus::Serving).await;
     instance.handle.unready();
     expect(ServingStatus::NotServing).await;
@@ -102,7 +102,7 @@ async fn a_service_that_is_not_known_is_not_found() {
 #[tokio::test]
 async fn local_services_and_reflection_are_answered_in_every_role() {
     let (leader, _guard) = Instance::leading(1);
-    for role in [undetermined(), local(2).0, remote(leader.address, 1)] {
+    for role in [undetermined(), leader_role(2).0, follower_role(leader.address, 1)] {
         let instance = Instance::with(role, config(), |service| service);
         let mut client = ServerReflectionClient::new(channel(&instance));
         let request = ServerReflectionRequest {

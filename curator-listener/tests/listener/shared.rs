@@ -20,7 +20,9 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
-use crate::fixture::{Certificates, Instance, client, config, from, in_time, local, message, named, remote, say};
+use crate::fixture::{
+    Certificates, Instance, client, config, follower_role, from, in_time, leader_role, message, named, say,
+};
 use crate::raw::{RawClient, RawLeader};
 
 const SAY: &str = "/curator.echo.v1.Echo/Say";
@@ -56,7 +58,7 @@ impl Still {
             }))
         };
         Self {
-            leader: Instance::with(local(1).0, config, services),
+            leader: Instance::with(leader_role(1).0, config, services),
             stands,
         }
     }
@@ -402,7 +404,7 @@ impl tower_service::Service<http::Request<Body>> for Verbose {
 /// connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_without_end_breaks_no_stream() {
-    let leader = Instance::serving(local(1).0, config(), |address| {
+    let leader = Instance::serving(leader_role(1).0, config(), |address| {
         Services::new(move |_| Routes::new(EchoService::new(address.to_string(), 1).into_server()).add_service(Verbose))
     });
     let follower = Instance::following(leader.address, 1);
@@ -484,7 +486,7 @@ async fn metadata_fits_through_a_follower_as_at_the_leader() {
     let certificates = Certificates::new();
     let mut config = config();
     config.tls = Some(certificates.tls());
-    let leader = Instance::with(local(1).0, config.clone(), |service| service);
+    let leader = Instance::with(leader_role(1).0, config.clone(), |service| service);
     let follower = Instance::with(named(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     for instance in [&leader, &follower] {
@@ -507,7 +509,7 @@ async fn metadata_fits_through_a_follower_as_at_the_leader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_messages_that_nobody_reads_break_no_call() {
     let mut leader = RawLeader::start().await;
-    let follower = Instance::with(remote(leader.address, 1), config(), |service| service);
+    let follower = Instance::with(follower_role(leader.address, 1), config(), |service| service);
     follower.serves(true).await;
     let caller = RawClient::with_window(follower.address, 65_535).await;
     let mut stalled = Vec::new();
@@ -552,8 +554,8 @@ async fn small_messages_that_nobody_reads_break_no_call() {
 async fn uploads_that_stall_at_the_leader_hold_up_nobody_else_at_the_follower() {
     let mut config = config();
     config.max_memory = 8 << 20;
-    let leader = Instance::with(local(1).0, config.clone(), |service| service);
-    let follower = Instance::with(remote(leader.address, 1), config, |service| service);
+    let leader = Instance::with(leader_role(1).0, config.clone(), |service| service);
+    let follower = Instance::with(follower_role(leader.address, 1), config, |service| service);
     follower.serves(true).await;
     let bystanders = Bystanders::begin(&follower, 3, None).await;
     let stalling = RawClient::over(from(66, follower.address).await, follower.address, 65_535)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use curator_listener::{CallerCertificates, Forwarders, Tls};
 
-use crate::fixture::{Certificates, Instance, config, in_time, local, undetermined};
+use crate::fixture::{Certificates, Instance, config, in_time, leader_role, undetermined};
 use crate::raw::RawClient;
 
 /// Requires a certificate for one method only.
@@ -49,7 +49,7 @@ async fn a_strangers_call_that_needs_a_certificate_does_not_wait() {
     // A call that anybody may make waits, or is refused because the queue is full.
     let waits = in_time(stranger.try_call("/curator.echo.v1.Echo/Count")).await.unwrap();
     assert_eq!(waits.code(), Some("8"), "{waits:?}");
-    instance.status.set(local(2).0);
+    instance.status.set(leader_role(2).0);
     let answer = crate::raw::Answer::read(in_time(response).await.unwrap()).await;
     assert_eq!(answer.code(), Some("0"), "{answer:?}");
     // The leader refuses it as well.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use curator_listener::{Listener, Role, SharedGuard, TermGuard};
+use curator_listener::{LeaderTerm, Listener, Role, TermGuard};
 use tokio::time::timeout;
 
 use crate::fixture::{Instance, config, in_time, say, term, undetermined};
@@ -51,10 +51,7 @@ async fn a_thread_that_is_stuck_gives_no_answer_until_it_is_free() {
         stuck: tokio::sync::Notify::new(),
         free: Mutex::new(freed),
     });
-    let role = Role::Local {
-        term: term(1),
-        guard: SharedGuard(guard.clone()),
-    };
+    let role = Role::Leader(LeaderTerm::new(term(1), guard.clone()));
     let mut two_threads = config();
     two_threads.threads = 2;
     let instance = Instance::with(role, two_threads, |service| service);

@@ -32,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use crate::fixture::{Certificates, Instance, config, from, in_time, local, message, say, undetermined};
+use crate::fixture::{Certificates, Instance, config, from, in_time, leader_role, message, say, undetermined};
 use crate::raw::RawClient;
 
 /// The allocator of `curator`. glibc's does not return the memory of a burst of calls.
@@ -70,7 +70,11 @@ fn a_process_that_serves() {
         config.hold_cap = Duration::from_secs(300);
         let certificates = std::env::var(CERTIFICATES).ok();
         config.tls = certificates.map(|directory| Certificates::read(directory.as_ref()).tls());
-        let role = if role == "leading" { local(1).0 } else { undetermined() };
+        let role = if role == "leading" {
+            leader_role(1).0
+        } else {
+            undetermined()
+        };
         let instance = Instance::with(role, config, |service| service);
         println!("\nlistening on {}", instance.address);
         // Until the parent process is gone.

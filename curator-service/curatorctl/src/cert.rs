@@ -100,9 +100,10 @@ async fn ca(cluster: &Cluster, out: Option<&Path>, expected: Option<&str>) -> Re
         ClientCredentials::anonymous(Trust::Unverified).map_err(|error| Failure::failed(error.to_string()))?;
     let mut last = Failure::usage("no endpoint given");
     for address in &cluster.settings.endpoints {
-        let channel = match cluster.settings.plain {
-            true => cluster.channel(address)?,
-            false => tls(&anybody, address)?,
+        let channel = if cluster.settings.plain {
+            cluster.channel(address)?
+        } else {
+            tls(&anybody, address)?
         };
         let mut local = CuratorLocalClient::new(channel);
         let asked = local.get_ca_certificate(cluster.request(GetCaCertificateRequest {}));

@@ -58,9 +58,10 @@ impl Cluster {
 
     /// A channel to an instance. It connects on first use.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, Failure> {
-        match self.settings.plain {
-            true => plain(address),
-            false => tls(&self.settings.credentials()?, address),
+        if self.settings.plain {
+            plain(address)
+        } else {
+            tls(&self.settings.credentials()?, address)
         }
     }
 
@@ -264,9 +265,10 @@ mod tests {
             let answer = cluster.call(&reached, call).await;
             assert_eq!(answer.is_ok(), done);
             let (took, calls) = (began.elapsed(), calls.load(Ordering::SeqCst));
-            match done {
-                true => assert!(took >= Duration::from_secs(3) && calls == 3, "{took:?}, {calls} calls"),
-                false => assert!(took <= Duration::from_secs(10) && calls < 8, "{took:?}, {calls} calls"),
+            if done {
+                assert!(took >= Duration::from_secs(3) && calls == 3, "{took:?}, {calls} calls");
+            } else {
+                assert!(took <= Duration::from_secs(10) && calls < 8, "{took:?}, {calls} calls");
             }
         }
     }

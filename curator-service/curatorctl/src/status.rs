@@ -53,9 +53,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
         return settled(cluster, wait).await;
     }
     loop {
-        let deadline = match args.watch {
-            true => Instant::now() + cluster.settings.timeout,
-            false => cluster.deadline(),
+        let deadline = if args.watch {
+            Instant::now() + cluster.settings.timeout
+        } else {
+            cluster.deadline()
         };
         let instances = gather(cluster, deadline).await?;
         let format = cluster.settings.output;
@@ -68,9 +69,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
             // Cursor to the upper left, and clear the screen.
             say("\x1b[H\x1b[2J\x1b[3J")?;
         }
-        match for_people {
-            true => say(&rendered(format, &instances)?)?,
-            false => format.print_one(&data(&instances), "")?,
+        if for_people {
+            say(&rendered(format, &instances)?)?;
+        } else {
+            format.print_one(&data(&instances), "")?;
         }
         sleep(args.interval).await;
     }

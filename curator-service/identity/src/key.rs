@@ -91,9 +91,10 @@ impl PrivateKey {
         base64.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
         let mut der = Zeroizing::new(vec![0; base64.len()]);
         let length = STANDARD.decode_slice(&*base64, &mut der).map_err(|_| KeyError::Pem)?;
-        match is_pkcs8 {
-            true => Self::from_pkcs8(&der[..length]),
-            false => Self::from_bytes(&der[..length]),
+        if is_pkcs8 {
+            Self::from_pkcs8(&der[..length])
+        } else {
+            Self::from_bytes(&der[..length])
         }
     }
 
@@ -142,9 +143,10 @@ impl PrivateKey {
             _ => return Err(KeyError::Length(bytes.len())),
         };
         let key = Self::from_seed(seed)?;
-        match key.public == public {
-            true => Ok(key),
-            false => Err(KeyError::Mismatch),
+        if key.public == public {
+            Ok(key)
+        } else {
+            Err(KeyError::Mismatch)
         }
     }
 

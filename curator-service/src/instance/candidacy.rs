@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use curator_election::store::{Op, OpResult, Store, Txn};
 use curator_election::{ElectionBackend, ElectionStatus, LeaderInfo, LeaderValue, Reason};
+use curator_listener::LeaderServicesError;
 use curator_proto::common::NodeState;
 use curator_proto::private::LeaderElectionValue;
 use futures::StreamExt;
@@ -41,6 +42,8 @@ pub(crate) enum Bar {
     OtherCluster,
     /// The node has neither the role nor a member of the consensus.
     NoMember,
+    /// The leader's services could not be made in the last term of this instance.
+    ServicesFailed(String),
 }
 
 impl fmt::Display for Bar {
@@ -55,6 +58,12 @@ impl fmt::Display for Bar {
             Self::NotUp(NodeState::Decommissioned) => "it is decommissioned",
             Self::NotUp(_) => "it has not committed yet",
             Self::NoMember => "it is not a member of the consensus and does not have the role consensus-member",
+            Self::ServicesFailed(reason) => {
+                return write!(
+                    f,
+                    "this instance does not stand for election for a while: its leader services failed to start: {reason}"
+                );
+            }
         };
         write!(f, "this instance's node may not lead: {why}")
     }
@@ -175,6 +184,21 @@ async fn wait_for(verdict: &mut watch::Receiver<Verdict>, such: impl FnMut(&Verd
     if !has_sender {
         std::future::pending::<()>().await;
     }
+}
+
+/// Follows the leader without standing for election for this time, since the leader's services could not be made.
+pub(crate) async fn follow_for(
+    wait: Duration,
+    why: &LeaderServicesError,
+    backend: &dyn ElectionBackend,
+    own_id: &str,
+    ttl: Duration,
+    status: &watch::Sender<LeaderStatus>,
+) {
+    let bar = Bar::ServicesFailed(why.reason().to_owned());
+    let (_verdicts, mut verdict) = watch::channel(Verdict::MayNot(bar));
+    // It does not end by itself, because the verdict does not change.
+    let _ = timeout(wait, follow(backend, own_id, ttl, status, &mut verdict)).await;
 }
 
 /// Follows the leader without standing for election, until the instance may lead. Observations older than `ttl` are

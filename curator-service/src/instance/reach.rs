@@ -24,7 +24,6 @@ use bytes::Bytes;
 use curator_election::clock::{BootClock, Clock, Instant};
 use curator_election::store::{Compare, Keys, LeaseId, Op, Range, Store, StoreError, Txn};
 use curator_election::{ElectionBackend, ElectionStatus, LeaderInfo, LeaderValue, Term};
-use curator_listener::TermId;
 use curator_proto::admin_api::StepDownRequest;
 use curator_proto::private::LeaderElectionValue;
 use futures::future::join_all;
@@ -255,15 +254,11 @@ impl Reach {
             return Ok(());
         }
         metrics::counter!(telemetry::MADE_WAY).increment(1);
-        let id = TermId {
-            lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
-            lock_revision: term.lock_revision().0,
-        };
         let request = StepDownRequest {
             to_node_id: next.clone(),
-            expected_lock_revision: id.lock_revision,
+            expected_lock_revision: term.lock_revision().0,
         };
-        match coordinator.step_down(&id, request).await {
+        match coordinator.step_down(term, request).await {
             Ok(_) => info!(
                 next,
                 "stepped down: this leader was unreachable for all other instances"

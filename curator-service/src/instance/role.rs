@@ -1,11 +1,13 @@
-//! Converts the election's status to the listener's role: the only place that knows both.
+//! The roles of this instance: converts the election's status to the listener's role, and begins each term. The only
+//! place that knows both.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use curator_election::{ElectionStatus, Reason, Term};
-use curator_listener::{Leader, Role, SharedGuard, StatusStream, TermGuard, TermId};
+use curator_election::{ElectionStatus, LeaderInfo, Reason, Term};
+use curator_listener::{Leader, LeaderTerm, LockKey, Role, StatusStream, TermGuard, TermId};
+use curator_proto::private::LeaderElectionValue;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
@@ -14,32 +16,43 @@ use crate::consensus::ConsensusStatus;
 use crate::instance::leader_address::{recorded_host, with_port};
 use crate::status::LeaderStatus;
 
-/// The role of an election status.
-pub(crate) fn role(status: &LeaderStatus) -> Role {
+/// The role of an election status. `lead` gives the context of a term of this instance.
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) fn role<T>(status: &LeaderStatus, lead: impl FnOnce(&Term) -> T) -> Role<T> {
     match status {
-        ElectionStatus::Undetermined(reason) => Role::Undetermined {
-            reason: public_reason(reason),
-        },
-        ElectionStatus::Follower(following) => Role::Remote(Leader {
-            node_id: following.leader.node_id.clone(),
-            addresses: following.leader.advertised_addresses.clone(),
-            // The field exists only in this implementation, and all its versions with the field authorize the caller
-            // that a forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which
-            // would be this instance.
-            authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
-            term: TermId {
-                lock_key: String::from_utf8_lossy(&following.key).into_owned(),
-                lock_revision: following.revision.0,
-            },
-        }),
-        ElectionStatus::Leader(term) => Role::Local {
-            term: TermId {
-                lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
-                lock_revision: term.lock_revision().0,
-            },
-            guard: SharedGuard(Arc::new(Guard(term.clone()))),
-        },
+        ElectionStatus::Undetermined(reason) => undetermined(reason),
+        ElectionStatus::Follower(following) => follower(following),
+        ElectionStatus::Leader(term) => leader(term, lead(term)),
     }
+}
+
+fn undetermined<T>(reason: &Reason) -> Role<T> {
+    Role::Undetermined {
+        reason: public_reason(reason),
+    }
+}
+
+fn follower<T>(following: &LeaderInfo<LeaderElectionValue>) -> Role<T> {
+    Role::Follower(Leader {
+        node_id: following.leader.node_id.clone(),
+        addresses: following.leader.advertised_addresses.clone(),
+        // The field exists only in this implementation, and all its versions with the field authorize the caller that a
+        // forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which would be this
+        // instance.
+        authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
+        term: TermId {
+            lock_key: LockKey::from(following.key.clone()),
+            lock_revision: following.revision.0,
+        },
+    })
+}
+
+fn leader<T>(term: &Term, context: T) -> Role<T> {
+    let id = TermId {
+        lock_key: LockKey::from(term.lock_key().clone()),
+        lock_revision: term.lock_revision().0,
+    };
+    Role::Leader(LeaderTerm::with_context(id, Guard(term.clone()), context))
 }
 
 /// Why the leader is unknown, for callers, who may be strangers. The store's own error goes to the log only.
@@ -91,29 +104,64 @@ impl TermGuard for Guard {
 }
 
 /// The roles that [`publish_roles`] publishes.
-pub(crate) struct Roles(pub(crate) watch::Receiver<Role>);
+pub(crate) struct Roles<T>(pub(crate) watch::Receiver<Role<T>>);
 
-impl StatusStream for Roles {
-    fn subscribe(&self) -> watch::Receiver<Role> {
+impl<T: Clone + Send + Sync + 'static> StatusStream<T> for Roles<T> {
+    fn subscribe(&self) -> watch::Receiver<Role<T>> {
         self.0.clone()
     }
+}
+
+/// A term of this instance that has begun.
+pub(crate) struct Begun<T> {
+    /// What the listener gets with the term.
+    pub(crate) context: T,
+    /// The leader's work, until the term has ended.
+    pub(crate) work: BoxFuture<'static, ()>,
 }
 
 /// The interval at which the address of a leader is looked up that does not advertise one.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes the role for each status, until the status ends. A leader without an advertised address is looked up.
-pub(crate) async fn publish_roles(
+///
+/// This is the only place where a term begins: `begin` is called once for each term of this instance, makes everything
+/// that belongs to the term, and what it makes for the listener is published with the role. The term's work runs here
+/// until the term has ended.
+pub(crate) async fn publish_roles<T: Clone>(
     mut status: watch::Receiver<LeaderStatus>,
     consensus: watch::Receiver<ConsensusStatus>,
-    roles: watch::Sender<Role>,
+    roles: watch::Sender<Role<T>>,
+    mut begin: impl FnMut(&Term) -> Result<Begun<T>, String>,
 ) {
     // The address found for the leader of this term.
     let mut found: Option<(TermId, String)> = None;
+    // The newest term that has begun, and the role that it gave this instance.
+    let mut newest_term: Option<(Term, Role<T>)> = None;
+    // The work of that term.
+    let mut work: Option<BoxFuture<'static, ()>> = None;
     loop {
-        let mut newest = role(&status.borrow_and_update());
+        let observed = status.borrow_and_update().clone();
+        let mut newest = match &observed {
+            ElectionStatus::Undetermined(reason) => undetermined(reason),
+            ElectionStatus::Follower(following) => follower(following),
+            ElectionStatus::Leader(term) => match &newest_term {
+                Some((known, role)) if known == term => role.clone(),
+                _ => {
+                    let role = match begin(term) {
+                        Ok(begun) => {
+                            work = Some(begun.work);
+                            leader(term, begun.context)
+                        }
+                        Err(reason) => Role::Undetermined { reason },
+                    };
+                    newest_term = Some((term.clone(), role.clone()));
+                    role
+                }
+            },
+        };
         let mut missing = None;
-        if let Role::Remote(leader) = &mut newest
+        if let Role::Follower(leader) = &mut newest
             && leader.addresses.is_empty()
         {
             match &found {
@@ -133,9 +181,24 @@ pub(crate) async fn publish_roles(
                 None => std::future::pending().await,
             }
         };
+        let working = async {
+            match &mut work {
+                Some(work) => work.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },
             address = look => found = missing.map(|leader| (leader.term, address)),
+            () = working => {
+                work = None;
+                // Drop what belonged to the term, also if the status still reports it.
+                if let Some((_, role)) = &mut newest_term {
+                    *role = Role::Undetermined {
+                        reason: "the term of this leader has ended".into(),
+                    };
+                }
+            }
         }
     }
 }
@@ -161,11 +224,11 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
 
 #[cfg(test)]
 mod tests {
-    use curator_election::LeaderInfo;
+    use std::sync::Arc;
+
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{Op, Revision, Store, Txn};
-    use curator_proto::private::LeaderElectionValue;
     use prost::Message;
 
     use super::*;
@@ -184,7 +247,8 @@ mod tests {
             },
             Reason::Undecodable(inside()),
         ] {
-            let Role::Undetermined { reason: told } = role(&ElectionStatus::Undetermined(reason.clone())) else {
+            let Role::Undetermined { reason: told } = role(&ElectionStatus::Undetermined(reason.clone()), |_| ())
+            else {
                 panic!("{reason}")
             };
             assert!(!told.contains("10.0.0.7") && !told.contains("key.pem"), "{told}");
@@ -208,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_follower_knows_its_leaders_term_and_addresses() {
-        let Role::Remote(leader) = role(&following(9)) else {
+        let Role::Follower(leader) = role(&following(9), |_| ()) else {
             panic!()
         };
         assert_eq!(leader.node_id, "node-2");
@@ -228,7 +292,7 @@ mod tests {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(5);
         let (_keeper, term) = Term::for_test("/leader/a", Revision(9), until, clock);
-        let Role::Local { guard, .. } = role(&ElectionStatus::Leader(term)) else {
+        let Role::Leader(LeaderTerm { guard, .. }) = role(&ElectionStatus::Leader(term), |_| ()) else {
             panic!()
         };
         assert!(guard.0.is_valid());
@@ -238,20 +302,110 @@ mod tests {
         assert!(!guard.0.is_valid());
     }
 
-    #[tokio::test]
-    async fn a_status_that_changes_nothing_disturbs_nobody() {
-        let (statuses, status) = watch::channel(following(9));
-        let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
+    /// For an instance that never leads.
+    fn no_term(_: &Term) -> Result<Begun<()>, String> {
+        Err("this instance does not lead in this test".into())
+    }
+
+    fn term_of(revision: i64) -> (curator_election::TermOwner, Term) {
+        let clock = Arc::new(TokioClock::new());
+        let until = clock.now() + Duration::from_secs(5);
+        Term::for_test("/leader/a", Revision(revision), until, clock)
+    }
+
+    /// The context of a term, and whether its work still runs.
+    type Context = (i64, Arc<()>);
+
+    fn context(role: &Role<Context>) -> Option<i64> {
+        match role {
+            Role::Leader(term) => Some(term.context.0),
+            _ => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_term_begins_once_and_its_role_carries_what_was_made_for_it() {
+        let (statuses, status) = watch::channel(following(1));
+        let (sender, mut roles) = watch::channel::<Role<Context>>(undetermined(&Reason::Starting));
         let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
             reason: "a test".into(),
         });
-        let translating = tokio::spawn(publish_roles(status, consensus, sender));
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let publishing = tokio::spawn(publish_roles(status, consensus, sender, move |term: &Term| {
+            let alive = Arc::new(());
+            begun
+                .send((term.clone(), Arc::downgrade(&alive)))
+                .expect("the test goes on");
+            let (term, revision, working) = (term.clone(), term.lock_revision().0, alive.clone());
+            let work = Box::pin(async move {
+                term.ended().await;
+                drop(working);
+            });
+            Ok(Begun {
+                context: (revision, alive),
+                work,
+            })
+        }));
+        let (first_owner, first) = term_of(2);
+        statuses.send_replace(ElectionStatus::Leader(first.clone()));
+        roles.wait_for(|role| context(role) == Some(2)).await.unwrap();
+        let (term, alive) = begins.recv().await.expect("begun");
+        assert_eq!(term, first);
+        assert_eq!(
+            alive.strong_count(),
+            3,
+            "the work, the role and the copy for the next status"
+        );
+
+        // Another status of the same term begins nothing. A term that has ended leaves nothing behind, even if the
+        // status still reports it.
+        statuses.send_replace(ElectionStatus::Leader(first.clone()));
+        drop(first_owner);
+        let over = |role: &Role<Context>| matches!(role, Role::Undetermined { .. });
+        roles.wait_for(over).await.unwrap();
+        assert_eq!(alive.strong_count(), 0);
+        statuses.send_replace(ElectionStatus::Leader(first));
+
+        // The watch may miss what was between two terms. The lock key may be the same.
+        let (_owner, second) = term_of(3);
+        statuses.send_replace(ElectionStatus::Leader(second.clone()));
+        roles.wait_for(|role| context(role) == Some(3)).await.unwrap();
+        assert_eq!(begins.recv().await.expect("begun").0, second);
+        drop(statuses);
+        publishing.await.unwrap();
+        assert!(begins.recv().await.is_none(), "two terms, two beginnings");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn term_that_cannot_begin_is_undetermined_with_the_reason() {
+        let (_owner, term) = term_of(2);
+        let (statuses, status) = watch::channel(ElectionStatus::Leader(term));
+        let (sender, mut roles) = watch::channel::<Role>(undetermined(&Reason::Starting));
+        let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
+            reason: "a test".into(),
+        });
+        let publishing = tokio::spawn(publish_roles(status, consensus, sender, no_term));
+        let reason = "this instance does not lead in this test";
+        let told = |role: &Role| matches!(role, Role::Undetermined { reason: found } if found == reason);
+        roles.wait_for(told).await.unwrap();
+        drop(statuses);
+        publishing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_status_that_changes_nothing_disturbs_nobody() {
+        let (statuses, status) = watch::channel(following(9));
+        let (sender, mut roles) = watch::channel(undetermined(&Reason::Starting));
+        let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
+            reason: "a test".into(),
+        });
+        let translating = tokio::spawn(publish_roles(status, consensus, sender, no_term));
         roles.changed().await.unwrap();
-        assert!(matches!(*roles.borrow_and_update(), Role::Remote(_)));
+        assert!(matches!(*roles.borrow_and_update(), Role::Follower(_)));
         statuses.send_replace(following(9));
         statuses.send_replace(following(10));
         roles.changed().await.unwrap();
-        let Role::Remote(leader) = roles.borrow_and_update().clone() else {
+        let Role::Follower(leader) = roles.borrow_and_update().clone() else {
             panic!()
         };
         assert_eq!(leader.term.lock_revision, 10);
@@ -270,12 +424,12 @@ mod tests {
         };
         silent.leader.advertised_addresses.clear();
         let (statuses, status) = watch::channel(ElectionStatus::Follower(silent.clone()));
-        let (sender, mut roles) = watch::channel(role(&ElectionStatus::Undetermined(Reason::Starting)));
+        let (sender, mut roles) = watch::channel(undetermined(&Reason::Starting));
         let store = Arc::new(MemoryCluster::new(1).client(0));
         let (_running, consensus) = watch::channel(ConsensusStatus::Running(store.clone()));
-        let translating = tokio::spawn(publish_roles(status, consensus, sender));
+        let translating = tokio::spawn(publish_roles(status, consensus, sender, no_term));
         let addresses = |role: &Role| match role {
-            Role::Remote(leader) => Some(leader.addresses.clone()),
+            Role::Follower(leader) => Some(leader.addresses.clone()),
             _ => None,
         };
         // Calls wait for it; it is not unknown who leads.
@@ -297,7 +451,7 @@ mod tests {
         store.txn(put).await.expect("no faults");
         let known = Some(vec!["10.0.0.2:7835".to_owned()]);
         let role = roles.wait_for(|role| addresses(role) == known).await.unwrap().clone();
-        let Role::Remote(leader) = role else { panic!() };
+        let Role::Follower(leader) = role else { panic!() };
         assert!(!leader.authorizes_forwarded, "it may be a Go leader");
         // News that say the same do not send anybody looking again.
         roles.mark_unchanged();

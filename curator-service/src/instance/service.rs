@@ -3,19 +3,24 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use curator_election::backoff::Backoff;
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::Store;
-use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason, Term};
+use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason};
 use curator_identity::CredentialsWatch;
-use curator_listener::{DescriptorError, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services, Tls};
+use curator_listener::{
+    DescriptorError, LeaderFailure, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
+    Tls,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::auth::certificate::OwnCertificate;
-use crate::auth::{Authenticator, Authorized, RejectAll};
+use crate::auth::{Authenticator, RejectAll};
 use crate::config::{Config, ConfigError};
 use crate::consensus::ConsensusStatus;
 use crate::instance::admin_api::InstanceService;
@@ -27,10 +32,10 @@ use crate::instance::reach::{Dial, Reach};
 use crate::instance::role::Roles;
 use crate::instance::role_history::RoleHistory;
 use crate::instance::tasks::{Ended, Supervisor};
+use crate::instance::terms::{TermFactory, TermRoutes};
 use crate::instance::{candidacy, node_report, readiness, role, watchdog};
-use crate::leader::{ConsensusForwarders, Leader, LeaderContext, LeaderHandle};
+use crate::leader::{ConsensusForwarders, Leader, LeaderContext};
 use crate::state::export::unfinished;
-use crate::state::fenced::Fenced;
 use crate::status::{CandidateConfig, LeaderStatus};
 use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, StatusServer, StatusSources};
@@ -129,7 +134,9 @@ impl Service {
             status,
             listener: published,
         } = self;
-        let (role_sender, roles) = watch::channel(role::role(&status.borrow()));
+        let (role_sender, roles) = watch::channel(Role::Undetermined {
+            reason: role::public_reason(&Reason::Starting),
+        });
         let (leader_sender, leader) = watch::channel(None);
         let limits = listener_limits(&config, &leader);
         let hand_over_limit = limits.drain_limit;
@@ -151,8 +158,7 @@ impl Service {
             "starting"
         );
         let candidate = CandidateConfig::new(&config, advertise.clone());
-        let (coordinator, step_downs) =
-            StepDownCoordinator::new(candidate.clone(), config.consensus.status(), status.subscribe());
+        let (coordinator, step_downs) = StepDownCoordinator::new(candidate.clone(), config.consensus.status());
         let (reach, unreached_by) = Reach::new(candidate.clone(), Arc::new(Dial::new(config.credentials.clone())));
         let instance = Arc::new(Running {
             candidate,
@@ -168,6 +174,7 @@ impl Service {
             liveness: LivenessProbe::new(Arc::new(BootClock), config.effective_stuck_after()),
             elector: ElectorSlot::default(),
             coordinator,
+            has_served: Arc::default(),
             // A child, so that a task that fails ends this instance and not its caller.
             cancel: cancel.child_token(),
             listener_cancel: CancellationToken::new(),
@@ -184,10 +191,9 @@ impl Service {
         tasks.spawn("readiness", of().follow_readiness());
         tasks.spawn("consensus", of().run_consensus());
         tasks.spawn("reach", of().check_reach(reach));
-        tasks.spawn("leader", of().lead(leader_sender));
         tasks.spawn("hand-over", of().hand_over(step_downs));
         tasks.spawn("listener", of().listen(listener, roles, services, listener_done));
-        tasks.spawn("roles", of().publish_roles(role_sender));
+        tasks.spawn("roles", of().publish_roles(role_sender, leader_sender));
         tasks.spawn("watchdog", of().watch_liveness());
         tasks.spawn("shutdown", of().shut_down(listener_ended));
         if let Some((server, observe)) = status_server.zip(instance.config.observe.clone()) {
@@ -230,6 +236,8 @@ struct Running {
     liveness: LivenessProbe,
     elector: ElectorSlot,
     coordinator: StepDownCoordinator,
+    /// Whether a term of this instance has begun with all of its services since it last stepped down without.
+    has_served: Arc<AtomicBool>,
     /// Starts the shutdown.
     cancel: CancellationToken,
     /// Ends the listener, after the handover.
@@ -309,20 +317,6 @@ impl Running {
         Ok(())
     }
 
-    async fn lead(self: Arc<Self>, leader: watch::Sender<Option<Arc<Leader>>>) -> Result<(), ServiceError> {
-        let has_credentials = self.config.credentials.is_some();
-        let context = LeaderContext {
-            node_id: self.config.node_id.clone(),
-            membership: self.config.consensus.membership(),
-            succession: has_credentials.then(|| self.coordinator.clone()),
-            limits: self.config.state_limits,
-            clock: Arc::new(BootClock),
-            wall: curator_identity::wall_clock,
-        };
-        let (status, consensus) = (self.status.clone(), self.config.consensus.status());
-        lead(status, consensus, context, leader, self.rest_cancel.clone()).await
-    }
-
     async fn hand_over(self: Arc<Self>, requests: mpsc::Receiver<HandOver>) -> Result<(), ServiceError> {
         let (limit, cancel) = (self.hand_over_limit, self.rest_cancel.clone());
         step_down::hand_over(requests, &self.listener, &self.elector, limit, cancel).await;
@@ -331,7 +325,8 @@ impl Running {
         Ok(())
     }
 
-    fn services(&self, unreached_by: watch::Receiver<Vec<String>>) -> Result<Services, DescriptorError> {
+    /// The services of the listener: `CuratorLocal` and `Instance` locally, the others by the leader of each term.
+    fn services(&self, unreached_by: watch::Receiver<Vec<String>>) -> Result<Services<TermRoutes>, DescriptorError> {
         let local = CuratorLocalService::new(
             self.config.node_id.clone(),
             self.advertise.clone(),
@@ -347,15 +342,28 @@ impl Running {
             self.config.log_filter.clone(),
         )
         .unreached_by(unreached_by);
-        let (coordinator, leader) = (self.coordinator.clone(), self.leader.clone());
-        services(&self.config, local, instance, coordinator, leader)
+        // They are made where the term begins.
+        let services = Services::with_factory(|term: &LeaderTerm<TermRoutes>| term.context.clone())
+            .local(local.into_server())
+            .local(instance.into_server(self.authenticator()))
+            .describe(curator_proto::FILE_DESCRIPTOR_SET)?;
+        let added = self.config.leader_services.descriptors().iter();
+        added.copied().try_fold(services, Services::describe)
+    }
+
+    fn authenticator(&self) -> Arc<dyn Authenticator> {
+        match (&self.config.authenticator, &self.config.credentials) {
+            (Some(authenticator), _) => authenticator.clone(),
+            (None, Some(credentials)) => Arc::new(credentials.clone()),
+            (None, None) => Arc::new(RejectAll),
+        }
     }
 
     async fn listen(
         self: Arc<Self>,
         listener: Listener,
-        roles: watch::Receiver<Role>,
-        services: Services,
+        roles: watch::Receiver<Role<TermRoutes>>,
+        services: Services<TermRoutes>,
         done: oneshot::Sender<()>,
     ) -> Result<(), ServiceError> {
         let ended = listener.run(Roles(roles), services, self.listener_cancel.clone()).await;
@@ -363,8 +371,32 @@ impl Running {
         Ok(ended?)
     }
 
-    async fn publish_roles(self: Arc<Self>, roles: watch::Sender<Role>) -> Result<(), ServiceError> {
-        role::publish_roles(self.status.clone(), self.config.consensus.status(), roles).await;
+    /// Publishes the roles of this instance, and runs the leader of each of its terms.
+    async fn publish_roles(
+        self: Arc<Self>,
+        roles: watch::Sender<Role<TermRoutes>>,
+        leaders: watch::Sender<Option<Arc<Leader>>>,
+    ) -> Result<(), ServiceError> {
+        let has_credentials = self.config.credentials.is_some();
+        let consensus = self.config.consensus.status();
+        let terms = TermFactory {
+            context: LeaderContext {
+                node_id: self.config.node_id.clone(),
+                membership: self.config.consensus.membership(),
+                succession: has_credentials.then(|| self.coordinator.clone()),
+                limits: self.config.state_limits,
+                clock: Arc::new(BootClock),
+                wall: curator_identity::wall_clock,
+            },
+            consensus: consensus.clone(),
+            coordinator: self.coordinator.clone(),
+            authenticator: self.authenticator(),
+            added: self.config.leader_services.clone(),
+            leaders: leaders.clone(),
+            has_served: self.has_served.clone(),
+        };
+        role::publish_roles(self.status.clone(), consensus, roles, |term| terms.begin(term)).await;
+        leaders.send_replace(None);
         // The status ends with the election task, whose end is detected there.
         self.rest_cancel.cancelled().await;
         Ok(())
@@ -423,7 +455,21 @@ impl Running {
             return Ok(());
         }
         let backend = Arc::new(candidate.election(store));
+        let mut backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL, rand::random());
+        // Why this instance could not serve in its last term.
+        let mut failure: Option<LeaderFailure> = None;
         while !cancel.is_cancelled() {
+            if let Some(failure) = failure.take() {
+                if self.has_served.swap(false, Ordering::Relaxed) {
+                    backoff.succeeded();
+                }
+                let wait = backoff.failed();
+                let (node_id, ttl) = (&self.config.node_id, candidate.ttl);
+                let following = candidacy::follow_for(wait, &failure.error, &*backend, node_id, ttl, &status);
+                if cancel.run_until_cancelled(following).await.is_none() {
+                    break;
+                }
+            }
             if let Some(verdict) = &mut verdict {
                 let node_id = &self.config.node_id;
                 let following = candidacy::follow(&*backend, node_id, candidate.ttl, &status, verdict);
@@ -444,6 +490,12 @@ impl Running {
             let mut running = pin!(elector.run(stands.clone()));
             tokio::select! {
                 () = &mut running => {}
+                failed = self.listener.leader_failed() => {
+                    warn!(%failed, "stepping down: this leader cannot serve");
+                    failure = Some(failed);
+                    stands.cancel();
+                    running.await;
+                }
                 () = candidacy::barred(verdict.as_mut()) => {
                     let leaving = async {
                         // A leader finishes its calls first; new calls wait for the next leader.
@@ -533,79 +585,6 @@ fn bind_status_server(config: &Config) -> Result<Option<StatusServer>, ServiceEr
     Ok(Some(bound))
 }
 
-/// The services of the listener: `CuratorLocal` and `Instance` locally, the others by the leader.
-fn services(
-    config: &Config,
-    local: CuratorLocalService,
-    instance: InstanceService,
-    coordinator: StepDownCoordinator,
-    leader: watch::Receiver<Option<Arc<Leader>>>,
-) -> Result<Services, DescriptorError> {
-    let added = config.leader_services.clone();
-    let authenticator: Arc<dyn Authenticator> = match (&config.authenticator, &config.credentials) {
-        (Some(authenticator), _) => authenticator.clone(),
-        (None, Some(credentials)) => Arc::new(credentials.clone()),
-        (None, None) => Arc::new(RejectAll),
-    };
-    let instance = instance.into_server(authenticator.clone());
-    let services = Services::new(move |term| {
-        let leader = LeaderHandle::new(leader.clone(), term.term.clone());
-        let step_down = coordinator.clone().service(term.term.clone());
-        let step_down = Authorized::new(step_down, authenticator.clone(), leader.clone());
-        added(term, leader.routes(&authenticator).add_service(step_down))
-    })
-    .local(local.into_server())
-    .local(instance)
-    .describe(curator_proto::FILE_DESCRIPTOR_SET)?;
-    config
-        .leader_descriptors
-        .iter()
-        .try_fold(services, |services, descriptors| services.describe(descriptors))
-}
-
-/// Runs a leader in each term that this instance leads, until cancelled.
-async fn lead(
-    mut status: watch::Receiver<LeaderStatus>,
-    consensus: watch::Receiver<ConsensusStatus>,
-    context: LeaderContext,
-    published: watch::Sender<Option<Arc<Leader>>>,
-    cancel: CancellationToken,
-) -> Result<(), ServiceError> {
-    let mut last = None;
-    loop {
-        let term = tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            term = next_term(&mut status, last.as_ref()) => term,
-        };
-        let store = match &*consensus.borrow() {
-            ConsensusStatus::Running(store) => Some(store.clone()),
-            ConsensusStatus::NotRunning { .. } => None,
-        };
-        // The status ends with the election task, whose end is detected there; and no instance leads without a store.
-        let (Some(term), Some(store)) = (term, store) else {
-            cancel.cancelled().await;
-            return Ok(());
-        };
-        last = Some(term.clone());
-        let leader = Leader::new(Fenced::new(store, term.clone()), context.clone());
-        published.send_replace(Some(leader.clone()));
-        tokio::select! {
-            () = leader.run() => {}
-            () = cancel.cancelled() => {}
-        }
-        published.send_replace(None);
-    }
-}
-
-/// The next term of this instance after the last one; `None` if the status has ended.
-async fn next_term(status: &mut watch::Receiver<LeaderStatus>, last: Option<&Term>) -> Option<Term> {
-    let is_next = |status: &LeaderStatus| matches!(status, ElectionStatus::Leader(term) if Some(term) != last);
-    match &*status.wait_for(is_next).await.ok()? {
-        ElectionStatus::Leader(term) => Some(term.clone()),
-        ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => None,
-    }
-}
-
 /// The store, as soon as the consensus runs; `None` if cancelled. Until then, the reason is published as the status.
 async fn running_store(
     mut consensus: watch::Receiver<ConsensusStatus>,
@@ -636,6 +615,11 @@ async fn running_store(
         }
     }
 }
+
+/// How long an instance does not stand for election after its leader services failed to start. It doubles with each
+/// failure.
+const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A leader that does not respond for this long counts as missing.
 const MIN_SILENCE: Duration = Duration::from_secs(1);

@@ -25,6 +25,9 @@ pub(crate) const DELETED_NODES: Prefix = Prefix("/deleted_nodes/");
 /// How nodes have registered: `/registrations/<id>`. Unknown to the Go Curator.
 pub(crate) const REGISTRATIONS: Prefix = Prefix("/registrations/");
 
+/// The states of services that an embedder adds: `/embedded/<name>/...`. Unknown to the Go Curator.
+pub(crate) const EMBEDDED: Prefix = Prefix("/embedded/");
+
 /// The prefixes that the leader's view has. The election's keys and private keys are excluded.
 pub(crate) const VIEWED: [&str; 8] = [
     "/nodes/",

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use curator_election::store::Revision;
-use curator_election::{ElectionStatus, ElectorHandle};
+use curator_election::{ElectionStatus, ElectorHandle, Term};
 use curator_listener::ListenerHandle;
 use curator_proto::private::LeaderElectionValue;
 use tokio::time::timeout;
@@ -28,16 +27,11 @@ impl ElectorSlot {
 /// Hands over leadership without failing calls: drains the calls that are running and queues new ones, steps down, then
 /// waits up to `limit` for the next leader, to which the queued calls are forwarded.
 ///
-/// Returns immediately on a follower, or if `revision` is given and is not the current term's.
-pub(crate) async fn hand_over(
-    listener: &ListenerHandle,
-    elector: &ElectorSlot,
-    limit: Duration,
-    revision: Option<Revision>,
-) {
+/// Returns immediately on a follower, or if another term than `only` is the current one.
+pub(crate) async fn hand_over(listener: &ListenerHandle, elector: &ElectorSlot, limit: Duration, only: Option<&Term>) {
     let Some(elector) = elector.get() else { return };
     let leads = match &*elector.status().borrow() {
-        ElectionStatus::Leader(term) => revision.is_none_or(|revision| term.lock_revision() == revision),
+        ElectionStatus::Leader(term) => only.is_none_or(|only| term == only),
         ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => false,
     };
     if !leads {

@@ -184,23 +184,25 @@ impl Register {
     fn unlock_key(&self) -> Result<Vec<u8>, String> {
         let encrypted = !matches!(self.storage_security, Storage::Insecure);
         let Some(file) = &self.cluster_unlock_key_file else {
-            return match encrypted {
-                true => Err(
+            return if encrypted {
+                Err(
                     "encrypted storage needs an unlock key: give --cluster-unlock-key-file, a file of 32 random bytes \
                              that is stored nowhere else, or --storage-security insecure"
                         .to_owned(),
-                ),
-                false => Ok(Vec::new()),
+                )
+            } else {
+                Ok(Vec::new())
             };
         };
         let key = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-        match key.len() == UNLOCK_KEY_BYTES || (!encrypted && key.len() < UNLOCK_KEY_BYTES) {
-            true => Ok(key),
-            false => Err(format!(
+        if key.len() == UNLOCK_KEY_BYTES || (!encrypted && key.len() < UNLOCK_KEY_BYTES) {
+            Ok(key)
+        } else {
+            Err(format!(
                 "{}: an unlock key must be {UNLOCK_KEY_BYTES} bytes long, not {}; nothing was registered",
                 file.display(),
                 key.len()
-            )),
+            ))
         }
     }
 }

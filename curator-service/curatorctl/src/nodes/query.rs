@@ -54,10 +54,7 @@ pub(super) fn with_labels(filter: String, labels: &[String]) -> String {
         .into_iter()
         .chain(each)
         .collect();
-    match all.is_empty() {
-        true => filter,
-        false => all.join(" && "),
-    }
+    if all.is_empty() { filter } else { all.join(" && ") }
 }
 
 /// Finds one node. Two nodes may share an id; then the caller must give the key.

@@ -49,9 +49,10 @@ const STICKY: u32 = 0o1000;
 pub(super) fn of_node(directory: &Path) -> [PathBuf; 2] {
     let has = |name: &str| directory.join(name).symlink_metadata().is_ok();
     let is_go = has(names::GO_NODE) && !has(names::NODE);
-    match is_go {
-        true => [names::GO_NODE, names::GO_NODE_KEY],
-        false => [names::NODE, names::NODE_KEY],
+    if is_go {
+        [names::GO_NODE, names::GO_NODE_KEY]
+    } else {
+        [names::NODE, names::NODE_KEY]
     }
     .map(|name| directory.join(name))
 }
@@ -92,14 +93,15 @@ pub(super) fn check_directory(path: &Path) -> Result<(), CredentialsError> {
     let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     check_owner(path, &metadata)?;
     let mode = metadata.permissions().mode();
-    match mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
-        true => Err(CredentialsError::Permissions {
+    if mode & OTHERS_WRITE != 0 && mode & STICKY == 0 {
+        Err(CredentialsError::Permissions {
             path: path.to_owned(),
             mode: mode & 0o7777,
             may: "write to it",
             right: 0o700,
-        }),
-        false => Ok(()),
+        })
+    } else {
+        Ok(())
     }
 }
 

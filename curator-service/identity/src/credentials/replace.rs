@@ -14,9 +14,10 @@ use crate::is_certificate;
 /// If the file does not exist or cannot be replaced.
 pub fn replace_certificate(path: &Path, der: &[u8]) -> io::Result<()> {
     let there = fs::metadata(path)?;
-    let bytes = match is_certificate(&fs::read(path)?) {
-        true => der.to_vec(),
-        false => certificate_pem(der).into_bytes(),
+    let bytes = if is_certificate(&fs::read(path)?) {
+        der.to_vec()
+    } else {
+        certificate_pem(der).into_bytes()
     };
     let mut partial = path.as_os_str().to_owned();
     partial.push(".new");

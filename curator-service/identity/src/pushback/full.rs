@@ -83,9 +83,10 @@ impl Service<http::Request<Body>> for Full {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = match self.calls.fetch_add(1, Ordering::SeqCst) < self.refuses {
-            true => Err(refused(self.said)),
-            false => Ok(Response::new(CommitNodeResponse::default())),
+        let answer = if self.calls.fetch_add(1, Ordering::SeqCst) < self.refuses {
+            Err(refused(self.said))
+        } else {
+            Ok(Response::new(CommitNodeResponse::default()))
         };
         async move {
             let codec = ProstCodec::<CommitNodeResponse, CommitNodeRequest>::default();

@@ -30,7 +30,7 @@ impl Aaa for LeaderHandle {
     /// Answers the first request and ends the stream.
     async fn escrow(&self, request: Request<Streaming<EscrowRequest>>) -> Result<Response<RevocableStream>, Status> {
         let key = calling_key(&request)?;
-        let leader = self.leader().await?;
+        let leader = self.leader();
         let mut requests = request.into_inner();
         let first = requests.message().await?;
         leader.escrow(key, first).await.map(Response::new)

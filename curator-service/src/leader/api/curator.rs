@@ -26,7 +26,7 @@ impl Curator for LeaderHandle {
     /// Serves calls within the process; `SharedWatch` serves calls from the network.
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = caller(&request)?.clone();
-        let events = self.leader().await?.watch(&caller, request.into_inner()).await?;
+        let events = self.leader().watch(&caller, request.into_inner()).await?;
         let decoded = events.map(|event| event.and_then(|event| event.decoded()));
         Ok(Response::new(Box::pin(decoded)))
     }
@@ -36,17 +36,13 @@ impl Curator for LeaderHandle {
         request: Request<UpdateNodeStatusRequest>,
     ) -> Result<Response<UpdateNodeStatusResponse>, Status> {
         let node = calling_node(&request)?;
-        let done = self
-            .leader()
-            .await?
-            .report_node_status(&node, request.into_inner())
-            .await;
+        let done = self.leader().report_node_status(&node, request.into_inner()).await;
         done.map(Response::new)
     }
 
     async fn heartbeat(&self, request: Request<Streaming<HeartbeatRequest>>) -> Result<Response<Heartbeats>, Status> {
         let node = calling_node(&request)?;
-        let leader = self.leader().await?;
+        let leader = self.leader().clone();
         let heartbeats = request.into_inner().map(move |heartbeat| {
             heartbeat.map(|HeartbeatRequest {}| {
                 leader.heartbeats.heard(&node);
@@ -62,23 +58,19 @@ impl Curator for LeaderHandle {
     ) -> Result<Response<RegisterNodeResponse>, Status> {
         let key = calling_key(&request)?;
         let from = calling_address(&request);
-        let done = self
-            .leader()
-            .await?
-            .register_node_from(from, key, request.into_inner())
-            .await;
+        let done = self.leader().register_node_from(from, key, request.into_inner()).await;
         done.map(Response::new).map_err(to_stranger)
     }
 
     async fn commit_node(&self, request: Request<CommitNodeRequest>) -> Result<Response<CommitNodeResponse>, Status> {
         let key = calling_key(&request)?;
-        let done = self.leader().await?.commit_node(key, request.into_inner()).await;
+        let done = self.leader().commit_node(key, request.into_inner()).await;
         done.map(Response::new).map_err(to_stranger)
     }
 
     async fn join_node(&self, request: Request<JoinNodeRequest>) -> Result<Response<JoinNodeResponse>, Status> {
         let key = calling_key(&request)?;
-        let done = self.leader().await?.join_node(key, request.into_inner()).await;
+        let done = self.leader().join_node(key, request.into_inner()).await;
         done.map(Response::new).map_err(to_stranger)
     }
 
@@ -87,11 +79,7 @@ impl Curator for LeaderHandle {
         request: Request<IssueCertificateRequest>,
     ) -> Result<Response<IssueCertificateResponse>, Status> {
         let node = calling_node(&request)?;
-        let done = self
-            .leader()
-            .await?
-            .issue_certificate(&node, request.into_inner())
-            .await;
+        let done = self.leader().issue_certificate(&node, request.into_inner()).await;
         done.map(Response::new)
     }
 
@@ -100,7 +88,7 @@ impl Curator for LeaderHandle {
         request: Request<UpdateNodeClusterNetworkingRequest>,
     ) -> Result<Response<UpdateNodeClusterNetworkingResponse>, Status> {
         let node = calling_node(&request)?;
-        let leader = self.leader().await?;
+        let leader = self.leader();
         let done = leader.change_node_cluster_networking(&node, request.into_inner()).await;
         done.map(Response::new)
     }
@@ -109,7 +97,7 @@ impl Curator for LeaderHandle {
         &self,
         request: Request<GetConsensusStatusRequest>,
     ) -> Result<Response<GetConsensusStatusResponse>, Status> {
-        let done = self.leader().await?.get_consensus_status(request.into_inner()).await;
+        let done = self.leader().get_consensus_status(request.into_inner()).await;
         done.map(Response::new)
     }
 }

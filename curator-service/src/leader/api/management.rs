@@ -27,12 +27,12 @@ macro_rules! unary {
 
             async fn get_nodes(&self, request: Request<GetNodesRequest>) -> Result<Response<Nodes>, Status> {
                 let caller = caller(&request)?.clone();
-                let nodes = self.leader().await?.get_nodes(&caller, request.into_inner()).await;
+                let nodes = self.leader().get_nodes(&caller, request.into_inner()).await;
                 nodes.map(Response::new)
             }
 
             $(async fn $method(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
-                let done = self.leader().await?.$method(request.into_inner()).await;
+                let done = self.leader().$method(request.into_inner()).await;
                 done.map(Response::new)
             })*
 
@@ -41,10 +41,7 @@ macro_rules! unary {
                 request: Request<$audited_request>,
             ) -> Result<Response<$audited_response>, Status> {
                 let entry = Entry::of(&request);
-                let done = match self.leader().await {
-                    Ok(leader) => leader.$audited(request.into_inner()).await,
-                    Err(status) => Err(status),
-                };
+                let done = self.leader().$audited(request.into_inner()).await;
                 entry.close(&done);
                 done.map(Response::new)
             })*

@@ -70,10 +70,7 @@ impl Tickets for LeaderHandle {
         request: Request<RotateRegisterTicketRequest>,
     ) -> Result<Response<RotateRegisterTicketResponse>, Status> {
         let entry = Entry::of(&request);
-        let done = match self.leader().await {
-            Ok(leader) => leader.rotate_register_ticket(request.into_inner()).await,
-            Err(status) => Err(status),
-        };
+        let done = self.leader().rotate_register_ticket(request.into_inner()).await;
         entry.close(&done);
         done.map(Response::new)
     }

@@ -1,6 +1,5 @@
 //! Deletion of nodes.
 
-use curator_listener::TermId;
 use curator_proto::admin_api::StepDownRequest;
 use curator_proto::common::NodeState;
 use curator_proto::management_api::{DeleteNodeRequest, DeleteNodeResponse};
@@ -76,12 +75,8 @@ impl Leader {
             return Ok(());
         };
         let term = self.state.fenced().term();
-        let term = TermId {
-            lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
-            lock_revision: term.lock_revision().0,
-        };
         // Fails if there is no other candidate. The next leader validates the request itself.
-        let next = succession.step_down(&term, StepDownRequest::default()).await?;
+        let next = succession.step_down(term, StepDownRequest::default()).await?;
         Err(Status::unavailable(format!(
             "node {id} runs the leader, which is handing over to {}; retry",
             next.next_node_id

@@ -119,7 +119,7 @@ async fn begin(handle: LeaderHandle, request: Request<Body>) -> Result<Events, S
     let metadata = MetadataMap::from_headers(parts.headers);
     let request = tonic::Request::from_parts(metadata, parts.extensions, message);
     let caller = caller(&request)?.clone();
-    handle.leader().await?.watch(&caller, request.into_inner()).await
+    handle.leader().watch(&caller, request.into_inner()).await
 }
 
 /// The response that streams these events.

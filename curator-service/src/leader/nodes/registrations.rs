@@ -76,7 +76,7 @@ impl Registrations for LeaderHandle {
         &self,
         request: Request<GetRegistrationsRequest>,
     ) -> Result<Response<GetRegistrationsResponse>, Status> {
-        let done = self.leader().await?.get_registrations(request.into_inner()).await;
+        let done = self.leader().get_registrations(request.into_inner()).await;
         done.map(Response::new)
     }
 }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use curator_election::clock::{BootClock, Clock};
-use curator_listener::TermId;
 use curator_proto::admin_api::RotateRegisterTicketRequest;
 use curator_proto::common::{NodeState, NodeStatus};
 use curator_proto::curator_api::{HeartbeatRequest, RegisterNodeRequest, UpdateNodeStatusRequest};
@@ -30,7 +29,6 @@ use http_body_util::Full;
 use prost::Message;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use tokio::sync::watch;
 use tonic::Code;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -192,7 +190,6 @@ struct Run {
     turn: u32,
     /// The honest nodes whose registration was acknowledged.
     joined: BTreeSet<String>,
-    _leader: watch::Sender<Option<Arc<crate::leader::Leader>>>,
 }
 
 impl Run {
@@ -204,22 +201,15 @@ impl Run {
             stage.register(number).await.expect("it is new");
         }
         stage.approve(4).await.expect("it is new");
-        let (sender, leader) = watch::channel(Some(stage.leader.clone()));
-        let term = stage.leader.state.fenced().term();
-        let term = TermId {
-            lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
-            lock_revision: term.lock_revision().0,
-        };
         let authenticator: Arc<dyn Authenticator> = Arc::new(Said);
         Self {
-            routes: LeaderHandle::new(leader, term).routes(&authenticator),
+            routes: LeaderHandle::new(stage.leader.clone()).routes(&authenticator),
             ticket: stage.ticket().await,
             stage,
             dice: StdRng::seed_from_u64(seed),
             held: Vec::new(),
             turn: 0,
             joined: BTreeSet::new(),
-            _leader: sender,
         }
     }
 

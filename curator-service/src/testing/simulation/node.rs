@@ -98,7 +98,7 @@ impl Node {
         };
         let mut tasks = vec![spawn_local(gate.run(lead(handle.status(), store, states)))];
         if let Some(host) = host {
-            let (sender, roles) = watch::channel(role::role(&handle.status().borrow()));
+            let (sender, roles) = watch::channel(role::role(&handle.status().borrow(), |_| ()));
             tasks.push(spawn_local(gate.run(translate(handle.status(), sender))));
             tasks.push(spawn_local(listen(host, roles, registers.clone())));
         }
@@ -204,7 +204,7 @@ async fn lead(
 
 async fn translate(mut status: watch::Receiver<LeaderStatus>, roles: watch::Sender<Role>) {
     loop {
-        let newest = role::role(&status.borrow_and_update());
+        let newest = role::role(&status.borrow_and_update(), |_| ());
         roles.send_if_modified(|known| {
             let changed = *known != newest;
             *known = newest;

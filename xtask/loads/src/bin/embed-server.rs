@@ -20,7 +20,8 @@ use clap::Parser;
 use curator_echo::EchoService;
 use curator_election::namespace::Namespace;
 use curator_service::{
-    Config, Consensus, CredentialsWatch, EmbeddedConsensus, EtcdConsensus, Service, TestIdentity, wall_clock,
+    Config, Consensus, CredentialsWatch, EmbeddedConsensus, EtcdConsensus, LeaderServices, Service, TermContext,
+    TestIdentity, wall_clock,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -115,8 +116,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     // Made anew in each term that this process leads in.
     let record = arguments.record.map(open).transpose()?;
     let (node_id, block_on) = (arguments.node_id, arguments.block_on);
-    config.leader_services = Arc::new(move |term, routes| {
-        let revision = term.term.lock_revision;
+    let echo = move |term: &TermContext| {
+        let revision = term.term().lock_revision().0;
         let record = record.clone();
         let service = EchoService::new(node_id.clone(), revision).recording(Arc::new(move |id| {
             // One write for one line: lines of several processes and threads do not mix.
@@ -129,9 +130,12 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
                 std::thread::park();
             }
         }));
-        routes.add_service(service.into_server())
-    });
-    config.leader_descriptors = vec![curator_echo::FILE_DESCRIPTOR_SET];
+        Ok(service.into_server())
+    };
+    // Clients of the tests come without certificates.
+    config.leader_services = LeaderServices::new()
+        .describe(curator_echo::FILE_DESCRIPTOR_SET)?
+        .add_public(echo)?;
 
     let cancel = CancellationToken::new();
     let mut running = tokio::spawn(Service::new(config)?.run(cancel.clone()));

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use curator_echo::EchoService;
 use curator_echo::tls::{Failure, Party, SERVER};
 use curator_listener::{
-    CallerCertificates, Forwarders, Leader, Listener, ListenerConfig, Role, Services, SharedGuard, StaticStatus,
+    CallerCertificates, Forwarders, Leader, LeaderTerm, Listener, ListenerConfig, Role, Services, StaticStatus,
     TermGuard, TermId, Tls, ToLeader,
 };
 use tokio::sync::watch;
@@ -118,13 +118,10 @@ fn arguments() -> Result<Arguments, Failure> {
         match word.as_str() {
             "--listen" => addresses.push(words.next().ok_or(USAGE)?.parse()?),
             "--lead" => {
-                role = Some(Role::Local {
-                    term: term(),
-                    guard: SharedGuard(Arc::new(Forever)),
-                });
+                role = Some(Role::Leader(LeaderTerm::new(term(), Forever)));
             }
             "--follow" => {
-                role = Some(Role::Remote(Leader {
+                role = Some(Role::Follower(Leader {
                     node_id: SERVER.into(),
                     addresses: vec![words.next().ok_or(USAGE)?],
                     authorizes_forwarded: true,

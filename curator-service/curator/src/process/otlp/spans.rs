@@ -109,9 +109,10 @@ where
         if let Some(span) = context.span(id)
             && let Some(open) = span.extensions_mut().get_mut::<Open>()
         {
-            match open.links.links.len() < MAX_LINKS {
-                true => open.links.links.push(Link::new(other, Vec::new(), 0)),
-                false => open.links.dropped_count += 1,
+            if open.links.links.len() < MAX_LINKS {
+                open.links.links.push(Link::new(other, Vec::new(), 0));
+            } else {
+                open.links.dropped_count += 1;
             }
         }
     }

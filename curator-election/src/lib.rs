@@ -48,6 +48,7 @@ pub mod backoff;
 mod elector;
 #[doc(hidden)]
 pub mod failpoint;
+pub mod fence;
 pub mod lease_deadline;
 mod liveness;
 mod process;
@@ -73,6 +74,7 @@ pub use curator_store::{clock, namespace, pages};
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend, StoreElection};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use fence::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use liveness::LivenessProbe;
 pub use process::Process;
 pub use status::{ElectionStatus, LeaderInfo, Reason};

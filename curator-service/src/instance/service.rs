@@ -30,12 +30,12 @@ use crate::instance::tasks::{Ended, Supervisor};
 use crate::instance::{candidacy, node_report, readiness, role, watchdog};
 use crate::leader::{ConsensusForwarders, Leader, LeaderContext, LeaderHandle};
 use crate::state::export::unfinished;
-use crate::state::fenced::Fenced;
 use crate::status::{CandidateConfig, LeaderStatus};
 use crate::status_page::term_history::TermHistory;
 use crate::status_page::{Observe, StatusServer, StatusSources};
 use crate::step_down::{ElectorSlot, HandOver, StepDownCoordinator, handing_over};
 use crate::{step_down, telemetry};
+use curator_election::fence::Fenced;
 
 /// One instance of the Curator.
 pub struct Service {

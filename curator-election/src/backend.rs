@@ -1,5 +1,7 @@
 //! The interface between the elector and a store.
 
+#[cfg(any(test, feature = "mock"))]
+mod mock;
 mod store_election;
 
 use std::time::Duration;
@@ -8,6 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+#[cfg(any(test, feature = "mock"))]
+pub use self::mock::MockElectionBackend;
 pub use self::store_election::StoreElection;
 use crate::store::{Lease, LeaseId, Revision, StoreError};
 
@@ -65,7 +69,6 @@ pub enum CampaignError {
 ///
 /// The elector decides; a backend executes. Every call except [`campaign`](Self::campaign) and the stream of
 /// [`observe`](Self::observe) returns within a bound that the backend documents.
-#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]
 pub trait ElectionBackend: Send + Sync + 'static {
     /// All candidates, oldest first. Linearizable.
@@ -119,4 +122,11 @@ pub trait ElectionBackend: Send + Sync + 'static {
     ///
     /// Cancellation: it may have happened or not; calling again is safe.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// The full key under which a lock key is in the store, such as with the prefix of a namespace.
+    ///
+    /// A mock does not have this method: there it is the lock key.
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        key.clone()
+    }
 }

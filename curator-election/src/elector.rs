@@ -4,6 +4,7 @@
 
 mod driver;
 mod duplicate;
+mod early_end;
 mod machine;
 mod renewal;
 

@@ -54,6 +54,12 @@ pub enum Reason {
     LockLost,
     /// The store rejected an access of the own term, or the deadline of the term has passed.
     FencedOut,
+    /// As [`FencedOut`](Self::FencedOut), for several terms in a row, each shortly after it began: most often the guard
+    /// of a caller names another key than the lock key in the store.
+    FencedOutRepeatedly {
+        /// The number of terms in a row.
+        terms: u32,
+    },
     /// This instance was asked to step down.
     StepDown,
     /// This instance is shutting down.
@@ -87,7 +93,7 @@ impl Reason {
             Self::WrongCluster(_) => "wrong_cluster",
             Self::WentBack(_) => "went_back",
             Self::LockLost => "lock_lost",
-            Self::FencedOut => "fenced_out",
+            Self::FencedOut | Self::FencedOutRepeatedly { .. } => "fenced_out",
             Self::StepDown => "step_down",
             Self::Shutdown => "shutdown",
             Self::NoLeader => "no_leader",
@@ -114,6 +120,12 @@ impl std::fmt::Display for Reason {
             Self::CampaignFailed { error, .. } => write!(f, "campaign failed: {error}"),
             Self::LockLost => f.write_str("lock key not found in the store"),
             Self::FencedOut => f.write_str("term ended: the store rejected an access, or the deadline has passed"),
+            Self::FencedOutRepeatedly { terms } => write!(
+                f,
+                "the guard of {terms} terms in a row was rejected shortly after they began: check that the caller uses \
+                 the store of the election with the same namespace and prefix, or Term::guard_in_store in a client \
+                 without the namespace"
+            ),
             Self::StepDown => f.write_str("asked to step down"),
             Self::Shutdown => f.write_str("shutting down"),
             Self::NoLeader => f.write_str("no candidate leads"),

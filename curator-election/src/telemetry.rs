@@ -72,6 +72,10 @@ pub(crate) fn duplicate_id(found: bool) {
     metrics::gauge!(DUPLICATE_ID).set(f64::from(u8::from(found)));
 }
 
-pub(crate) fn fenced_out() {
-    metrics::counter!(FENCED_OUT).increment(1);
+/// The election is that of the term: the access was made outside the elector.
+pub(crate) fn fenced_out(election: Option<&str>) {
+    match election {
+        Some(election) => metrics::counter!(FENCED_OUT, "election" => election.to_owned()).increment(1),
+        None => metrics::counter!(FENCED_OUT).increment(1),
+    }
 }

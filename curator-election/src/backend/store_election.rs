@@ -282,6 +282,10 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
     }
+
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        self.store.key_in_store(key)
+    }
 }
 
 /// Pauses after a transient failure; returns a final one.

@@ -116,7 +116,12 @@ impl<V: LeaderValue> Io<V> {
     fn carry_out(&mut self, command: Command<V>) {
         let backend = self.backend.clone();
         match command {
-            Command::Undetermined { reason } => self.publisher.undetermined(reason),
+            Command::Undetermined { reason } => {
+                if matches!(reason, Reason::FencedOutRepeatedly { .. }) {
+                    warn!("{reason}");
+                }
+                self.publisher.undetermined(reason);
+            }
             Command::Explain { reason } => {
                 // A duplicate is already logged, with the same text.
                 if !matches!(reason, Reason::Duplicate(_)) {
@@ -134,7 +139,9 @@ impl<V: LeaderValue> Io<V> {
                 lease,
                 deadline,
             } => {
-                self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
+                let names = (backend.key_in_store(&key), None);
+                self.publisher
+                    .lead(key, revision, lease, deadline, self.clock.clone(), names);
             }
             Command::Extend { deadline } => self.publisher.extend(deadline),
             Command::WentBack(went_back) => {
@@ -256,9 +263,18 @@ impl<V: LeaderValue> Publisher<V> {
         self.publish(ElectionStatus::Undetermined(reason));
     }
 
-    fn lead(&mut self, key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant, clock: SharedClock) {
+    fn lead(
+        &mut self,
+        key: Bytes,
+        revision: Revision,
+        lease: LeaseId,
+        deadline: Instant,
+        clock: SharedClock,
+        names: (Bytes, Option<String>),
+    ) {
         telemetry::became_leader();
         let (owner, term) = Term::begin(key, revision, lease, deadline, clock);
+        term.set_names(names.0, names.1);
         self.publish(ElectionStatus::Leader(term));
         self.term = Some(owner);
     }

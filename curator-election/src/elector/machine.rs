@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::duplicate::{Duplicate, Own};
+use super::early_end::EarlyEnds;
 use super::renewal::{Attempt, Renewal};
 use crate::backend::{CampaignError, Candidate, Elected, Observation};
 use crate::backoff::Backoff;
@@ -121,6 +122,7 @@ pub(crate) struct Machine<V> {
     own: Own,
     timing: Timing,
     backoff: Backoff,
+    early_ends: EarlyEnds,
     state: State,
     /// Another process with the own id.
     duplicate: Option<KnownDuplicate>,
@@ -191,6 +193,7 @@ impl<V: LeaderValue> Machine<V> {
     pub(crate) fn new(own_id: String, process: Process, timing: Timing, backoff: Backoff, now: Instant) -> Self {
         Self {
             own: Own::new(own_id, process),
+            early_ends: EarlyEnds::new(timing.ttl),
             timing,
             backoff,
             state: State::Waiting { until: now },
@@ -247,7 +250,8 @@ impl<V: LeaderValue> Machine<V> {
             Event::Observed(observation) => self.observed(now, observation),
             Event::FencedOut => {
                 if self.is_leader() {
-                    self.end_round(now, Reason::FencedOut);
+                    let reason = self.early_ends.fenced_out(now);
+                    self.end_round(now, reason);
                 }
             }
             Event::WentBack(went_back) => {
@@ -258,6 +262,7 @@ impl<V: LeaderValue> Machine<V> {
             Event::StepDown => {
                 if self.is_leader() {
                     self.backoff.succeeded();
+                    self.early_ends.reset();
                     self.end_round(now, Reason::StepDown);
                 }
             }
@@ -431,7 +436,7 @@ impl<V: LeaderValue> Machine<V> {
                 }
                 let deadline = running.renewal.deadline();
                 // A renewed lease means that the round has not failed.
-                self.backoff.succeeded();
+                self.succeeded(now);
                 if self.is_leader() {
                     self.commands.push(Command::Extend { deadline });
                 }
@@ -462,7 +467,8 @@ impl<V: LeaderValue> Machine<V> {
                 });
                 running.elected = Some(elected);
                 self.published = Published::Leader;
-                self.backoff.succeeded();
+                self.early_ends.began(now);
+                self.succeeded(now);
             }
             Err(error) => {
                 let word = match &error {
@@ -475,6 +481,13 @@ impl<V: LeaderValue> Machine<V> {
                 };
                 self.fail_round(now, reason, word);
             }
+        }
+    }
+
+    /// The round succeeds, unless its terms are fenced out as soon as they begin.
+    fn succeeded(&mut self, now: Instant) {
+        if !self.early_ends.are_suspected(now) {
+            self.backoff.succeeded();
         }
     }
 

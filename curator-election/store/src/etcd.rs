@@ -14,6 +14,8 @@
 //! behind a proxy that reports no progress it ends within a minute.
 
 mod auth;
+#[cfg(feature = "etcd-client-0_21")]
+mod clients;
 mod cluster;
 mod convert;
 mod endpoint;
@@ -34,6 +36,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "etcd-client-0_21")]
+pub use etcd_client;
 use etcd_client::Client;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -152,6 +156,10 @@ impl EtcdStore {
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
+        Self::with(config, clients)
+    }
+
+    fn with(config: EtcdConfig, clients: Clients) -> Result<Self, EtcdConfigError> {
         let members = Members::new(config.endpoints.len());
         let identity = Identity::new(config.endpoints.clone(), config.cluster_file.clone())?;
         Ok(Self {

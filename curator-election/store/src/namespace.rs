@@ -233,6 +233,10 @@ impl<S: Store> Store for Namespaced<S> {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
     }
+
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        self.store.key_in_store(&self.namespace.add(key))
+    }
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ fn key_value(kv: &etcd_client::KeyValue) -> KeyValue {
     }
 }
 
-fn compare(compare: Compare) -> etcd_client::Compare {
+pub(super) fn compare(compare: Compare) -> etcd_client::Compare {
     let op = match compare.ordering {
         Ordering::Equal => CompareOp::Equal,
         Ordering::NotEqual => CompareOp::NotEqual,

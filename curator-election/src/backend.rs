@@ -13,6 +13,7 @@ use futures::stream::BoxStream;
 #[cfg(any(test, feature = "mock"))]
 pub use self::mock::MockElectionBackend;
 pub use self::store_election::StoreElection;
+use crate::settings::ElectorError;
 use crate::store::{Lease, LeaseId, Revision, StoreError};
 
 /// A candidate's key, as found in the store.
@@ -122,6 +123,15 @@ pub trait ElectionBackend: Send + Sync + 'static {
     ///
     /// Cancellation: it may have happened or not; calling again is safe.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Checks the settings of the backend against the TTL of the election.
+    ///
+    /// # Errors
+    /// If they cannot work.
+    fn check(&self, ttl: Duration) -> Result<(), ElectorError> {
+        let _ = ttl;
+        Ok(())
+    }
 
     /// The full key under which a lock key is in the store, such as with the prefix of a namespace.
     ///

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use self::machine::{Machine, Timing};
 use crate::backend::ElectionBackend;
@@ -23,14 +24,17 @@ use crate::clock::{BootClock, SharedClock};
 use crate::failpoint;
 use crate::lease_deadline::effective_ttl;
 use crate::liveness::LivenessProbe;
+use crate::settings::{self, ElectorError};
 use crate::status::{ElectionStatus, Reason};
+use crate::telemetry;
 use crate::value::LeaderValue;
 
 /// The configuration of an [`Elector`]. Use `..Default::default()` for the rest.
 #[derive(Clone, Debug)]
 pub struct ElectorConfig {
-    /// The requested TTL of the lease, rounded down to seconds; less than one second means ten seconds. The store may
-    /// grant more.
+    /// The name of the election in metrics (label `election`) and spans; `None` for none.
+    pub name: Option<String>,
+    /// The requested TTL of the lease, rounded down to seconds: a second or more. The store may grant more.
     pub ttl: Duration,
     /// How long before the end of the granted TTL a term ends. `None` for a tenth of the TTL, at least 100 ms.
     pub margin: Option<Duration>,
@@ -52,6 +56,7 @@ pub struct ElectorConfig {
 impl Default for ElectorConfig {
     fn default() -> Self {
         Self {
+            name: None,
             ttl: crate::lease_deadline::DEFAULT_TTL,
             margin: None,
             initial_backoff: Duration::from_millis(100),
@@ -64,22 +69,9 @@ impl Default for ElectorConfig {
     }
 }
 
-/// An invalid [`ElectorConfig`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ElectorError {
-    /// The margin is too large for the TTL.
-    #[error("margin {margin:?} too large for TTL {ttl:?}: it must be less than half of the TTL")]
-    Margin {
-        /// The margin.
-        margin: Duration,
-        /// The effective TTL.
-        ttl: Duration,
-    },
-}
-
 /// Takes part in an election for as long as it runs.
 pub struct Elector<V> {
+    name: Option<String>,
     backend: Arc<dyn ElectionBackend>,
     value: Bytes,
     liveness: Option<LivenessProbe>,
@@ -137,10 +129,13 @@ impl<V: LeaderValue> Elector<V> {
     /// # Errors
     /// If the configuration is invalid.
     pub fn new(backend: Arc<dyn ElectionBackend>, value: &V, config: ElectorConfig) -> Result<Self, ElectorError> {
+        settings::check_ttl(config.ttl)?;
         let ttl = effective_ttl(config.ttl);
-        if let Some(margin) = config.margin.filter(|margin| *margin >= ttl / 2) {
-            return Err(ElectorError::Margin { margin, ttl });
-        }
+        settings::check_margin(config.margin, ttl)?;
+        settings::check_backoff(config.initial_backoff, config.max_backoff)?;
+        settings::check_name(config.name.as_deref())?;
+        settings::check_clock(&config.clock)?;
+        backend.check(ttl)?;
         let timing = Timing {
             ttl,
             margin: config.margin,
@@ -166,6 +161,7 @@ impl<V: LeaderValue> Elector<V> {
         let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (sender, requests) = mpsc::channel(8);
         Ok(Self {
+            name: config.name,
             backend,
             value: value.encode().into(),
             liveness: config.liveness,
@@ -199,8 +195,21 @@ impl<V: LeaderValue> Elector<V> {
     ///
     /// All its work is in this future; it spawns no task. If the future is dropped or stuck, the term ends, at its
     /// deadline at the latest, and the lease expires. When the future is dropped, the status becomes undetermined.
+    ///
+    /// If the runtime's time is paused while the clock of the election counts on, as in a test with the default clock,
+    /// it takes no part: it logs [`ElectorError::PausedTime`] and publishes it as the reason.
     pub async fn run(self, cancel: CancellationToken) {
-        driver::run(self, cancel).await;
+        if let Err(error) = settings::check_clock(&self.clock) {
+            tracing::error!("{error}");
+            self.status
+                .send_replace(ElectionStatus::Undetermined(Reason::Barred(error.to_string())));
+            return;
+        }
+        let span = telemetry::span(self.name.as_deref());
+        let name = self.name.clone();
+        telemetry::of_election(name, driver::run(self, cancel))
+            .instrument(span)
+            .await;
     }
 }
 

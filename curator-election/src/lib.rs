@@ -45,6 +45,7 @@
 
 pub mod backend;
 pub mod backoff;
+mod builder;
 mod elector;
 #[doc(hidden)]
 pub mod failpoint;
@@ -52,6 +53,7 @@ pub mod fence;
 pub mod lease_deadline;
 mod liveness;
 mod process;
+pub mod settings;
 mod status;
 pub mod telemetry;
 mod term;
@@ -73,10 +75,12 @@ pub use curator_store::{clock, namespace, pages};
 #[cfg(any(test, feature = "mock"))]
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend, StoreElection};
-pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
+pub use builder::ElectionBuilder;
+pub use elector::{Elector, ElectorConfig, ElectorGone, ElectorHandle, StepDown};
 pub use fence::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use liveness::LivenessProbe;
 pub use process::Process;
+pub use settings::ElectorError;
 pub use status::{ElectionStatus, LeaderInfo, Reason};
 pub use term::{Term, TermEnded, TermOwner, WentBack};
 pub use transfer::{TransferError, transfer_leadership};

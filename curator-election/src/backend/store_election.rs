@@ -24,6 +24,7 @@ use tracing::debug;
 use crate::backend::{CampaignError, Candidate, Elected, ElectionBackend, Observation};
 use crate::backoff::Backoff;
 use crate::failpoint;
+use crate::settings::{self, ElectorError};
 use crate::store::{
     Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target,
     Txn, TxnResult, WatchStream,
@@ -59,7 +60,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
     /// The election under `prefix`, such as `/leader`; its keys start with the prefix and a slash.
     ///
     /// Waits read again at each `refresh` interval, independent of watches; observers get an observation as often. Use
-    /// a third of the TTL.
+    /// a third of the TTL: the elector refuses more than half of it. [`ElectionBuilder`](crate::ElectionBuilder)
+    /// derives it.
     pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
         Self {
             store,
@@ -281,6 +283,11 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
+    }
+
+    fn check(&self, ttl: Duration) -> Result<(), ElectorError> {
+        settings::check_prefix(&self.prefix)?;
+        settings::check_refresh(self.refresh, ttl)
     }
 
     fn key_in_store(&self, key: &Bytes) -> Bytes {

@@ -25,6 +25,7 @@ use crate::value::LeaderValue;
 /// Runs the elector until it is cancelled and has resigned.
 pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: CancellationToken) {
     let Elector {
+        name: _,
         backend,
         value,
         liveness,
@@ -139,7 +140,7 @@ impl<V: LeaderValue> Io<V> {
                 lease,
                 deadline,
             } => {
-                let names = (backend.key_in_store(&key), None);
+                let names = (backend.key_in_store(&key), telemetry::election());
                 self.publisher
                     .lead(key, revision, lease, deadline, self.clock.clone(), names);
             }

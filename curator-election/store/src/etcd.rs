@@ -446,7 +446,7 @@ impl Store for EtcdStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        let seconds = convert::seconds(ttl);
+        let seconds = convert::seconds(ttl)?;
         let member = self.writable().await?;
         let granted = self
             .call(member, Call::Write(None), (), |mut client, ()| async move {

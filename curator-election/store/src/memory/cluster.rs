@@ -255,7 +255,7 @@ impl Store for MemoryClient {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        self.call(move |model, now| Ok(model.grant(now, ttl))).await
+        self.call(move |model, now| model.grant(now, ttl)).await
     }
 
     async fn keep_alive(&self, lease: LeaseId, _attempt: u32) -> Result<Duration, StoreError> {

@@ -2,9 +2,11 @@
 //!
 //! The decisions are in `machine.rs`, without I/O; `driver.rs` carries them out.
 
+mod control;
 mod driver;
 mod duplicate;
 mod early_end;
+mod handle;
 mod machine;
 mod renewal;
 
@@ -12,11 +14,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+pub use self::control::{ProclaimError, Proclaimed};
+pub use self::handle::WhileLeading;
 use self::machine::{Machine, Timing};
 use crate::backend::ElectionBackend;
 use crate::backoff::Backoff;
@@ -73,7 +76,7 @@ impl Default for ElectorConfig {
 pub struct Elector<V> {
     name: Option<String>,
     backend: Arc<dyn ElectionBackend>,
-    value: Bytes,
+    controls: control::Controls,
     liveness: Option<LivenessProbe>,
     clock: SharedClock,
     machine: Machine<V>,
@@ -96,6 +99,7 @@ pub enum StepDown {
 pub struct ElectorHandle<V> {
     status: watch::Receiver<ElectionStatus<V>>,
     requests: mpsc::Sender<oneshot::Sender<StepDown>>,
+    control: control::Requests,
 }
 
 /// The elector has stopped.
@@ -111,12 +115,21 @@ impl<V: LeaderValue> ElectorHandle<V> {
     }
 
     /// Asks the elector to step down and waits until it has. The instance then campaigns again behind the others.
+    /// An elector that does not run yet does not lead, and answers so.
     ///
     /// Cancellation: the request remains in effect.
     ///
     /// # Errors
     /// If the elector has stopped; its term, if any, has ended.
     pub async fn step_down(&self) -> Result<StepDown, ElectorGone> {
+        if !self.control.has_started() {
+            let gone = self.requests.is_closed();
+            return if gone {
+                Err(ElectorGone)
+            } else {
+                Ok(StepDown::NotLeader)
+            };
+        }
         let (answer, answered) = oneshot::channel();
         self.requests.send(answer).await.map_err(|_| ElectorGone)?;
         answered.await.map_err(|_| ElectorGone)
@@ -160,10 +173,11 @@ impl<V: LeaderValue> Elector<V> {
         );
         let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (sender, requests) = mpsc::channel(8);
+        let (controls, control) = control::new(value.candidate_id(), value.encode().into());
         Ok(Self {
             name: config.name,
             backend,
-            value: value.encode().into(),
+            controls,
             liveness: config.liveness,
             clock: config.clock,
             machine,
@@ -172,6 +186,7 @@ impl<V: LeaderValue> Elector<V> {
             handle: ElectorHandle {
                 status: watched,
                 requests: sender,
+                control,
             },
         })
     }

@@ -60,6 +60,8 @@ pub enum Reason {
         /// The number of terms in a row.
         terms: u32,
     },
+    /// The candidacy is paused by [`ElectorHandle::pause`](crate::ElectorHandle::pause), and no other candidate leads.
+    Paused,
     /// This instance was asked to step down.
     StepDown,
     /// This instance is shutting down.
@@ -94,6 +96,7 @@ impl Reason {
             Self::WentBack(_) => "went_back",
             Self::LockLost => "lock_lost",
             Self::FencedOut | Self::FencedOutRepeatedly { .. } => "fenced_out",
+            Self::Paused => "paused",
             Self::StepDown => "step_down",
             Self::Shutdown => "shutdown",
             Self::NoLeader => "no_leader",
@@ -126,6 +129,7 @@ impl std::fmt::Display for Reason {
                  the store of the election with the same namespace and prefix, or Term::guard_in_store in a client \
                  without the namespace"
             ),
+            Self::Paused => f.write_str("the candidacy is paused, and no other candidate leads"),
             Self::StepDown => f.write_str("asked to step down"),
             Self::Shutdown => f.write_str("shutting down"),
             Self::NoLeader => f.write_str("no candidate leads"),

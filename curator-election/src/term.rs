@@ -2,6 +2,8 @@
 
 #[cfg(feature = "etcd-client-0_21")]
 mod etcd_guard;
+#[cfg(any(test, feature = "testing", feature = "mock"))]
+mod for_test;
 mod names;
 
 use std::fmt;

@@ -11,11 +11,13 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::control::{Proclaim, pause_changed};
 use super::machine::{Command, Event};
-use super::{Elector, StepDown};
-use crate::backend::{ElectionBackend, Observation};
+use super::{Elector, ProclaimError, Proclaimed, StepDown};
+use crate::backend::{CampaignError, Elected, ElectionBackend, Observation};
 use crate::clock::{Instant, SharedClock};
 use crate::liveness::LivenessProbe;
+use crate::observer::{LeaderObserver, Observed};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
 use crate::telemetry::{self, MinRemaining};
@@ -27,7 +29,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
     let Elector {
         name: _,
         backend,
-        value,
+        mut controls,
         liveness,
         clock,
         mut machine,
@@ -35,10 +37,14 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         mut requests,
         handle,
     } = elector;
+    let own_id = handle.control.candidate_id.clone();
     drop(handle);
     let mut io = Io {
         backend,
-        value,
+        value: controls.value.clone(),
+        proclaiming: None,
+        following: None,
+        own_id,
         clock: clock.clone(),
         calls: FuturesUnordered::new(),
         observations: None,
@@ -62,6 +68,9 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         if !machine.is_leader() && io.closing.is_none() {
             io.answer_step_down(StepDown::Done);
         }
+        let idle = machine.is_paused() && machine.is_idle() && io.closing.is_none();
+        io.follow_while(idle, machine.ttl());
+        controls.set_idle(idle);
         let Some(wakeup) = machine.next_wakeup() else { return };
         // The order matters: a known end of the term goes first, then the time, then other events.
         event = tokio::select! {
@@ -72,6 +81,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
             }
             went_back = io.publisher.fenced_out() => went_back.map_or(Event::FencedOut, Event::WentBack),
             () = liveness_changed(liveness.as_ref(), machine.is_stuck()) => Event::Stuck(!machine.is_stuck()),
+            () = pause_changed(&mut controls.paused, machine.is_paused()) => Event::Paused(!machine.is_paused()),
             () = clock.sleep_until(wakeup) => Event::Tick,
             Some(()) = maybe(&mut io.closing) => {
                 io.closing = None;
@@ -79,6 +89,18 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
             }
             Some(event) = io.calls.next(), if !io.calls.is_empty() => event,
             Some(observation) = next_observation(&mut io.observations) => Event::Observed(observation),
+            Some(observed) = next_observed(&mut io.following) => {
+                io.publisher.observed(observed, &io.own_id);
+                Event::Tick
+            }
+            Some(()) = maybe(&mut io.proclaiming) => {
+                io.proclaiming = None;
+                Event::Tick
+            }
+            Some(request) = controls.proclaims.recv(), if !shutting_down && io.proclaiming.is_none() => {
+                io.proclaim(request);
+                Event::Tick
+            }
             Some(answer) = requests.recv(), if !shutting_down => {
                 if machine.is_leader() {
                     io.stepping_down.push(answer);
@@ -104,8 +126,13 @@ async fn liveness_changed(liveness: Option<&LivenessProbe>, stuck: bool) {
 /// The calls in progress, and what they need.
 struct Io<V> {
     backend: Arc<dyn ElectionBackend>,
-    value: Bytes,
+    value: Arc<watch::Sender<Bytes>>,
+    own_id: Arc<str>,
     clock: SharedClock,
+    /// The observer while the candidacy is paused.
+    following: Option<LeaderObserver<V>>,
+    /// The write of a new value to the lock key. There is one at a time, so that the last value stays.
+    proclaiming: Option<BoxFuture<'static, ()>>,
     calls: FuturesUnordered<BoxFuture<'static, Event>>,
     observations: Option<BoxStream<'static, Observation>>,
     closing: Option<BoxFuture<'static, ()>>,
@@ -192,8 +219,8 @@ impl<V: LeaderValue> Io<V> {
             }
             Command::Campaign { lease } => {
                 self.observations = Some(backend.observe());
-                let value = self.value.clone();
-                self.call(async move { Event::Campaigned(backend.campaign(lease, value).await) });
+                let value = self.value.subscribe();
+                self.call(async move { Event::Campaigned(campaign(backend, lease, value).await) });
             }
             Command::Renew { lease, attempt } => {
                 let clock = self.clock.clone();
@@ -206,10 +233,43 @@ impl<V: LeaderValue> Io<V> {
             }
             Command::Close { lease, until } => {
                 self.calls.clear();
+                self.proclaiming = None;
                 self.observations = None;
                 self.closing = Some(close(backend, lease, until, self.clock.clone()).boxed());
             }
         }
+    }
+
+    /// Follows the leader while the candidacy is paused.
+    fn follow_while(&mut self, idle: bool, ttl: Duration) {
+        if idle && self.following.is_none() {
+            self.publisher.undetermined(Reason::Paused);
+            self.following = Some(LeaderObserver::of(self.backend.clone(), ttl, self.clock.clone()));
+        } else if !idle && self.following.take().is_some() {
+            self.publisher.undetermined(Reason::Starting);
+        }
+    }
+
+    /// Campaigns with another value from now on, and writes it to the lock key if there is a term.
+    fn proclaim(&mut self, request: Proclaim) {
+        let Proclaim { value, answer } = request;
+        self.value.send_replace(value.clone());
+        let Some(term) = self.publisher.status.borrow().valid_term().cloned() else {
+            // The caller may be gone.
+            let _ = answer.send(Ok(Proclaimed::Queued));
+            return;
+        };
+        let backend = self.backend.clone();
+        let write = async move {
+            let (key, revision) = (term.lock_key().clone(), term.lock_revision());
+            let result = match backend.proclaim(key, revision, term.lease(), value).await {
+                Ok(true) => Ok(Proclaimed::Led),
+                Ok(false) => Err(ProclaimError::TermEnded),
+                Err(error) => Err(error.into()),
+            };
+            let _ = answer.send(result);
+        };
+        self.proclaiming = Some(write.boxed());
     }
 
     fn call(&mut self, call: impl Future<Output = Event> + Send + 'static) {
@@ -220,6 +280,23 @@ impl<V: LeaderValue> Io<V> {
         for answer in self.stepping_down.drain(..) {
             // The caller may be gone.
             let _ = answer.send(outcome);
+        }
+    }
+}
+
+/// Campaigns with the newest value: a campaign that is called again under its lease changes the value of its key, which
+/// keeps its place.
+async fn campaign(
+    backend: Arc<dyn ElectionBackend>,
+    lease: LeaseId,
+    mut value: watch::Receiver<Bytes>,
+) -> Result<Elected, CampaignError> {
+    loop {
+        let newest = value.borrow_and_update().clone();
+        tokio::select! {
+            biased;
+            Ok(()) = value.changed() => {}
+            result = backend.campaign(lease, newest) => return result,
         }
     }
 }
@@ -262,6 +339,23 @@ impl<V: LeaderValue> Publisher<V> {
         debug!(%reason, "role undetermined");
         telemetry::became_undetermined(reason.word());
         self.publish(ElectionStatus::Undetermined(reason));
+    }
+
+    /// Publishes what the observer of a paused candidacy has seen.
+    fn observed(&mut self, observed: Observed<V>, own_id: &str) {
+        match observed {
+            // The own key, which is left to expire.
+            Observed::Leader(info) if info.leader.candidate_id() == own_id => {
+                self.undetermined(Reason::OwnEarlierKey);
+            }
+            Observed::Leader(info) => {
+                telemetry::became_follower();
+                self.publish(ElectionStatus::Follower(info));
+            }
+            Observed::NoLeader => self.undetermined(Reason::Paused),
+            Observed::Undecodable(error) => self.undetermined(Reason::Undecodable(error)),
+            Observed::Stale => self.undetermined(Reason::ObservationStale),
+        }
     }
 
     fn lead(
@@ -320,6 +414,13 @@ async fn maybe(future: &mut Option<BoxFuture<'static, ()>>) -> Option<()> {
             future.await;
             Some(())
         }
+        None => None,
+    }
+}
+
+async fn next_observed<V: LeaderValue>(observer: &mut Option<LeaderObserver<V>>) -> Option<Observed<V>> {
+    match observer {
+        Some(observer) => Some(observer.next().await),
         None => None,
     }
 }

@@ -71,6 +71,8 @@ pub(crate) enum Event {
     StepDown,
     /// The liveness probe failed (true) or recovered (false).
     Stuck(bool),
+    /// The candidacy is to pause (true) or go on (false).
+    Paused(bool),
     /// The lease was revoked, or the timeout for that has passed.
     Closed,
     Shutdown,
@@ -137,6 +139,8 @@ pub(crate) struct Machine<V> {
     stopping: bool,
     /// Whether the liveness probe has failed, so that this candidate must not lead.
     stuck: bool,
+    /// Whether this candidate must not campaign, by its owner's wish.
+    paused: bool,
     commands: Vec<Command<V>>,
 }
 
@@ -204,6 +208,7 @@ impl<V: LeaderValue> Machine<V> {
             newest: Revision(0),
             stopping: false,
             stuck: false,
+            paused: false,
             commands: Vec::new(),
         }
     }
@@ -228,8 +233,22 @@ impl<V: LeaderValue> Machine<V> {
         matches!(self.state, State::Stopped)
     }
 
+    /// The requested TTL.
+    pub(crate) const fn ttl(&self) -> Duration {
+        self.timing.ttl
+    }
+
     pub(crate) const fn is_stuck(&self) -> bool {
         self.stuck
+    }
+
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether there is no round, so that this candidate has no lease.
+    pub(crate) const fn is_idle(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
     }
 
     pub(crate) const fn is_leader(&self) -> bool {
@@ -267,6 +286,7 @@ impl<V: LeaderValue> Machine<V> {
                 }
             }
             Event::Stuck(stuck) => self.stuck(now, stuck),
+            Event::Paused(paused) => self.pause(now, paused),
             Event::Closed => self.closed(now),
             Event::Shutdown => self.shut_down(now),
         }
@@ -277,8 +297,8 @@ impl<V: LeaderValue> Machine<V> {
 
     fn pass_time(&mut self, now: Instant) {
         match &mut self.state {
-            // Do not campaign while the liveness probe fails; `Event::Stuck` reports its recovery.
-            State::Waiting { until } if now >= *until && self.stuck => *until = now + self.timing.ttl,
+            // Do not campaign while the liveness probe fails or the candidacy is paused: an event reports the end of it.
+            State::Waiting { until } if now >= *until && (self.stuck || self.paused) => *until = now + self.timing.ttl,
             State::Waiting { until } if now >= *until => {
                 self.state = State::Opening {
                     give_up_at: now + self.timing.open_timeout,
@@ -630,6 +650,18 @@ impl<V: LeaderValue> Machine<V> {
         match &mut self.state {
             State::Opening { .. } | State::Running(_) if stuck => self.end_round(now, Reason::Stuck),
             State::Waiting { until } if !stuck => *until = now,
+            _ => {}
+        }
+    }
+
+    fn pause(&mut self, now: Instant, paused: bool) {
+        self.paused = paused;
+        match &mut self.state {
+            State::Opening { .. } | State::Running(_) if paused => {
+                self.backoff.succeeded();
+                self.end_round(now, Reason::Paused);
+            }
+            State::Waiting { until } if !paused => *until = now,
             _ => {}
         }
     }

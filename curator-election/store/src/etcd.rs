@@ -8,9 +8,10 @@
 //! [`EtcdStore::follow_files`], and whenever etcd rejects a token. An expired token is renewed and the call retried.
 //! This is safe for a write as well: etcd rejected the first try, so it was not executed.
 //!
-//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with three
+//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with four
 //! exceptions. A read that no member answers takes half a second more, to detect a lost quorum. A write may first take
-//! as long as such a read, to find a member that responds. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
+//! as long as such a read, to find a member that responds, and so may the first renewal of a lease that another client
+//! was granted. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
 //! behind a proxy that reports no progress it ends within a minute.
 
 mod auth;
@@ -128,7 +129,7 @@ pub struct EtcdStore {
     identity: Identity,
     /// A member denied its status to this user.
     keeps_status: AtomicBool,
-    /// The TTLs of the leases granted here: renewals do not change them, and etcd-client does not report them.
+    /// The TTLs of the leases granted or renewed here: renewals do not change them, and etcd-client does not report them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
 }
 
@@ -375,6 +376,24 @@ impl EtcdStore {
         }
     }
 
+    /// The TTL of a lease that another client was granted, or that is not kept any more.
+    async fn granted_ttl(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        let member = self.writable().await?;
+        let found = self
+            .call(member, Call::KeepAlive(lease), (), |mut client, ()| async move {
+                client.lease_time_to_live(lease.get(), None).await
+            })
+            .await?;
+        self.ours(member, found.header())?;
+        // etcd answers with -1 for a lease that it does not have.
+        if found.ttl() < 0 {
+            return Err(StoreError::LeaseNotFound { id: lease });
+        }
+        let ttl = Duration::from_secs(u64::try_from(found.granted_ttl()).unwrap_or(0));
+        self.remember(Lease { id: lease, ttl });
+        Ok(ttl)
+    }
+
     fn ttls(&self) -> std::sync::MutexGuard<'_, VecDeque<(LeaseId, Duration)>> {
         // No code panics while it holds the lock.
         self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
@@ -463,8 +482,9 @@ impl Store for EtcdStore {
 
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
         let known = self.ttls().iter().find(|(id, _)| *id == lease).map(|(_, ttl)| *ttl);
-        let Some(ttl) = known else {
-            return Err(StoreError::LeaseNotFound { id: lease });
+        let ttl = match known {
+            Some(ttl) => ttl,
+            None => self.granted_ttl(lease).await?,
         };
         let member = attempt as usize % self.config.endpoints.len();
         // One stream per renewal: nothing is queued in it, and its end does not affect the next renewal.

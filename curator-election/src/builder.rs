@@ -28,10 +28,10 @@ use crate::value::LeaderValue;
 /// let store = Arc::new(MemoryCluster::new(1).client(0));
 /// let election = ElectionBuilder::new(store, "/scheduler/leader").name("scheduler").ttl(Duration::from_secs(5));
 /// let me = PlainText("node-1".into());
-/// let elector = election.clone().build(&me).expect("a valid election");
+/// assert!(election.clone().build(&me).is_ok());
 /// // A refresh that is longer than the TTL would make healthy followers lose their leader.
-/// let refused = election.refresh(Duration::from_secs(6)).build(&me).expect_err("a contradiction");
-/// assert!(matches!(refused, ElectorError::Refresh { .. }));
+/// let refused = election.refresh(Duration::from_secs(6)).build(&me).map(drop);
+/// assert!(matches!(refused, Err(ElectorError::Refresh { .. })));
 /// # }
 /// ```
 pub struct ElectionBuilder<S: ?Sized> {
@@ -155,6 +155,7 @@ mod tests {
     use super::*;
     use crate::memory::MemoryCluster;
     use crate::settings::MAX_TTL;
+    use crate::status::ElectionStatus;
     use crate::value::PlainText;
 
     fn built(
@@ -206,5 +207,20 @@ mod tests {
         assert!(error.to_string().contains("TokioClock"), "{error}");
         let clock = Arc::new(crate::clock::TokioClock::new());
         assert_eq!(built(|config| config.clock = clock, None, "/leader"), Ok(()));
+    }
+
+    /// Time that is paused after the elector was made.
+    #[tokio::test]
+    async fn elector_that_runs_under_paused_time_stops_and_says_why() {
+        let store = Arc::new(MemoryCluster::new(1).client(0));
+        let elector = ElectionBuilder::new(store, "/leader").build(&PlainText("node-1".into()));
+        let elector = elector.expect("the time is not paused yet");
+        let status = elector.handle().status();
+        tokio::time::pause();
+        elector.run(tokio_util::sync::CancellationToken::new()).await;
+        let ElectionStatus::Undetermined(reason) = status.borrow().clone() else {
+            panic!("{status:?}")
+        };
+        assert!(reason.to_string().contains("TokioClock"), "{reason}");
     }
 }

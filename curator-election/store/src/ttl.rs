@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+#[cfg(any(test, feature = "etcd", feature = "embedded", feature = "testing"))]
 use crate::StoreError;
 
 /// The maximum TTL of a lease: etcd refuses a longer one.
@@ -11,6 +12,7 @@ pub const MAX_LEASE_TTL: Duration = Duration::from_secs(9_000_000_000);
 ///
 /// # Errors
 /// If it is over [`MAX_LEASE_TTL`].
+#[cfg(any(test, feature = "etcd", feature = "embedded", feature = "testing"))]
 pub(crate) fn whole_seconds(ttl: Duration) -> Result<Duration, StoreError> {
     if ttl > MAX_LEASE_TTL {
         return Err(StoreError::refused(format!(

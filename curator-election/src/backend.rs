@@ -99,8 +99,8 @@ pub trait ElectionBackend: Send + Sync + 'static {
     /// Transient failures of the store are retried; an error is final for this lease. The transaction that finds no
     /// older candidate also checks that the own key still exists at its revision.
     ///
-    /// Called again under the same lease, with the same or another value: the candidate keeps its place, and its key has
-    /// the new value.
+    /// Called again under the same lease, with the same or another value: the candidate keeps its place, and its key
+    /// has the new value.
     ///
     /// Cancellation: the key may have been queued; [`revoke`](Self::revoke) removes it, and a put in transit then fails
     /// because the lease does not exist.

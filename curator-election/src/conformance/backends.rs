@@ -170,7 +170,7 @@ async fn campaign_again_keeps_its_place(clients: &Clients) {
     let backend = clients.other.clone();
     let campaign = backend.campaign(second, "changed".into());
     let changed = async {
-        while clients.candidates().await[1].value != "changed" {
+        while clients.one.candidates().await.unwrap()[1].value != "changed" {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

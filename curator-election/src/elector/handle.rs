@@ -92,8 +92,8 @@ impl<V: LeaderValue> ElectorHandle<V> {
     }
 
     /// Stops the candidacy until [`resume`](Self::resume): the term ends, if there is one, and the lease is revoked.
-    /// Returns after that, or at once if the elector does not run yet. The status is then that of an observer: follower,
-    /// or undetermined.
+    /// Returns after that, or at once if the elector does not run yet. The status is then that of an observer:
+    /// follower, or undetermined.
     ///
     /// Cancellation: the pause remains in effect.
     ///

@@ -297,7 +297,7 @@ impl<V: LeaderValue> Machine<V> {
 
     fn pass_time(&mut self, now: Instant) {
         match &mut self.state {
-            // Do not campaign while the liveness probe fails or the candidacy is paused: an event reports the end of it.
+            // Do not campaign while the liveness probe fails or the candidacy is paused: events report the end.
             State::Waiting { until } if now >= *until && (self.stuck || self.paused) => *until = now + self.timing.ttl,
             State::Waiting { until } if now >= *until => {
                 self.state = State::Opening {

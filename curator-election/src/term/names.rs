@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use super::Term;
-use crate::store::{Compare, Ordering};
+use crate::store::{Compare, Keys};
 
 /// The names of a term. The elector sets them before it publishes the term.
 #[derive(Debug, Default)]
@@ -37,18 +37,13 @@ impl Term {
         self.inner.names.election.get().map(String::as_str)
     }
 
-    /// The [guard](Term::guard) on the full lock key, for a client that knows nothing of the namespace. With `etcd-client`
-    /// itself: `Term::etcd_guard`.
+    /// The [guard](Term::guard) on the full lock key, for a client that knows nothing of the namespace. For
+    /// `etcd-client` itself: `Term::etcd_guard`.
     #[must_use]
     pub fn guard_in_store(&self) -> Compare {
-        let guard = self.guard();
-        debug_assert!(
-            matches!(guard.ordering, Ordering::Equal | Ordering::Greater),
-            "{guard:?}"
-        );
         Compare {
-            keys: crate::store::Keys::One(self.key_in_store().clone()),
-            ..guard
+            keys: Keys::One(self.key_in_store().clone()),
+            ..self.guard()
         }
     }
 }

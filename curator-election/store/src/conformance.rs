@@ -1,8 +1,9 @@
 //! The conformance suite: test cases for any implementation of [`Store`].
 //!
 //! A case panics if the store does not conform. The cases use keys below a given prefix, and count revisions: no other
-//! client may write to the store or compact it meanwhile. [`check_two`] needs two clients of one store: what one of them
-//! writes or is granted, the other can read, watch and renew. Compaction is not covered, as [`Store`] does not offer it.
+//! client may write to the store or compact it meanwhile. [`check_two`] needs two clients of one store: what one of
+//! them writes or is granted, the other can read, watch and renew. Compaction is not covered, as [`Store`] does not
+//! offer it.
 
 #![allow(clippy::unwrap_used, reason = "a store that fails a call has failed the case")]
 
@@ -62,8 +63,8 @@ pub async fn check_all(store: Arc<dyn Store>, prefix: &str) {
     }
 }
 
-/// Runs the cases of two clients of one store, `one` and `other`: two processes, or two connections. All keys start with
-/// `prefix`, and no such keys may exist yet.
+/// Runs the cases of two clients of one store, `one` and `other`: two processes, or two connections. All keys start
+/// with `prefix`, and no such keys may exist yet.
 ///
 /// # Panics
 /// If the store does not conform.

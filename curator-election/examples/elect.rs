@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use curator_election::etcd::{EtcdConfig, EtcdStore};
 use curator_election::namespace::{Namespace, Namespaced};
-use curator_election::{ElectionStatus, Elector, ElectorConfig, PlainText, StoreElection};
+use curator_election::{ElectionBuilder, ElectionStatus, PlainText};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main(flavor = "current_thread")]
@@ -19,22 +19,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let namespace: Namespace = "scheduler".parse()?;
     let store = Namespaced::new(EtcdStore::new(EtcdConfig::new(vec![endpoint]))?, namespace);
-    let ttl = Duration::from_secs(5);
-    let backend = Arc::new(StoreElection::new(Arc::new(store), "/leader", ttl / 3));
-    let elector = Elector::new(
-        backend,
-        &PlainText(name),
-        ElectorConfig {
-            ttl,
-            ..ElectorConfig::default()
-        },
-    )?;
+    let election = ElectionBuilder::new(Arc::new(store), "/leader")
+        .name("elect")
+        .ttl(Duration::from_secs(5));
+    let elector = election.build(&PlainText(name))?;
 
-    let mut status = elector.handle().status();
+    let handle = elector.handle();
+    let mut status = handle.status();
     let cancel = CancellationToken::new();
     let running = tokio::spawn(elector.run(cancel.clone()));
     loop {
-        match &*status.borrow_and_update() {
+        // A clone, so that nothing is locked while it is printed.
+        status.mark_unchanged();
+        match handle.current() {
             ElectionStatus::Undetermined(reason) => println!("undetermined: {reason}"),
             ElectionStatus::Follower(info) => println!("following {}", info.leader.0),
             ElectionStatus::Leader(term) => println!("leading for at least {:?}", term.remaining()),

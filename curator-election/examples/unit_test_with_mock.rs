@@ -1,4 +1,4 @@
-//! A component that works only while it leads, and its unit test, with the mock of the election's backend in place of
+//! A component that works only while it leads, and its unit test, with an election that the test drives in place of
 //! etcd.
 //!
 //! ```console
@@ -35,62 +35,74 @@ fn main() {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
-    use curator_election::backend::Elected;
-    use curator_election::store::{Lease, LeaseId, Revision};
-    use curator_election::{Elector, ElectorConfig, MockElectionBackend, PlainText, StepDown};
-    use futures::StreamExt;
+    use curator_election::clock::TokioClock;
+    use curator_election::store::StoreError;
+    use curator_election::{Elector, ElectorConfig, FakeElection, MockElectionBackend, PlainText, StepDown};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
 
-    /// The first campaign is won at once, and no further one.
-    fn backend() -> MockElectionBackend {
-        let mut backend = MockElectionBackend::new();
-        let lease = LeaseId::new(7).expect("not zero");
-        backend.expect_candidates().returning(|| Ok(Vec::new()));
-        backend
-            .expect_grant()
-            .returning(move |ttl| Ok(Lease { id: lease, ttl }));
-        backend
-            .expect_keep_alive()
-            .returning(|_, _| Ok(Duration::from_secs(10)));
-        backend
-            .expect_observe()
-            .returning(|| futures::stream::pending().boxed());
-        backend.expect_revoke().returning(|_| Ok(()));
-        backend.expect_campaign().times(1).returning(|_, _, _| {
-            Ok(Elected {
-                key: "/leader/7".into(),
-                revision: Revision(3),
-                won_at: Revision(3),
-                has_challenge_key: false,
-            })
-        });
-        backend
+    /// The time is paused, so the clock is that of the runtime.
+    fn config() -> ElectorConfig {
+        ElectorConfig {
+            clock: Arc::new(TokioClock::new()),
+            ..ElectorConfig::default()
+        }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn it_counts_only_while_it_leads() {
+        let fake = FakeElection::new();
+        // The campaign stays pending.
+        fake.hold();
         let me = PlainText("node-1".into());
-        let elector = Elector::new(Arc::new(backend()), &me, ElectorConfig::default()).expect("a good configuration");
+        let elector = Elector::new(Arc::new(fake.clone()), &me, config()).expect("a good configuration");
         let (handle, cancel) = (elector.handle(), CancellationToken::new());
         let mut counter = Counter {
             status: handle.status(),
             counted: 0,
         };
+        let running = tokio::spawn(elector.run(cancel.clone()));
+        fake.queued(1).await;
         assert!(!counter.count());
 
-        let running = tokio::spawn(elector.run(cancel.clone()));
-        let mut status = handle.status();
-        let leads = status.wait_for(|status| status.valid_term().is_some());
-        drop(leads.await.expect("the elector runs"));
+        fake.release();
+        handle.leading().await.expect("the elector runs");
         assert!(counter.count());
 
+        fake.hold();
         assert_eq!(handle.step_down().await, Ok(StepDown::Done));
         assert!(!counter.count());
         assert_eq!(counter.counted, 1);
+        cancel.cancel();
+        running.await.expect("no panic");
+    }
+
+    /// A single call that fails is the mock's.
+    #[tokio::test(start_paused = true)]
+    async fn it_does_not_count_without_a_lease() {
+        let mut backend = MockElectionBackend::new();
+        backend.expect_candidates().returning(|| Ok(Vec::new()));
+        backend
+            .expect_grant()
+            .returning(|_| Err(StoreError::refused("no leases")));
+        let elector = Elector::new(Arc::new(backend), &PlainText("node-1".into()), config()).expect("valid");
+        let (handle, cancel) = (elector.handle(), CancellationToken::new());
+        let mut counter = Counter {
+            status: handle.status(),
+            counted: 0,
+        };
+        let running = tokio::spawn(elector.run(cancel.clone()));
+        let mut status = handle.status();
+        let failed = status.wait_for(|status| {
+            matches!(
+                status,
+                ElectionStatus::Undetermined(curator_election::Reason::OpenFailed { .. })
+            )
+        });
+        drop(failed.await.expect("the elector runs"));
+        assert!(!counter.count());
         cancel.cancel();
         running.await.expect("no panic");
     }

@@ -1,5 +1,7 @@
 //! The interface between the elector and a store.
 
+#[cfg(any(test, feature = "mock"))]
+mod mock;
 mod store_election;
 
 use std::time::Duration;
@@ -8,8 +10,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+#[cfg(any(test, feature = "mock"))]
+pub use self::mock::MockElectionBackend;
 pub use self::store_election::StoreElection;
 use crate::challenge::ChallengeRecord;
+use crate::settings::ElectorError;
 use crate::store::{Lease, LeaseId, Revision, StoreError, TimeToLive};
 
 /// A candidate's key, as found in the store.
@@ -105,7 +110,6 @@ fn no_challenges() -> StoreError {
 ///
 /// The elector decides; a backend executes. Every call except [`campaign`](Self::campaign) and the stream of
 /// [`observe`](Self::observe) returns within a bound that the backend documents.
-#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]
 pub trait ElectionBackend: Send + Sync + 'static {
     /// All candidates, oldest first. Linearizable.
@@ -137,6 +141,9 @@ pub trait ElectionBackend: Send + Sync + 'static {
     ///
     /// Transient failures of the store are retried; an error is final for this lease. The transaction that finds no
     /// older candidate also checks that the own key still exists at its revision.
+    ///
+    /// Called again under the same lease, with the same or another value: the candidate keeps its place, and its key
+    /// has the new value.
     ///
     /// Cancellation: the key may have been queued; [`revoke`](Self::revoke) removes it, and a put in transit then fails
     /// because the lease does not exist.
@@ -204,4 +211,20 @@ pub trait ElectionBackend: Send + Sync + 'static {
     ///
     /// Cancellation: it may have happened or not; calling again is safe.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Checks the settings of the backend against the TTL of the election.
+    ///
+    /// # Errors
+    /// If they cannot work.
+    fn check(&self, ttl: Duration) -> Result<(), ElectorError> {
+        let _ = ttl;
+        Ok(())
+    }
+
+    /// The full key under which a lock key is in the store, such as with the prefix of a namespace.
+    ///
+    /// A mock does not have this method: there it is the lock key.
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        key.clone()
+    }
 }

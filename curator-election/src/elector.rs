@@ -2,8 +2,11 @@
 //!
 //! The decisions are in `machine.rs`, without I/O; `driver.rs` carries them out.
 
+mod control;
 mod driver;
 mod duplicate;
+mod early_end;
+mod handle;
 mod machine;
 mod renewal;
 
@@ -11,27 +14,32 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
+pub use self::control::{ProclaimError, Proclaimed};
+pub use self::handle::WhileLeading;
 use self::machine::{Machine, Timing};
 use crate::backend::ElectionBackend;
 use crate::backoff::Backoff;
-use crate::challenge::{DEFAULT_FAILOVER_LIMIT, MIN_FAILOVER_LIMIT, effective_limit};
+use crate::challenge::{DEFAULT_FAILOVER_LIMIT, effective_limit};
 use crate::clock::{BootClock, SharedClock};
 use crate::failpoint;
 use crate::lease_deadline::effective_ttl;
 use crate::liveness::LivenessProbe;
+use crate::settings::{self, ElectorError};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::Revision;
+use crate::telemetry;
 use crate::value::LeaderValue;
 
 /// The configuration of an [`Elector`]. Use `..Default::default()` for the rest.
 #[derive(Clone, Debug)]
 pub struct ElectorConfig {
-    /// The requested TTL of the lease, rounded down to seconds; less than one second means ten seconds. The store may
-    /// grant more.
+    /// The name of the election in metrics (label `election`) and spans; `None` for none.
+    pub name: Option<String>,
+    /// The requested TTL of the lease, rounded down to seconds: a second or more. The store may grant more.
     pub ttl: Duration,
     /// How long before the end of the granted TTL a term ends. `None` for a tenth of the TTL, at least 100 ms.
     pub margin: Option<Duration>,
@@ -57,6 +65,7 @@ pub struct ElectorConfig {
 impl Default for ElectorConfig {
     fn default() -> Self {
         Self {
+            name: None,
             ttl: crate::lease_deadline::DEFAULT_TTL,
             margin: None,
             initial_backoff: Duration::from_millis(100),
@@ -70,30 +79,11 @@ impl Default for ElectorConfig {
     }
 }
 
-/// An invalid [`ElectorConfig`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ElectorError {
-    /// The margin is too large for the TTL.
-    #[error("margin {margin:?} too large for TTL {ttl:?}: it must be less than half of the TTL")]
-    Margin {
-        /// The margin.
-        margin: Duration,
-        /// The effective TTL.
-        ttl: Duration,
-    },
-    /// The failover limit is too small.
-    #[error("failover limit {limit:?} too small: it must be at least {MIN_FAILOVER_LIMIT:?}")]
-    FailoverLimit {
-        /// The failover limit.
-        limit: Duration,
-    },
-}
-
 /// Takes part in an election for as long as it runs.
 pub struct Elector<V> {
+    name: Option<String>,
     backend: Arc<dyn ElectionBackend>,
-    value: Bytes,
+    controls: control::Controls,
     liveness: Option<LivenessProbe>,
     clock: SharedClock,
     machine: Machine<V>,
@@ -118,6 +108,7 @@ pub struct ElectorHandle<V> {
     status: watch::Receiver<ElectionStatus<V>>,
     requests: mpsc::Sender<oneshot::Sender<StepDown>>,
     suspicions: watch::Sender<Revision>,
+    control: control::Requests,
 }
 
 /// The elector has stopped.
@@ -142,12 +133,21 @@ impl<V: LeaderValue> ElectorHandle<V> {
     }
 
     /// Asks the elector to step down and waits until it has. The instance then campaigns again behind the others.
+    /// An elector that does not run yet does not lead, and answers so.
     ///
     /// Cancellation: the request remains in effect.
     ///
     /// # Errors
     /// If the elector has stopped; its term, if any, has ended.
     pub async fn step_down(&self) -> Result<StepDown, ElectorGone> {
+        if !self.control.has_started() {
+            let gone = self.requests.is_closed();
+            return if gone {
+                Err(ElectorGone)
+            } else {
+                Ok(StepDown::NotLeader)
+            };
+        }
         let (answer, answered) = oneshot::channel();
         self.requests.send(answer).await.map_err(|_| ElectorGone)?;
         answered.await.map_err(|_| ElectorGone)
@@ -160,17 +160,20 @@ impl<V: LeaderValue> Elector<V> {
     /// # Errors
     /// If the configuration is invalid.
     pub fn new(backend: Arc<dyn ElectionBackend>, value: &V, config: ElectorConfig) -> Result<Self, ElectorError> {
+        settings::check_ttl(config.ttl)?;
         let ttl = effective_ttl(config.ttl);
-        if let Some(margin) = config.margin.filter(|margin| *margin >= ttl / 2) {
-            return Err(ElectorError::Margin { margin, ttl });
-        }
-        let seed = config
-            .seed
-            .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
+        settings::check_margin(config.margin, ttl)?;
+        settings::check_backoff(config.initial_backoff, config.max_backoff)?;
+        settings::check_name(config.name.as_deref())?;
+        settings::check_clock(&config.clock)?;
+        backend.check(ttl)?;
         let limit = match config.failover_limit {
             Some(limit) => Some(effective_limit(limit, ttl).ok_or(ElectorError::FailoverLimit { limit })?),
             None => None,
         };
+        let seed = config
+            .seed
+            .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
         let timing = Timing {
             ttl,
             limit,
@@ -195,9 +198,11 @@ impl<V: LeaderValue> Elector<V> {
         let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (sender, requests) = mpsc::channel(8);
         let (suspicions, suspected) = watch::channel(Revision(0));
+        let (controls, control) = control::new(value.candidate_id(), value.encode().into());
         Ok(Self {
+            name: config.name,
             backend,
-            value: value.encode().into(),
+            controls,
             liveness: config.liveness,
             clock: config.clock,
             machine,
@@ -208,6 +213,7 @@ impl<V: LeaderValue> Elector<V> {
                 status: watched,
                 requests: sender,
                 suspicions,
+                control,
             },
         })
     }
@@ -231,8 +237,21 @@ impl<V: LeaderValue> Elector<V> {
     ///
     /// All its work is in this future; it spawns no task. If the future is dropped or stuck, the term ends, at its
     /// deadline at the latest, and the lease expires. When the future is dropped, the status becomes undetermined.
+    ///
+    /// If the runtime's time is paused while the clock of the election counts on, as in a test with the default clock,
+    /// it takes no part: it logs [`ElectorError::PausedTime`] and publishes it as the reason.
     pub async fn run(self, cancel: CancellationToken) {
-        driver::run(self, cancel).await;
+        if let Err(error) = settings::check_clock(&self.clock) {
+            tracing::error!("{error}");
+            self.status
+                .send_replace(ElectionStatus::Undetermined(Reason::Barred(error.to_string())));
+            return;
+        }
+        let span = telemetry::span(self.name.as_deref());
+        let name = self.name.clone();
+        telemetry::of_election(name, driver::run(self, cancel))
+            .instrument(span)
+            .await;
     }
 }
 

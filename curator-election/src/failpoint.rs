@@ -18,6 +18,12 @@ pub const NEWS_NEVER_TOO_OLD: &str = "NewsNeverTooOld";
 pub const NO_RECHECK_OF_OWN_KEY: &str = "NoRecheckOfOwnKey";
 /// The guard compares the value of the lock key, not its create revision.
 pub const GUARD_BY_VALUE: &str = "GuardByValue";
+/// Transactions of a term are sent without its guard.
+pub const NO_GUARD: &str = "NoGuard";
+/// A transaction whose reply was lost is sent a second time.
+pub const SENDS_LOST_WRITE_AGAIN: &str = "SendsLostWriteAgain";
+/// A fence accepts a revision older than one that the term has already seen.
+pub const IGNORES_STORE_GONE_BACK: &str = "IgnoresStoreGoneBack";
 
 /// A read confirms a term without looking at its challenge key.
 pub const CONFIRMS_WITHOUT_RECORD: &str = "ConfirmsWithoutRecord";
@@ -55,6 +61,9 @@ pub const ALL: &[&str] = &[
     NEWS_NEVER_TOO_OLD,
     NO_RECHECK_OF_OWN_KEY,
     GUARD_BY_VALUE,
+    NO_GUARD,
+    SENDS_LOST_WRITE_AGAIN,
+    IGNORES_STORE_GONE_BACK,
 ];
 
 /// The names of the failpoints of the challenge, which the simulation of this crate finds.

@@ -56,6 +56,14 @@ pub enum Reason {
     NotConfirmed,
     /// The store rejected an access of the own term, or the deadline of the term has passed.
     FencedOut,
+    /// As [`FencedOut`](Self::FencedOut), for several terms in a row, each shortly after it began: most often the guard
+    /// of a caller names another key than the lock key in the store.
+    FencedOutRepeatedly {
+        /// The number of terms in a row.
+        terms: u32,
+    },
+    /// The candidacy is paused by [`ElectorHandle::pause`](crate::ElectorHandle::pause), and no other candidate leads.
+    Paused,
     /// This instance was asked to step down.
     StepDown,
     /// This instance is shutting down.
@@ -90,7 +98,8 @@ impl Reason {
             Self::WentBack(_) => "went_back",
             Self::LockLost => "lock_lost",
             Self::NotConfirmed => "not_confirmed",
-            Self::FencedOut => "fenced_out",
+            Self::FencedOut | Self::FencedOutRepeatedly { .. } => "fenced_out",
+            Self::Paused => "paused",
             Self::StepDown => "step_down",
             Self::Shutdown => "shutdown",
             Self::NoLeader => "no_leader",
@@ -118,6 +127,13 @@ impl std::fmt::Display for Reason {
             Self::LockLost => f.write_str("lock key not found in the store"),
             Self::NotConfirmed => f.write_str("the store did not confirm the term for too long"),
             Self::FencedOut => f.write_str("term ended: the store rejected an access, or the deadline has passed"),
+            Self::FencedOutRepeatedly { terms } => write!(
+                f,
+                "the guard of {terms} terms in a row was rejected shortly after they began: check that the caller uses \
+                 the store of the election with the same namespace and prefix, or Term::guard_in_store in a client \
+                 without the namespace"
+            ),
+            Self::Paused => f.write_str("the candidacy is paused, and no other candidate leads"),
             Self::StepDown => f.write_str("asked to step down"),
             Self::Shutdown => f.write_str("shutting down"),
             Self::NoLeader => f.write_str("no candidate leads"),

@@ -1,9 +1,11 @@
-//! Metrics of the election, recorded with the `metrics` crate.
+//! Metrics of the election, recorded with the `metrics` crate. Those of an election with a name have it in the label
+//! `election`.
 
 use std::time::Duration;
 
 #[cfg(feature = "etcd")]
 pub use curator_store::telemetry::{ETCD_CALL_SECONDS, ETCD_FOREIGN_ENDPOINTS};
+use metrics::Label;
 
 use crate::store::StoreError;
 
@@ -50,20 +52,58 @@ pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
     }
 }
 
+tokio::task_local! {
+    /// The name of the election whose elector runs in this task. All work of an elector is in one future.
+    static ELECTION: Option<String>;
+}
+
+/// Runs the elector of an election with this name.
+pub(crate) async fn of_election<F: Future>(name: Option<String>, run: F) -> F::Output {
+    ELECTION.scope(name, run).await
+}
+
+/// The name of the election whose elector runs in this task, if it has one.
+pub(crate) fn election() -> Option<String> {
+    ELECTION.try_with(Clone::clone).ok().flatten()
+}
+
+/// The span of an election with this name.
+pub(crate) fn span(name: Option<&str>) -> tracing::Span {
+    match name {
+        Some(election) => tracing::info_span!("election", election),
+        None => tracing::Span::none(),
+    }
+}
+
+/// The labels, and that of the election if it has a name.
+fn labels<const N: usize>(of: [(&'static str, &'static str); N], election: Option<String>) -> Vec<Label> {
+    let named = election.map(|election| Label::new("election", election));
+    of.into_iter()
+        .map(|(key, value)| Label::from_static_parts(key, value))
+        .chain(named)
+        .collect()
+}
+
+fn changed_role(role: &'static str, reason: &'static str) {
+    let labels = labels([("role", role), ("reason", reason)], election());
+    metrics::counter!(ROLE_CHANGES, labels).increment(1);
+}
+
 pub(crate) fn became_undetermined(reason: &'static str) {
-    metrics::counter!(ROLE_CHANGES, "role" => "undetermined", "reason" => reason).increment(1);
+    changed_role("undetermined", reason);
 }
 
 pub(crate) fn became_follower() {
-    metrics::counter!(ROLE_CHANGES, "role" => "follower", "reason" => "elected").increment(1);
+    changed_role("follower", "elected");
 }
 
 pub(crate) fn became_leader() {
-    metrics::counter!(ROLE_CHANGES, "role" => "leader", "reason" => "elected").increment(1);
+    changed_role("leader", "elected");
 }
 
 pub(crate) fn renewed<T>(result: &Result<T, StoreError>, took: Duration) {
-    metrics::histogram!(LEASE_RENEWAL_SECONDS, "outcome" => outcome(result)).record(took.as_secs_f64());
+    let labels = labels([("outcome", outcome(result))], election());
+    metrics::histogram!(LEASE_RENEWAL_SECONDS, labels).record(took.as_secs_f64());
 }
 
 /// The minimum remaining time of any term at a renewal.
@@ -79,7 +119,7 @@ impl MinRemaining {
     pub(crate) fn record(&mut self, remaining: Duration) {
         if self.0.is_none_or(|min| remaining < min) {
             self.0 = Some(remaining);
-            metrics::gauge!(SMALLEST_MARGIN_SECONDS).set(remaining.as_secs_f64());
+            metrics::gauge!(SMALLEST_MARGIN_SECONDS, labels([], election())).set(remaining.as_secs_f64());
         }
     }
 }
@@ -88,16 +128,17 @@ impl MinRemaining {
 pub const STORE_WENT_BACK: &str = "curator_store_went_back_total";
 
 pub(crate) fn store_went_back() {
-    metrics::counter!(STORE_WENT_BACK).increment(1);
+    metrics::counter!(STORE_WENT_BACK, labels([], election())).increment(1);
 }
 
 /// Whether another process campaigns with the id of this one.
 pub const DUPLICATE_ID: &str = "curator_duplicate_id";
 
 pub(crate) fn duplicate_id(found: bool) {
-    metrics::gauge!(DUPLICATE_ID).set(f64::from(u8::from(found)));
+    metrics::gauge!(DUPLICATE_ID, labels([], election())).set(f64::from(u8::from(found)));
 }
 
-pub(crate) fn fenced_out() {
-    metrics::counter!(FENCED_OUT).increment(1);
+/// The election is that of the term: the access was made outside the elector.
+pub(crate) fn fenced_out(election: Option<&str>) {
+    metrics::counter!(FENCED_OUT, labels([], election.map(str::to_owned))).increment(1);
 }

@@ -1,5 +1,11 @@
 //! The capability to act as leader, and its end.
 
+#[cfg(feature = "etcd-client-0_21")]
+mod etcd_guard;
+#[cfg(any(test, feature = "testing", feature = "mock"))]
+mod for_test;
+mod names;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -45,6 +51,7 @@ struct Inner {
     fenced_out: Notify,
     /// Set if the store has gone back.
     went_back: OnceLock<WentBack>,
+    names: names::Names,
 }
 
 /// The store's revision went back: a call was answered with a lower revision than an earlier call. The store has lost
@@ -111,6 +118,7 @@ impl Term {
                 ended: watch::Sender::new(false),
                 fenced_out: Notify::new(),
                 went_back: OnceLock::new(),
+                names: names::Names::default(),
             }),
         };
         (TermOwner { term: term.clone() }, term)
@@ -302,7 +310,7 @@ impl Term {
 
     /// Ends the term because the store rejected a transaction for its guard. The elector then starts a new round.
     pub fn report_fenced_out(&self) {
-        crate::telemetry::fenced_out();
+        crate::telemetry::fenced_out(self.election());
         self.end();
         self.inner.fenced_out.notify_one();
     }

@@ -139,7 +139,7 @@ impl EtcdConsensus {
         let certificate = config.access.certificate.clone();
         let etcd = Arc::new(EtcdStore::new(config)?);
         let key = Bytes::copy_from_slice(namespace.prefix().as_bytes());
-        let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd.clone(), namespace));
+        let store: Arc<dyn Store> = Arc::new(Namespaced::with_siblings(etcd.clone(), namespace));
         let membership = Arc::new(EtcdMembership(etcd.clone()));
         let reason = format!("etcd at {} has not answered yet", endpoints.join(", "));
         Ok(Self {

@@ -1,13 +1,9 @@
-//! Failpoints of the fenced store and the state: the names of deliberate bugs that the simulation must find.
+//! Failpoints of the state: the names of deliberate bugs that the simulation must find.
 //!
 //! See [`curator_failpoint`]: none of them can be enabled in a build for use.
 
 pub(crate) use curator_failpoint::on;
 
-/// Transactions of a term are sent without its guard.
-pub(crate) const NO_GUARD: &str = "NoGuard";
-/// A transaction whose reply was lost is sent a second time.
-pub(crate) const SENDS_LOST_WRITE_AGAIN: &str = "SendsLostWriteAgain";
 /// Reads do not wait for a read barrier.
 pub(crate) const NO_BARRIER: &str = "NoBarrier";
 /// A read uses a barrier that was sent before the read began.
@@ -20,19 +16,14 @@ pub(crate) const WRITES_WITHOUT_CONDITIONS: &str = "WritesWithoutConditions";
 pub(crate) const BATCHES_WHAT_TOUCHES: &str = "BatchesWhatTouches";
 /// A change whose conditions did not hold is acknowledged.
 pub(crate) const ACKNOWLEDGES_CONFLICT: &str = "AcknowledgesConflict";
-/// A fence accepts a revision older than one that the term has already seen.
-pub(crate) const IGNORES_STORE_GONE_BACK: &str = "IgnoresStoreGoneBack";
 
 /// The names of all failpoints of this crate.
 #[cfg(all(feature = "simulation", debug_assertions))]
 pub(crate) const ALL: &[&str] = &[
-    NO_GUARD,
-    SENDS_LOST_WRITE_AGAIN,
     NO_BARRIER,
     JOINS_FENCE_UNDER_WAY,
     VIEW_GOES_BACK,
     WRITES_WITHOUT_CONDITIONS,
     BATCHES_WHAT_TOUCHES,
     ACKNOWLEDGES_CONFLICT,
-    IGNORES_STORE_GONE_BACK,
 ];

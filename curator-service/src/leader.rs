@@ -42,11 +42,11 @@ use self::nodes::pace::Pace;
 use crate::auth::{Authenticator, Authorized, Caller, NodeDirectory, caller};
 use crate::consensus::Membership;
 use crate::state::State;
-use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::state::record::NodeRecord;
 use crate::state::view::View;
 use crate::step_down::StepDownCoordinator;
+use curator_election::fence::Fenced;
 
 /// Maximum message size accepted from cluster members, in bytes. Other callers have a lower limit: see `auth`.
 const MAX_MESSAGE: usize = 4 << 20;

@@ -51,6 +51,7 @@ pub use consensus::{
     FixedConsensus, FixedMembership, LeaseObserver, Member, Membership, MembershipError, RunningError, export_running,
     only_consensus_member, open_embedded, open_existing_embedded,
 };
+pub use curator_election::fence::{Change, Fenced, FencedError, Outcome, Read, Written};
 /// Node ids, keys, certificates and TLS: `curator-identity`, re-exported for users of this crate alone.
 pub use curator_identity::{
     CURATOR_PORT, CertificateSubject, ClientCredentials, ClientError, Connector, Credentials, CredentialsDirectory,
@@ -68,7 +69,6 @@ pub use leader::added_services::{AddServiceError, LeaderServices, TermContext};
 pub use log_filter::LogFilter;
 pub use state::bootstrap::{Bootstrap, BootstrapError, Bootstrapped, bootstrap, bootstrapped};
 pub use state::export::{About, Archive, Import, TransferError, Unfinished, export, import};
-pub use state::fenced::{Change, Fenced, FencedError, Outcome, Read, Written};
 pub use state::term_state::{InvalidStateName, StateChange, StateEntry, TermState};
 pub use status::LeaderStatus;
 pub use status_page::{OBSERVE_PORT, Observe};

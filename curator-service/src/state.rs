@@ -19,7 +19,6 @@ mod barrier;
 mod batch;
 pub(crate) mod bootstrap;
 pub(crate) mod export;
-pub(crate) mod fenced;
 pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod pki_layout;
@@ -49,8 +48,8 @@ use writer::{WriteOutcome, Writer};
 
 use crate::complaint::Complaint;
 use crate::failpoint;
-use crate::state::fenced::{Fenced, FencedError};
 use crate::telemetry;
+use curator_election::fence::{Fenced, FencedError};
 
 /// How long a conflicting transaction is retried, within the caller's deadline.
 const CONTENTION: Duration = Duration::from_secs(10);
@@ -97,6 +96,8 @@ impl From<StateError> for Status {
                 Self::unavailable("unexpected reply from the cluster's store: the change may or may not have been made")
             }
             StateError::Contended => Self::unavailable(error.to_string()),
+            // An error of this program: the store was not asked.
+            StateError::Fenced(_) => Self::internal(error.to_string()),
         }
     }
 }

@@ -26,6 +26,7 @@ use super::{CampaignError, Candidate, Elected, ElectionBackend, Observation, Rec
 use crate::backoff::Backoff;
 use crate::challenge::ChallengeRecord;
 use crate::failpoint;
+use crate::settings::{self, ElectorError};
 use crate::store::{
     Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RefusalKind, Revision, Sort, Store,
     StoreError, Target, TimeToLive, Txn, TxnResult, WatchStream,
@@ -63,7 +64,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
     /// The election under `prefix`, such as `/leader`; its keys start with the prefix and a slash.
     ///
     /// Waits read again at each `refresh` interval, independent of watches; observers get an observation as often. Use
-    /// a third of the TTL.
+    /// a third of the TTL: the elector refuses more than half of it. [`ElectionBuilder`](crate::ElectionBuilder)
+    /// derives it.
     pub fn new(store: Arc<S>, prefix: impl Into<String>, refresh: Duration) -> Self {
         Self {
             store,
@@ -396,6 +398,15 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
+    }
+
+    fn check(&self, ttl: Duration) -> Result<(), ElectorError> {
+        settings::check_prefix(&self.prefix)?;
+        settings::check_refresh(self.refresh, ttl)
+    }
+
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        self.store.key_in_store(key)
     }
 }
 

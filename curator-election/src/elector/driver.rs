@@ -11,12 +11,14 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::control::{Proclaim, pause_changed};
 use super::machine::{Command, Event};
-use super::{Elector, StepDown};
-use crate::backend::{ElectionBackend, Observation};
-use crate::challenge::Found;
+use super::{Elector, ProclaimError, Proclaimed, StepDown};
+use crate::backend::{CampaignError, Elected, ElectionBackend, Observation};
+use crate::challenge::{ChallengeRecord, Found};
 use crate::clock::{Instant, SharedClock};
 use crate::liveness::LivenessProbe;
+use crate::observer::{LeaderObserver, Observed};
 use crate::status::{ElectionStatus, Reason};
 use crate::store::{LeaseId, Revision, StoreError};
 use crate::telemetry::{self, MinRemaining};
@@ -29,8 +31,9 @@ const MAX_RETURNING: usize = 16;
 /// Runs the elector until it is cancelled and has resigned.
 pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: CancellationToken) {
     let Elector {
+        name: _,
         backend,
-        value,
+        mut controls,
         liveness,
         clock,
         mut machine,
@@ -39,11 +42,15 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         mut suspicions,
         handle,
     } = elector;
+    let own_id = handle.control.candidate_id.clone();
     drop(handle);
     telemetry::failover_limit(machine.limit());
     let mut io = Io {
         backend,
-        value,
+        value: controls.value.clone(),
+        proclaiming: None,
+        following: None,
+        own_id,
         clock: clock.clone(),
         calls: FuturesUnordered::new(),
         observations: None,
@@ -68,6 +75,9 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         if !machine.is_leader() && io.closing.is_none() {
             io.answer_step_down(StepDown::Done);
         }
+        let idle = machine.is_paused() && machine.is_idle() && io.closing.is_none();
+        io.follow_while(idle, machine.ttl());
+        controls.set_idle(idle);
         let Some(wakeup) = machine.next_wakeup() else { return };
         // The order matters: a known end of the term goes first, then the time, then other events.
         event = tokio::select! {
@@ -78,6 +88,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
             }
             went_back = io.publisher.fenced_out() => went_back.map_or(Event::FencedOut, Event::WentBack),
             () = liveness_changed(liveness.as_ref(), machine.is_stuck()) => Event::Stuck(!machine.is_stuck()),
+            () = pause_changed(&mut controls.paused, machine.is_paused()) => Event::Paused(!machine.is_paused()),
             () = clock.sleep_until(wakeup) => Event::Tick,
             Some(()) = maybe(&mut io.closing) => {
                 io.closing = None;
@@ -87,6 +98,18 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
             Some(()) = io.returning.next(), if !io.returning.is_empty() => Event::Tick,
             Ok(()) = suspicions.changed() => Event::Suspected(*suspicions.borrow_and_update()),
             Some(observation) = next_observation(&mut io.observations) => Event::Observed(observation),
+            Some(observed) = next_observed(&mut io.following) => {
+                io.publisher.observed(observed, &io.own_id);
+                Event::Tick
+            }
+            Some(()) = maybe(&mut io.proclaiming) => {
+                io.proclaiming = None;
+                Event::Tick
+            }
+            Some(request) = controls.proclaims.recv(), if !shutting_down && io.proclaiming.is_none() => {
+                io.proclaim(request);
+                Event::Tick
+            }
             Some(answer) = requests.recv(), if !shutting_down => {
                 if machine.is_leader() {
                     io.stepping_down.push(answer);
@@ -112,8 +135,13 @@ async fn liveness_changed(liveness: Option<&LivenessProbe>, stuck: bool) {
 /// The calls in progress, and what they need.
 struct Io<V> {
     backend: Arc<dyn ElectionBackend>,
-    value: Bytes,
+    value: Arc<watch::Sender<Bytes>>,
+    own_id: Arc<str>,
     clock: SharedClock,
+    /// The observer while the candidacy is paused.
+    following: Option<LeaderObserver<V>>,
+    /// The write of a new value to the lock key. There is one at a time, so that the last value stays.
+    proclaiming: Option<BoxFuture<'static, ()>>,
     calls: FuturesUnordered<BoxFuture<'static, Event>>,
     observations: Option<BoxStream<'static, Observation>>,
     closing: Option<BoxFuture<'static, ()>>,
@@ -127,7 +155,12 @@ impl<V: LeaderValue> Io<V> {
     fn carry_out(&mut self, command: Command<V>) {
         let backend = self.backend.clone();
         match command {
-            Command::Undetermined { reason } => self.publisher.undetermined(reason),
+            Command::Undetermined { reason } => {
+                if matches!(reason, Reason::FencedOutRepeatedly { .. }) {
+                    warn!("{reason}");
+                }
+                self.publisher.undetermined(reason);
+            }
             Command::Explain { reason } => {
                 // A duplicate is already logged, with the same text.
                 if !matches!(reason, Reason::Duplicate(_)) {
@@ -146,8 +179,9 @@ impl<V: LeaderValue> Io<V> {
                 deadline,
                 confirmed,
             } => {
-                let clock = self.clock.clone();
-                self.publisher.lead(key, revision, lease, deadline, confirmed, clock);
+                let (clock, names) = (self.clock.clone(), (backend.key_in_store(&key), telemetry::election()));
+                self.publisher
+                    .lead(key, revision, lease, (deadline, confirmed), clock, names);
             }
             Command::Extend { deadline } => self.publisher.extend(deadline),
             Command::Confirm { until } => self.publisher.confirm(until, &self.clock),
@@ -243,8 +277,8 @@ impl<V: LeaderValue> Io<V> {
             }
             Command::Campaign { lease, record } => {
                 self.observations = Some(backend.observe());
-                let value = self.value.clone();
-                self.call(async move { Event::Campaigned(backend.campaign(lease, value, record).await) });
+                let value = self.value.subscribe();
+                self.call(async move { Event::Campaigned(campaign(backend, lease, value, record).await) });
             }
             Command::Renew { lease, attempt } => {
                 let clock = self.clock.clone();
@@ -261,6 +295,7 @@ impl<V: LeaderValue> Io<V> {
                 keep_trying,
             } => {
                 self.calls.clear();
+                self.proclaiming = None;
                 self.observations = None;
                 if let Some(lease) = lease.filter(|_| keep_trying && self.returning.len() < MAX_RETURNING) {
                     // It goes on beside the next rounds, until the store has answered.
@@ -284,6 +319,38 @@ impl<V: LeaderValue> Io<V> {
                 });
             }
         }
+    }
+
+    /// Follows the leader while the candidacy is paused.
+    fn follow_while(&mut self, idle: bool, ttl: Duration) {
+        if idle && self.following.is_none() {
+            self.publisher.undetermined(Reason::Paused);
+            self.following = Some(LeaderObserver::of(self.backend.clone(), ttl, self.clock.clone()));
+        } else if !idle && self.following.take().is_some() {
+            self.publisher.undetermined(Reason::Starting);
+        }
+    }
+
+    /// Campaigns with another value from now on, and writes it to the lock key if there is a term.
+    fn proclaim(&mut self, request: Proclaim) {
+        let Proclaim { value, answer } = request;
+        self.value.send_replace(value.clone());
+        let Some(term) = self.publisher.status.borrow().valid_term().cloned() else {
+            // The caller may be gone.
+            let _ = answer.send(Ok(Proclaimed::Queued));
+            return;
+        };
+        let backend = self.backend.clone();
+        let write = async move {
+            let (key, revision) = (term.lock_key().clone(), term.lock_revision());
+            let result = match backend.proclaim(key, revision, term.lease(), value).await {
+                Ok(true) => Ok(Proclaimed::Led),
+                Ok(false) => Err(ProclaimError::TermEnded),
+                Err(error) => Err(error.into()),
+            };
+            let _ = answer.send(result);
+        };
+        self.proclaiming = Some(write.boxed());
     }
 
     fn call(&mut self, call: impl Future<Output = Event> + Send + 'static) {
@@ -324,6 +391,24 @@ fn report(found: Found, key: &Bytes) {
                 ?key,
                 "the oldest candidate did not refute the challenge in time: deposed it"
             );
+        }
+    }
+}
+
+/// Campaigns with the newest value: a campaign that is called again under its lease changes the value of its key, which
+/// keeps its place.
+async fn campaign(
+    backend: Arc<dyn ElectionBackend>,
+    lease: LeaseId,
+    mut value: watch::Receiver<Bytes>,
+    record: Option<ChallengeRecord>,
+) -> Result<Elected, CampaignError> {
+    loop {
+        let newest = value.borrow_and_update().clone();
+        tokio::select! {
+            biased;
+            Ok(()) = value.changed() => {}
+            result = backend.campaign(lease, newest, record.clone()) => return result,
         }
     }
 }
@@ -369,17 +454,35 @@ impl<V: LeaderValue> Publisher<V> {
         self.publish(ElectionStatus::Undetermined(reason));
     }
 
+    /// Publishes what the observer of a paused candidacy has seen.
+    fn observed(&mut self, observed: Observed<V>, own_id: &str) {
+        match observed {
+            // The own key, which is left to expire.
+            Observed::Leader(info) if info.leader.candidate_id() == own_id => {
+                self.undetermined(Reason::OwnEarlierKey);
+            }
+            Observed::Leader(info) => {
+                telemetry::became_follower();
+                self.publish(ElectionStatus::Follower(info));
+            }
+            Observed::NoLeader => self.undetermined(Reason::Paused),
+            Observed::Undecodable(error) => self.undetermined(Reason::Undecodable(error)),
+            Observed::Stale => self.undetermined(Reason::ObservationStale),
+        }
+    }
+
     fn lead(
         &mut self,
         key: Bytes,
         revision: Revision,
         lease: LeaseId,
-        deadline: Instant,
-        confirmed: Option<Instant>,
+        (deadline, confirmed): (Instant, Option<Instant>),
         clock: SharedClock,
+        names: (Bytes, Option<String>),
     ) {
         telemetry::became_leader();
         let (owner, term) = Term::begin(key, revision, lease, deadline, clock);
+        term.set_names(names.0, names.1);
         if let Some(until) = confirmed
             && !owner.confirm(until)
         {
@@ -444,6 +547,13 @@ async fn maybe(future: &mut Option<BoxFuture<'static, ()>>) -> Option<()> {
             future.await;
             Some(())
         }
+        None => None,
+    }
+}
+
+async fn next_observed<V: LeaderValue>(observer: &mut Option<LeaderObserver<V>>) -> Option<Observed<V>> {
+    match observer {
+        Some(observer) => Some(observer.next().await),
         None => None,
     }
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::duplicate::{Duplicate, Own};
+use super::early_end::EarlyEnds;
 use super::renewal::{Attempt, Renewal};
 use crate::backend::{CampaignError, Candidate, Elected, Observation, RecordGuard, Standing};
 use crate::backoff::Backoff;
@@ -115,6 +116,8 @@ pub(crate) enum Event {
     StepDown,
     /// The liveness probe failed (true) or recovered (false).
     Stuck(bool),
+    /// The candidacy is to pause (true) or go on (false).
+    Paused(bool),
     /// The lease was revoked, or the timeout for that has passed.
     Closed,
     Shutdown,
@@ -203,6 +206,7 @@ pub(crate) struct Machine<V> {
     own: Own,
     timing: Timing,
     backoff: Backoff,
+    early_ends: EarlyEnds,
     state: State,
     /// Another process with the own id.
     duplicate: Option<KnownDuplicate>,
@@ -219,6 +223,8 @@ pub(crate) struct Machine<V> {
     stopping: bool,
     /// Whether the liveness probe has failed, so that this candidate must not lead.
     stuck: bool,
+    /// Whether this candidate must not campaign, by its owner's wish.
+    paused: bool,
     commands: Vec<Command<V>>,
 }
 
@@ -297,6 +303,7 @@ impl<V: LeaderValue> Machine<V> {
     pub(crate) fn new(own_id: String, process: Process, timing: Timing, backoff: Backoff, now: Instant) -> Self {
         Self {
             own: Own::new(own_id, process),
+            early_ends: EarlyEnds::new(timing.ttl),
             timing,
             backoff,
             state: State::Waiting { until: now },
@@ -308,6 +315,7 @@ impl<V: LeaderValue> Machine<V> {
             newest: Revision(0),
             stopping: false,
             stuck: false,
+            paused: false,
             commands: Vec::new(),
         }
     }
@@ -340,8 +348,22 @@ impl<V: LeaderValue> Machine<V> {
         matches!(self.state, State::Stopped)
     }
 
+    /// The requested TTL.
+    pub(crate) const fn ttl(&self) -> Duration {
+        self.timing.ttl
+    }
+
     pub(crate) const fn is_stuck(&self) -> bool {
         self.stuck
+    }
+
+    pub(crate) const fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether there is no round, so that this candidate has no lease.
+    pub(crate) const fn is_idle(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
     }
 
     pub(crate) const fn is_leader(&self) -> bool {
@@ -385,7 +407,8 @@ impl<V: LeaderValue> Machine<V> {
             }
             Event::FencedOut => {
                 if self.is_leader() {
-                    self.end_round(now, Reason::FencedOut);
+                    let reason = self.early_ends.fenced_out(now);
+                    self.end_round(now, reason);
                 }
             }
             Event::WentBack(went_back) => {
@@ -396,10 +419,12 @@ impl<V: LeaderValue> Machine<V> {
             Event::StepDown => {
                 if self.is_leader() {
                     self.backoff.succeeded();
+                    self.early_ends.reset();
                     self.end_round(now, Reason::StepDown);
                 }
             }
             Event::Stuck(stuck) => self.stuck(now, stuck),
+            Event::Paused(paused) => self.pause(now, paused),
             Event::Closed => self.closed(now),
             Event::Shutdown => self.shut_down(now),
         }
@@ -410,8 +435,8 @@ impl<V: LeaderValue> Machine<V> {
 
     fn pass_time(&mut self, now: Instant) {
         match &mut self.state {
-            // Do not campaign while the liveness probe fails; `Event::Stuck` reports its recovery.
-            State::Waiting { until } if now >= *until && self.stuck => *until = now + self.timing.ttl,
+            // Do not campaign while the liveness probe fails or the candidacy is paused: events report the end.
+            State::Waiting { until } if now >= *until && (self.stuck || self.paused) => *until = now + self.timing.ttl,
             State::Waiting { until } if now >= *until => {
                 self.state = State::Opening {
                     give_up_at: now + self.timing.open_timeout,
@@ -605,7 +630,7 @@ impl<V: LeaderValue> Machine<V> {
                 }
                 let deadline = running.renewal.deadline();
                 // A renewed lease means that the round has not failed.
-                self.backoff.succeeded();
+                self.succeeded(now);
                 if self.is_leader() {
                     self.commands.push(Command::Extend { deadline });
                 }
@@ -642,7 +667,7 @@ impl<V: LeaderValue> Machine<V> {
                         };
                         running.confirmations = Some(Confirmations::new(limit, created, record, now));
                     }
-                    _ => self.lead(None),
+                    _ => self.lead(now, None),
                 }
             }
             Err(error) => {
@@ -660,7 +685,7 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     /// This candidate leads from now on.
-    fn lead(&mut self, confirmed: Option<Instant>) {
+    fn lead(&mut self, now: Instant, confirmed: Option<Instant>) {
         let State::Running(running) = &self.state else {
             return;
         };
@@ -673,7 +698,15 @@ impl<V: LeaderValue> Machine<V> {
             confirmed,
         });
         self.published = Published::Leader;
-        self.backoff.succeeded();
+        self.early_ends.began(now);
+        self.succeeded(now);
+    }
+
+    /// The round succeeds, unless its terms are fenced out as soon as they begin.
+    fn succeeded(&mut self, now: Instant) {
+        if !self.early_ends.are_suspected(now) {
+            self.backoff.succeeded();
+        }
     }
 
     fn observed(&mut self, now: Instant, observation: Observation) {
@@ -837,6 +870,18 @@ impl<V: LeaderValue> Machine<V> {
         match &mut self.state {
             State::Opening { .. } | State::Running(_) if stuck => self.end_round(now, Reason::Stuck),
             State::Waiting { until } if !stuck => *until = now,
+            _ => {}
+        }
+    }
+
+    fn pause(&mut self, now: Instant, paused: bool) {
+        self.paused = paused;
+        match &mut self.state {
+            State::Opening { .. } | State::Running(_) if paused => {
+                self.backoff.succeeded();
+                self.end_round(now, Reason::Paused);
+            }
+            State::Waiting { until } if !paused => *until = now,
             _ => {}
         }
     }

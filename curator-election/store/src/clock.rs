@@ -97,8 +97,39 @@ impl Clock for BootClock {
     }
 }
 
+/// Whether the runtime's time is paused, as in a test with `start_paused`, while this clock counts on. Timers of the
+/// runtime then run ahead of the clock, so deadlines by the clock mean nothing.
+#[must_use]
+pub fn is_left_behind_by_paused_time(clock: &dyn Clock) -> bool {
+    // Without `test-util` tokio's clock is the standard one, which cannot be paused.
+    let runtime = tokio::time::Instant::now();
+    let real = standard_now();
+    while standard_now() == real {
+        std::hint::spin_loop();
+    }
+    if tokio::time::Instant::now() != runtime {
+        return false;
+    }
+    let (began, counted) = (BootClock.now(), clock.now());
+    while BootClock.now().saturating_since(began) < TICK {
+        std::hint::spin_loop();
+    }
+    clock.now() != counted
+}
+
+/// Longer than the resolution of any clock of a host.
+const TICK: Duration = Duration::from_millis(2);
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the clock that tokio uses while it is not paused"
+)]
+fn standard_now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// Tokio's clock, which a test can pause and step; optionally running faster or slower than it by a fixed rate.
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "test-clock"))]
 #[derive(Clone, Debug)]
 pub struct TokioClock {
     origin: tokio::time::Instant,
@@ -106,7 +137,7 @@ pub struct TokioClock {
     drift_ppm: i64,
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "test-clock"))]
 impl TokioClock {
     /// A clock whose origin is now.
     #[must_use]
@@ -124,14 +155,14 @@ impl TokioClock {
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "test-clock"))]
 impl Default for TokioClock {
     fn default() -> Self {
         Self::new()
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "testing", feature = "test-clock"))]
 impl Clock for TokioClock {
     fn now(&self) -> Instant {
         let nanos = i128::try_from(self.origin.elapsed().as_nanos()).unwrap_or(i128::MAX);
@@ -169,6 +200,19 @@ mod tests {
         // Boot time is never behind the monotonic clock, which lacks the time in suspend.
         let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         assert!(BootClock.now().since_origin().as_secs() >= u64::try_from(monotonic.tv_sec).unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn paused_time_leaves_the_boot_clock_behind_and_not_that_of_tokio() {
+        assert!(is_left_behind_by_paused_time(&BootClock));
+        assert!(!is_left_behind_by_paused_time(&TokioClock::new()));
+        tokio::time::resume();
+        assert!(!is_left_behind_by_paused_time(&BootClock));
+    }
+
+    #[test]
+    fn no_time_is_paused_outside_a_runtime() {
+        assert!(!is_left_behind_by_paused_time(&BootClock));
     }
 
     #[tokio::test(start_paused = true)]

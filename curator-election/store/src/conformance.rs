@@ -1,13 +1,16 @@
 //! The conformance suite: test cases for any implementation of [`Store`].
 //!
 //! A case panics if the store does not conform. The cases use keys below a given prefix, and count revisions: no other
-//! client may write to the store or compact it meanwhile. Compaction is not covered, as [`Store`] does not offer it.
+//! client may write to the store or compact it meanwhile. [`check_two`] needs two clients of one store: what one of
+//! them writes or is granted, the other can read, watch and renew. Compaction is not covered, as [`Store`] does not
+//! offer it.
 
 #![allow(clippy::unwrap_used, reason = "a store that fails a call has failed the case")]
 
 mod fixture;
 mod lease;
 mod range;
+mod shared;
 mod txn;
 mod watch;
 
@@ -58,6 +61,16 @@ pub async fn check_all(store: Arc<dyn Store>, prefix: &str) {
         tracing::debug!(case = case.name, "checking");
         case.check(store.clone(), prefix).await;
     }
+}
+
+/// Runs the cases of two clients of one store, `one` and `other`: two processes, or two connections. All keys start
+/// with `prefix`, and no such keys may exist yet.
+///
+/// # Panics
+/// If the store does not conform.
+pub async fn check_two(one: Arc<dyn Store>, other: Arc<dyn Store>, prefix: &str) {
+    shared::check(&one, &other, prefix).await;
+    shared::check(&other, &one, &format!("{prefix}/back")).await;
 }
 
 /// The case with the name of a function.

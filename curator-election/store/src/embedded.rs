@@ -189,7 +189,7 @@ impl Store for EmbeddedStore {
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
         let granted = self.handle.call(move |state| {
-            let lease = state.model.grant(state.now, ttl);
+            let lease = state.model.grant(state.now, ttl)?;
             state.leases.insert(lease.id);
             Ok(lease)
         });

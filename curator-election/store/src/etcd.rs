@@ -8,12 +8,15 @@
 //! [`EtcdStore::follow_files`], and whenever etcd rejects a token. An expired token is renewed and the call retried.
 //! This is safe for a write as well: etcd rejected the first try, so it was not executed.
 //!
-//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with three
+//! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with four
 //! exceptions. A read that no member answers takes half a second more, to detect a lost quorum. A write may first take
-//! as long as such a read, to find a member that responds. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
+//! as long as such a read, to find a member that responds, and so may the first renewal of a lease that another client
+//! was granted. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
 //! behind a proxy that reports no progress it ends within a minute.
 
 mod auth;
+#[cfg(feature = "etcd-client-0_21")]
+mod clients;
 mod cluster;
 mod convert;
 mod endpoint;
@@ -34,6 +37,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+#[cfg(feature = "etcd-client-0_21")]
+pub use etcd_client;
 use etcd_client::Client;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -126,7 +131,7 @@ pub struct EtcdStore {
     identity: Identity,
     /// A member denied its status to this user.
     keeps_status: AtomicBool,
-    /// The TTLs of the leases granted here: renewals do not change them, and etcd-client does not report them.
+    /// The TTLs of the leases granted or renewed here: renewals do not change them, and etcd-client does not report them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
 }
 
@@ -154,6 +159,10 @@ impl EtcdStore {
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         config.check()?;
         let clients = Clients::new(config.endpoints.clone(), config.access.clone())?;
+        Self::with(config, clients)
+    }
+
+    fn with(config: EtcdConfig, clients: Clients) -> Result<Self, EtcdConfigError> {
         let members = Members::new(config.endpoints.len());
         let identity = Identity::new(config.endpoints.clone(), config.cluster_file.clone())?;
         Ok(Self {
@@ -395,6 +404,24 @@ impl EtcdStore {
         }
     }
 
+    /// The TTL of a lease that another client was granted, or that is not kept any more.
+    async fn granted_ttl(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        let member = self.writable().await?;
+        let found = self
+            .call(member, Call::KeepAlive(lease), (), |mut client, ()| async move {
+                client.lease_time_to_live(lease.get(), None).await
+            })
+            .await?;
+        self.ours(member, found.header())?;
+        // etcd answers with -1 for a lease that it does not have.
+        if found.ttl() < 0 {
+            return Err(StoreError::LeaseNotFound { id: lease });
+        }
+        let ttl = Duration::from_secs(u64::try_from(found.granted_ttl()).unwrap_or(0));
+        self.remember(Lease { id: lease, ttl });
+        Ok(ttl)
+    }
+
     fn ttls(&self) -> std::sync::MutexGuard<'_, VecDeque<(LeaseId, Duration)>> {
         // No code panics while it holds the lock.
         self.ttls.lock().unwrap_or_else(PoisonError::into_inner)
@@ -490,7 +517,7 @@ impl Store for EtcdStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        let seconds = convert::seconds(ttl);
+        let seconds = convert::seconds(ttl)?;
         let member = self.writable().await?;
         let granted = self
             .call(member, Call::Write(None), (), |mut client, ()| async move {
@@ -507,8 +534,9 @@ impl Store for EtcdStore {
 
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
         let known = self.ttls().iter().find(|(id, _)| *id == lease).map(|(_, ttl)| *ttl);
-        let Some(ttl) = known else {
-            return Err(StoreError::LeaseNotFound { id: lease });
+        let ttl = match known {
+            Some(ttl) => ttl,
+            None => self.granted_ttl(lease).await?,
         };
         let member = attempt as usize % self.config.endpoints.len();
         // One stream per renewal: nothing is queued in it, and its end does not affect the next renewal.

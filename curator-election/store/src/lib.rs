@@ -44,10 +44,12 @@ pub mod pages;
 mod store;
 #[cfg(feature = "etcd")]
 pub mod telemetry;
+mod ttl;
 mod txn;
 mod types;
 
 pub use error::{RefusalKind, StoreError};
 pub use store::Store;
+pub use ttl::MAX_LEASE_TTL;
 pub use txn::{Compare, Op, OpResult, Ordering, Range, RangeResult, Sort, Target, Txn, TxnResult};
 pub use types::{Event, KeyValue, Keys, Lease, LeaseId, Revision, TimeToLive, WatchBatch, WatchStream};

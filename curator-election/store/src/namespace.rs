@@ -25,11 +25,12 @@ use crate::{
 /// # Ok::<(), curator_store::namespace::NamespaceError>(())
 /// ```
 ///
-/// A transaction may reach into a sibling, a namespace that differs in the last part alone: `@etcd-pki/` before a key
-/// names it, so that `@etcd-pki//pki/CA-crl.der` here is `namespaced:etcd-pki//pki/CA-crl.der` in the store.
+/// No key leaves the namespace, unless the store is made by [`Namespaced::with_siblings`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     prefix: String,
+    /// Whether a key may name a sibling.
+    siblings: bool,
 }
 
 /// An invalid namespace.
@@ -46,7 +47,10 @@ impl Namespace {
     /// Without parts: the prefix is a single slash.
     #[must_use]
     pub fn root() -> Self {
-        Self { prefix: "/".into() }
+        Self {
+            prefix: "/".into(),
+            siblings: false,
+        }
     }
 
     /// The prefix of all keys.
@@ -56,7 +60,7 @@ impl Namespace {
     }
 
     fn add(&self, key: &[u8]) -> Bytes {
-        match sibling(key) {
+        match sibling(key).filter(|_| self.siblings) {
             Some((name, key)) => [self.parent().as_bytes(), name, b"/", key].concat().into(),
             None => [self.prefix.as_bytes(), key].concat().into(),
         }
@@ -171,6 +175,7 @@ impl FromStr for Namespace {
         }
         Ok(Self {
             prefix: format!("{parts}/"),
+            siblings: false,
         })
     }
 }
@@ -183,6 +188,33 @@ impl fmt::Display for Namespace {
 
 /// A store restricted to one namespace: adds the prefix to every key in transactions, reads and watches, and removes it
 /// from every returned key. Leases have no namespace.
+///
+/// ```
+/// # #[cfg(not(feature = "testing"))] fn main() {}
+/// # #[cfg(feature = "testing")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use curator_store::Store;
+/// use curator_store::memory::MemoryCluster;
+/// use curator_store::namespace::Namespaced;
+///
+/// let cluster = MemoryCluster::new(1);
+/// let store = Namespaced::new(cluster.client(0), "namespaced:jobs".parse()?);
+/// assert_eq!(store.key_in_store(&"/leader".into()), "namespaced:jobs//leader");
+/// // No key leaves it.
+/// assert_eq!(store.key_in_store(&"@pki//CA".into()), "namespaced:jobs/@pki//CA");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A name is checked when it is parsed, so a namespace is not made of any text:
+///
+/// ```compile_fail,E0308
+/// # use curator_store::namespace::Namespaced;
+/// # fn within(store: std::sync::Arc<dyn curator_store::Store>) {
+/// let store = Namespaced::new(store, "namespaced:jobs");
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Namespaced<S> {
     store: S,
@@ -190,9 +222,30 @@ pub struct Namespaced<S> {
 }
 
 impl<S: Store> Namespaced<S> {
-    /// Restricts `store` to `namespace`.
-    pub const fn new(store: S, namespace: Namespace) -> Self {
-        Self { store, namespace }
+    /// Restricts `store` to `namespace`. No key leaves it.
+    pub fn new(store: S, namespace: Namespace) -> Self {
+        Self {
+            store,
+            namespace: Namespace {
+                siblings: false,
+                ..namespace
+            },
+        }
+    }
+
+    /// Restricts `store` to `namespace` and its siblings, the namespaces that differ in the last part alone: `@` and the
+    /// name of a sibling before a key reach into it. In `namespaced:curator` the key `@etcd-pki//pki/CA-crl.der` is
+    /// `namespaced:etcd-pki//pki/CA-crl.der` in the store, and is returned as it was asked for.
+    ///
+    /// A key that a caller can choose must not begin with `@` then.
+    pub fn with_siblings(store: S, namespace: Namespace) -> Self {
+        Self {
+            store,
+            namespace: Namespace {
+                siblings: true,
+                ..namespace
+            },
+        }
     }
 }
 
@@ -248,6 +301,10 @@ impl<S: Store> Store for Namespaced<S> {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
+    }
+
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        self.store.key_in_store(&self.namespace.add(key))
     }
 }
 
@@ -312,13 +369,35 @@ mod tests {
             ("namespaced:curator", "namespaced:etcd-pki//pki/CA-crl.der"),
             ("curator", "etcd-pki//pki/CA-crl.der"),
         ] {
-            let namespace: Namespace = namespace.parse().unwrap();
+            let mut namespace: Namespace = namespace.parse().unwrap();
+            namespace.siblings = true;
             let key = Bytes::from("@etcd-pki//pki/CA-crl.der");
             assert_eq!(namespace.add(&key), stored);
             assert_eq!(namespace.strip(&namespace.add(&key)), key);
         }
         // An @ alone names nobody.
-        assert_eq!(namespace().add(b"@a"), "namespaced:curator/@a");
+        let mut with_siblings = namespace();
+        with_siblings.siblings = true;
+        assert_eq!(with_siblings.add(b"@a"), "namespaced:curator/@a");
+    }
+
+    #[tokio::test]
+    async fn key_leaves_the_namespace_only_if_that_was_asked_for() {
+        let cluster = crate::memory::MemoryCluster::new(1);
+        let put = || Txn::default().then(vec![Op::put("@other//secret", "1")]);
+        let within = Namespaced::new(cluster.client(0), namespace());
+        within.txn(put()).await.unwrap();
+        let found = within.range(Range::all(Keys::one("@other//secret"))).await.unwrap();
+        assert_eq!(found.kvs[0].key, "@other//secret");
+        cluster.with_model(|model, _| {
+            assert!(model.get(b"namespaced:curator/@other//secret").is_some());
+            assert!(model.get(b"namespaced:other//secret").is_none());
+        });
+        Namespaced::with_siblings(cluster.client(0), namespace())
+            .txn(put())
+            .await
+            .unwrap();
+        assert!(cluster.with_model(|model, _| model.get(b"namespaced:other//secret").is_some()));
     }
 
     #[test]

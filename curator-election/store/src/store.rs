@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::{
     Keys, Lease, LeaseId, Op, OpResult, Range, RangeResult, Revision, StoreError, TimeToLive, Txn, TxnResult,
@@ -70,6 +71,12 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Cancellation: the lease may have been revoked or not; otherwise it expires after its TTL.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// The full key under which `key` is in the underlying store, such as with the prefix of a namespace. A store that
+    /// wraps another one and changes keys, or passes on to one that may, must override it.
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        key.clone()
+    }
 }
 
 /// The results of a transaction of reads.
@@ -116,5 +123,9 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         (**self).revoke(lease).await
+    }
+
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        (**self).key_in_store(key)
     }
 }

@@ -11,6 +11,7 @@ use curator_store::memory::MemoryCluster;
 async fn conformance_of_the_model() {
     let cluster = MemoryCluster::new(1);
     conformance::check_all(Arc::new(cluster.client(0)), "/conformance").await;
+    conformance::check_two(Arc::new(cluster.client(0)), Arc::new(cluster.client(1)), "/two").await;
 }
 
 #[cfg(feature = "embedded")]
@@ -35,6 +36,7 @@ mod embedded {
         let dir = Dir(std::env::temp_dir().join(format!("curator-conformance-{}", std::process::id())));
         let store = Arc::new(EmbeddedStore::open(&dir.0).unwrap());
         conformance::check_all(store.clone(), "/conformance").await;
+        conformance::check_two(store.clone(), store.clone(), "/two").await;
         store.close().unwrap();
     }
 }

@@ -330,7 +330,22 @@ fn rendered(format: Format, instances: &[Instance]) -> Result<String, Failure> {
     let mut narrow = Table::new(&["NODE", "ROLE", "TERM", "LEADER", "LEFT", "CONSENSUS"]);
     let mut notes = Vec::new();
     for instance in instances {
-        let [node, role, term, leader, _, _, left, _, _, address, _, _, consensus, note] = cells(instance);
+        let [
+            node,
+            role,
+            term,
+            leader,
+            _,
+            _,
+            left,
+            _,
+            _,
+            address,
+            _,
+            _,
+            consensus,
+            note,
+        ] = cells(instance);
         let named = if node.is_empty() { &address } else { &node };
         if !note.is_empty() {
             notes.push(wrapped(&format!(

@@ -31,7 +31,7 @@ pub struct EmbeddedConsensus {
 /// The store cannot be opened: it is in use by another process, or damaged.
 pub fn open_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn Store>, EmbeddedError> {
     let store = Arc::new(EmbeddedStore::open(directory)?);
-    Ok(Arc::new(Namespaced::new(store, namespace)))
+    Ok(Arc::new(Namespaced::with_siblings(store, namespace)))
 }
 
 /// Opens an existing store.
@@ -40,7 +40,7 @@ pub fn open_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn S
 /// There is no store, or it cannot be opened.
 pub fn open_existing_embedded(directory: &Path, namespace: Namespace) -> Result<Arc<dyn Store>, EmbeddedError> {
     let store = Arc::new(EmbeddedStore::open_existing(directory)?);
-    Ok(Arc::new(Namespaced::new(store, namespace)))
+    Ok(Arc::new(Namespaced::with_siblings(store, namespace)))
 }
 
 impl EmbeddedConsensus {
@@ -50,7 +50,7 @@ impl EmbeddedConsensus {
     /// The store cannot be opened: it is in use by another process, or damaged.
     pub fn open(directory: &Path, namespace: Namespace, node_id: &str) -> Result<Self, EmbeddedError> {
         let store = Arc::new(EmbeddedStore::open(directory)?);
-        let within: Arc<dyn Store> = Arc::new(Namespaced::new(store.clone(), namespace.clone()));
+        let within: Arc<dyn Store> = Arc::new(Namespaced::with_siblings(store.clone(), namespace.clone()));
         let only = Member {
             id: 1,
             name: node_id.to_owned(),

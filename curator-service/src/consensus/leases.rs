@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use curator_election::store::{
     Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, TimeToLive, Txn, TxnResult, WatchStream,
 };
@@ -50,6 +51,10 @@ impl Store for Witnessed {
 
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         self.store.watch(keys, from).await
+    }
+
+    fn key_in_store(&self, key: &Bytes) -> Bytes {
+        self.store.key_in_store(key)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {

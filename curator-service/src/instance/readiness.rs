@@ -59,8 +59,8 @@ mod tests {
     use super::*;
     use crate::consensus::FixedMembership;
     use crate::leader::LeaderContext;
-    use crate::state::fenced::Fenced;
     use crate::state::limits::StateLimits;
+    use curator_election::fence::Fenced;
 
     /// It holds its lease, and cannot read the state yet.
     #[tokio::test(start_paused = true)]

@@ -13,8 +13,8 @@ use crate::consensus::ConsensusStatus;
 use crate::instance::role::Begun;
 use crate::leader::added_services::{Gate, LeaderServices, TermContext};
 use crate::leader::{Leader, LeaderContext, LeaderHandle};
-use crate::state::fenced::Fenced;
 use crate::step_down::StepDownCoordinator;
+use curator_election::fence::Fenced;
 
 /// The routes to the leader of a term, or why its services could not be made.
 pub(crate) type TermRoutes = Result<Routes, LeaderServicesError>;

@@ -15,8 +15,8 @@ use tower_service::Service;
 
 use crate::auth::{Authenticator, Authorized};
 use crate::leader::LeaderHandle;
-use crate::state::fenced::Fenced;
 use crate::state::term_state::{InvalidStateName, TermState};
+use curator_election::fence::Fenced;
 
 /// Services of every instance that the listener has itself.
 const OF_LISTENER: [&str; 3] = [

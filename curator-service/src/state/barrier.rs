@@ -17,7 +17,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tracing::{Instrument, debug_span};
 
-use crate::state::fenced::{Fenced, FencedError, TRACED};
+use curator_election::fence::{Fenced, FencedError, TRACED};
 
 type Fence = Shared<BoxFuture<'static, Result<(), FencedError>>>;
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use curator_election::store::{Keys, Op};
 
 use crate::failpoint;
-use crate::state::fenced::Change;
+use curator_election::fence::Change;
 
 /// etcd's default limit is 128 operations per transaction. A nested transaction counts as one operation of the outer
 /// one, and its own operations count against the rest.

@@ -6,8 +6,8 @@
 use curator_election::store::{Keys, Op};
 use tonic::Status;
 
-use crate::state::fenced::Change;
 use crate::state::view::View;
+use curator_election::fence::Change;
 
 /// The size limits of the state. A change that reduces the size is never refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use curator_election::store::{Compare, KeyValue, Keys, Op, Range, Revision};
 use curator_listener::LeaderServicesError;
 
-use crate::state::fenced::{Fenced, FencedError, Written};
 use crate::state::keys::EMBEDDED;
+use curator_election::fence::{Fenced, FencedError, Written};
 
 /// The name of a state cannot be part of a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

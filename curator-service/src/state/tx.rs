@@ -9,9 +9,9 @@ use bytes::Bytes;
 use curator_election::store::{Compare, Op, Revision};
 
 use crate::failpoint;
-use crate::state::fenced::Change;
 use crate::state::keys::{InvalidId, NODES};
 use crate::state::view::{Entry, Node, View};
+use curator_election::fence::Change;
 
 /// The reads and writes of a decision.
 pub(crate) struct Tx<'a> {

@@ -16,10 +16,10 @@ use curator_election::WentBack;
 use curator_election::store::{Compare, Event, KeyValue, Keys, Ordering, Revision, Target};
 
 use crate::failpoint;
-use crate::state::fenced::Change;
 use crate::state::keys;
 use crate::state::keys::NODES;
 use crate::state::record::{Corrupt, NodeRecord};
+use curator_election::fence::Change;
 
 /// The maximum number of deleted nodes that are kept for watchers.
 const MAX_TOMBSTONES: usize = 10_000;

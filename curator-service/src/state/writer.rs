@@ -13,9 +13,9 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tracing::{Instrument, Span, debug, debug_span};
 
 use crate::failpoint;
-use crate::state::fenced::{Change, FencedError, Outcome, TRACED};
 use crate::state::{State, StateError, batch};
 use crate::telemetry;
+use curator_election::fence::{Change, FencedError, Outcome, TRACED};
 
 /// The maximum number of queued changes; more wait for a permit.
 const MAX_WAITING: usize = 4_096;
@@ -192,7 +192,7 @@ async fn write_together(state: &State, taken: Vec<Waiting>) -> Option<RefusalKin
             committed("failed", 0);
             let refusal = match &error {
                 FencedError::Store(store) => store.refusal(),
-                FencedError::LostLeadership | FencedError::Answer { .. } => None,
+                _ => None,
             };
             for each in taken {
                 let _ = each.answer.send(Err(error.clone()));

@@ -18,8 +18,8 @@ use tonic::Status;
 use crate::auth::Caller;
 use crate::consensus::FixedMembership;
 use crate::leader::{EncodedEvent, Leader, LeaderContext};
-use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
+use curator_election::fence::Fenced;
 
 /// A leader without an election, over a store.
 pub struct BenchHooks {

@@ -120,7 +120,7 @@ impl<V: LeaderValue> Machine<V> {
                 let until = confirmations.deadline();
                 match until {
                     Some(until) if self.is_leader() => self.commands.push(Command::Confirm { until }),
-                    until => self.lead(until),
+                    until => self.lead(now, until),
                 }
             }
             Outcome::Refute { id, seen, record } => {

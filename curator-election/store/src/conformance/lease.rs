@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::fixture::{Fixture, revision_of};
 use super::{Case, case};
-use crate::{Event, Op, Revision, StoreError};
+use crate::{Event, MAX_LEASE_TTL, Op, Revision, StoreError};
 
 pub(super) const CASES: &[Case] = &[
     case!(leases_are_granted_and_renewed),
     case!(revoking_deletes_the_keys_at_one_revision),
     case!(a_key_leaves_its_lease),
     case!(an_unknown_lease_is_told),
+    case!(a_ttl_that_is_too_long_is_refused),
     case!(a_lease_runs_out_with_its_keys),
 ];
 
@@ -81,6 +82,16 @@ async fn an_unknown_lease_is_told(fixture: Fixture) {
     }
     assert_eq!(fixture.revision().await, before);
     assert_eq!(fixture.get("b").await, None);
+}
+
+async fn a_ttl_that_is_too_long_is_refused(fixture: Fixture) {
+    for ttl in [MAX_LEASE_TTL + Duration::from_secs(1), Duration::MAX] {
+        let error = fixture.store.grant(ttl).await.unwrap_err();
+        assert!(matches!(error, StoreError::Refused { .. }), "{ttl:?}: {error:?}");
+    }
+    let lease = fixture.store.grant(MAX_LEASE_TTL).await.unwrap();
+    assert_eq!(lease.ttl, MAX_LEASE_TTL);
+    fixture.store.revoke(lease.id).await.unwrap();
 }
 
 async fn a_lease_runs_out_with_its_keys(fixture: Fixture) {

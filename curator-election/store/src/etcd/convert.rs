@@ -6,9 +6,10 @@ use etcd_client::{
     CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder, SortTarget, TxnOp, TxnOpResponse,
 };
 
+use crate::ttl::whole_seconds;
 use crate::{
-    Compare, Event, KeyValue, Keys, LeaseId, Op, OpResult, Ordering, Range, RangeResult, Revision, Sort, Target, Txn,
-    TxnResult,
+    Compare, Event, KeyValue, Keys, LeaseId, Op, OpResult, Ordering, Range, RangeResult, Revision, Sort, StoreError,
+    Target, Txn, TxnResult,
 };
 
 pub(super) fn range(range: &Range) -> (Vec<u8>, GetOptions) {
@@ -104,7 +105,7 @@ fn key_value(kv: &etcd_client::KeyValue) -> KeyValue {
     }
 }
 
-fn compare(compare: Compare) -> etcd_client::Compare {
+pub(super) fn compare(compare: Compare) -> etcd_client::Compare {
     let op = match compare.ordering {
         Ordering::Equal => CompareOp::Equal,
         Ordering::NotEqual => CompareOp::NotEqual,
@@ -146,8 +147,11 @@ fn op(op: Op) -> TxnOp {
 }
 
 /// Whole seconds, rounded up: what etcd counts TTLs in.
-pub(super) fn seconds(ttl: Duration) -> i64 {
-    i64::try_from(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).unwrap_or(i64::MAX)
+///
+/// # Errors
+/// If etcd does not take the TTL.
+pub(super) fn seconds(ttl: Duration) -> Result<i64, StoreError> {
+    Ok(i64::try_from(whole_seconds(ttl)?.as_secs()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
@@ -157,7 +161,7 @@ mod tests {
     #[test]
     fn ttls_are_rounded_up() {
         for (ms, whole) in [(1, 1), (1_000, 1), (1_001, 2), (10_000, 10)] {
-            assert_eq!(seconds(Duration::from_millis(ms)), whole);
+            assert_eq!(seconds(Duration::from_millis(ms)).unwrap(), whole);
         }
     }
 

@@ -67,6 +67,29 @@ impl Clients {
         })
     }
 
+    /// Existing clients, one for each endpoint, without files.
+    #[cfg(feature = "etcd-client-0_21")]
+    pub(super) fn existing(endpoints: Vec<String>, clients: Vec<Client>) -> Result<Self, EtcdConfigError> {
+        let access = EtcdAuth::default();
+        let secrets = Arc::new(access.load()?);
+        let login = |client| Login {
+            client,
+            number: 0,
+            secrets: secrets.clone(),
+        };
+        Ok(Self {
+            members: clients
+                .into_iter()
+                .map(|client| tokio::sync::Mutex::new(Some(login(client))))
+                .collect(),
+            endpoints,
+            access,
+            secrets: Mutex::new(secrets),
+            reloading: tokio::sync::Mutex::new(None),
+            open: AtomicBool::new(false),
+        })
+    }
+
     /// The client of one member. Creating it opens no connection, unless a token must be requested.
     pub(super) async fn get(&self, member: usize) -> Result<Login, StoreError> {
         match self.first(member).await {

@@ -1,6 +1,6 @@
 //! The model on tokio's clock, with clients that are subject to faults.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,11 +22,11 @@ const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a cut-off watch checks whether its link is up again.
 const LINK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A model of etcd that clients share. Create it within a tokio runtime.
+/// A model of etcd that clients share. Create it within a tokio runtime. Its time passes, and its leases expire, as long
+/// as it or one of its clients exists.
 #[derive(Debug)]
 pub struct MemoryCluster {
     shared: Arc<Shared>,
-    scan: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -34,6 +34,16 @@ struct Shared {
     state: Mutex<State>,
     clock: TokioClock,
     revisions: watch::Sender<Revision>,
+    /// Expires leases. It has no share in this, and ends with it.
+    scan: OnceLock<JoinHandle<()>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(scan) = self.scan.get() {
+            scan.abort();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -70,15 +80,19 @@ impl MemoryCluster {
                 clients: Vec::new(),
             }),
             clock: TokioClock::new(),
+            scan: OnceLock::new(),
         });
-        let scanned = shared.clone();
+        let scanned = Arc::downgrade(&shared);
         let scan = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(LEASE_CHECK_INTERVAL).await;
+                let Some(scanned) = scanned.upgrade() else { return };
                 scanned.with_model(Model::expire);
             }
         });
-        Self { shared, scan }
+        // It was empty.
+        let _ = shared.scan.set(scan);
+        Self { shared }
     }
 
     /// The client with this number. Clients with equal numbers share their faults.
@@ -120,12 +134,6 @@ impl MemoryCluster {
         if let Some(client) = self.shared.state().clients.get_mut(number) {
             client.closed += 1;
         }
-    }
-}
-
-impl Drop for MemoryCluster {
-    fn drop(&mut self) {
-        self.scan.abort();
     }
 }
 
@@ -268,7 +276,7 @@ impl Store for MemoryClient {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        self.call(move |model, now| Ok(model.grant(now, ttl))).await
+        self.call(move |model, now| model.grant(now, ttl)).await
     }
 
     async fn keep_alive(&self, lease: LeaseId, _attempt: u32) -> Result<Duration, StoreError> {
@@ -410,6 +418,15 @@ mod tests {
             client.keep_alive(lease.id, 0).await,
             Err(StoreError::LeaseNotFound { .. })
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leases_expire_as_long_as_there_is_a_client() {
+        let client = MemoryCluster::new(1).client(0);
+        let lease = client.grant(Duration::from_secs(2)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let error = client.keep_alive(lease.id, 0).await.unwrap_err();
+        assert!(matches!(error, StoreError::LeaseNotFound { .. }), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]

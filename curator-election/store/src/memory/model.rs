@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::clock::Instant;
+use crate::ttl::whole_seconds;
 use crate::{
     Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RangeResult, RefusalKind, Revision,
     Sort, StoreError, Target, TimeToLive, Txn, TxnResult, WatchBatch,
@@ -179,9 +180,11 @@ impl Model {
     }
 
     /// Grants a lease of `ttl` in whole seconds, rounded up, at least [`MIN_TTL`].
-    pub fn grant(&mut self, now: Instant, ttl: Duration) -> Lease {
-        let whole = Duration::from_secs(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0));
-        let ttl = whole.max(MIN_TTL);
+    ///
+    /// # Errors
+    /// If the TTL is over [`MAX_LEASE_TTL`](crate::MAX_LEASE_TTL).
+    pub fn grant(&mut self, now: Instant, ttl: Duration) -> Result<Lease, StoreError> {
+        let ttl = whole_seconds(ttl)?.max(MIN_TTL);
         let id = loop {
             let id = LeaseId::new(self.rng.random_range(1..=i64::MAX));
             if let Some(id) = id.filter(|id| !self.leases.contains_key(id)) {
@@ -196,7 +199,7 @@ impl Model {
                 keys: BTreeSet::new(),
             },
         );
-        Lease { id, ttl }
+        Ok(Lease { id, ttl })
     }
 
     /// Renews a lease.
@@ -590,7 +593,7 @@ mod tests {
     #[test]
     fn a_lease_takes_its_keys_with_it_at_one_revision() {
         let mut model = Model::new(0);
-        let lease = model.grant(at(0), Duration::from_millis(2_500));
+        let lease = model.grant(at(0), Duration::from_millis(2_500)).unwrap();
         assert_eq!(lease.ttl, Duration::from_secs(3));
         put(&mut model, "a", "1", Some(lease.id));
         put(&mut model, "b", "1", Some(lease.id));
@@ -623,7 +626,7 @@ mod tests {
 
     #[test]
     fn short_ttls_are_raised() {
-        assert_eq!(Model::new(0).grant(at(0), Duration::from_secs(1)).ttl, MIN_TTL);
+        assert_eq!(Model::new(0).grant(at(0), Duration::from_secs(1)).unwrap().ttl, MIN_TTL);
     }
 
     #[test]

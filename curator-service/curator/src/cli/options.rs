@@ -155,7 +155,7 @@ impl StoreArgs {
             Some(directory) => Ok(open_embedded(directory, namespace)?),
             None => {
                 let etcd = EtcdStore::new(self.etcd())?;
-                Ok(Arc::new(Namespaced::new(etcd, namespace)))
+                Ok(Arc::new(Namespaced::with_siblings(etcd, namespace)))
             }
         }
     }

@@ -32,7 +32,10 @@ impl NewStore {
     /// The embedded store in a directory; created if it does not exist.
     pub(crate) fn embedded(directory: &Path, namespace: Namespace) -> Result<Self, Box<dyn Error>> {
         match EmbeddedStore::open_existing(directory) {
-            Ok(store) => Ok(Self::existing(Arc::new(Namespaced::new(Arc::new(store), namespace)))),
+            Ok(store) => Ok(Self::existing(Arc::new(Namespaced::with_siblings(
+                Arc::new(store),
+                namespace,
+            )))),
             Err(EmbeddedError::Missing { .. }) => {
                 let missing = directory
                     .ancestors()
@@ -40,7 +43,7 @@ impl NewStore {
                 let directories = missing.map(Path::to_owned).collect();
                 let store = Arc::new(EmbeddedStore::open(directory)?);
                 Ok(Self {
-                    store: Arc::new(Namespaced::new(store.clone(), namespace)),
+                    store: Arc::new(Namespaced::with_siblings(store.clone(), namespace)),
                     made: Some(Made { store, directories }),
                 })
             }

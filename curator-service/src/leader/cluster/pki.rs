@@ -10,10 +10,10 @@ use tokio::sync::OnceCell;
 use tonic::Status;
 use tracing::{error, info};
 
-use crate::state::fenced::{FencedError, Written};
 use crate::state::pki_layout::Layout;
 use crate::state::tx::Tx;
 use crate::state::{State, StateError};
+use curator_election::fence::{FencedError, Written};
 
 /// Maximum attempts to create an authority when a concurrent writer has just created it.
 const ATTEMPTS: usize = 4;

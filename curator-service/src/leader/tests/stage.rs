@@ -25,9 +25,9 @@ use crate::auth::Caller;
 use crate::consensus::{FixedMembership, Member, Membership, MembershipError};
 use crate::leader::{Leader, LeaderContext};
 use crate::state::bootstrap::{Bootstrap, bootstrap};
-use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::state::record::ClusterRecord;
+use curator_election::fence::Fenced;
 
 /// The keys of the first node: every byte has this value.
 pub(super) const FIRST: u8 = 1;

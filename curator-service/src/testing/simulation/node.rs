@@ -20,12 +20,12 @@ use tonic::service::Routes;
 use crate::instance::role;
 use crate::instance::role::Roles;
 use crate::state::State;
-use crate::state::fenced::Fenced;
 use crate::state::limits::StateLimits;
 use crate::status::LeaderStatus;
 use crate::testing::simulation::registers::{Asked, Registers, Told};
 use crate::testing::simulation::scenario::TTL;
 use crate::testing::simulation::terms::LOCKS;
+use curator_election::fence::Fenced;
 
 /// A running instance.
 pub(super) struct Node {

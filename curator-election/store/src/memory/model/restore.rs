@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn what_goes_in_again_is_what_came_out() {
         let mut model = Model::new(1);
-        let lease = model.grant(at(0), Duration::from_secs(10)).id;
+        let lease = model.grant(at(0), Duration::from_secs(10)).unwrap().id;
         put(&mut model, "a", Some(lease));
         put(&mut model, "b", None);
         put(&mut model, "a", Some(lease));
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_state_that_contradicts_itself_is_refused() {
         let mut model = Model::new(1);
-        let lease = model.grant(at(0), Duration::from_secs(10)).id;
+        let lease = model.grant(at(0), Duration::from_secs(10)).unwrap().id;
         put(&mut model, "a", Some(lease));
         let mut stored = model.stored();
         stored.leases.clear();

@@ -79,11 +79,11 @@ mod tests {
     fn a_restored_store_knows_nothing_of_what_came_after_the_snapshot() {
         let at = |seconds| Instant::from_origin(Duration::from_secs(seconds));
         let mut model = Model::new(1);
-        let kept = model.grant(at(0), Duration::from_secs(5)).id;
+        let kept = model.grant(at(0), Duration::from_secs(5)).unwrap().id;
         put(&mut model, "a");
         let snapshot = model.snapshot();
         assert_eq!(snapshot.revision(), model.revision());
-        let lost = model.grant(at(0), Duration::from_secs(5)).id;
+        let lost = model.grant(at(0), Duration::from_secs(5)).unwrap().id;
         put(&mut model, "b");
         put(&mut model, "b");
 

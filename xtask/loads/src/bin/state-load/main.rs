@@ -59,7 +59,7 @@ async fn main() -> Result<(), Failure> {
         return alone.measure(&arguments.etcd).await;
     }
     let etcd = EtcdStore::new(EtcdConfig::new(vec![arguments.etcd.clone()]))?;
-    let store: Arc<dyn Store> = Arc::new(Namespaced::new(etcd, "namespaced:curator".parse()?));
+    let store: Arc<dyn Store> = Arc::new(Namespaced::with_siblings(etcd, "namespaced:curator".parse()?));
     put_nodes(&*store, NODES).await?;
     let configuration = Txn::default().then(vec![Op::put("/cluster/configuration", "measured")]);
     store.txn(configuration).await?;

@@ -46,7 +46,7 @@ fn space(nodes: usize, size: usize) -> String {
 
 fn open(etcd: &str, space: &str) -> Result<Arc<dyn Store>, Failure> {
     let etcd = EtcdStore::new(EtcdConfig::new(vec![etcd.to_owned()]))?;
-    Ok(Arc::new(Namespaced::new(etcd, space.parse()?)))
+    Ok(Arc::new(Namespaced::with_siblings(etcd, space.parse()?)))
 }
 
 async fn fill(store: &dyn Store, nodes: usize, size: usize) -> Result<(), Failure> {

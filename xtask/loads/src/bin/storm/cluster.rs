@@ -62,7 +62,7 @@ pub(crate) fn keys(directory: &Path) -> Result<Vec<String>, Failure> {
 /// Makes the cluster in an etcd. The first node gets its certificate.
 pub(crate) async fn found(directory: &Path, etcd: &str) -> Result<(), Failure> {
     let etcd = EtcdStore::new(EtcdConfig::new(vec![etcd.to_owned()]))?;
-    let store = Namespaced::new(etcd, "namespaced:curator".parse()?);
+    let store = Namespaced::with_siblings(etcd, "namespaced:curator".parse()?);
     let first = CredentialsDirectory::create(&of_instance(directory, 1))?;
     let owner = CredentialsDirectory::create(&directory.join("owner"))?;
     let cluster = Bootstrap {

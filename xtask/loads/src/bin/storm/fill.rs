@@ -17,7 +17,7 @@ const TOGETHER: usize = 60;
 /// Puts so many nodes there. Where there is no cluster yet, one is made whose keys nobody has.
 pub(crate) async fn fill(etcd: &str, nodes: usize, is_made: bool) -> Result<(), Failure> {
     let etcd = EtcdStore::new(EtcdConfig::new(vec![etcd.to_owned()]))?;
-    let store = Namespaced::new(etcd, "namespaced:curator".parse()?);
+    let store = Namespaced::with_siblings(etcd, "namespaced:curator".parse()?);
     // Without a cluster each call would read all of the state anew.
     let cluster = Bootstrap {
         node_public_key: vec![1; 32],

@@ -1,20 +1,64 @@
-//! Fenced access to the cluster's state: every transaction is executed only within its own term.
+//! Fenced access to state in the store: every transaction is executed only within its own term.
+//!
+//! ```
+//! # #[cfg(not(feature = "testing"))] fn main() {}
+//! # #[cfg(feature = "testing")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use curator_election::fence::{Fenced, Written};
+//! use curator_election::memory::MemoryCluster;
+//! use curator_election::store::{Compare, Op};
+//! # use curator_election::{ElectionBackend, StoreElection, Term};
+//! # use curator_election::clock::{Clock, TokioClock};
+//! # use std::time::Duration;
+//!
+//! // The store of the election, with the same namespace: the guard compares the lock key in it.
+//! let store = Arc::new(MemoryCluster::new(1).client(0));
+//! # let backend = StoreElection::new(store.clone(), "/leader", Duration::from_secs(2));
+//! # let lease = backend.grant(Duration::from_secs(6)).await?;
+//! # let elected = backend.campaign(lease.id, "me".into(), None).await?;
+//! # let clock = Arc::new(TokioClock::new());
+//! # let until = clock.now() + Duration::from_secs(5);
+//! # let (_owner, term) = Term::for_test(elected.key, elected.revision, until, clock);
+//! let state = Fenced::new(store, term);
+//! let written = state.write(vec![Compare::absent("/jobs/1")], vec![Op::put("/jobs/1", "mine")]).await?;
+//! assert!(matches!(written, Written::Done(_)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! There is no fenced access without a term, and a term is made by the election alone:
+//!
+//! ```compile_fail,E0061
+//! # use std::sync::Arc;
+//! use curator_election::fence::Fenced;
+//! # fn store() -> Arc<dyn curator_election::store::Store> { unimplemented!() }
+//! let state = Fenced::new(store());
+//! ```
+//!
+//! ```compile_fail,E0624
+//! use curator_election::Term;
+//! let term = Term::begin;
+//! ```
+
+mod reserved;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
-use curator_election::pages::Pages;
-use curator_election::store::{
-    Compare, Event, KeyValue, Keys, Op, OpResult, Range, RefusalKind, Revision, Store, StoreError, Txn, TxnResult,
-    WatchStream,
-};
-use curator_election::{Term, WentBack};
 use futures::StreamExt;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
 use crate::failpoint;
+use crate::pages::Pages;
+use crate::store::{
+    Compare, Event, KeyValue, Keys, Op, OpResult, Range, RefusalKind, Revision, Store, StoreError, Txn, TxnResult,
+    WatchStream,
+};
+use crate::term::{Term, WentBack};
 
 /// The state within one term. Every access is one transaction under the guard that the lock key is still the one of the
 /// term.
@@ -54,10 +98,11 @@ impl Newest {
 
 /// The target of etcd request spans. A span belongs to the call that the request is made for, or to the first that
 /// shares it.
-pub(crate) const TRACED: &str = "curator::etcd";
+pub const TRACED: &str = "curator::etcd";
 
 /// Why an access failed, or why its outcome is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FencedError {
     /// The term has ended: nothing was done.
     #[error("this instance is no longer the leader")]
@@ -65,6 +110,18 @@ pub enum FencedError {
     /// The store failed or did not answer. Only [`StoreError::Unknown`] leaves open whether a write took place.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A write to the keys of the election: nothing was sent. A data key there is the key of a candidate that never
+    /// leaves: it leads for ever once it is the oldest.
+    #[error(
+        "the write to {key:?} was not sent: the keys below {} belong to the election: keep data outside",
+        String::from_utf8_lossy(reserved)
+    )]
+    Reserved {
+        /// The first key of the operation.
+        key: Bytes,
+        /// The prefix of the election's keys.
+        reserved: Bytes,
+    },
     /// The store's reply does not match the request.
     #[error("the store's reply does not match the request: {got} results for {asked} operations")]
     Answer {
@@ -150,7 +207,8 @@ fn first(result: &OpResult) -> Option<KeyValue> {
 }
 
 impl Fenced {
-    /// The state in a store, for a term.
+    /// The state in a store, for a term. The store must be that of the election, with the same namespace: in any other
+    /// the lock key does not exist, and the first access ends the term.
     pub fn new(store: Arc<dyn Store>, term: Term) -> Self {
         Self {
             store,
@@ -288,7 +346,8 @@ impl Fenced {
     /// Cancellation: the write may or may not be made.
     ///
     /// # Errors
-    /// The term has ended, or the store does not answer. After [`StoreError::Unknown`] the write may have been made.
+    /// The term has ended, an operation writes a key of the election, or the store does not answer. After
+    /// [`StoreError::Unknown`] the write may have been made.
     pub async fn write(&self, conditions: Vec<Compare>, ops: Vec<Op>) -> Result<Written, FencedError> {
         Ok(match self.run(conditions, ops).await? {
             Some((revision, _)) => Written::Done(revision),
@@ -304,8 +363,8 @@ impl Fenced {
     /// Cancellation: any of the changes may have been made.
     ///
     /// # Errors
-    /// The term has ended, or the store does not answer. After [`StoreError::Unknown`] any of the changes may have been
-    /// made.
+    /// The term has ended, an operation writes a key of the election, or the store does not answer. After
+    /// [`StoreError::Unknown`] any of the changes may have been made.
     pub async fn write_all(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, FencedError> {
         // A single change is not nested, which is cheaper for the store.
         if let [change] = &changes[..] {
@@ -376,6 +435,7 @@ impl Fenced {
     ) -> Result<TxnResult, FencedError> {
         // No need to send a request if the term has ended by the clock.
         self.term.check().map_err(|_| FencedError::LostLeadership)?;
+        reserved::check(self.term.lock_key(), &ops)?;
         if !failpoint::on(failpoint::NO_GUARD) {
             conditions.push(self.term.guard());
         }
@@ -441,10 +501,10 @@ impl Fenced {
 mod tests {
     use std::time::Duration;
 
-    use curator_election::TermOwner;
-    use curator_election::clock::{Clock, TokioClock};
-    use curator_election::memory::MemoryCluster;
-    use curator_election::store::Keys;
+    use crate::clock::{Clock, TokioClock};
+    use crate::memory::MemoryCluster;
+    use crate::store::Keys;
+    use crate::term::TermOwner;
 
     use super::*;
 
@@ -648,6 +708,49 @@ mod tests {
         let changed = vec![Compare::changed_at("/a", Revision(5))];
         let error = fenced.write(changed, vec![Op::put("/a", "2")]).await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn write_to_a_key_of_the_election_is_refused_before_it_is_sent() {
+        let (store, fenced, _term_owner) = leading().await;
+        let nested = Op::Txn(Txn::default().or_else(vec![Op::put("/leader/data", "1")]));
+        for op in [
+            Op::put("/leader/data", "1"),
+            Op::delete("/leader/b"),
+            Op::Delete(Keys::prefix("/lead")),
+            Op::Delete(Keys::Range {
+                start: "/leader/z".into(),
+                end: vec![0].into(),
+            }),
+            Op::put("/leader-challenge/data", "1"),
+            nested,
+        ] {
+            let error = fenced.write(Vec::new(), vec![Op::put("/a", "1"), op.clone()]).await;
+            assert!(matches!(&error, Err(FencedError::Reserved { .. })), "{op:?}: {error:?}");
+            let change = || Change {
+                conditions: Vec::new(),
+                ops: vec![op.clone()],
+            };
+            let error = fenced.write_all(vec![change(), change()]).await;
+            assert!(matches!(&error, Err(FencedError::Reserved { .. })), "{op:?}: {error:?}");
+        }
+        assert_eq!(value(&store, "/a").await, None);
+        assert!(fenced.term().is_valid(), "the term is not at fault");
+        // Keys beside the election, and reads of its own.
+        let beside = [
+            Op::put("/leader", "1"),
+            Op::put("/leaders/1", "1"),
+            Op::put("/leader0", "1"),
+        ];
+        assert!(matches!(
+            fenced.write(Vec::new(), beside.into()).await,
+            Ok(Written::Done(_))
+        ));
+        let read = fenced
+            .read(vec![Range::all(Keys::prefix("/leader/"))])
+            .await
+            .expect("leads");
+        assert_eq!(read.ranges[0].len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

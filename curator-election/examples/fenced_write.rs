@@ -1,4 +1,5 @@
-//! A write that takes place in its own term alone: `cargo run -p curator-service --example fenced_write`.
+//! A write that takes place in its own term alone: `cargo run -p curator-election --features testing --example
+//! fenced_write`.
 //!
 //! The store is the model of etcd in memory, so that it runs alone; with `EtcdStore` in its place it is a real one.
 
@@ -7,34 +8,21 @@ use std::time::Duration;
 
 use curator_election::memory::MemoryCluster;
 use curator_election::store::{Compare, Keys, Op, Range};
-use curator_election::{ElectionStatus, Elector, ElectorConfig, PlainText, StoreElection};
-use curator_service::{Fenced, FencedError, Written};
+use curator_election::{ElectionBuilder, Fenced, FencedError, PlainText, Written};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let cluster = MemoryCluster::new(1);
-    let ttl = Duration::from_secs(5);
-    let backend = Arc::new(StoreElection::new(Arc::new(cluster.client(0)), "/leader", ttl / 3));
-    let config = ElectorConfig {
-        ttl,
-        ..ElectorConfig::default()
-    };
-    let elector = Elector::new(backend, &PlainText("node-1".into()), config)?;
+    let store = Arc::new(MemoryCluster::new(1).client(0));
+    let election = ElectionBuilder::new(store.clone(), "/leader").ttl(Duration::from_secs(5));
+    let elector = election.build(&PlainText("node-1".into()))?;
     let handle = elector.handle();
-    let mut status = handle.status();
     let cancel = CancellationToken::new();
     let running = tokio::spawn(elector.run(cancel.clone()));
-    let leads = |status: &ElectionStatus<PlainText>| matches!(status, ElectionStatus::Leader(_));
-    let term = status
-        .wait_for(leads)
-        .await?
-        .valid_term()
-        .ok_or("the term has ended")?
-        .clone();
+    let term = handle.leading().await?;
 
     // Only if nobody else has created it, and only while this term lasts.
-    let state = Fenced::new(Arc::new(cluster.client(0)), term);
+    let state = Fenced::new(store, term);
     let absent = vec![Compare::absent("/jobs/1")];
     let written = state.write(absent, vec![Op::put("/jobs/1", "mine")]).await?;
     println!("written: {written:?}");

@@ -46,6 +46,7 @@ mod reserved;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -58,7 +59,7 @@ use crate::store::{
     Compare, Event, KeyValue, Keys, Op, OpResult, Range, RefusalKind, Revision, Store, StoreError, Txn, TxnResult,
     WatchStream,
 };
-use crate::term::{Term, WentBack};
+use crate::term::{Term, Validity, WentBack};
 
 /// The state within one term. Every access is one transaction under the guard that the lock key is still the one of the
 /// term.
@@ -206,6 +207,42 @@ fn first(result: &OpResult) -> Option<KeyValue> {
     }
 }
 
+/// How long to try again before a term without answers of the store is suspended.
+const MAX_TRIES: u32 = 20;
+/// The wait before such a try.
+const TRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Repeats an access that the store did not answer, if that does no harm.
+///
+/// A term with a failover limit is suspended when the store does not answer, and an access waits until it is resumed. An
+/// access that has failed shortly before that waits as well.
+#[derive(Default)]
+struct Patience {
+    tries: u32,
+}
+
+impl Patience {
+    /// Whether to try again after this error. A write whose outcome is unknown is never repeated.
+    async fn try_again(&mut self, term: &Term, error: &StoreError, writes: bool) -> bool {
+        let is_outage = matches!(
+            error,
+            StoreError::Unreachable { .. } | StoreError::NoQuorum { .. } | StoreError::Unknown { .. }
+        );
+        if !is_outage || term.confirmed_until().is_none() || (writes && !error.never_ran()) {
+            return false;
+        }
+        match term.validity() {
+            Validity::Ended => false,
+            Validity::Suspended => true,
+            Validity::Valid => {
+                self.tries += 1;
+                tokio::time::sleep(TRY_INTERVAL).await;
+                self.tries <= MAX_TRIES
+            }
+        }
+    }
+}
+
 impl Fenced {
     /// The state in a store, for a term. The store must be that of the election, with the same namespace: in any other
     /// the lock key does not exist, and the first access ends the term.
@@ -293,15 +330,21 @@ impl Fenced {
     /// # Errors
     /// The term has ended, or the store does not answer.
     pub async fn fence(&self) -> Result<Revision, FencedError> {
-        self.term.check().map_err(|_| FencedError::LostLeadership)?;
         let lock = Range {
             limit: 1,
             keys_only: true,
             ..Range::all(Keys::one(self.term.lock_key().clone()))
         };
         let span = debug_span!(target: TRACED, "fence", lock_revision = self.term.lock_revision().0);
-        let floor = self.newest.floor();
-        let found = self.store.range(lock).instrument(span).await?;
+        let mut patience = Patience::default();
+        let (floor, found) = loop {
+            self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
+            let floor = self.newest.floor();
+            match self.store.range(lock.clone()).instrument(span.clone()).await {
+                Err(error) if patience.try_again(&self.term, &error, false).await => {}
+                found => break (floor, found?),
+            }
+        };
         match found.kvs.first() {
             Some(lock) if lock.create_revision == self.term.lock_revision() => {}
             _ => {
@@ -433,8 +476,6 @@ impl Fenced {
         ops: Vec<Op>,
         look: impl Iterator<Item = Op>,
     ) -> Result<TxnResult, FencedError> {
-        // No need to send a request if the term has ended by the clock.
-        self.term.check().map_err(|_| FencedError::LostLeadership)?;
         reserved::check(self.term.lock_key(), &ops)?;
         if !failpoint::on(failpoint::NO_GUARD) {
             conditions.push(self.term.guard());
@@ -451,17 +492,26 @@ impl Fenced {
         // The store does not tell which condition failed; the lock key, read at the same revision, does.
         let look = std::iter::once(Op::get(self.term.lock_key().clone())).chain(look);
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
-        let again = failpoint::on(failpoint::SENDS_LOST_WRITE_AGAIN).then(|| txn.clone());
         let writes = !txn.success.iter().all(|op| matches!(op, Op::Range(_)));
-        let floor = self.newest.floor();
-        let sent = async {
-            debug!(target: TRACED, "sent");
-            match (self.store.txn(txn).await, again) {
-                (Err(StoreError::Unknown { .. }), Some(again)) => self.store.txn(again).await,
-                (done, _) => done,
+        let mut patience = Patience::default();
+        let (floor, done) = loop {
+            // No need to send a request if the term has ended by the clock.
+            self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
+            let floor = self.newest.floor();
+            let sent = async {
+                debug!(target: TRACED, "sent");
+                match self.store.txn(txn.clone()).await {
+                    Err(StoreError::Unknown { .. }) if failpoint::on(failpoint::SENDS_LOST_WRITE_AGAIN) => {
+                        self.store.txn(txn.clone()).await
+                    }
+                    done => done,
+                }
+            };
+            match sent.instrument(span.clone()).await {
+                Err(error) if patience.try_again(&self.term, &error, writes).await => {}
+                done => break (floor, done),
             }
         };
-        let done = sent.instrument(span.clone()).await;
         span.in_scope(|| match &done {
             Ok(done) => {
                 let outcome = if done.succeeded { "done" } else { "condition" };

@@ -1,7 +1,10 @@
 //! The limits and timeouts of the listener, and the reasons for the defaults.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::role::TermId;
 use crate::tls::Tls;
 
 /// The maximum number of calls on one connection to the leader. Every release accepts that many.
@@ -79,6 +82,10 @@ pub struct ListenerConfig {
     pub leader_ping_interval: Duration,
     /// ... and must answer it within this time. A leader that hangs is detected within the sum of the two.
     pub leader_ping_timeout: Duration,
+    /// Is told when the leader seems to be dead: it cannot be connected to, a connection to it breaks, or it does not
+    /// answer a ping within 300 ms. It is told again for as long as that is so. With it the leader is pinged five times
+    /// a second on one connection.
+    pub leader_suspected: Option<LeaderSuspected>,
     /// How many connections for unary calls each thread keeps open to the leader, beside one for streams. Another one
     /// is opened when all of them are three quarters full.
     pub leader_connections: usize,
@@ -114,6 +121,7 @@ impl Default for ListenerConfig {
             leader_ping_interval: Duration::from_secs(1),
             leader_ping_timeout: Duration::from_secs(2),
             leader_connections: 1,
+            leader_suspected: None,
             tls: None,
             #[cfg(feature = "simulation")]
             simulated: None,
@@ -170,6 +178,27 @@ pub(crate) const fn window_of_all(stream_window: u32, calls: u32) -> u32 {
 /// The maximum number of calls on a stranger's connection, given that of other connections.
 pub(crate) fn calls_of_stranger(calls: u32) -> u32 {
     (calls / STRANGER_CALLS_DIVISOR).max(calls.min(MIN_STRANGER_CALLS))
+}
+
+/// Is told of a leader that seems to be dead, by its term. It must not block.
+#[derive(Clone)]
+pub struct LeaderSuspected(Arc<dyn Fn(&TermId) + Send + Sync>);
+
+impl LeaderSuspected {
+    /// Calls `suspected` each time.
+    pub fn new(suspected: impl Fn(&TermId) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(suspected))
+    }
+
+    pub(crate) fn tell(&self, term: &TermId) {
+        (self.0)(term);
+    }
+}
+
+impl fmt::Debug for LeaderSuspected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaderSuspected")
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,6 @@ mod retry;
 mod upload;
 
 pub(crate) use attempt::{Attempt, ForwardRequest, Outcome};
-pub(crate) use connection::Slot;
+pub(crate) use connection::{Slot, Suspicion};
 pub(crate) use pool::{Pool, Ready};
 pub(crate) use response_body::ForwardedBody;

@@ -71,7 +71,7 @@ mod trace_context;
 mod transport;
 
 pub use caller::{CallerAddress, CallerCertificates, Standing};
-pub use config::ListenerConfig;
+pub use config::{LeaderSuspected, ListenerConfig};
 pub use local::Drained;
 pub use role::{Leader, LeaderTerm, LockKey, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};
 #[cfg(any(test, feature = "mock"))]

@@ -159,11 +159,21 @@ pub struct Leader {
 }
 
 /// Tells whether a term is valid. The answer is current and only needs a clock. A term that has ended stays invalid.
-#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+///
+/// A term may also be suspended: it is valid, but nothing may be begun in its name until it is resumed. Calls under way
+/// and streams live on; new calls wait.
 #[async_trait]
 pub trait TermGuard: Send + Sync + 'static {
-    /// Whether this instance may act in the term at this moment.
+    /// Whether the term lasts at this moment: it has not ended.
     fn is_valid(&self) -> bool;
+
+    /// Whether the term is suspended at this moment. By default never.
+    fn is_suspended(&self) -> bool {
+        false
+    }
+
+    /// Completes when the term is not suspended; it may have ended then. By default at once. Cancellation safe.
+    async fn resumed(&self) {}
 
     /// The time until the term ends if it is not renewed.
     fn remaining(&self) -> Duration;
@@ -184,6 +194,27 @@ impl<G: TermGuard + ?Sized> TermGuard for Arc<G> {
 
     async fn ended(&self) {
         (**self).ended().await;
+    }
+
+    fn is_suspended(&self) -> bool {
+        (**self).is_suspended()
+    }
+
+    async fn resumed(&self) {
+        (**self).resumed().await;
+    }
+}
+
+#[cfg(any(test, feature = "mock"))]
+mockall::mock! {
+    /// A mock of [`TermGuard`]. The provided methods are not mocked: the term is never suspended.
+    pub TermGuard {}
+
+    #[async_trait]
+    impl TermGuard for TermGuard {
+        fn is_valid(&self) -> bool;
+        fn remaining(&self) -> Duration;
+        async fn ended(&self);
     }
 }
 

@@ -268,6 +268,13 @@ impl<'a> Call<'a> {
                 None => std::future::pending().await,
             }
         };
+        let route = self.route_updates.borrow().clone();
+        let resumed = async {
+            match &*route {
+                Route::Leader(leader) if leader.guard.0.is_suspended() => leader.guard.0.resumed().await,
+                _ => std::future::pending().await,
+            }
+        };
         // If there is a leader to forward to, the call may still succeed. Otherwise there is nothing to wait for.
         let hopeless = !matches!(&**self.route_updates.borrow(), Route::Follower(_));
         tokio::select! {
@@ -290,6 +297,7 @@ impl<'a> Call<'a> {
                 ),
             )
             .retry_after(hold_queue::retry_after())),
+            () = resumed => Ok(()),
             () = connected => Ok(()),
             () = retry => Ok(()),
         }

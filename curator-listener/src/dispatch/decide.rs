@@ -19,6 +19,8 @@ pub(crate) enum RouteView<'a> {
         term: &'a TermHeader,
         /// Whether the term is valid at this moment.
         valid: bool,
+        /// The term is suspended: new calls wait.
+        suspended: bool,
         /// The leader is stepping down and accepts no new calls.
         draining: bool,
     },
@@ -62,6 +64,7 @@ fn decide_forwarded(view: RouteView<'_>, hop: &Hop, me: &HeaderValue) -> Decisio
         RouteView::Leader {
             term,
             valid: true,
+            suspended: false,
             draining: false,
         } if hop.is_for(term) => Decision::ServeLocally,
         view => Decision::Refuse(not_leader(view)),
@@ -74,11 +77,17 @@ fn decide_direct(view: RouteView<'_>, no_forward: bool) -> Decision {
     match view {
         RouteView::Leader {
             valid: true,
+            suspended: false,
             draining: false,
             ..
         } => Decision::ServeLocally,
+        RouteView::Leader {
+            valid: true,
+            draining: true,
+            ..
+        } => queue("this leader is stepping down, and the next leader is not known yet".to_owned()),
         RouteView::Leader { valid: true, .. } => {
-            queue("this leader is stepping down, and the next leader is not known yet".to_owned())
+            queue("the term of this leader is suspended: the store has not confirmed it".to_owned())
         }
         RouteView::Leader { .. } => {
             queue("the term of this leader has ended, and the next leader is not known yet".to_owned())
@@ -127,6 +136,12 @@ fn not_leader(view: RouteView<'_>) -> Refusal {
         } => {
             Refusal::unavailable("a call was forwarded to this leader, which is stepping down").not_run("stepping-down")
         }
+        // The forwarding instance holds the call, and sends it again if this leader stays.
+        RouteView::Leader {
+            valid: true,
+            suspended: true,
+            ..
+        } => Refusal::unavailable("a call was forwarded to this leader, whose term is suspended").not_run("suspended"),
         RouteView::Leader { .. } => {
             Refusal::unavailable("a call was forwarded to this instance for another term").not_run("other-term")
         }
@@ -193,7 +208,12 @@ mod tests {
     }
 
     fn leader_view(term: &TermHeader, valid: bool, draining: bool) -> RouteView<'_> {
-        RouteView::Leader { term, valid, draining }
+        RouteView::Leader {
+            term,
+            valid,
+            suspended: false,
+            draining,
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::call::refusal::{Refusal, STOPPING};
 use crate::config::ListenerConfig;
 use crate::dispatch::decide::named;
 use crate::dispatch::routing::{FollowerRoute, LeaderRoute, Route};
-use crate::forward::Pool;
+use crate::forward::{Pool, Suspicion};
 use crate::headers::TermHeader;
 use crate::local::InFlight;
 use crate::protocol::Negotiated;
@@ -190,7 +190,14 @@ impl<T: Clone + Send + Sync + 'static> RouteUpdater<T> {
             protocol: Negotiated::default(),
             pools: runtimes
                 .iter()
-                .map(|runtime| Pool::start(leader, &self.config, runtime, &mut self.tasks))
+                .enumerate()
+                .map(|(worker, runtime)| {
+                    // One connection is enough to watch the leader.
+                    let suspected = self.config.leader_suspected.clone().filter(|_| worker == 0);
+                    let term = leader.term.clone();
+                    let suspicion = suspected.map(|suspected| Suspicion { suspected, term });
+                    Pool::start(leader, &self.config, runtime, &mut self.tasks, suspicion)
+                })
                 .collect(),
             lifetime,
         }

@@ -80,6 +80,7 @@ impl Route {
             Self::Leader(leader) => RouteView::Leader {
                 term: &leader.term,
                 valid: leader.guard.0.is_valid(),
+                suspended: leader.guard.0.is_suspended(),
                 draining: leader.in_flight.is_draining(),
             },
             Self::Follower(follower) => RouteView::Follower {

@@ -12,9 +12,10 @@ use h2::{Ping, PingPong};
 use http::uri::Authority;
 use tokio::time::{sleep, timeout};
 
-use crate::config::ListenerConfig;
+use crate::config::{LeaderSuspected, ListenerConfig};
 use crate::forward::dial;
 use crate::forward::reset_queue::{AbandonedCall, ResetQueue};
+use crate::role::TermId;
 use crate::transport::Io;
 use crate::transport::counting::CountingStream;
 
@@ -35,6 +36,24 @@ const SMALL_FRAMES: usize = 2;
 const MAX_WEAR: usize = 256;
 /// After this many calls another connection is opened as well: HTTP/2 has 2^30 stream numbers.
 const MAX_CALLS: usize = 1 << 29;
+
+/// How often a leader is pinged on the connection that tells of a suspicion.
+const SUSPICION_INTERVAL: Duration = Duration::from_millis(200);
+/// A leader that does not answer a ping within this time is suspected.
+const SUSPICION_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Tells that the leader of a term seems to be dead.
+#[derive(Clone)]
+pub(crate) struct Suspicion {
+    pub(crate) suspected: LeaderSuspected,
+    pub(crate) term: TermId,
+}
+
+impl Suspicion {
+    pub(crate) fn tell(&self) {
+        self.suspected.tell(&self.term);
+    }
+}
 
 /// A connection that can send calls.
 pub(crate) struct Connection {
@@ -172,6 +191,7 @@ pub(crate) async fn connect(
     address: &str,
     node_id: &str,
     config: &ListenerConfig,
+    suspicion: Option<&Suspicion>,
 ) -> Result<(Arc<Connection>, impl Future<Output = Closed> + Send + use<>), ConnectError> {
     let limit = config.connect_timeout;
     let authority = Authority::try_from(address).map_err(|_| ConnectError::Address)?;
@@ -224,6 +244,7 @@ pub(crate) async fn connect(
     // The connection ends once nothing refers to it.
     let this = Arc::downgrade(&connection);
     let ending = Ending { closed, reset_queue };
+    let suspicion = suspicion.cloned();
     let driving = async move {
         let ended = tokio::select! {
             ended = &mut driver => match ended {
@@ -231,7 +252,7 @@ pub(crate) async fn connect(
                 Ok(()) => Closed::ByLeader,
                 Err(error) => Closed::Lost(error),
             },
-            closed = watch_liveness(pings, received, &ending.reset_queue, interval, ping_timeout) => closed,
+            closed = watch_liveness(pings, received, &ending.reset_queue, interval, ping_timeout, suspicion) => closed,
         };
         ending.closed.store(true, Ordering::Relaxed);
         // Dropping the driver ends the calls on the connection.
@@ -262,22 +283,40 @@ async fn watch_liveness(
     reset_queue: &ResetQueue,
     interval: Duration,
     ping_timeout: Duration,
+    suspicion: Option<Suspicion>,
 ) -> Closed {
+    let silent_after = interval + ping_timeout;
+    // With a suspicion to tell of, a silent leader is asked earlier, and has as long to answer as otherwise.
+    let interval = suspicion
+        .as_ref()
+        .map_or(interval, |_| interval.min(SUSPICION_INTERVAL));
     loop {
         let limit = tokio::select! {
             () = sleep(interval) => {
                 if received.swap(0, Ordering::Relaxed) > 0 {
                     continue;
                 }
-                ping_timeout
+                silent_after - interval
             }
             // The leader has not been silent yet.
-            () = reset_queue.wants_answer() => interval + ping_timeout,
+            () = reset_queue.wants_answer() => silent_after,
         };
-        match timeout(limit, pings.ping(Ping::opaque())).await {
+        let pong = async {
+            let mut pong = std::pin::pin!(pings.ping(Ping::opaque()));
+            let Some(suspicion) = &suspicion else {
+                return pong.await;
+            };
+            loop {
+                match timeout(SUSPICION_TIMEOUT, &mut pong).await {
+                    Ok(answered) => return answered,
+                    Err(_) => suspicion.tell(),
+                }
+            }
+        };
+        match timeout(limit, pong).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Closed::Lost(error),
-            Err(_) => return Closed::Silent(interval + ping_timeout),
+            Err(_) => return Closed::Silent(silent_after),
         }
         reset_queue.answered();
         sleep(MIN_PING_INTERVAL).await;

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::call::Kind;
 use crate::caller::Standing;
 use crate::config::ListenerConfig;
-use crate::forward::connection::{Closed, Connection, Slot, connect};
+use crate::forward::connection::{Closed, Connection, Slot, Suspicion, connect};
 use crate::role::Leader;
 
 /// The delay after the first failed attempt to connect. It doubles up to the maximum.
@@ -133,6 +133,7 @@ impl Pool {
         config: &Arc<ListenerConfig>,
         runtime: &Handle,
         tasks: &mut JoinSet<()>,
+        suspicion: Option<Suspicion>,
     ) -> Arc<Self> {
         let unary = ConnectionGroup::new(config, config.leader_connections, MAX_CONNECTIONS);
         let streams = ConnectionGroup::new(config, 1, MAX_CONNECTIONS);
@@ -149,12 +150,12 @@ impl Pool {
         });
         let stop = CancellationToken::new();
         if !leader.addresses.is_empty() {
-            let mut groups = vec![(&unary, Some(ready)), (&streams, None)];
+            let mut groups = vec![(&unary, Some(ready), suspicion), (&streams, None, None)];
             if config.tls.is_some() {
-                groups.push((&strangers, None));
+                groups.push((&strangers, None, None));
             }
-            for (group, reports) in groups {
-                let keeping = keep(group.clone(), leader.clone(), config.clone(), reports);
+            for (group, reports, suspicion) in groups {
+                let keeping = keep(group.clone(), leader.clone(), config.clone(), reports, suspicion);
                 let stop = stop.clone();
                 let keeping = async move {
                     let _ = stop.run_until_cancelled_owned(keeping).await;
@@ -206,7 +207,13 @@ async fn keep(
     leader: Leader,
     config: Arc<ListenerConfig>,
     reports: Option<watch::Sender<Ready>>,
+    suspicion: Option<Suspicion>,
 ) {
+    let suspect = || {
+        if let Some(suspicion) = &suspicion {
+            suspicion.tell();
+        }
+    };
     // Owned by this task, so that the connections end with the pool.
     let mut open: JoinSet<Closed> = JoinSet::new();
     let mut pause = INITIAL_BACKOFF;
@@ -221,7 +228,7 @@ async fn keep(
     let mut said = String::new();
     loop {
         if group.prune() < group.wanted() {
-            match connect_to_any(&leader, &config, &mut said).await {
+            match connect_to_any(&leader, &config, &mut said, suspicion.as_ref()).await {
                 Ok((connection, driving)) => {
                     said.clear();
                     group.add(connection);
@@ -230,6 +237,7 @@ async fn keep(
                     report(&|ready| ready.open = true);
                 }
                 Err(why) => {
+                    suspect();
                     let here = group.prune() > 0;
                     report(&|ready| {
                         ready.open = here;
@@ -247,6 +255,9 @@ async fn keep(
             () = group.more.notified() => {}
             Some(closed) = open.join_next() => {
                 let here = group.prune() > 0;
+                if matches!(closed, Ok(Closed::Lost(_) | Closed::Silent(_)) | Err(_)) {
+                    suspect();
+                }
                 let reason = match closed {
                     Ok(why) => {
                         info!(leader = leader.node_id, %why, "connection to the leader ended");
@@ -281,10 +292,11 @@ async fn connect_to_any(
     leader: &Leader,
     config: &ListenerConfig,
     said: &mut String,
+    suspicion: Option<&Suspicion>,
 ) -> Result<(Arc<Connection>, impl Future<Output = Closed> + Send + use<>), String> {
     let mut whys = Vec::new();
     for address in &leader.addresses {
-        match connect(address, &leader.node_id, config).await {
+        match connect(address, &leader.node_id, config, suspicion).await {
             Ok(connected) => return Ok(connected),
             Err(error) => {
                 let text = error.to_string();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use curator_election::{ElectionStatus, LeaderInfo, Reason, Term};
+use curator_election::{ElectionStatus, LeaderInfo, Reason, Term, Validity};
 use curator_listener::{Leader, LeaderTerm, LockKey, Role, StatusStream, TermGuard, TermId};
 use curator_proto::private::LeaderElectionValue;
 use futures::future::BoxFuture;
@@ -91,7 +91,16 @@ struct Guard(Term);
 #[async_trait]
 impl TermGuard for Guard {
     fn is_valid(&self) -> bool {
-        self.0.is_valid()
+        self.0.check().is_ok()
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.0.validity() == Validity::Suspended
+    }
+
+    async fn resumed(&self) {
+        // If it has ended, the role changes.
+        let _ = self.0.valid().await;
     }
 
     fn remaining(&self) -> Duration {

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use curator_election::backoff::Backoff;
 use curator_election::clock::{BootClock, Clock};
-use curator_election::store::Store;
+use curator_election::store::{Revision, Store};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason};
 use curator_identity::CredentialsWatch;
 use curator_listener::{
-    DescriptorError, LeaderFailure, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
-    Tls,
+    DescriptorError, LeaderFailure, LeaderSuspected, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle,
+    Role, Services, TermId, Tls,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -138,7 +138,8 @@ impl Service {
             reason: role::public_reason(&Reason::Starting),
         });
         let (leader_sender, leader) = watch::channel(None);
-        let limits = listener_limits(&config, &leader);
+        let elector = ElectorSlot::default();
+        let limits = listener_limits(&config, &leader, &elector);
         let hand_over_limit = limits.drain_limit;
         let listener = Listener::bind(config.listen.iter().copied(), limits)?;
         let status_server = bind_status_server(&config)?;
@@ -172,7 +173,7 @@ impl Service {
             history: RoleHistory::new(BootClock.now()),
             terms: TermHistory::default(),
             liveness: LivenessProbe::new(Arc::new(BootClock), config.effective_stuck_after()),
-            elector: ElectorSlot::default(),
+            elector,
             coordinator,
             has_served: Arc::default(),
             // A child, so that a task that fails ends this instance and not its caller.
@@ -555,7 +556,11 @@ impl Running {
 }
 
 /// The listener's configuration. Its part of a shutdown fits into the grace.
-fn listener_limits(config: &Config, leader: &watch::Receiver<Option<Arc<Leader>>>) -> ListenerConfig {
+fn listener_limits(
+    config: &Config,
+    leader: &watch::Receiver<Option<Arc<Leader>>>,
+    elector: &ElectorSlot,
+) -> ListenerConfig {
     let mut limits = ListenerConfig::default().hold_for_ttl(config.effective_ttl());
     if let Some(cap) = config.hold_cap {
         limits.hold_cap = cap;
@@ -565,6 +570,11 @@ fn listener_limits(config: &Config, leader: &watch::Receiver<Option<Arc<Leader>>
     limits.max_connections_per_peer = config.max_connections_per_peer;
     limits.max_connection_age = config.max_connection_age;
     limits.threads = config.threads;
+    if config.failover_limit.is_some() {
+        let elector = elector.clone();
+        let suspected = move |term: &TermId| elector.suspect(Revision(term.lock_revision));
+        limits.leader_suspected = Some(LeaderSuspected::new(suspected));
+    }
     // A quarter to drain, a quarter to find the next leader, the rest for the remaining calls.
     limits.drain_limit = limits.drain_limit.min(config.grace / 4);
     limits.grace = config.grace - limits.drain_limit * 2;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use curator_election::store::Revision;
 use curator_election::{ElectionStatus, ElectorHandle, Term};
 use curator_listener::ListenerHandle;
 use curator_proto::private::LeaderElectionValue;
@@ -17,6 +18,13 @@ impl ElectorSlot {
     pub(crate) fn set(&self, handle: Option<ElectorHandle<LeaderElectionValue>>) {
         // No code panics while it holds the lock.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = handle;
+    }
+
+    /// Tells the elector that the leader with this lock revision seems to be dead.
+    pub(crate) fn suspect(&self, leader: Revision) {
+        if let Some(elector) = self.get() {
+            elector.suspect(leader);
+        }
     }
 
     fn get(&self) -> Option<ElectorHandle<LeaderElectionValue>> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use curator_election::clock::SharedClock;
 use curator_election::memory::{MemoryClient, PauseSwitch};
-use curator_election::store::Store;
+use curator_election::store::{Revision, Store};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorHandle, StoreElection, transfer_leadership};
 use curator_listener::testing::sim_network::SimHost;
-use curator_listener::{Listener, ListenerConfig, Role, Services};
+use curator_listener::{LeaderSuspected, Listener, ListenerConfig, Role, Services, TermId};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -26,6 +26,14 @@ use crate::testing::simulation::registers::{Asked, Registers, Told};
 use crate::testing::simulation::scenario::TTL;
 use crate::testing::simulation::terms::LOCKS;
 use curator_election::fence::Fenced;
+
+/// The failover limits of the instances. One has none, as an instance of an older version.
+const FAILOVER_LIMITS: [Option<Duration>; 4] = [
+    Some(Duration::from_secs(1)),
+    Some(Duration::from_millis(500)),
+    Some(Duration::from_millis(1_500)),
+    None,
+];
 
 /// A running instance.
 pub(super) struct Node {
@@ -69,6 +77,7 @@ impl Node {
         let backend = Arc::new(StoreElection::new(store.clone(), LOCKS, TTL / 3).with_seed(seed));
         let config = ElectorConfig {
             ttl: TTL,
+            failover_limit: FAILOVER_LIMITS[number % FAILOVER_LIMITS.len()],
             clock,
             seed: Some(seed),
             ..ElectorConfig::default()
@@ -100,7 +109,7 @@ impl Node {
         if let Some(host) = host {
             let (sender, roles) = watch::channel(role::role(&handle.status().borrow(), |_| ()));
             tasks.push(spawn_local(gate.run(translate(handle.status(), sender))));
-            tasks.push(spawn_local(listen(host, roles, registers.clone())));
+            tasks.push(spawn_local(listen(host, roles, registers.clone(), handle.clone())));
         }
         Self {
             gate,
@@ -216,8 +225,15 @@ async fn translate(mut status: watch::Receiver<LeaderStatus>, roles: watch::Send
     }
 }
 
-async fn listen(host: SimHost, roles: watch::Receiver<Role>, registers: Registers) {
+async fn listen(
+    host: SimHost,
+    roles: watch::Receiver<Role>,
+    registers: Registers,
+    elector: ElectorHandle<LeaderElectionValue>,
+) {
     let mut config = ListenerConfig::default().hold_for_ttl(TTL);
+    let suspected = move |term: &TermId| elector.suspect(Revision(term.lock_revision));
+    config.leader_suspected = Some(LeaderSuspected::new(suspected));
     config.simulated = Some(host);
     let listener = Listener::bind([], config).unwrap_or_else(|error| panic!("{error}"));
     let services = Services::new(move |term| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curator_election::store::{Event, LeaseId, Revision};
-use curator_election::{ElectionStatus, Term};
+use curator_election::{ElectionStatus, Term, Validity};
 
 use crate::status::LeaderStatus;
 use crate::testing::simulation::history::{Broken, Version};
@@ -78,6 +78,12 @@ pub(super) struct Kept {
     locks: BTreeMap<Revision, Bytes>,
     sides: [bool; 2],
     versions: Vec<Vec<Version>>,
+}
+
+/// Whether this is the key of a candidate, not a challenge key.
+fn is_lock(key: &[u8]) -> bool {
+    key.strip_prefix(LOCKS.as_bytes())
+        .is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 fn lock_of(term: &Term) -> Lock {
@@ -171,10 +177,10 @@ impl Terms {
     pub(super) fn follow(&mut self, now: Duration, events: &[Event]) -> Result<(), Broken> {
         for event in events {
             match event {
-                Event::Put(kv) if kv.key.starts_with(LOCKS.as_bytes()) => {
+                Event::Put(kv) if is_lock(&kv.key) => {
                     self.locks.insert(kv.create_revision, kv.key.clone());
                 }
-                Event::Delete { key, .. } if key.starts_with(LOCKS.as_bytes()) => {
+                Event::Delete { key, .. } if is_lock(key) => {
                     let gone = &mut self.gone;
                     self.locks.retain(|revision, lock| {
                         if lock == key {
@@ -279,8 +285,8 @@ impl Terms {
     }
 
     fn check_news(&self, now: Duration, look: &Look, leader: &Lock) -> Result<(), Broken> {
-        // A clock may be slower by 2 %.
-        let longest = TTL.mul_f64(1.03) + ANSWER;
+        // A clock may be slower by 9 %.
+        let longest = TTL.mul_f64(1.1) + ANSWER;
         match self.out_of_date(now, look, leader) {
             Some(age) if age > longest => Err((
                 "old news of a leader are dropped",
@@ -296,13 +302,17 @@ impl Terms {
     fn check_terms(&mut self, now: Duration) -> Result<(), Broken> {
         let mut valid = Vec::new();
         for seen in &mut self.seen {
-            let is_valid = seen.term.is_valid();
-            if is_valid && seen.ended {
+            let (is_valid, has_ended) = match seen.term.validity() {
+                Validity::Valid => (true, false),
+                Validity::Suspended => (false, false),
+                Validity::Ended => (false, true),
+            };
+            if !has_ended && seen.ended {
                 let what = format!("that of node {} at {}", seen.node, seen.term.lock_revision());
                 return Err(("a term that has ended is never valid again", what));
             }
-            seen.ended = !is_valid;
-            if !is_valid && !seen.lost {
+            seen.ended = has_ended;
+            if has_ended && !seen.lost {
                 self.ended.entry(seen.term.lock_revision()).or_insert(now);
             }
             let lock = lock_of(&seen.term);

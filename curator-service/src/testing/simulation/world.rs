@@ -138,8 +138,8 @@ impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, all: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(!scenario.seed);
         let clocks = (0..scenario.nodes)
-            // The margin is a tenth: clocks may differ by more than real ones do and stay within it.
-            .map(|_| Arc::new(TokioClock::with_drift_ppm(rng.random_range(-20_000..=20_000))) as SharedClock)
+            // The margins cover rates that differ by a tenth.
+            .map(|_| Arc::new(TokioClock::with_drift_ppm(rng.random_range(-90_000..=90_000))) as SharedClock)
             .collect();
         let cluster = MemoryCluster::new(scenario.seed);
         let followed = cluster.with_model(|model, _| {

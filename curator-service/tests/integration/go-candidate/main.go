@@ -29,7 +29,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: strings.Split(os.Args[1], ","), DialTimeout: 5 * time.Second})
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:   strings.Split(os.Args[1], ","),
+		DialTimeout: 5 * time.Second,
+		// The least that gRPC allows: without it a member whose host is lost is waited for until TCP gives up.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: time.Second,
+	})
 	if err != nil {
 		return err
 	}

@@ -24,9 +24,11 @@ pub(super) struct Calls {
 pub(super) struct Outage {
     /// Until one was answered.
     pub(super) lasted: Duration,
-    /// Those that were under way in that time.
+    /// Those that began in that time, and how many of them failed.
     pub(super) arrived: usize,
     pub(super) failed: usize,
+    /// Those that had begun before, and failed: the leader may have served them.
+    pub(super) failed_before: usize,
 }
 
 impl Calls {
@@ -76,15 +78,14 @@ impl Calls {
                 .then_some(())
         })?;
         let all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let arrived: Vec<_> = all
-            .iter()
-            .filter(through)
-            .filter(|call| call.began < first && call.ended > at)
-            .collect();
+        let through: Vec<_> = all.iter().filter(through).collect();
+        let arrived = || through.iter().filter(|call| (at..first).contains(&call.began));
+        let before = through.iter().filter(|call| call.began < at && call.ended > at);
         Ok(Outage {
             lasted: Duration::from_nanos(first.saturating_sub(at)),
-            arrived: arrived.len(),
-            failed: arrived.iter().filter(|call| !call.is_answered()).count(),
+            arrived: arrived().count(),
+            failed: arrived().filter(|call| !call.is_answered()).count(),
+            failed_before: before.filter(|call| !call.is_answered()).count(),
         })
     }
 

@@ -29,10 +29,12 @@ pub(super) enum What {
     Leads(Case),
     /// Seconds until a call of another instance is answered.
     Answered(Case),
-    /// Calls that were under way until then, and failed.
+    /// Calls that began until then, and failed.
     Failed(Case),
-    /// Calls that were under way until then.
+    /// Calls that began until then.
     Arrived(Case),
+    /// Calls that were under way at the loss, and failed.
+    FailedBefore(Case),
     /// Terms that began in a minute of a slow disk.
     FalseFailovers,
     /// Revisions a minute, idle.
@@ -48,8 +50,9 @@ impl What {
         match self {
             Self::Leads(case) => format!("{}: until another leads", case.name()),
             Self::Answered(case) => format!("{}: until a call is answered", case.name()),
-            Self::Failed(case) => format!("{}: calls under way then that failed", case.name()),
-            Self::Arrived(case) => format!("{}: calls under way then", case.name()),
+            Self::Failed(case) => format!("{}: calls that failed until then", case.name()),
+            Self::Arrived(case) => format!("{}: calls that arrived until then", case.name()),
+            Self::FailedBefore(case) => format!("{}: calls under way at the loss that failed", case.name()),
             Self::FalseFailovers => "slow disk of etcd: changes of leader a minute".to_owned(),
             Self::Revisions => "idle: revisions a minute".to_owned(),
             Self::EtcdCpu => "idle: processor time of a member of etcd, a second".to_owned(),
@@ -61,7 +64,9 @@ impl What {
     const fn unit(self) -> (&'static str, f64, usize) {
         match self {
             Self::Leads(_) | Self::Answered(_) => (" s", 1.0, 2),
-            Self::Failed(_) | Self::Arrived(_) | Self::FalseFailovers | Self::Revisions => ("", 1.0, 0),
+            Self::Failed(_) | Self::Arrived(_) | Self::FailedBefore(_) | Self::FalseFailovers | Self::Revisions => {
+                ("", 1.0, 0)
+            }
             Self::EtcdCpu | Self::OwnCpu => (" ms", 1e3, 2),
         }
     }

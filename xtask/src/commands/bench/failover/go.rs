@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use curator_harness::error::Result;
 use curator_harness::process::{Capture, Process, ProcessSpec, Recorded};
-use curator_harness::{At, Line, Mark, TempDir, wait_until};
+use curator_harness::{At, Line, Mark, TempDir, step, wait_until};
 
 use super::super::candidates::Candidate;
 use super::case::Case;
@@ -103,7 +103,7 @@ impl GoQueue {
         Ok(Self { candidates, ttl })
     }
 
-    /// Ends the leader as the case says; how long it took until another led.
+    /// Ends the leader as the case says; how long it took until another led, or how long that was waited for.
     pub(super) fn end_leader(&mut self, case: Case, cluster: &mut ChaosCluster) -> Result<Duration> {
         let within = self.ttl * 3 + SOON;
         let leader = wait_until("one of Go's to lead and all to be queued", within, || {
@@ -132,10 +132,18 @@ impl GoQueue {
         let next = wait_until("another of Go's to lead", within, || {
             let others = self.candidates.iter().enumerate().filter(|(other, _)| *other != leader);
             others.filter_map(|(_, candidate)| candidate.led_after(at)).min()
-        })?;
+        });
         for fault in undo {
             cluster.end(fault)?;
         }
+        let Ok(next) = next else {
+            // A client that waits for a lost member does not find out by itself.
+            step::say(format_args!(
+                "none of Go's led within {within:?}: that time counts, and all are started anew"
+            ));
+            self.candidates.iter_mut().try_for_each(One::again)?;
+            return Ok(within);
+        };
         self.candidates[leader].again()?;
         Ok(next - at)
     }

@@ -77,6 +77,7 @@ impl Stage {
             measured.add(What::Answered(case), outage.lasted.as_secs_f64());
             measured.add(What::Failed(case), outage.failed as f64);
             measured.add(What::Arrived(case), outage.arrived as f64);
+            measured.add(What::FailedBefore(case), outage.failed_before as f64);
         }
         for fault in undo {
             self.cluster.end(fault)?;

@@ -63,7 +63,7 @@ impl Case {
     pub(super) fn prepare(self, cluster: &ChaosCluster, leader: usize) -> Result<()> {
         match self {
             Self::HostOfBoth => cluster.etcd.move_leader(leader),
-            // Etcd's leader is none of the lost in all other cases.
+            // In all other cases etcd's leader stays.
             _ => cluster.etcd.move_leader((leader + 1) % HOSTS),
         }
     }

@@ -20,6 +20,7 @@ mod candidates;
 mod comparison;
 mod cpu;
 mod election;
+mod failover;
 mod figures;
 mod handshake;
 mod plot;
@@ -39,6 +40,7 @@ pub const COMMAND: Command = Command {
        cargo xtask bench handshake [--rounds 5] [--time 2s]
        cargo xtask bench state [--rounds 5] [--time 2s] [--only WORKLOAD] [--etcd WHICH]
        cargo xtask bench election [--rounds 5] [--ttl 2s] [--etcd WHICH]
+       cargo xtask bench election --hosts [--rounds 3] [--ttl 2s] [--only CASE] [--everything] [--quick] [--etcd WHICH]
        cargo xtask bench storm [--only NxW] [--tls] [--quick] [--etcd WHICH]
        cargo xtask bench storm --only PART [--size NxW] [--tls] [--quick] [--etcd WHICH]
 
@@ -63,6 +65,12 @@ election starts three members of etcd with three of our instances and three cand
 the leaders of both at a time: by SIGKILL, by SIGTERM, and by cutting them off from etcd. It says how soon another one leads, how
 long a client of ours has no answer, how long before its key is gone a leader stops, and what idle ones cost.
 
+election --hosts has each instance and its member of etcd on a host of their own: network namespaces, as root. The leader
+is killed; hangs; its host is lost, which drops all packets both ways; its host is lost together with etcd's leader; it
+is cut off from etcd only. It says how soon another one leads and a call is answered, and how many of the calls that
+arrive until then fail; how often the leader changes in a minute in which each fsync of etcd takes long (by strace); and
+what idle ones cost. Ours is measured with its failover limit and without it, and Go's concurrency.Election beside them.
+
 storm starts three members of etcd and three instances, and lets all clients of a big cluster come at once: at the start, after a
 planned end of the leader, and after it was killed. It says how long it takes until all are told of all nodes, what that costs the
 leader, how often the leader changed, and what an owner's calls see of it. With --tls each node has a certificate of the cluster,
@@ -76,15 +84,18 @@ without a name.
   --only WORKLOAD  of forward: one of unary-1, unary-64, unary-64x8, stream, paced;
                    of state: one of reads, writes, nodes, watchers, heartbeats, takeover;
                    of storm: the size, such as 1000x100 (nodes and clients), or one of join, heartbeat, change
+                   of election --hosts: one of killed, hung, host, host-of-both, cut-off, slow-disk
+  --hosts          of election: with hosts that are lost
+  --everything     of election --hosts: with TTLs of ten seconds and more, measure more than ours with its limit
   --size NxW       of a part of storm: nodes and clients (default 1000x1000)
-  --quick          of storm: with programs that are built sooner and are slower, to try it
+  --quick          of storm and of election --hosts: with programs that are built sooner and are slower, to try it
   --ttl DURATION   of election: this TTL alone (default: 2s and 5s)
   --etcd WHICH     the version of etcd to measure beside (default: the first at hand)",
     run,
 };
 
 fn run(mut args: Args) -> Result<()> {
-    let rounds = args.count("--rounds")?.unwrap_or(5);
+    let rounds = args.count("--rounds")?;
     let time = args.duration("--time")?.unwrap_or(Duration::from_secs(2));
     let only = args.value("--only")?;
     let etcd = args.value("--etcd")?;
@@ -92,7 +103,25 @@ fn run(mut args: Args) -> Result<()> {
     let tls = args.flag("--tls");
     let size = args.value("--size")?;
     let quick = args.flag("--quick");
+    let hosts = args.switch("--hosts")?;
+    let everything = args.switch("--everything")?;
     let what = args.finish(1)?;
+    if hosts && !tls && size.is_none() && what == ["election"] {
+        return failover::run(&failover::Options {
+            rounds: rounds.unwrap_or(3),
+            ttl,
+            everything,
+            quick,
+            only: only.as_deref(),
+            etcd: etcd.as_deref(),
+        });
+    }
+    if hosts || everything {
+        return Err(Error::usage(
+            "--hosts and --everything are of `cargo xtask bench election`",
+        ));
+    }
+    let rounds = rounds.unwrap_or(5);
     let options = Options { rounds, time, only };
     if (quick || size.is_some()) && what.first().is_none_or(|what| what != "storm") {
         return Err(Error::usage("--size and --quick are of `cargo xtask bench storm`"));

@@ -23,13 +23,13 @@ use crate::command::Command;
 use crate::tools::etcd::{Found, Want, select};
 use crate::workspace::{CHAOS_LOAD, CURATOR, CURATORCTL, EMBED, build_shipped};
 
-mod calls;
-mod cast;
+pub(crate) mod calls;
+pub(crate) mod cast;
 pub(crate) mod cluster;
-mod links;
+pub(crate) mod links;
 mod outages;
 mod past;
-mod schedule;
+pub(crate) mod schedule;
 
 /// The command.
 pub const COMMAND: Command = Command {
@@ -140,7 +140,7 @@ pub fn run_chaos(want: &Want, what: Play, program: Option<PathBuf>) -> Result<()
 }
 
 /// The clock that all processes of this host share, in nanoseconds; the one of [`Instant`] as well.
-fn clock() -> u64 {
+pub(crate) fn clock() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

@@ -1,6 +1,6 @@
 // A candidate on etcd's own election library: it campaigns, says when it leads and when it has lost its session, and observes.
 //
-// Usage: go-candidate ENDPOINT PREFIX VALUE TTL-SECONDS
+// Usage: go-candidate ENDPOINT[,ENDPOINT...] PREFIX VALUE TTL-SECONDS
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,7 +29,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{os.Args[1]}, DialTimeout: 5 * time.Second})
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:   strings.Split(os.Args[1], ","),
+		DialTimeout: 5 * time.Second,
+		// The least that gRPC allows: without it a member whose host is lost is waited for until TCP gives up.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: time.Second,
+	})
 	if err != nil {
 		return err
 	}

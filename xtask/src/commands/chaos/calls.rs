@@ -24,13 +24,13 @@ const ECHO: &str = "echo";
 
 /// A call that has ended, as the load tells of it. Times are nanoseconds of the clock that all processes share.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Told {
+pub(crate) struct Told {
     pub(super) id: u64,
-    pub(super) via: usize,
+    pub(crate) via: usize,
     object: String,
     op: String,
-    pub(super) began: u64,
-    pub(super) ended: u64,
+    pub(crate) began: u64,
+    pub(crate) ended: u64,
     code: u32,
     #[serde(default)]
     why: String,
@@ -46,8 +46,13 @@ pub(super) struct Told {
 
 impl Told {
     /// Whether somebody who serves has answered it.
-    pub(super) fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.code == 0 || self.differs
+    }
+
+    /// Whether it is of the service, and not of `embed-server` alone.
+    pub(crate) fn is_management(&self) -> bool {
+        self.object != ECHO
     }
 
     /// Why it was not answered, in a word.

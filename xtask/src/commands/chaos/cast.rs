@@ -23,21 +23,31 @@ const STAND: Duration = Duration::from_millis(120);
 const RUN: Duration = Duration::from_millis(60);
 
 /// The programs that take part.
-pub(super) struct Programs {
-    pub(super) curator: PathBuf,
-    pub(super) ctl: PathBuf,
-    pub(super) embed: PathBuf,
-    pub(super) load: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) curator: PathBuf,
+    pub(crate) ctl: PathBuf,
+    pub(crate) embed: PathBuf,
+    pub(crate) load: PathBuf,
 }
 
 /// From when until when something was done.
 pub(super) type Happened = (Instant, Instant);
 
-pub(super) struct ChaosCluster {
-    pub(super) curators: Vec<CuratorProcess>,
-    pub(super) etcd: EtcdCluster,
+/// How it is started.
+pub(crate) struct Setting {
+    /// Whether each instance and its member of etcd have a host of their own.
+    pub(crate) hosts: bool,
+    /// The leader's.
+    pub(crate) ttl: Duration,
+    /// More arguments of each instance.
+    pub(crate) arguments: Vec<String>,
+}
+
+pub(crate) struct ChaosCluster {
+    pub(crate) curators: Vec<CuratorProcess>,
+    pub(crate) etcd: EtcdCluster,
     /// What the callers show.
-    pub(super) owner: Owner,
+    pub(crate) owner: Owner,
     /// What the leaders ran.
     pub(super) record: PathBuf,
     /// The member that stutters, whether it stands, and since when.
@@ -49,14 +59,30 @@ pub(super) struct ChaosCluster {
     /// The backups that were restored.
     restored: Vec<(Happened, Happened)>,
     // After the processes that are on it.
-    pub(super) links: Links,
+    pub(crate) links: Links,
 }
 
 impl ChaosCluster {
     /// Starts all, and makes a cluster; each on a host of its own if they shall be.
     pub(super) fn start(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, hosts: bool) -> Result<Self> {
+        let record = scratch.path().join("record").display().to_string();
+        let setting = Setting {
+            hosts,
+            ttl: TTL,
+            arguments: vec!["--record".to_owned(), record],
+        };
+        Self::start_as(binaries, programs, scratch, &setting)
+    }
+
+    /// The same with other settings.
+    pub(crate) fn start_as(
+        binaries: &EtcdBinaries,
+        programs: &Programs,
+        scratch: &TempDir,
+        setting: &Setting,
+    ) -> Result<Self> {
         let made = cluster::make(&programs.curator, &programs.ctl, scratch, HOSTS)?;
-        let networks = hosts.then(Networks::start).transpose()?;
+        let networks = setting.hosts.then(Networks::start).transpose()?;
         let mut hosts = networks.as_ref().map_or_else(Vec::new, |all| all.hosts().to_vec());
         hosts.truncate(HOSTS);
         let options = EtcdOptions {
@@ -75,7 +101,7 @@ impl ChaosCluster {
         let mut curators = Vec::new();
         for own in 0..HOSTS {
             let number = u32::try_from(own + 1).unwrap_or(0);
-            let mut options = CuratorOptions::new(number, Vec::new()).leader_ttl(TTL);
+            let mut options = CuratorOptions::new(number, Vec::new()).leader_ttl(setting.ttl);
             // Its own member first.
             let members = (0..HOSTS).map(|next| (own + next) % HOSTS);
             options.etcd_endpoints = match &links {
@@ -89,7 +115,7 @@ impl ChaosCluster {
             options.node_id.clone_from(&made.ids[own]);
             options.credentials = Some(made.credentials[own].clone());
             options.host = links.host(own).cloned();
-            options.extra_args = vec!["--record".to_owned(), record.display().to_string()];
+            options.extra_args.clone_from(&setting.arguments);
             let curator = CuratorProcess::start(&programs.embed, scratch, options)?;
             links.set_pid(own, curator.pid());
             if let Links::Proxies(proxies) = &mut links {
@@ -115,7 +141,7 @@ impl ChaosCluster {
     }
 
     /// Waits until one leads and all others follow it.
-    pub(super) fn agreed(&self, within: Duration) -> Result<usize> {
+    pub(crate) fn agreed(&self, within: Duration) -> Result<usize> {
         wait_until("all instances to agree on one leader", within, || self.leader_of_all())
     }
 
@@ -142,7 +168,7 @@ impl ChaosCluster {
     }
 
     /// Does it, and returns what has to be undone, with no leader in it any more.
-    pub(super) fn begin(&mut self, fault: Fault) -> Result<Fault> {
+    pub(crate) fn begin(&mut self, fault: Fault) -> Result<Fault> {
         let fault = self.links.meant(fault.of_number(|who| self.find(who)));
         match fault {
             Fault::KillInstance(who) => self.fell(self.find(who))?,
@@ -187,7 +213,7 @@ impl ChaosCluster {
     }
 
     /// Undoes what [`ChaosCluster::begin`] has returned.
-    pub(super) fn end(&mut self, fault: Fault) -> Result<()> {
+    pub(crate) fn end(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::KillInstance(who) => self.raise(self.find(who))?,
             Fault::PauseInstance(who) => self.curators[self.find(who)].resume()?,
@@ -293,7 +319,7 @@ impl ChaosCluster {
 
     /// When each instance led in which term: from the line that tells of it to the next one, or to when its process was
     /// stopped.
-    pub(super) fn terms(&self) -> Vec<(usize, i64, Instant, Option<Instant>)> {
+    pub(crate) fn terms(&self) -> Vec<(usize, i64, Instant, Option<Instant>)> {
         let mut terms = Vec::new();
         for (at, curator) in self.curators.iter().enumerate() {
             let roles = curator.roles_since(curator_harness::Mark::START);

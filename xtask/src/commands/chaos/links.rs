@@ -9,7 +9,7 @@ use curator_harness::{
 use super::schedule::{Fault, HOSTS, LinkFault, Who};
 
 /// All of it.
-pub(super) enum Links {
+pub(crate) enum Links {
     /// All are on loopback, with a proxy between any two that speak with each other.
     Proxies(Proxies),
     /// Each instance and its member of etcd are on a host of their own, and so are the callers.
@@ -49,7 +49,7 @@ impl Links {
     }
 
     /// Where the callers reach an instance.
-    pub(super) fn door(&self, curator: &CuratorProcess, number: usize) -> SocketAddr {
+    pub(crate) fn door(&self, curator: &CuratorProcess, number: usize) -> SocketAddr {
         match self {
             Self::Proxies(proxies) => proxies.doors[number].address(),
             Self::Hosts(_) => curator.address(),
@@ -57,7 +57,7 @@ impl Links {
     }
 
     /// The host of the callers, or of an instance and its member.
-    pub(super) fn host(&self, number: usize) -> Option<&Host> {
+    pub(crate) fn host(&self, number: usize) -> Option<&Host> {
         match self {
             Self::Proxies(_) => None,
             Self::Hosts(networks) => networks.hosts.all().get(number),
@@ -66,7 +66,7 @@ impl Links {
 }
 
 /// Proxies between any two that speak with each other.
-pub(super) struct Proxies {
+pub(crate) struct Proxies {
     /// Between the instances.
     pub(super) network: PeerNetwork,
     /// From each instance to each member.
@@ -183,10 +183,10 @@ fn flow(way: LinkFault) -> Flow {
 /// What a host that is slow still sends, in bits a second: some calls get through.
 const SLOW: u32 = 128_000;
 /// The number of the host that the callers are on.
-pub(super) const CALLERS: usize = HOSTS;
+pub(crate) const CALLERS: usize = HOSTS;
 
 /// A network for each host. Several cuts may meet on one link: the worst of them counts.
-pub(super) struct Networks {
+pub(crate) struct Networks {
     hosts: Hosts,
     cuts: Vec<Fault>,
     now: State,

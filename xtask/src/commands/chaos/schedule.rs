@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// How many instances and how many members of etcd there are.
-pub(super) const HOSTS: usize = 3;
+pub(crate) const HOSTS: usize = 3;
 
 /// One fault, from when on and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +22,14 @@ impl Step {
 
 /// Which instance, by number or by what it is at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
+pub(crate) enum Who {
     Number(usize),
     Leader,
 }
 
 /// What becomes of what is sent between two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LinkFault {
+pub(crate) enum LinkFault {
     /// Nothing arrives, either way.
     Drop,
     /// Requests do not arrive.
@@ -44,7 +44,7 @@ pub(super) enum LinkFault {
 
 /// What is done, and undone at the end of the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// SIGKILL, and started again.
     KillInstance(Who),
     /// SIGSTOP and SIGCONT.

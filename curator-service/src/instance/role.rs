@@ -302,6 +302,13 @@ mod tests {
         assert!(!guard.0.is_valid());
     }
 
+    /// Waits with a timeout. The clock is paused, so that a wait for nothing ends at once.
+    async fn in_time<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), what)
+            .await
+            .expect("in time")
+    }
+
     /// For an instance that never leads.
     fn no_term(_: &Term) -> Result<Begun<()>, String> {
         Err("this instance does not lead in this test".into())
@@ -331,7 +338,10 @@ mod tests {
             reason: "a test".into(),
         });
         let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let mut known = Vec::new();
         let publishing = tokio::spawn(publish_roles(status, consensus, sender, move |term: &Term| {
+            assert!(!known.contains(term), "{term:?} begins twice");
+            known.push(term.clone());
             let alive = Arc::new(());
             begun
                 .send((term.clone(), Arc::downgrade(&alive)))
@@ -348,8 +358,8 @@ mod tests {
         }));
         let (first_owner, first) = term_of(2);
         statuses.send_replace(ElectionStatus::Leader(first.clone()));
-        roles.wait_for(|role| context(role) == Some(2)).await.unwrap();
-        let (term, alive) = begins.recv().await.expect("begun");
+        in_time(roles.wait_for(|role| context(role) == Some(2))).await.unwrap();
+        let (term, alive) = in_time(begins.recv()).await.expect("begun");
         assert_eq!(term, first);
         assert_eq!(
             alive.strong_count(),
@@ -362,18 +372,18 @@ mod tests {
         statuses.send_replace(ElectionStatus::Leader(first.clone()));
         drop(first_owner);
         let over = |role: &Role<Context>| matches!(role, Role::Undetermined { .. });
-        roles.wait_for(over).await.unwrap();
+        in_time(roles.wait_for(over)).await.unwrap();
         assert_eq!(alive.strong_count(), 0);
         statuses.send_replace(ElectionStatus::Leader(first));
 
         // The watch may miss what was between two terms. The lock key may be the same.
         let (_owner, second) = term_of(3);
         statuses.send_replace(ElectionStatus::Leader(second.clone()));
-        roles.wait_for(|role| context(role) == Some(3)).await.unwrap();
-        assert_eq!(begins.recv().await.expect("begun").0, second);
+        in_time(roles.wait_for(|role| context(role) == Some(3))).await.unwrap();
+        assert_eq!(in_time(begins.recv()).await.expect("begun").0, second);
         drop(statuses);
-        publishing.await.unwrap();
-        assert!(begins.recv().await.is_none(), "two terms, two beginnings");
+        in_time(publishing).await.unwrap();
+        assert!(in_time(begins.recv()).await.is_none(), "two terms, two beginnings");
     }
 
     #[tokio::test(start_paused = true)]
@@ -387,9 +397,9 @@ mod tests {
         let publishing = tokio::spawn(publish_roles(status, consensus, sender, no_term));
         let reason = "this instance does not lead in this test";
         let told = |role: &Role| matches!(role, Role::Undetermined { reason: found } if found == reason);
-        roles.wait_for(told).await.unwrap();
+        in_time(roles.wait_for(told)).await.unwrap();
         drop(statuses);
-        publishing.await.unwrap();
+        in_time(publishing).await.unwrap();
     }
 
     #[tokio::test]

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_are_not_told_what_the_store_says_of_itself() {
+    fn public_reason_hides_store_errors() {
         let inside = || "https://10.0.0.7:2379: x509: /etc/etcd/key.pem".to_owned();
         for reason in [
             Reason::OpenFailed {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_knows_its_leaders_term_and_addresses() {
+    fn follower_role_has_term_and_addresses_of_leader() {
         let Role::Follower(leader) = role(&following(9), |_| ()) else {
             panic!()
         };
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leaders_guard_ends_with_its_term() {
+    async fn guard_ends_with_its_term() {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(5);
         let (_keeper, term) = Term::for_test("/leader/a", Revision(9), until, clock);
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_status_that_changes_nothing_disturbs_nobody() {
+    async fn unchanged_status_publishes_no_role() {
         let (statuses, status) = watch::channel(following(9));
         let (sender, mut roles) = watch::channel(undetermined(&Reason::Starting));
         let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leader_that_does_not_say_where_it_is_is_looked_up() {
+    async fn leader_without_advertised_address_is_looked_up() {
         let LeaderStatus::Follower(mut silent) = following(9) else {
             panic!()
         };

@@ -259,7 +259,7 @@ mod tests {
     const APPROVE: &str = "/metropolis.proto.api.Management/ApproveNode";
 
     #[test]
-    fn nodes_and_users_are_let_in_by_what_the_method_needs() {
+    fn method_permissions_decide_for_nodes_and_users() {
         let node = Caller::Node {
             id: "n".into(),
             public_key: None,
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn who_calls_is_not_asked_where_anybody_may() {
+    fn unauthenticated_method_ignores_certificates() {
         assert_eq!(admitted(REGISTER, None), Ok(Caller::Anybody { key: None }));
         assert_eq!(
             admitted(REGISTER, Some("user owner")),
@@ -290,13 +290,13 @@ mod tests {
     }
 
     #[test]
-    fn without_tls_nobody_is_recognized() {
+    fn caller_without_tls_is_unauthenticated() {
         let refused = admit(&RejectAll, Methods::of_curator(), &parts(WATCH, Some("user owner"))).unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
 
     #[test]
-    fn an_unknown_method_is_nobodys() {
+    fn unknown_method_is_unimplemented() {
         let unknown = "/metropolis.proto.api.Management/Nothing";
         assert_eq!(admitted(unknown, Some("user owner")), Err(Code::Unimplemented));
     }
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_what_strangers_send_nothing_is_read_or_a_little() {
+    async fn body_of_refused_call_is_not_read() {
         for (path, caller, most) in [
             (WATCH, None, 0),
             (APPROVE, Some("node n"), 0),
@@ -397,7 +397,7 @@ mod tests {
 
     /// Every method that the leader serves has an annotation; without one it could not be called.
     #[test]
-    fn every_method_says_who_may() {
+    fn every_method_has_an_annotation() {
         for path in Methods::of_curator().paths() {
             let refused = admitted(path, None).err();
             assert!(

@@ -293,13 +293,13 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_good() {
+    fn default_configuration_is_valid() {
         config().validate().expect("good");
         assert_eq!(config().effective_ttl(), Duration::from_secs(10));
     }
 
     #[test]
-    fn node_ids_that_cannot_be_keys_are_refused() {
+    fn invalid_node_id_is_refused() {
         for id in ["", "a/b", "a b", "a\nb"] {
             let config = Config {
                 node_id: id.into(),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_name_a_place() {
+    fn invalid_election_prefix_is_refused() {
         for prefix in ["", "/", "leader", "/leader/", "/a//b", "//a"] {
             let config = Config {
                 election_prefix: prefix.into(),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_without_tls() {
+    fn listen_without_tls_requires_loopback() {
         for listen in ["0.0.0.0:7835", "[::]:7835", "192.0.2.1:7835"] {
             let config = Config {
                 listen: vec!["127.0.0.1:0".parse().unwrap(), listen.parse().unwrap()],
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_of_a_host_is_advertised_to_nobody() {
+    fn wildcard_address_requires_advertise() {
         for listen in ["0.0.0.0:7835", "[::]:7835"] {
             let listen = listen.parse().expect("an address");
             let refused = Config::check_reachable(Some(listen), None).expect_err("nobody can dial it");
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_advertised_address_can_be_dialled() {
+    fn invalid_advertised_address_is_refused() {
         for address in [
             "",
             "127.0.0.1",

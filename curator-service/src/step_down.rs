@@ -280,7 +280,7 @@ mod tests {
 
     /// Of two concurrent requests, one is carried out. The other is refused and does not change the queue.
     #[tokio::test(start_paused = true)]
-    async fn of_two_at_once_one_is_refused() {
+    async fn concurrent_step_down_is_refused() {
         let mut stage = stage(&["a", "b", "c", "d"]).await;
         let (one, two) = tokio::join!(stage.ask(to("c")), stage.ask(to("d")));
         assert_eq!(one.expect("the first").next_node_id, "c");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_is_refused_and_nothing_is_handed_over() {
+    async fn invalid_step_down_is_refused_without_hand_over() {
         let mut stage = stage(&["a", "b"]).await;
         let (code, message) = stage.ask(to("x")).await.expect_err("no candidate");
         assert_eq!(code, Code::NotFound);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leader_without_a_successor_stays() {
+    async fn step_down_without_other_candidate_is_refused() {
         let mut stage = stage(&["a"]).await;
         let (code, message) = stage.ask(to("")).await.expect_err("alone");
         assert_eq!(code, Code::FailedPrecondition);

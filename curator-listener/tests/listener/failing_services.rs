@@ -67,7 +67,10 @@ async fn call_to_leader_without_services_waits_for_the_next_term() {
     let instance = Instance::serving(first, config(), |_| failing_in_first_term(&made));
     in_time(instance.handle.leader_failed()).await;
     let mut client = instance.client();
-    let waiting = tokio::spawn(async move { client.say(say(1)).await });
+    let mut waiting = tokio::spawn(async move { client.say(say(1)).await });
+    // No event shows that a call waits; an answer would show that it does not.
+    let answered = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+    assert!(answered.is_err(), "{answered:?}");
     guard.end();
     instance.status.set(leader_role(2).0);
     let answer = in_time(waiting).await.unwrap().expect("the next term has services");

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_is_up_and_a_member_may_lead_and_no_other() {
+    async fn only_up_consensus_member_may_lead() {
         let store = MemoryCluster::new(1).client(0);
         let (no_member, learner, voter) = (
             candidacy(&[]),
@@ -347,7 +347,7 @@ mod tests {
 
     /// Also where the node is known in both, as after a cluster was made anew with the keys of the one before.
     #[tokio::test(start_paused = true)]
-    async fn nobody_leads_in_a_cluster_of_another_authority() {
+    async fn instance_of_other_authority_may_not_lead() {
         let store = MemoryCluster::new(1).client(0);
         put(&store, NodeState::Up, true).await;
         let candidacy = candidacy(&[]);
@@ -366,7 +366,7 @@ mod tests {
 
     /// What cannot be read is no reason to go: the leader of a cluster whose etcd hiccups stays.
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_read_changes_nothing() {
+    async fn read_error_keeps_the_verdict() {
         let store = Arc::new(MemoryCluster::new(1).client(0));
         put(&*store, NodeState::Up, true).await;
         let (running, consensus) = watch::channel(ConsensusStatus::Running(store.clone()));

@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_are_not_told_what_the_store_says_of_itself() {
+    fn public_reason_hides_store_errors() {
         let inside = || "https://10.0.0.7:2379: x509: /etc/etcd/key.pem".to_owned();
         for reason in [
             Reason::OpenFailed {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_knows_its_leaders_term_and_addresses() {
+    fn follower_role_has_term_and_addresses_of_leader() {
         let Role::Follower(leader) = role(&following(9), |_| ()) else {
             panic!()
         };
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leaders_guard_ends_with_its_term() {
+    async fn guard_ends_with_its_term() {
         let clock = Arc::new(TokioClock::new());
         let until = clock.now() + Duration::from_secs(5);
         let (_keeper, term) = Term::for_test("/leader/a", Revision(9), until, clock);
@@ -309,6 +309,13 @@ mod tests {
             .await
             .expect("by its deadline");
         assert!(!guard.0.is_valid());
+    }
+
+    /// Waits with a timeout. The clock is paused, so that a wait for nothing ends at once.
+    async fn in_time<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), what)
+            .await
+            .expect("in time")
     }
 
     /// For an instance that never leads.
@@ -340,7 +347,10 @@ mod tests {
             reason: "a test".into(),
         });
         let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let mut known = Vec::new();
         let publishing = tokio::spawn(publish_roles(status, consensus, sender, move |term: &Term| {
+            assert!(!known.contains(term), "{term:?} begins twice");
+            known.push(term.clone());
             let alive = Arc::new(());
             begun
                 .send((term.clone(), Arc::downgrade(&alive)))
@@ -357,8 +367,8 @@ mod tests {
         }));
         let (first_owner, first) = term_of(2);
         statuses.send_replace(ElectionStatus::Leader(first.clone()));
-        roles.wait_for(|role| context(role) == Some(2)).await.unwrap();
-        let (term, alive) = begins.recv().await.expect("begun");
+        in_time(roles.wait_for(|role| context(role) == Some(2))).await.unwrap();
+        let (term, alive) = in_time(begins.recv()).await.expect("begun");
         assert_eq!(term, first);
         assert_eq!(
             alive.strong_count(),
@@ -371,18 +381,18 @@ mod tests {
         statuses.send_replace(ElectionStatus::Leader(first.clone()));
         drop(first_owner);
         let over = |role: &Role<Context>| matches!(role, Role::Undetermined { .. });
-        roles.wait_for(over).await.unwrap();
+        in_time(roles.wait_for(over)).await.unwrap();
         assert_eq!(alive.strong_count(), 0);
         statuses.send_replace(ElectionStatus::Leader(first));
 
         // The watch may miss what was between two terms. The lock key may be the same.
         let (_owner, second) = term_of(3);
         statuses.send_replace(ElectionStatus::Leader(second.clone()));
-        roles.wait_for(|role| context(role) == Some(3)).await.unwrap();
-        assert_eq!(begins.recv().await.expect("begun").0, second);
+        in_time(roles.wait_for(|role| context(role) == Some(3))).await.unwrap();
+        assert_eq!(in_time(begins.recv()).await.expect("begun").0, second);
         drop(statuses);
-        publishing.await.unwrap();
-        assert!(begins.recv().await.is_none(), "two terms, two beginnings");
+        in_time(publishing).await.unwrap();
+        assert!(in_time(begins.recv()).await.is_none(), "two terms, two beginnings");
     }
 
     #[tokio::test(start_paused = true)]
@@ -396,13 +406,13 @@ mod tests {
         let publishing = tokio::spawn(publish_roles(status, consensus, sender, no_term));
         let reason = "this instance does not lead in this test";
         let told = |role: &Role| matches!(role, Role::Undetermined { reason: found } if found == reason);
-        roles.wait_for(told).await.unwrap();
+        in_time(roles.wait_for(told)).await.unwrap();
         drop(statuses);
-        publishing.await.unwrap();
+        in_time(publishing).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_status_that_changes_nothing_disturbs_nobody() {
+    async fn unchanged_status_publishes_no_role() {
         let (statuses, status) = watch::channel(following(9));
         let (sender, mut roles) = watch::channel(undetermined(&Reason::Starting));
         let (_, consensus) = watch::channel(ConsensusStatus::NotRunning {
@@ -427,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leader_that_does_not_say_where_it_is_is_looked_up() {
+    async fn leader_without_advertised_address_is_looked_up() {
         let LeaderStatus::Follower(mut silent) = following(9) else {
             panic!()
         };

@@ -225,7 +225,9 @@ mod tests {
         let elector = elector.expect("the time is not paused yet");
         let status = elector.handle().status();
         tokio::time::pause();
-        elector.run(tokio_util::sync::CancellationToken::new()).await;
+        let run = elector.run(tokio_util::sync::CancellationToken::new());
+        let timed = tokio::time::timeout(Duration::from_secs(60), run).await;
+        timed.expect("it takes no part");
         let ElectionStatus::Undetermined(reason) = status.borrow().clone() else {
             panic!("{status:?}")
         };

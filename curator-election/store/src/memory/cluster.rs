@@ -22,8 +22,8 @@ const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a cut-off watch checks whether its link is up again.
 const LINK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A model of etcd that clients share. Create it within a tokio runtime. Its time passes, and its leases expire, as long
-/// as it or one of its clients exists.
+/// A model of etcd that clients share. Create it within a tokio runtime. Its time passes, and its leases expire, as
+/// long as it or one of its clients exists.
 #[derive(Debug)]
 pub struct MemoryCluster {
     shared: Arc<Shared>,

@@ -76,6 +76,6 @@ pub use local::Drained;
 pub use role::{Leader, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};
 #[cfg(any(test, feature = "mock"))]
 pub use role::{MockStatusStream, MockTermGuard};
-pub use server::{DEFAULT_ADDRESS, ListenError, Listener, ListenerHandle};
-pub use services::{DescriptorError, LeaderTerm, Services};
-pub use tls::{Forwarders, Tls, ToLeader};
+pub use server::{DEFAULT_ADDRESS, IncomingConnection, ListenError, Listener, ListenerBuilder, ListenerHandle};
+pub use services::{CallService, DescriptorError, LeaderTerm, Services, ServicesError};
+pub use tls::{Forwarders, Tls, ToLeader, host_name};

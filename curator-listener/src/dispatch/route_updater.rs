@@ -136,14 +136,14 @@ impl RouteUpdater {
 
     fn leader_route(&self, term: &TermId, guard: &SharedGuard) -> LeaderRoute {
         info!(lock_key = term.lock_key, lock_revision = term.lock_revision, "leading");
-        let routes = self.services.leader_routes(&LeaderTerm {
+        let service = self.services.leader_service(&LeaderTerm {
             term: term.clone(),
             guard: guard.clone(),
         });
         LeaderRoute {
             term: TermHeader::new(term),
             guard: guard.clone(),
-            routes,
+            service,
             in_flight: InFlight::new(self.config.drain_limit),
             lifetime: RoleLifetime::new(Some(guard.clone())),
         }

@@ -10,6 +10,7 @@
 
 mod abuse;
 mod deadlines;
+mod embedding;
 mod fidelity;
 mod fixture;
 mod handover;

@@ -29,6 +29,19 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "curator-harness",
         ],
     ),
+    // Whoever calls a cluster links no server.
+    (
+        "curator-client",
+        &[
+            "curator-service",
+            "curator-election",
+            "curator-store",
+            "curator-listener",
+            "etcd-client",
+            "xtask",
+            "curator-harness",
+        ],
+    ),
     (
         "curatorctl",
         &[

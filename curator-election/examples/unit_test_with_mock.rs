@@ -60,11 +60,12 @@ mod tests {
             .expect_observe()
             .returning(|| futures::stream::pending().boxed());
         backend.expect_revoke().returning(|_| Ok(()));
-        backend.expect_campaign().times(1).returning(|_, _| {
+        backend.expect_campaign().times(1).returning(|_, _, _| {
             Ok(Elected {
                 key: "/leader/7".into(),
                 revision: Revision(3),
                 won_at: Revision(3),
+                has_challenge_key: false,
             })
         });
         backend

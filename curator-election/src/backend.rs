@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use self::store_election::StoreElection;
-use crate::store::{Lease, LeaseId, Revision, StoreError};
+use crate::challenge::ChallengeRecord;
+use crate::store::{Lease, LeaseId, Revision, StoreError, TimeToLive};
 
 /// A candidate's key, as found in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,28 @@ pub struct Elected {
     pub revision: Revision,
     /// The store's revision at which there was no older candidate.
     pub won_at: Revision,
+    /// Whether the candidate has queued with a challenge key: then its term must be confirmed.
+    pub has_challenge_key: bool,
+}
+
+/// The lock key and the challenge key of a candidate, at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The revision of the store.
+    pub revision: Revision,
+    /// The create revision of the lock key; `None` if it does not exist.
+    pub created: Option<Revision>,
+    /// The challenge key; `None` if it does not exist.
+    pub record: Option<StoredRecord>,
+}
+
+/// A challenge key, as found in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// The value, usually an encoded [`ChallengeRecord`].
+    pub value: Bytes,
+    /// The revision of the last change of the key.
+    pub mod_revision: Revision,
 }
 
 /// Why a campaign failed.
@@ -59,6 +82,23 @@ pub enum CampaignError {
     /// The store rejected the campaign.
     #[error("the store rejected the campaign: {0}")]
     Store(#[from] StoreError),
+}
+
+/// The guard of a change of a challenge key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordGuard {
+    /// The lock key beside the challenge key.
+    pub key: Bytes,
+    /// The lock key must have this create revision.
+    pub created: Revision,
+    /// The challenge key must have this mod revision; 0 while it does not exist.
+    pub seen: Revision,
+    /// A challenger's own lock key and its create revision, which must still exist; `None` for the own challenge key.
+    pub challenger: Option<(Bytes, Revision)>,
+}
+
+fn no_challenges() -> StoreError {
+    StoreError::refused("this backend does not support challenges")
 }
 
 /// The election's operations on a store.
@@ -92,12 +132,20 @@ pub trait ElectionBackend: Send + Sync + 'static {
 
     /// Queues under the lease with this value, and completes when there is no older candidate.
     ///
+    /// With a `record` the candidate also puts its challenge key, in the same transaction. A backend without challenges,
+    /// or whose store refuses the challenge key, queues without it and says so in the result.
+    ///
     /// Transient failures of the store are retried; an error is final for this lease. The transaction that finds no
     /// older candidate also checks that the own key still exists at its revision.
     ///
     /// Cancellation: the key may have been queued; [`revoke`](Self::revoke) removes it, and a put in transit then fails
     /// because the lease does not exist.
-    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Elected, CampaignError>;
+    async fn campaign(
+        &self,
+        lease: LeaseId,
+        value: Bytes,
+        record: Option<ChallengeRecord>,
+    ) -> Result<Elected, CampaignError>;
 
     /// Changes the value of the candidate's key if its create revision is `revision`; returns whether it did. The
     /// position in the queue and the term stay.
@@ -115,7 +163,44 @@ pub trait ElectionBackend: Send + Sync + 'static {
     /// The revision never decreases, unless the store has gone back; then the stream continues from there.
     fn observe(&self) -> BoxStream<'static, Observation>;
 
-    /// Revokes the lease, which deletes the candidate's key.
+    /// Reads the lock key `key` and the challenge key beside it in one linearizable read.
+    ///
+    /// Like the other calls for challenges, a backend without them need not implement it. Cancellation safe.
+    async fn standing(&self, key: Bytes) -> Result<Standing, StoreError> {
+        let _ = key;
+        Err(no_challenges())
+    }
+
+    /// Puts the challenge key of the candidate with the lock key `guard.key`, attached to `lease`, if the guard holds;
+    /// returns the revision of the put.
+    ///
+    /// Cancellation: it may have been put or not.
+    async fn put_record(
+        &self,
+        guard: RecordGuard,
+        lease: Option<LeaseId>,
+        record: ChallengeRecord,
+    ) -> Result<Option<Revision>, StoreError> {
+        let _ = (guard, lease, record);
+        Err(no_challenges())
+    }
+
+    /// Deletes the lock key `guard.key` and the challenge key beside it in one transaction, if the guard holds; returns
+    /// whether it did.
+    ///
+    /// Cancellation: the keys may be deleted or not; calling again is safe.
+    async fn depose(&self, guard: RecordGuard) -> Result<bool, StoreError> {
+        let _ = guard;
+        Err(no_challenges())
+    }
+
+    /// The granted and the remaining TTL of another candidate's lease: a hint. Cancellation safe.
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        let _ = lease;
+        Err(no_challenges())
+    }
+
+    /// Revokes the lease, which deletes the candidate's keys.
     ///
     /// Cancellation: it may have happened or not; calling again is safe.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;

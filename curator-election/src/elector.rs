@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use self::machine::{Machine, Timing};
 use crate::backend::ElectionBackend;
 use crate::backoff::Backoff;
+use crate::challenge::{DEFAULT_FAILOVER_LIMIT, MIN_FAILOVER_LIMIT, effective_limit};
 use crate::clock::{BootClock, SharedClock};
 use crate::failpoint;
 use crate::lease_deadline::effective_ttl;
 use crate::liveness::LivenessProbe;
 use crate::status::{ElectionStatus, Reason};
+use crate::store::Revision;
 use crate::value::LeaderValue;
 
 /// The configuration of an [`Elector`]. Use `..Default::default()` for the rest.
@@ -39,6 +41,10 @@ pub struct ElectorConfig {
     pub max_backoff: Duration,
     /// The timeout of revoking the lease; after it the lease is left to expire.
     pub close_timeout: Duration,
+    /// The failover limit: how soon the other candidates may depose this one once it has died. At most half of the TTL
+    /// is in effect. `None` for none: a dead leader is replaced when its lease expires. A backend without challenges
+    /// ignores it.
+    pub failover_limit: Option<Duration>,
     /// With a probe the elector leads only while the probe is alive; without one, for as long as it can renew its
     /// lease.
     pub liveness: Option<LivenessProbe>,
@@ -56,6 +62,7 @@ impl Default for ElectorConfig {
             initial_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
             close_timeout: Duration::from_secs(2),
+            failover_limit: Some(DEFAULT_FAILOVER_LIMIT),
             liveness: None,
             clock: Arc::new(BootClock),
             seed: None,
@@ -75,6 +82,12 @@ pub enum ElectorError {
         /// The effective TTL.
         ttl: Duration,
     },
+    /// The failover limit is too small.
+    #[error("failover limit {limit:?} too small: it must be at least {MIN_FAILOVER_LIMIT:?}")]
+    FailoverLimit {
+        /// The failover limit.
+        limit: Duration,
+    },
 }
 
 /// Takes part in an election for as long as it runs.
@@ -86,6 +99,7 @@ pub struct Elector<V> {
     machine: Machine<V>,
     status: watch::Sender<ElectionStatus<V>>,
     requests: mpsc::Receiver<oneshot::Sender<StepDown>>,
+    suspicions: watch::Receiver<Revision>,
     handle: ElectorHandle<V>,
 }
 
@@ -103,6 +117,7 @@ pub enum StepDown {
 pub struct ElectorHandle<V> {
     status: watch::Receiver<ElectionStatus<V>>,
     requests: mpsc::Sender<oneshot::Sender<StepDown>>,
+    suspicions: watch::Sender<Revision>,
 }
 
 /// The elector has stopped.
@@ -115,6 +130,15 @@ impl<V: LeaderValue> ElectorHandle<V> {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ElectionStatus<V>> {
         self.status.clone()
+    }
+
+    /// Reports that the leader with this lock revision seems to be dead: its host does not answer, or its connections
+    /// are refused or reset. Report it again for as long as it seems so.
+    ///
+    /// It is only a hint. The elector challenges the leader, if it has a failover limit; a leader that is alive refutes
+    /// that, and is then trusted for a while.
+    pub fn suspect(&self, leader: Revision) {
+        self.suspicions.send_replace(leader);
     }
 
     /// Asks the elector to step down and waits until it has. The instance then campaigns again behind the others.
@@ -140,8 +164,17 @@ impl<V: LeaderValue> Elector<V> {
         if let Some(margin) = config.margin.filter(|margin| *margin >= ttl / 2) {
             return Err(ElectorError::Margin { margin, ttl });
         }
+        let seed = config
+            .seed
+            .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
+        let limit = match config.failover_limit {
+            Some(limit) => Some(effective_limit(limit, ttl).ok_or(ElectorError::FailoverLimit { limit })?),
+            None => None,
+        };
         let timing = Timing {
             ttl,
+            limit,
+            nonce: seed,
             margin: config.margin,
             observation_ttl: if failpoint::on(failpoint::NEWS_NEVER_TOO_OLD) {
                 Duration::from_secs(86_400)
@@ -151,9 +184,6 @@ impl<V: LeaderValue> Elector<V> {
             open_timeout: ttl.max(Duration::from_secs(5)),
             close_timeout: config.close_timeout,
         };
-        let seed = config
-            .seed
-            .unwrap_or_else(|| RandomState::new().hash_one(value.candidate_id()));
         let backoff = Backoff::new(config.initial_backoff, config.max_backoff, seed);
         let machine = Machine::new(
             value.candidate_id().to_owned(),
@@ -164,6 +194,7 @@ impl<V: LeaderValue> Elector<V> {
         );
         let (status, watched) = watch::channel(ElectionStatus::Undetermined(Reason::Starting));
         let (sender, requests) = mpsc::channel(8);
+        let (suspicions, suspected) = watch::channel(Revision(0));
         Ok(Self {
             backend,
             value: value.encode().into(),
@@ -172,9 +203,11 @@ impl<V: LeaderValue> Elector<V> {
             machine,
             status,
             requests,
+            suspicions: suspected,
             handle: ElectorHandle {
                 status: watched,
                 requests: sender,
+                suspicions,
             },
         })
     }

@@ -45,6 +45,7 @@
 
 pub mod backend;
 pub mod backoff;
+mod challenge;
 mod elector;
 #[doc(hidden)]
 pub mod failpoint;
@@ -72,10 +73,11 @@ pub use curator_store::{clock, namespace, pages};
 #[cfg(any(test, feature = "mock"))]
 pub use backend::MockElectionBackend;
 pub use backend::{CampaignError, ElectionBackend, StoreElection};
+pub use challenge::{ChallengeRecord, ChallengeState, DEFAULT_FAILOVER_LIMIT, MIN_FAILOVER_LIMIT, RecordError};
 pub use elector::{Elector, ElectorConfig, ElectorError, ElectorGone, ElectorHandle, StepDown};
 pub use liveness::LivenessProbe;
 pub use process::Process;
 pub use status::{ElectionStatus, LeaderInfo, Reason};
-pub use term::{Term, TermEnded, TermOwner, WentBack};
+pub use term::{Term, TermEnded, TermOwner, Validity, WentBack};
 pub use transfer::{TransferError, transfer_leadership};
 pub use value::{DecodeError, LeaderValue, PlainText};

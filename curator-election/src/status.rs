@@ -52,6 +52,8 @@ pub enum Reason {
     },
     /// The lock key of the own term is deleted, or is not the oldest any more.
     LockLost,
+    /// The store did not confirm the own term for too long.
+    NotConfirmed,
     /// The store rejected an access of the own term, or the deadline of the term has passed.
     FencedOut,
     /// This instance was asked to step down.
@@ -87,6 +89,7 @@ impl Reason {
             Self::WrongCluster(_) => "wrong_cluster",
             Self::WentBack(_) => "went_back",
             Self::LockLost => "lock_lost",
+            Self::NotConfirmed => "not_confirmed",
             Self::FencedOut => "fenced_out",
             Self::StepDown => "step_down",
             Self::Shutdown => "shutdown",
@@ -113,6 +116,7 @@ impl std::fmt::Display for Reason {
             Self::LeaseGone => f.write_str("lease not found in the store"),
             Self::CampaignFailed { error, .. } => write!(f, "campaign failed: {error}"),
             Self::LockLost => f.write_str("lock key not found in the store"),
+            Self::NotConfirmed => f.write_str("the store did not confirm the term for too long"),
             Self::FencedOut => f.write_str("term ended: the store rejected an access, or the deadline has passed"),
             Self::StepDown => f.write_str("asked to step down"),
             Self::Shutdown => f.write_str("shutting down"),

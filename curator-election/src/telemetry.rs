@@ -16,6 +16,32 @@ pub const SMALLEST_MARGIN_SECONDS: &str = "curator_term_smallest_margin_seconds"
 /// The number of accesses that the store rejected because their term had ended.
 pub const FENCED_OUT: &str = "curator_fenced_out_total";
 
+/// The duration of a read that confirms the own term, in seconds, by outcome.
+pub const TERM_CONFIRMATION_SECONDS: &str = "curator_term_confirmation_seconds";
+/// How long a term was suspended, in seconds.
+pub const TERM_SUSPENDED_SECONDS: &str = "curator_term_suspended_seconds";
+/// The number of challenges: by this candidate (`made`, `refuted`, `deposed`), and of this candidate's term (`received`,
+/// which it has refuted).
+pub const CHALLENGES: &str = "curator_challenges_total";
+/// The failover limit in effect, in seconds; 0 without.
+pub const FAILOVER_LIMIT_SECONDS: &str = "curator_failover_limit_seconds";
+
+pub(crate) fn confirmed<T>(result: &Result<T, StoreError>, took: Duration) {
+    metrics::histogram!(TERM_CONFIRMATION_SECONDS, "outcome" => outcome(result)).record(took.as_secs_f64());
+}
+
+pub(crate) fn suspended(time: Duration) {
+    metrics::histogram!(TERM_SUSPENDED_SECONDS).record(time.as_secs_f64());
+}
+
+pub(crate) fn challenge(event: &'static str) {
+    metrics::counter!(CHALLENGES, "event" => event).increment(1);
+}
+
+pub(crate) fn failover_limit(limit: Option<Duration>) {
+    metrics::gauge!(FAILOVER_LIMIT_SECONDS).set(limit.unwrap_or_default().as_secs_f64());
+}
+
 /// The value of the label `outcome`.
 pub(crate) const fn outcome<T>(result: &Result<T, StoreError>) -> &'static str {
     match result {

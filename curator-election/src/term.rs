@@ -19,7 +19,9 @@ use crate::store::{Compare, LeaseId, Revision};
 /// cannot be mistaken for work of another, not even of the same candidate.
 ///
 /// Validity is checked against the clock each time. It needs neither the network nor the election task, which may be
-/// stuck or dead. A term that has ended is never valid again.
+/// stuck or dead. A term that has ended is never valid again. A term with a failover limit is *suspended* while the
+/// store has not confirmed it within the limit: nothing may be done in its name, and it is valid again with the next
+/// confirmation ([`Validity`]).
 #[derive(Clone)]
 pub struct Term {
     inner: Arc<Inner>,
@@ -30,8 +32,13 @@ struct Inner {
     lock_revision: Revision,
     lease: LeaseId,
     clock: SharedClock,
-    /// The deadline in nanoseconds since the clock's origin, or [`ENDED`].
+    /// The deadline of the lease in nanoseconds since the clock's origin, or [`ENDED`].
     deadline: AtomicU64,
+    /// Until when the term is confirmed, in nanoseconds since the clock's origin; [`UNLIMITED`] without a failover
+    /// limit.
+    confirmed: AtomicU64,
+    /// Notifies of each confirmation.
+    confirmations: watch::Sender<()>,
     /// True once the term has ended.
     ended: watch::Sender<bool>,
     /// Notifies the elector that the store rejected an access of this term, or has gone back.
@@ -60,6 +67,21 @@ impl fmt::Display for WentBack {
     }
 }
 
+/// Whether a term may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// The holder may act as leader.
+    Valid,
+    /// The store has not confirmed the term within its failover limit, and nothing is known to be lost: new work waits.
+    /// The term becomes valid again, or ends.
+    Suspended,
+    /// The term has ended. It stays ended.
+    Ended,
+}
+
+/// The confirmation deadline of a term without a failover limit.
+const UNLIMITED: u64 = u64::MAX;
+
 /// The deadline of an ended term. It is less than any other deadline.
 const ENDED: u64 = 0;
 
@@ -84,6 +106,8 @@ impl Term {
                 lease,
                 clock,
                 deadline: AtomicU64::new(nanos(deadline)),
+                confirmed: AtomicU64::new(UNLIMITED),
+                confirmations: watch::Sender::new(()),
                 ended: watch::Sender::new(false),
                 fenced_out: Notify::new(),
                 went_back: OnceLock::new(),
@@ -151,19 +175,27 @@ impl Term {
         Compare::created_at(self.inner.lock_key.clone(), self.inner.lock_revision)
     }
 
-    /// Checks that the holder may act as leader now.
-    ///
-    /// # Errors
-    /// If the term has ended. It stays ended.
-    pub fn check(&self) -> Result<(), TermEnded> {
+    /// Whether the holder may act as leader now.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
         let inner = &*self.inner;
         loop {
             let deadline = inner.deadline.load(Ordering::Acquire);
             if deadline == ENDED {
-                return Err(TermEnded);
+                return Validity::Ended;
             }
-            if nanos(inner.clock.now()) < deadline {
-                return Ok(());
+            // Both deadlines only move on, and each bounds the term by itself: reading them one after the other is safe.
+            let confirmed = inner.confirmed.load(Ordering::Acquire);
+            let now = nanos(inner.clock.now());
+            if failpoint::on(failpoint::LATER_DEADLINE) && confirmed != UNLIMITED && now < deadline.max(confirmed) {
+                return Validity::Valid;
+            }
+            if now < deadline {
+                return if now < confirmed {
+                    Validity::Valid
+                } else {
+                    Validity::Suspended
+                };
             }
             // The deadline has passed. Latch that, so that a concurrent extension cannot make the term valid again. If
             // the deadline has just been moved, check again.
@@ -173,18 +205,57 @@ impl Term {
                 .is_ok()
             {
                 inner.ended.send_replace(true);
-                return Err(TermEnded);
+                return Validity::Ended;
             }
         }
     }
 
-    /// Whether the holder may act as leader now; see [`Term::check`].
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.check().is_ok()
+    /// Checks that the term has not ended. It may be suspended: then [`valid`](Self::valid) waits.
+    ///
+    /// # Errors
+    /// If the term has ended. It stays ended.
+    pub fn check(&self) -> Result<(), TermEnded> {
+        match self.validity() {
+            Validity::Ended => Err(TermEnded),
+            Validity::Valid | Validity::Suspended => Ok(()),
+        }
     }
 
-    /// The time until the deadline; zero once the term has ended.
+    /// Whether the holder may act as leader now: the term has not ended and is not suspended.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.validity() == Validity::Valid
+    }
+
+    /// Completes once the term is valid: at once, unless it is suspended.
+    ///
+    /// Cancellation safe.
+    ///
+    /// # Errors
+    /// If the term has ended, or ends first.
+    pub async fn valid(&self) -> Result<(), TermEnded> {
+        match self.validity() {
+            Validity::Valid => return Ok(()),
+            Validity::Ended => return Err(TermEnded),
+            Validity::Suspended => {}
+        }
+        let mut confirmations = self.inner.confirmations.subscribe();
+        loop {
+            match self.validity() {
+                Validity::Valid => return Ok(()),
+                Validity::Ended => return Err(TermEnded),
+                Validity::Suspended => {}
+            }
+            tokio::select! {
+                biased;
+                () = self.ended() => return Err(TermEnded),
+                // `self` holds the sender, so this cannot fail.
+                _ = confirmations.changed() => {}
+            }
+        }
+    }
+
+    /// The time until the deadline of the lease; zero once the term has ended.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         match self.deadline() {
@@ -193,7 +264,16 @@ impl Term {
         }
     }
 
-    /// The current deadline, which each renewal moves; `None` once the term has ended.
+    /// Until when the store has confirmed the term; `None` without a failover limit.
+    #[must_use]
+    pub fn confirmed_until(&self) -> Option<Instant> {
+        match self.inner.confirmed.load(Ordering::Acquire) {
+            UNLIMITED => None,
+            confirmed => Some(Instant::from_origin(Duration::from_nanos(confirmed))),
+        }
+    }
+
+    /// The current deadline of the lease, which each renewal moves; `None` once the term has ended.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self.inner.deadline.load(Ordering::Acquire) {
@@ -301,6 +381,23 @@ impl TermOwner {
                 return true;
             }
         }
+    }
+
+    /// Moves the deadline of the confirmation to a later time, which resumes a suspended term. The first call gives the
+    /// term a failover limit. Returns false if the term has ended; it stays ended.
+    #[must_use]
+    pub fn confirm(&self, until: Instant) -> bool {
+        let inner = &*self.term.inner;
+        let until = nanos(until);
+        let moved = inner
+            .confirmed
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |confirmed| {
+                (confirmed == UNLIMITED || confirmed < until).then_some(until)
+            });
+        if moved.is_ok() {
+            inner.confirmations.send_replace(());
+        }
+        self.term.check().is_ok()
     }
 
     /// Ends the term now.
@@ -414,6 +511,56 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(1), owner.fenced_out())
             .await
             .expect("told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_confirmation_a_term_is_suspended_and_resumes_with_the_next() {
+        let (owner, term, clock) = term(Duration::from_secs(5));
+        assert_eq!((term.validity(), term.confirmed_until()), (Validity::Valid, None));
+        assert!(owner.confirm(clock.now() + Duration::from_millis(900)));
+        tokio::time::advance(Duration::from_millis(899)).await;
+        assert_eq!(term.validity(), Validity::Valid);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!((term.validity(), term.check()), (Validity::Suspended, Ok(())));
+        assert!(!term.is_valid());
+        let waiting = tokio::spawn({
+            let term = term.clone();
+            async move { term.valid().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        assert!(owner.confirm(clock.now() + Duration::from_millis(900)));
+        assert_eq!(waiting.await.unwrap(), Ok(()));
+        assert!(term.is_valid());
+        // A confirmation that was sent earlier and arrives later does not move the deadline back.
+        assert!(owner.confirm(clock.now() + Duration::from_millis(1)));
+        tokio::time::advance(Duration::from_millis(899)).await;
+        assert!(term.is_valid());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_the_two_deadlines_counts() {
+        let (owner, term, clock) = term(Duration::from_secs(5));
+        assert!(owner.confirm(clock.now() + Duration::from_secs(60)));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(term.validity(), Validity::Ended);
+        assert!(
+            !owner.confirm(clock.now() + Duration::from_secs(60)),
+            "a late confirmation resumes nothing"
+        );
+        assert_eq!(term.validity(), Validity::Ended);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_suspended_term_ends_with_the_term() {
+        let (owner, term, clock) = term(Duration::from_secs(5));
+        assert!(owner.confirm(clock.now() + Duration::from_millis(1)));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let begun = clock.now();
+        // The owner is alive and silent: the deadline of the lease ends the wait.
+        assert_eq!(term.valid().await, Err(TermEnded));
+        assert!(clock.now().saturating_since(begun) >= Duration::from_millis(4_999));
+        drop(owner);
     }
 
     #[tokio::test(start_paused = true)]

@@ -227,7 +227,7 @@ mod tests {
             };
             let campaigning = election.clone();
             campaigns.push(tokio::spawn(async move {
-                campaigning.campaign(lease, value.encode().into()).await
+                campaigning.campaign(lease, value.encode().into(), None).await
             }));
             while election.candidates().await.expect("no faults").len() < campaigns.len() {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -13,20 +13,22 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use crate::backend::{CampaignError, Candidate, Elected, ElectionBackend, Observation};
+use super::{CampaignError, Candidate, Elected, ElectionBackend, Observation, RecordGuard, Standing, StoredRecord};
 use crate::backoff::Backoff;
+use crate::challenge::ChallengeRecord;
 use crate::failpoint;
 use crate::store::{
-    Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, Revision, Sort, Store, StoreError, Target,
-    Txn, TxnResult, WatchStream,
+    Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RefusalKind, Revision, Sort, Store,
+    StoreError, Target, TimeToLive, Txn, TxnResult, WatchStream,
 };
 use crate::value::LeaderValue;
 
@@ -45,6 +47,8 @@ pub struct StoreElection<S: ?Sized> {
     refresh: Duration,
     seed: Option<u64>,
     transfer_to: Option<TransferTo>,
+    /// The refusal of a challenge key is reported once.
+    warned: AtomicBool,
 }
 
 /// Reads the transfer target from a leader's value.
@@ -67,6 +71,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
             refresh,
             seed: None,
             transfer_to: None,
+            warned: AtomicBool::new(false),
         }
     }
 
@@ -93,22 +98,64 @@ impl<S: Store + ?Sized> StoreElection<S> {
         format!("{}/{lease}", self.prefix).into()
     }
 
+    /// The challenge key beside a lock key. `-` sorts before `/`, so it is outside the range of the candidates.
+    fn challenge_key_of(&self, key: &Bytes) -> Bytes {
+        let name = key.strip_prefix(self.prefix.as_bytes()).unwrap_or(key);
+        [self.prefix.as_bytes(), b"-challenge", name].concat().into()
+    }
+
+    fn warn_of_refused_challenge_key(&self, error: &StoreError) {
+        if !self.warned.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            warn!(
+                prefix = %format!("{}-challenge/", self.prefix),
+                %error,
+                "the store refuses the challenge key: a dead leader is replaced only when its lease expires. Permit \
+                 this user to read and write the prefix"
+            );
+        }
+    }
+
+    /// Deletes a lock key and the challenge key beside it.
+    fn delete_both(&self, key: &Bytes) -> Vec<Op> {
+        vec![Op::delete(key.clone()), Op::delete(self.challenge_key_of(key))]
+    }
+
+    fn guard(&self, guard: &RecordGuard) -> Vec<Compare> {
+        let mut conditions = vec![Compare::created_at(guard.key.clone(), guard.created)];
+        if guard.challenger.is_none() && failpoint::on(failpoint::REFUTES_WITHOUT_GUARD) {
+            conditions.clear();
+        }
+        conditions.push(Compare::changed_at(self.challenge_key_of(&guard.key), guard.seen));
+        if let Some((own, created)) = &guard.challenger {
+            conditions.push(Compare::created_at(own.clone(), *created));
+        }
+        conditions
+    }
+
     fn pauses(&self) -> Backoff {
         // Each hasher has a random key, which suffices for jitter.
         let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(&self.prefix));
         Backoff::new(INITIAL_PAUSE, MAX_PAUSE, seed)
     }
 
-    /// Puts the candidate's key, or finds the key of an earlier attempt whose reply was lost. Returns the create
-    /// revision.
-    async fn queue(&self, key: &Bytes, lease: LeaseId, value: &Bytes) -> Result<Revision, StoreError> {
-        let put = Op::Put {
-            key: key.clone(),
-            value: value.clone(),
+    /// Puts the candidate's keys, or finds those of an earlier attempt whose reply was lost. Returns the create revision
+    /// of the lock key.
+    async fn queue(
+        &self,
+        key: &Bytes,
+        lease: LeaseId,
+        value: &Bytes,
+        record: Option<&ChallengeRecord>,
+    ) -> Result<Revision, StoreError> {
+        let put = |key: Bytes, value: Bytes| Op::Put {
+            key,
+            value,
             lease: Some(lease),
         };
+        let mut puts = vec![put(key.clone(), value.clone())];
+        puts.extend(record.map(|record| put(self.challenge_key_of(key), record.to_string().into())));
         let txn = Txn::when(vec![Compare::absent(key.clone())])
-            .then(vec![put])
+            .then(puts)
             .or_else(vec![Op::get(key.clone())]);
         let answer = self.store.txn(txn).await?;
         if answer.succeeded {
@@ -170,7 +217,7 @@ impl<S: Store + ?Sized> StoreElection<S> {
         let conditions = vec![Compare::created_at(key.clone(), own), still_requested, behind_ours];
         let answer = self
             .store
-            .txn(Txn::when(conditions).then(vec![Op::delete(key.clone())]))
+            .txn(Txn::when(conditions).then(self.delete_both(key)))
             .await?;
         Ok(answer.succeeded)
     }
@@ -203,7 +250,7 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
     }
 
     async fn remove(&self, key: Bytes, mod_revision: Revision) -> Result<bool, StoreError> {
-        let txn = Txn::when(vec![Compare::changed_at(key.clone(), mod_revision)]).then(vec![Op::delete(key)]);
+        let txn = Txn::when(vec![Compare::changed_at(key.clone(), mod_revision)]).then(self.delete_both(&key));
         Ok(self.store.txn(txn).await?.succeeded)
     }
 
@@ -215,15 +262,26 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
         self.store.keep_alive(lease, attempt).await
     }
 
-    async fn campaign(&self, lease: LeaseId, value: Bytes) -> Result<Elected, CampaignError> {
+    async fn campaign(
+        &self,
+        lease: LeaseId,
+        value: Bytes,
+        mut record: Option<ChallengeRecord>,
+    ) -> Result<Elected, CampaignError> {
         let key = self.key_of(lease);
         let mut pauses = self.pauses();
         let mut queued = None;
         loop {
             let revision = match queued {
                 Some(revision) => revision,
-                None => match self.queue(&key, lease, &value).await {
+                None => match self.queue(&key, lease, &value, record.as_ref()).await {
                     Ok(revision) => *queued.insert(revision),
+                    // A user that may write the election's prefix alone.
+                    Err(error) if record.is_some() && error.refusal() == Some(RefusalKind::Permission) => {
+                        self.warn_of_refused_challenge_key(&error);
+                        record = None;
+                        continue;
+                    }
                     Err(error) => {
                         pause_unless_final(error, &mut pauses).await?;
                         continue;
@@ -231,7 +289,14 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
                 },
             };
             let waited = match self.predecessor(&key, revision).await {
-                Ok((won_at, None)) => return Ok(Elected { key, revision, won_at }),
+                Ok((won_at, None)) => {
+                    return Ok(Elected {
+                        key,
+                        revision,
+                        won_at,
+                        has_challenge_key: record.is_some(),
+                    });
+                }
                 Ok((at, Some(before))) => match self.give_way(&key, revision, &before).await {
                     Ok(false) => self.wait_for_change(before.key, at.next()).await,
                     gone => {
@@ -277,6 +342,54 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
             Some((observation, observer))
         })
         .boxed()
+    }
+
+    async fn standing(&self, key: Bytes) -> Result<Standing, StoreError> {
+        let challenge_key = self.challenge_key_of(&key);
+        let read = [key, challenge_key].map(|key| Range::all(Keys::One(key)));
+        let mut answers = self.store.ranges(read.to_vec()).await?.into_iter();
+        let (Some(lock), Some(record)) = (answers.next(), answers.next()) else {
+            return Err(StoreError::refused("inconsistent read: fewer results than ranges"));
+        };
+        Ok(Standing {
+            revision: lock.revision,
+            created: lock.kvs.first().map(|kv| kv.create_revision),
+            record: record.kvs.into_iter().next().map(|kv| StoredRecord {
+                value: kv.value,
+                mod_revision: kv.mod_revision,
+            }),
+        })
+    }
+
+    async fn put_record(
+        &self,
+        guard: RecordGuard,
+        lease: Option<LeaseId>,
+        record: ChallengeRecord,
+    ) -> Result<Option<Revision>, StoreError> {
+        let put = Op::Put {
+            key: self.challenge_key_of(&guard.key),
+            value: record.to_string().into(),
+            lease,
+        };
+        let answer = self.store.txn(Txn::when(self.guard(&guard)).then(vec![put])).await?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+
+    async fn depose(&self, guard: RecordGuard) -> Result<bool, StoreError> {
+        let mut conditions = self.guard(&guard);
+        if failpoint::on(failpoint::DEPOSES_WITHOUT_COMPARE) {
+            conditions.remove(1);
+        }
+        if failpoint::on(failpoint::DEPOSES_UNQUEUED) {
+            conditions.truncate(2);
+        }
+        let txn = Txn::when(conditions).then(self.delete_both(&guard.key));
+        Ok(self.store.txn(txn).await?.succeeded)
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        self.store.time_to_live(lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::machine::{Command, Event};
 use super::{Elector, StepDown};
 use crate::backend::{ElectionBackend, Observation};
+use crate::challenge::Found;
 use crate::clock::{Instant, SharedClock};
 use crate::liveness::LivenessProbe;
 use crate::status::{ElectionStatus, Reason};
@@ -21,6 +22,9 @@ use crate::store::{LeaseId, Revision, StoreError};
 use crate::telemetry::{self, MinRemaining};
 use crate::term::{Term, TermOwner, WentBack};
 use crate::value::LeaderValue;
+
+/// The maximum number of leases of ended rounds that are still to be revoked. Others expire.
+const MAX_RETURNING: usize = 16;
 
 /// Runs the elector until it is cancelled and has resigned.
 pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: CancellationToken) {
@@ -32,9 +36,11 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         mut machine,
         status,
         mut requests,
+        mut suspicions,
         handle,
     } = elector;
     drop(handle);
+    telemetry::failover_limit(machine.limit());
     let mut io = Io {
         backend,
         value,
@@ -42,6 +48,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         calls: FuturesUnordered::new(),
         observations: None,
         closing: None,
+        returning: FuturesUnordered::new(),
         publisher: Publisher {
             status,
             term: None,
@@ -77,6 +84,8 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
                 Event::Closed
             }
             Some(event) = io.calls.next(), if !io.calls.is_empty() => event,
+            Some(()) = io.returning.next(), if !io.returning.is_empty() => Event::Tick,
+            Ok(()) = suspicions.changed() => Event::Suspected(*suspicions.borrow_and_update()),
             Some(observation) = next_observation(&mut io.observations) => Event::Observed(observation),
             Some(answer) = requests.recv(), if !shutting_down => {
                 if machine.is_leader() {
@@ -108,6 +117,8 @@ struct Io<V> {
     calls: FuturesUnordered<BoxFuture<'static, Event>>,
     observations: Option<BoxStream<'static, Observation>>,
     closing: Option<BoxFuture<'static, ()>>,
+    /// Leases of ended rounds that could not be revoked in time.
+    returning: FuturesUnordered<BoxFuture<'static, ()>>,
     publisher: Publisher<V>,
     stepping_down: Vec<oneshot::Sender<StepDown>>,
 }
@@ -133,10 +144,58 @@ impl<V: LeaderValue> Io<V> {
                 revision,
                 lease,
                 deadline,
+                confirmed,
             } => {
-                self.publisher.lead(key, revision, lease, deadline, self.clock.clone());
+                let clock = self.clock.clone();
+                self.publisher.lead(key, revision, lease, deadline, confirmed, clock);
             }
             Command::Extend { deadline } => self.publisher.extend(deadline),
+            Command::Confirm { until } => self.publisher.confirm(until, &self.clock),
+            Command::ReadOwn { id, key, timeout } => {
+                let clock = self.clock.clone();
+                self.call(async move {
+                    let began = clock.now();
+                    let result = within(timeout, backend.standing(key)).await;
+                    telemetry::confirmed(&result, clock.now().saturating_since(began));
+                    Event::Confirmed { id, result }
+                });
+            }
+            Command::Refute {
+                id,
+                guard,
+                lease,
+                record,
+                timeout,
+            } => {
+                telemetry::challenge("received");
+                info!("this instance's term is challenged: refuting");
+                self.call(async move {
+                    let result = within(timeout, backend.put_record(guard, Some(lease), record)).await;
+                    Event::Refuted { id, result }
+                });
+            }
+            Command::AskTtl { id, lease } => self.call(async move {
+                let result = backend.time_to_live(lease).await;
+                Event::AskedTtl { id, result }
+            }),
+            Command::ReadOldest { id, key } => self.call(async move {
+                let result = backend.standing(key).await;
+                Event::ReadOldest { id, result }
+            }),
+            Command::Challenge {
+                id,
+                guard,
+                lease,
+                record,
+            } => self.call(async move {
+                let result = backend.put_record(guard, lease, record).await;
+                Event::Challenged { id, result }
+            }),
+            Command::Depose { id, guard } => self.call(async move {
+                let result = backend.depose(guard).await;
+                Event::Deposed { id, result }
+            }),
+            Command::Report { found, key } => report(found, &key),
             Command::WentBack(went_back) => {
                 telemetry::store_went_back();
                 warn!(
@@ -182,10 +241,10 @@ impl<V: LeaderValue> Io<V> {
                     }
                 });
             }
-            Command::Campaign { lease } => {
+            Command::Campaign { lease, record } => {
                 self.observations = Some(backend.observe());
                 let value = self.value.clone();
-                self.call(async move { Event::Campaigned(backend.campaign(lease, value).await) });
+                self.call(async move { Event::Campaigned(backend.campaign(lease, value, record).await) });
             }
             Command::Renew { lease, attempt } => {
                 let clock = self.clock.clone();
@@ -196,10 +255,33 @@ impl<V: LeaderValue> Io<V> {
                     Event::Renewed { id: attempt.id, result }
                 });
             }
-            Command::Close { lease, until } => {
+            Command::Close {
+                lease,
+                until,
+                keep_trying,
+            } => {
                 self.calls.clear();
                 self.observations = None;
-                self.closing = Some(close(backend, lease, until, self.clock.clone()).boxed());
+                if let Some(lease) = lease.filter(|_| keep_trying && self.returning.len() < MAX_RETURNING) {
+                    // It goes on beside the next rounds, until the store has answered.
+                    let (revoked, wait) = oneshot::channel();
+                    let backend = backend.clone();
+                    self.returning.push(
+                        async move {
+                            revoke(backend, lease).await;
+                            // Nobody waits any more once the time is over.
+                            let _ = revoked.send(());
+                        }
+                        .boxed(),
+                    );
+                    self.closing = Some(close(lease, wait.map(drop), until, self.clock.clone()).boxed());
+                    return;
+                }
+                let clock = self.clock.clone();
+                self.closing = Some(match lease {
+                    Some(lease) => close(lease, revoke(backend, lease), until, clock).boxed(),
+                    None => futures::future::ready(()).boxed(),
+                });
             }
         }
     }
@@ -216,20 +298,51 @@ impl<V: LeaderValue> Io<V> {
     }
 }
 
-/// Revokes the lease; retries until the store replies or the time is over.
-async fn close(backend: Arc<dyn ElectionBackend>, lease: Option<LeaseId>, until: Instant, clock: SharedClock) {
-    let Some(lease) = lease else { return };
-    let revoke = async {
-        loop {
-            match backend.revoke(lease).await {
-                Ok(()) | Err(StoreError::LeaseNotFound { .. }) => return,
-                Err(error) => {
-                    debug!(%lease, %error, "revoking the lease failed, retrying");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+/// Limits the duration of a call.
+async fn within<T>(timeout: Duration, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let timed = tokio::time::timeout(timeout, call).await;
+    timed.unwrap_or_else(|_| {
+        Err(StoreError::Unknown {
+            reason: format!("the store did not answer within {timeout:?}"),
+        })
+    })
+}
+
+fn report(found: Found, key: &Bytes) {
+    match found {
+        Found::Challenged => {
+            telemetry::challenge("made");
+            info!(?key, "the oldest candidate seems to be dead: challenged it");
+        }
+        Found::Refuted => {
+            telemetry::challenge("refuted");
+            info!(?key, "the oldest candidate is alive: it refuted the challenge");
+        }
+        Found::Deposed => {
+            telemetry::challenge("deposed");
+            warn!(
+                ?key,
+                "the oldest candidate did not refute the challenge in time: deposed it"
+            );
+        }
+    }
+}
+
+/// Revokes the lease; retries until the store replies.
+async fn revoke(backend: Arc<dyn ElectionBackend>, lease: LeaseId) {
+    loop {
+        match backend.revoke(lease).await {
+            Ok(()) | Err(StoreError::LeaseNotFound { .. }) => return,
+            Err(error) => {
+                debug!(%lease, %error, "revoking the lease failed, retrying");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-    };
+    }
+}
+
+/// Waits until the lease is revoked or the time is over.
+async fn close(lease: LeaseId, revoke: impl Future<Output = ()>, until: Instant, clock: SharedClock) {
     tokio::select! {
         biased;
         () = revoke => debug!(%lease, "lease revoked"),
@@ -256,11 +369,39 @@ impl<V: LeaderValue> Publisher<V> {
         self.publish(ElectionStatus::Undetermined(reason));
     }
 
-    fn lead(&mut self, key: Bytes, revision: Revision, lease: LeaseId, deadline: Instant, clock: SharedClock) {
+    fn lead(
+        &mut self,
+        key: Bytes,
+        revision: Revision,
+        lease: LeaseId,
+        deadline: Instant,
+        confirmed: Option<Instant>,
+        clock: SharedClock,
+    ) {
         telemetry::became_leader();
         let (owner, term) = Term::begin(key, revision, lease, deadline, clock);
+        if let Some(until) = confirmed
+            && !owner.confirm(until)
+        {
+            owner.report_over();
+        }
         self.publish(ElectionStatus::Leader(term));
         self.term = Some(owner);
+    }
+
+    fn confirm(&self, until: Instant, clock: &SharedClock) {
+        let Some(owner) = &self.term else { return };
+        if let ElectionStatus::Leader(term) = &*self.status.borrow()
+            && let Some(confirmed) = term.confirmed_until()
+            && let suspended = clock.now().saturating_since(confirmed)
+            && !suspended.is_zero()
+        {
+            telemetry::suspended(suspended);
+            info!(?suspended, "the store confirmed this instance's term again: it resumes");
+        }
+        if !owner.confirm(until) {
+            owner.report_over();
+        }
     }
 
     fn extend(&mut self, deadline: Instant) {

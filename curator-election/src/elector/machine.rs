@@ -13,27 +13,42 @@
 //!
 //! Each event first checks the clock: an event that arrives after the deadline finds the term ended.
 
+mod challenges;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::duplicate::{Duplicate, Own};
 use super::renewal::{Attempt, Renewal};
-use crate::backend::{CampaignError, Candidate, Elected, Observation};
+use crate::backend::{CampaignError, Candidate, Elected, Observation, RecordGuard, Standing};
 use crate::backoff::Backoff;
+use crate::challenge::{ChallengeRecord, ChallengeState, Challenger, Confirmations, Found, Limit, Place, Target};
 use crate::clock::Instant;
 use crate::failpoint;
 use crate::process::Process;
 use crate::status::{LeaderInfo, Reason};
-use crate::store::{Lease, LeaseId, RefusalKind, Revision, StoreError};
+use crate::store::{Lease, LeaseId, RefusalKind, Revision, StoreError, TimeToLive};
 use crate::term::WentBack;
 use crate::value::LeaderValue;
+
+/// How often a candidate with a failover limit reads the queue until it knows its place.
+const PLACE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The maximum pause after a round that failed because the store did not answer, with a failover limit.
+const MAX_OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// The kinds of errors after which the store may answer again at any time.
+const OUTAGES: &[&str] = &["no_answer", "unreachable", "no_quorum"];
 
 /// The durations that the decisions depend on.
 #[derive(Clone, Debug)]
 pub(crate) struct Timing {
     /// The requested TTL.
     pub(crate) ttl: Duration,
+    /// The failover limit; `None` without challenges.
+    pub(crate) limit: Option<Limit>,
+    /// A random number of this process.
+    pub(crate) nonce: u64,
     /// How long before the end of the lease a term ends; `None` for the default.
     pub(crate) margin: Option<Duration>,
     /// How long an observation of a leader is valid without a newer one.
@@ -63,6 +78,36 @@ pub(crate) enum Event {
         result: Result<Duration, StoreError>,
     },
     Campaigned(Result<Elected, CampaignError>),
+    /// The own keys were read, to confirm the term.
+    Confirmed {
+        id: u64,
+        result: Result<Standing, StoreError>,
+    },
+    /// A challenge of the own term was refuted, or not.
+    Refuted {
+        id: u64,
+        result: Result<Option<Revision>, StoreError>,
+    },
+    /// The leader with this lock revision seems to be dead.
+    Suspected(Revision),
+    /// The remaining TTL of the oldest candidate.
+    AskedTtl {
+        id: u64,
+        result: Result<TimeToLive, StoreError>,
+    },
+    /// The keys of the oldest candidate.
+    ReadOldest {
+        id: u64,
+        result: Result<Standing, StoreError>,
+    },
+    Challenged {
+        id: u64,
+        result: Result<Option<Revision>, StoreError>,
+    },
+    Deposed {
+        id: u64,
+        result: Result<bool, StoreError>,
+    },
     Observed(Observation),
     FencedOut,
     /// An access of the own term was answered with an older revision than the term had seen.
@@ -90,9 +135,38 @@ pub(crate) enum Command<V> {
         revision: Revision,
         lease: LeaseId,
         deadline: Instant,
+        /// Until when the term is confirmed; `None` without a failover limit.
+        confirmed: Option<Instant>,
     },
     /// Move the deadline of the term.
     Extend { deadline: Instant },
+    /// The term is confirmed until this time.
+    Confirm { until: Instant },
+    /// Read the own keys, within this time.
+    ReadOwn { id: u64, key: Bytes, timeout: Duration },
+    /// Put the own challenge key again, within this time.
+    Refute {
+        id: u64,
+        guard: RecordGuard,
+        lease: LeaseId,
+        record: ChallengeRecord,
+        timeout: Duration,
+    },
+    /// Ask for the remaining TTL of another candidate's lease.
+    AskTtl { id: u64, lease: LeaseId },
+    /// Read the keys of the oldest candidate.
+    ReadOldest { id: u64, key: Bytes },
+    /// Challenge the oldest candidate.
+    Challenge {
+        id: u64,
+        guard: RecordGuard,
+        lease: Option<LeaseId>,
+        record: ChallengeRecord,
+    },
+    /// Depose the oldest candidate.
+    Depose { id: u64, guard: RecordGuard },
+    /// Report what came of a challenge.
+    Report { found: Found, key: Bytes },
     /// Report that the store's revision went back.
     WentBack(WentBack),
     /// Read the candidates.
@@ -108,11 +182,19 @@ pub(crate) enum Command<V> {
     /// Request a lease.
     Grant { ttl: Duration },
     /// Campaign under the lease, and observe the election.
-    Campaign { lease: LeaseId },
+    Campaign {
+        lease: LeaseId,
+        record: Option<ChallengeRecord>,
+    },
     /// Renew the lease.
     Renew { lease: LeaseId, attempt: Attempt },
-    /// Cancel all calls in progress, and revoke the lease if it may still exist, until this time at most.
-    Close { lease: Option<LeaseId>, until: Instant },
+    /// Cancel all calls in progress, and revoke the lease if it may still exist, until this time at most. Then keep
+    /// trying beside the next rounds, if wanted: the key blocks the other candidates.
+    Close {
+        lease: Option<LeaseId>,
+        until: Instant,
+        keep_trying: bool,
+    },
 }
 
 /// The elector's state.
@@ -130,6 +212,8 @@ pub(crate) struct Machine<V> {
     published: Published<V>,
     /// The kind of the last published reason.
     logged: LoggedReason,
+    /// The last round failed because the store did not answer.
+    is_outage: bool,
     /// The revision of the newest observation, in this round or an earlier one.
     newest: Revision,
     stopping: bool,
@@ -163,6 +247,28 @@ struct Running {
     /// When to read all candidates again.
     relist_at: Instant,
     elected: Option<Elected>,
+    /// The confirmations of the term, if it has a challenge key.
+    confirmations: Option<Confirmations>,
+    /// The challenges of other candidates, until this one is elected.
+    challenger: Option<Challenger>,
+    /// The own record, if there is a failover limit.
+    record: Option<ChallengeRecord>,
+}
+
+impl Running {
+    /// When there is something to do for the term or for a challenge.
+    fn next_challenge_wakeup(&self) -> Option<Instant> {
+        let leading = self.confirmations.as_ref();
+        let candidate = self.challenger.as_ref();
+        [
+            leading.and_then(Confirmations::next_wakeup),
+            leading.and_then(Confirmations::gives_up_at),
+            candidate.and_then(Challenger::next_wakeup),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
 }
 
 /// A duplicate and when it was first detected.
@@ -198,6 +304,7 @@ impl<V: LeaderValue> Machine<V> {
             yields: false,
             published: Published::Undetermined,
             logged: LoggedReason::default(),
+            is_outage: false,
             newest: Revision(0),
             stopping: false,
             stuck: false,
@@ -211,7 +318,10 @@ impl<V: LeaderValue> Machine<V> {
             State::Waiting { until } => Some(*until),
             State::Opening { give_up_at, .. } | State::Closing { give_up_at } => Some(*give_up_at),
             State::Running(running) => {
-                let next = running.renewal.next_wakeup().min(running.relist_at);
+                let mut next = running.renewal.next_wakeup().min(running.relist_at);
+                if let Some(at) = running.next_challenge_wakeup() {
+                    next = next.min(at);
+                }
                 Some(match self.published {
                     Published::Follower(_) => next.min(running.observed_at + self.timing.observation_ttl),
                     _ => next,
@@ -219,6 +329,11 @@ impl<V: LeaderValue> Machine<V> {
             }
             State::Stopped => None,
         }
+    }
+
+    /// The failover limit in effect.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.timing.limit.map(Limit::get)
     }
 
     pub(crate) const fn is_stopped(&self) -> bool {
@@ -245,6 +360,29 @@ impl<V: LeaderValue> Machine<V> {
             Event::Renewed { id, result } => self.renewed(now, id, result),
             Event::Campaigned(result) => self.campaigned(now, result),
             Event::Observed(observation) => self.observed(now, observation),
+            Event::Confirmed { id, result } => self.confirmed(now, id, result),
+            Event::Refuted { id, result } => self.refuted(now, id, result),
+            Event::Suspected(leader) => self.suspected(now, leader),
+            Event::AskedTtl { id, result } => {
+                if let Some(challenger) = self.challenger() {
+                    challenger.asked(id, now, result.ok());
+                }
+            }
+            Event::ReadOldest { id, result } => self.read_oldest(now, id, result),
+            Event::Challenged { id, result } => {
+                let put = result.map_err(|_| ());
+                let found = self
+                    .challenger()
+                    .and_then(|challenger| challenger.challenged(id, now, put));
+                self.report(found);
+            }
+            Event::Deposed { id, result } => {
+                let done = result.map_err(|_| ());
+                let found = self
+                    .challenger()
+                    .and_then(|challenger| challenger.deposed(id, now, done));
+                self.report(found);
+            }
             Event::FencedOut => {
                 if self.is_leader() {
                     self.end_round(now, Reason::FencedOut);
@@ -300,6 +438,15 @@ impl<V: LeaderValue> Machine<V> {
                         attempt,
                     });
                 }
+                if running
+                    .confirmations
+                    .as_ref()
+                    .and_then(Confirmations::gives_up_at)
+                    .is_some_and(|at| now >= at)
+                {
+                    self.end_round(now, Reason::NotConfirmed);
+                    return;
+                }
                 if now >= running.relist_at {
                     running.relist_at = now + self.timing.ttl;
                     self.commands.push(Command::Relist);
@@ -307,6 +454,7 @@ impl<V: LeaderValue> Machine<V> {
                 if too_old && matches!(self.published, Published::Follower(_)) {
                     self.undetermined(Reason::ObservationStale);
                 }
+                self.pass_time_of_challenges(now);
             }
             State::Closing { give_up_at } if now >= *give_up_at => self.closed(now),
             _ => {}
@@ -345,9 +493,20 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     fn relisted(&mut self, now: Instant, result: Result<Vec<Candidate>, StoreError>) {
-        let (State::Running(running), Ok(candidates)) = (&self.state, result) else {
+        let (State::Running(running), Ok(candidates)) = (&mut self.state, result) else {
             return;
         };
+        if let Some(challenger) = &mut running.challenger {
+            let own = candidates.iter().enumerate().skip(1);
+            let own = own
+                .into_iter()
+                .find(|(_, candidate)| candidate.lease == Some(running.lease));
+            challenger.placed(own.map(|(at, candidate)| Place {
+                behind: u32::try_from(at).unwrap_or(u32::MAX),
+                key: candidate.key.clone(),
+                created: candidate.create_revision,
+            }));
+        }
         match self.own.examine::<V>(candidates, Some(running.lease)).duplicate {
             Some(duplicate) => self.duplicated(now, duplicate),
             None => self.alone(),
@@ -398,14 +557,29 @@ impl<V: LeaderValue> Machine<V> {
         match result {
             Ok(lease) => {
                 self.own.granted(lease.id);
+                let limit = self.timing.limit;
+                let record = limit.map(|limit| ChallengeRecord {
+                    limit: limit.get(),
+                    process: format!("{:x}", self.timing.nonce),
+                    sequence: 0,
+                    state: ChallengeState::Clear,
+                });
+                let interval = limit.map(|limit| limit.renew_interval(lease.ttl));
                 self.state = State::Running(Running {
                     lease: lease.id,
-                    renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin),
+                    renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin, interval),
                     observed_at: now,
-                    relist_at: now + self.timing.ttl,
+                    // Soon, to learn the place in the queue.
+                    relist_at: now + limit.map_or(self.timing.ttl, |_| self.timing.ttl.min(PLACE_INTERVAL)),
                     elected: None,
+                    confirmations: None,
+                    challenger: limit.map(|limit| Challenger::new(lease.id, limit)),
+                    record: record.clone(),
                 });
-                self.commands.push(Command::Campaign { lease: lease.id });
+                self.commands.push(Command::Campaign {
+                    lease: lease.id,
+                    record,
+                });
             }
             Err(error) => {
                 let word = error.word();
@@ -425,7 +599,7 @@ impl<V: LeaderValue> Machine<V> {
         match result {
             Ok(ttl) => {
                 if failpoint::on(failpoint::DEADLINE_FROM_RECEIPT) {
-                    running.renewal = Renewal::new(now, ttl, self.timing.margin);
+                    running.renewal = Renewal::new(now, ttl, self.timing.margin, None);
                 } else {
                     running.renewal.acknowledged(id, ttl);
                 }
@@ -454,15 +628,22 @@ impl<V: LeaderValue> Machine<V> {
         };
         match result {
             Ok(elected) => {
-                self.commands.push(Command::Lead {
-                    key: elected.key.clone(),
-                    revision: elected.revision,
-                    lease: running.lease,
-                    deadline: running.renewal.deadline(),
-                });
+                running.challenger = None;
+                let record = running.record.clone().filter(|_| elected.has_challenge_key);
+                let created = elected.revision;
                 running.elected = Some(elected);
-                self.published = Published::Leader;
-                self.backoff.succeeded();
+                match (self.timing.limit, record) {
+                    // The term begins with its first confirmation.
+                    (Some(limit), Some(record)) => {
+                        let limit = if failpoint::on(failpoint::CHANGES_LIMIT) {
+                            Limit::new(limit.get() * 3)
+                        } else {
+                            limit
+                        };
+                        running.confirmations = Some(Confirmations::new(limit, created, record, now));
+                    }
+                    _ => self.lead(None),
+                }
             }
             Err(error) => {
                 let word = match &error {
@@ -476,6 +657,23 @@ impl<V: LeaderValue> Machine<V> {
                 self.fail_round(now, reason, word);
             }
         }
+    }
+
+    /// This candidate leads from now on.
+    fn lead(&mut self, confirmed: Option<Instant>) {
+        let State::Running(running) = &self.state else {
+            return;
+        };
+        let Some(elected) = &running.elected else { return };
+        self.commands.push(Command::Lead {
+            key: elected.key.clone(),
+            revision: elected.revision,
+            lease: running.lease,
+            deadline: running.renewal.deadline(),
+            confirmed,
+        });
+        self.published = Published::Leader;
+        self.backoff.succeeded();
     }
 
     fn observed(&mut self, now: Instant, observation: Observation) {
@@ -497,6 +695,17 @@ impl<V: LeaderValue> Machine<V> {
         let State::Running(running) = &mut self.state else {
             return;
         };
+        if let Some(challenger) = &mut running.challenger {
+            let target = leader.as_ref().filter(|leader| leader.lease != Some(running.lease));
+            challenger.observed(
+                now,
+                target.map(|leader| Target {
+                    key: leader.key.clone(),
+                    created: leader.create_revision,
+                    lease: leader.lease,
+                }),
+            );
+        }
         if let Some(elected) = &running.elected {
             // An observation from before the election win may arrive late.
             let ours =
@@ -553,6 +762,7 @@ impl<V: LeaderValue> Machine<V> {
 
     /// Ends a round that failed for this reason, and reports the reason if its kind is new.
     fn fail_round(&mut self, now: Instant, reason: Reason, error: &'static str) {
+        self.is_outage = OUTAGES.contains(&error);
         self.explain(&reason, error);
         self.end_round(now, reason);
     }
@@ -588,6 +798,7 @@ impl<V: LeaderValue> Machine<V> {
             }
             _ => None,
         };
+        self.is_outage |= matches!(reason, Reason::LeaseExpired | Reason::NotConfirmed);
         // First end the term, then revoke the lease.
         if self.published == Published::Undetermined {
             tracing::debug!(%reason, "election round ended");
@@ -595,7 +806,12 @@ impl<V: LeaderValue> Machine<V> {
         self.undetermined(reason);
         let until = now + self.timing.close_timeout;
         self.state = State::Closing { give_up_at: until };
-        self.commands.push(Command::Close { lease, until });
+        let keep_trying = self.timing.limit.is_some();
+        self.commands.push(Command::Close {
+            lease,
+            until,
+            keep_trying,
+        });
     }
 
     fn closed(&mut self, now: Instant) {
@@ -604,6 +820,10 @@ impl<V: LeaderValue> Machine<V> {
                 State::Stopped
             } else {
                 let mut pause = self.backoff.failed();
+                if std::mem::take(&mut self.is_outage) && self.timing.limit.is_some() {
+                    // Nobody leads while the store does not answer: join the queue soon after it does.
+                    pause = pause.min(MAX_OUTAGE_PAUSE);
+                }
                 if std::mem::take(&mut self.yields) {
                     pause = self.timing.ttl + pause.min(self.timing.ttl / 2);
                 }

@@ -11,12 +11,14 @@ const MAX_IN_FLIGHT: usize = 3;
 
 /// The renewals of one lease.
 ///
-/// A renewal is sent every third of the TTL, as etcd's own client does. If its reply is late, another attempt is sent
+/// A renewal is sent every third of the TTL, as etcd's own client does, or at a given interval. If its reply is late, another attempt is sent
 /// concurrently, to another member if there is one. Each acknowledged attempt moves the deadline by its own send time.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     ttl: Duration,
     margin: Option<Duration>,
+    /// The interval of the renewals; `None` for a third of the TTL.
+    interval: Option<Duration>,
     acknowledged: Instant,
     deadline: Instant,
     next_send: Instant,
@@ -38,10 +40,11 @@ pub(crate) struct Attempt {
 
 impl Renewal {
     /// The renewals of a lease granted by a request that was sent at `sent_at`.
-    pub(crate) fn new(sent_at: Instant, ttl: Duration, margin: Option<Duration>) -> Self {
+    pub(crate) fn new(sent_at: Instant, ttl: Duration, margin: Option<Duration>, interval: Option<Duration>) -> Self {
         let mut renewal = Self {
             ttl,
             margin,
+            interval,
             acknowledged: sent_at,
             deadline: sent_at,
             next_send: sent_at,
@@ -126,7 +129,7 @@ impl Renewal {
         self.ttl = ttl;
         self.acknowledged = sent_at;
         self.deadline = self.deadline.max(deadline(sent_at, ttl, margin));
-        self.next_send = sent_at + ttl / 3;
+        self.next_send = sent_at + self.interval.unwrap_or(ttl / 3);
     }
 
     /// How long to wait for a reply before another attempt is sent.
@@ -147,7 +150,7 @@ mod tests {
     }
 
     fn granted_at_zero() -> Renewal {
-        Renewal::new(at(0), TTL, None)
+        Renewal::new(at(0), TTL, None, None)
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn elected() -> Elected {
         key: "/leader/abc".into(),
         revision: Revision(7),
         won_at: Revision(7),
+        has_challenge_key: false,
     }
 }
 
@@ -47,7 +48,7 @@ fn add_what_works(backend: &mut MockElectionBackend) {
     backend.expect_grant().returning(|ttl| Ok(Lease { id: lease(), ttl }));
     backend.expect_keep_alive().returning(|_, _| Ok(TTL));
     backend.expect_observe().returning(|| stream::pending().boxed());
-    backend.expect_campaign().returning(|_, _| Ok(elected()));
+    backend.expect_campaign().returning(|_, _, _| Ok(elected()));
     backend.expect_revoke().returning(|_| Ok(()));
 }
 
@@ -157,7 +158,7 @@ async fn every_call_may_fail_and_the_next_round_makes_up_for_it() {
             let lost = || CampaignError::KeyLost {
                 key: "/leader/abc".into(),
             };
-            backend.expect_campaign().times(2).returning(move |_, _| Err(lost()));
+            backend.expect_campaign().times(2).returning(move |_, _, _| Err(lost()));
         }),
         ("keep_alive", |backend| {
             backend.expect_keep_alive().times(2).returning(|_, _| Err(unknown()));
@@ -296,7 +297,7 @@ async fn stepping_down_answers_when_the_lease_is_back() {
 #[tokio::test(start_paused = true)]
 async fn who_does_not_lead_cannot_step_down() {
     let mut backend = MockElectionBackend::new();
-    backend.expect_campaign().returning(|_, _| {
+    backend.expect_campaign().returning(|_, _, _| {
         Err(CampaignError::KeyLost {
             key: "/leader/abc".into(),
         })

@@ -35,7 +35,9 @@ use worker::{Shared, Worker};
 
 use crate::clock::{BootClock, Clock};
 use crate::memory::model::{Model, Stored};
-use crate::{Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream};
+use crate::{
+    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, TimeToLive, Txn, TxnResult, WatchStream,
+};
 
 /// The maximum number of calls queued for the thread; further calls wait.
 const MAX_QUEUED_CALLS: usize = 1024;
@@ -176,6 +178,11 @@ impl Store for EmbeddedStore {
         self.handle.call(move |state| state.model.range(&range)).await
     }
 
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        let reads = move |state: &mut Committed| ranges.iter().map(|range| state.model.range(range)).collect();
+        self.handle.call(reads).await
+    }
+
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         watch::open(self.handle.clone(), keys, from).await
     }
@@ -192,6 +199,13 @@ impl Store for EmbeddedStore {
     async fn keep_alive(&self, lease: LeaseId, _attempt: u32) -> Result<Duration, StoreError> {
         let renewed = self.handle.call(move |state| state.model.keep_alive(state.now, lease));
         renewed.await
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        let asked = self
+            .handle
+            .call(move |state| state.model.time_to_live(state.now, lease));
+        asked.await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -49,8 +49,10 @@ pub use self::pin::ClusterFileError;
 use self::tls_reload::Clients;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};
+use crate::store::range_results;
 use crate::{
-    Keys, Lease, LeaseId, Range, RangeResult, RefusalKind, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+    Keys, Lease, LeaseId, Op, Range, RangeResult, RefusalKind, Revision, Store, StoreError, TimeToLive, Txn, TxnResult,
+    WatchStream,
 };
 
 /// The configuration of an [`EtcdStore`].
@@ -215,22 +217,67 @@ impl EtcdStore {
             Err(StoreError::Unreachable { .. } | StoreError::Unknown { .. }) => self.members.failed(member, ended),
             _ => self.members.answered(member, ended),
         }
+        if matches!((call, &result), (Call::Read, Ok(_))) {
+            self.members.took(ended.saturating_since(began));
+        }
         result
     }
 
-    /// Reads from one member after the other until one responds. The inner result is that response, which may be a
-    /// rejection.
-    async fn read(&self, range: &Range) -> Result<(usize, Result<RangeResult, StoreError>), StoreError> {
+    /// Asks one member after the other until one responds, the next one also when no response has come after `hedge`.
+    /// The inner result is that response, which may be a rejection.
+    ///
+    /// A member that is overtaken counts as failed, so that the next calls, writes among them, go elsewhere first.
+    async fn first_response<'a, T: 'a>(
+        &'a self,
+        hedge: Duration,
+        ask: impl Fn(usize) -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<(usize, Result<T, StoreError>), StoreError> {
         self.know_cluster().await?;
         let mut waiting = self.members.order(BootClock.now()).into_iter();
-        let mut asked: FuturesUnordered<BoxFuture<'_, (usize, Result<RangeResult, StoreError>)>> =
-            FuturesUnordered::new();
+        let mut pending = Vec::new();
+        let mut asked = FuturesUnordered::new();
+        let mut ask_next = |asked: &mut FuturesUnordered<_>, pending: &mut Vec<usize>| {
+            if let Some(member) = waiting.next() {
+                let answer = ask(member);
+                pending.push(member);
+                asked.push(async move { (member, answer.await) });
+            }
+            waiting.len() > 0
+        };
+        let mut last = StoreError::Unreachable {
+            reason: "no etcd member configured".into(),
+        };
+        let mut more = ask_next(&mut asked, &mut pending);
+        while !asked.is_empty() {
+            tokio::select! {
+                biased;
+                Some((member, answer)) = asked.next() => {
+                    pending.retain(|pending| *pending != member);
+                    match answer {
+                        Err(error @ (StoreError::Unreachable { .. } | StoreError::Unknown { .. })) => {
+                            last = error;
+                            more = ask_next(&mut asked, &mut pending);
+                        }
+                        answer => {
+                            let now = BootClock.now();
+                            pending.into_iter().for_each(|slow| self.members.failed(slow, now));
+                            return Ok((member, answer));
+                        }
+                    }
+                },
+                () = tokio::time::sleep(hedge), if more => more = ask_next(&mut asked, &mut pending),
+            }
+        }
+        Err(self.without_answer(last).await)
+    }
+
+    /// Reads from the first member that responds.
+    async fn read(&self, range: &Range) -> Result<(usize, Result<RangeResult, StoreError>), StoreError> {
         let ask = |member: usize| {
-            let (key, options) = convert::range(range);
             let call = self.call(
                 member,
                 Call::Read,
-                (key, options),
+                convert::range(range),
                 |client: Client, (key, options)| async move {
                     let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE_BYTES);
                     kv.get(key, Some(options)).await
@@ -241,28 +288,9 @@ impl EtcdStore {
                 self.ours(member, answer.header())?;
                 Ok(convert::range_result(answer))
             };
-            Box::pin(async move { (member, answer.await) }) as BoxFuture<'_, _>
+            Box::pin(answer) as BoxFuture<'_, _>
         };
-        let mut last = StoreError::Unreachable {
-            reason: "no etcd member configured".into(),
-        };
-        asked.extend(waiting.next().map(ask));
-        while !asked.is_empty() {
-            tokio::select! {
-                biased;
-                Some((member, answer)) = asked.next() => match answer {
-                    Err(error @ (StoreError::Unreachable { .. } | StoreError::Unknown { .. })) => {
-                        last = error;
-                        asked.extend(waiting.next().map(ask));
-                    }
-                    answer => return Ok((member, answer)),
-                },
-                () = tokio::time::sleep(self.config.hedge_after), if waiting.len() > 0 => {
-                    asked.extend(waiting.next().map(ask));
-                }
-            }
-        }
-        Err(self.without_answer(last).await)
+        self.first_response(self.config.hedge_after, ask).await
     }
 
     /// Checks that a member's response is from the cluster in use; otherwise the member counts as failed.
@@ -413,6 +441,30 @@ impl Store for EtcdStore {
         self.read(&range).await?.1
     }
 
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        // A transaction of reads is linearizable in etcd, as a read is.
+        let reads = Txn::default().then(ranges.into_iter().map(Op::Range).collect());
+        let ask = |member: usize| {
+            let call = self.call(
+                member,
+                Call::Read,
+                convert::txn(reads.clone()),
+                |client: Client, txn| async move {
+                    let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE_BYTES);
+                    kv.txn(txn).await
+                },
+            );
+            let answer = async move {
+                let answer = call.await?;
+                self.ours(member, answer.header())?;
+                Ok(convert::txn_result(answer))
+            };
+            Box::pin(answer) as BoxFuture<'_, _>
+        };
+        let hedge = self.members.hedge_after(self.config.hedge_after);
+        range_results(self.first_response(hedge, ask).await?.1?)
+    }
+
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         let mut last = StoreError::Unreachable {
             reason: "no etcd member configured".into(),
@@ -475,6 +527,28 @@ impl Store for EtcdStore {
             self.forget(lease);
         }
         renewed.map(|()| ttl)
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        let ask = |member: usize| {
+            let call = self.call(member, Call::Read, (), move |mut client: Client, ()| async move {
+                client.lease_time_to_live(lease.get(), None).await
+            });
+            let answer = async move {
+                let answer = call.await?;
+                self.ours(member, answer.header())?;
+                // etcd answers -1 for a lease that does not exist.
+                match (u64::try_from(answer.granted_ttl()), u64::try_from(answer.ttl())) {
+                    (Ok(granted), Ok(remaining)) if granted > 0 => Ok(TimeToLive {
+                        granted: Duration::from_secs(granted),
+                        remaining: Duration::from_secs(remaining),
+                    }),
+                    _ => Err(StoreError::LeaseNotFound { id: lease }),
+                }
+            };
+            Box::pin(answer) as BoxFuture<'_, _>
+        };
+        self.first_response(self.config.hedge_after, ask).await?.1
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

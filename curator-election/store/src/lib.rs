@@ -50,4 +50,4 @@ mod types;
 pub use error::{RefusalKind, StoreError};
 pub use store::Store;
 pub use txn::{Compare, Op, OpResult, Ordering, Range, RangeResult, Sort, Target, Txn, TxnResult};
-pub use types::{Event, KeyValue, Keys, Lease, LeaseId, Revision, WatchBatch, WatchStream};
+pub use types::{Event, KeyValue, Keys, Lease, LeaseId, Revision, TimeToLive, WatchBatch, WatchStream};

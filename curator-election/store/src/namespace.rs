@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::{
-    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Range, RangeResult, Revision, Store, StoreError, Txn,
-    TxnResult, WatchBatch, WatchStream,
+    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Range, RangeResult, Revision, Store, StoreError,
+    TimeToLive, Txn, TxnResult, WatchBatch, WatchStream,
 };
 
 /// The prefix of all keys of a component: parts joined by colons, followed by a slash.
@@ -214,6 +214,18 @@ impl<S: Store> Store for Namespaced<S> {
         Ok(answer)
     }
 
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        let ranges = ranges.into_iter().map(|range| self.namespace.add_to_range(range));
+        let mut answers = self.store.ranges(ranges.collect()).await?;
+        for answer in &mut answers {
+            answer.kvs = std::mem::take(&mut answer.kvs)
+                .into_iter()
+                .map(|kv| self.namespace.strip_kv(kv))
+                .collect();
+        }
+        Ok(answers)
+    }
+
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         let namespace = self.namespace.clone();
         let batches = self.store.watch(self.namespace.add_to(keys), from).await?;
@@ -228,6 +240,10 @@ impl<S: Store> Store for Namespaced<S> {
 
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
         self.store.keep_alive(lease, attempt).await
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        self.store.time_to_live(lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

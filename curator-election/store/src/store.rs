@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{Keys, Lease, LeaseId, Range, RangeResult, Revision, StoreError, Txn, TxnResult, WatchStream};
+use crate::{
+    Keys, Lease, LeaseId, Op, OpResult, Range, RangeResult, Revision, StoreError, TimeToLive, Txn, TxnResult,
+    WatchStream,
+};
 
 /// A linearizable key-value store with transactions, leases and watches.
 ///
@@ -22,6 +25,17 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Cancellation safe.
     async fn range(&self, range: Range) -> Result<RangeResult, StoreError>;
+
+    /// Reads several ranges linearizably at one revision; one result for each range.
+    ///
+    /// By default one transaction without conditions. An implementation with several members should ask a second one
+    /// when the first is slow, as it does for [`range`](Self::range).
+    ///
+    /// Cancellation safe.
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        let reads = ranges.into_iter().map(Op::Range).collect();
+        range_results(self.txn(Txn::default().then(reads)).await?)
+    }
 
     /// Watches `keys` from revision `from` (inclusive); 0 is "from now on".
     ///
@@ -41,10 +55,33 @@ pub trait Store: Send + Sync + 'static {
     /// equal numbers go to the same member first. Cancellation safe; the lease may have been renewed.
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError>;
 
+    /// The granted and the remaining TTL of a lease, of this client or another one.
+    ///
+    /// The answer is a hint, not a proof: it is not linearizable, and in etcd it is rounded to seconds. By default a
+    /// refusal: the store does not report it. Cancellation safe.
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        let _ = lease;
+        Err(StoreError::refused(
+            "this store does not report the remaining TTL of a lease",
+        ))
+    }
+
     /// Revokes the lease, and deletes the keys attached to it.
     ///
     /// Cancellation: the lease may have been revoked or not; otherwise it expires after its TTL.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
+
+/// The results of a transaction of reads.
+pub(crate) fn range_results(answer: TxnResult) -> Result<Vec<RangeResult>, StoreError> {
+    let revision = answer.revision;
+    let read = |result| match result {
+        OpResult::Range { kvs, count } => Ok(RangeResult { revision, kvs, count }),
+        _ => Err(StoreError::refused(
+            "inconsistent transaction: a read was not answered by a read",
+        )),
+    };
+    answer.results.into_iter().map(read).collect()
 }
 
 #[async_trait]
@@ -57,6 +94,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).range(range).await
     }
 
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        (**self).ranges(ranges).await
+    }
+
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         (**self).watch(keys, from).await
     }
@@ -67,6 +108,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
         (**self).keep_alive(lease, attempt).await
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        (**self).time_to_live(lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

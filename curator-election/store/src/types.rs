@@ -60,6 +60,15 @@ pub struct Lease {
     pub ttl: Duration,
 }
 
+/// The TTL of a lease, as granted and as remaining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeToLive {
+    /// The granted TTL: what each renewal sets.
+    pub granted: Duration,
+    /// The time until the lease expires, rounded down to seconds.
+    pub remaining: Duration,
+}
+
 /// A key and its value, with their metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use curator_election::store::{
-    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream,
+    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, TimeToLive, Txn, TxnResult, WatchStream,
 };
 
 /// Observes the leases of this process. Called on the path of the election: must not block.
@@ -44,6 +44,10 @@ impl Store for Witnessed {
         self.store.range(range).await
     }
 
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        self.store.ranges(ranges).await
+    }
+
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         self.store.watch(keys, from).await
     }
@@ -57,6 +61,10 @@ impl Store for Witnessed {
     async fn keep_alive(&self, lease: LeaseId, attempt: u32) -> Result<Duration, StoreError> {
         let renewed = self.store.keep_alive(lease, attempt).await;
         self.note(lease, false, renewed)
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        self.store.time_to_live(lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -447,7 +447,10 @@ mod tests {
         let election = service.candidate.election(Arc::new(cluster.client(0)));
         let lease = election.grant(Duration::from_secs(60)).await.expect("no faults").id;
         assert_eq!(Some(lease), LeaseId::new(lease.get()));
-        election.campaign(lease, leader.encode().into()).await.expect("alone");
+        election
+            .campaign(lease, leader.encode().into(), None)
+            .await
+            .expect("alone");
         let answer = service.answer().await;
         assert_eq!(answer.role(), Role::Follower);
         let told = answer.leader.expect("known");

@@ -175,7 +175,7 @@ fn a_campaign_goes_on_when_the_end_of_the_one_before_is_compacted() {
     with_a_forgetful_etcd("forgetful-campaign", async |Forgotten { store, first, second }| {
         store.txn(put(first, "first")).await.unwrap();
         let election = StoreElection::new(store.clone(), "/leader", NO_REFRESH);
-        let elected = election.campaign(second.id, "second".into()).await.unwrap();
+        let elected = election.campaign(second.id, "second".into(), None).await.unwrap();
         assert_eq!(elected.key, format!("/leader/{}", second.id));
         assert!(store.compacted.load(Ordering::SeqCst) > 0, "nothing was compacted away");
     });

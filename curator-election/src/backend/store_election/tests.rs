@@ -14,7 +14,7 @@ fn election(cluster: &MemoryCluster, node: usize) -> Arc<Election> {
 async fn queue(election: &Arc<Election>, name: &'static str) -> (LeaseId, Campaign) {
     let lease = election.grant(TTL).await.unwrap().id;
     let (campaigning, key) = (election.clone(), election.key_of(lease));
-    let campaign = tokio::spawn(async move { campaigning.campaign(lease, name.into()).await });
+    let campaign = tokio::spawn(async move { campaigning.campaign(lease, name.into(), None).await });
     let queued = async {
         while !election
             .candidates()
@@ -126,7 +126,7 @@ async fn a_lost_reply_does_not_queue_twice() {
         },
     );
     let campaigning = election.clone();
-    let campaign = tokio::spawn(async move { campaigning.campaign(lease, "node".into()).await });
+    let campaign = tokio::spawn(async move { campaigning.campaign(lease, "node".into(), None).await });
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let created = cluster.with_model(|model, _| model.get(&election.key_of(lease)).map(|kv| kv.create_revision));
     cluster.set_faults(0, Faults::default());
@@ -168,7 +168,7 @@ async fn a_campaign_under_a_lease_that_is_gone_leaves_no_key() {
     let election = election(&cluster, 0);
     let lease = election.grant(TTL).await.unwrap().id;
     election.revoke(lease).await.unwrap();
-    let lost = soon(election.campaign(lease, "node".into())).await;
+    let lost = soon(election.campaign(lease, "node".into(), None)).await;
     assert!(
         matches!(lost, Err(CampaignError::Store(StoreError::LeaseNotFound { .. }))),
         "{lost:?}"
@@ -181,8 +181,8 @@ async fn a_second_campaign_of_a_lease_proclaims_its_new_value() {
     let cluster = MemoryCluster::new(1);
     let election = election(&cluster, 0);
     let lease = election.grant(TTL).await.unwrap().id;
-    let first = soon(election.campaign(lease, "old".into())).await.unwrap();
-    let second = soon(election.campaign(lease, "new".into())).await.unwrap();
+    let first = soon(election.campaign(lease, "old".into(), None)).await.unwrap();
+    let second = soon(election.campaign(lease, "new".into(), None)).await.unwrap();
     assert_eq!(first.revision, second.revision);
     assert_eq!(election.candidates().await.unwrap()[0].value, "new");
 }
@@ -287,7 +287,7 @@ async fn namespaces_do_not_see_each_other() {
     let (one, two) = (in_namespace("a:b"), in_namespace("a:c"));
     for (name, election) in [("a:b", &one), ("a:c", &two)] {
         let lease = election.grant(TTL).await.unwrap().id;
-        let elected = soon(election.campaign(lease, "node".into())).await.unwrap();
+        let elected = soon(election.campaign(lease, "node".into(), None)).await.unwrap();
         assert_eq!(elected.key, format!("/leader/{lease}"));
         let stored = format!("{name}//leader/{lease}");
         assert!(cluster.with_model(|model, _| model.get(stored.as_bytes()).is_some()));

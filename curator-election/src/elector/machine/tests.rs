@@ -17,6 +17,8 @@ fn lease() -> LeaseId {
 fn machine() -> Machine<PlainText> {
     let timing = Timing {
         ttl: TTL,
+        limit: None,
+        nonce: 0,
         margin: None,
         observation_ttl: TTL,
         open_timeout: Duration::from_secs(7),
@@ -42,7 +44,10 @@ fn queued() -> Machine<PlainText> {
     );
     assert_eq!(
         machine.handle(at(10), granted()),
-        [Command::Campaign { lease: lease() }]
+        [Command::Campaign {
+            lease: lease(),
+            record: None
+        }]
     );
     machine
 }
@@ -52,6 +57,7 @@ fn elected() -> Elected {
         key: "/leader/abc".into(),
         revision: Revision(7),
         won_at: Revision(20),
+        has_challenge_key: false,
     }
 }
 
@@ -64,7 +70,8 @@ fn leading() -> Machine<PlainText> {
             key: "/leader/abc".into(),
             revision: Revision(7),
             lease: lease(),
-            deadline: at(5_400)
+            deadline: at(5_400),
+            confirmed: None
         }]
     );
     machine
@@ -118,6 +125,7 @@ fn close(lease: Option<LeaseId>, until: u64) -> Command<PlainText> {
     Command::Close {
         lease,
         until: at(until),
+        keep_trying: false,
     }
 }
 

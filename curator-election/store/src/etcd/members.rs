@@ -1,5 +1,6 @@
 //! The health of the members: the order in which to use them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +9,15 @@ use crate::clock::Instant;
 /// How long a failed member is used only after the others.
 const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The minimum wait before an urgent read is sent to a second member.
+const MIN_HEDGE: Duration = Duration::from_millis(50);
+
 /// The health of the members. Clones share the state.
 #[derive(Clone, Debug)]
 pub(super) struct Members {
     state: Arc<Mutex<Vec<Health>>>,
+    /// The moving average of the duration of a read, in microseconds; 0 before the first.
+    usual: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,7 +60,26 @@ impl Members {
     pub(super) fn new(count: usize) -> Self {
         Self {
             state: Arc::new(Mutex::new(vec![Health::default(); count])),
+            usual: Arc::default(),
         }
+    }
+
+    /// Records the duration of a read that was answered.
+    pub(super) fn took(&self, time: Duration) {
+        let took = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        // Of two concurrent updates one may be lost: the value is a hint.
+        let usual = match self.usual.load(Ordering::Relaxed) {
+            0 => took,
+            usual => usual - usual / 8 + took / 8,
+        };
+        self.usual.store(usual.max(1), Ordering::Relaxed);
+    }
+
+    /// How long to wait for the answer to an urgent read before a second member is asked: twice the usual time, at
+    /// least [`MIN_HEDGE`], at most `max`.
+    pub(super) fn hedge_after(&self, max: Duration) -> Duration {
+        let usual = Duration::from_micros(self.usual.load(Ordering::Relaxed));
+        usual.saturating_mul(2).max(MIN_HEDGE).min(max)
     }
 
     pub(super) fn answered(&self, member: usize, now: Instant) {
@@ -153,6 +178,21 @@ mod tests {
         let reports: Vec<_> = (0..2 * MAX_MISSED).map(|_| members.missed_progress(1)).collect();
         assert_eq!(reports.iter().filter(|reported| **reported).count(), 1);
         assert_eq!(members.progress(1), Progress::NeverReported);
+    }
+
+    #[test]
+    fn urgent_reads_are_hedged_after_twice_the_usual_time() {
+        let members = Members::new(3);
+        let max = Duration::from_millis(150);
+        assert_eq!(members.hedge_after(max), MIN_HEDGE);
+        (0..100).for_each(|_| members.took(Duration::from_millis(40)));
+        let wait = members.hedge_after(max);
+        assert!(
+            Duration::from_millis(78) <= wait && wait <= Duration::from_millis(80),
+            "{wait:?}"
+        );
+        (0..100).for_each(|_| members.took(Duration::from_secs(1)));
+        assert_eq!(members.hedge_after(max), max);
     }
 
     #[test]

@@ -13,7 +13,9 @@ use tokio::task::JoinHandle;
 use super::faults::{Fate, Faults, Link};
 use super::model::{Model, Snapshot};
 use crate::clock::{Clock, Instant, TokioClock};
-use crate::{Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, Txn, TxnResult, WatchStream};
+use crate::{
+    Keys, Lease, LeaseId, Range, RangeResult, Revision, Store, StoreError, TimeToLive, Txn, TxnResult, WatchStream,
+};
 
 /// How often expired leases are removed, as in etcd.
 const LEASE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -222,6 +224,17 @@ impl Store for MemoryClient {
         self.call(move |model, _| model.range(&range)).await
     }
 
+    async fn ranges(&self, ranges: Vec<Range>) -> Result<Vec<RangeResult>, StoreError> {
+        if self.faults().reads_hang {
+            pause(self.call_timeout).await;
+            return Err(StoreError::Unknown {
+                reason: "no reply within a second".into(),
+            });
+        }
+        let reads = move |model: &mut Model, _| ranges.iter().map(|range| model.range(range)).collect();
+        self.call(reads).await
+    }
+
     async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, StoreError> {
         let begin = {
             let keys = keys.clone();
@@ -260,6 +273,10 @@ impl Store for MemoryClient {
 
     async fn keep_alive(&self, lease: LeaseId, _attempt: u32) -> Result<Duration, StoreError> {
         self.call(move |model, now| model.keep_alive(now, lease)).await
+    }
+
+    async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
+        self.call(move |model, now| model.time_to_live(now, lease)).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng};
 use crate::clock::Instant;
 use crate::{
     Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RangeResult, RefusalKind, Revision,
-    Sort, StoreError, Target, Txn, TxnResult, WatchBatch,
+    Sort, StoreError, Target, TimeToLive, Txn, TxnResult, WatchBatch,
 };
 
 pub use restore::{Page, RestoreError, Stored};
@@ -207,6 +207,19 @@ impl Model {
         let lease = self.leases.get_mut(&id).ok_or(StoreError::LeaseNotFound { id })?;
         lease.expires_at = now + lease.ttl;
         Ok(lease.ttl)
+    }
+
+    /// The granted and the remaining TTL of a lease.
+    ///
+    /// # Errors
+    /// If the lease does not exist.
+    pub fn time_to_live(&self, now: Instant, id: LeaseId) -> Result<TimeToLive, StoreError> {
+        let lease = self.leases.get(&id).ok_or(StoreError::LeaseNotFound { id })?;
+        let remaining = lease.expires_at.saturating_since(now).as_secs();
+        Ok(TimeToLive {
+            granted: lease.ttl,
+            remaining: Duration::from_secs(remaining),
+        })
     }
 
     /// Revokes a lease and deletes its keys, at one revision.

@@ -53,7 +53,9 @@ impl Stage {
             let election: Arc<StoreElection<dyn Store>> = Arc::new(candidate.election(store.clone()));
             let lease = election.grant(Duration::from_secs(3_600)).await.unwrap().id;
             let (value, campaigning) = (candidate.value.encode().into(), election.clone());
-            campaigns.push(tokio::spawn(async move { campaigning.campaign(lease, value).await }));
+            campaigns.push(tokio::spawn(
+                async move { campaigning.campaign(lease, value, None).await },
+            ));
             while election.candidates().await.unwrap().len() < campaigns.len() {
                 sleep(Duration::from_millis(10)).await;
             }

@@ -41,6 +41,8 @@
 //! - `testing`: a model of etcd with faults from a seed, a clock for tests, and the conformance suite.
 //! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there
 //!   are none.
+//! - `proto`: the value of the Curator's own election as a [`LeaderValue`]. Without it and `etcd` the crate builds
+//!   without tonic.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms for unit tests.
 
 pub mod backend;

@@ -27,7 +27,7 @@ them. What curator-proto has is generated; `curator-proto/tests/wire_contract.tx
 /// The libraries, each with the features that consumers use.
 const LIBRARIES: [(&str, &str); 6] = [
     ("curator-store", "etcd,testing,embedded"),
-    ("curator-election", "etcd,mock,testing,embedded"),
+    ("curator-election", "etcd,mock,testing,embedded,proto"),
     ("curator-listener", "mock"),
     ("curator-identity", ""),
     ("curator-client", ""),

@@ -45,6 +45,8 @@
 //!   without tonic.
 //! - `mock`: a `mockall` mock of [`ElectionBackend`], and terms for unit tests.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod backend;
 pub mod backoff;
 mod challenge;
@@ -60,6 +62,8 @@ mod term;
 mod transfer;
 mod value;
 
+/// The macro for implementations of the traits here: their methods are `async`.
+pub use async_trait::async_trait;
 /// The crate `curator-store`, re-exported.
 pub use curator_store as store;
 #[cfg(any(test, feature = "testing"))]

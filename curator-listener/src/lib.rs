@@ -46,6 +46,8 @@
 //! from W3C `traceparent` and passes on. If no subscriber is interested, that costs nothing, and the header is passed
 //! on unchanged.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod call;
 mod caller;
 mod config;
@@ -69,6 +71,9 @@ pub mod testing;
 mod tls;
 mod trace_context;
 mod transport;
+
+/// The macro for implementations of the traits here: their methods are `async`.
+pub use async_trait::async_trait;
 
 pub use caller::{CallerAddress, CallerCertificates, Standing};
 pub use config::ListenerConfig;

@@ -22,6 +22,7 @@ use crate::role::{SharedGuard, TermId};
 
 /// A term of this instance, for the leader's services.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LeaderTerm {
     /// Identifies the term (lock key and create revision).
     pub term: TermId,

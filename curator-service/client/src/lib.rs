@@ -31,6 +31,8 @@
 //! ([`NotRun`]). Any other error is returned at once, because the call may have taken effect; the caller knows what a
 //! second call would do.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod client;
 mod credential_files;
 mod endpoints;

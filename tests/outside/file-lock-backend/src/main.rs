@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const KEY: Bytes = Bytes::from_static(b"lock");
 
-/// The lock of one candidate. Whoever holds the lock on the file leads; the term and the value are in the file beside it.
+/// The lock of one candidate. Whoever holds the lock on the file leads; term and value are in the file beside it.
 struct FileLock {
     directory: PathBuf,
     ttl: Duration,

@@ -1,11 +1,11 @@
-//! Converts the election's status to the listener's role: the only place that knows both.
+//! The listener's role: where the leader is, as its value in the election or its node record says.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use curator_election::{ElectionStatus, Reason, Term};
-use curator_listener::{Leader, Role, SharedGuard, StatusStream, TermGuard, TermId};
+use curator_glue::LeaderEndpoint;
+pub(crate) use curator_glue::{Roles, public_reason};
+use curator_listener::Role;
+use curator_proto::private::LeaderElectionValue;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
@@ -16,87 +16,17 @@ use crate::status::LeaderStatus;
 
 /// The role of an election status.
 pub(crate) fn role(status: &LeaderStatus) -> Role {
-    match status {
-        ElectionStatus::Undetermined(reason) => Role::Undetermined {
-            reason: public_reason(reason),
-        },
-        ElectionStatus::Follower(following) => Role::Remote(Leader {
-            node_id: following.leader.node_id.clone(),
-            addresses: following.leader.advertised_addresses.clone(),
-            // The field exists only in this implementation, and all its versions with the field authorize the caller
-            // that a forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which
-            // would be this instance.
-            authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
-            term: TermId {
-                lock_key: String::from_utf8_lossy(&following.key).into_owned(),
-                lock_revision: following.revision.0,
-            },
-        }),
-        ElectionStatus::Leader(term) => Role::Local {
-            term: TermId {
-                lock_key: String::from_utf8_lossy(term.lock_key()).into_owned(),
-                lock_revision: term.lock_revision().0,
-            },
-            guard: SharedGuard(Arc::new(Guard(term.clone()))),
-        },
-    }
+    curator_glue::role(status, endpoint)
 }
 
-/// Why the leader is unknown, for callers, who may be strangers. The store's own error goes to the log only.
-pub(crate) fn public_reason(reason: &Reason) -> String {
-    match reason {
-        Reason::WrongCluster(_) => "the etcd endpoints belong to different clusters".into(),
-        Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => {
-            format!("this instance cannot take part in the election: {}", failure_text(word))
-        }
-        Reason::Undecodable(_) => "the leader's election value cannot be decoded".into(),
-        // The other reasons have texts of this program.
-        reason => reason.to_string(),
-    }
-}
-
-/// The kind of a store's failure, without its address and its own error.
-fn failure_text(word: &str) -> &'static str {
-    match word {
-        "not_running" => "its consensus is not running yet",
-        "unreachable" => "etcd is unreachable",
-        "no_answer" => "etcd does not answer",
-        "no_quorum" => "etcd has no quorum: too few of its members are up or connected to each other",
-        "no_space" => "etcd is out of space",
-        "permission" => "permission denied by etcd",
-        "authentication" => "etcd authentication failed",
-        "overloaded" => "etcd is overloaded",
-        "wrong_cluster" => "the etcd endpoints belong to different clusters",
-        "future_revision" | "compacted" => "etcd has lost or compacted its history",
-        "key_lost" | "lease_not_found" => "its lock key or lease is gone",
-        _ => "etcd refused the request",
-    }
-}
-
-struct Guard(Term);
-
-#[async_trait]
-impl TermGuard for Guard {
-    fn is_valid(&self) -> bool {
-        self.0.is_valid()
-    }
-
-    fn remaining(&self) -> Duration {
-        self.0.remaining()
-    }
-
-    async fn ended(&self) {
-        self.0.ended().await;
-    }
-}
-
-/// The roles that [`publish_roles`] publishes.
-pub(crate) struct Roles(pub(crate) watch::Receiver<Role>);
-
-impl StatusStream for Roles {
-    fn subscribe(&self) -> watch::Receiver<Role> {
-        self.0.clone()
-    }
+/// The leader's endpoint, from its value.
+fn endpoint(leader: &LeaderElectionValue) -> LeaderEndpoint {
+    let mut endpoint = LeaderEndpoint::new(&leader.node_id, leader.advertised_addresses.iter().cloned());
+    // The field exists only in this implementation, and all its versions with the field authorize the caller that a
+    // forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which would be this
+    // instance.
+    endpoint.authorizes_forwarded = !leader.advertised_addresses.is_empty();
+    endpoint
 }
 
 /// The interval at which the address of a leader is looked up that does not advertise one.
@@ -104,40 +34,15 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes the role for each status, until the status ends. A leader without an advertised address is looked up.
 pub(crate) async fn publish_roles(
-    mut status: watch::Receiver<LeaderStatus>,
+    status: watch::Receiver<LeaderStatus>,
     consensus: watch::Receiver<ConsensusStatus>,
     roles: watch::Sender<Role>,
 ) {
-    // The address found for the leader of this term.
-    let mut found: Option<(TermId, String)> = None;
-    loop {
-        let mut newest = role(&status.borrow_and_update());
-        let mut missing = None;
-        if let Role::Remote(leader) = &mut newest
-            && leader.addresses.is_empty()
-        {
-            match &found {
-                Some((term, address)) if *term == leader.term => leader.addresses.push(address.clone()),
-                _ => missing = Some(leader.clone()),
-            }
-        }
-        // Do not wake the listener without a change.
-        roles.send_if_modified(|known| {
-            let changed = *known != newest;
-            *known = newest;
-            changed
-        });
-        let look = async {
-            match &missing {
-                Some(leader) => look_up(&leader.node_id, &consensus).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            address = look => found = missing.map(|leader| (leader.term, address)),
-        }
-    }
+    let look_up = |node_id: String| {
+        let consensus = &consensus;
+        async move { look_up(&node_id, consensus).await }
+    };
+    curator_glue::publish_roles(status, roles, endpoint, look_up).await;
 }
 
 /// The address of a node, as soon as it is found. Cancellation safe.
@@ -161,11 +66,13 @@ async fn look_up(node_id: &str, consensus: &watch::Receiver<ConsensusStatus>) ->
 
 #[cfg(test)]
 mod tests {
-    use curator_election::LeaderInfo;
+    use std::sync::Arc;
+
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{Op, Revision, Store, Txn};
-    use curator_proto::private::LeaderElectionValue;
+    use curator_election::{ElectionStatus, LeaderInfo, Reason, Term};
+    use curator_listener::TermId;
     use prost::Message;
 
     use super::*;

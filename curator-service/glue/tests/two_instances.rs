@@ -1,5 +1,5 @@
-//! Two instances with an election on the model of etcd and listeners on real sockets: calls go to whichever leads, and a
-//! planned shutdown costs none.
+//! Two instances with an election on the model of etcd and listeners on real sockets: calls go to whichever leads, and
+//! a planned shutdown costs none.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 

@@ -39,6 +39,8 @@
 //! - `testing`: a model of etcd with faults from a seed, a clock for tests, and the conformance suite.
 //! - `sabotage`: enables the failpoints, deliberate bugs that a simulation must find. Without debug assertions there
 //!   are none.
+//! - `proto`: the value of the Curator's own election as a [`LeaderValue`]. Without it and `etcd` the crate builds
+//!   without tonic.
 //! - `mock`: an election that a test drives (`FakeElection`), a `mockall` mock of [`ElectionBackend`], terms for unit
 //!   tests, and a clock that follows tokio's paused time (`clock::TokioClock`).
 //! - `etcd-client-0_21`: the guard of a term for one's own etcd client, and a store of existing clients.
@@ -68,6 +70,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod backend;
 pub mod backoff;
 mod builder;
@@ -91,6 +95,8 @@ mod term;
 mod transfer;
 mod value;
 
+/// The macro for implementations of the traits here: their methods are `async`.
+pub use async_trait::async_trait;
 /// The crate `curator-store`, re-exported.
 pub use curator_store as store;
 #[cfg(feature = "embedded")]

@@ -1,5 +1,8 @@
 //! The value of a candidate's key.
 
+#[cfg(feature = "proto")]
+mod proto;
+
 use crate::process::Process;
 
 /// The value that a candidate writes to its key, and that every observer of the election reads.
@@ -90,43 +93,5 @@ impl LeaderValue for PlainText {
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         String::from_utf8(bytes.to_vec()).map(Self).map_err(DecodeError::new)
-    }
-}
-
-impl LeaderValue for curator_proto::private::LeaderElectionValue {
-    fn candidate_id(&self) -> &str {
-        &self.node_id
-    }
-
-    fn process(&self) -> Process {
-        Process {
-            number: self.process.clone(),
-            address: self.advertised_addresses.first().cloned().unwrap_or_default(),
-            boot: self.boot.clone(),
-        }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        prost::Message::encode_to_vec(self)
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let value = <Self as prost::Message>::decode(bytes).map_err(DecodeError::new)?;
-        if value.node_id.is_empty() {
-            return Err(DecodeError::new("node_id is empty"));
-        }
-        Ok(value)
-    }
-
-    fn transfer_to(&self) -> Option<&str> {
-        Some(self.transfer_to_key.as_str()).filter(|key| !key.is_empty())
-    }
-
-    fn with_transfer_to(&self, key: Option<&str>) -> Option<Self> {
-        let transfer_to_key = key.unwrap_or_default().to_owned();
-        Some(Self {
-            transfer_to_key,
-            ..self.clone()
-        })
     }
 }

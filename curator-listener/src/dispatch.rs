@@ -103,9 +103,9 @@ impl Dispatcher {
         let timeout = grpc_timeout::timeout(request.headers())
             .map_err(|error| Refusal::new(Code::InvalidArgument, error.to_string()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        if let Some(routes) = self.local.routes(request.uri().path()) {
+        if let Some(service) = self.local.at(request.uri().path()) {
             let limits = CallLimits::new(deadline, Some(self.local_lifetime.clone()));
-            let response = local::serve_local(routes, request, limits).await;
+            let response = local::serve_local(service, request, limits).await;
             return Ok((response.map(Body::Local), &self.metrics.local));
         }
         let (mut parts, mut body) = request.into_parts();

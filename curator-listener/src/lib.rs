@@ -46,6 +46,8 @@
 //! from W3C `traceparent` and passes on. If no subscriber is interested, that costs nothing, and the header is passed
 //! on unchanged.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod call;
 mod caller;
 mod config;
@@ -70,12 +72,15 @@ mod tls;
 mod trace_context;
 mod transport;
 
+/// The macro for implementations of the traits here: their methods are `async`.
+pub use async_trait::async_trait;
+
 pub use caller::{CallerAddress, CallerCertificates, Standing};
 pub use config::{LeaderSuspected, ListenerConfig};
 pub use local::Drained;
 pub use role::{Leader, LeaderTerm, LockKey, Role, SharedGuard, StaticStatus, StatusStream, TermGuard, TermId};
 #[cfg(any(test, feature = "mock"))]
 pub use role::{MockStatusStream, MockTermGuard};
-pub use server::{DEFAULT_ADDRESS, ListenError, Listener, ListenerHandle};
-pub use services::{DescriptorError, LeaderFailure, LeaderServicesError, Services};
-pub use tls::{Forwarders, Tls, ToLeader};
+pub use server::{DEFAULT_ADDRESS, IncomingConnection, ListenError, Listener, ListenerBuilder, ListenerHandle};
+pub use services::{CallService, DescriptorError, LeaderFailure, LeaderServicesError, Services, ServicesError};
+pub use tls::{Forwarders, Tls, ToLeader, host_name};

@@ -55,6 +55,7 @@ impl<T> PartialEq for Role<T> {
 /// `T` goes with the term, for example the election's own term, or services that exist already: so that nobody has
 /// to find it by the term's id.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct LeaderTerm<T = ()> {
     /// Identifies the term.
     pub term: TermId,

@@ -4,9 +4,11 @@ mod accept;
 mod accept_batch;
 mod activity;
 mod admission;
+mod builder;
 mod connection;
 mod handle;
 mod http2;
+mod incoming;
 mod lifecycle;
 mod limits;
 mod own_services;
@@ -14,10 +16,12 @@ mod progress;
 mod response_writer;
 mod sockets;
 mod tls;
+mod unix;
 mod worker;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -26,8 +30,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::ListenerConfig;
 use crate::dispatch::routing::Route;
 use crate::role::StatusStream;
-use crate::services::Services;
+use crate::services::{Services, ServicesError};
+pub use builder::ListenerBuilder;
 pub use handle::ListenerHandle;
+pub use incoming::IncomingConnection;
 use lifecycle::Lifecycle;
 use progress::WorkerProbe;
 use sockets::Acceptor;
@@ -52,7 +58,7 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// No address was given.
+    /// There is no source of connections.
     #[error("no address to listen on: give at least one, for example {DEFAULT_ADDRESS}")]
     Nowhere,
     /// An address cannot be bound.
@@ -63,6 +69,22 @@ pub enum ListenError {
         /// The error of the system.
         source: io::Error,
     },
+    /// A Unix socket cannot be bound.
+    #[error("cannot listen on {}: {source}; choose another path, or stop the process that uses it", path.display())]
+    BindUnix {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The TLS configuration does not offer HTTP/2.
+    #[error(
+        "the TLS configuration does not offer h2 in ALPN: add b\"h2\" to the `alpn_protocols` of the `ServerConfig`"
+    )]
+    NoHttp2,
+    /// Two services have the same name.
+    #[error("cannot serve these services: {0}")]
+    Services(#[from] ServicesError),
     /// A worker thread cannot be started.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
@@ -75,43 +97,21 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Opens the sockets. Connections wait in their backlogs until [`run`](Self::run). `[::]` listens on IPv4 as
-    /// well.
+    /// A builder, for more than TCP addresses: Unix sockets, and connections that the embedder accepts.
+    pub const fn builder(config: ListenerConfig) -> ListenerBuilder {
+        ListenerBuilder::new(config)
+    }
+
+    /// Opens TCP sockets. Connections wait in their backlogs until [`run`](Self::run). `[::]` listens on IPv4 as well.
     ///
     /// # Errors
-    /// If no address is given or one of them cannot be bound.
+    /// If no address is given, one of them cannot be bound, or TLS does not offer `h2` in ALPN.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O.
     pub fn bind(addresses: impl IntoIterator<Item = SocketAddr>, config: ListenerConfig) -> Result<Self, ListenError> {
-        let mut opened = Vec::new();
-        let mut bound = Vec::new();
-        for address in addresses {
-            let failed = |source| ListenError::Bind { address, source };
-            let socket = sockets::listen(address).map_err(failed)?;
-            bound.push(socket.address().map_err(failed)?);
-            opened.push(socket);
-        }
-        #[cfg(feature = "simulation")]
-        if let Some(host) = &config.simulated {
-            bound = vec![host.address()];
-            opened = vec![Acceptor::Simulated(host.listen(), host.address())];
-        }
-        if opened.is_empty() {
-            return Err(ListenError::Nowhere);
-        }
-        let unknown = Route::Undetermined {
-            reason: "this instance is starting".into(),
-        };
-        Ok(Self {
-            sockets: opened,
-            addresses: bound,
-            config: Arc::new(config),
-            route_updates: watch::Sender::new(Arc::new(unknown)),
-            serving: watch::Sender::new(false),
-            unready: CancellationToken::new(),
-            probes: watch::Sender::default(),
-        })
+        let builder = Self::builder(config);
+        addresses.into_iter().fold(builder, ListenerBuilder::address).build()
     }
 
     /// The addresses of the sockets, with the ports that the system chose.
@@ -140,7 +140,7 @@ impl Listener {
     /// Not cancellation safe: dropping the future closes all connections.
     ///
     /// # Errors
-    /// If a worker or reflection cannot be started, or a task ended unexpectedly.
+    /// If two services have the same name, a worker or reflection cannot be started, or a task ended unexpectedly.
     pub async fn run<T: Clone + Send + Sync + 'static>(
         self,
         status: impl StatusStream<T>,

@@ -1,21 +1,37 @@
 //! The services of an instance: those that every instance answers, and those of the leader.
 
+mod call_service;
+
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Request;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::body::Body;
+use tonic::codegen::StdError;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+
+pub use call_service::CallService;
 
 use crate::call::Kind;
 use crate::role::{LeaderTerm, TermId};
 
 type Factory<T> = Box<dyn Fn(&LeaderTerm<T>) -> Result<Routes, LeaderServicesError> + Send + Sync>;
+
+type AddLayer = Box<dyn Fn(CallService) -> CallService + Send + Sync>;
+
+/// The name of the health service, which the listener adds.
+pub(crate) const HEALTH: &str = "grpc.health.v1.Health";
+/// The names of the reflection services, which the listener adds if it has [descriptors](Services::describe).
+const REFLECTION: [&str; 2] = [
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 
 /// Why the leader's services of a term could not be made.
 ///
@@ -68,6 +84,27 @@ pub struct Services<T = ()> {
     leader: Factory<T>,
     descriptors: Vec<&'static [u8]>,
     set: FileDescriptorSet,
+    layers: Vec<AddLayer>,
+    /// The first local service that was added twice.
+    duplicate: Option<&'static str>,
+}
+
+/// The services of an instance exclude each other.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServicesError {
+    /// Two local services have the same name.
+    #[error("the local service {name} is added twice: add each service once")]
+    Duplicate {
+        /// The full gRPC name.
+        name: &'static str,
+    },
+    /// A local service has the name of one that the listener adds.
+    #[error("the listener adds the service {name} itself: do not add it with `Services::local`")]
+    Reserved {
+        /// The full gRPC name.
+        name: &'static str,
+    },
 }
 
 /// The descriptors cannot be decoded.
@@ -99,10 +136,15 @@ impl<T> Services<T> {
             leader: Box::new(leader),
             descriptors: Vec::new(),
             set: FileDescriptorSet::default(),
+            layers: Vec::new(),
+            duplicate: None,
         }
     }
 
-    /// Adds a service that every instance answers itself, in every role.
+    /// Adds a service that every instance answers itself, in every role. It takes precedence over a leader's service
+    /// of the same name. A name may be added once; the listener itself adds `grpc.health.v1.Health`, and
+    /// `grpc.reflection.v1.ServerReflection` and `v1alpha` if there are [descriptors](Self::describe).
+    /// [`check`](Self::check) and [`Listener::run`](crate::Listener::run) refuse others.
     #[must_use]
     pub fn local<S>(mut self, service: S) -> Self
     where
@@ -114,9 +156,69 @@ impl<T> Services<T> {
             + 'static,
         S::Future: Send + 'static,
     {
+        if self.local_names.contains(&S::NAME) {
+            // tonic panics if a name is added twice.
+            self.duplicate.get_or_insert(S::NAME);
+            return self;
+        }
         self.local_names.push(S::NAME);
         self.local = self.local.add_service(service);
         self
+    }
+
+    /// Wraps a tower layer around all services of this instance: those of the leader, the local ones, health and
+    /// reflection. The layer added last is the outermost. It sees each call that this instance answers itself, with
+    /// [`CallerAddress`](crate::CallerAddress) and [`CallerCertificates`](crate::CallerCertificates) in the extensions
+    /// if they are known. A call that is forwarded passes the layers of the leader alone.
+    ///
+    /// The layer runs within the deadline of the call and the term. It is applied at the beginning of each term and
+    /// once for the local services; state that outlives a term belongs into the layer. An error becomes a gRPC status
+    /// ([`tonic::Status::from_error`]).
+    ///
+    /// ```
+    /// # use curator_listener::Services;
+    /// # use tonic::service::Routes;
+    /// let services = Services::new(|_| Routes::default())
+    ///     .layer(tower::util::MapRequestLayer::new(|request: http::Request<tonic::body::Body>| {
+    ///         println!("{}", request.uri().path());
+    ///         request
+    ///     }));
+    /// ```
+    #[must_use]
+    pub fn layer<L, B>(mut self, layer: L) -> Self
+    where
+        L: tower::Layer<CallService> + Send + Sync + 'static,
+        L::Service: tower_service::Service<Request<Body>, Response = http::Response<B>> + Clone + Send + Sync + 'static,
+        <L::Service as tower_service::Service<Request<Body>>>::Error: Into<StdError>,
+        <L::Service as tower_service::Service<Request<Body>>>::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError>,
+    {
+        self.layers.push(Box::new(move |service| service.layered(&layer)));
+        self
+    }
+
+    /// Checks that no two services have the same name. [`Listener::run`](crate::Listener::run) does so too; this finds
+    /// it before there is a listener.
+    ///
+    /// # Errors
+    /// If a local service was added twice, or has the name of a service that the listener adds.
+    pub fn check(&self) -> Result<(), ServicesError> {
+        if let Some(name) = self.duplicate {
+            return Err(ServicesError::Duplicate { name });
+        }
+        let reflects = !self.descriptors.is_empty();
+        let is_reserved = |name: &str| name == HEALTH || (reflects && REFLECTION.contains(&name));
+        match self.local_names.iter().find(|name| is_reserved(name)) {
+            Some(name) => Err(ServicesError::Reserved { name }),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the layers.
+    fn layered(&self, routes: Routes) -> CallService {
+        let service = CallService::new(routes.prepare());
+        self.layers.iter().fold(service, |service, add| add(service))
     }
 
     /// Adds descriptors: an encoded `google.protobuf.FileDescriptorSet`, as `prost-build` and `protox` write it.
@@ -131,8 +233,8 @@ impl<T> Services<T> {
         Ok(self)
     }
 
-    pub(crate) fn leader_routes(&self, term: &LeaderTerm<T>) -> Result<Routes, LeaderServicesError> {
-        (self.leader)(term).map(Routes::prepare)
+    pub(crate) fn leader_service(&self, term: &LeaderTerm<T>) -> Result<CallService, LeaderServicesError> {
+        (self.leader)(term).map(|routes| self.layered(routes))
     }
 
     pub(crate) fn descriptors(&self) -> &[&'static [u8]] {
@@ -159,7 +261,7 @@ impl<T> Services<T> {
     /// Separates the local services from the rest.
     pub(crate) fn split(self) -> (LocalServices, Arc<Self>) {
         let local = LocalServices {
-            routes: self.local.clone().prepare(),
+            service: self.layered(self.local.clone()),
             names: self.local_names.clone(),
         };
         (local, Arc::new(self))
@@ -193,16 +295,16 @@ fn full_name(package: &str, service: &str) -> String {
 /// The services that every instance answers itself.
 #[derive(Clone)]
 pub(crate) struct LocalServices {
-    routes: Routes,
+    service: CallService,
     names: Vec<&'static str>,
 }
 
 impl LocalServices {
-    /// The routes, if the path belongs to a local service.
-    pub(crate) fn routes(&self, path: &str) -> Option<&Routes> {
+    /// The service for a path, if it belongs to a local service.
+    pub(crate) fn at(&self, path: &str) -> Option<&CallService> {
         let (service, _) = path.strip_prefix('/')?.rsplit_once('/')?;
         // A linear search through a handful of names is faster than a hash.
-        self.names.contains(&service).then_some(&self.routes)
+        self.names.contains(&service).then_some(&self.service)
     }
 }
 
@@ -251,9 +353,9 @@ mod tests {
     #[test]
     fn local_services_are_told_by_their_names() {
         let (local, services) = services().split();
-        assert!(local.routes("/grpc.health.v1.Health/Check").is_some());
-        assert!(local.routes("/grpc.health.v1.Health").is_none());
-        assert!(local.routes("/curator.echo.v1.Echo/Say").is_none());
+        assert!(local.at("/grpc.health.v1.Health/Check").is_some());
+        assert!(local.at("/grpc.health.v1.Health").is_none());
+        assert!(local.at("/curator.echo.v1.Echo/Say").is_none());
         let names: Vec<_> = services.names().into_iter().collect();
         assert_eq!(names, ["curator.echo.v1.Echo", "grpc.health.v1.Health"]);
     }

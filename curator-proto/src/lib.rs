@@ -21,6 +21,8 @@
 //! assert_eq!(methods.authorization(path).unwrap(), &Authorization::Unauthenticated);
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod permission;
 
 /// Generated code, with the lints that it does not keep.

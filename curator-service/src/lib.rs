@@ -24,6 +24,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod audit;
 mod auth;
 mod complaint;
@@ -42,6 +44,8 @@ pub mod telemetry;
 pub mod testing;
 mod validate;
 
+/// The macro for implementations of the traits here: their methods are `async`.
+pub use async_trait::async_trait;
 pub use auth::{Authenticator, Caller, Member as CallingMember, RejectAll};
 #[cfg(any(test, feature = "test-identity"))]
 pub use auth::{TEST_CALLER, TestIdentity};

@@ -8,7 +8,9 @@ use curator_harness::step;
 
 use crate::args::Args;
 use crate::command::Command;
-use crate::commands::{api, bench, chaos, ci, examples, fuzz, integration, setup, sim, smoke, test, up, upgrade};
+use crate::commands::{
+    api, bench, chaos, ci, examples, fuzz, integration, outside, package, setup, sim, smoke, test, up, upgrade,
+};
 
 /// All commands, in the order in which a newcomer meets them.
 pub const COMMANDS: &[Command] = &[
@@ -23,6 +25,8 @@ pub const COMMANDS: &[Command] = &[
     upgrade::COMMAND,
     chaos::COMMAND,
     api::COMMAND,
+    package::COMMAND,
+    outside::COMMAND,
     bench::COMMAND,
     ci::COMMAND,
 ];

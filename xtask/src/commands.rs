@@ -7,6 +7,8 @@ pub mod ci;
 pub mod examples;
 pub mod fuzz;
 pub mod integration;
+pub mod outside;
+pub mod package;
 pub mod setup;
 pub mod sim;
 pub mod smoke;

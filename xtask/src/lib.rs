@@ -12,6 +12,7 @@ pub mod cargo;
 pub mod cli;
 pub mod command;
 pub mod commands;
+pub mod packaged;
 pub mod tidy;
 pub mod tools;
 pub mod workspace;

@@ -5,6 +5,8 @@
 //!
 //! Each crate lists the names of its own failpoints; a name must be unique in the process.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 /// Whether the failpoint with this name is enabled on the current thread.
 #[cfg(not(all(feature = "enabled", debug_assertions)))]
 #[must_use]

@@ -29,6 +29,8 @@
 //! - `embedded`: a durable store in one file, for a single-process service.
 //! - `testing`: a model of etcd with faults from a seed, a clock for tests, and the conformance suite.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -48,6 +50,8 @@ mod ttl;
 mod txn;
 mod types;
 
+/// The macro for implementations of the traits here: their methods are `async`.
+pub use async_trait::async_trait;
 pub use error::{RefusalKind, StoreError};
 pub use store::Store;
 pub use ttl::MAX_LEASE_TTL;

@@ -144,7 +144,7 @@ impl<'a> Call<'a> {
             request.extensions_mut().insert(certificates);
         }
         let limits = CallLimits::new(self.deadline, Some(leader.lifetime.clone()));
-        match local::serve(&leader.routes, &leader.in_flight, request, limits).await {
+        match local::serve(&leader.service, &leader.in_flight, request, limits).await {
             Ok(response) => Step::Answered(response.map(Body::Local)),
             Err(request) => Step::DecideAgain(request.into_body()),
         }

@@ -138,13 +138,13 @@ impl<T: Clone + Send + Sync + 'static> RouteUpdater<T> {
 
     fn leader_route(&self, term: &LeaderTerm<T>) -> Route {
         let LeaderTerm { term: id, guard, .. } = term;
-        match self.services.leader_routes(term) {
-            Ok(routes) => {
+        match self.services.leader_service(term) {
+            Ok(service) => {
                 info!(lock_key = %id.lock_key, lock_revision = id.lock_revision, "leading");
                 Route::Leader(LeaderRoute {
                     term: TermHeader::new(id),
                     guard: guard.clone(),
-                    routes,
+                    service,
                     in_flight: InFlight::new(self.config.drain_limit),
                     lifetime: RoleLifetime::new(Some(guard.clone())),
                 })

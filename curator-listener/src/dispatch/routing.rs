@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tonic::service::Routes;
 
 use crate::call::lifetime::RoleLifetime;
 use crate::dispatch::decide::RouteView;
@@ -12,7 +11,7 @@ use crate::headers::TermHeader;
 use crate::local::InFlight;
 use crate::protocol::Negotiated;
 use crate::role::{Leader, SharedGuard};
-use crate::services::LeaderFailure;
+use crate::services::{CallService, LeaderFailure};
 
 /// Where calls for the leader go.
 pub(crate) enum Route {
@@ -30,7 +29,7 @@ pub(crate) enum Route {
 pub(crate) struct LeaderRoute {
     pub(crate) term: TermHeader,
     pub(crate) guard: SharedGuard,
-    pub(crate) routes: Routes,
+    pub(crate) service: CallService,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) lifetime: Arc<RoleLifetime>,
 }

@@ -199,7 +199,7 @@ pub(crate) async fn connect(
         let stream = dial::connect(address, config).await?;
         let received = Arc::new(AtomicUsize::new(0));
         let io = match &config.tls {
-            Some(tls) => dial::handshake(stream, tls, node_id).await?,
+            Some(tls) => dial::handshake(stream, tls, node_id, address).await?,
             None => Io::Plain(stream),
         };
         let io = CountingStream::new(io, received.clone());

@@ -34,6 +34,7 @@ pub(crate) struct InFlight {
 
 /// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Drained {
     /// Calls without an answer when the time was over.
     pub unanswered: usize,

@@ -1,6 +1,5 @@
 //! Runs a handler within the deadline of the call and the term.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,20 +9,19 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use http_body::Body;
-use tonic::service::Routes;
-use tower_service::Service;
 
 use super::body::LeaderBody;
 use super::in_flight::InFlight;
 use crate::call::header_size;
 use crate::call::lifetime::CallLimits;
 use crate::call::refusal::{self, GRPC, Refusal};
+use crate::services::CallService;
 
 /// Serves a call. Returns the request if the leader is stepping down.
 ///
 /// Cancellation: dropping the future drops the handler.
 pub(crate) async fn serve<B>(
-    routes: &Routes,
+    service: &CallService,
     in_flight: &Arc<InFlight>,
     request: Request<B>,
     mut limits: CallLimits,
@@ -35,7 +33,7 @@ where
     let Some(mut call) = in_flight.enter() else {
         return Err(request);
     };
-    match run(routes, request, &mut limits).await {
+    match run(service, request, &mut limits).await {
         Ok(response) => {
             call.answered();
             Ok(bounded(response).map(|body| LeaderBody::new(body, limits, Some(call))))
@@ -45,12 +43,16 @@ where
 }
 
 /// Serves a call by a local service, which belongs to no term.
-pub(crate) async fn serve_local<B>(routes: &Routes, request: Request<B>, mut limits: CallLimits) -> Response<LeaderBody>
+pub(crate) async fn serve_local<B>(
+    service: &CallService,
+    request: Request<B>,
+    mut limits: CallLimits,
+) -> Response<LeaderBody>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    match run(routes, request, &mut limits).await {
+    match run(service, request, &mut limits).await {
         Ok(response) => bounded(response).map(|body| LeaderBody::new(body, limits, None)),
         Err(refusal) => refusal.response(),
     }
@@ -69,7 +71,7 @@ fn bounded(mut response: Response<tonic::body::Body>) -> Response<tonic::body::B
 }
 
 async fn run<B>(
-    routes: &Routes,
+    service: &CallService,
     request: Request<B>,
     limits: &mut CallLimits,
 ) -> Result<Response<tonic::body::Body>, Refusal>
@@ -77,18 +79,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<tonic::codegen::StdError>,
 {
-    let mut routes = routes.clone();
-    let mut answering = pin!(async move {
-        let request = request.map(tonic::body::Body::new);
-        poll_fn(|cx| Service::<Request<tonic::body::Body>>::poll_ready(&mut routes, cx)).await?;
-        routes.call(request).await
-    });
-    let answer: Result<_, Infallible> = poll_fn(|cx| match answering.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+    let mut answering = pin!(service.clone().answer(request.map(tonic::body::Body::new)));
+    let response = poll_fn(|cx| match answering.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(Ok(response)),
         Poll::Pending => limits.poll(cx).map(Err),
     })
     .await?;
-    let Ok(response) = answer;
     // The last moment at which this leader may answer for the cluster: its result may be stale afterwards.
     limits.check()?;
     Ok(response)
@@ -97,6 +93,8 @@ where
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use tonic::service::Routes;
 
     use super::*;
     use crate::local::Drained;
@@ -114,7 +112,13 @@ mod tests {
             }
         );
         let request = Request::new(http_body_util::Empty::<Bytes>::new());
-        let served = serve(&Routes::default(), &in_flight, request, CallLimits::new(None, None)).await;
+        let served = serve(
+            &CallService::new(Routes::default()),
+            &in_flight,
+            request,
+            CallLimits::new(None, None),
+        )
+        .await;
         assert!(served.is_err(), "it can be dispatched again");
         drop(before);
         assert_eq!(in_flight.drain(Duration::from_secs(1)).await.unanswered, 0);

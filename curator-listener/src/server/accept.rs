@@ -34,7 +34,8 @@ pub(crate) async fn accept(
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok(connection) => {
+                let peer = connection.peer();
                 let permit = match limiter.take(peer.ip()) {
                     Ok(permit) => permit,
                     Err(why) => {
@@ -47,7 +48,7 @@ pub(crate) async fn accept(
                 };
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    sent = worker.send((stream, permit)) => if sent.is_err() {
+                    sent = worker.send((connection, permit)) => if sent.is_err() {
                         warn!("a worker has ended");
                         return;
                     },

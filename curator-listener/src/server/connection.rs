@@ -11,8 +11,8 @@ use tracing::debug;
 use super::activity::{Activity, aged, idle, late};
 use super::admission::ConnectionPermit;
 use super::http2::{self, Calls};
+use super::incoming::IncomingConnection;
 use super::limits::Limits;
-use super::sockets::IncomingStream;
 use super::tls::{self, HandshakeLimiter};
 use crate::caller::{Caller, CallerCertificates};
 use crate::dispatch::Dispatcher;
@@ -33,13 +33,13 @@ pub(crate) struct Shared {
 
 /// Serves a connection until it ends or must make room for another one. Dropping the future closes it.
 pub(crate) async fn serve(
-    stream: IncomingStream,
+    connection: IncomingConnection,
     permit: ConnectionPermit,
     shared: &Arc<Shared>,
     worker: usize,
     handshakes: &HandshakeLimiter,
 ) {
-    let stream = match stream.open() {
+    let stream = match connection.open() {
         Ok(stream) => stream,
         Err(error) => {
             debug!(%error, "connection lost before it was served");

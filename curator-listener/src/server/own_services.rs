@@ -7,14 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::ListenError;
 use crate::health::{self, HealthService};
-use crate::services::Services;
+use crate::services::{HEALTH, Services};
 
-/// Adds the services of every instance: health and reflection.
+/// Adds the services of every instance: health and reflection. No other service may have their names.
 pub(super) fn add<T>(
     services: Services<T>,
     serving: watch::Receiver<bool>,
     stopping: &CancellationToken,
 ) -> Result<Services<T>, ListenError> {
+    services.check()?;
     let mut services = services;
     if !services.descriptors().is_empty() {
         let build = || {
@@ -29,7 +30,7 @@ pub(super) fn add<T>(
         services = services.local(newer).local(older);
     }
     let mut local: HashSet<&'static str> = services.local_names().iter().copied().collect();
-    local.insert("grpc.health.v1.Health");
+    local.insert(HEALTH);
     let of_leader = services
         .names()
         .into_iter()

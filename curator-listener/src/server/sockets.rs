@@ -1,52 +1,55 @@
-//! Listening sockets, and the streams that they accept.
+//! Listening sockets and other sources of connections.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 
+use futures::{Stream, StreamExt as _};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::transport::{self, Plain};
+use super::incoming::IncomingConnection;
+use super::unix::UnixSocket;
 
 /// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1_024;
+/// The address of a peer without one, on this host.
+pub(super) const LOCAL_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The connections that an embedder accepts.
+pub(crate) type IncomingConnections = Pin<Box<dyn Stream<Item = io::Result<IncomingConnection>> + Send>>;
 
 /// A source of connections.
 pub(crate) enum Acceptor {
-    Socket(TcpListener),
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+    Stream(IncomingConnections),
+    /// A stream that has ended.
+    Ended,
     #[cfg(feature = "simulation")]
-    Simulated(
-        tokio::sync::mpsc::UnboundedReceiver<crate::testing::sim_network::Incoming>,
-        SocketAddr,
-    ),
-}
-
-/// An accepted connection on its way to the runtime that serves it.
-pub(crate) enum IncomingStream {
-    Stream(std::net::TcpStream),
-    #[cfg(feature = "simulation")]
-    Simulated(tokio::io::DuplexStream),
+    Simulated(tokio::sync::mpsc::UnboundedReceiver<crate::testing::sim_network::Incoming>),
 }
 
 impl Acceptor {
-    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Socket(socket) => socket.local_addr(),
-            #[cfg(feature = "simulation")]
-            Self::Simulated(_, address) => Ok(*address),
-        }
-    }
-
     /// The next connection. Cancellation safe.
-    pub(crate) async fn accept(&mut self) -> io::Result<(IncomingStream, SocketAddr)> {
+    pub(crate) async fn accept(&mut self) -> io::Result<IncomingConnection> {
         match self {
-            Self::Socket(socket) => {
+            Self::Tcp(socket) => {
                 let (stream, peer) = socket.accept().await?;
-                Ok((IncomingStream::Stream(stream.into_std()?), peer))
+                IncomingConnection::from_tcp(stream, peer)
             }
+            Self::Unix(socket) => IncomingConnection::unix(socket.accept().await?),
+            Self::Stream(connections) => {
+                if let Some(accepted) = connections.next().await {
+                    return accepted;
+                }
+                *self = Self::Ended;
+                std::future::pending().await
+            }
+            Self::Ended => std::future::pending().await,
             #[cfg(feature = "simulation")]
-            Self::Simulated(arriving, _) => match arriving.recv().await {
-                Some((stream, peer)) => Ok((IncomingStream::Simulated(stream), peer)),
+            Self::Simulated(arriving) => match arriving.recv().await {
+                Some((stream, peer)) => Ok(IncomingConnection::new(stream, peer)),
                 // Another listener has replaced this one.
                 None => std::future::pending().await,
             },
@@ -54,23 +57,8 @@ impl Acceptor {
     }
 }
 
-impl IncomingStream {
-    /// Registers the connection with the current runtime.
-    pub(crate) fn open(self) -> io::Result<Plain> {
-        match self {
-            Self::Stream(stream) => {
-                // Otherwise small messages would wait for the acknowledgement of the previous one (Nagle).
-                stream.set_nodelay(true)?;
-                Ok(transport::plain(TcpStream::from_std(stream)?))
-            }
-            #[cfg(feature = "simulation")]
-            Self::Simulated(stream) => Ok(Plain::Right(stream)),
-        }
-    }
-}
-
 /// Listens on an address; on `[::]` for IPv4 as well.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<Acceptor> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Independent of the default of the system.
@@ -81,7 +69,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<Acceptor> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(Acceptor::Socket(TcpListener::from_std(socket.into())?))
+    TcpListener::from_std(socket.into())
 }
 
 #[cfg(test)]
@@ -98,10 +86,10 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        let port = listener.address().expect("bound").port();
+        let port = listener.local_addr().expect("bound").port();
         for address in ["127.0.0.1", "[::1]"] {
             let address: SocketAddr = format!("{address}:{port}").parse().expect("an address");
-            TcpStream::connect(address)
+            tokio::net::TcpStream::connect(address)
                 .await
                 .unwrap_or_else(|error| panic!("{address}: {error}"));
         }

@@ -9,7 +9,8 @@ use tokio::task::yield_now;
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::caller::{CallerCertificates, Standing};
-use crate::tls::Tls;
+use crate::server::ListenError;
+use crate::tls::{Tls, offers_http2};
 use crate::transport::{Io, Plain};
 
 /// Limits the handshakes of one thread: between the CPU work of two handshakes all other ready tasks run, so that a
@@ -43,6 +44,9 @@ pub(crate) async fn accept(
     // No CPU work before the client has sent its ClientHello.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let config = tls.server.borrow().clone();
+    if !offers_http2(&config.alpn_protocols) {
+        return Err(io::Error::other(ListenError::NoHttp2));
+    }
     // Key agreement and signature: most of the cost of a handshake.
     let stream = handshakes.run(|| hello.into_stream(config)).await?.await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();

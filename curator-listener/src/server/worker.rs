@@ -15,15 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::admission::ConnectionPermit;
 use crate::server::connection::{Shared, serve};
+use crate::server::incoming::IncomingConnection;
 use crate::server::progress::{Progress, WorkerProbe};
-use crate::server::sockets::IncomingStream;
 use crate::server::tls::HandshakeLimiter;
 
 /// The maximum number of connections that wait for a worker.
 const QUEUE_LENGTH: usize = 64;
 
 /// An accepted connection and its permit.
-pub(crate) type Accepted = (IncomingStream, ConnectionPermit);
+pub(crate) type Accepted = (IncomingConnection, ConnectionPermit);
 
 /// A worker that serves connections.
 pub(crate) struct Worker {
@@ -143,10 +143,10 @@ async fn run(mut queue: mpsc::Receiver<Accepted>, started: oneshot::Receiver<Sta
         while open || !connections.is_empty() {
             tokio::select! {
                 accepted = queue.recv(), if open => match accepted {
-                    Some((stream, permit)) => {
+                    Some((connection, permit)) => {
                         let (shared, handshakes, progress) = (shared.clone(), handshakes.clone(), progress.clone());
                         connections.spawn(async move {
-                            progress.of(serve(stream, permit, &shared, worker, &handshakes)).await;
+                            progress.of(serve(connection, permit, &shared, worker, &handshakes)).await;
                         });
                     }
                     None => open = false,

@@ -10,6 +10,7 @@
 
 mod abuse;
 mod deadlines;
+mod embedding;
 mod failing_services;
 mod fidelity;
 mod fixture;

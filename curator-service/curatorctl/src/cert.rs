@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use curator_client::Instance;
 use curator_identity::{
     ClientCredentials, PrivateKey, Trust, certificate_pem, credential_names as names, read_certificate,
     read_private_key, replace_certificate, verify_certificate, wall_clock,
@@ -22,7 +23,7 @@ use tonic::transport::Channel;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::connect::{Cluster, Reached, tls};
+use crate::connect::{Cluster, tls};
 use crate::error::Failure;
 use crate::flags::Flags;
 use crate::output::{Format, Table, say};
@@ -184,7 +185,7 @@ async fn owner(cluster: &Cluster, out: &Path) -> Result<(), Failure> {
 }
 
 /// A channel to the leader, authenticated by a key without a valid certificate.
-async fn connect_with_key(settings: &Settings, key: &PrivateKey) -> Result<(Reached, Channel), Failure> {
+async fn connect_with_key(settings: &Settings, key: &PrivateKey) -> Result<(Instance, Channel), Failure> {
     // The leader is looked up without credentials.
     let anybody = Cluster::new(Settings {
         endpoints: settings.endpoints.clone(),
@@ -197,7 +198,7 @@ async fn connect_with_key(settings: &Settings, key: &PrivateKey) -> Result<(Reac
     let reached = anybody.leader().await?;
     let shown = ClientCredentials::with_key(settings.trust()?, key, wall_clock())
         .map_err(|error| Failure::failed(error.to_string()))?;
-    let channel = tls(&shown, &reached.address)?;
+    let channel = tls(&shown, reached.address())?;
     Ok((reached, channel))
 }
 

@@ -1,6 +1,7 @@
 //! `curatorctl config`: the cluster configuration.
 
 use clap::Subcommand;
+use curator_client::Instance;
 use curator_proto::common::ClusterConfiguration;
 use curator_proto::common::cluster_configuration::kubernetes::NodeLabelsToSynchronize;
 use curator_proto::common::cluster_configuration::{Kubernetes, StorageSecurityPolicy, TpmMode};
@@ -9,7 +10,7 @@ use curator_proto::management_api::{ConfigureClusterRequest, GetClusterInfoReque
 use prost_types::FieldMask;
 use serde_json::{Value, json};
 
-use crate::connect::{Cluster, Reached, client};
+use crate::connect::{Cluster, client};
 use crate::error::Failure;
 use crate::output::Table;
 use crate::text::short;
@@ -62,7 +63,7 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
     cluster.settings.output.print(&data, &table(&data))
 }
 
-async fn get(cluster: &Cluster, leader: &Reached) -> Result<ClusterConfiguration, Failure> {
+async fn get(cluster: &Cluster, leader: &Instance) -> Result<ClusterConfiguration, Failure> {
     let mut management = client!(ManagementClient, leader);
     let call = async || {
         let request = cluster.request(GetClusterInfoRequest {});

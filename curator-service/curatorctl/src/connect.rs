@@ -1,25 +1,17 @@
 //! Connecting: to the first instance that responds, and through it to the leader.
 //!
-//! A read-only call finds an instance that responds. Calls that change something are then sent once, to that instance.
+//! A read-only call finds an instance that responds. Calls that change something are then sent to that instance alone.
 
 use std::time::Duration;
 
-use curator_identity::{ClientCredentials, with_retries};
-use curator_proto::curator_api::curator_local_client::CuratorLocalClient;
-use curator_proto::curator_api::{GetCurrentLeaderRequest, GetCurrentLeaderResponse};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout_at};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use curator_client::{CallError, Client, ClientCredentials, FindError, Instance, Security, SetupError};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
 
-use crate::error::{Failure, transport};
-use crate::settings::{Settings, is_loopback};
+use crate::error::Failure;
+use crate::settings::Settings;
 
-/// How long to wait for an instance before the next one is tried as well.
-const HEDGE_DELAY: Duration = Duration::from_millis(300);
-/// Interval and timeout of HTTP/2 keep-alive pings.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Maximum size of a response, in bytes.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
@@ -27,15 +19,6 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     deadline: Instant,
-}
-
-/// An instance that responds.
-#[derive(Clone, Debug)]
-pub(crate) struct Reached {
-    pub(crate) address: String,
-    pub(crate) channel: Channel,
-    /// The leader that it reports, if it knows one.
-    pub(crate) leader: Option<GetCurrentLeaderResponse>,
 }
 
 impl Cluster {
@@ -56,104 +39,75 @@ impl Cluster {
         request
     }
 
+    /// A client of the instances that the settings name.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let security = if self.settings.plain {
+            Security::PlaintextOnLoopback
+        } else {
+            Security::Tls(self.settings.credentials()?)
+        };
+        Ok(Client::new(self.settings.endpoints.iter().cloned(), security)?)
+    }
+
     /// A channel to an instance. It connects on first use.
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, Failure> {
-        if self.settings.plain {
-            plain(address)
-        } else {
-            tls(&self.settings.credentials()?, address)
-        }
+        Ok(self.client()?.channel(address)?)
     }
 
     /// Makes a unary call within the deadline. A call that is refused with a retry delay has not run, and is retried
     /// after that delay.
     pub(crate) async fn call<T>(
         &self,
-        reached: &Reached,
+        instance: &Instance,
         call: impl AsyncFnMut() -> Result<T, Status>,
     ) -> Result<T, Failure> {
-        let late = || Status::deadline_exceeded("");
-        let answer = timeout_at(self.deadline, with_retries(self.deadline, call))
-            .await
-            .unwrap_or_else(|_| Err(late()));
-        answer.map_err(|status| Failure::of_status(&status, &reached.address))
+        Ok(instance.call(self.deadline, call).await?)
     }
 
     /// The first instance that responds; one that knows the leader is preferred.
-    pub(crate) async fn any(&self) -> Result<Reached, Failure> {
-        let mut asked = FuturesUnordered::new();
-        for (number, address) in self.settings.endpoints.iter().enumerate() {
-            let channel = self.channel(address)?;
-            let wait = HEDGE_DELAY * u32::try_from(number).unwrap_or(u32::MAX);
-            asked.push(async move {
-                sleep(wait).await;
-                let answer = timeout_at(self.deadline, ask_leader(channel.clone())).await;
-                (
-                    address.clone(),
-                    channel,
-                    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(""))),
-                )
-            });
-        }
-        let (mut leaderless, mut failures) = (None, Vec::new());
-        while let Some((address, channel, answer)) = asked.next().await {
-            match answer {
-                Ok(leader) => {
-                    return Ok(Reached {
-                        address,
-                        channel,
-                        leader: Some(leader),
-                    });
-                }
-                Err(status) if answered(&status) => {
-                    leaderless.get_or_insert(Reached {
-                        address,
-                        channel,
-                        leader: None,
-                    });
-                }
-                Err(status) => failures.push(Failure::of_status(&status, &address)),
-            }
-        }
-        if let Some(reached) = leaderless {
-            return Ok(reached);
-        }
-        match failures.len() {
-            0 | 1 => Err(failures.pop().unwrap_or_else(|| Failure::usage("no endpoint given"))),
-            count => {
-                let each: Vec<_> = failures.iter().map(ToString::to_string).collect();
-                Err(Failure::unavailable(format!(
-                    "none of the {count} instances responds:\n{}",
-                    each.join("\n")
-                )))
-            }
-        }
+    pub(crate) async fn any(&self) -> Result<Instance, Failure> {
+        Ok(self.client()?.any(self.deadline).await?)
     }
 
     /// The leader, or else an instance that forwards to it.
-    pub(crate) async fn leader(&self) -> Result<Reached, Failure> {
-        let any = self.any().await?;
-        let Some(address) = any.leader.as_ref().and_then(leader_address) else {
-            return Ok(any);
+    pub(crate) async fn leader(&self) -> Result<Instance, Failure> {
+        Ok(self.client()?.leader(self.deadline).await?)
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+impl From<FindError> for Failure {
+    fn from(error: FindError) -> Self {
+        let failures = match error {
+            FindError::NoResponse(failures) => failures,
+            FindError::Setup(error) => return error.into(),
+            error => return Self::unavailable(error.to_string()),
         };
-        // Without TLS, an address that the cluster reports is used only if it is a loopback address.
-        if address == any.address || (self.settings.plain && !is_loopback(&address)) {
-            return Ok(any);
+        let mut failures: Vec<_> = failures
+            .iter()
+            .map(|(address, status)| Self::of_status(status, address))
+            .collect();
+        match failures.len() {
+            0 | 1 => failures.pop().unwrap_or_else(|| Self::usage("no endpoint given")),
+            count => {
+                let each: Vec<_> = failures.iter().map(ToString::to_string).collect();
+                Self::unavailable(format!("none of the {count} instances responds:\n{}", each.join("\n")))
+            }
         }
-        let channel = self.channel(&address)?;
-        // The leader may be reachable only from the other instances.
-        match timeout_at(
-            self.deadline.min(deadline_after(HEDGE_DELAY * 4)),
-            ask_leader(channel.clone()),
-        )
-        .await
-        {
-            Ok(Ok(leader)) => Ok(Reached {
-                address,
-                channel,
-                leader: Some(leader),
-            }),
-            _ => Ok(any),
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Find(error) => error.into(),
+            CallError::Failed { address, status } => Self::of_status(&status, &address),
+            error => Self::failed(error.to_string()),
         }
     }
 }
@@ -165,56 +119,16 @@ fn deadline_after(time: Duration) -> Instant {
         .unwrap_or_else(|| now + Duration::from_secs(100 * 365 * 86_400))
 }
 
-fn plain(address: &str) -> Result<Channel, Failure> {
-    if !is_loopback(address) {
-        return Err(Failure::usage(format!(
-            "{address} is not a loopback address: TLS is required"
-        )));
-    }
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
-        Failure::usage(format!(
-            "invalid address {address:?}: expected host:port, such as 127.0.0.1:7835"
-        ))
-    })?;
-    let endpoint = endpoint
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    Ok(endpoint.connect_lazy())
-}
-
 pub(crate) fn tls(credentials: &ClientCredentials, address: &str) -> Result<Channel, Failure> {
     credentials
         .channel(address)
         .map_err(|error| Failure::usage(error.to_string()))
 }
 
-/// The leader that an instance reports.
-pub(crate) async fn ask_leader(channel: Channel) -> Result<GetCurrentLeaderResponse, Status> {
-    let mut local = CuratorLocalClient::new(channel);
-    let mut answers = local.get_current_leader(GetCurrentLeaderRequest {}).await?.into_inner();
-    let first = answers.message().await?;
-    first.ok_or_else(|| Status::unavailable("the instance reported no leader"))
-}
-
-/// Whether the status came from an instance, and not from a failed connection.
-fn answered(status: &Status) -> bool {
-    transport(status).is_none() && !matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
-}
-
-/// The address of the leader, as host:port.
-pub(crate) fn leader_address(leader: &GetCurrentLeaderResponse) -> Option<String> {
-    let host = &leader.leader_host;
-    match (host.is_empty(), host.contains(':')) {
-        (true, _) => None,
-        (false, true) => Some(format!("[{host}]:{}", leader.leader_port)),
-        (false, false) => Some(format!("{host}:{}", leader.leader_port)),
-    }
-}
-
 /// A client that accepts large responses.
 macro_rules! client {
-    ($client:ident, $reached:expr) => {
-        $client::new($reached.channel.clone()).max_decoding_message_size($crate::connect::max_response_bytes())
+    ($client:ident, $instance:expr) => {
+        $client::new($instance.channel()).max_decoding_message_size($crate::connect::max_response_bytes())
     };
 }
 pub(crate) use client;
@@ -253,16 +167,12 @@ mod tests {
         for (refuses, done) in [(2, true), (u32::MAX, false)] {
             let full = Full::new(refuses, "1500");
             let calls = full.calls.clone();
-            let reached = Reached {
-                address: "full".into(),
-                channel: full.serve(),
-                leader: None,
-            };
+            let instance = Instance::new("full".into(), full.serve(), None);
             let cluster = cluster(Vec::new(), Duration::from_secs(10));
             let began = Instant::now();
-            let mut curator = CuratorClient::new(reached.channel.clone());
+            let mut curator = CuratorClient::new(instance.channel());
             let call = async || curator.commit_node(cluster.request(CommitNodeRequest::default())).await;
-            let answer = cluster.call(&reached, call).await;
+            let answer = cluster.call(&instance, call).await;
             assert_eq!(answer.is_ok(), done);
             let (took, calls) = (began.elapsed(), calls.load(Ordering::SeqCst));
             if done {
@@ -271,18 +181,6 @@ mod tests {
                 assert!(took <= Duration::from_secs(10) && calls < 8, "{took:?}, {calls} calls");
             }
         }
-    }
-
-    #[test]
-    fn the_leaders_address_can_be_dialled() {
-        let leader = |host: &str| GetCurrentLeaderResponse {
-            leader_host: host.into(),
-            leader_port: 7835,
-            ..Default::default()
-        };
-        assert_eq!(leader_address(&leader("10.0.0.1")).as_deref(), Some("10.0.0.1:7835"));
-        assert_eq!(leader_address(&leader("::1")).as_deref(), Some("[::1]:7835"));
-        assert_eq!(leader_address(&leader("")), None);
     }
 
     #[tokio::test]

@@ -1,9 +1,9 @@
 //! Errors of commands: what happened, where, what to try next, and the exit code.
 
-use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use curator_client::connection_error;
 use curator_identity::{CredentialsError, NO_PROOF};
 use tonic::{Code, Status};
 
@@ -84,7 +84,7 @@ impl Failure {
     pub(crate) fn of_status(status: &Status, address: &str) -> Self {
         let own = |exit| Self::new(exit, message(status)).at(address);
         let late = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
-        if let (false, Some(reason)) = (late, transport(status)) {
+        if let (false, Some(reason)) = (late, connection_error(status)) {
             let failure = Self::unavailable(format!("no connection: {reason}")).at(address);
             if reason.contains(NO_PROOF) {
                 return failure.hint(
@@ -124,15 +124,6 @@ fn message(status: &Status) -> String {
         "" => status.code().description().to_owned(),
         message => message.to_owned(),
     }
-}
-
-/// Why the connection failed, if it did: a status that a server sent has no local cause.
-pub(crate) fn transport(status: &Status) -> Option<String> {
-    let mut deepest: &(dyn Error + 'static) = status.source()?;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    Some(deepest.to_string())
 }
 
 impl From<CredentialsError> for Failure {

@@ -1,11 +1,12 @@
 //! `curatorctl log-level`: reads and sets the log filter of instances.
 
+use curator_client::Instance;
 use curator_proto::admin_api::instance_client::InstanceClient;
 use curator_proto::admin_api::{GetLogFilterRequest, SetLogFilterRequest};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::connect::{Cluster, Reached};
+use crate::connect::Cluster;
 use crate::error::Failure;
 use crate::output::Table;
 
@@ -57,12 +58,8 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
 
 /// Asks one instance: each has its own filter.
 async fn ask(cluster: &Cluster, address: &str, filter: Option<&str>) -> Result<FilterReport, Failure> {
-    let reached = Reached {
-        address: address.to_owned(),
-        channel: cluster.channel(address)?,
-        leader: None,
-    };
-    let mut instance = InstanceClient::new(reached.channel.clone());
+    let reached = Instance::new(address.to_owned(), cluster.channel(address)?, None);
+    let mut instance = InstanceClient::new(reached.channel());
     let told = |filter: String, previous| FilterReport {
         address: address.to_owned(),
         filter,

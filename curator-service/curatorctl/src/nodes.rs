@@ -9,6 +9,7 @@ mod roles;
 mod watch;
 
 use clap::Subcommand;
+use curator_client::Instance;
 use labels::{Change, parse_change};
 use membership::Bypass;
 use query::{find, get, with_labels};
@@ -17,7 +18,7 @@ use roles::Role;
 use serde_json::json;
 
 use crate::confirm::Confirm;
-use crate::connect::{Cluster, Reached};
+use crate::connect::Cluster;
 use crate::error::Failure;
 use crate::output::{Format, Table, say};
 use crate::text::sha256;
@@ -114,7 +115,7 @@ pub(crate) async fn run(cluster: &Cluster, command: Command) -> Result<(), Failu
     }
 }
 
-async fn list(cluster: &Cluster, leader: &Reached, filter: String) -> Result<(), Failure> {
+async fn list(cluster: &Cluster, leader: &Instance, filter: String) -> Result<(), Failure> {
     let nodes = get(cluster, leader, filter).await?;
     cluster
         .settings
@@ -122,7 +123,7 @@ async fn list(cluster: &Cluster, leader: &Reached, filter: String) -> Result<(),
         .print(&render::data(&nodes), &render::table(&nodes))
 }
 
-async fn show(cluster: &Cluster, leader: &Reached, node: &NodeArg) -> Result<(), Failure> {
+async fn show(cluster: &Cluster, leader: &Instance, node: &NodeArg) -> Result<(), Failure> {
     let node = find(cluster, leader, node).await?;
     let known = registrations(cluster, leader, &node.id).await?;
     let mut data = render::one_data(&node);
@@ -132,7 +133,7 @@ async fn show(cluster: &Cluster, leader: &Reached, node: &NodeArg) -> Result<(),
     cluster.settings.output.print(&data, &render::details(&data))
 }
 
-async fn pending(cluster: &Cluster, leader: &Reached) -> Result<(), Failure> {
+async fn pending(cluster: &Cluster, leader: &Instance) -> Result<(), Failure> {
     let nodes = get(cluster, leader, "node.state == NODE_STATE_NEW".to_owned()).await?;
     let known = registrations(cluster, leader, "").await?;
     let (data, table) = registrations::pending(&nodes, &known);

@@ -1,10 +1,9 @@
 //! Which cluster to call and which credentials to use: flags override the environment, which overrides the context.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use curator_identity::{ClientCredentials, Trust, read_certificate, read_private_key};
+use curator_client::{ClientCredentials, CredentialFiles, LoadError, Trust, is_loopback, read_certificate};
 
 use crate::context::{Context, File};
 use crate::error::Failure;
@@ -77,48 +76,48 @@ impl Settings {
 
     /// Which peers to accept as instances of the cluster.
     pub(crate) fn trust(&self) -> Result<Trust, Failure> {
-        let ca = self.authority()?;
+        Ok(self.files()?.trust()?)
+    }
+
+    /// The credential files, without a client certificate.
+    fn files(&self) -> Result<CredentialFiles, Failure> {
+        let files = CredentialFiles::new(self.ca_file()?);
         Ok(match self.members.as_slice() {
-            [] if self.any_node => Trust::Cluster { ca },
-            [] => Trust::Instances { ca },
-            members => Trust::Members {
-                ca,
-                node_ids: members.to_vec(),
-            },
+            [] if self.any_node => files.accept_any_node(),
+            [] => files,
+            members => files.accept_members(members),
+        })
+    }
+
+    fn ca_file(&self) -> Result<&PathBuf, Failure> {
+        self.ca.as_ref().ok_or_else(|| {
+            Failure::usage("no CA certificate given")
+                .hint("give the cluster's CA certificate with --ca; `curatorctl cert ca --out ca.pem` fetches it")
         })
     }
 
     /// The cluster's CA certificate, DER.
     pub(crate) fn authority(&self) -> Result<Vec<u8>, Failure> {
-        let ca = self.ca.as_ref().ok_or_else(|| {
-            Failure::usage("no CA certificate given")
-                .hint("give the cluster's CA certificate with --ca; `curatorctl cert ca --out ca.pem` fetches it")
-        })?;
-        Ok(read_certificate(ca)?)
+        Ok(read_certificate(self.ca_file()?)?)
     }
 
     /// The client credentials.
     pub(crate) fn credentials(&self) -> Result<ClientCredentials, Failure> {
-        let trust = self.trust()?;
-        let made = match (&self.cert, &self.key) {
-            (None, None) => ClientCredentials::anonymous(trust),
-            (Some(certificate), Some(key)) => {
-                ClientCredentials::with_certificate(trust, read_certificate(certificate)?, &read_private_key(key)?)
-            }
+        let files = self.files()?;
+        let files = match (&self.cert, &self.key) {
+            (None, None) => files,
+            (Some(certificate), Some(key)) => files.with_certificate(certificate, key),
             (Some(_), None) => return Err(Failure::usage("--cert requires --key")),
             (None, Some(_)) => return Err(Failure::usage("--key requires --cert")),
         };
-        made.map_err(|error| Failure::usage(error.to_string()))
+        Ok(files.load()?)
     }
 }
 
-/// Whether a `host:port` is a loopback address.
-pub(crate) fn is_loopback(address: &str) -> bool {
-    let Some((host, _)) = address.rsplit_once(':') else {
-        return false;
-    };
-    let host = host.trim_matches(['[', ']']);
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::usage(error.to_string())
+    }
 }
 
 #[cfg(test)]

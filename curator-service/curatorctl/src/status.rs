@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use curator_client::{LeaderInfo, connection_error, is_loopback, reported_leader};
 use curator_proto::admin_api::instance_client::InstanceClient;
 use curator_proto::admin_api::{Consensus, GetInstanceStatusRequest, GetInstanceStatusResponse, Role, consensus};
-use curator_proto::curator_api::GetCurrentLeaderResponse;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::connect::{Cluster, ask_leader, leader_address};
+use crate::connect::Cluster;
 use crate::error::Failure;
 use crate::output::{Format, Table, say};
-use crate::settings::is_loopback;
 use crate::text::{for_people, hex, parse_duration, seconds};
 
 /// Timeout of one instance, which queries etcd meanwhile for at most half of it.
@@ -134,7 +133,7 @@ enum InstanceReport {
     /// The full status.
     Status(Box<GetInstanceStatusResponse>),
     /// Only the leader, which needs no authentication, and why the status is missing.
-    Leader(Option<GetCurrentLeaderResponse>, String),
+    Leader(Option<LeaderInfo>, String),
     /// No response, and why.
     Unreachable(String),
 }
@@ -143,7 +142,7 @@ impl Instance {
     fn node_id(&self) -> &str {
         match &self.report {
             InstanceReport::Status(status) => &status.node_id,
-            InstanceReport::Leader(Some(leader), _) => &leader.this_node_id,
+            InstanceReport::Leader(Some(leader), _) => &leader.reported_by,
             InstanceReport::Leader(None, _) | InstanceReport::Unreachable(_) => "",
         }
     }
@@ -156,7 +155,7 @@ impl Instance {
                 let candidates = status.candidates.iter().map(|candidate| candidate.address.clone());
                 leader.chain(candidates).filter(|address| !address.is_empty()).collect()
             }
-            InstanceReport::Leader(Some(leader), _) => leader_address(leader).into_iter().collect(),
+            InstanceReport::Leader(Some(leader), _) => leader.address.iter().cloned().collect(),
             InstanceReport::Leader(None, _) | InstanceReport::Unreachable(_) => Vec::new(),
         }
     }
@@ -165,7 +164,7 @@ impl Instance {
     fn leader(&self) -> Option<&str> {
         match &self.report {
             InstanceReport::Status(status) => status.leader.as_ref().map(|leader| &*leader.node_id),
-            InstanceReport::Leader(Some(leader), _) => Some(&leader.leader_node_id),
+            InstanceReport::Leader(Some(leader), _) => Some(&leader.node_id),
             InstanceReport::Leader(None, _) | InstanceReport::Unreachable(_) => None,
         }
     }
@@ -233,7 +232,7 @@ async fn ask(channel: Channel, deadline: Instant) -> InstanceReport {
         Code::Unimplemented => "the instance runs a version without this call",
         _ => return InstanceReport::Unreachable(reason(&refused)),
     };
-    match within(deadline, ask_leader(channel)).await {
+    match within(deadline, reported_leader(channel)).await {
         Ok(leader) => InstanceReport::Leader(Some(leader), all.to_owned()),
         Err(status) if status.code() == Code::Unavailable => InstanceReport::Leader(None, reason(&status)),
         Err(status) => InstanceReport::Unreachable(reason(&status)),
@@ -246,7 +245,7 @@ async fn within<T>(deadline: Instant, call: impl Future<Output = Result<T, Statu
 }
 
 fn reason(status: &Status) -> String {
-    crate::error::transport(status).unwrap_or_else(|| status.message().to_owned())
+    connection_error(status).unwrap_or_else(|| status.message().to_owned())
 }
 
 /// Fails unless there is exactly one leader and one etcd cluster.
@@ -468,10 +467,10 @@ fn cells(instance: &Instance) -> [String; 14] {
         }
         InstanceReport::Leader(leader, note) => {
             let (node, role, leads) = match leader {
-                Some(leader) if leader.this_node_id == leader.leader_node_id => {
-                    (leader.this_node_id.clone(), "leader", leader.leader_node_id.clone())
+                Some(leader) if leader.reported_by == leader.node_id => {
+                    (leader.reported_by.clone(), "leader", leader.node_id.clone())
                 }
-                Some(leader) => (leader.this_node_id.clone(), "follower", leader.leader_node_id.clone()),
+                Some(leader) => (leader.reported_by.clone(), "follower", leader.node_id.clone()),
                 None => (empty(), "undetermined", empty()),
             };
             partial_cells([node, role.to_owned(), empty(), leads], instance, note)
@@ -588,7 +587,7 @@ fn to_json(instance: &Instance) -> Value {
         }
         InstanceReport::Leader(leader, note) => {
             let role = match leader {
-                Some(leader) if leader.this_node_id == leader.leader_node_id => "leader",
+                Some(leader) if leader.reported_by == leader.node_id => "leader",
                 Some(_) => "follower",
                 None => "undetermined",
             };
@@ -598,8 +597,8 @@ fn to_json(instance: &Instance) -> Value {
                 "role": role,
                 "reason": note,
                 "leader": leader.as_ref().map(|leader| json!({
-                    "node": leader.leader_node_id,
-                    "address": leader_address(leader),
+                    "node": leader.node_id,
+                    "address": leader.address,
                 })),
             })
         }
@@ -624,6 +623,7 @@ fn non_empty(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use curator_proto::admin_api::Leader;
+    use curator_proto::curator_api::GetCurrentLeaderResponse;
 
     use super::*;
 
@@ -690,7 +690,10 @@ mod tests {
             },
             Instance {
                 address: "10.0.0.2:7835".into(),
-                report: InstanceReport::Leader(Some(follower), "the full status needs a user certificate".into()),
+                report: InstanceReport::Leader(
+                    Some(follower.into()),
+                    "the full status needs a user certificate".into(),
+                ),
             },
             Instance {
                 address: "10.0.0.3:7835".into(),
@@ -707,11 +710,12 @@ mod tests {
         instances.pop();
         assert_eq!(differs(&instances), "");
         let leader = |leads: &str| {
-            Some(GetCurrentLeaderResponse {
+            let response = GetCurrentLeaderResponse {
                 leader_node_id: leads.into(),
                 this_node_id: "node-2".into(),
                 ..GetCurrentLeaderResponse::default()
-            })
+            };
+            Some(response.into())
         };
         instances[1].report = InstanceReport::Leader(leader("node-3"), String::new());
         assert_eq!(

@@ -47,7 +47,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &Args) -> Result<(), Failure> {
 /// Makes the leader step down, in favour of a node if one is given, and waits for the next leader.
 pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Changed, Failure> {
     let reached = cluster.leader().await?;
-    let mut instance = InstanceClient::new(reached.channel.clone());
+    let mut instance = InstanceClient::new(reached.channel());
     let asked = async || {
         let request = cluster.request(GetInstanceStatusRequest {});
         instance.get_instance_status(request).await
@@ -56,13 +56,13 @@ pub(crate) async fn step_down(cluster: &Cluster, to: Option<&str>) -> Result<Cha
     let old = before
         .leader
         .clone()
-        .ok_or_else(|| Failure::unavailable("no leader").at(reached.address.clone()))?;
+        .ok_or_else(|| Failure::unavailable("no leader").at(reached.address()))?;
     let request = StepDownRequest {
         to_node_id: to.unwrap_or_default().to_owned(),
         // Guards against a new leader: only the term that was shown may end.
         expected_lock_revision: old.lock_revision,
     };
-    let mut leadership = LeadershipClient::new(reached.channel.clone());
+    let mut leadership = LeadershipClient::new(reached.channel());
     let answer = cluster
         .call(&reached, async || {
             leadership.step_down(cluster.request(request.clone())).await

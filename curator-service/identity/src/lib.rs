@@ -18,6 +18,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod authority;
 mod client;
 mod credentials;

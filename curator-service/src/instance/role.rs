@@ -1,13 +1,12 @@
-//! The roles of this instance: converts the election's status to the listener's role, and begins each term. The only
-//! place that knows both.
+//! The listener's role: where the leader is, as its value in the election or its node record says.
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-use curator_election::{ElectionStatus, LeaderInfo, Reason, Term, Validity};
-use curator_listener::{Leader, LeaderTerm, LockKey, Role, StatusStream, TermGuard, TermId};
+use curator_election::Term;
+use curator_glue::LeaderEndpoint;
+pub(crate) use curator_glue::{Begun, Roles, public_reason};
+use curator_listener::Role;
 use curator_proto::private::LeaderElectionValue;
-use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
@@ -19,114 +18,17 @@ use crate::status::LeaderStatus;
 /// The role of an election status. `lead` gives the context of a term of this instance.
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) fn role<T>(status: &LeaderStatus, lead: impl FnOnce(&Term) -> T) -> Role<T> {
-    match status {
-        ElectionStatus::Undetermined(reason) => undetermined(reason),
-        ElectionStatus::Follower(following) => follower(following),
-        ElectionStatus::Leader(term) => leader(term, lead(term)),
-    }
+    curator_glue::role(status, endpoint, lead)
 }
 
-fn undetermined<T>(reason: &Reason) -> Role<T> {
-    Role::Undetermined {
-        reason: public_reason(reason),
-    }
-}
-
-fn follower<T>(following: &LeaderInfo<LeaderElectionValue>) -> Role<T> {
-    Role::Follower(Leader {
-        node_id: following.leader.node_id.clone(),
-        addresses: following.leader.advertised_addresses.clone(),
-        // The field exists only in this implementation, and all its versions with the field authorize the caller that a
-        // forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which would be this
-        // instance.
-        authorizes_forwarded: !following.leader.advertised_addresses.is_empty(),
-        term: TermId {
-            lock_key: LockKey::from(following.key.clone()),
-            lock_revision: following.revision.0,
-        },
-    })
-}
-
-fn leader<T>(term: &Term, context: T) -> Role<T> {
-    let id = TermId {
-        lock_key: LockKey::from(term.lock_key().clone()),
-        lock_revision: term.lock_revision().0,
-    };
-    Role::Leader(LeaderTerm::with_context(id, Guard(term.clone()), context))
-}
-
-/// Why the leader is unknown, for callers, who may be strangers. The store's own error goes to the log only.
-pub(crate) fn public_reason(reason: &Reason) -> String {
-    match reason {
-        Reason::WrongCluster(_) => "the etcd endpoints belong to different clusters".into(),
-        Reason::OpenFailed { word, .. } | Reason::CampaignFailed { word, .. } => {
-            format!("this instance cannot take part in the election: {}", failure_text(word))
-        }
-        Reason::Undecodable(_) => "the leader's election value cannot be decoded".into(),
-        // The other reasons have texts of this program.
-        reason => reason.to_string(),
-    }
-}
-
-/// The kind of a store's failure, without its address and its own error.
-fn failure_text(word: &str) -> &'static str {
-    match word {
-        "not_running" => "its consensus is not running yet",
-        "unreachable" => "etcd is unreachable",
-        "no_answer" => "etcd does not answer",
-        "no_quorum" => "etcd has no quorum: too few of its members are up or connected to each other",
-        "no_space" => "etcd is out of space",
-        "permission" => "permission denied by etcd",
-        "authentication" => "etcd authentication failed",
-        "overloaded" => "etcd is overloaded",
-        "wrong_cluster" => "the etcd endpoints belong to different clusters",
-        "future_revision" | "compacted" => "etcd has lost or compacted its history",
-        "key_lost" | "lease_not_found" => "its lock key or lease is gone",
-        _ => "etcd refused the request",
-    }
-}
-
-struct Guard(Term);
-
-#[async_trait]
-impl TermGuard for Guard {
-    fn is_valid(&self) -> bool {
-        self.0.check().is_ok()
-    }
-
-    fn is_suspended(&self) -> bool {
-        self.0.validity() == Validity::Suspended
-    }
-
-    async fn resumed(&self) {
-        // If it has ended, the role changes.
-        let _ = self.0.valid().await;
-    }
-
-    fn remaining(&self) -> Duration {
-        self.0.remaining()
-    }
-
-    async fn ended(&self) {
-        self.0.ended().await;
-    }
-}
-
-/// The roles that [`publish_roles`] publishes.
-pub(crate) struct Roles<T>(pub(crate) watch::Receiver<Role<T>>);
-
-impl<T: Clone + Send + Sync + 'static> StatusStream<T> for Roles<T> {
-    fn subscribe(&self) -> watch::Receiver<Role<T>> {
-        self.0.clone()
-    }
-}
-
-/// A term of this instance that has begun.
-pub(crate) struct Begun<T> {
-    /// What the listener gets with the term.
-    pub(crate) context: T,
-    /// The leader's work, until the term has ended.
-    pub(crate) work: BoxFuture<'static, ()>,
+/// The leader's endpoint, from its value.
+fn endpoint(leader: &LeaderElectionValue) -> LeaderEndpoint {
+    let mut endpoint = LeaderEndpoint::new(&leader.node_id, leader.advertised_addresses.iter().cloned());
+    // The field exists only in this implementation, and all its versions with the field authorize the caller that a
+    // forwarded call names. A Go leader does not know such callers: it authorizes the TLS peer, which would be this
+    // instance.
+    endpoint.authorizes_forwarded = !leader.advertised_addresses.is_empty();
+    endpoint
 }
 
 /// The interval at which the address of a leader is looked up that does not advertise one.
@@ -134,82 +36,18 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes the role for each status, until the status ends. A leader without an advertised address is looked up.
 ///
-/// This is the only place where a term begins: `begin` is called once for each term of this instance, makes everything
-/// that belongs to the term, and what it makes for the listener is published with the role. The term's work runs here
-/// until the term has ended.
+/// `begin` is called once for each term of this instance, and makes everything that belongs to it.
 pub(crate) async fn publish_roles<T: Clone>(
-    mut status: watch::Receiver<LeaderStatus>,
+    status: watch::Receiver<LeaderStatus>,
     consensus: watch::Receiver<ConsensusStatus>,
     roles: watch::Sender<Role<T>>,
-    mut begin: impl FnMut(&Term) -> Result<Begun<T>, String>,
+    begin: impl FnMut(&Term) -> Result<Begun<T>, String>,
 ) {
-    // The address found for the leader of this term.
-    let mut found: Option<(TermId, String)> = None;
-    // The newest term that has begun, and the role that it gave this instance.
-    let mut newest_term: Option<(Term, Role<T>)> = None;
-    // The work of that term.
-    let mut work: Option<BoxFuture<'static, ()>> = None;
-    loop {
-        let observed = status.borrow_and_update().clone();
-        let mut newest = match &observed {
-            ElectionStatus::Undetermined(reason) => undetermined(reason),
-            ElectionStatus::Follower(following) => follower(following),
-            ElectionStatus::Leader(term) => match &newest_term {
-                Some((known, role)) if known == term => role.clone(),
-                _ => {
-                    let role = match begin(term) {
-                        Ok(begun) => {
-                            work = Some(begun.work);
-                            leader(term, begun.context)
-                        }
-                        Err(reason) => Role::Undetermined { reason },
-                    };
-                    newest_term = Some((term.clone(), role.clone()));
-                    role
-                }
-            },
-        };
-        let mut missing = None;
-        if let Role::Follower(leader) = &mut newest
-            && leader.addresses.is_empty()
-        {
-            match &found {
-                Some((term, address)) if *term == leader.term => leader.addresses.push(address.clone()),
-                _ => missing = Some(leader.clone()),
-            }
-        }
-        // Do not wake the listener without a change.
-        roles.send_if_modified(|known| {
-            let changed = *known != newest;
-            *known = newest;
-            changed
-        });
-        let look = async {
-            match &missing {
-                Some(leader) => look_up(&leader.node_id, &consensus).await,
-                None => std::future::pending().await,
-            }
-        };
-        let working = async {
-            match &mut work {
-                Some(work) => work.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            address = look => found = missing.map(|leader| (leader.term, address)),
-            () = working => {
-                work = None;
-                // Drop what belonged to the term, also if the status still reports it.
-                if let Some((_, role)) = &mut newest_term {
-                    *role = Role::Undetermined {
-                        reason: "the term of this leader has ended".into(),
-                    };
-                }
-            }
-        }
-    }
+    let look_up = |node_id: String| {
+        let consensus = &consensus;
+        async move { look_up(&node_id, consensus).await }
+    };
+    curator_glue::publish_roles(status, roles, endpoint, look_up, begin).await;
 }
 
 /// The address of a node, as soon as it is found. Cancellation safe.
@@ -238,9 +76,17 @@ mod tests {
     use curator_election::clock::{Clock, TokioClock};
     use curator_election::memory::MemoryCluster;
     use curator_election::store::{Op, Revision, Store, Txn};
+    use curator_election::{ElectionStatus, LeaderInfo, Reason, Term};
+    use curator_listener::{LeaderTerm, TermId};
     use prost::Message;
 
     use super::*;
+
+    fn undetermined<T>(reason: &Reason) -> Role<T> {
+        Role::Undetermined {
+            reason: public_reason(reason),
+        }
+    }
 
     #[test]
     fn public_reason_hides_store_errors() {

@@ -4,11 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use curator_election::store::Revision;
-use curator_election::{ElectionStatus, ElectorHandle, Term};
+use curator_election::{ElectorHandle, Term};
 use curator_listener::ListenerHandle;
 use curator_proto::private::LeaderElectionValue;
-use tokio::time::timeout;
-use tracing::info;
 
 /// The elector's handle, if the elector runs.
 #[derive(Clone, Debug, Default)]
@@ -38,30 +36,5 @@ impl ElectorSlot {
 /// Returns immediately on a follower, or if another term than `only` is the current one.
 pub(crate) async fn hand_over(listener: &ListenerHandle, elector: &ElectorSlot, limit: Duration, only: Option<&Term>) {
     let Some(elector) = elector.get() else { return };
-    let leads = match &*elector.status().borrow() {
-        ElectionStatus::Leader(term) => only.is_none_or(|only| term == only),
-        ElectionStatus::Undetermined(_) | ElectionStatus::Follower(_) => false,
-    };
-    if !leads {
-        return;
-    }
-    if let Some(drained) = listener.drain().await {
-        info!(
-            unanswered = drained.unanswered,
-            streams = drained.streams,
-            "stepping down: accepting no new calls; remaining streams end with the term"
-        );
-    }
-    let handing_over = async {
-        // When the elector has stopped, its term has ended as well.
-        if elector.step_down().await.is_ok() {
-            listener.reaches_leader().await;
-        }
-    };
-    if timeout(limit, handing_over).await.is_err() {
-        info!(
-            ?limit,
-            "no new leader was observed before the timeout; queued calls are refused"
-        );
-    }
+    curator_glue::hand_over(listener, &elector, limit, only).await;
 }

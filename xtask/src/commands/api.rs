@@ -18,18 +18,20 @@ pub const COMMAND: Command = Command {
     summary: "compares the public API of the libraries with what is recorded in `api/`",
     help: "Usage: cargo xtask api [--write]
 
-Lists the public items of the libraries (store, election, listener, identity, service), and compares them with the lists in `api/`.
+Lists the public items of the libraries (store, election, listener, identity, client, glue, service), and compares them with the lists in `api/`.
 A difference is an error that shows it: with `--write` the lists are written anew, to be reviewed with the change that made
 them. What curator-proto has is generated; `curator-proto/tests/wire_contract.txt` records what it is generated from.",
     run,
 };
 
 /// The libraries, each with the features that consumers use.
-const LIBRARIES: [(&str, &str); 5] = [
+const LIBRARIES: [(&str, &str); 7] = [
     ("curator-store", "etcd,testing,embedded"),
-    ("curator-election", "etcd,mock,testing,embedded"),
+    ("curator-election", "etcd,mock,testing,embedded,proto"),
     ("curator-listener", "mock"),
     ("curator-identity", ""),
+    ("curator-client", ""),
+    ("curator-glue", ""),
     ("curator-service", ""),
 ];
 

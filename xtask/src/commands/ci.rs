@@ -10,7 +10,7 @@ use curator_harness::which::on_path;
 use crate::args::Args;
 use crate::cargo::cargo;
 use crate::command::Command;
-use crate::commands::{api, chaos, fuzz, integration, smoke, test};
+use crate::commands::{api, chaos, fuzz, integration, outside, smoke, test};
 use crate::tidy;
 use crate::tools::etcd::{Want, select};
 use crate::tools::{optional, protoc};
@@ -23,7 +23,7 @@ pub const COMMAND: Command = Command {
     help: "Usage: cargo xtask ci
 
 Checks the format, the lints, the documentation, the public API and the tidiness of the sources, builds each library with each of
-its features alone, does what `cargo xtask test` does, on the oldest and the newest etcd, runs
+its features alone, does what `cargo xtask outside` does, what `cargo xtask test` does, on the oldest and the newest etcd, runs
 `cargo xtask fuzz` for half a minute and `cargo xtask chaos` for one minute on each, and, unless all of that has taken more than 40 minutes,
 tries the programs that `cargo install` makes.",
     run,
@@ -68,6 +68,7 @@ fn run(args: Args) -> Result<()> {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         step::run(&name, cargo(&words))?;
     }
+    outside::run_tests()?;
     test::run_tests(&Want::Ends)?;
     fuzz::run_tests()?;
     // The same faults each time, so that a failure is the change's.

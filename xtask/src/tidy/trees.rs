@@ -29,6 +29,19 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "curator-harness",
         ],
     ),
+    // Whoever calls a cluster links no server.
+    (
+        "curator-client",
+        &[
+            "curator-service",
+            "curator-election",
+            "curator-store",
+            "curator-listener",
+            "etcd-client",
+            "xtask",
+            "curator-harness",
+        ],
+    ),
     (
         "curatorctl",
         &[
@@ -52,6 +65,19 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// What the election alone builds without: no gRPC, no protobuf, no etcd client.
+const NOT_FOR_THE_ELECTION: &[&str] = &[
+    "axum",
+    "curator-proto",
+    "etcd-client",
+    "h2",
+    "hyper",
+    "prost",
+    "protox",
+    "rustls",
+    "tonic",
+];
+
 /// The programs for use.
 const PROGRAMS: &[&str] = &["curator", "curatorctl"];
 
@@ -59,23 +85,26 @@ const PROGRAMS: &[&str] = &["curator", "curatorctl"];
 pub(super) fn check() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for (package, forbidden) in FORBIDDEN {
-        let tree = tree(package, "normal")?;
+        let tree = tree(package, &["--edges", "normal"])?;
         let found = intruders(&tree, forbidden);
         wrong.extend(found.map(|name| format!("{package} depends on {name}, which it must not")));
     }
+    let alone = "--edges normal,build --no-default-features --features embedded,mock,testing";
+    let alone: Vec<_> = alone.split(' ').collect();
+    let election = tree("curator-election", &alone)?;
+    let found = intruders(&election, NOT_FOR_THE_ELECTION);
+    wrong.extend(found.map(|name| format!("curator-election without `etcd` and `proto` depends on {name}")));
     for program in PROGRAMS {
-        let tree = tree(program, "normal,features")?;
+        let tree = tree(program, &["--edges", "normal,features"])?;
         let found = test_features(&tree);
         wrong.extend(found.map(|feature| format!("{program} is built with {feature}, which is for tests alone")));
     }
     Ok(wrong)
 }
 
-fn tree(package: &str, edges: &str) -> Result<String> {
-    quiet(
-        &format!("list the dependencies of {package}"),
-        cargo(&["tree", "--package", package, "--edges", edges, "--prefix", "none"]),
-    )
+fn tree(package: &str, words: &[&str]) -> Result<String> {
+    let all = [&["tree", "--package", package, "--prefix", "none"], words].concat();
+    quiet(&format!("list the dependencies of {package}"), cargo(&all))
 }
 
 fn intruders<'a>(tree: &'a str, forbidden: &'a [&'a str]) -> impl Iterator<Item = &'a str> {

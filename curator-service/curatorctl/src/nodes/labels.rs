@@ -1,11 +1,12 @@
 //! `curatorctl nodes labels`: sets and removes labels of a node.
 
+use curator_client::Instance;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::update_node_labels_request::Pair;
 use curator_proto::management_api::{UpdateNodeLabelsRequest, update_node_labels_request};
 
 use super::{NodeArg, done};
-use crate::connect::{Cluster, Reached, client};
+use crate::connect::{Cluster, client};
 use crate::error::Failure;
 use crate::text::key_from_hex;
 
@@ -26,7 +27,7 @@ pub(super) fn parse_change(text: &str) -> Result<Change, String> {
 
 pub(super) async fn run(
     cluster: &Cluster,
-    leader: &Reached,
+    leader: &Instance,
     node: &NodeArg,
     changes: Vec<Change>,
 ) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! `curatorctl nodes approve`, `decommission` and `delete`: a node's way into the cluster and out of it.
 
+use curator_client::Instance;
 use curator_proto::management_api::delete_node_request::{SafetyBypassHasRoles, SafetyBypassNotDecommissioned};
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{
@@ -12,14 +13,14 @@ use super::registrations::{self, registrations};
 use super::render::{role_names, state_name};
 use super::{NodeArg, done};
 use crate::confirm::{Answer, Confirm, Required};
-use crate::connect::{Cluster, Reached, client};
+use crate::connect::{Cluster, client};
 use crate::error::Failure;
 use crate::step_down::step_down;
 use crate::text::key_from_hex;
 
 pub(super) async fn approve(
     cluster: &Cluster,
-    leader: &Reached,
+    leader: &Instance,
     node: &NodeArg,
     confirm: &Confirm,
 ) -> Result<(), Failure> {
@@ -41,7 +42,7 @@ pub(super) async fn approve(
 
 pub(super) async fn decommission(
     cluster: &Cluster,
-    leader: &Reached,
+    leader: &Instance,
     node: &NodeArg,
     confirm: &Confirm,
 ) -> Result<(), Failure> {
@@ -69,16 +70,13 @@ pub(super) async fn decommission(
 /// Deletes a node. If the node leads, another instance takes over first.
 pub(super) async fn delete(
     cluster: &Cluster,
-    leader: Reached,
+    leader: Instance,
     node: &NodeArg,
     bypass: Bypass,
     confirm: &Confirm,
 ) -> Result<(), Failure> {
     let found = find(cluster, &leader, node).await?;
-    let leads = leader
-        .leader
-        .as_ref()
-        .is_some_and(|leader| leader.leader_node_id == found.id);
+    let leads = leader.leader().is_some_and(|leader| leader.node_id == found.id);
     let first = if leads { "transfer leadership, and then " } else { "" };
     let action = format!("{first}delete {}; its key can never register again", described(&found));
     if confirm.ask(Required::Always, &action)? == Answer::Stop {

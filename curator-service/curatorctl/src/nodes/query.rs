@@ -1,5 +1,6 @@
 //! Reading nodes from the leader: by a CEL expression, by labels, or one by its id or key.
 
+use curator_client::Instance;
 use curator_identity::with_retries;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{GetNodesRequest, Node};
@@ -8,12 +9,12 @@ use tokio::time::timeout_at;
 use tonic::Status;
 
 use super::NodeArg;
-use crate::connect::{Cluster, Reached, client};
+use crate::connect::{Cluster, client};
 use crate::error::Failure;
 use crate::text::key_from_hex;
 
 /// All nodes that match the expression.
-pub(super) async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> Result<Vec<Node>, Failure> {
+pub(super) async fn get(cluster: &Cluster, leader: &Instance, filter: String) -> Result<Vec<Node>, Failure> {
     let mut management = client!(ManagementClient, leader);
     let all = async || {
         let filter = filter.clone();
@@ -32,9 +33,9 @@ pub(super) async fn get(cluster: &Cluster, leader: &Reached, filter: String) -> 
     answer.map_err(|status| match status.message() {
         // An invalid expression fails at every instance; the status code alone does not tell.
         wrong if wrong.starts_with("filter: ") => Failure::usage(wrong)
-            .at(leader.address.clone())
+            .at(leader.address())
             .hint("see docs/filters.md for examples; -l key=value selects by label"),
-        _ => Failure::of_status(&status, &leader.address),
+        _ => Failure::of_status(&status, leader.address()),
     })
 }
 
@@ -58,7 +59,7 @@ pub(super) fn with_labels(filter: String, labels: &[String]) -> String {
 }
 
 /// Finds one node. Two nodes may share an id; then the caller must give the key.
-pub(super) async fn find(cluster: &Cluster, leader: &Reached, node: &NodeArg) -> Result<Node, Failure> {
+pub(super) async fn find(cluster: &Cluster, leader: &Instance, node: &NodeArg) -> Result<Node, Failure> {
     let key = key_from_hex(&node.node);
     let mut nodes = get(cluster, leader, String::new()).await?;
     nodes.retain(|candidate| match &key {
@@ -70,7 +71,7 @@ pub(super) async fn find(cluster: &Cluster, leader: &Reached, node: &NodeArg) ->
         (Some(_), false) => Err(Failure::usage(format!("several nodes have the id {}", node.node))
             .hint("give the public key instead of the id")),
         (None, _) => Err(Failure::not_found(format!("node {} not found", node.node))
-            .at(leader.address.clone())
+            .at(leader.address())
             .hint("run `curatorctl nodes list`")),
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
+use curator_client::Instance;
 use curator_proto::admin_api::registrations_client::RegistrationsClient;
 use curator_proto::admin_api::{GetRegistrationsRequest, Registration};
 use curator_proto::management_api::Node;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::connect::{Cluster, Reached};
+use crate::connect::Cluster;
 use crate::error::Failure;
 use crate::output::Table;
 use crate::text::sha256;
@@ -17,10 +18,10 @@ use crate::text::sha256;
 /// of a version that does not record them.
 pub(crate) async fn registrations(
     cluster: &Cluster,
-    leader: &Reached,
+    leader: &Instance,
     node_id: &str,
 ) -> Result<HashMap<String, Registration>, Failure> {
-    let mut client = RegistrationsClient::new(leader.channel.clone());
+    let mut client = RegistrationsClient::new(leader.channel());
     let asking = async || {
         let request = cluster.request(GetRegistrationsRequest {
             node_id: node_id.to_owned(),

@@ -1,12 +1,13 @@
 //! `curatorctl nodes roles`: adds and removes roles of a node.
 
 use clap::ValueEnum;
+use curator_client::Instance;
 use curator_proto::management_api::management_client::ManagementClient;
 use curator_proto::management_api::{UpdateNodeRolesRequest, update_node_roles_request};
 
 use super::{NodeArg, done};
 use crate::confirm::{Answer, Confirm, Required};
-use crate::connect::{Cluster, Reached, client};
+use crate::connect::{Cluster, client};
 use crate::error::Failure;
 use crate::text::key_from_hex;
 
@@ -30,7 +31,7 @@ impl Role {
 
 pub(super) async fn run(
     cluster: &Cluster,
-    leader: &Reached,
+    leader: &Instance,
     node: &NodeArg,
     add: &[Role],
     remove: &[Role],

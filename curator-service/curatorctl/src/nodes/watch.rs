@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use curator_client::Instance;
 use curator_identity::retry_delay;
 use curator_proto::curator_api::curator_client::CuratorClient;
 use curator_proto::curator_api::watch_event::Progress;
@@ -13,14 +14,14 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Status};
 
 use super::render::{role_names, state_name};
-use crate::connect::{Cluster, Reached, client};
+use crate::connect::{Cluster, client};
 use crate::error::Failure;
 
 /// How long to wait before the next watch, for example after a change of leader.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Prints until interrupted. When a watch ends, the next one starts, and changes in between are printed.
-pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failure> {
+pub(crate) async fn run(cluster: &Cluster, leader: Instance) -> Result<(), Failure> {
     let mut known = BTreeMap::new();
     let mut at = leader;
     loop {
@@ -28,7 +29,7 @@ pub(crate) async fn run(cluster: &Cluster, leader: Reached) -> Result<(), Failur
         match retry_delay(&status) {
             Some(wait) => sleep(wait.max(RETRY_INTERVAL)).await,
             None if is_retryable(&status) => sleep(RETRY_INTERVAL).await,
-            None => return Err(Failure::of_status(&status, &at.address)),
+            None => return Err(Failure::of_status(&status, at.address())),
         }
         // Each search for an instance has its own timeout.
         let again = Cluster::new(crate::settings::Settings {
@@ -49,7 +50,7 @@ fn is_retryable(status: &Status) -> bool {
 }
 
 /// Runs one watch to its end, and returns the final status.
-async fn watch(cluster: &Cluster, at: &Reached, known: &mut BTreeMap<String, Value>) -> Result<Status, Failure> {
+async fn watch(cluster: &Cluster, at: &Instance, known: &mut BTreeMap<String, Value>) -> Result<Status, Failure> {
     let mut curator = client!(CuratorClient, at);
     let request = Request::new(WatchRequest {
         kind: Some(Kind::NodesInCluster(NodesInCluster {})),

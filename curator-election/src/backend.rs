@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 pub use self::mock::MockElectionBackend;
 pub use self::store_election::StoreElection;
 use crate::challenge::ChallengeRecord;
+pub use crate::challenge::{Standing, StoredRecord};
 use crate::settings::ElectorError;
 use crate::store::{Lease, LeaseId, Revision, StoreError, TimeToLive};
 
@@ -52,26 +53,6 @@ pub struct Elected {
     pub won_at: Revision,
     /// Whether the candidate has queued with a challenge key: then its term must be confirmed.
     pub has_challenge_key: bool,
-}
-
-/// The lock key and the challenge key of a candidate, at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The revision of the store.
-    pub revision: Revision,
-    /// The create revision of the lock key; `None` if it does not exist.
-    pub created: Option<Revision>,
-    /// The challenge key; `None` if it does not exist.
-    pub record: Option<StoredRecord>,
-}
-
-/// A challenge key, as found in the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredRecord {
-    /// The value, usually an encoded [`ChallengeRecord`].
-    pub value: Bytes,
-    /// The revision of the last change of the key.
-    pub mod_revision: Revision,
 }
 
 /// Why a campaign failed.
@@ -136,8 +117,8 @@ pub trait ElectionBackend: Send + Sync + 'static {
 
     /// Queues under the lease with this value, and completes when there is no older candidate.
     ///
-    /// With a `record` the candidate also puts its challenge key, in the same transaction. A backend without challenges,
-    /// or whose store refuses the challenge key, queues without it and says so in the result.
+    /// With a `record` the candidate also puts its challenge key, in the same transaction. A backend without
+    /// challenges, or whose store refuses the challenge key, queues without it and says so in the result.
     ///
     /// Transient failures of the store are retried; an error is final for this lease. The transaction that finds no
     /// older candidate also checks that the own key still exists at its revision.

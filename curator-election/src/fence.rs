@@ -214,8 +214,8 @@ const TRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Repeats an access that the store did not answer, if that does no harm.
 ///
-/// A term with a failover limit is suspended when the store does not answer, and an access waits until it is resumed. An
-/// access that has failed shortly before that waits as well.
+/// A term with a failover limit is suspended when the store does not answer, and an access waits until it is resumed.
+/// An access that has failed shortly before that waits as well.
 #[derive(Default)]
 struct Patience {
     tries: u32,

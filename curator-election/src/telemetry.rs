@@ -22,8 +22,8 @@ pub const FENCED_OUT: &str = "curator_fenced_out_total";
 pub const TERM_CONFIRMATION_SECONDS: &str = "curator_term_confirmation_seconds";
 /// How long a term was suspended, in seconds.
 pub const TERM_SUSPENDED_SECONDS: &str = "curator_term_suspended_seconds";
-/// The number of challenges: by this candidate (`made`, `refuted`, `deposed`), and of this candidate's term (`received`,
-/// which it has refuted).
+/// The number of challenges: by this candidate (`made`, `refuted`, `deposed`), and of this candidate's term
+/// (`received`, which it has refuted).
 pub const CHALLENGES: &str = "curator_challenges_total";
 /// The failover limit in effect, in seconds; 0 without.
 pub const FAILOVER_LIMIT_SECONDS: &str = "curator_failover_limit_seconds";

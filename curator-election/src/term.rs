@@ -192,7 +192,8 @@ impl Term {
             if deadline == ENDED {
                 return Validity::Ended;
             }
-            // Both deadlines only move on, and each bounds the term by itself: reading them one after the other is safe.
+            // Both deadlines only move on, and each bounds the term by itself: reading them one after the other is
+            // safe.
             let confirmed = inner.confirmed.load(Ordering::Acquire);
             let now = nanos(inner.clock.now());
             if failpoint::on(failpoint::LATER_DEADLINE) && confirmed != UNLIMITED && now < deadline.max(confirmed) {

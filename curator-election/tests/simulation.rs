@@ -4,9 +4,10 @@
 //! none, as a candidate of Go), and a schedule of faults: partitions (also one-way), lost and late replies, closed
 //! watches, compaction, leases revoked and challenge keys deleted behind everybody's back, changes of the store's own
 //! leader, processes that are stopped for longer than the TTL or killed and started again. All the while candidates
-//! suspect the leader, rightly or not. At each simulated 10 ms: at most one valid term (S2), and the key of a valid term
-//! is in the store; a write guarded by an ended term never lands (S1); an ended term is never valid again; a leader is
-//! deposed only while another candidate is queued. After the faults have healed there is one leader and all agree.
+//! suspect the leader, rightly or not. At each simulated 10 ms: at most one valid term (S2), and the key of a valid
+//! term is in the store; a write guarded by an ended term never lands (S1); an ended term is never valid again; a
+//! leader is deposed only while another candidate is queued. After the faults have healed there is one leader and all
+//! agree.
 //!
 //! Every fourth seed has no faults but outages of the store: those change no leader.
 //!

@@ -7,8 +7,6 @@ use curator_election::store::Store;
 use curator_election::{ElectionStatus, Process, StoreElection, Term, Validity};
 use curator_proto::private::LeaderElectionValue;
 
-use crate::config::Config;
-
 /// The election status of an instance.
 pub type LeaderStatus = ElectionStatus<LeaderElectionValue>;
 
@@ -26,21 +24,26 @@ pub(crate) struct CandidateConfig {
 }
 
 impl CandidateConfig {
-    pub(crate) fn new(config: &Config, advertise: String) -> Arc<Self> {
-        let ttl = config.effective_ttl();
+    pub(crate) fn new(
+        node_id: String,
+        election_prefix: String,
+        ttl: Duration,
+        failover_limit: Option<Duration>,
+        advertise: String,
+    ) -> Arc<Self> {
         let Process { number, address, boot } = Process::this(advertise);
         Arc::new(Self {
             value: LeaderElectionValue {
-                node_id: config.node_id.clone(),
+                node_id,
                 ttl: ttl.as_secs(),
                 advertised_addresses: vec![address],
                 transfer_to_key: String::new(),
                 process: number,
                 boot,
             },
-            prefix: config.election_prefix.clone(),
+            prefix: election_prefix,
             ttl,
-            failover_limit: config.effective_failover_limit(),
+            failover_limit,
         })
     }
 

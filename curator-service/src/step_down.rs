@@ -197,7 +197,13 @@ mod tests {
         let cluster = MemoryCluster::new(1);
         let store: Arc<dyn Store> = Arc::new(cluster.client(0));
         let config = Config::new(names[0], Arc::new(FixedConsensus::running(store.clone())));
-        let candidate = CandidateConfig::new(&config, "127.0.0.1:1".into());
+        let candidate = CandidateConfig::new(
+            config.node_id.clone(),
+            config.election_prefix.clone(),
+            config.effective_ttl(),
+            config.effective_failover_limit(),
+            "127.0.0.1:1".into(),
+        );
         let election = Arc::new(candidate.election(store.clone()));
         let mut campaigns = Vec::new();
         let mut first: Option<(LeaseId, Revision)> = None;

@@ -142,8 +142,8 @@ impl<S: Store + ?Sized> StoreElection<S> {
         Backoff::new(INITIAL_PAUSE, MAX_PAUSE, seed)
     }
 
-    /// Puts the candidate's keys, or finds those of an earlier attempt whose reply was lost. Returns the create revision
-    /// of the lock key.
+    /// Puts the candidate's keys, or finds those of an earlier attempt whose reply was lost. Returns the create
+    /// revision of the lock key.
     async fn queue(
         &self,
         key: &Bytes,

@@ -13,8 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::limit::Limit;
-use super::record::{ChallengeRecord, ChallengeState};
-use crate::backend::Standing;
+use super::record::{ChallengeRecord, ChallengeState, Standing};
 use crate::clock::Instant;
 use crate::failpoint;
 use crate::store::{LeaseId, Revision, TimeToLive};
@@ -348,7 +347,7 @@ impl Challenger {
             return Some(Found::Challenged);
         }
         // It may have been put: the next read finds that out, and adopts it. If the guard did not hold, the own key may
-        // be another one by now.
+        // have changed.
         if put.is_ok() {
             suspect.attempts += 1;
             self.place = None;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::limit::Limit;
-use super::record::{ChallengeRecord, ChallengeState};
-use crate::backend::Standing;
+use super::record::{ChallengeRecord, ChallengeState, Standing};
 use crate::clock::Instant;
 use crate::failpoint;
 use crate::store::Revision;

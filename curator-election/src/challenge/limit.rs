@@ -10,8 +10,8 @@ pub const DEFAULT_FAILOVER_LIMIT: Duration = Duration::from_secs(1);
 pub const MIN_FAILOVER_LIMIT: Duration = Duration::from_millis(500);
 /// The minimum margin.
 const MIN_MARGIN: Duration = Duration::from_millis(100);
-/// The minimum time for which a term may be suspended before it ends: longer than an outage of etcd that must not change
-/// the leader (5 s).
+/// The minimum time for which a term may be suspended before it ends: longer than an outage of etcd that must not
+/// change the leader (5 s).
 const MIN_SUSPENSION: Duration = Duration::from_secs(10);
 
 /// The failover limit of one candidate. It is constant while the candidate is queued and during its term.

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::store::LeaseId;
+use bytes::Bytes;
+
+use crate::store::{LeaseId, Revision};
 
 /// The version of the format.
 const VERSION: &str = "1";
@@ -28,6 +30,26 @@ pub struct ChallengeRecord {
     pub sequence: u64,
     /// Whether the candidate is challenged.
     pub state: ChallengeState,
+}
+
+/// The lock key and the challenge key of a candidate, at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The revision of the store.
+    pub revision: Revision,
+    /// The create revision of the lock key; `None` if it does not exist.
+    pub created: Option<Revision>,
+    /// The challenge key; `None` if it does not exist.
+    pub record: Option<StoredRecord>,
+}
+
+/// A challenge key, as found in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// The value, usually an encoded [`ChallengeRecord`].
+    pub value: Bytes,
+    /// The revision of the last change of the key.
+    pub mod_revision: Revision,
 }
 
 /// Whether a candidate is challenged.

@@ -238,7 +238,7 @@ enum State {
         /// The duplicate that prevents this process from campaigning, detected before the stale keys were removed.
         duplicate: Option<Duplicate>,
     },
-    Running(Running),
+    Running(Box<Running>),
     Closing {
         give_up_at: Instant,
     },
@@ -590,7 +590,7 @@ impl<V: LeaderValue> Machine<V> {
                     state: ChallengeState::Clear,
                 });
                 let interval = limit.map(|limit| limit.renew_interval(lease.ttl));
-                self.state = State::Running(Running {
+                self.state = State::Running(Box::new(Running {
                     lease: lease.id,
                     renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin, interval),
                     observed_at: now,
@@ -600,7 +600,7 @@ impl<V: LeaderValue> Machine<V> {
                     confirmations: None,
                     challenger: limit.map(|limit| Challenger::new(lease.id, limit)),
                     record: record.clone(),
-                });
+                }));
                 self.commands.push(Command::Campaign {
                     lease: lease.id,
                     record,

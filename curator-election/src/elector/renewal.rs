@@ -11,8 +11,9 @@ const MAX_IN_FLIGHT: usize = 3;
 
 /// The renewals of one lease.
 ///
-/// A renewal is sent every third of the TTL, as etcd's own client does, or at a given interval. If its reply is late, another attempt is sent
-/// concurrently, to another member if there is one. Each acknowledged attempt moves the deadline by its own send time.
+/// A renewal is sent every third of the TTL, as etcd's own client does, or at a given interval. If its reply is late,
+/// another attempt is sent concurrently, to another member if there is one. Each acknowledged attempt moves the
+/// deadline by its own send time.
 #[derive(Debug)]
 pub(crate) struct Renewal {
     ttl: Duration,

@@ -131,7 +131,8 @@ pub struct EtcdStore {
     identity: Identity,
     /// A member denied its status to this user.
     keeps_status: AtomicBool,
-    /// The TTLs of the leases granted or renewed here: renewals do not change them, and etcd-client does not report them.
+    /// The TTLs of the leases granted or renewed here: renewals do not change them, and etcd-client does not report
+    /// them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
 }
 

@@ -233,8 +233,8 @@ impl<S: Store> Namespaced<S> {
         }
     }
 
-    /// Restricts `store` to `namespace` and its siblings, the namespaces that differ in the last part alone: `@` and the
-    /// name of a sibling before a key reach into it. In `namespaced:curator` the key `@etcd-pki//pki/CA-crl.der` is
+    /// Restricts `store` to `namespace` and its siblings, the namespaces that differ in the last part alone: `@` and
+    /// the name of a sibling before a key reach into it. In `namespaced:curator` the key `@etcd-pki//pki/CA-crl.der` is
     /// `namespaced:etcd-pki//pki/CA-crl.der` in the store, and is returned as it was asked for.
     ///
     /// A key that a caller can choose must not begin with `@` then.

@@ -147,9 +147,9 @@ impl<T: fmt::Debug> fmt::Debug for Begun<T> {
 /// with `look_up`, once for each term; pass `|_| std::future::pending()` if there is nowhere to look.
 ///
 /// This is the only place where a term begins: `begin` is called once for each term of this instance, makes everything
-/// that belongs to the term, and what it makes for the listener is published with the role. Its work runs here until the
-/// term has ended. An error of `begin` is the reason of the role undetermined; pass `|_| Ok(Begun::new(()))` if there is
-/// nothing to make.
+/// that belongs to the term, and what it makes for the listener is published with the role. Its work runs here until
+/// the term has ended. An error of `begin` is the reason of the role undetermined; pass `|_| Ok(Begun::new(()))` if
+/// there is nothing to make.
 ///
 /// Cancellation: the work of the term is dropped too.
 pub async fn publish_roles<V, T, F>(

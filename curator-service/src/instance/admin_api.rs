@@ -313,7 +313,13 @@ mod tests {
     }
 
     fn service(config: &Config, status: LeaderStatus) -> InstanceService {
-        let candidate = CandidateConfig::new(&config, "127.0.0.1:1".into());
+        let candidate = CandidateConfig::new(
+            config.node_id.clone(),
+            config.election_prefix.clone(),
+            config.effective_ttl(),
+            config.effective_failover_limit(),
+            "127.0.0.1:1".into(),
+        );
         let (_, status) = watch::channel(status);
         let history = RoleHistory::new(BootClock.now());
         InstanceService::new(

@@ -158,7 +158,13 @@ impl Service {
             failover_limit = config.effective_failover_limit().map(tracing::field::debug),
             "starting"
         );
-        let candidate = CandidateConfig::new(&config, advertise.clone());
+        let candidate = CandidateConfig::new(
+            config.node_id.clone(),
+            config.election_prefix.clone(),
+            config.effective_ttl(),
+            config.effective_failover_limit(),
+            advertise.clone(),
+        );
         let (coordinator, step_downs) = StepDownCoordinator::new(candidate.clone(), config.consensus.status());
         let (reach, unreached_by) = Reach::new(candidate.clone(), Arc::new(Dial::new(config.credentials.clone())));
         let instance = Arc::new(Running {

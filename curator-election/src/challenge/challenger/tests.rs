@@ -1,7 +1,7 @@
 //! The candidate's side, step by step.
 
 use super::*;
-use crate::backend::StoredRecord;
+use crate::challenge::StoredRecord;
 
 const LIMIT: Duration = Duration::from_secs(1);
 const LEADER: i64 = 7;

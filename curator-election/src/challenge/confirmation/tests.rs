@@ -1,7 +1,7 @@
 //! The leader's side, answer by answer.
 
 use super::*;
-use crate::backend::StoredRecord;
+use crate::challenge::StoredRecord;
 use crate::store::LeaseId;
 
 const LIMIT: Duration = Duration::from_secs(1);

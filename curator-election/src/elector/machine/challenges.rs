@@ -1,6 +1,7 @@
-//! The elector's decisions about challenges: it passes events to the pure parts, and turns what they want into commands.
+//! The elector's decisions about challenges: it passes events to the pure parts, and turns what they want into
+//! commands.
 
-use super::{Command, Machine, PLACE_INTERVAL, Running, State};
+use super::{Command, Machine, PLACE_INTERVAL, State};
 use crate::backend::{RecordGuard, Standing};
 use crate::challenge::{Challenger, Confirmations, Found, Outcome, Step};
 use crate::clock::Instant;
@@ -88,14 +89,11 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     pub(super) fn report(&mut self, found: Option<Found>) {
-        let State::Running(Running {
-            challenger: Some(challenger),
-            ..
-        }) = &self.state
-        else {
+        let State::Running(running) = &self.state else {
             return;
         };
-        if let (Some(found), Some(key)) = (found, challenger.target_key()) {
+        let key = running.challenger.as_ref().and_then(Challenger::target_key);
+        if let (Some(found), Some(key)) = (found, key) {
             self.commands.push(Command::Report { found, key });
         }
     }

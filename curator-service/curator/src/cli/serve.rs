@@ -77,8 +77,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "CURATOR_LEADER_TTL", value_name = "DURATION", default_value = defaults::LEADER_TTL, value_parser = parse_duration)]
     leader_ttl: Duration,
 
-    /// How soon the other instances may replace this one once it has died as leader: at least 500ms, at most half of the
-    /// TTL is in effect. off: when its lease expires. With --embedded there is nobody to replace it.
+    /// How soon the other instances may replace this one once it has died as leader: at least 500ms, at most half of
+    /// the TTL is in effect. off: when its lease expires. With --embedded there is nobody to replace it.
     #[arg(long, env = "CURATOR_FAILOVER_LIMIT", value_name = "DURATION|off", default_value = defaults::FAILOVER_LIMIT, value_parser = parse_failover_limit)]
     failover_limit: FailoverLimit,
 

@@ -44,7 +44,13 @@ impl Stage {
         let (mut reaches, mut campaigns, mut first) = (Vec::new(), Vec::new(), None);
         for (name, reached) in nodes {
             let config = Config::new(*name, Arc::new(FixedConsensus::running(store.clone())));
-            let candidate = CandidateConfig::new(&config, format!("{name}:7835"));
+            let candidate = CandidateConfig::new(
+                config.node_id.clone(),
+                config.election_prefix.clone(),
+                config.effective_ttl(),
+                config.effective_failover_limit(),
+                format!("{name}:7835"),
+            );
             let election: Arc<StoreElection<dyn Store>> = Arc::new(candidate.election(store.clone()));
             let lease = election.grant(Duration::from_secs(3_600)).await.unwrap().id;
             let (value, campaigning) = (candidate.value.encode().into(), election.clone());

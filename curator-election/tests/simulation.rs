@@ -70,6 +70,8 @@ struct World {
     locks: BTreeMap<Revision, bytes::Bytes>,
     followed: Revision,
     deposed: u64,
+    /// When the leader is cut off, and the links of the others are well again.
+    cut_at: Option<(Duration, usize)>,
     /// When somebody deletes the lock keys of all candidates but the oldest.
     unqueue_at: Option<Duration>,
     /// The lock revision of the last accepted write.
@@ -115,6 +117,7 @@ impl World {
             locks: BTreeMap::new(),
             followed: Revision(1),
             deposed: 0,
+            cut_at: None,
             unqueue_at: None,
             last_writer: Revision(0),
             writes: 0,
@@ -304,8 +307,23 @@ impl World {
             late_replies: Duration::from_millis(self.rng.random_range(400..1_200)),
             ..Faults::default()
         };
-        match self.rng.random_range(0..6) {
+        match self.rng.random_range(0..9) {
             0 | 1 => self.set_faults(leader, cut),
+            6..=8 => {
+                // Challenges are on their way for long, and the leader is lost shortly before they arrive.
+                for other in (0..NODES).filter(|other| *other != leader) {
+                    let delay = Duration::from_millis(self.rng.random_range(300..900));
+                    self.set_faults(
+                        other,
+                        Faults {
+                            delay,
+                            ..Faults::default()
+                        },
+                    );
+                }
+                let later = Duration::from_millis(self.rng.random_range(100..900));
+                self.cut_at = Some((self.begun.elapsed() + later, leader));
+            }
             2 | 3 => self.set_faults(leader, slow),
             4 => self.set_faults(leader, late),
             _ => {
@@ -515,15 +533,13 @@ impl World {
             let outage = MAX_OUTAGE.mul_f64(self.rng.random_range(0.3..=1.0));
             self.note(format_args!("the store is away for {outage:?}"));
             let link = Link::Cut;
-            (0..NODES).for_each(|node| {
-                self.cluster.set_faults(
-                    node,
-                    Faults {
-                        link,
-                        ..Faults::default()
-                    },
-                )
-            });
+            for node in 0..NODES {
+                let cut = Faults {
+                    link,
+                    ..Faults::default()
+                };
+                self.cluster.set_faults(node, cut);
+            }
             self.pass(outage, false).await;
             (0..NODES).for_each(|node| self.cluster.set_faults(node, Faults::default()));
             self.cluster
@@ -574,6 +590,18 @@ impl World {
             if self.begun.elapsed() >= next {
                 self.disturb();
                 next = self.begun.elapsed() + Duration::from_millis(self.rng.random_range(50..2_500));
+            }
+            if let Some((_, leader)) = self.cut_at.take_if(|(at, _)| self.begun.elapsed() >= *at) {
+                for node in 0..NODES {
+                    let link = if node == leader { Link::Cut } else { Link::Up };
+                    self.set_faults(
+                        node,
+                        Faults {
+                            link,
+                            ..Faults::default()
+                        },
+                    );
+                }
             }
             if self.unqueue_at.is_some_and(|at| self.begun.elapsed() >= at) {
                 self.unqueue();
@@ -667,7 +695,7 @@ fn run(seeds: u64, bug: Option<&'static str>, rule: &str) -> Vec<(u64, Outcome)>
             .map(|first| {
                 scope.spawn(move || {
                     let mut outcomes = Vec::new();
-                    for seed in (first..seeds).step_by(usize::try_from(threads).unwrap()) {
+                    for seed in (first..seeds).step_by(usize::try_from(threads).expect("few threads")) {
                         let outcome = simulate(seed, bug);
                         let failed = outcome.failure.as_ref().is_some_and(|failure| failure.contains(rule));
                         outcomes.push((seed, outcome));
@@ -680,7 +708,10 @@ fn run(seeds: u64, bug: Option<&'static str>, rule: &str) -> Vec<(u64, Outcome)>
                 })
             })
             .collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a seed panics within its run"))
+            .collect()
     })
 }
 

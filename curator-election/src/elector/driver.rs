@@ -184,6 +184,7 @@ impl<V: LeaderValue> Io<V> {
                     .lead(key, revision, lease, (deadline, confirmed), clock, names);
             }
             Command::Extend { deadline } => self.publisher.extend(deadline),
+            Command::Suspended => self.publisher.suspended(),
             Command::Confirm { until } => self.publisher.confirm(until, &self.clock),
             Command::ReadOwn { id, key, timeout } => {
                 let clock = self.clock.clone();
@@ -492,6 +493,15 @@ impl<V: LeaderValue> Publisher<V> {
         self.term = Some(owner);
     }
 
+    fn suspended(&self) {
+        if let ElectionStatus::Leader(term) = &*self.status.borrow() {
+            info!(
+                lock_revision = term.lock_revision().0,
+                "term suspended: the store did not confirm it within the failover limit; calls wait"
+            );
+        }
+    }
+
     fn confirm(&self, until: Instant, clock: &SharedClock) {
         let Some(owner) = &self.term else { return };
         if let ElectionStatus::Leader(term) = &*self.status.borrow()
@@ -500,7 +510,11 @@ impl<V: LeaderValue> Publisher<V> {
             && !suspended.is_zero()
         {
             telemetry::suspended(suspended);
-            info!(?suspended, "the store confirmed this instance's term again: it resumes");
+            info!(
+                lock_revision = term.lock_revision().0,
+                ?suspended,
+                "term resumed: the store confirmed it again"
+            );
         }
         if !owner.confirm(until) {
             owner.report_over();

@@ -145,6 +145,8 @@ pub(crate) enum Command<V> {
     Extend { deadline: Instant },
     /// The term is confirmed until this time.
     Confirm { until: Instant },
+    /// Report that the term is suspended.
+    Suspended,
     /// Read the own keys, within this time.
     ReadOwn { id: u64, key: Bytes, timeout: Duration },
     /// Put the own challenge key again, within this time.
@@ -255,6 +257,8 @@ struct Running {
     elected: Option<Elected>,
     /// The confirmations of the term, if it has a challenge key.
     confirmations: Option<Confirmations>,
+    /// Whether it was reported that the term is suspended.
+    suspended: bool,
     /// The challenges of other candidates, until this one is elected.
     challenger: Option<Challenger>,
     /// The own record, if there is a failover limit.
@@ -269,6 +273,7 @@ impl Running {
         [
             leading.and_then(Confirmations::next_wakeup),
             leading.and_then(Confirmations::gives_up_at),
+            leading.and_then(Confirmations::deadline).filter(|_| !self.suspended),
             candidate.and_then(Challenger::next_wakeup),
         ]
         .into_iter()
@@ -598,6 +603,7 @@ impl<V: LeaderValue> Machine<V> {
                     relist_at: now + limit.map_or(self.timing.ttl, |_| self.timing.ttl.min(PLACE_INTERVAL)),
                     elected: None,
                     confirmations: None,
+                    suspended: false,
                     challenger: limit.map(|limit| Challenger::new(lease.id, limit)),
                     record: record.clone(),
                 }));

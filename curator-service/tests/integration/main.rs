@@ -20,6 +20,7 @@ mod duplicate;
 mod embedded;
 mod etcd_faults;
 mod etcd_tls;
+mod failover;
 mod forwarding;
 mod grpc_proxy;
 mod guide;

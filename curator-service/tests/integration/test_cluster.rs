@@ -291,20 +291,14 @@ impl TestCluster {
     pub(crate) fn none_led_beside_another(&self, among: &[usize]) {
         let mut terms = Vec::new();
         for (at, curator) in among.iter().map(|at| (*at, &self.curators[*at])) {
-            let roles = curator.roles_since(Mark::START);
-            for (index, change) in roles.iter().enumerate().filter(|(_, change)| change.role.is_leader()) {
+            for led in curator.led_since(Mark::START) {
                 let silenced = self
                     .silenced
                     .iter()
-                    .filter(|(who, when)| *who == at && *when > change.at)
+                    .filter(|(who, when)| *who == at && *when > led.from)
                     .map(|(_, when)| *when);
-                let end = roles
-                    .get(index + 1)
-                    .map(|next| next.at)
-                    .into_iter()
-                    .chain(silenced)
-                    .min();
-                terms.push((change.at, end, curator.name(), change.role.lock_revision()));
+                let end = led.to.into_iter().chain(silenced).min();
+                terms.push((led.from, end, curator.name(), led.lock_revision));
             }
         }
         terms.sort_by_key(|(begin, ..)| *begin);

@@ -291,6 +291,17 @@ fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }
 
+/// A time in which an instance led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// From when on.
+    pub from: Instant,
+    /// Until when, if it has ended.
+    pub to: Option<Instant>,
+    /// The lock revision of the term.
+    pub lock_revision: i64,
+}
+
 /// A running instance. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct CuratorProcess {
@@ -538,6 +549,37 @@ impl CuratorProcess {
     /// All changes of role after the mark.
     pub fn roles_since(&self, mark: Mark) -> Vec<RoleChange> {
         self.events.since(mark).iter().filter_map(Event::role_change).collect()
+    }
+
+    /// The times in which it led since the mark, as far as its log tells: from the line that tells of a term, or of its
+    /// resumption, to the next role or suspension.
+    pub fn led_since(&self, mark: Mark) -> Vec<Led> {
+        let mut led: Vec<Led> = Vec::new();
+        for event in self.events.since(mark) {
+            let is_open = led.last().is_some_and(|last| last.to.is_none());
+            let begins = match event.role_change() {
+                Some(change) => {
+                    if let Some(last) = led.last_mut().filter(|_| is_open) {
+                        last.to = Some(change.at);
+                    }
+                    change.role.is_leader().then(|| change.role.lock_revision())
+                }
+                None if event.text.starts_with("term suspended") => {
+                    if let Some(last) = led.last_mut().filter(|_| is_open) {
+                        last.to = Some(event.at);
+                    }
+                    None
+                }
+                None if event.text.starts_with("term resumed") && !is_open => number(&event.fields["lock_revision"]),
+                None => None,
+            };
+            led.extend(begins.map(|lock_revision| Led {
+                from: event.at,
+                to: None,
+                lock_revision,
+            }));
+        }
+        led
     }
 
     /// The role that it logged last, if it runs and has logged one in this run.

@@ -54,7 +54,7 @@ pub mod timeline;
 pub mod which;
 
 pub use clock::{Deadline, wait_until};
-pub use curator::{CuratorOptions, CuratorProcess, Event, Role, RoleChange};
+pub use curator::{CuratorOptions, CuratorProcess, Event, Led, Role, RoleChange};
 pub use error::{Context, Error, Result};
 pub use etcd::{At, EtcdBinaries, EtcdCluster, EtcdOptions, EtcdTls};
 pub use etcdctl::{KeyValue, LeaseInfo};

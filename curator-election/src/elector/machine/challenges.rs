@@ -24,6 +24,10 @@ impl<V: LeaderValue> Machine<V> {
             return;
         };
         if let (Some(confirmations), Some(elected)) = (&mut running.confirmations, &running.elected) {
+            let is_over = confirmations.deadline().is_some_and(|deadline| now >= deadline);
+            if is_over && !std::mem::replace(&mut running.suspended, is_over) {
+                self.commands.push(Command::Suspended);
+            }
             while let Some(id) = confirmations.read_if_due(now, self.newest) {
                 self.commands.push(Command::ReadOwn {
                     id,
@@ -115,6 +119,7 @@ impl<V: LeaderValue> Machine<V> {
         match outcome {
             Outcome::Nothing => {}
             Outcome::Confirmed => {
+                running.suspended = false;
                 let until = confirmations.deadline();
                 match until {
                     Some(until) if self.is_leader() => self.commands.push(Command::Confirm { until }),

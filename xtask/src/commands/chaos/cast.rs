@@ -322,19 +322,14 @@ impl ChaosCluster {
     pub(crate) fn terms(&self) -> Vec<(usize, i64, Instant, Option<Instant>)> {
         let mut terms = Vec::new();
         for (at, curator) in self.curators.iter().enumerate() {
-            let roles = curator.roles_since(curator_harness::Mark::START);
-            for (index, change) in roles.iter().enumerate() {
-                let Role::Leader { lock_revision, .. } = change.role else {
-                    continue;
-                };
-                let next = roles.get(index + 1).map(|next| next.at);
+            for led in curator.led_since(curator_harness::Mark::START) {
                 let stopped = curator
                     .lives()
                     .told()
                     .into_iter()
-                    .find(|span| span.from > change.at && matches!(span.what, Life::Down | Life::Paused))
+                    .find(|span| span.from > led.from && matches!(span.what, Life::Down | Life::Paused))
                     .map(|span| span.from);
-                terms.push((at, lock_revision, change.at, next.into_iter().chain(stopped).min()));
+                terms.push((at, led.lock_revision, led.from, led.to.into_iter().chain(stopped).min()));
             }
         }
         terms.sort_by_key(|(_, _, from, _)| *from);

@@ -70,7 +70,7 @@ fn stopped_leader_is_replaced_within_the_failover_limit_and_does_not_lead_when_i
 
 #[test]
 fn leader_goes_on_in_its_term_when_etcd_elects_a_leader_of_its_own() {
-    let (mut stage, leader) = TestCluster::elected("limit-etcd", Reach::All, TTL, EtcdOptions::default());
+    let (stage, leader) = TestCluster::elected("limit-etcd", Reach::All, TTL, EtcdOptions::default());
     let revision = stage.lock_revision(leader);
     let marks = stage.marks();
     for _ in 0..2 {

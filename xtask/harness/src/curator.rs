@@ -562,7 +562,7 @@ impl CuratorProcess {
                     if let Some(last) = led.last_mut().filter(|_| is_open) {
                         last.to = Some(change.at);
                     }
-                    change.role.is_leader().then(|| change.role.lock_revision())
+                    change.role.lock_revision().filter(|_| change.role.is_leader())
                 }
                 None if event.text.starts_with("term suspended") => {
                     if let Some(last) = led.last_mut().filter(|_| is_open) {

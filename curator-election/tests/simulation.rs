@@ -729,7 +729,7 @@ fn at_most_one_valid_term_and_progress_after_healing() {
         assert_eq!(outcome.failure, None);
         return;
     }
-    let seeds = number("CURATOR_SIM_SEEDS").unwrap_or(1_000);
+    let seeds = number("CURATOR_SIM_SEEDS").unwrap_or(300);
     let outcomes = run(seeds, bug, "");
     if let Some((seed, outcome)) = outcomes.iter().find(|(_, outcome)| outcome.failure.is_some()) {
         panic!(

@@ -22,7 +22,7 @@ fn run(from: u64, seeds: u64, bug: Option<Bug>) -> (u64, Option<Found>) {
 
 #[test]
 fn all_holds_under_faults() {
-    let (_, found) = run(0, 60, None);
+    let (_, found) = run(0, 20, None);
     if let Some(Found { scenario, outcome }) = found {
         panic!(
             "{}\nto see it again: cargo xtask sim {}",

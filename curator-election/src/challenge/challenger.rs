@@ -365,13 +365,13 @@ impl Challenger {
     }
 
     /// The deposing transaction was answered: executed, its guard did not hold, or nothing is known.
-    pub(crate) fn deposed(&mut self, id: u64, now: Instant, done: Result<bool, ()>) -> Option<Found> {
-        let suspect = self.target.as_mut()?;
+    pub(crate) fn deposed(&mut self, id: u64, now: Instant, done: Result<bool, ()>) {
+        let Some(suspect) = &mut self.target else { return };
         let Stage::Waiting(wait) = &mut suspect.stage else {
-            return None;
+            return;
         };
         if wait.deposing != Some(id) {
-            return None;
+            return;
         }
         wait.deposing = None;
         if done == Ok(false) {
@@ -381,13 +381,9 @@ impl Challenger {
             Ok(true) => {
                 // The next observation shows the next candidate.
                 suspect.trust_again(now);
-                Some(Found::Deposed)
             }
             // The next poll shows why.
-            Ok(false) | Err(()) => {
-                wait.next_poll = now + RETRY_INTERVAL;
-                None
-            }
+            Ok(false) | Err(()) => wait.next_poll = now + RETRY_INTERVAL,
         }
     }
 

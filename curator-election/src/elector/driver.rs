@@ -227,7 +227,12 @@ impl<V: LeaderValue> Io<V> {
                 Event::Challenged { id, result }
             }),
             Command::Depose { id, guard } => self.call(async move {
+                let key = guard.key.clone();
                 let result = backend.depose(guard).await;
+                // At once: the news of the deletion may arrive first, and then the target is another one.
+                if matches!(result, Ok(true)) {
+                    report(Found::Deposed, &key);
+                }
                 Event::Deposed { id, result }
             }),
             Command::Report { found, key } => report(found, &key),

@@ -405,10 +405,9 @@ impl<V: LeaderValue> Machine<V> {
             }
             Event::Deposed { id, result } => {
                 let done = result.map_err(|_| ());
-                let found = self
-                    .challenger()
-                    .and_then(|challenger| challenger.deposed(id, now, done));
-                self.report(found);
+                if let Some(challenger) = self.challenger() {
+                    challenger.deposed(id, now, done);
+                }
             }
             Event::FencedOut => {
                 if self.is_leader() {

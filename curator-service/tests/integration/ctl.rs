@@ -275,6 +275,9 @@ fn cluster() -> (TestCluster, Ctl, Vec<Node>) {
 
 #[test]
 fn an_operator_sees_the_cluster_and_chooses_who_leads() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let (stage, ctl, nodes) = cluster();
     // From one address all are found.
     let status = ctl.json(&["status"]);
@@ -371,6 +374,9 @@ fn an_operator_sees_the_cluster_and_chooses_who_leads() {
 /// A leader whose node goes makes way first, and does not come back.
 #[test]
 fn a_leader_whose_node_is_deleted_hands_over_and_stands_no_more() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let (stage, ctl, nodes) = cluster();
     let (leader, marks) = (stage.agreed(SOON), stage.marks());
     ctl.ok(&[
@@ -505,6 +511,9 @@ fn management(ctl: &Ctl, id: &str) {
 /// Without certificates nobody is a user: what anybody may know is shown, and nothing is done.
 #[test]
 fn without_tls_little_is_shown_and_nothing_is_done() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let (stage, leader) = TestCluster::elected("ctl-plain", Reach::All, TTL, EtcdOptions::default());
     let ctl = Ctl::new(&stage);
     let addresses: Vec<_> = stage

@@ -80,7 +80,7 @@ fn leader_goes_on_in_its_term_when_etcd_elects_a_leader_of_its_own() {
             stage.etcd.leader(SOON).ok().filter(|now| *now != member)
         });
         another.unwrap();
-        stage.etcd.restart(member).unwrap();
+        stage.etcd.start_member(member).unwrap();
         stage.etcd.wait_healthy(SOON).unwrap();
         assert_eq!(stage.agreed(SOON), leader);
     }
@@ -96,19 +96,12 @@ fn leader_goes_on_in_its_term_when_etcd_elects_a_leader_of_its_own() {
 fn user_who_may_write_the_candidates_alone_leads_without_a_failover_limit() {
     let mut stage = TestCluster::empty("limit-refused", EtcdOptions::default());
     stage.etcd.add_user("narrow", "right", &[]).unwrap();
-    for prefix in [
-        "namespaced:curator//leader/",
-        "namespaced:curator//nodes",
-        "namespaced:curator//cluster",
+    // All but the challenge keys: `.` follows `-`.
+    for (start, end) in [
+        ("namespaced:", "namespaced:curator//leader-"),
+        ("namespaced:curator//leader.", "namespaced;"),
     ] {
-        let grant = [
-            "role",
-            "grant-permission",
-            "--prefix=true",
-            "narrow",
-            "readwrite",
-            prefix,
-        ];
+        let grant = ["role", "grant-permission", "narrow", "readwrite", start, end];
         stage.etcd.etcdctl(At::Any, &grant, SOON).unwrap();
     }
     stage.etcd.enable_auth("root").unwrap();

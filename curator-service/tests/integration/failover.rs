@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Whether an instance has logged a line that begins so.
 fn logs(stage: &TestCluster, curator: usize, since: Mark, words: &str) -> usize {
     let events = stage.curators[curator].events_since(since);
-    events.iter().filter(|event| event.text.starts_with(words)).count()
+    events.iter().filter(|event| event.text.contains(words)).count()
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn user_who_may_write_the_candidates_alone_leads_without_a_failover_limit() {
     });
     let refused = "the store refuses the challenge key";
     stage.curators[narrow]
-        .wait_for(Mark::default(), SOON, refused, |event| event.text.starts_with(refused))
+        .wait_for(Mark::default(), SOON, refused, |event| event.text.contains(refused))
         .unwrap();
     let led = stage.curators[narrow].wait_for_role(Mark::default(), SOON, "leading", curator_harness::Role::is_leader);
     led.unwrap();

@@ -564,13 +564,22 @@ impl CuratorProcess {
                     }
                     change.role.lock_revision().filter(|_| change.role.is_leader())
                 }
-                None if event.text.starts_with("term suspended") => {
+                None if event
+                    .text_of("message")
+                    .is_some_and(|message| message.starts_with("term suspended")) =>
+                {
                     if let Some(last) = led.last_mut().filter(|_| is_open) {
                         last.to = Some(event.at);
                     }
                     None
                 }
-                None if event.text.starts_with("term resumed") && !is_open => number(&event.fields["lock_revision"]),
+                None if event
+                    .text_of("message")
+                    .is_some_and(|message| message.starts_with("term resumed"))
+                    && !is_open =>
+                {
+                    number(&event.fields["lock_revision"])
+                }
                 None => None,
             };
             led.extend(begins.map(|lock_revision| Led {

@@ -15,8 +15,10 @@ use crate::telemetry::{
 pub(super) fn update(status: &LeaderStatus, ready: bool, silent: Option<Duration>) {
     metrics::gauge!(LEADER_SILENT_SECONDS).set(silent.unwrap_or_default().as_secs_f64());
     let (role, revision, remaining) = match status {
-        ElectionStatus::Leader(term) if term.is_valid() => {
-            ("leader", term.lock_revision().0, term.remaining().as_secs_f64())
+        // A suspended term does not lead, and has a deadline.
+        ElectionStatus::Leader(term) if term.check().is_ok() => {
+            let role = if term.is_valid() { "leader" } else { "undetermined" };
+            (role, term.lock_revision().0, term.remaining().as_secs_f64())
         }
         ElectionStatus::Follower(following) => ("follower", following.revision.0, 0.0),
         ElectionStatus::Leader(_) | ElectionStatus::Undetermined(_) => ("undetermined", 0, 0.0),

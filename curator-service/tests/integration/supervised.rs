@@ -18,7 +18,8 @@ fn supervised(label: &str, ttl: Duration) -> (TestCluster, usize) {
     let mut stage = TestCluster::empty(label, EtcdOptions::default());
     for member in 0..3 {
         stage.start(member, Reach::All, |options| CuratorOptions {
-            extra_args: vec!["--supervised".into()],
+            // The scenarios are about the lease, which the others would not wait for.
+            extra_args: vec!["--supervised".into(), "--failover-limit=off".into()],
             ..options.leader_ttl(ttl)
         });
     }

@@ -224,7 +224,15 @@ fn two_namespaces_elect_apart() {
 #[test]
 fn a_leader_that_is_silent_is_said_to_be_before_its_lease_runs_out() {
     const LONG: Duration = Duration::from_secs(10);
-    let (mut stage, leader) = TestCluster::elected("silent", Reach::Own, LONG, EtcdOptions::default());
+    let mut stage = TestCluster::empty("silent", EtcdOptions::default());
+    for member in 0..3 {
+        // With a limit it would be deposed long before.
+        stage.start(member, Reach::Own, |options| CuratorOptions {
+            extra_args: vec!["--failover-limit=off".into()],
+            ..options.leader_ttl(LONG)
+        });
+    }
+    let leader = stage.agreed(SOON);
     let others = stage.others(leader);
     let follower = others[0];
     let value = |stage: &TestCluster, name: &str| {

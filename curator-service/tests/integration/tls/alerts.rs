@@ -45,6 +45,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "for an hour; certificates of the cluster run to the year 9999",
     ),
     (
+        "CuratorTermSuspendedOften",
+        "of more than ten suspensions in a quarter of an hour",
+    ),
+    (
         "CuratorFencedOut",
         "an access must come between the end of a lease and the news of it",
     ),

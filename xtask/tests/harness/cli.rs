@@ -16,7 +16,7 @@ fn refused(words: &[&str]) -> String {
 fn mistakes_end_with_code_2_and_say_what_is_right() {
     assert!(refused(&[]).contains("Usage: cargo xtask COMMAND"));
     assert!(refused(&["deploy"]).contains(
-        "there are setup, up, test, examples, fuzz, sim, smoke, integration, upgrade, chaos, api, bench, ci"
+        "there are setup, up, test, examples, fuzz, sim, smoke, integration, upgrade, chaos, api, package, outside, bench, ci"
     ));
     assert!(refused(&["help", "deploy"]).contains("unknown command `deploy`"));
     assert!(refused(&["up", "--tll", "5s"]).contains("it has --ttl, --etcd, --for, --embedded"));

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use curator_listener::{
-    Leader, ListenError, Listener, ListenerConfig, Role, Services, SharedGuard, StaticStatus, TermGuard, TermId,
+    Leader, LeaderTerm, ListenError, Listener, ListenerConfig, Role, Services, StaticStatus, TermGuard, TermId,
     async_trait,
 };
 use futures::future::BoxFuture;
@@ -129,17 +129,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let leader = Listener::bind(["127.0.0.1:0".parse()?], ListenerConfig::default())?;
     let address = leader.addresses()[0].to_string();
-    let role = Role::Local {
-        term: term.clone(),
-        guard: SharedGuard(Arc::new(Forever)),
-    };
+    let role = Role::Leader(LeaderTerm::new(term.clone(), Forever));
     let one = run(leader, role, &leading, &at_leader, &cancel);
     let follower = Listener::builder(ListenerConfig::default())
         .address("127.0.0.1:0".parse()?)
         .unix_socket(&path)
         .build()?;
     let tcp = Endpoint::from_shared(format!("http://{}", follower.addresses()[0]))?.connect_lazy();
-    let role = Role::Remote(Leader {
+    let role = Role::Follower(Leader {
         node_id: "one".into(),
         addresses: vec![address],
         authorizes_forwarded: true,

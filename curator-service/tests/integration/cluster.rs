@@ -122,11 +122,15 @@ pub(crate) async fn insist<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) 
     let until = Instant::now() + 4 * SOON;
     loop {
         let done = call().await;
+        // The client of tonic calls it internal when a server that ends has closed the connection under a call.
+        let closed =
+            |status: &Status| status.code() == Code::Internal && status.message().contains("h2 protocol error");
         let transient = |status: &Status| {
-            matches!(
-                status.code(),
-                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-            )
+            closed(status)
+                || matches!(
+                    status.code(),
+                    Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+                )
         };
         match done {
             Err(status) if transient(&status) => {

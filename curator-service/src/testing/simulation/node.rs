@@ -58,6 +58,8 @@ pub(super) struct Start {
     pub(super) store: MemoryClient,
     pub(super) clock: SharedClock,
     pub(super) seed: u64,
+    /// Whether it may have a failover limit.
+    pub(super) limited: bool,
     pub(super) now: Duration,
     /// Its address in the network, if it listens.
     pub(super) host: Option<SimHost>,
@@ -70,6 +72,7 @@ impl Node {
             store,
             clock,
             seed,
+            limited,
             now,
             host,
         } = start;
@@ -77,7 +80,7 @@ impl Node {
         let backend = Arc::new(StoreElection::new(store.clone(), LOCKS, TTL / 3).with_seed(seed));
         let config = ElectorConfig {
             ttl: TTL,
-            failover_limit: FAILOVER_LIMITS[number % FAILOVER_LIMITS.len()],
+            failover_limit: FAILOVER_LIMITS[number % FAILOVER_LIMITS.len()].filter(|_| limited),
             clock,
             seed: Some(seed),
             ..ElectorConfig::default()

@@ -72,7 +72,7 @@ pub fn simulate(scenario: &Scenario, bug: Option<Bug>, all: bool) -> Outcome {
     let runtime = builder.build().unwrap_or_else(|error| panic!("no runtime: {error}"));
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let mut world = World::new(scenario, all);
+        let mut world = World::new(scenario, all, bug.is_none());
         let ran = std::panic::AssertUnwindSafe(world.run()).catch_unwind().await;
         let broken = match ran {
             Ok(done) => done.err(),
@@ -114,6 +114,8 @@ fn told_by(panic: &(dyn std::any::Any + Send)) -> String {
 
 struct World<'a> {
     scenario: &'a Scenario,
+    /// Whether instances have failover limits. The deliberate bugs are those of leases and of the service.
+    limited: bool,
     cluster: MemoryCluster,
     network: Network,
     clocks: Vec<SharedClock>,
@@ -135,7 +137,7 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(scenario: &'a Scenario, all: bool) -> Self {
+    fn new(scenario: &'a Scenario, all: bool, limited: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(!scenario.seed);
         let clocks = (0..scenario.nodes)
             // The margins cover rates that differ by a tenth.
@@ -151,6 +153,7 @@ impl<'a> World<'a> {
         let record = Record::new(all);
         let mut world = Self {
             scenario,
+            limited,
             cluster,
             network: Network::new(scenario.seed),
             clocks,
@@ -194,6 +197,7 @@ impl<'a> World<'a> {
             store: self.cluster.client(node),
             clock: self.clocks[node].clone(),
             seed: self.rng.random(),
+            limited: self.limited,
             now: self.now(),
             host: self.scenario.listeners.then(|| self.network.host(node_address(node))),
         });

@@ -269,9 +269,12 @@ impl<'a> Call<'a> {
             }
         };
         let route = self.route_updates.borrow().clone();
+        // Completes at once if the term has resumed since it was found suspended.
         let resumed = async {
             match &*route {
-                Route::Leader(leader) if leader.guard.0.is_suspended() => leader.guard.0.resumed().await,
+                Route::Leader(leader) if leader.guard.0.is_valid() && !leader.in_flight.is_draining() => {
+                    leader.guard.0.resumed().await;
+                }
                 _ => std::future::pending().await,
             }
         };

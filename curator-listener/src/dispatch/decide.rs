@@ -216,6 +216,15 @@ mod tests {
         }
     }
 
+    fn suspended_view(term: &TermHeader) -> RouteView<'_> {
+        RouteView::Leader {
+            term,
+            valid: true,
+            suspended: true,
+            draining: false,
+        }
+    }
+
     #[test]
     fn a_clients_call_is_served_forwarded_or_held() {
         let (term, leader, plain) = (TermHeader::new(&term(7)), leader(), ForwardingHeaders::default());
@@ -232,6 +241,7 @@ mod tests {
             leader_view(&term, true, true),
             leader_view(&term, false, false),
             leader_view(&term, false, true),
+            suspended_view(&term),
         ] {
             let Decision::Queue(refusal) = decide(view, &plain, &ME) else {
                 panic!("{view:?}")
@@ -298,6 +308,7 @@ mod tests {
         let refused = [
             (leader_view(&term, true, true), &hop, "stepping-down"),
             (leader_view(&term, false, false), &hop, "other-term"),
+            (suspended_view(&term), &hop, "suspended"),
             (RouteView::Undetermined { reason: "a test" }, &hop, "not-leader"),
             (RouteView::Follower { leader: &leader }, &hop, "not-leader"),
             (leader_view(&term, true, false), &forwarded(8, "you"), "other-term"),

@@ -25,4 +25,5 @@ mod shared;
 mod skew;
 mod stalls;
 mod strangers;
+mod suspended;
 mod threads;

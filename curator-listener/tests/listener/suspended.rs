@@ -1,0 +1,129 @@
+//! A leader whose term is suspended: new calls wait for it, and what is open lives on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curator_listener::{LeaderSuspected, LeaderTerm, Role, TermGuard};
+use tokio::sync::{mpsc, watch};
+
+use crate::fixture::{Instance, config, follower_role, in_time, say, term};
+
+/// A term that lasts, and that a test suspends.
+#[derive(Clone)]
+struct Suspendable {
+    suspended: watch::Sender<bool>,
+    /// Counts how often it was asked whether it is suspended.
+    asked: Arc<AtomicUsize>,
+    /// Is suspended when it is asked for the first time only: it resumes at once.
+    once: bool,
+}
+
+impl Suspendable {
+    fn new(suspended: bool, once: bool) -> Self {
+        Self {
+            suspended: watch::Sender::new(suspended),
+            asked: Arc::default(),
+            once,
+        }
+    }
+
+    fn leading(&self) -> Instance {
+        Instance::start(Role::Leader(LeaderTerm::new(term(1), self.clone())))
+    }
+
+    /// Completes when a call was found to be one for a suspended term.
+    async fn is_asked(&self, times: usize) {
+        while self.asked.load(Ordering::SeqCst) < times {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl TermGuard for Suspendable {
+    fn is_valid(&self) -> bool {
+        true
+    }
+
+    fn is_suspended(&self) -> bool {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.once { asked == 0 } else { *self.suspended.borrow() }
+    }
+
+    async fn resumed(&self) {
+        if !self.once {
+            let _ = self.suspended.subscribe().wait_for(|suspended| !*suspended).await;
+        }
+    }
+
+    fn remaining(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    async fn ended(&self) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn call_waits_while_the_term_is_suspended_and_is_served_when_it_resumes() {
+    let guard = Suspendable::new(true, false);
+    let leader = guard.leading();
+    let mut client = leader.client();
+    let mut waiting = tokio::spawn(async move { client.say(say(1)).await });
+    in_time(guard.is_asked(1)).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut waiting).await;
+    assert!(early.is_err(), "answered in a suspended term: {early:?}");
+    guard.suspended.send_replace(false);
+    in_time(waiting).await.unwrap().unwrap();
+    leader.stop().await;
+}
+
+/// The term may resume between the decision to hold a call and the wait.
+#[tokio::test]
+async fn call_is_not_held_by_a_term_that_has_resumed_already() {
+    let guard = Suspendable::new(true, true);
+    let leader = guard.leading();
+    // The limit of the hold is ten seconds.
+    let answered = tokio::time::timeout(Duration::from_secs(5), leader.client().say(say(1))).await;
+    answered.expect("served without a change of the role").unwrap();
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn follower_holds_a_call_that_a_suspended_leader_gives_back() {
+    let guard = Suspendable::new(true, false);
+    let leader = guard.leading();
+    let follower = Instance::following(leader.address, 1);
+    in_time(follower.serves(true)).await;
+    let mut client = follower.client();
+    let mut waiting = tokio::spawn(async move { client.say(say(1)).await });
+    // It was given back, and sent again.
+    in_time(guard.is_asked(2)).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut waiting).await;
+    assert!(early.is_err(), "answered in a suspended term: {early:?}");
+    guard.suspended.send_replace(false);
+    in_time(waiting).await.unwrap().unwrap();
+    follower.stop().await;
+    leader.stop().await;
+}
+
+#[tokio::test]
+async fn leader_that_cannot_be_connected_to_is_suspected_again_and_again_by_its_term() {
+    // A port that was free a moment ago.
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    drop(socket);
+    let (told, mut suspected) = mpsc::unbounded_channel();
+    let mut config = config();
+    config.leader_suspected = Some(LeaderSuspected::new(move |term| {
+        let _ = told.send(term.clone());
+    }));
+    let follower = Instance::with(follower_role(address, 7), config, |service| service);
+    for _ in 0..3 {
+        assert_eq!(in_time(suspected.recv()).await, Some(term(7)));
+    }
+    follower.stop().await;
+}

@@ -367,7 +367,9 @@ impl Fenced {
     /// # Errors
     /// The term has ended, or the store does not answer.
     pub async fn watch(&self, keys: Keys, from: Revision) -> Result<WatchStream, FencedError> {
-        self.term.check().map_err(|_| FencedError::LostLeadership)?;
+        if self.term.has_ended() {
+            return Err(FencedError::LostLeadership);
+        }
         let term = self.term.clone();
         let changes = self.store.watch(keys, from).await?;
         let lock = self.term.clone();

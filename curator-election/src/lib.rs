@@ -123,6 +123,6 @@ pub use observer::{LeaderObserver, Observed};
 pub use process::Process;
 pub use settings::ElectorError;
 pub use status::{ElectionStatus, LeaderInfo, Reason};
-pub use term::{Term, TermEnded, TermOwner, Validity, WentBack};
+pub use term::{NotValid, Term, TermEnded, TermOwner, Validity, WentBack};
 pub use transfer::{TransferError, transfer_leadership};
 pub use value::{DecodeError, LeaderValue, PlainText};

@@ -92,6 +92,17 @@ const UNLIMITED: u64 = u64::MAX;
 /// The deadline of an ended term. It is less than any other deadline.
 const ENDED: u64 = 0;
 
+/// The term is not valid: no action in its name is allowed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotValid {
+    /// The term is suspended. It becomes valid again, or ends.
+    #[error("this instance's term as leader is suspended: the store has not confirmed it")]
+    Suspended,
+    /// The term has ended. It stays ended.
+    #[error(transparent)]
+    Ended(#[from] TermEnded),
+}
+
 /// The term has ended: no action in its name is allowed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this instance's term as leader has ended")]
@@ -219,21 +230,28 @@ impl Term {
         }
     }
 
-    /// Checks that the term has not ended. It may be suspended: then [`valid`](Self::valid) waits.
+    /// Checks that the holder may act as leader now. [`valid`](Self::valid) waits for that.
     ///
     /// # Errors
-    /// If the term has ended. It stays ended.
-    pub fn check(&self) -> Result<(), TermEnded> {
+    /// If the term has ended, or is suspended.
+    pub fn check(&self) -> Result<(), NotValid> {
         match self.validity() {
-            Validity::Ended => Err(TermEnded),
-            Validity::Valid | Validity::Suspended => Ok(()),
+            Validity::Valid => Ok(()),
+            Validity::Suspended => Err(NotValid::Suspended),
+            Validity::Ended => Err(TermEnded.into()),
         }
     }
 
-    /// Whether the holder may act as leader now: the term has not ended and is not suspended.
+    /// Whether the holder may act as leader now; see [`Term::check`].
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.validity() == Validity::Valid
+    }
+
+    /// Whether the term has ended. A term that has not may be suspended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.validity() == Validity::Ended
     }
 
     /// Completes once the term is valid: at once, unless it is suspended.
@@ -243,17 +261,13 @@ impl Term {
     /// # Errors
     /// If the term has ended, or ends first.
     pub async fn valid(&self) -> Result<(), TermEnded> {
-        match self.validity() {
-            Validity::Valid => return Ok(()),
-            Validity::Ended => return Err(TermEnded),
-            Validity::Suspended => {}
-        }
+        // Subscribed to before the first look, so that no confirmation is missed.
         let mut confirmations = self.inner.confirmations.subscribe();
         loop {
-            match self.validity() {
-                Validity::Valid => return Ok(()),
-                Validity::Ended => return Err(TermEnded),
-                Validity::Suspended => {}
+            match self.check() {
+                Ok(()) => return Ok(()),
+                Err(NotValid::Ended(ended)) => return Err(ended),
+                Err(NotValid::Suspended) => {}
             }
             tokio::select! {
                 biased;
@@ -297,7 +311,7 @@ impl Term {
     pub async fn ended(&self) {
         let mut ended = self.inner.ended.subscribe();
         while let Some(deadline) = self.deadline() {
-            if self.check().is_err() {
+            if self.has_ended() {
                 return;
             }
             tokio::select! {
@@ -374,7 +388,7 @@ impl TermOwner {
             return true;
         }
         loop {
-            if self.term.check().is_err() {
+            if self.term.has_ended() {
                 return false;
             }
             let deadline = inner.deadline.load(Ordering::Acquire);
@@ -406,7 +420,7 @@ impl TermOwner {
         if moved.is_ok() {
             inner.confirmations.send_replace(());
         }
-        self.term.check().is_ok()
+        !self.term.has_ended()
     }
 
     /// Ends the term now.
@@ -455,7 +469,7 @@ mod tests {
         assert!(term.is_valid());
         assert_eq!(term.remaining(), Duration::from_millis(1));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(term.check(), Err(TermEnded));
+        assert_eq!(term.check(), Err(NotValid::Ended(TermEnded)));
         assert_eq!(term.remaining(), Duration::ZERO);
     }
 
@@ -530,7 +544,8 @@ mod tests {
         tokio::time::advance(Duration::from_millis(899)).await;
         assert_eq!(term.validity(), Validity::Valid);
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!((term.validity(), term.check()), (Validity::Suspended, Ok(())));
+        assert_eq!(term.validity(), Validity::Suspended);
+        assert_eq!((term.check(), term.has_ended()), (Err(NotValid::Suspended), false));
         assert!(!term.is_valid());
         let waiting = tokio::spawn({
             let term = term.clone();

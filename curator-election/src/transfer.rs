@@ -132,7 +132,10 @@ async fn write_value<V: LeaderValue>(
     term: &Term,
     value: &V,
 ) -> Result<(), TransferError> {
-    term.check().map_err(|_| TransferError::TermEnded)?;
+    // The guard on the lock key decides whether a suspended term still lasts.
+    if term.has_ended() {
+        return Err(TransferError::TermEnded);
+    }
     let written = backend
         .proclaim(
             term.lock_key().clone(),

@@ -78,7 +78,7 @@ struct Guard(Term);
 #[async_trait]
 impl TermGuard for Guard {
     fn is_valid(&self) -> bool {
-        self.0.check().is_ok()
+        !self.0.has_ended()
     }
 
     fn is_suspended(&self) -> bool {

@@ -183,7 +183,7 @@ impl Leader {
         let membership = &self.context.membership;
         match task {
             Task::RemoveMember { member, node } => {
-                self.check_term()?;
+                self.check_term().await?;
                 membership
                     .remove(member)
                     .await
@@ -191,7 +191,7 @@ impl Leader {
                 info!(node, "removed a consensus member that belongs to no node");
             }
             Task::Promote { member, node } => {
-                self.check_term()?;
+                self.check_term().await?;
                 match membership.promote(member).await {
                     Ok(()) => info!(node, "promoted a consensus learner to voting member"),
                     Err(error) => debug!(node, %error, "a consensus learner cannot be promoted yet"),

@@ -16,7 +16,7 @@ pub(super) fn update(status: &LeaderStatus, ready: bool, silent: Option<Duration
     metrics::gauge!(LEADER_SILENT_SECONDS).set(silent.unwrap_or_default().as_secs_f64());
     let (role, revision, remaining) = match status {
         // A suspended term does not lead, and has a deadline.
-        ElectionStatus::Leader(term) if term.check().is_ok() => {
+        ElectionStatus::Leader(term) if !term.has_ended() => {
             let role = if term.is_valid() { "leader" } else { "undetermined" };
             (role, term.lock_revision().0, term.remaining().as_secs_f64())
         }

@@ -154,7 +154,7 @@ impl Leader {
             if !add {
                 return Ok(None);
             }
-            self.check_term()?;
+            self.check_term().await?;
             membership
                 .add_learner(&url)
                 .await
@@ -174,7 +174,7 @@ impl Leader {
         let membership = &self.context.membership;
         let members = membership.members().await.map_err(|error| not_changed(&error))?;
         for member in members.iter().filter(|member| member.node_id() == id) {
-            self.check_term()?;
+            self.check_term().await?;
             membership
                 .remove(member.id)
                 .await
@@ -184,10 +184,10 @@ impl Leader {
         Ok(())
     }
 
-    /// Checks the term once more before an operation that no fence covers.
-    pub(in crate::leader) fn check_term(&self) -> Result<(), Status> {
-        let term = self.state.fenced().term();
-        term.check().map_err(|_| Status::unavailable("lost leadership"))
+    /// Checks the term once more before an operation that no fence covers, and waits while it is suspended.
+    pub(in crate::leader) async fn check_term(&self) -> Result<(), Status> {
+        let valid = self.state.fenced().term().valid().await;
+        valid.map_err(|_| Status::unavailable("lost leadership"))
     }
 }
 

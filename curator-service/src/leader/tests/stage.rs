@@ -193,6 +193,11 @@ impl Stage {
         }
     }
 
+    /// The store confirms the term for this long.
+    pub(super) fn confirm(&self, time: Duration) {
+        assert!(self.term_owner.confirm(self.leader.context.clock.now() + time));
+    }
+
     /// Deletes the lock key without the leader's knowledge.
     pub(super) async fn unlock(&self) {
         self.delete(self.lock).await;

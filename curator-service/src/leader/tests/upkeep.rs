@@ -1,5 +1,7 @@
 //! The reconciler on a store: roles follow members, one change per run.
 
+use std::time::Duration;
+
 use curator_proto::common::NodeRoles;
 use curator_proto::common::node_roles::KubernetesController;
 use curator_proto::management_api::{UpdateNodeRolesRequest, update_node_roles_request};
@@ -109,4 +111,20 @@ async fn an_undecodable_node_stops_the_pass() {
     stage.members.add_learner("https://stray:7834").await.unwrap();
     stage.leader.reconcile_once().await.unwrap_err();
     assert_eq!(stage.members.members().await.unwrap().len(), 2);
+}
+
+/// A change of the members is no transaction: no guard would stop a leader that another one has replaced.
+#[tokio::test(start_paused = true)]
+async fn suspended_leader_changes_no_members_until_its_term_is_confirmed() {
+    let stage = Stage::new().await;
+    stage.confirm(Duration::from_millis(1));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let leader = stage.leader.clone();
+    let mut leaving = tokio::spawn(async move { leader.leave_consensus(&id(FIRST)).await });
+    let early = tokio::time::timeout(Duration::from_secs(60), &mut leaving).await;
+    assert!(early.is_err(), "changed in a suspended term: {early:?}");
+    assert_eq!(stage.members.members().await.unwrap().len(), 1);
+    stage.confirm(Duration::from_secs(60));
+    leaving.await.unwrap().unwrap();
+    assert_eq!(stage.members.members().await.unwrap(), []);
 }

@@ -49,7 +49,7 @@ mod limit;
 mod record;
 
 pub(crate) use self::challenger::{Challenger, Found, Place, Step, Target};
-pub(crate) use self::confirmation::{Confirmations, Outcome};
+pub(crate) use self::confirmation::{Confirmations, Outcome, RefutationCause};
 pub use self::limit::{DEFAULT_FAILOVER_LIMIT, MIN_FAILOVER_LIMIT};
 pub(crate) use self::limit::{Limit, effective_limit};
 pub use self::record::{ChallengeRecord, ChallengeState, RecordError, Standing, StoredRecord};

@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument, debug, debug_span};
 
@@ -207,8 +208,8 @@ fn first(result: &OpResult) -> Option<KeyValue> {
     }
 }
 
-/// How long to try again before a term without answers of the store is suspended.
-const MAX_TRIES: u32 = 20;
+/// How long an access is tried again while the term is valid. Without answers of the store it is suspended before.
+const MAX_PATIENCE: Duration = Duration::from_secs(1);
 /// The wait before such a try.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -218,26 +219,27 @@ const TRY_INTERVAL: Duration = Duration::from_millis(50);
 /// An access that has failed shortly before that waits as well.
 #[derive(Default)]
 struct Patience {
-    tries: u32,
+    /// When the access first failed in a valid term.
+    since: Option<Instant>,
 }
 
 impl Patience {
     /// Whether to try again after this error. A write whose outcome is unknown is never repeated.
     async fn try_again(&mut self, term: &Term, error: &StoreError, writes: bool) -> bool {
-        let is_outage = matches!(
-            error,
-            StoreError::Unreachable { .. } | StoreError::NoQuorum { .. } | StoreError::Unknown { .. }
-        );
-        if !is_outage || term.confirmed_until().is_none() || (writes && !error.never_ran()) {
+        if !error.is_outage() || term.confirmed_until().is_none() || (writes && !error.never_ran()) {
             return false;
         }
         match term.validity() {
             Validity::Ended => false,
-            Validity::Suspended => true,
+            // The caller waits for the end of the suspension, which is bounded.
+            Validity::Suspended => {
+                self.since = None;
+                true
+            }
             Validity::Valid => {
-                self.tries += 1;
+                let since = *self.since.get_or_insert_with(Instant::now);
                 tokio::time::sleep(TRY_INTERVAL).await;
-                self.tries <= MAX_TRIES
+                since.elapsed() < MAX_PATIENCE
             }
         }
     }

@@ -41,7 +41,7 @@ struct InFlight {
 /// What an answer means.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
-    /// Nothing: a late or unknown answer, or a failed call.
+    /// Nothing: an answer too late to confirm the term or unknown, or a failed call.
     Nothing,
     /// The term is confirmed until the new [`Confirmations::deadline`].
     Confirmed,
@@ -49,6 +49,7 @@ pub(crate) enum Outcome {
     /// revision of the key.
     Refute {
         id: u64,
+        cause: RefutationCause,
         seen: Revision,
         record: ChallengeRecord,
     },
@@ -56,6 +57,17 @@ pub(crate) enum Outcome {
     Lost,
     /// The store answered with a revision lower than one from before the call.
     WentBack { seen: Revision, found: Revision },
+}
+
+/// Why the own record is put again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefutationCause {
+    /// Another candidate challenges the term.
+    Challenged,
+    /// There is no challenge key.
+    Missing,
+    /// The challenge key holds another record.
+    Foreign,
 }
 
 impl Confirmations {
@@ -131,17 +143,22 @@ impl Confirmations {
             record.state == ChallengeState::Clear || failpoint::on(failpoint::CONFIRMS_WITHOUT_RECORD)
         };
         if found.as_ref().is_some_and(|record| own(record) && is_clear(record)) {
-            self.confirmed(call.sent_at, now);
-            return Outcome::Confirmed;
+            return self.confirmed(call.sent_at, now);
         }
         if self.in_flight.len() >= MAX_IN_FLIGHT {
             self.retry(now);
             return Outcome::Nothing;
         }
+        let cause = match &found {
+            Some(record) if own(record) => RefutationCause::Challenged,
+            None if seen == Revision(0) => RefutationCause::Missing,
+            _ => RefutationCause::Foreign,
+        };
         // A read is not urgent before the answer.
         let sequence = found.map_or(0, |record| record.sequence).max(self.record.sequence);
         self.record.sequence = sequence.saturating_add(1);
         Outcome::Refute {
+            cause,
             id: self.start(now, call.newest),
             seen,
             record: self.record.clone(),
@@ -154,8 +171,7 @@ impl Confirmations {
             return Outcome::Nothing;
         };
         if put {
-            self.confirmed(call.sent_at, now);
-            Outcome::Confirmed
+            self.confirmed(call.sent_at, now)
         } else {
             // The key changed since the read, by an earlier refutation or a new challenge, or the lock key is gone.
             self.next_read = now;
@@ -190,7 +206,8 @@ impl Confirmations {
         self.next_read = self.next_read.min(now + RETRY_INTERVAL);
     }
 
-    fn confirmed(&mut self, sent_at: Instant, now: Instant) {
+    /// Moves the deadline. A call of so long ago that its deadline has passed shows nothing of now.
+    fn confirmed(&mut self, sent_at: Instant, now: Instant) -> Outcome {
         let from = if failpoint::on(failpoint::CONFIRMED_FROM_RECEIPT) {
             now
         } else {
@@ -198,6 +215,11 @@ impl Confirmations {
         };
         let until = from + self.limit.validity();
         self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.max(until)));
+        if until > now {
+            Outcome::Confirmed
+        } else {
+            Outcome::Nothing
+        }
     }
 }
 

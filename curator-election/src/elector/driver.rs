@@ -15,7 +15,7 @@ use super::control::{Proclaim, pause_changed};
 use super::machine::{Command, Event};
 use super::{Elector, ProclaimError, Proclaimed, StepDown};
 use crate::backend::{CampaignError, Elected, ElectionBackend, Observation};
-use crate::challenge::{ChallengeRecord, Found};
+use crate::challenge::{ChallengeRecord, Found, RefutationCause};
 use crate::clock::{Instant, SharedClock};
 use crate::liveness::LivenessProbe;
 use crate::observer::{LeaderObserver, Observed};
@@ -51,6 +51,7 @@ pub(super) async fn run<V: LeaderValue>(elector: Elector<V>, cancel: Cancellatio
         proclaiming: None,
         following: None,
         own_id,
+        limit: machine.limit(),
         clock: clock.clone(),
         calls: FuturesUnordered::new(),
         observations: None,
@@ -137,6 +138,8 @@ struct Io<V> {
     backend: Arc<dyn ElectionBackend>,
     value: Arc<watch::Sender<Bytes>>,
     own_id: Arc<str>,
+    /// The failover limit in effect.
+    limit: Option<Duration>,
     clock: SharedClock,
     /// The observer while the candidacy is paused.
     following: Option<LeaderObserver<V>>,
@@ -179,6 +182,8 @@ impl<V: LeaderValue> Io<V> {
                 deadline,
                 confirmed,
             } => {
+                // None if the store refuses the challenge key.
+                telemetry::failover_limit(confirmed.and(self.limit));
                 let (clock, names) = (self.clock.clone(), (backend.key_in_store(&key), telemetry::election()));
                 self.publisher
                     .lead(key, revision, lease, (deadline, confirmed), clock, names);
@@ -197,13 +202,24 @@ impl<V: LeaderValue> Io<V> {
             }
             Command::Refute {
                 id,
+                cause,
                 guard,
                 lease,
                 record,
                 timeout,
             } => {
-                telemetry::challenge("received");
-                info!("this instance's term is challenged: refuting");
+                match cause {
+                    RefutationCause::Challenged => {
+                        telemetry::challenge("received");
+                        info!("this instance's term is challenged: refuting");
+                    }
+                    RefutationCause::Missing => {
+                        warn!("the challenge key of this instance's term is missing: putting it")
+                    }
+                    RefutationCause::Foreign => {
+                        warn!("the challenge key of this instance's term has another content: putting it again");
+                    }
+                }
                 self.call(async move {
                     let result = within(timeout, backend.put_record(guard, Some(lease), record)).await;
                     Event::Refuted { id, result }
@@ -315,12 +331,17 @@ impl<V: LeaderValue> Io<V> {
                         }
                         .boxed(),
                     );
-                    self.closing = Some(close(lease, wait.map(drop), until, self.clock.clone()).boxed());
+                    let overdue =
+                        "cannot revoke the lease yet: this instance goes on trying until the lease has expired";
+                    self.closing = Some(close(lease, wait.map(drop), until, self.clock.clone(), overdue).boxed());
                     return;
                 }
                 let clock = self.clock.clone();
                 self.closing = Some(match lease {
-                    Some(lease) => close(lease, revoke(backend, lease), until, clock).boxed(),
+                    Some(lease) => {
+                        let overdue = "cannot revoke the lease: it expires after its TTL";
+                        close(lease, revoke(backend, lease), until, clock, overdue).boxed()
+                    }
                     None => futures::future::ready(()).boxed(),
                 });
             }
@@ -341,10 +362,14 @@ impl<V: LeaderValue> Io<V> {
     fn proclaim(&mut self, request: Proclaim) {
         let Proclaim { value, answer } = request;
         self.value.send_replace(value.clone());
-        let Some(term) = self.publisher.status.borrow().valid_term().cloned() else {
-            // The caller may be gone.
-            let _ = answer.send(Ok(Proclaimed::Queued));
-            return;
+        let term = match &*self.publisher.status.borrow() {
+            // The guard on the lock key decides whether a suspended term still lasts.
+            ElectionStatus::Leader(term) if !term.has_ended() => term.clone(),
+            _ => {
+                // The caller may be gone.
+                let _ = answer.send(Ok(Proclaimed::Queued));
+                return;
+            }
         };
         let backend = self.backend.clone();
         let write = async move {
@@ -432,12 +457,18 @@ async fn revoke(backend: Arc<dyn ElectionBackend>, lease: LeaseId) {
     }
 }
 
-/// Waits until the lease is revoked or the time is over.
-async fn close(lease: LeaseId, revoke: impl Future<Output = ()>, until: Instant, clock: SharedClock) {
+/// Waits until the lease is revoked or the time is over, which is logged as `overdue`.
+async fn close(
+    lease: LeaseId,
+    revoke: impl Future<Output = ()>,
+    until: Instant,
+    clock: SharedClock,
+    overdue: &'static str,
+) {
     tokio::select! {
         biased;
         () = revoke => debug!(%lease, "lease revoked"),
-        () = clock.sleep_until(until) => warn!(%lease, "cannot revoke the lease: it expires after its TTL"),
+        () = clock.sleep_until(until) => warn!(%lease, "{overdue}"),
     }
 }
 

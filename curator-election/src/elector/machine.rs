@@ -24,7 +24,9 @@ use super::early_end::EarlyEnds;
 use super::renewal::{Attempt, Renewal};
 use crate::backend::{CampaignError, Candidate, Elected, Observation, RecordGuard, Standing};
 use crate::backoff::Backoff;
-use crate::challenge::{ChallengeRecord, ChallengeState, Challenger, Confirmations, Found, Limit, Place, Target};
+use crate::challenge::{
+    ChallengeRecord, ChallengeState, Challenger, Confirmations, Found, Limit, Place, RefutationCause, Target,
+};
 use crate::clock::Instant;
 use crate::failpoint;
 use crate::process::Process;
@@ -38,8 +40,6 @@ const PLACE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The maximum pause after a round that failed because the store did not answer, with a failover limit.
 const MAX_OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// The kinds of errors after which the store may answer again at any time.
-const OUTAGES: &[&str] = &["no_answer", "unreachable", "no_quorum"];
 
 /// The durations that the decisions depend on.
 #[derive(Clone, Debug)]
@@ -152,6 +152,7 @@ pub(crate) enum Command<V> {
     /// Put the own challenge key again, within this time.
     Refute {
         id: u64,
+        cause: RefutationCause,
         guard: RecordGuard,
         lease: LeaseId,
         record: ChallengeRecord,
@@ -254,6 +255,8 @@ struct Running {
     observed_at: Instant,
     /// When to read all candidates again.
     relist_at: Instant,
+    /// Whether such a read is in progress. There is one at a time.
+    is_relisting: bool,
     elected: Option<Elected>,
     /// The confirmations of the term, if it has a challenge key.
     confirmations: Option<Confirmations>,
@@ -331,7 +334,10 @@ impl<V: LeaderValue> Machine<V> {
             State::Waiting { until } => Some(*until),
             State::Opening { give_up_at, .. } | State::Closing { give_up_at } => Some(*give_up_at),
             State::Running(running) => {
-                let mut next = running.renewal.next_wakeup().min(running.relist_at);
+                let mut next = running.renewal.next_wakeup();
+                if !running.is_relisting {
+                    next = next.min(running.relist_at);
+                }
                 if let Some(at) = running.next_challenge_wakeup() {
                     next = next.min(at);
                 }
@@ -453,6 +459,7 @@ impl<V: LeaderValue> Machine<V> {
                     word: "no_answer",
                     error: "the store did not reply in time".into(),
                 };
+                self.is_outage = true;
                 self.fail_round(now, reason, "no_answer");
             }
             State::Running(running) => {
@@ -476,7 +483,8 @@ impl<V: LeaderValue> Machine<V> {
                     self.end_round(now, Reason::NotConfirmed);
                     return;
                 }
-                if now >= running.relist_at {
+                if now >= running.relist_at && !running.is_relisting {
+                    running.is_relisting = true;
                     running.relist_at = now + self.timing.ttl;
                     self.commands.push(Command::Relist);
                 }
@@ -522,9 +530,11 @@ impl<V: LeaderValue> Machine<V> {
     }
 
     fn relisted(&mut self, now: Instant, result: Result<Vec<Candidate>, StoreError>) {
-        let (State::Running(running), Ok(candidates)) = (&mut self.state, result) else {
+        let State::Running(running) = &mut self.state else {
             return;
         };
+        running.is_relisting = false;
+        let Ok(candidates) = result else { return };
         if let Some(challenger) = &mut running.challenger {
             let own = candidates.iter().enumerate().skip(1);
             let own = own
@@ -600,6 +610,7 @@ impl<V: LeaderValue> Machine<V> {
                     observed_at: now,
                     // Soon, to learn the place in the queue.
                     relist_at: now + limit.map_or(self.timing.ttl, |_| self.timing.ttl.min(PLACE_INTERVAL)),
+                    is_relisting: false,
                     elected: None,
                     confirmations: None,
                     suspended: false,
@@ -612,6 +623,7 @@ impl<V: LeaderValue> Machine<V> {
                 });
             }
             Err(error) => {
+                self.is_outage = error.is_outage();
                 let word = error.word();
                 let reason = Reason::OpenFailed {
                     word,
@@ -676,6 +688,7 @@ impl<V: LeaderValue> Machine<V> {
                 }
             }
             Err(error) => {
+                self.is_outage = matches!(&error, CampaignError::Store(error) if error.is_outage());
                 let word = match &error {
                     CampaignError::Store(error) => error.word(),
                     CampaignError::KeyLost { .. } => "key_lost",
@@ -800,7 +813,6 @@ impl<V: LeaderValue> Machine<V> {
 
     /// Ends a round that failed for this reason, and reports the reason if its kind is new.
     fn fail_round(&mut self, now: Instant, reason: Reason, error: &'static str) {
-        self.is_outage = OUTAGES.contains(&error);
         self.explain(&reason, error);
         self.end_round(now, reason);
     }

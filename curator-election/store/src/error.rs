@@ -117,6 +117,15 @@ impl StoreError {
         }
     }
 
+    /// Whether the store did not answer, or could not: the same call may succeed at any time.
+    #[must_use]
+    pub const fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Unknown { .. } | Self::NoQuorum { .. }
+        )
+    }
+
     /// Whether the call provably had no effect.
     #[must_use]
     pub const fn never_ran(&self) -> bool {

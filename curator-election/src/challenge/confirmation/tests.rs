@@ -80,11 +80,17 @@ fn reads_every_quarter_of_the_limit_and_four_at_a_time() {
 fn a_challenge_is_refuted_and_the_refutation_counts_from_its_sending() {
     let mut confirmations = confirmations();
     let read = confirmations.read_if_due(at(0), Revision(0)).unwrap();
-    let Outcome::Refute { id, seen, record } = confirmations.read(read, at(100), &found(Some(&challenged()), 21))
+    let Outcome::Refute {
+        id,
+        cause,
+        seen,
+        record,
+    } = confirmations.read(read, at(100), &found(Some(&challenged()), 21))
     else {
         panic!("not refuted");
     };
     assert_eq!(confirmations.deadline(), None, "a read of a challenge confirms nothing");
+    assert_eq!(cause, RefutationCause::Challenged);
     assert_eq!(
         (seen, record.sequence, record.state),
         (Revision(21), 1, ChallengeState::Clear)
@@ -115,10 +121,10 @@ fn a_missing_or_a_foreign_challenge_key_is_put_again() {
         limit: LIMIT / 2,
         ..own_record()
     };
-    for (standing, expected) in [
-        (found(None, 0), Revision(0)),
-        (found(Some(&foreign), 22), Revision(22)),
-        (found(Some(&other_limit), 23), Revision(23)),
+    for (standing, expected, why) in [
+        (found(None, 0), Revision(0), RefutationCause::Missing),
+        (found(Some(&foreign), 22), Revision(22), RefutationCause::Foreign),
+        (found(Some(&other_limit), 23), Revision(23), RefutationCause::Foreign),
         (
             Standing {
                 record: Some(StoredRecord {
@@ -128,15 +134,20 @@ fn a_missing_or_a_foreign_challenge_key_is_put_again() {
                 ..clear()
             },
             Revision(24),
+            RefutationCause::Foreign,
         ),
     ] {
         let mut confirmations = confirmations();
         let read = confirmations.read_if_due(at(0), Revision(0)).unwrap();
         let outcome = confirmations.read(read, at(1), &standing);
-        let Outcome::Refute { seen, record, .. } = outcome else {
+        let Outcome::Refute {
+            cause, seen, record, ..
+        } = outcome
+        else {
             panic!("{outcome:?} for {standing:?}");
         };
-        assert_eq!((seen, record.limit, record.process.as_str()), (expected, LIMIT, "ab"));
+        assert_eq!((seen, cause), (expected, why));
+        assert_eq!((record.limit, record.process.as_str()), (LIMIT, "ab"));
         assert_eq!(confirmations.deadline(), None);
     }
 }
@@ -178,4 +189,20 @@ fn a_failed_read_is_repeated_soon_and_a_term_without_confirmations_gives_up() {
     let id = confirmations.read_if_due(at(35), Revision(0)).unwrap();
     confirmations.read(id, at(40), &clear());
     assert_eq!(confirmations.gives_up_at(), Some(at(935) + Duration::from_secs(10)));
+}
+
+/// Otherwise a term would resume and be suspended in the same moment, again and again, or begin suspended.
+#[test]
+fn an_answer_whose_deadline_has_passed_confirms_nothing() {
+    let mut confirmations = confirmations();
+    let late = confirmations.read_if_due(at(0), Revision(0)).unwrap();
+    let in_time = confirmations.read_if_due(at(250), Revision(0)).unwrap();
+    assert_eq!(confirmations.read(late, at(900), &clear()), Outcome::Nothing);
+    assert_eq!(confirmations.read(in_time, at(901), &clear()), Outcome::Confirmed);
+    assert_eq!(confirmations.deadline(), Some(at(1_150)));
+    let read = confirmations.read_if_due(at(1_000), Revision(0)).unwrap();
+    let Outcome::Refute { id, .. } = confirmations.read(read, at(1_100), &found(Some(&challenged()), 21)) else {
+        panic!("not refuted");
+    };
+    assert_eq!(confirmations.refuted(id, at(2_000), true), Outcome::Nothing);
 }

@@ -126,7 +126,12 @@ impl<V: LeaderValue> Machine<V> {
                     until => self.lead(now, until),
                 }
             }
-            Outcome::Refute { id, seen, record } => {
+            Outcome::Refute {
+                id,
+                cause,
+                seen,
+                record,
+            } => {
                 let guard = RecordGuard {
                     key: elected.key.clone(),
                     created: elected.revision,
@@ -135,6 +140,7 @@ impl<V: LeaderValue> Machine<V> {
                 };
                 self.commands.push(Command::Refute {
                     id,
+                    cause,
                     guard,
                     lease: running.lease,
                     record,

@@ -847,3 +847,23 @@ fn what_an_earlier_process_left_goes_even_if_another_process_is_found() {
     assert_eq!(told(&commands).len(), 1, "{commands:?}");
     assert!(commands.contains(&close(None, 3_002)), "{commands:?}");
 }
+
+/// A candidate that does not know its place reads the queue often: not beside a read that the store does not answer.
+#[test]
+fn candidates_are_read_again_once_at_a_time() {
+    let mut machine = queued();
+    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
+    let State::Running(running) = &mut machine.state else {
+        panic!()
+    };
+    running.challenger = Some(Challenger::new(lease(), Limit::new(Duration::from_secs(1))));
+    let relists =
+        |commands: &[Command<PlainText>]| commands.iter().filter(|&command| *command == Command::Relist).count();
+    let mut reads = 0;
+    for now in (100..1_900).step_by(100) {
+        reads += relists(&machine.handle(at(now), Event::Tick));
+    }
+    assert_eq!(reads, 1, "none was answered");
+    // The next read is due already.
+    assert_eq!(relists(&machine.handle(at(1_900), Event::Relisted(Err(unknown())))), 1);
+}

@@ -275,15 +275,22 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
         let key = self.key_of(lease);
         let mut pauses = self.pauses();
         let mut queued = None;
+        let mut refused = None;
         loop {
             let revision = match queued {
                 Some(revision) => revision,
                 None => match self.queue(&key, lease, &value, record.as_ref()).await {
-                    Ok(revision) => *queued.insert(revision),
+                    Ok(revision) => {
+                        // Not before: a user that may write nothing is refused both keys.
+                        if let Some(error) = refused.take() {
+                            self.warn_of_refused_challenge_key(&error);
+                        }
+                        *queued.insert(revision)
+                    }
                     // A user that may write the election's prefix alone.
                     Err(error) if record.is_some() && error.refusal() == Some(RefusalKind::Permission) => {
-                        self.warn_of_refused_challenge_key(&error);
                         record = None;
+                        refused = Some(error);
                         continue;
                     }
                     Err(error) => {

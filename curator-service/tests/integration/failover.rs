@@ -124,4 +124,6 @@ fn user_who_may_write_the_candidates_alone_leads_without_a_failover_limit() {
     let led = stage.curators[narrow].wait_for_role(Mark::default(), SOON, "leading", curator_harness::Role::is_leader);
     led.unwrap();
     assert_eq!(logs(&stage, narrow, Mark::default(), refused), 1);
+    let (_, metrics) = stage.curators[narrow].observed("/metrics", SOON).unwrap();
+    assert!(metrics.contains("\ncurator_failover_limit_seconds 0\n"), "{metrics}");
 }

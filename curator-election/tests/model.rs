@@ -12,7 +12,12 @@
 //!
 //! Each safeguard is taken out in turn, and the checker must find what goes wrong then.
 
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
+
+use crate::checking::{all_hold, is_broken};
+
+#[path = "shared/checking.rs"]
+mod checking;
 
 const CANDIDATES: usize = 3;
 
@@ -611,49 +616,26 @@ fn valid_terms(state: &State) -> impl Iterator<Item = Term> {
     })
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn all_holds(model: Election) {
-    let told = format!("{model:?}");
-    let checked = model.checker().threads(threads()).spawn_bfs().join();
-    println!(
-        "{} states, to a depth of {}: {told}",
-        checked.unique_state_count(),
-        checked.max_depth()
-    );
-    checked.assert_properties();
-}
-
 /// Without the safeguard the checker finds how the property is broken.
 fn needs(model: Election, safeguard: Without, property: &'static str) {
-    let model = model.without(safeguard);
-    // On one thread the way that is found is a shortest one.
-    let wanted = HasDiscoveries::AllOf([property].into());
-    let checked = model.checker().finish_when(wanted).spawn_bfs().join();
-    let Some(path) = checked.discovery(property) else {
-        panic!("without {safeguard:?} nothing was found against: {property}");
-    };
-    let steps = path.into_actions();
-    println!("without {safeguard:?}, in {} steps: {steps:?}", steps.len());
+    is_broken(model.without(safeguard), &safeguard, property);
 }
 
 /// As etcd and clocks promise: a lease does not end before the deadline of its term.
 #[test]
 fn the_election_holds_while_leases_last() {
-    all_holds(Election::new(3, &[Kind::Write, Kind::Read], false));
+    all_hold(Election::new(3, &[Kind::Write, Kind::Read], false));
 }
 
 /// Whatever becomes of leases: fencing alone keeps what is written and read right.
 #[test]
 fn the_state_is_right_whatever_becomes_of_leases() {
-    all_holds(Election::new(3, &[Kind::Write, Kind::Read], true));
+    all_hold(Election::new(3, &[Kind::Write, Kind::Read], true));
 }
 
 #[test]
 fn writes_of_two_calls_are_in_order() {
-    all_holds(Election::new(2, &[Kind::Write, Kind::Write], true));
+    all_hold(Election::new(2, &[Kind::Write, Kind::Write], true));
 }
 
 #[test]

@@ -36,12 +36,9 @@
 #![forbid(unsafe_code)]
 
 use std::env;
-use std::num::NonZero;
-use std::thread::available_parallelism;
-
-use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::bounds::{Challenges, Pace};
+use crate::checking::{all_hold, is_broken};
 use crate::properties::{
     DEAD_IS_REPLACED, ENDED_IS_FINAL, HAS_KEY, ONE_VALID, PROMPT_STAYS, QUEUE_GOES_ON, REFUTED_STAYS,
 };
@@ -49,6 +46,8 @@ use crate::safeguard::Without;
 
 mod actions;
 mod bounds;
+#[path = "../shared/checking.rs"]
+mod checking;
 mod clocks;
 mod messages;
 mod model;
@@ -58,29 +57,9 @@ mod simplify;
 mod state;
 mod store;
 
-fn all_holds(model: Challenges) {
-    let told = format!("{model:?}");
-    let threads = available_parallelism().map_or(1, NonZero::get);
-    let checked = model.checker().threads(threads).spawn_bfs().join();
-    println!(
-        "{} states, to a depth of {}: {told}",
-        checked.unique_state_count(),
-        checked.max_depth()
-    );
-    checked.assert_properties();
-}
-
 /// Without the safeguard the checker finds how the property is broken.
 fn needs(model: Challenges, safeguard: Without, property: &'static str) {
-    let model = model.without(safeguard);
-    // On one thread the way that is found is a shortest one.
-    let wanted = HasDiscoveries::AllOf([property].into());
-    let checked = model.checker().finish_when(wanted).spawn_bfs().join();
-    let Some(path) = checked.discovery(property) else {
-        panic!("without {safeguard:?} nothing was found against: {property}");
-    };
-    let steps = path.into_actions();
-    println!("without {safeguard:?}, in {} steps: {steps:?}", steps.len());
+    is_broken(model.without(safeguard), &safeguard, property);
 }
 
 const fn two() -> Challenges {
@@ -104,21 +83,21 @@ const fn deaths(kills: u8) -> Challenges {
 
 #[test]
 fn three_candidates_have_one_valid_term() {
-    all_holds(Challenges::new(3, 1, 2));
+    all_hold(Challenges::new(3, 1, 2));
     if env::var_os("CURATOR_MODEL_DEEP").is_some() {
-        all_holds(Challenges::new(3, 2, 2));
-        all_holds(outage(3, 2));
+        all_hold(Challenges::new(3, 2, 2));
+        all_hold(outage(3, 2));
     }
 }
 
 #[test]
 fn challenges_that_follow_each_other_have_one_valid_term() {
-    all_holds(Challenges::new(2, 2, 3));
+    all_hold(Challenges::new(2, 2, 3));
 }
 
 #[test]
 fn reads_that_overtake_each_other_have_one_valid_term() {
-    all_holds(Challenges {
+    all_hold(Challenges {
         reads: 2,
         ..Challenges::new(2, 1, 3)
     });
@@ -127,7 +106,7 @@ fn reads_that_overtake_each_other_have_one_valid_term() {
 /// Of four ticks.
 #[test]
 fn longer_limit_has_one_valid_term() {
-    all_holds(Challenges {
+    all_hold(Challenges {
         limits: [40; 3],
         ..two()
     });
@@ -136,14 +115,14 @@ fn longer_limit_has_one_valid_term() {
 #[test]
 fn limits_that_differ_have_one_valid_term() {
     for limits in [[40, 20, 20], [20, 40, 20]] {
-        all_holds(Challenges { limits, ..two() });
+        all_hold(Challenges { limits, ..two() });
     }
 }
 
 #[test]
 fn candidates_without_challenge_key_have_one_valid_term() {
     for number in [0, 1] {
-        all_holds(Challenges {
+        all_hold(Challenges {
             without_challenge_key: Some(number),
             ..Challenges::new(3, 1, 1)
         });
@@ -152,12 +131,12 @@ fn candidates_without_challenge_key_have_one_valid_term() {
 
 #[test]
 fn challenge_key_removed_by_hand_has_one_valid_term() {
-    all_holds(Challenges { removals: 1, ..two() });
+    all_hold(Challenges { removals: 1, ..two() });
 }
 
 #[test]
 fn term_ended_on_request_stays_ended() {
-    all_holds(Challenges {
+    all_hold(Challenges {
         step_down: true,
         ..two()
     });
@@ -166,15 +145,15 @@ fn term_ended_on_request_stays_ended() {
 /// However long etcd does not answer, and however often.
 #[test]
 fn outage_of_etcd_changes_no_leader() {
-    all_holds(outage(2, 2));
-    all_holds(outage(3, 1));
+    all_hold(outage(2, 2));
+    all_hold(outage(3, 1));
 }
 
 /// Leases never end here.
 #[test]
 fn dead_leaders_are_replaced_within_the_wait() {
-    all_holds(deaths(1));
-    all_holds(deaths(2));
+    all_hold(deaths(1));
+    all_hold(deaths(2));
 }
 
 #[test]

@@ -170,13 +170,12 @@ impl LeaderServices {
         make: impl Fn(&TermContext) -> Result<S, LeaderServicesError> + Send + Sync + 'static,
     ) -> Result<Self, AddServiceError>
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
             + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
-        S::Future: Send + 'static,
     {
         self.reserve(S::NAME)?;
         let methods = Arc::new(self.methods.of_service(S::NAME));
@@ -210,13 +209,12 @@ impl LeaderServices {
         make: impl Fn(&TermContext) -> Result<S, LeaderServicesError> + Send + Sync + 'static,
     ) -> Result<Self, AddServiceError>
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
             + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
-        S::Future: Send + 'static,
     {
         self.reserve(S::NAME)?;
         self.services

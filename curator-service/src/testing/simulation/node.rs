@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use curator_election::clock::SharedClock;
 use curator_election::memory::{MemoryClient, PauseSwitch};
-use curator_election::store::{Revision, Store};
+use curator_election::store::Store;
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorHandle, StoreElection, transfer_leadership};
+use curator_glue::leader_suspected;
 use curator_listener::testing::sim_network::SimHost;
-use curator_listener::{LeaderSuspected, Listener, ListenerConfig, Role, Services, TermId};
+use curator_listener::{Listener, ListenerConfig, Role, Services};
 use curator_proto::private::LeaderElectionValue;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
@@ -235,8 +236,7 @@ async fn listen(
     elector: ElectorHandle<LeaderElectionValue>,
 ) {
     let mut config = ListenerConfig::default().hold_for_ttl(TTL);
-    let suspected = move |term: &TermId| elector.suspect(Revision(term.lock_revision));
-    config.leader_suspected = Some(LeaderSuspected::new(suspected));
+    config.leader_suspected = Some(leader_suspected(elector));
     config.simulated = Some(host);
     let listener = Listener::bind([], config).unwrap_or_else(|error| panic!("{error}"));
     let services = Services::new(move |term| {

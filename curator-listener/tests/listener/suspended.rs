@@ -49,7 +49,11 @@ impl TermGuard for Suspendable {
 
     fn is_suspended(&self) -> bool {
         let asked = self.asked.fetch_add(1, Ordering::SeqCst);
-        if self.once { asked == 0 } else { *self.suspended.borrow() }
+        if self.once {
+            asked == 0
+        } else {
+            *self.suspended.borrow()
+        }
     }
 
     async fn resumed(&self) {

@@ -125,7 +125,7 @@ impl Dispatcher {
                     return Err(refusal);
                 }
                 Decision::Queue(refusal) => {
-                    call.wait(&refusal, None, None).await?;
+                    call.wait(&refusal, std::future::pending()).await?;
                     continue;
                 }
                 Decision::ServeLocally => {

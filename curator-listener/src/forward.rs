@@ -6,6 +6,7 @@
 mod attempt;
 mod connection;
 mod dial;
+mod last_heard;
 mod pool;
 pub(crate) mod replay_body;
 mod reset_queue;

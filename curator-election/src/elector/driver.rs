@@ -214,7 +214,7 @@ impl<V: LeaderValue> Io<V> {
                         info!("this instance's term is challenged: refuting");
                     }
                     RefutationCause::Missing => {
-                        warn!("the challenge key of this instance's term is missing: putting it")
+                        warn!("the challenge key of this instance's term is missing: putting it");
                     }
                     RefutationCause::Foreign => {
                         warn!("the challenge key of this instance's term has another content: putting it again");

@@ -19,7 +19,7 @@ use crate::dispatch::body::Body;
 use crate::dispatch::hold_queue::{self, HoldPermit};
 use crate::dispatch::routing::{FollowerRoute, Route};
 use crate::forward::replay_body::ReplayBody;
-use crate::forward::{Attempt, ForwardRequest, Outcome, Ready, Slot};
+use crate::forward::{Attempt, ForwardRequest, Outcome, Slot};
 use crate::headers::{self, ForwardingHeaders};
 use crate::inbound::InboundBody;
 use crate::protocol::{ForwardProtocol, Negotiation};
@@ -29,6 +29,8 @@ use crate::{local, trace_context};
 /// The delay before a call that did not run is sent to the same leader again. It doubles up to the maximum.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(5);
 const MAX_BACKOFF: Duration = Duration::from_millis(100);
+/// How long a call waits to hear the leader before it enters the hold queue: longer than a round trip.
+const MAX_PING_WAIT: Duration = Duration::from_millis(50);
 
 /// The result of an attempt to serve or forward a call.
 pub(crate) enum Step {
@@ -158,6 +160,9 @@ impl<'a> Call<'a> {
         let Some(slot) = self.slot(follower).await? else {
             return Ok(Step::DecideAgain(body));
         };
+        let Some(slot) = self.alive(slot, follower).await? else {
+            return Ok(Step::DecideAgain(body));
+        };
         let version = follower.protocol.version();
         debug!(target: trace_context::TARGET, leader = follower.leader.node_id, "forwarding");
         let attempt = Attempt {
@@ -204,10 +209,38 @@ impl<'a> Call<'a> {
             Ok(slot) => Ok(Some(slot)),
             Err(why) => {
                 let refusal = Refusal::unavailable(why).with_leader(Some(&follower.leader));
-                self.wait(&refusal, Some(readiness), Some(MAX_BACKOFF)).await?;
+                let again = async {
+                    tokio::select! {
+                        changed = readiness.changed() => match changed {
+                            Ok(()) => {}
+                            // The pool is gone: the route will change.
+                            Err(_) => std::future::pending().await,
+                        },
+                        () = sleep(MAX_BACKOFF) => {}
+                    }
+                };
+                self.wait(&refusal, again).await?;
                 Ok(None)
             }
         }
+    }
+
+    /// Returns the slot if the leader is alive: a call that is sent to a dead leader fails. `None` after a wait, if it
+    /// was not heard.
+    async fn alive(&mut self, slot: Slot, follower: &FollowerRoute) -> Result<Option<Slot>, Refusal> {
+        let last_heard = slot.last_heard();
+        if self.dispatcher.config.leader_suspected.is_none() || last_heard.is_recent() {
+            return Ok(Some(slot));
+        }
+        let until = hold_queue::until(Instant::now(), MAX_PING_WAIT, self.deadline);
+        if timeout_at(until, last_heard.clone().hears()).await.is_ok() && last_heard.is_recent() {
+            return Ok(Some(slot));
+        }
+        // It takes no capacity of the connection while it waits.
+        drop(slot);
+        let refusal = Refusal::unavailable("the leader does not answer").with_leader(Some(&follower.leader));
+        self.wait(&refusal, last_heard.hears()).await?;
+        Ok(None)
     }
 
     fn forward_request(&self, version: ForwardProtocol) -> ForwardRequest {
@@ -234,34 +267,14 @@ impl<'a> Call<'a> {
         let refusal = Refusal::unavailable(why).with_leader(Some(&follower.leader));
         let backoff = self.backoff;
         self.backoff = (backoff * 2).min(MAX_BACKOFF);
-        self.wait(&refusal, None, Some(backoff)).await
+        self.wait(&refusal, sleep(backoff)).await
     }
 
-    /// Waits until the call can be tried again. Refuses it when the time limit has passed.
-    pub(crate) async fn wait(
-        &mut self,
-        refusal: &Refusal,
-        readiness: Option<watch::Receiver<Ready>>,
-        backoff: Option<Duration>,
-    ) -> Result<(), Refusal> {
+    /// Waits until the route changes, or `again` completes. Refuses the call when the time limit has passed.
+    pub(crate) async fn wait(&mut self, refusal: &Refusal, again: impl Future<Output = ()>) -> Result<(), Refusal> {
         let dispatcher = self.dispatcher;
         debug!(target: trace_context::TARGET, reason = %refusal.message, "waits");
         let until = self.enter_queue(refusal)?;
-        let retry = async {
-            match backoff {
-                Some(backoff) => sleep(backoff).await,
-                None => std::future::pending().await,
-            }
-        };
-        let connected = async {
-            if let Some(mut readiness) = readiness
-                && readiness.changed().await.is_ok()
-            {
-                return;
-            }
-            // The pool is gone: the route will change.
-            std::future::pending::<()>().await;
-        };
         let evicted = async {
             match &self.hold {
                 Some((permit, ..)) => permit.evicted().await,
@@ -301,8 +314,7 @@ impl<'a> Call<'a> {
             )
             .retry_after(hold_queue::retry_after())),
             () = resumed => Ok(()),
-            () = connected => Ok(()),
-            () = retry => Ok(()),
+            () = again => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::{LeaderSuspected, ListenerConfig};
 use crate::forward::dial;
+use crate::forward::last_heard::LastHeard;
 use crate::forward::reset_queue::{AbandonedCall, ResetQueue};
 use crate::role::TermId;
 use crate::transport::Io;
@@ -62,6 +63,7 @@ pub(crate) struct Connection {
     open: AtomicUsize,
     closed: Arc<AtomicBool>,
     reset_queue: Arc<ResetQueue>,
+    last_heard: Arc<LastHeard>,
     /// The number of calls so far.
     calls: AtomicUsize,
     /// The number of calls that the leader may have counted as errors.
@@ -141,6 +143,11 @@ impl Slot {
         self.connection.requests.clone()
     }
 
+    /// When the leader was last heard on the connection.
+    pub(crate) fn last_heard(&self) -> Arc<LastHeard> {
+        self.connection.last_heard.clone()
+    }
+
     /// Abandons what is left of the call.
     pub(crate) fn abandon(self, rest: impl FnOnce(Self) -> AbandonedCall) {
         let reset_queue = self.connection.reset_queue.clone();
@@ -197,12 +204,12 @@ pub(crate) async fn connect(
     let authority = Authority::try_from(address).map_err(|_| ConnectError::Address)?;
     let opening = async {
         let stream = dial::connect(address, config).await?;
-        let received = Arc::new(AtomicUsize::new(0));
+        let last_heard = LastHeard::new();
         let io = match &config.tls {
             Some(tls) => dial::handshake(stream, tls, node_id, address).await?,
             None => Io::Plain(stream),
         };
-        let io = CountingStream::new(io, received.clone());
+        let io = CountingStream::new(io, last_heard.clone());
         let (requests, mut connection) = h2::client::Builder::new()
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.window_to_leader())
@@ -225,9 +232,9 @@ pub(crate) async fn connect(
             }
             pong = pings.ping(Ping::opaque()) => pong?,
         };
-        Ok::<_, ConnectError>((requests, connection, pings, received))
+        Ok::<_, ConnectError>((requests, connection, pings, last_heard))
     };
-    let (requests, mut driver, pings, received) = timeout(limit, opening)
+    let (requests, mut driver, pings, last_heard) = timeout(limit, opening)
         .await
         .map_err(|_| ConnectError::Silent(limit))??;
     let (closed, reset_queue) = (Arc::new(AtomicBool::new(false)), Arc::<ResetQueue>::default());
@@ -237,13 +244,18 @@ pub(crate) async fn connect(
         open: AtomicUsize::new(0),
         closed: closed.clone(),
         reset_queue: reset_queue.clone(),
+        last_heard: last_heard.clone(),
         calls: AtomicUsize::new(0),
         wear: AtomicUsize::new(0),
     });
     let (interval, ping_timeout) = (config.leader_ping_interval, config.leader_ping_timeout);
     // The connection ends once nothing refers to it.
     let this = Arc::downgrade(&connection);
-    let ending = Ending { closed, reset_queue };
+    let ending = Ending {
+        closed,
+        reset_queue,
+        last_heard,
+    };
     let suspicion = suspicion.cloned();
     let driving = async move {
         let ended = tokio::select! {
@@ -252,7 +264,7 @@ pub(crate) async fn connect(
                 Ok(()) => Closed::ByLeader,
                 Err(error) => Closed::Lost(error),
             },
-            closed = watch_liveness(pings, received, &ending.reset_queue, interval, ping_timeout, suspicion) => closed,
+            closed = watch_liveness(pings, &ending, interval, ping_timeout, suspicion) => closed,
         };
         ending.closed.store(true, Ordering::Relaxed);
         // Dropping the driver ends the calls on the connection.
@@ -266,21 +278,22 @@ pub(crate) async fn connect(
 struct Ending {
     closed: Arc<AtomicBool>,
     reset_queue: Arc<ResetQueue>,
+    last_heard: Arc<LastHeard>,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Relaxed);
         self.reset_queue.end();
+        self.last_heard.end();
     }
 }
 
-/// Sends pings, for two reasons: the leader is silent, or the reset queue needs an answer. Completes when a ping is
+/// Sends pings: if the leader is silent, a call waits to hear it, or the reset queue needs an answer. Completes when a ping is
 /// not answered. Any data from the leader counts as a sign of life until a ping is due.
 async fn watch_liveness(
     mut pings: PingPong,
-    received: Arc<AtomicUsize>,
-    reset_queue: &ResetQueue,
+    connection: &Ending,
     interval: Duration,
     ping_timeout: Duration,
     suspicion: Option<Suspicion>,
@@ -293,13 +306,14 @@ async fn watch_liveness(
     loop {
         let limit = tokio::select! {
             () = sleep(interval) => {
-                if received.swap(0, Ordering::Relaxed) > 0 {
+                if connection.last_heard.take_new() {
                     continue;
                 }
                 silent_after - interval
             }
             // The leader has not been silent yet.
-            () = reset_queue.wants_answer() => silent_after,
+            () = connection.reset_queue.wants_answer() => silent_after,
+            () = connection.last_heard.wanted() => silent_after,
         };
         let pong = async {
             let mut pong = std::pin::pin!(pings.ping(Ping::opaque()));
@@ -318,7 +332,7 @@ async fn watch_liveness(
             Ok(Err(error)) => return Closed::Lost(error),
             Err(_) => return Closed::Silent(silent_after),
         }
-        reset_queue.answered();
+        connection.reset_queue.answered();
         sleep(MIN_PING_INTERVAL).await;
     }
 }

@@ -1,11 +1,15 @@
 //! A leader whose term is suspended: new calls wait for it, and what is open lives on.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use curator_listener::{LeaderSuspected, LeaderTerm, Role, TermGuard};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::fixture::{Instance, config, follower_role, in_time, say, term};
@@ -67,7 +71,7 @@ impl TermGuard for Suspendable {
     }
 
     async fn ended(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -112,6 +116,69 @@ async fn follower_holds_a_call_that_a_suspended_leader_gives_back() {
     in_time(waiting).await.unwrap().unwrap();
     follower.stop().await;
     leader.stop().await;
+}
+
+/// A host between a follower and its leader that passes everything on, until it is lost.
+struct Host {
+    address: SocketAddr,
+    lost: watch::Sender<bool>,
+}
+
+impl Host {
+    async fn before(leader: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, lost) = (listener.local_addr().unwrap(), watch::Sender::new(false));
+        let is_lost = lost.subscribe();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(leader).await.unwrap();
+                let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+                tokio::spawn(pass_on(near_read, far_write, is_lost.clone()));
+                tokio::spawn(pass_on(far_read, near_write, is_lost.clone()));
+            }
+        });
+        Self { address, lost }
+    }
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_lost: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 16 << 10];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        if *is_lost.borrow() {
+            return std::future::pending().await;
+        }
+        to.write_all(&bytes[..read]).await.unwrap();
+    }
+}
+
+/// Nobody knows whether a call that was sent to a dead leader ran, so it would fail.
+#[tokio::test]
+async fn call_that_arrives_after_the_host_of_the_leader_is_lost_goes_to_the_next_leader() {
+    let (leader, _guard) = Instance::leading(1);
+    let host = Host::before(leader.address).await;
+    let (told, mut suspected) = mpsc::unbounded_channel();
+    let mut config = config();
+    config.leader_suspected = Some(LeaderSuspected::new(move |term| {
+        let _ = told.send(term.clone());
+    }));
+    let follower = Instance::with(follower_role(host.address, 1), config, |service| service);
+    in_time(follower.serves(true)).await;
+    let mut client = follower.client();
+    in_time(client.say(say(1))).await.unwrap();
+
+    host.lost.send_replace(true);
+    // Pings are answered no more: the leader was heard for the last time long ago, and is not suspected yet.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(suspected.try_recv().is_err(), "suspected already");
+    let mut waiting = tokio::spawn(async move { client.say(say(2)).await });
+    assert_eq!(in_time(suspected.recv()).await, Some(term(1)));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut waiting).await;
+    assert!(early.is_err(), "answered without a leader: {early:?}");
+    let (next, _next_guard) = Instance::leading(2);
+    follower.status.set(follower_role(next.address, 2));
+    let answer = in_time(waiting).await.unwrap().unwrap();
+    assert_eq!(answer.into_inner().node, next.name());
+    follower.stop().await;
 }
 
 #[tokio::test]

@@ -10,11 +10,10 @@ use curator_election::backoff::Backoff;
 use curator_election::clock::{BootClock, Clock};
 use curator_election::store::{Revision, Store};
 use curator_election::{ElectionStatus, Elector, ElectorConfig, ElectorError, LivenessProbe, Reason};
-use curator_glue::leader_suspected;
 use curator_identity::CredentialsWatch;
 use curator_listener::{
-    DescriptorError, LeaderFailure, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle, Role, Services,
-    Tls,
+    DescriptorError, LeaderFailure, LeaderSuspected, LeaderTerm, ListenError, Listener, ListenerConfig, ListenerHandle,
+    Role, Services, TermId, Tls,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -578,7 +577,9 @@ fn listener_limits(
     limits.max_connection_age = config.max_connection_age;
     limits.threads = config.threads;
     if config.failover_limit.is_some() {
-        limits.leader_suspected = Some(leader_suspected(elector.clone()));
+        let elector = elector.clone();
+        let suspected = move |term: &TermId| elector.suspect(Revision(term.lock_revision));
+        limits.leader_suspected = Some(LeaderSuspected::new(suspected));
     }
     // A quarter to drain, a quarter to find the next leader, the rest for the remaining calls.
     limits.drain_limit = limits.drain_limit.min(config.grace / 4);

@@ -1,0 +1,117 @@
+//! When the leader was last heard on a connection, and the calls that wait to hear it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::transport::counting::ReadObserver;
+
+/// A leader that was heard within this time is taken for alive. A call that is sent to a dead leader fails, since
+/// nobody knows whether it ran; so this is how long before its host is lost a call may arrive and fail.
+const RECENT: Duration = Duration::from_millis(25);
+
+/// Any bytes from the leader, also pongs, show that it is alive.
+pub(crate) struct LastHeard {
+    origin: Instant,
+    /// In microseconds since the origin.
+    at: AtomicU64,
+    /// Whether it was heard since it was last asked for.
+    is_new: AtomicBool,
+    has_ended: AtomicBool,
+    heard: Notify,
+    wanted: Notify,
+}
+
+impl LastHeard {
+    /// The leader is heard now.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            origin: Instant::now(),
+            at: AtomicU64::new(0),
+            is_new: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            heard: Notify::new(),
+            wanted: Notify::new(),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the leader was heard a moment ago.
+    pub(crate) fn is_recent(&self) -> bool {
+        let since = self.now().saturating_sub(self.at.load(Ordering::Acquire));
+        Duration::from_micros(since) < RECENT
+    }
+
+    /// Whether the leader was heard since the last such question.
+    pub(crate) fn take_new(&self) -> bool {
+        self.is_new.swap(false, Ordering::Relaxed)
+    }
+
+    /// Completes when the leader is heard, or the connection has ended. Has the leader pinged, unless it was heard a
+    /// moment ago.
+    pub(crate) async fn hears(self: Arc<Self>) {
+        let mut heard = std::pin::pin!(self.heard.notified());
+        // Before the look, so that nothing is missed.
+        heard.as_mut().enable();
+        if self.is_recent() || self.has_ended.load(Ordering::Acquire) {
+            return;
+        }
+        self.wanted.notify_one();
+        heard.await;
+    }
+
+    /// Completes when a call waits for a ping.
+    pub(crate) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// The connection has ended: nobody waits any more.
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.heard.notify_waiters();
+    }
+}
+
+impl ReadObserver for Arc<LastHeard> {
+    fn on_read(&mut self, _: &[u8]) {
+        self.at.store(self.now(), Ordering::Release);
+        self.is_new.store(true, Ordering::Relaxed);
+        self.heard.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn call_waits_for_a_ping_only_if_the_leader_was_silent() {
+        let heard = LastHeard::new();
+        heard.clone().hears().await;
+        tokio::time::advance(RECENT).await;
+        assert!(!heard.is_recent());
+        let waiting = tokio::spawn(heard.clone().hears());
+        heard.wanted().await;
+        assert!(!waiting.is_finished());
+        heard.clone().on_read(b"pong");
+        waiting.await.expect("completes");
+        assert!(heard.is_recent() && heard.take_new() && !heard.take_new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn end_of_the_connection_ends_the_wait() {
+        let heard = LastHeard::new();
+        tokio::time::advance(RECENT).await;
+        let waiting = tokio::spawn(heard.clone().hears());
+        heard.wanted().await;
+        heard.end();
+        waiting.await.expect("completes");
+        heard.hears().await;
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use curator_election::clock::{Clock, SharedClock, TokioClock};
+use curator_election::clock::{SharedClock, TokioClock};
 use curator_election::fence::FencedError;
 use curator_election::memory::{MemoryClient, MemoryCluster};
 use curator_election::namespace::{Namespace, Namespaced};

@@ -204,6 +204,19 @@ pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected an IP address and a port, such as 127.0.0.1:7835 or [::1]:7835".to_owned())
 }
 
+/// etcd's default `--election-timeout`.
+const ETCD_ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A warning about a failover limit in effect that is shorter than an election of etcd usually takes.
+pub(crate) fn short_limit(limit: Option<Duration>) -> Option<String> {
+    let limit = limit.filter(|limit| *limit < ETCD_ELECTION_TIMEOUT)?;
+    Some(format!(
+        "the failover limit in effect is {limit:?}, less than etcd's election timeout ({ETCD_ELECTION_TIMEOUT:?} by \
+         default): each election of etcd's own leader suspends the term for longer, and calls wait; raise \
+         --failover-limit, and --leader-ttl to twice as much at least"
+    ))
+}
+
 /// Parses a public key: 64 hex digits.
 pub(crate) fn parse_key(text: &str) -> Result<[u8; 32], String> {
     let key = parse_hex(text).ok().and_then(|bytes| (*bytes).try_into().ok());
@@ -233,6 +246,14 @@ pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_below_an_election_of_etcd_are_warned_of() {
+        for (limit_ms, warns) in [(500, true), (999, true), (1_000, false), (5_000, false)] {
+            assert_eq!(short_limit(Some(Duration::from_millis(limit_ms))).is_some(), warns);
+        }
+        assert_eq!(short_limit(None), None);
+    }
 
     #[test]
     fn durations_need_a_unit() {

@@ -18,7 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::cli::options::{ConfigArgs, FailoverLimit, StoreArgs, parse_duration, parse_failover_limit, parse_listen};
+use crate::cli::options::{
+    ConfigArgs, FailoverLimit, StoreArgs, parse_duration, parse_failover_limit, parse_listen, short_limit,
+};
 use crate::config::defaults;
 use crate::config::merge::Settings;
 use crate::config::reload::Reload;
@@ -239,6 +241,9 @@ impl Serve {
             Ok(config) => config,
             Err(error) => return super::usage_error(&*error, "serve"),
         };
+        if let Some(warning) = short_limit(config.effective_failover_limit()) {
+            warn!("{warning}");
+        }
         let reload = Reload::new(
             Arc::new(move || super::reread(&argv)),
             settings,

@@ -84,7 +84,7 @@ pub(super) fn run(options: &Options<'_>) -> Result<()> {
         rounds: options.rounds,
     };
     let mut figures = Figures::default();
-    for ttl in ttls.iter().copied() {
+    let measured = ttls.iter().copied().try_for_each(|ttl| {
         let all = options.everything || ttl < LONG_TTL || !has_limit;
         if has_limit {
             run.measure(Party::Limit, ttl, all, &mut figures)?;
@@ -92,14 +92,17 @@ pub(super) fn run(options: &Options<'_>) -> Result<()> {
         if all {
             run.measure(Party::NoLimit, ttl, !has_limit, &mut figures)?;
         }
-    }
+        Ok(())
+    });
+    // What was measured until something failed is shown as well.
     let text = figures.table(
         binaries.version(),
         options.rounds,
         go.as_ref().map(|go| go.library.as_str()),
     );
     step::say(&text);
-    keep("failover.md", &text)
+    keep("failover.md", &text)?;
+    measured
 }
 
 /// Whether this build knows the limit. One that does not never has it.

@@ -14,6 +14,8 @@ const AFTERMATH: Duration = TTL.saturating_mul(2);
 pub(super) struct Outages {
     /// The part of the time in which nobody led.
     leaderless: f64,
+    /// The part in which nobody led though etcd had a quorum.
+    leaderless_with_quorum: f64,
     longest_gap: Ms,
     longest_without_quorum: Ms,
     /// The faults of etcd alone, and how many of them changed the term.
@@ -27,11 +29,14 @@ impl Outages {
     pub(super) fn of(record: &Record, faults: &[Span<Fault>]) -> Self {
         let gaps = record.gaps();
         let longest = |spans: &[Span<()>]| spans.iter().map(|span| span.to - span.from).max().unwrap_or(0);
-        let total: Ms = gaps.iter().map(|gap| gap.to - gap.from).sum();
+        let length = |spans: &[Span<()>]| spans.iter().map(|span| span.to - span.from).sum::<Ms>() as f64;
+        let part = |time: f64| time / record.length.max(1) as f64;
+        let without_quorum = without_quorum(&record.members, faults, record.length);
         let mut outages = Self {
-            leaderless: total as f64 / record.length.max(1) as f64,
+            leaderless: part(length(&gaps)),
+            leaderless_with_quorum: part(length(&gaps) - length(&common(&gaps, &without_quorum))),
             longest_gap: longest(&gaps),
-            longest_without_quorum: longest(&without_quorum(&record.members, faults, record.length)),
+            longest_without_quorum: longest(&without_quorum),
             of_etcd: 0,
             changed_term: 0,
             mixed: 0,
@@ -54,9 +59,10 @@ impl Outages {
     pub(super) fn lines(&self) -> [String; 3] {
         [
             format!(
-                "without a leader for {:.1} % of the time, {} ms at the longest",
+                "without a leader for {:.1} % of the time, {} ms at the longest, and for {:.1} % though etcd had a quorum",
                 self.leaderless * 100.0,
-                self.longest_gap
+                self.longest_gap,
+                self.leaderless_with_quorum * 100.0
             ),
             format!(
                 "etcd without a quorum for {} ms at the longest",
@@ -68,6 +74,19 @@ impl Outages {
             ),
         ]
     }
+}
+
+/// The time that is in both. The spans of each are in order, and apart.
+fn common(some: &[Span<()>], others: &[Span<()>]) -> Vec<Span<()>> {
+    let pairs = some.iter().flat_map(|one| others.iter().map(move |other| (one, other)));
+    pairs
+        .map(|(one, other)| Span {
+            from: one.from.max(other.from),
+            to: one.to.min(other.to),
+            what: (),
+        })
+        .filter(|span| span.from < span.to)
+        .collect()
 }
 
 /// Whether a term begins in that time.
@@ -193,7 +212,7 @@ mod tests {
         let record = Record {
             length: 40_000,
             instances: vec![leads(0, 12_000, 5), leads(14_000, 40_000, 9)],
-            members: members([&[], &[], &[]]),
+            members: members([&[(13_000, 13_500)], &[(12_500, 13_500)], &[]]),
             ..Record::default()
         };
         let faults = [
@@ -212,8 +231,9 @@ mod tests {
         let outages = Outages::of(&record, &faults);
         let expected = Outages {
             leaderless: 0.05,
+            leaderless_with_quorum: 0.0375,
             longest_gap: 2_000,
-            longest_without_quorum: 0,
+            longest_without_quorum: 500,
             of_etcd: 2,
             changed_term: 1,
             mixed: 1,

@@ -1,5 +1,8 @@
 //! What is lost, and how it is made so.
+use std::time::Duration;
+
 use curator_harness::error::Result;
+use curator_harness::wait_until;
 
 use crate::commands::chaos::cast::ChaosCluster;
 use crate::commands::chaos::schedule::{Fault, HOSTS, LinkFault, Who};
@@ -19,6 +22,9 @@ pub(super) enum Case {
     /// Nothing is lost; each fsync of etcd takes long.
     SlowDisk,
 }
+
+/// How long etcd's leader may take to be moved.
+const SETTLED: Duration = Duration::from_secs(60);
 
 impl Case {
     pub(super) const ALL: [Self; 6] = [
@@ -61,11 +67,15 @@ impl Case {
 
     /// Moves etcd's leader to where it belongs, if the leader is on that host.
     pub(super) fn prepare(self, cluster: &ChaosCluster, leader: usize) -> Result<()> {
-        match self {
-            Self::HostOfBoth => cluster.etcd.move_leader(leader),
+        let to = match self {
+            Self::HostOfBoth => leader,
             // In all other cases etcd's leader stays.
-            _ => cluster.etcd.move_leader((leader + 1) % HOSTS),
-        }
+            _ => (leader + 1) % HOSTS,
+        };
+        // A member that was cut off may not have caught up yet: then etcd does not answer.
+        wait_until("etcd's leader to be on its host", SETTLED, || {
+            cluster.etcd.move_leader(to).ok()
+        })
     }
 
     /// What happens to ours.

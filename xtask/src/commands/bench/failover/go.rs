@@ -103,6 +103,11 @@ impl GoQueue {
         Ok(Self { candidates, ttl })
     }
 
+    /// Starts all candidates once more.
+    pub(super) fn start_anew(&mut self) -> Result<()> {
+        self.candidates.iter_mut().try_for_each(One::again)
+    }
+
     /// Ends the leader as the case says; how long it took until another led, or how long that was waited for.
     pub(super) fn end_leader(&mut self, case: Case, cluster: &mut ChaosCluster) -> Result<Duration> {
         let within = self.ttl * 3 + SOON;
@@ -141,7 +146,7 @@ impl GoQueue {
             step::say(format_args!(
                 "none of Go's led within {within:?}: that time counts, and all are started anew"
             ));
-            self.candidates.iter_mut().try_for_each(One::again)?;
+            self.start_anew()?;
             return Ok(within);
         };
         self.candidates[leader].again()?;

@@ -1,4 +1,5 @@
 //! Ours on their hosts, of which one after the other is lost.
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,12 @@ impl Stage {
         Ok(())
     }
 
+    /// How many terms there were. One that was suspended, and is resumed, is the same.
+    fn terms(&self) -> usize {
+        let terms: BTreeSet<_> = self.cluster.terms().into_iter().map(|(_, term, ..)| term).collect();
+        terms.len()
+    }
+
     fn led_after(&self, instance: usize, at: Instant) -> Option<Instant> {
         let roles = self.cluster.curators[instance].roles_since(Mark::START);
         let leading = |change: &&curator_harness::RoleChange| change.at >= at && change.role.is_leader();
@@ -120,14 +127,26 @@ impl Stage {
         let members = (0..HOSTS)
             .map(|member| self.cluster.etcd.pid(member))
             .collect::<Result<Vec<_>>>()?;
-        let terms = self.cluster.terms().len();
+        let terms = self.terms();
+        let began = Instant::now();
         let Some(_slow) = slow_disk(&members, scratch)? else {
             step::say("SKIPPED: changes of leader with a slow disk, for there is no strace here");
             return Ok(());
         };
         step::say(format_args!("each fsync of etcd takes {DELAY:?} longer, for {SLOW:?}"));
         thread::sleep(SLOW);
-        let changes = self.cluster.terms().len().saturating_sub(terms);
+        let changes = self.terms().saturating_sub(terms);
+        for (instance, curator) in self.cluster.curators.iter().enumerate() {
+            let roles = curator.roles_since(Mark::START);
+            for change in roles.iter().filter(|change| change.at >= began) {
+                let why = change.reason.as_deref().unwrap_or_default();
+                step::say(format_args!(
+                    "after {:.1} s instance {instance}: {:?} {why}",
+                    (change.at - began).as_secs_f64(),
+                    change.role
+                ));
+            }
+        }
         measured.add(What::FalseFailovers, changes as f64 * 60.0 / SLOW.as_secs_f64());
         Ok(())
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use http::uri::Authority;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{LeaderSuspected, ListenerConfig};
 use crate::forward::dial;
@@ -303,7 +303,14 @@ async fn watch_liveness(
     let interval = suspicion
         .as_ref()
         .map_or(interval, |_| interval.min(SUSPICION_INTERVAL));
+    let mut answered = Instant::now();
     loop {
+        let wanted = async {
+            tokio::select! {
+                () = connection.reset_queue.wants_answer() => {}
+                () = connection.last_heard.wanted() => {}
+            }
+        };
         let limit = tokio::select! {
             () = sleep(interval) => {
                 if connection.last_heard.take_new() {
@@ -312,8 +319,10 @@ async fn watch_liveness(
                 silent_after - interval
             }
             // The leader has not been silent yet.
-            () = connection.reset_queue.wants_answer() => silent_after,
-            () = connection.last_heard.wanted() => silent_after,
+            () = wanted => {
+                sleep_until(answered + MIN_PING_INTERVAL).await;
+                silent_after
+            }
         };
         let pong = async {
             let mut pong = std::pin::pin!(pings.ping(Ping::opaque()));
@@ -333,6 +342,6 @@ async fn watch_liveness(
             Err(_) => return Closed::Silent(silent_after),
         }
         connection.reset_queue.answered();
-        sleep(MIN_PING_INTERVAL).await;
+        answered = Instant::now();
     }
 }

@@ -603,10 +603,9 @@ impl<V: LeaderValue> Machine<V> {
                     sequence: 0,
                     state: ChallengeState::Clear,
                 });
-                let interval = limit.map(|limit| limit.renew_interval(lease.ttl));
                 self.state = State::Running(Box::new(Running {
                     lease: lease.id,
-                    renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin, interval),
+                    renewal: Renewal::new(sent_at, lease.ttl, self.timing.margin),
                     observed_at: now,
                     // Soon, to learn the place in the queue.
                     relist_at: now + limit.map_or(self.timing.ttl, |_| self.timing.ttl.min(PLACE_INTERVAL)),
@@ -641,7 +640,7 @@ impl<V: LeaderValue> Machine<V> {
         match result {
             Ok(ttl) => {
                 if failpoint::on(failpoint::DEADLINE_FROM_RECEIPT) {
-                    running.renewal = Renewal::new(now, ttl, self.timing.margin, None);
+                    running.renewal = Renewal::new(now, ttl, self.timing.margin);
                 } else {
                     running.renewal.acknowledged(id, ttl);
                 }
@@ -682,6 +681,8 @@ impl<V: LeaderValue> Machine<V> {
                         } else {
                             limit
                         };
+                        // The next candidate looks at the remaining TTL.
+                        running.renewal.renew_every(now, limit.renew_interval(self.timing.ttl));
                         running.confirmations = Some(Confirmations::new(limit, created, record, now));
                     }
                     _ => self.lead(now, None),

@@ -41,11 +41,11 @@ pub(crate) struct Attempt {
 
 impl Renewal {
     /// The renewals of a lease granted by a request that was sent at `sent_at`.
-    pub(crate) fn new(sent_at: Instant, ttl: Duration, margin: Option<Duration>, interval: Option<Duration>) -> Self {
+    pub(crate) fn new(sent_at: Instant, ttl: Duration, margin: Option<Duration>) -> Self {
         let mut renewal = Self {
             ttl,
             margin,
-            interval,
+            interval: None,
             acknowledged: sent_at,
             deadline: sent_at,
             next_send: sent_at,
@@ -55,6 +55,12 @@ impl Renewal {
         };
         renewal.acknowledge_from(sent_at, ttl);
         renewal
+    }
+
+    /// Renews at this interval from now on, for the first time at once.
+    pub(crate) fn renew_every(&mut self, now: Instant, interval: Duration) {
+        self.interval = Some(interval);
+        self.next_send = now;
     }
 
     /// The deadline of the lease.
@@ -151,7 +157,7 @@ mod tests {
     }
 
     fn granted_at_zero() -> Renewal {
-        Renewal::new(at(0), TTL, None, None)
+        Renewal::new(at(0), TTL, None)
     }
 
     #[test]
@@ -165,6 +171,16 @@ mod tests {
         let second = renewal.send_if_due(at(4_000)).unwrap();
         assert_eq!(second.route, first.route);
         assert_ne!(second.id, first.id);
+    }
+
+    #[test]
+    fn renews_at_a_shorter_interval_from_now_on() {
+        let mut renewal = granted_at_zero();
+        renewal.renew_every(at(700), Duration::from_millis(500));
+        let first = renewal.send_if_due(at(700)).unwrap();
+        renewal.acknowledged(first.id, TTL);
+        assert_eq!(renewal.next_wakeup(), at(1_200));
+        assert_eq!(renewal.deadline(), at(700) + TTL - MARGIN);
     }
 
     #[test]

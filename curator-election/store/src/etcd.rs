@@ -2,7 +2,7 @@
 //!
 //! Each member has its own connection, because a client that balances by itself keeps using a member that hangs. A read
 //! is sent to a second member when the first is slow (hedging). A write goes to one member that has just responded, and
-//! is never sent twice.
+//! is never sent twice, except that a lease is revoked as a read is sent.
 //!
 //! TLS, client certificate and user are configured by files ([`EtcdAuth`]). The files are re-read by
 //! [`EtcdStore::follow_files`], and whenever etcd rejects a token. An expired token is renewed and the call retried.
@@ -581,12 +581,26 @@ impl Store for EtcdStore {
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let member = self.writable().await?;
-        let revoked = self
-            .call(member, Call::Write(Some(lease)), (), |mut client, ()| async move {
-                client.lease_revoke(lease.get()).await.map(drop)
-            })
-            .await;
+        // It may be sent to several members: a lease is revoked once, and the others answer that it does not exist.
+        let ask = |member: usize| {
+            let call = self.call(
+                member,
+                Call::Write(Some(lease)),
+                (),
+                move |mut client: Client, ()| async move { client.lease_revoke(lease.get()).await },
+            );
+            let answer = async move {
+                let answer = call.await?;
+                self.ours(member, answer.header()).map_err(written_elsewhere)
+            };
+            Box::pin(answer) as BoxFuture<'_, _>
+        };
+        let revoked = match self.first_response(self.config.hedge_after, ask).await {
+            Ok((_, revoked)) => revoked,
+            // A request on its way may still be executed.
+            Err(StoreError::NoQuorum { reason }) => Err(StoreError::Unknown { reason }),
+            Err(error) => Err(error),
+        };
         if matches!(revoked, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {
             self.forget(lease);
         }

@@ -84,12 +84,43 @@ fn leader_goes_on_in_its_term_when_etcd_elects_a_leader_of_its_own() {
         stage.etcd.wait_healthy(SOON).unwrap();
         assert_eq!(stage.agreed(SOON), leader);
     }
+    lasts(&stage, leader, revision, marks);
+}
+
+/// The term is the same, without a change of leader since the marks.
+fn lasts(stage: &TestCluster, leader: usize, revision: i64, marks: Vec<Mark>) {
+    assert_eq!(stage.agreed(SOON), leader);
     assert_eq!(stage.lock_revision(leader), revision, "the term is the same");
     for (curator, mark) in marks.into_iter().enumerate() {
         let roles = stage.curators[curator].roles_since(mark);
         assert!(!roles.iter().any(|change| change.role.is_leader()), "{roles:?}");
-        assert_eq!(logs(&stage, curator, mark, "the oldest candidate did not refute"), 0);
+        assert_eq!(logs(stage, curator, mark, "the oldest candidate did not refute"), 0);
     }
+}
+
+#[test]
+fn leader_goes_on_in_its_term_while_members_of_etcd_hang_are_defragmented_and_hand_over() {
+    let (stage, leader) = TestCluster::elected("limit-etcd-hangs", Reach::All, TTL, EtcdOptions::default());
+    let revision = stage.lock_revision(leader);
+    let marks = stage.marks();
+    // Each member hangs in turn, etcd's leader among them.
+    for member in 0..3 {
+        stage.etcd.pause(member).unwrap();
+        let another = wait_until("another leader of etcd", SOON, || {
+            stage.etcd.leader(SOON).ok().filter(|now| *now != member)
+        });
+        another.unwrap();
+        // For as long as it would take to depose the leader.
+        std::thread::sleep(LIMIT * 3);
+        assert_eq!(stage.agreed(SOON), leader);
+        stage.etcd.resume(member).unwrap();
+        stage.etcd.wait_healthy(SOON).unwrap();
+    }
+    for to in 0..3 {
+        stage.etcd.move_leader(to).unwrap();
+        stage.etcd.etcdctl(At::Member(to), &["defrag"], SOON).unwrap();
+    }
+    lasts(&stage, leader, revision, marks);
 }
 
 #[test]

@@ -867,3 +867,41 @@ fn candidates_are_read_again_once_at_a_time() {
     // The next read is due already.
     assert_eq!(relists(&machine.handle(at(1_900), Event::Relisted(Err(unknown())))), 1);
 }
+
+/// Candidates need not: only the silence of the oldest one matters.
+#[test]
+fn leader_with_a_failover_limit_renews_its_lease_at_once_and_often() {
+    let mut machine = machine();
+    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
+    machine.handle(at(0), Event::Tick);
+    machine.handle(at(0), Event::Listed(Ok(vec![])));
+    machine.handle(at(0), granted());
+    let renewals = |commands: Vec<Command<PlainText>>| -> Vec<Attempt> {
+        let attempts = commands.into_iter().filter_map(|command| match command {
+            Command::Renew { attempt, .. } => Some(attempt),
+            _ => None,
+        });
+        attempts.collect()
+    };
+    for now in (0..2_000).step_by(100) {
+        assert_eq!(
+            renewals(machine.handle(at(now), Event::Tick)),
+            [],
+            "at {now} ms in the queue"
+        );
+    }
+    let won = Elected {
+        has_challenge_key: true,
+        ..elected()
+    };
+    let [first] = renewals(machine.handle(at(1_950), Event::Campaigned(Ok(won))))[..] else {
+        panic!("not renewed at once")
+    };
+    let renewed = Event::Renewed {
+        id: first.id,
+        result: Ok(TTL),
+    };
+    assert_eq!(renewals(machine.handle(at(1_960), renewed)), []);
+    assert_eq!(renewals(machine.handle(at(2_449), Event::Tick)), []);
+    assert_eq!(renewals(machine.handle(at(2_450), Event::Tick)).len(), 1);
+}

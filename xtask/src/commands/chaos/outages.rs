@@ -1,4 +1,5 @@
 //! How long nobody led and etcd had no quorum, and which faults of etcd alone changed the term.
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use super::schedule::{Fault, HOSTS, LinkFault};
 /// A fault may change the term until this long after its end: leases that were not renewed meanwhile run out.
 const AFTERMATH: Duration = TTL.saturating_mul(2);
 
+/// How many of the longest times are listed.
+const LISTED: usize = 5;
+
 /// What the run says about the availability of the leader.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Outages {
@@ -17,6 +21,8 @@ pub(super) struct Outages {
     leaderless: f64,
     /// The part in which nobody led though etcd had a quorum.
     leaderless_with_quorum: f64,
+    /// The longest times of that, the longest first.
+    longest_with_quorum: Vec<Span<()>>,
     longest_gap: Ms,
     longest_without_quorum: Ms,
     /// The faults of etcd alone, and how many of them changed the term.
@@ -33,9 +39,12 @@ impl Outages {
         let length = |spans: &[Span<()>]| spans.iter().map(|span| span.to - span.from).sum::<Ms>() as f64;
         let part = |time: f64| time / record.length.max(1) as f64;
         let without_quorum = without_quorum(&record.members, faults, record.length);
+        let quorum = others(&without_quorum, record.length);
+        let with_quorum = common(&gaps, &quorum);
         let mut outages = Self {
             leaderless: part(length(&gaps)),
-            leaderless_with_quorum: part(length(&gaps) - length(&common(&gaps, &without_quorum))),
+            leaderless_with_quorum: part(length(&with_quorum)),
+            longest_with_quorum: longest_first(with_quorum),
             longest_gap: longest(&gaps),
             longest_without_quorum: longest(&without_quorum),
             of_etcd: 0,
@@ -57,7 +66,11 @@ impl Outages {
         outages
     }
 
-    pub(super) fn lines(&self) -> [String; 3] {
+    pub(super) fn lines(&self) -> [String; 4] {
+        let longest = self.longest_with_quorum.iter();
+        let longest: Vec<_> = longest
+            .map(|gap| format!("{} ms from {:.1} s on", gap.to - gap.from, gap.from as f64 / 1_000.0))
+            .collect();
         [
             format!(
                 "without a leader for {:.1} % of the time, {} ms at the longest, and for {:.1} % though etcd had a quorum",
@@ -65,6 +78,7 @@ impl Outages {
                 self.longest_gap,
                 self.leaderless_with_quorum * 100.0
             ),
+            format!("the longest times of the latter: {}", longest.join(", ")),
             format!(
                 "etcd without a quorum for {} ms at the longest",
                 self.longest_without_quorum
@@ -75,6 +89,19 @@ impl Outages {
             ),
         ]
     }
+}
+
+/// The time between these spans, which are in order and apart.
+fn others(spans: &[Span<()>], length: Ms) -> Vec<Span<()>> {
+    let froms = [0].into_iter().chain(spans.iter().map(|span| span.to));
+    let tos = spans.iter().map(|span| span.from).chain([length]);
+    froms.zip(tos).map(|(from, to)| Span { from, to, what: () }).collect()
+}
+
+fn longest_first(mut spans: Vec<Span<()>>) -> Vec<Span<()>> {
+    spans.sort_by_key(|span| Reverse(span.to - span.from));
+    spans.truncate(LISTED);
+    spans
 }
 
 /// The time that is in both. The spans of each are in order, and apart.
@@ -238,6 +265,11 @@ mod tests {
         let expected = Outages {
             leaderless: 0.0525,
             leaderless_with_quorum: 0.04,
+            longest_with_quorum: vec![
+                span(12_000, 13_000, ()),
+                span(13_500, 14_000, ()),
+                span(20_500, 20_600, ()),
+            ],
             longest_gap: 2_000,
             longest_without_quorum: 500,
             of_etcd: 2,
@@ -246,7 +278,7 @@ mod tests {
         };
         assert_eq!(outages, expected);
         assert_eq!(
-            outages.lines()[2],
+            outages.lines()[3],
             "1 of 2 faults of etcd alone changed the term; 1 more were too close to other faults to tell"
         );
     }

@@ -208,8 +208,9 @@ fn first(result: &OpResult) -> Option<KeyValue> {
     }
 }
 
-/// How long an access is tried again while the term is valid. Without answers of the store it is suspended before.
-const MAX_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an access is tried again at least while the term is valid; then until the term is confirmed once more. A
+/// store that confirms the term and does not answer accesses is not waited for.
+const MIN_PATIENCE: Duration = Duration::from_secs(1);
 /// The wait before such a try.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -219,8 +220,8 @@ const TRY_INTERVAL: Duration = Duration::from_millis(50);
 /// An access that has failed shortly before that waits as well.
 #[derive(Default)]
 struct Patience {
-    /// When the access first failed in a valid term.
-    since: Option<Instant>,
+    /// When the access first failed in a valid term, and until when the term was confirmed then.
+    since: Option<(Instant, Option<crate::clock::Instant>)>,
 }
 
 impl Patience {
@@ -237,9 +238,10 @@ impl Patience {
                 true
             }
             Validity::Valid => {
-                let since = *self.since.get_or_insert_with(Instant::now);
+                let confirmed = term.confirmed_until();
+                let (since, before) = *self.since.get_or_insert_with(|| (Instant::now(), confirmed));
                 tokio::time::sleep(TRY_INTERVAL).await;
-                since.elapsed() < MAX_PATIENCE
+                since.elapsed() < MIN_PATIENCE || confirmed == before
             }
         }
     }

@@ -225,6 +225,17 @@ async fn access_fails_at_once_without_a_failover_limit_and_soon_if_the_store_con
     let (_, fenced, owner, clock) = failing(vec![unreachable(); 1_000]).await;
     assert!(owner.confirm(clock.now() + Duration::from_secs(60)));
     let began = tokio::time::Instant::now();
-    read(&fenced).await.unwrap_err();
+    let reading = tokio::spawn(async move { read(&fenced).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(owner.confirm(clock.now() + Duration::from_secs(60)));
+    reading.await.unwrap().unwrap_err();
     assert!(began.elapsed() < Duration::from_millis(1_200), "{:?}", began.elapsed());
+}
+
+/// Without answers a term with a long limit is suspended much later.
+#[tokio::test(start_paused = true)]
+async fn access_is_tried_again_until_the_term_is_confirmed_or_suspended() {
+    let (_, fenced, owner, clock) = failing(vec![unreachable(); 100]).await;
+    assert!(owner.confirm(clock.now() + Duration::from_secs(60)));
+    read(&fenced).await.unwrap();
 }

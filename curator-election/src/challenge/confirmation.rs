@@ -214,12 +214,11 @@ impl Confirmations {
             sent_at
         };
         let until = from + self.limit.validity();
-        self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.max(until)));
-        if until > now {
-            Outcome::Confirmed
-        } else {
-            Outcome::Nothing
+        if until <= now {
+            return Outcome::Nothing;
         }
+        self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.max(until)));
+        Outcome::Confirmed
     }
 }
 

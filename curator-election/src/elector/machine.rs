@@ -857,7 +857,7 @@ impl<V: LeaderValue> Machine<V> {
         self.undetermined(reason);
         let until = now + self.timing.close_timeout;
         self.state = State::Closing { give_up_at: until };
-        let keep_trying = self.timing.limit.is_some();
+        let keep_trying = self.timing.limit.is_some() && !self.stopping;
         self.commands.push(Command::Close {
             lease,
             until,

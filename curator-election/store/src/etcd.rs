@@ -9,7 +9,7 @@
 //! This is safe for a write as well: etcd rejected the first try, so it was not executed.
 //!
 //! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with four
-//! exceptions. A read that no member answers takes half a second more, to detect a lost quorum. A write may first take
+//! exceptions. A read or a revocation that no member answers takes half a second more, to detect a lost quorum. A write may first take
 //! as long as such a read, to find a member that responds, and so may the first renewal of a lease that another client
 //! was granted. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
 //! behind a proxy that reports no progress it ends within a minute.
@@ -590,15 +590,21 @@ impl Store for EtcdStore {
                 move |mut client: Client, ()| async move { client.lease_revoke(lease.get()).await },
             );
             let answer = async move {
-                let answer = call.await?;
-                self.ours(member, answer.header()).map_err(written_elsewhere)
+                let answer = call.await;
+                // A member of another cluster does not know the lease either.
+                if matches!(answer, Err(StoreError::LeaseNotFound { .. })) {
+                    self.confirm(member).await?;
+                }
+                self.ours(member, answer?.header()).map_err(written_elsewhere)
             };
             Box::pin(answer) as BoxFuture<'_, _>
         };
         let revoked = match self.first_response(self.config.hedge_after, ask).await {
             Ok((_, revoked)) => revoked,
-            // A request on its way may still be executed.
-            Err(StoreError::NoQuorum { reason }) => Err(StoreError::Unknown { reason }),
+            // One of several requests may have been executed, or still be.
+            Err(StoreError::NoQuorum { reason } | StoreError::Unreachable { reason }) => {
+                Err(StoreError::Unknown { reason })
+            }
             Err(error) => Err(error),
         };
         if matches!(revoked, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {

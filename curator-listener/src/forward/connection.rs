@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use http::uri::Authority;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{LeaderSuspected, ListenerConfig};
 use crate::forward::dial;
@@ -38,8 +38,8 @@ const MAX_WEAR: usize = 256;
 /// After this many calls another connection is opened as well: HTTP/2 has 2^30 stream numbers.
 const MAX_CALLS: usize = 1 << 29;
 
-/// How often a leader is pinged on the connection that tells of a suspicion.
-const SUSPICION_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a leader may be silent until it is pinged on the connection that tells of a suspicion.
+const SUSPICION_INTERVAL: Duration = Duration::from_millis(300);
 /// A leader that does not answer a ping within this time is suspected.
 const SUSPICION_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -289,8 +289,8 @@ impl Drop for Ending {
     }
 }
 
-/// Sends pings: if the leader is silent, a call waits to hear it, or the reset queue needs an answer. Completes when a ping is
-/// not answered. Any data from the leader counts as a sign of life until a ping is due.
+/// Sends pings: if the leader is silent, a call waits to hear it, or the reset queue needs an answer. Completes when a
+/// ping is not answered. Any data from the leader counts as a sign of life until a ping is due.
 async fn watch_liveness(
     mut pings: PingPong,
     connection: &Ending,
@@ -312,12 +312,7 @@ async fn watch_liveness(
             }
         };
         let limit = tokio::select! {
-            () = sleep(interval) => {
-                if connection.last_heard.take_new() {
-                    continue;
-                }
-                silent_after - interval
-            }
+            () = connection.last_heard.is_silent_for(interval) => silent_after - interval,
             // The leader has not been silent yet.
             () = wanted => {
                 sleep_until(answered + MIN_PING_INTERVAL).await;

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::transport::counting::ReadObserver;
 
 /// A leader that was heard within this time is taken for alive. A call that is sent to a dead leader fails, since
-/// nobody knows whether it ran; so this is how long before its host is lost a call may arrive and fail.
+/// nobody knows whether it ran; so a call fails that arrives within this time after its host was lost.
 const RECENT: Duration = Duration::from_millis(25);
 
 /// Any bytes from the leader, also pongs, show that it is alive.
@@ -18,8 +18,6 @@ pub(crate) struct LastHeard {
     origin: Instant,
     /// In microseconds since the origin.
     at: AtomicU64,
-    /// Whether it was heard since it was last asked for.
-    is_new: AtomicBool,
     has_ended: AtomicBool,
     heard: Notify,
     wanted: Notify,
@@ -31,7 +29,6 @@ impl LastHeard {
         Arc::new(Self {
             origin: Instant::now(),
             at: AtomicU64::new(0),
-            is_new: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
             heard: Notify::new(),
             wanted: Notify::new(),
@@ -48,9 +45,16 @@ impl LastHeard {
         Duration::from_micros(since) < RECENT
     }
 
-    /// Whether the leader was heard since the last such question.
-    pub(crate) fn take_new(&self) -> bool {
-        self.is_new.swap(false, Ordering::Relaxed)
+    /// Completes once the leader has been silent for this long.
+    pub(crate) async fn is_silent_for(&self, limit: Duration) {
+        loop {
+            let heard = Duration::from_micros(self.at.load(Ordering::Acquire));
+            let until = self.origin + heard + limit;
+            if Instant::now() >= until {
+                return;
+            }
+            sleep_until(until).await;
+        }
     }
 
     /// Completes when the leader is heard, or the connection has ended. Has the leader pinged, unless it was heard a
@@ -81,7 +85,6 @@ impl LastHeard {
 impl ReadObserver for Arc<LastHeard> {
     fn on_read(&mut self, _: &[u8]) {
         self.at.store(self.now(), Ordering::Release);
-        self.is_new.store(true, Ordering::Relaxed);
         self.heard.notify_waiters();
     }
 }
@@ -101,7 +104,7 @@ mod tests {
         assert!(!waiting.is_finished());
         heard.clone().on_read(b"pong");
         waiting.await.expect("completes");
-        assert!(heard.is_recent() && heard.take_new() && !heard.take_new());
+        assert!(heard.is_recent());
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 static LAST: AtomicI32 = AtomicI32::new(0);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -38,6 +38,17 @@ pub fn install() -> Result<()> {
 /// How many signals came.
 pub fn count() -> usize {
     COUNT.load(Ordering::SeqCst)
+}
+
+/// Fails once a signal asked us to stop.
+///
+/// # Errors
+/// With the name of the signal.
+pub fn check() -> Result<()> {
+    match received() {
+        Some(signal) => Err(Error::new(format!("stopped by {signal}"))),
+        None => Ok(()),
+    }
 }
 
 /// The name of the last signal that asked us to stop, if one did.

@@ -117,11 +117,10 @@ impl Drop for Counted {
 impl Watcher {
     async fn next(&mut self) -> Result<EncodedEvent, Status> {
         loop {
-            self.state
-                .fenced()
-                .term()
-                .check()
-                .map_err(|_| Status::unavailable("lost leadership"))?;
+            // A stream lives on while the term is suspended: what it tells is true.
+            if self.state.fenced().term().has_ended() {
+                return Err(Status::unavailable("lost leadership"));
+            }
             // The client asked for another event, so it has read the previous one.
             match (&self.turn, &self.backlog, &self.target) {
                 (None, Backlog::Begins, Target::All) => {

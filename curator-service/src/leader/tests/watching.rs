@@ -269,6 +269,19 @@ async fn no_deletion_is_lost_across_compaction() {
 
 /// More invalid records than a watch reads at a time do not block the records after them.
 #[tokio::test(start_paused = true)]
+async fn watch_lives_on_while_the_term_is_suspended() {
+    let stage = Stage::new().await;
+    let mut events = all(&stage).await;
+    Client::default().backlog(&mut events).await;
+    stage.confirm(Duration::from_millis(1));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let node = format!("/nodes/{}", id(2));
+    let revision = stage.put(&node, old_record(2)).await;
+    stage.followed(&node, revision).await;
+    assert_eq!(next(&mut events).await.nodes[0].id, id(2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn unusable_records_hold_up_no_watcher() {
     let stage = Stage::new().await;
     let mut events = all(&stage).await;

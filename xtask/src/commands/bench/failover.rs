@@ -162,14 +162,18 @@ impl Run<'_> {
             let mut measured = Measured::new(figures, Party::Go, ttl);
             for case in cases.into_iter().filter(|case| *case != Case::SlowDisk) {
                 self.rounds_of(case, Party::Go, ttl, |_| {
-                    match queue.end_leader(case, &mut stage.cluster) {
-                        Ok(took) => measured.add(What::Leads(case), took.as_secs_f64()),
+                    let leader = match queue.leader(&stage.cluster) {
+                        Ok(leader) => leader,
                         // A candidate of Go's whose session has ended does not come back by itself.
                         Err(error) => {
-                            step::say(format_args!("this round of Go's counts for nothing: {error}"));
+                            signals::check()?;
+                            step::say(format_args!("all of Go's are started anew: {error}"));
                             queue.start_anew()?;
+                            queue.leader(&stage.cluster)?
                         }
-                    }
+                    };
+                    let took = queue.end_leader(leader, case, &mut stage.cluster)?;
+                    measured.add(What::Leads(case), took.as_secs_f64());
                     Ok(())
                 })?;
             }

@@ -243,8 +243,8 @@ mod tests {
     fn outages_count_the_faults_of_etcd_that_stand_alone() {
         let record = Record {
             length: 40_000,
-            // The last term is suspended for a moment.
-            instances: vec![leads(0, 12_000, 5), leads(14_000, 20_500, 9), leads(20_600, 40_000, 9)],
+            // The first term is suspended for a moment.
+            instances: vec![leads(0, 2_000, 5), leads(2_100, 12_000, 5), leads(14_000, 40_000, 9)],
             members: members([&[(13_000, 13_500)], &[(12_500, 13_500)], &[]]),
             ..Record::default()
         };
@@ -268,7 +268,7 @@ mod tests {
             longest_with_quorum: vec![
                 span(12_000, 13_000, ()),
                 span(13_500, 14_000, ()),
-                span(20_500, 20_600, ()),
+                span(2_000, 2_100, ()),
             ],
             longest_gap: 2_000,
             longest_without_quorum: 500,

@@ -108,14 +108,18 @@ impl GoQueue {
         self.candidates.iter_mut().try_for_each(One::again)
     }
 
-    /// Ends the leader as the case says; how long it took until another led, or how long that was waited for.
-    pub(super) fn end_leader(&mut self, case: Case, cluster: &mut ChaosCluster) -> Result<Duration> {
-        let within = self.ttl * 3 + SOON;
-        let leader = wait_until("one of Go's to lead and all to be queued", within, || {
+    /// The one that leads, once all are queued.
+    pub(super) fn leader(&self, cluster: &ChaosCluster) -> Result<usize> {
+        wait_until("one of Go's to lead and all to be queued", self.ttl * 3 + SOON, || {
             let queued = cluster.etcd.get_prefix(At::Any, PREFIX).ok()?;
             let leader = self.candidates.iter().position(One::leads)?;
             (queued.len() == HOSTS).then_some(leader)
-        })?;
+        })
+    }
+
+    /// Ends the leader as the case says; how long it took until another led, or how long that was waited for.
+    pub(super) fn end_leader(&mut self, leader: usize, case: Case, cluster: &mut ChaosCluster) -> Result<Duration> {
+        let within = self.ttl * 3 + SOON;
         case.prepare(cluster, leader)?;
         let mut undo = Vec::new();
         let at = Instant::now();
@@ -142,6 +146,7 @@ impl GoQueue {
             cluster.end(fault)?;
         }
         let Ok(next) = next else {
+            signals::check()?;
             // A client that waits for a lost member does not find out by itself.
             step::say(format_args!(
                 "none of Go's led within {within:?}: that time counts, and all are started anew"

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use curator_harness::error::Result;
 use curator_harness::process::{Capture, Process, ProcessSpec, Recorded};
-use curator_harness::{At, Line, Mark, TempDir, step, wait_until};
+use curator_harness::{At, Line, Mark, TempDir, signals, step, wait_until};
 
 use super::super::candidates::Candidate;
 use super::case::Case;

@@ -764,6 +764,9 @@ impl<V: LeaderValue> Machine<V> {
                 leader.is_some_and(|leader| leader.key == elected.key && leader.create_revision == elected.revision);
             if revision >= elected.won_at && !ours {
                 self.end_round(now, Reason::LockLost);
+            } else if ours && !self.is_leader() {
+                // The leader that was followed is gone, and the own term is not confirmed yet.
+                self.undetermined(Reason::OwnEarlierKey);
             }
             return;
         }

@@ -905,3 +905,26 @@ fn leader_with_a_failover_limit_renews_its_lease_at_once_and_often() {
     assert_eq!(renewals(machine.handle(at(2_449), Event::Tick)), []);
     assert_eq!(renewals(machine.handle(at(2_450), Event::Tick)).len(), 1);
 }
+
+#[test]
+fn elected_candidate_whose_term_is_not_confirmed_yet_does_not_follow_the_leader_before_it() {
+    let mut machine = machine();
+    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
+    machine.handle(at(0), Event::Tick);
+    machine.handle(at(0), Event::Listed(Ok(vec![])));
+    machine.handle(at(0), granted());
+    let other = candidate("node-2", "/leader/1", 3);
+    assert_eq!(
+        machine.handle(at(10), observed(8, Some(other))),
+        [following("node-2", "/leader/1", 3)]
+    );
+    let won = Elected {
+        has_challenge_key: true,
+        ..elected()
+    };
+    machine.handle(at(20), Event::Campaigned(Ok(won)));
+    assert_eq!(
+        machine.handle(at(30), observed(21, Some(own_key(7)))),
+        [undetermined(Reason::OwnEarlierKey)]
+    );
+}

@@ -84,8 +84,8 @@ pub struct ListenerConfig {
     pub leader_ping_timeout: Duration,
     /// Is told when the leader seems to be dead: it cannot be connected to, a connection to it breaks, or it does not
     /// answer a ping within 300 ms. It is told again for as long as that is so. With it the leader is pinged on one
-    /// connection once it has been silent for 300 ms, and a call is sent only to a leader that was heard in the last 25 ms, if need be by a
-    /// ping: other calls wait.
+    /// connection once it has been silent for 300 ms, and a call is sent only to a leader that was heard in the last
+    /// 25 ms, if need be by a ping: other calls wait.
     pub leader_suspected: Option<LeaderSuspected>,
     /// How many connections for unary calls each thread keeps open to the leader, beside one for streams. Another one
     /// is opened when all of them are three quarters full.

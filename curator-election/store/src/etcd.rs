@@ -9,9 +9,9 @@
 //! This is safe for a write as well: etcd rejected the first try, so it was not executed.
 //!
 //! Bounds, with the default [`EtcdConfig::call_timeout`] of 2 s: every call returns within that timeout, with four
-//! exceptions. A read or a revocation that no member answers takes half a second more, to detect a lost quorum. A write may first take
-//! as long as such a read, to find a member that responds, and so may the first renewal of a lease that another client
-//! was granted. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
+//! exceptions. A read or a revocation that no member answers takes half a second more, to detect a lost quorum. A write
+//! may first take as long as such a read, to find a member that responds, and so may the first renewal of a lease that
+//! another client was granted. A watch ends within three [`PROGRESS_INTERVAL`]s of silence;
 //! behind a proxy that reports no progress it ends within a minute.
 
 mod auth;

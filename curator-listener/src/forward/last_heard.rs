@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn silence_counts_from_what_was_heard_last() {
+        let (heard, limit) = (LastHeard::new(), Duration::from_millis(300));
+        let began = Instant::now();
+        let silent = tokio::spawn({
+            let heard = heard.clone();
+            async move { heard.is_silent_for(limit).await }
+        });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        heard.clone().on_read(b"data");
+        silent.await.expect("completes");
+        let took = began.elapsed();
+        assert!((500..510).contains(&took.as_millis()), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn end_of_the_connection_ends_the_wait() {
         let heard = LastHeard::new();
         tokio::time::advance(RECENT).await;

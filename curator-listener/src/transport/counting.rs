@@ -2,8 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,13 +17,6 @@ pub(crate) trait ReadObserver: Unpin {
 
     /// These bytes have been read: at least one.
     fn on_read(&mut self, bytes: &[u8]);
-}
-
-/// Counts the bytes, wrapping around.
-impl ReadObserver for Arc<AtomicUsize> {
-    fn on_read(&mut self, bytes: &[u8]) {
-        self.fetch_add(bytes.len(), Ordering::Relaxed);
-    }
 }
 
 /// A stream that reports what is read.

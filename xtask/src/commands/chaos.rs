@@ -210,9 +210,7 @@ fn play(binaries: &EtcdBinaries, programs: &Programs, scratch: &TempDir, what: P
         wait_load(&load, "read everything once more", || heard.says("\"done\""))
     });
     let end = Instant::now();
-    if let Some(signal) = signals::received() {
-        return Err(Error::new(format!("stopped by {signal}")));
-    }
+    signals::check()?;
     let told = heard.told();
     let runs = runs(&cast.record)?;
     let restores = restores(&cast, begin);
@@ -292,9 +290,7 @@ fn inflict(
     let mut running: Vec<(Duration, Fault, usize)> = Vec::new();
     loop {
         let now = begin.elapsed();
-        if let Some(signal) = signals::received() {
-            return Err(Error::new(format!("stopped by {signal}")));
-        }
+        signals::check()?;
         if let Some(status) = load.status() {
             return Err(load.ended_early(status));
         }

@@ -848,15 +848,27 @@ fn what_an_earlier_process_left_goes_even_if_another_process_is_found() {
     assert!(commands.contains(&close(None, 3_002)), "{commands:?}");
 }
 
+/// A candidate with a failover limit.
+fn queued_with_limit() -> Machine<PlainText> {
+    let mut machine = machine();
+    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
+    machine.handle(at(0), Event::Tick);
+    machine.handle(at(0), Event::Listed(Ok(vec![])));
+    machine.handle(at(0), granted());
+    machine
+}
+
+fn won_with_limit() -> Event {
+    Event::Campaigned(Ok(Elected {
+        has_challenge_key: true,
+        ..elected()
+    }))
+}
+
 /// A candidate that does not know its place reads the queue often: not beside a read that the store does not answer.
 #[test]
 fn candidates_are_read_again_once_at_a_time() {
-    let mut machine = queued();
-    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
-    let State::Running(running) = &mut machine.state else {
-        panic!()
-    };
-    running.challenger = Some(Challenger::new(lease(), Limit::new(Duration::from_secs(1))));
+    let mut machine = queued_with_limit();
     let relists =
         |commands: &[Command<PlainText>]| commands.iter().filter(|&command| *command == Command::Relist).count();
     let mut reads = 0;
@@ -871,11 +883,7 @@ fn candidates_are_read_again_once_at_a_time() {
 /// Candidates need not: only the silence of the oldest one matters.
 #[test]
 fn leader_with_a_failover_limit_renews_its_lease_at_once_and_often() {
-    let mut machine = machine();
-    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
-    machine.handle(at(0), Event::Tick);
-    machine.handle(at(0), Event::Listed(Ok(vec![])));
-    machine.handle(at(0), granted());
+    let mut machine = queued_with_limit();
     let renewals = |commands: Vec<Command<PlainText>>| -> Vec<Attempt> {
         let attempts = commands.into_iter().filter_map(|command| match command {
             Command::Renew { attempt, .. } => Some(attempt),
@@ -890,11 +898,7 @@ fn leader_with_a_failover_limit_renews_its_lease_at_once_and_often() {
             "at {now} ms in the queue"
         );
     }
-    let won = Elected {
-        has_challenge_key: true,
-        ..elected()
-    };
-    let [first] = renewals(machine.handle(at(1_950), Event::Campaigned(Ok(won))))[..] else {
+    let [first] = renewals(machine.handle(at(1_950), won_with_limit()))[..] else {
         panic!("not renewed at once")
     };
     let renewed = Event::Renewed {
@@ -908,21 +912,13 @@ fn leader_with_a_failover_limit_renews_its_lease_at_once_and_often() {
 
 #[test]
 fn elected_candidate_whose_term_is_not_confirmed_yet_does_not_follow_the_leader_before_it() {
-    let mut machine = machine();
-    machine.timing.limit = Some(Limit::new(Duration::from_secs(1)));
-    machine.handle(at(0), Event::Tick);
-    machine.handle(at(0), Event::Listed(Ok(vec![])));
-    machine.handle(at(0), granted());
+    let mut machine = queued_with_limit();
     let other = candidate("node-2", "/leader/1", 3);
     assert_eq!(
         machine.handle(at(10), observed(8, Some(other))),
         [following("node-2", "/leader/1", 3)]
     );
-    let won = Elected {
-        has_challenge_key: true,
-        ..elected()
-    };
-    machine.handle(at(20), Event::Campaigned(Ok(won)));
+    machine.handle(at(20), won_with_limit());
     assert_eq!(
         machine.handle(at(30), observed(21, Some(own_key(7)))),
         [undetermined(Reason::OwnEarlierKey)]

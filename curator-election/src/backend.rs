@@ -38,7 +38,8 @@ pub struct Candidate {
 pub struct Observation {
     /// The revision of the store.
     pub revision: Revision,
-    /// The candidate with the lowest create revision, if there is any.
+    /// The candidate with the lowest create revision; `None` if there is none, or if the last one is gone and the next
+    /// one is not known yet.
     pub leader: Option<Candidate>,
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tracing::{debug, warn};
 
@@ -28,8 +29,8 @@ use crate::challenge::ChallengeRecord;
 use crate::failpoint;
 use crate::settings::{self, ElectorError};
 use crate::store::{
-    Compare, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RefusalKind, Revision, Sort, Store,
-    StoreError, Target, TimeToLive, Txn, TxnResult, WatchStream,
+    Compare, Event, KeyValue, Keys, Lease, LeaseId, Op, OpResult, Ordering, Range, RangeResult, RefusalKind, Revision,
+    Sort, Store, StoreError, Target, TimeToLive, Txn, TxnResult, WatchStream,
 };
 use crate::value::LeaderValue;
 
@@ -37,6 +38,8 @@ use crate::value::LeaderValue;
 const INITIAL_PAUSE: Duration = Duration::from_millis(25);
 /// The maximum pause after a failed call to the store.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How long an observer waits for the next leader before it reports that the last one is gone.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_millis(50);
 /// The number of consecutive reads with an old revision after which the store counts as gone back.
 const MAX_OLD_READS: u32 = 3;
 
@@ -344,6 +347,8 @@ impl<S: Store + ?Sized> ElectionBackend for StoreElection<S> {
             refresh: self.refresh,
             pauses: self.pauses(),
             watch: None,
+            reading: None,
+            gone: None,
             newest: Revision(0),
             old_reads: 0,
             started: false,
@@ -432,8 +437,9 @@ async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(
 
 /// Reads the leader, and reads again after each watch event and each refresh interval.
 ///
-/// The watch only triggers a read: each observation comes from a linearizable read. So a batch with puts of several
-/// candidates, a compaction, or a gap between two watches cannot report a wrong leader.
+/// The watch triggers a read: each leader comes from a linearizable read. So a batch with puts of several candidates, a
+/// compaction, or a gap between two watches cannot report a wrong leader. The watch alone reports only that the leader's
+/// key is gone, if the read takes long: a member that was cut off or stopped delivers events before it answers reads.
 struct Observer<S: ?Sized> {
     store: Arc<S>,
     keys: Keys,
@@ -442,6 +448,10 @@ struct Observer<S: ?Sized> {
     refresh: Duration,
     pauses: Backoff,
     watch: Option<Watched>,
+    /// The read in progress.
+    reading: Option<BoxFuture<'static, Result<RangeResult, StoreError>>>,
+    /// The leader's key was deleted at this revision, and that is not reported yet.
+    gone: Option<Revision>,
     newest: Revision,
     /// The number of consecutive reads with an old revision.
     old_reads: u32,
@@ -455,12 +465,33 @@ struct Watched {
 
 impl<S: Store + ?Sized> Observer<S> {
     async fn next(&mut self) -> Observation {
-        if self.started {
+        if self.started && self.reading.is_none() {
             self.aim_watch().await;
             self.wait_for_change().await;
         }
+        let Some(gone) = self.gone.take() else {
+            return self.read().await;
+        };
+        tokio::select! {
+            biased;
+            observation = self.read() => observation,
+            () = tokio::time::sleep(SUCCESSOR_TIMEOUT) => {
+                self.newest = self.newest.max(gone);
+                Observation { revision: gone, leader: None }
+            }
+        }
+    }
+
+    /// Reads the leader until that succeeds. Cancel safe: the next call continues the read.
+    async fn read(&mut self) -> Observation {
         loop {
-            match self.store.range(Range::oldest(self.keys.clone())).await {
+            let reading = self.reading.get_or_insert_with(|| {
+                let (store, oldest) = (self.store.clone(), Range::oldest(self.keys.clone()));
+                Box::pin(async move { store.range(oldest).await })
+            });
+            let read = reading.await;
+            self.reading = None;
+            match read {
                 // Reads are linearizable, so the revision decreases only if the store itself went back.
                 Ok(read) if read.revision >= self.newest || self.old_reads + 1 >= MAX_OLD_READS => {
                     self.pauses.succeeded();
@@ -521,13 +552,20 @@ impl<S: Store + ?Sized> Observer<S> {
             loop {
                 match watched.changes.next().await {
                     Some(Ok(batch)) if batch.events.is_empty() => {}
-                    Some(Ok(_)) => return true,
-                    Some(Err(_)) | None => return false,
+                    Some(Ok(batch)) => return Some(batch.events),
+                    Some(Err(_)) | None => return None,
                 }
             }
         };
-        if let Ok(false) = tokio::time::timeout(self.refresh, change).await {
-            self.watch = None;
+        match tokio::time::timeout(self.refresh, change).await {
+            Ok(Some(events)) if matches!(watched.keys, Keys::One(_)) => {
+                self.gone = events.iter().rev().find_map(|event| match event {
+                    Event::Delete { revision, .. } => Some(*revision),
+                    Event::Put(_) => None,
+                });
+            }
+            Ok(None) => self.watch = None,
+            Ok(Some(_)) | Err(_) => {}
         }
     }
 }

@@ -168,8 +168,8 @@ impl Challenger {
         if known == target.as_ref() {
             return;
         }
-        // The place changes with the oldest candidate.
-        if let Some(place) = &mut self.place {
+        // The place changes when the oldest candidate is gone.
+        if let (Some(_), Some(place)) = (known, &mut self.place) {
             place.behind = place.behind.saturating_sub(1).max(1);
         }
         self.target = target.map(|target| Suspect {

@@ -338,6 +338,60 @@ async fn news_do_not_wait_for_the_watch_that_follows_them() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
+/// A member of etcd that was stopped delivers events before it answers reads. Its leader's term must not outlast its key
+/// for as long.
+#[tokio::test(start_paused = true)]
+async fn an_observer_whose_reads_hang_reports_that_the_leader_is_gone() {
+    let cluster = MemoryCluster::new(2);
+    let first_election = election(&cluster, 0);
+    let (first, won) = queue(&first_election, "first").await;
+    soon(won).await.unwrap().unwrap();
+    let (_second, _) = queue(&first_election, "second").await;
+    let mut observations = election(&cluster, 1).observe();
+    assert_eq!(leader_of(&mut observations).await.as_deref(), Some(&b"first"[..]));
+    // The watch opens.
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), observations.next())
+            .await
+            .is_err()
+    );
+    cluster.set_faults(
+        1,
+        Faults {
+            link: Link::RequestsLost,
+            ..Faults::default()
+        },
+    );
+    first_election.revoke(first).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let gone = soon(observations.next()).await.expect("never ends");
+    assert_eq!(gone.leader, None, "{gone:?}");
+    assert!(began.elapsed() <= Duration::from_millis(100), "{:?}", began.elapsed());
+    cluster.set_faults(1, Faults::default());
+    let next = soon(observations.next()).await.expect("never ends");
+    assert_eq!(next.leader.expect("is queued").value, "second");
+    assert!(next.revision >= gone.revision);
+}
+
+/// While reads are answered, the next leader follows the last one directly.
+#[tokio::test(start_paused = true)]
+async fn an_observer_reports_the_next_leader_and_nothing_between() {
+    let cluster = MemoryCluster::new(1);
+    let election = election(&cluster, 0);
+    let (first, won) = queue(&election, "first").await;
+    soon(won).await.unwrap().unwrap();
+    let (_second, _) = queue(&election, "second").await;
+    let mut observations = election.observe();
+    assert_eq!(leader_of(&mut observations).await.as_deref(), Some(&b"first"[..]));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), observations.next())
+            .await
+            .is_err()
+    );
+    election.revoke(first).await.unwrap();
+    assert_eq!(leader_of(&mut observations).await.as_deref(), Some(&b"second"[..]));
+}
+
 /// Issue: a backup is restored under the instances, and its revision is far below the newest that they have seen.
 #[tokio::test(start_paused = true)]
 async fn an_observer_of_a_store_that_goes_back_begins_afresh() {

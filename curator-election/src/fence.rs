@@ -43,6 +43,7 @@
 //! ```
 
 mod reserved;
+mod witness;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -62,6 +63,8 @@ use crate::store::{
 };
 use crate::term::{Term, Validity, WentBack};
 
+use witness::{Witness, Write};
+
 /// The state within one term. Every access is one transaction under the guard that the lock key is still the one of the
 /// term.
 #[derive(Clone)]
@@ -69,6 +72,7 @@ pub struct Fenced {
     store: Arc<dyn Store>,
     term: Term,
     newest: Newest,
+    witness: Witness,
 }
 
 /// The newest revision that the store has returned in this term. Clones share it.
@@ -255,6 +259,7 @@ impl Fenced {
             store,
             term,
             newest: Newest::default(),
+            witness: Witness::default(),
         }
     }
 
@@ -362,6 +367,7 @@ impl Fenced {
             self.term.report_went_back(went_back);
             return Err(FencedError::LostLeadership);
         }
+        self.is_same_store().await?;
         Ok(found.revision)
     }
 
@@ -474,6 +480,51 @@ impl Fenced {
         Ok(done.succeeded.then_some((done.revision, done.results)))
     }
 
+    /// Checks after a suspension of the term that the store still has the term's newest write. Answers from before the
+    /// check do not count.
+    async fn is_same_store(&self) -> Result<(), FencedError> {
+        if failpoint::on(failpoint::IGNORES_STORE_GONE_BACK) {
+            return Ok(());
+        }
+        loop {
+            // An answer that is late by a whole suspension may be that of another store.
+            self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
+            let resumptions = self.term.resumptions();
+            let writes = self.witness.to_check(resumptions);
+            if writes.is_empty() {
+                return Ok(());
+            }
+            for write in &writes {
+                if !self.store_has(write).await? {
+                    let (seen, found) = (write.revision, Revision(write.revision.0 - 1));
+                    self.term.report_went_back(WentBack { seen, found });
+                    return Err(FencedError::LostLeadership);
+                }
+            }
+            self.witness.checked(resumptions, &writes);
+        }
+    }
+
+    /// Whether a write is in the history of the store. If that is compacted, whether nothing speaks against it.
+    async fn store_has(&self, write: &Write) -> Result<bool, FencedError> {
+        let mut patience = Patience::default();
+        loop {
+            self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
+            let has = match self.store.range(write.look_up()).await {
+                Ok(found) => Ok(write.is_in(&found.kvs)),
+                Err(StoreError::Compacted { .. }) => {
+                    let found = self.store.range(write.current()).await;
+                    found.map(|found| write.may_be_in(&found.kvs))
+                }
+                Err(error) => Err(error),
+            };
+            match has {
+                Err(error) if patience.try_again(&self.term, &error, false).await => {}
+                has => return Ok(has?),
+            }
+        }
+    }
+
     /// The only place where the state is read and written by a transaction. A transaction that fails reads the lock key
     /// first, then the keys of `look`.
     async fn guarded(
@@ -500,10 +551,10 @@ impl Fenced {
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
         let writes = !txn.success.iter().all(|op| matches!(op, Op::Range(_)));
         let mut patience = Patience::default();
-        let (floor, done) = loop {
+        let (floor, resumptions, done) = loop {
             // No need to send a request if the term has ended by the clock.
             self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
-            let floor = self.newest.floor();
+            let (floor, resumptions) = (self.newest.floor(), self.term.resumptions());
             let sent = async {
                 debug!(target: TRACED, "sent");
                 match self.store.txn(txn.clone()).await {
@@ -515,7 +566,7 @@ impl Fenced {
             };
             match sent.instrument(span.clone()).await {
                 Err(error) if patience.try_again(&self.term, &error, writes).await => {}
-                done => break (floor, done),
+                done => break (floor, resumptions, done),
             }
         };
         span.in_scope(|| match &done {
@@ -538,6 +589,26 @@ impl Fenced {
             }
         }
         let Err(went_back) = self.newest.answered(floor, done.revision) else {
+            let wrote = done
+                .succeeded
+                .then(|| Write::of(&txn.success, &done.results, done.revision))
+                .flatten();
+            let is_written = wrote.is_some();
+            if let Some(write) = wrote {
+                // In this order: the number is that of the validity.
+                let since = self.term.is_valid().then(|| self.term.resumptions());
+                self.witness.wrote(write, since.filter(|now| *now == resumptions));
+            }
+            // A write that was made is in the store, and its outcome says no more.
+            if !is_written
+                || done
+                    .results
+                    .iter()
+                    .any(|result| matches!(result, OpResult::Txn { succeeded: false, .. }))
+            {
+                let same = self.is_same_store().await;
+                same.map_err(|error| if is_written { unknown(&error) } else { error })?;
+            }
             return Ok(done);
         };
         self.term.report_went_back(went_back);
@@ -551,6 +622,12 @@ impl Fenced {
             FencedError::LostLeadership
         })
     }
+}
+
+/// Some of the changes were made, and what the others were decided on may not be true.
+fn unknown(error: &FencedError) -> FencedError {
+    let reason = format!("the store may have lost data: {error}");
+    StoreError::Unknown { reason }.into()
 }
 
 #[cfg(test)]
@@ -764,6 +841,52 @@ mod tests {
         let changed = vec![Compare::changed_at("/a", Revision(5))];
         let error = fenced.write(changed, vec![Op::put("/a", "2")]).await;
         assert!(matches!(error, Err(FencedError::LostLeadership)), "{error:?}");
+    }
+
+    /// The simulation found it: while a leader is stopped, a backup is restored, and challenges of its term carry the
+    /// restored store past the revision that it knows.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_has_lost_a_write_ends_the_term_after_a_suspension() {
+        const CONFIRMED: Duration = Duration::from_millis(900);
+        for (restored, compacted) in [(true, false), (true, true), (false, false), (false, true)] {
+            let cluster = MemoryCluster::new(1);
+            let store: Arc<dyn Store> = Arc::new(cluster.client(0));
+            let revision = put(&store, LOCK, "me").await;
+            let clock = Arc::new(TokioClock::new());
+            let until = clock.now() + Duration::from_secs(3_600);
+            let (owner, term) = Term::for_test(LOCK, revision, until, clock.clone());
+            assert!(owner.confirm(clock.now() + CONFIRMED));
+            let fenced = Fenced::new(store.clone(), term);
+            let read = || fenced.read(vec![Range::all(Keys::one("/a"))]);
+            let _ = fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.expect("leads");
+            let backup = cluster.with_model(|model, _| model.snapshot());
+            let _ = fenced.write(Vec::new(), vec![Op::put("/a", "2")]).await.expect("leads");
+            if restored {
+                cluster.restore(backup);
+            }
+            for _ in 0..3 {
+                put(&store, "/elsewhere", "1").await;
+            }
+            if compacted {
+                cluster
+                    .with_model(|model, _| model.compact(model.revision()))
+                    .expect("is newer");
+            }
+            tokio::time::advance(CONFIRMED).await;
+            assert!(owner.confirm(clock.now() + CONFIRMED));
+            // What is written before the check is in the store, and hides nothing.
+            let written = fenced.write(Vec::new(), vec![Op::put("/b", "1")]).await;
+            assert!(matches!(written, Ok(Written::Done(_))), "{written:?}");
+            let (found, fence) = (read().await, fenced.fence().await);
+            if restored {
+                assert!(matches!(found, Err(FencedError::LostLeadership)), "{found:?}");
+                assert!(matches!(fence, Err(FencedError::LostLeadership)), "{fence:?}");
+                assert!(owner.fenced_out().await.is_some(), "the elector learns why");
+            } else {
+                assert_eq!(found.expect("leads").ranges[0][0].value.as_ref(), b"2");
+                assert!(fence.is_ok(), "{fence:?}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,6 +43,8 @@ struct Inner {
     /// Until when the term is confirmed, in nanoseconds since the clock's origin; [`UNLIMITED`] without a failover
     /// limit.
     confirmed: AtomicU64,
+    /// The number of confirmations that have resumed the term.
+    resumptions: AtomicU64,
     /// Notifies of each confirmation.
     confirmations: watch::Sender<()>,
     /// True once the term has ended.
@@ -54,13 +56,13 @@ struct Inner {
     names: names::Names,
 }
 
-/// The store's revision went back: a call was answered with a lower revision than an earlier call. The store has lost
-/// the changes in between, as after a restore of a backup.
+/// The store's revision went back: a call was answered with a lower revision than an earlier call, or a write of the term
+/// is not in the store's history. The store has lost the changes in between, as after a restore of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WentBack {
     /// The highest revision seen before.
     pub seen: Revision,
-    /// The lower revision that followed.
+    /// The lower revision that followed; if a write is lost, the one before it.
     pub found: Revision,
 }
 
@@ -125,6 +127,7 @@ impl Term {
                 clock,
                 deadline: AtomicU64::new(nanos(deadline)),
                 confirmed: AtomicU64::new(UNLIMITED),
+                resumptions: AtomicU64::new(0),
                 confirmations: watch::Sender::new(()),
                 ended: watch::Sender::new(false),
                 fenced_out: Notify::new(),
@@ -296,6 +299,12 @@ impl Term {
         }
     }
 
+    /// How often the term was resumed after it had been suspended. If the term is valid at two times with the same
+    /// number, it was valid all the time between.
+    pub(crate) fn resumptions(&self) -> u64 {
+        self.inner.resumptions.load(Ordering::Acquire)
+    }
+
     /// The current deadline of the lease, which each renewal moves; `None` once the term has ended.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -411,6 +420,10 @@ impl TermOwner {
     #[must_use]
     pub fn confirm(&self, until: Instant) -> bool {
         let inner = &*self.term.inner;
+        // Before the deadline moves: who finds the term valid again finds it counted.
+        if inner.confirmed.load(Ordering::Acquire) <= nanos(inner.clock.now()) {
+            inner.resumptions.fetch_add(1, Ordering::AcqRel);
+        }
         let until = nanos(until);
         let moved = inner
             .confirmed
@@ -553,9 +566,11 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        assert_eq!(term.resumptions(), 0);
         assert!(owner.confirm(clock.now() + Duration::from_millis(900)));
         assert_eq!(waiting.await.unwrap(), Ok(()));
         assert!(term.is_valid());
+        assert_eq!(term.resumptions(), 1);
         // A confirmation that was sent earlier and arrives later does not move the deadline back.
         assert!(owner.confirm(clock.now() + Duration::from_millis(1)));
         tokio::time::advance(Duration::from_millis(899)).await;

@@ -354,6 +354,7 @@ impl Fenced {
                 found => break (floor, found?),
             }
         };
+        self.answered();
         match found.kvs.first() {
             Some(lock) if lock.create_revision == self.term.lock_revision() => {}
             _ => {
@@ -480,8 +481,23 @@ impl Fenced {
         Ok(done.succeeded.then_some((done.revision, done.results)))
     }
 
-    /// Checks after a suspension of the term that the store still has the term's newest write. Answers from before the
-    /// check do not count.
+    /// The number of interruptions of the term: of suspensions, and without a failover limit of silences of the store.
+    fn interruptions(&self) -> u64 {
+        match self.term.confirmed_until() {
+            Some(_) => self.term.resumptions(),
+            None => self.witness.silences(),
+        }
+    }
+
+    /// The store has answered an access of the term.
+    fn answered(&self) {
+        if self.term.confirmed_until().is_none() {
+            self.witness.answered(self.term.now());
+        }
+    }
+
+    /// Checks after an interruption of the term that the store still has the term's newest write. Answers from before
+    /// the check do not count.
     async fn is_same_store(&self) -> Result<(), FencedError> {
         if failpoint::on(failpoint::IGNORES_STORE_GONE_BACK) {
             return Ok(());
@@ -489,8 +505,8 @@ impl Fenced {
         loop {
             // An answer that is late by a whole suspension may be that of another store.
             self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
-            let resumptions = self.term.resumptions();
-            let writes = self.witness.to_check(resumptions);
+            let interruptions = self.interruptions();
+            let writes = self.witness.to_check(interruptions);
             if writes.is_empty() {
                 return Ok(());
             }
@@ -501,7 +517,7 @@ impl Fenced {
                     return Err(FencedError::LostLeadership);
                 }
             }
-            self.witness.checked(resumptions, &writes);
+            self.witness.checked(interruptions, &writes);
         }
     }
 
@@ -551,10 +567,10 @@ impl Fenced {
         let txn = Txn::when(conditions).then(ops).or_else(look.collect());
         let writes = !txn.success.iter().all(|op| matches!(op, Op::Range(_)));
         let mut patience = Patience::default();
-        let (floor, resumptions, done) = loop {
+        let (floor, interruptions, done) = loop {
             // No need to send a request if the term has ended by the clock.
             self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
-            let (floor, resumptions) = (self.newest.floor(), self.term.resumptions());
+            let (floor, interruptions) = (self.newest.floor(), self.interruptions());
             let sent = async {
                 debug!(target: TRACED, "sent");
                 match self.store.txn(txn.clone()).await {
@@ -566,7 +582,7 @@ impl Fenced {
             };
             match sent.instrument(span.clone()).await {
                 Err(error) if patience.try_again(&self.term, &error, writes).await => {}
-                done => break (floor, resumptions, done),
+                done => break (floor, interruptions, done),
             }
         };
         span.in_scope(|| match &done {
@@ -581,6 +597,7 @@ impl Fenced {
             }
         });
         let done = done?;
+        self.answered();
         if !done.succeeded {
             let lock = done.results.first().and_then(first);
             if lock.is_none_or(|lock| lock.create_revision != self.term.lock_revision()) {
@@ -596,8 +613,8 @@ impl Fenced {
             let is_written = wrote.is_some();
             if let Some(write) = wrote {
                 // In this order: the number is that of the validity.
-                let since = self.term.is_valid().then(|| self.term.resumptions());
-                self.witness.wrote(write, since.filter(|now| *now == resumptions));
+                let since = self.term.is_valid().then(|| self.interruptions());
+                self.witness.wrote(write, since.filter(|now| *now == interruptions));
             }
             // A write that was made is in the store, and its outcome says no more.
             if !is_written
@@ -846,16 +863,25 @@ mod tests {
     /// The simulation found it: while a leader is stopped, a backup is restored, and challenges of its term carry the
     /// restored store past the revision that it knows.
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_has_lost_a_write_ends_the_term_after_a_suspension() {
+    async fn a_store_that_has_lost_a_write_ends_the_term_after_an_interruption() {
         const CONFIRMED: Duration = Duration::from_millis(900);
-        for (restored, compacted) in [(true, false), (true, true), (false, false), (false, true)] {
+        let cases = [false, true].map(|restored| {
+            [
+                (restored, false, true),
+                (restored, true, true),
+                (restored, false, false),
+            ]
+        });
+        for (restored, compacted, limited) in cases.into_iter().flatten() {
             let cluster = MemoryCluster::new(1);
             let store: Arc<dyn Store> = Arc::new(cluster.client(0));
             let revision = put(&store, LOCK, "me").await;
             let clock = Arc::new(TokioClock::new());
             let until = clock.now() + Duration::from_secs(3_600);
             let (owner, term) = Term::for_test(LOCK, revision, until, clock.clone());
-            assert!(owner.confirm(clock.now() + CONFIRMED));
+            if limited {
+                assert!(owner.confirm(clock.now() + CONFIRMED));
+            }
             let fenced = Fenced::new(store.clone(), term);
             let read = || fenced.read(vec![Range::all(Keys::one("/a"))]);
             let _ = fenced.write(Vec::new(), vec![Op::put("/a", "1")]).await.expect("leads");
@@ -873,7 +899,9 @@ mod tests {
                     .expect("is newer");
             }
             tokio::time::advance(CONFIRMED).await;
-            assert!(owner.confirm(clock.now() + CONFIRMED));
+            if limited {
+                assert!(owner.confirm(clock.now() + CONFIRMED));
+            }
             // What is written before the check is in the store, and hides nothing.
             let written = fenced.write(Vec::new(), vec![Op::put("/b", "1")]).await;
             assert!(matches!(written, Ok(Written::Done(_))), "{written:?}");

@@ -299,6 +299,11 @@ impl Term {
         }
     }
 
+    /// The time of the clock that the term is checked against.
+    pub(crate) fn now(&self) -> Instant {
+        self.inner.clock.now()
+    }
+
     /// How often the term was resumed after it had been suspended. If the term is valid at two times with the same
     /// number, it was valid all the time between.
     pub(crate) fn resumptions(&self) -> u64 {

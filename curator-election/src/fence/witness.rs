@@ -1,29 +1,39 @@
-//! The newest write of a term: after a suspension it shows whether the store still has what the term has written.
+//! The newest write of a term: after an interruption it shows whether the store still has what the term has written.
 //!
 //! A restored backup has lost the last writes. Usually its revision is lower than the newest that the term knows, which
 //! the next answer shows. But while a leader is stopped, other writes (challenges, campaigns) may carry the restored
 //! store past that revision, with the lock key still there: neither the guard nor the revision shows the loss then.
-//! The term is suspended meanwhile, for a restore takes longer than the failover limit. So the first answer after a
-//! suspension counts only if the newest write of the term is in the store's history at its revision.
+//! A restore takes longer than a failover limit, so it interrupts the term: a term with a limit is suspended, and
+//! without a limit the store does not answer accesses of the term for [`MAX_SILENCE`]. The first answer after an
+//! interruption counts only if the newest write of the term is in the store's history at its revision.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock::Instant;
 use crate::store::{KeyValue, Keys, Op, OpResult, Range, Revision};
 
-/// The newest writes of a term, and the suspensions after which they were looked up. Clones share it.
+/// The time without an answer after which a term without a failover limit counts as interrupted. An idle leader pays a
+/// read for it at the next access.
+const MAX_SILENCE: Duration = Duration::from_millis(500);
+
+/// The newest writes of a term, and the interruptions after which they were looked up. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Witness(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The newest write before the suspensions that are not checked yet.
+    /// The newest write before the interruptions that are not checked yet.
     known: Option<Write>,
     /// The newest write after them. It alone shows nothing: the store may have lost `known` before it.
     later: Option<Write>,
-    /// The number of resumptions of the term up to which the store is known to be the same.
+    /// The number of interruptions up to which the store is known to be the same.
     checked: u64,
+    /// When the store last answered, and the number of longer silences before that.
+    answered_at: Option<Instant>,
+    silences: u64,
 }
 
 /// A write to one key.
@@ -92,8 +102,23 @@ impl Write {
 }
 
 impl Witness {
-    /// Records a write. `since` is the number of resumptions of the term when it was sent, if the term was valid ever
-    /// since; otherwise it may have been made after a suspension.
+    /// The number of silences of the store so far.
+    pub(super) fn silences(&self) -> u64 {
+        self.state().silences
+    }
+
+    /// The store has answered.
+    pub(super) fn answered(&self, now: Instant) {
+        let mut state = self.state();
+        let before = *state.answered_at.get_or_insert(now);
+        if now.saturating_since(before) >= MAX_SILENCE {
+            state.silences += 1;
+        }
+        state.answered_at = Some(before.max(now));
+    }
+
+    /// Records a write. `since` is the number of interruptions when it was sent, if there was none since; otherwise it
+    /// may have been made after one.
     pub(super) fn wrote(&self, write: Write, since: Option<u64>) {
         let mut state = self.state();
         let place = if since == Some(state.checked) && state.later.is_none() {
@@ -106,24 +131,24 @@ impl Witness {
         }
     }
 
-    /// The writes to look up after this number of resumptions.
-    pub(super) fn to_check(&self, resumptions: u64) -> Vec<Write> {
+    /// The writes to look up after this number of interruptions.
+    pub(super) fn to_check(&self, interruptions: u64) -> Vec<Write> {
         let mut state = self.state();
         let writes: Vec<_> = state.known.iter().chain(&state.later).cloned().collect();
         if writes.is_empty() {
-            state.checked = state.checked.max(resumptions);
+            state.checked = state.checked.max(interruptions);
         }
-        if state.checked < resumptions {
+        if state.checked < interruptions {
             writes
         } else {
             Vec::new()
         }
     }
 
-    /// The store has these writes, after this number of resumptions.
-    pub(super) fn checked(&self, resumptions: u64, writes: &[Write]) {
+    /// The store has these writes, after this number of interruptions.
+    pub(super) fn checked(&self, interruptions: u64, writes: &[Write]) {
         let mut state = self.state();
-        state.checked = state.checked.max(resumptions);
+        state.checked = state.checked.max(interruptions);
         if let Some(later) = state.later.take_if(|later| writes.contains(later)) {
             state.known = Some(later);
         }
@@ -197,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn write_after_a_suspension_is_looked_up_together_with_the_one_before_it() {
+    fn write_after_an_interruption_is_looked_up_together_with_the_one_before_it() {
         let at = |revision| Write {
             revision: Revision(revision),
             ..write(true)
@@ -208,7 +233,7 @@ mod tests {
         witness.wrote(at(5), Some(0));
         assert_eq!(witness.to_check(0), []);
         assert_eq!(witness.to_check(1), [at(7)]);
-        // Sent after the suspension, and answered after another one.
+        // Sent after the interruption, and answered after another one.
         witness.wrote(at(8), Some(1));
         witness.wrote(at(9), None);
         assert_eq!(witness.to_check(1), [at(7), at(9)]);
@@ -217,6 +242,19 @@ mod tests {
         assert_eq!(witness.to_check(2), [at(9)]);
         witness.wrote(at(10), Some(1));
         assert_eq!(witness.to_check(2), [at(10)]);
+    }
+
+    #[test]
+    fn silence_counts_once() {
+        let at = |ms| Instant::from_origin(Duration::from_millis(ms));
+        let witness = Witness::default();
+        witness.answered(at(10_000));
+        witness.answered(at(10_499));
+        assert_eq!(witness.silences(), 0);
+        witness.answered(at(10_999));
+        // Answered in another order.
+        witness.answered(at(10_998));
+        assert_eq!(witness.silences(), 1);
     }
 
     /// It was made while the others were looked up.

@@ -26,13 +26,14 @@ mod identity;
 mod members;
 mod pin;
 mod quorum;
+mod renewals;
 mod tls_reload;
 mod watch;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ use self::errors::{Call, rejection};
 use self::identity::{Identity, written_elsewhere};
 use self::members::Members;
 pub use self::pin::ClusterFileError;
+use self::renewals::Renewals;
 use self::tls_reload::Clients;
 pub use self::watch::PROGRESS_INTERVAL;
 use crate::clock::{BootClock, Clock};
@@ -134,6 +136,7 @@ pub struct EtcdStore {
     /// The TTLs of the leases granted or renewed here: renewals do not change them, and etcd-client does not report
     /// them.
     ttls: Mutex<VecDeque<(LeaseId, Duration)>>,
+    renewals: Renewals,
 }
 
 impl fmt::Debug for EtcdStore {
@@ -173,6 +176,7 @@ impl EtcdStore {
             identity,
             keeps_status: AtomicBool::new(false),
             ttls: Mutex::new(VecDeque::new()),
+            renewals: Renewals::default(),
         })
     }
 
@@ -437,6 +441,7 @@ impl EtcdStore {
     }
 
     fn forget(&self, lease: LeaseId) {
+        self.renewals.forget(lease);
         self.ttls().retain(|(id, _)| *id != lease);
     }
 }
@@ -540,22 +545,23 @@ impl Store for EtcdStore {
             None => self.granted_ttl(lease).await?,
         };
         let member = attempt as usize % self.config.endpoints.len();
-        // One stream per renewal: nothing is queued in it, and its end does not affect the next renewal.
         let renewed = self
-            .call(member, Call::KeepAlive(lease), (), |mut client, ()| async move {
-                client.lease_keep_alive(lease.get()).await.map(drop)
+            .call(member, Call::KeepAlive(lease), (), |client, ()| {
+                self.renewals.renew(client, lease, member)
             })
             .await;
         // A member that was restored as a cluster of its own may have the lease too, or not know it: its response
-        // counts only if it belongs to the cluster in use. etcd-client does not expose the header of the response, so
-        // check separately.
-        if matches!(renewed, Ok(()) | Err(StoreError::LeaseNotFound { .. })) {
-            self.confirm(member).await?;
+        // counts only if it belongs to the cluster in use.
+        match &renewed {
+            Ok(Some(answer)) => self.ours(member, answer.header())?,
+            // etcd-client does not expose the header of these responses, so check separately.
+            Ok(None) | Err(StoreError::LeaseNotFound { .. }) => self.confirm(member).await?,
+            Err(_) => {}
         }
         if let Err(StoreError::LeaseNotFound { .. }) = renewed {
             self.forget(lease);
         }
-        renewed.map(|()| ttl)
+        renewed.map(|_| ttl)
     }
 
     async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {
@@ -582,7 +588,9 @@ impl Store for EtcdStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         // It may be sent to several members: a lease is revoked once, and the others answer that it does not exist.
+        let asked = AtomicUsize::new(0);
         let ask = |member: usize| {
+            asked.fetch_add(1, Ordering::Relaxed);
             let call = self.call(
                 member,
                 Call::Write(Some(lease)),
@@ -600,6 +608,8 @@ impl Store for EtcdStore {
             Box::pin(answer) as BoxFuture<'_, _>
         };
         let revoked = match self.first_response(self.config.hedge_after, ask).await {
+            // The member that was asked before may have revoked it, and not have answered.
+            Ok((_, Err(StoreError::LeaseNotFound { .. }))) if asked.load(Ordering::Relaxed) > 1 => Ok(()),
             Ok((_, revoked)) => revoked,
             // One of several requests may have been executed, or still be.
             Err(StoreError::NoQuorum { reason } | StoreError::Unreachable { reason }) => {

@@ -689,6 +689,18 @@ impl EtcdCluster {
         wait_until(what, within, || (!self.probe(member, PROBE)).then_some(()))
     }
 
+    /// The value of a metric of a member, by its name and labels as the member writes them.
+    ///
+    /// # Errors
+    /// If the member does not answer, or has no such metric.
+    pub fn metric(&self, member: usize, name: &str, within: Duration) -> Result<f64> {
+        let (_, metrics) = http::get(self.address(member), "/metrics", within)?;
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .ok_or_else(|| Error::new(format!("etcd has no metric {name}")))
+    }
+
     /// Waits until exactly one of the members says that it is etcd's own leader, and names it.
     ///
     /// # Errors

@@ -83,8 +83,8 @@ pub struct ListenerConfig {
     /// ... and must answer it within this time. A leader that hangs is detected within the sum of the two.
     pub leader_ping_timeout: Duration,
     /// Is told when the leader seems to be dead: it cannot be connected to, a connection to it breaks, or it does not
-    /// answer a ping within 250 ms. It is told again for as long as that is so. With it the leader is pinged on one
-    /// connection once it has been silent for 150 ms, and a call is sent only to a leader that was heard in the last
+    /// answer a ping within 200 ms. It is told again for as long as that is so. With it the leader is pinged on one
+    /// connection once it has been silent for 250 ms, and a call is sent only to a leader that was heard in the last
     /// 25 ms, if need be by a ping: other calls wait.
     pub leader_suspected: Option<LeaderSuspected>,
     /// How many connections for unary calls each thread keeps open to the leader, beside one for streams. Another one

@@ -39,9 +39,9 @@ const MAX_WEAR: usize = 256;
 const MAX_CALLS: usize = 1 << 29;
 
 /// How long a leader may be silent until it is pinged on the connection that tells of a suspicion.
-const SUSPICION_INTERVAL: Duration = Duration::from_millis(150);
+const SUSPICION_INTERVAL: Duration = Duration::from_millis(250);
 /// A leader that does not answer a ping within this time is suspected.
-const SUSPICION_TIMEOUT: Duration = Duration::from_millis(250);
+const SUSPICION_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Tells that the leader of a term seems to be dead.
 #[derive(Clone)]

@@ -216,7 +216,13 @@ mod tests {
         assert_eq!(deleted(1), Some(write(false)));
         assert_eq!(deleted(0), None);
         let nested = Op::Txn(Txn::default().then(vec![put]));
-        let made = |succeeded, results| Write::of(&[nested.clone()], &[OpResult::Txn { succeeded, results }], revision);
+        let made = |succeeded, results| {
+            Write::of(
+                std::slice::from_ref(&nested),
+                &[OpResult::Txn { succeeded, results }],
+                revision,
+            )
+        };
         assert_eq!(made(true, vec![OpResult::Put]), Some(write(true)));
         assert_eq!(made(false, vec![]), None);
     }

@@ -113,10 +113,19 @@ impl Stage {
         let seconds = began.elapsed().as_secs_f64();
         let written = self.cluster.etcd.revision(At::Any)? - revision;
         if written > 0 {
-            let newest = ["get", "", "--prefix", "--keys-only", "--sort-by=MODIFY", "--order=DESCEND"];
+            let newest = [
+                "get",
+                "",
+                "--prefix",
+                "--keys-only",
+                "--sort-by=MODIFY",
+                "--order=DESCEND",
+            ];
             let keys = self.cluster.etcd.etcdctl(At::Any, &newest, SOON)?;
             let first = keys.lines().find(|line| !line.is_empty()).unwrap_or_default();
-            step::say(format_args!("{written} revisions while idle; the newest key that is there: {first}"));
+            step::say(format_args!(
+                "{written} revisions while idle; the newest key that is there: {first}"
+            ));
         }
         measured.add(What::Revisions, written as f64 * 60.0 / seconds);
         for ((what, before), after) in [What::EtcdCpu, What::OwnCpu].into_iter().zip(before).zip(after) {

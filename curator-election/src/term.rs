@@ -56,8 +56,8 @@ struct Inner {
     names: names::Names,
 }
 
-/// The store's revision went back: a call was answered with a lower revision than an earlier call, or a write of the term
-/// is not in the store's history. The store has lost the changes in between, as after a restore of a backup.
+/// The store's revision went back: a call was answered with a lower revision than an earlier call, or a write of the
+/// term is not in the store's history. The store has lost the changes in between, as after a restore of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WentBack {
     /// The highest revision seen before.

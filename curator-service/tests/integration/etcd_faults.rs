@@ -96,8 +96,8 @@ fn a_leader_whose_member_hangs_goes_on_through_another() {
     stage.nobody_led_beside_another();
 }
 
-/// The member that wakes up at the end may be a former leader of etcd. It then may revoke the leases that it knows, that
-/// of the next leader too: `docs/etcd-versions.md`.
+/// The member that wakes up at the end may be a former leader of etcd. It then may revoke the leases that it knows,
+/// that of the next leader too: `docs/etcd-versions.md`.
 #[test]
 fn a_leader_whose_only_member_hangs_steps_down_before_another_leads() {
     let (stage, leader) = TestCluster::elected("hang-alone", Reach::Own, TTL, EtcdOptions::default());

@@ -438,8 +438,9 @@ async fn pause_unless_final(error: StoreError, pauses: &mut Backoff) -> Result<(
 /// Reads the leader, and reads again after each watch event and each refresh interval.
 ///
 /// The watch triggers a read: each leader comes from a linearizable read. So a batch with puts of several candidates, a
-/// compaction, or a gap between two watches cannot report a wrong leader. The watch alone reports only that the leader's
-/// key is gone, if the read takes long: a member that was cut off or stopped delivers events before it answers reads.
+/// compaction, or a gap between two watches cannot report a wrong leader. The watch alone reports only that the
+/// leader's key is gone, if the read takes long: a member that was cut off or stopped delivers events before it answers
+/// reads.
 struct Observer<S: ?Sized> {
     store: Arc<S>,
     keys: Keys,

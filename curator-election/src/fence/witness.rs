@@ -90,8 +90,8 @@ impl Write {
         }
     }
 
-    /// Whether the key as it is now, as read by [`current`](Self::current), may be what came of the write. A key that was
-    /// written later shows nothing.
+    /// Whether the key as it is now, as read by [`current`](Self::current), may be what came of the write. A key that
+    /// was written later shows nothing.
     pub(super) fn may_be_in(&self, current: &[KeyValue]) -> bool {
         match current.first() {
             Some(current) if self.put => current.mod_revision >= self.revision,

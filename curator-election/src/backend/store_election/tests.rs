@@ -338,8 +338,8 @@ async fn news_do_not_wait_for_the_watch_that_follows_them() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// A member of etcd that was stopped delivers events before it answers reads. Its leader's term must not outlast its key
-/// for as long.
+/// A member of etcd that was stopped delivers events before it answers reads. Its leader's term must not outlast its
+/// key for as long.
 #[tokio::test(start_paused = true)]
 async fn an_observer_whose_reads_hang_reports_that_the_leader_is_gone() {
     let cluster = MemoryCluster::new(2);

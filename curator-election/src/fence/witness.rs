@@ -41,22 +41,22 @@ struct State {
 pub(super) struct Write {
     key: Bytes,
     pub(super) revision: Revision,
-    /// Whether the key was put; otherwise it was deleted.
-    put: bool,
+    /// The value that was put; `None` if the key was deleted. In a restored store another write may have the revision.
+    put: Option<Bytes>,
 }
 
 impl Write {
     /// One of the writes that a transaction has made, if it has made one to a single key.
     pub(super) fn of(ops: &[Op], results: &[OpResult], revision: Revision) -> Option<Self> {
-        let written = |key: &Bytes, put| Self {
+        let written = |key: &Bytes, put: Option<&Bytes>| Self {
             key: key.clone(),
             revision,
-            put,
+            put: put.cloned(),
         };
         ops.iter().zip(results).rev().find_map(|made| match made {
-            (Op::Put { key, .. }, _) => Some(written(key, true)),
+            (Op::Put { key, value, .. }, _) => Some(written(key, Some(value))),
             // Another operation of the transaction may not write the key, so it is absent now.
-            (Op::Delete(Keys::One(key)), OpResult::Deleted(count)) if *count > 0 => Some(written(key, false)),
+            (Op::Delete(Keys::One(key)), OpResult::Deleted(count)) if *count > 0 => Some(written(key, None)),
             (Op::Txn(txn), OpResult::Txn { succeeded, results }) => {
                 let ops = if *succeeded { &txn.success } else { &txn.failure };
                 Self::of(ops, results, revision)
@@ -77,26 +77,26 @@ impl Write {
     pub(super) fn current(&self) -> Range {
         Range {
             limit: 1,
-            keys_only: true,
             ..Range::all(Keys::One(self.key.clone()))
         }
     }
 
     /// Whether the history at the revision of the write, as read by [`look_up`](Self::look_up), contains the write.
     pub(super) fn is_in(&self, found: &[KeyValue]) -> bool {
-        match found.first() {
-            Some(found) => self.put && found.mod_revision == self.revision,
-            None => !self.put,
+        match (found.first(), &self.put) {
+            (Some(found), Some(put)) => found.mod_revision == self.revision && found.value == put,
+            (found, put) => found.is_none() && put.is_none(),
         }
     }
 
     /// Whether the key as it is now, as read by [`current`](Self::current), may be what came of the write. A key that
     /// was written later shows nothing.
     pub(super) fn may_be_in(&self, current: &[KeyValue]) -> bool {
-        match current.first() {
-            Some(current) if self.put => current.mod_revision >= self.revision,
-            Some(current) => current.create_revision > self.revision,
-            None => true,
+        match (current.first(), &self.put) {
+            (Some(current), Some(put)) if current.mod_revision == self.revision => current.value == put,
+            (Some(current), Some(_)) => current.mod_revision > self.revision,
+            (Some(current), None) => current.create_revision > self.revision,
+            (None, _) => true,
         }
     }
 }
@@ -134,15 +134,14 @@ impl Witness {
     /// The writes to look up after this number of interruptions.
     pub(super) fn to_check(&self, interruptions: u64) -> Vec<Write> {
         let mut state = self.state();
+        if state.checked >= interruptions {
+            return Vec::new();
+        }
         let writes: Vec<_> = state.known.iter().chain(&state.later).cloned().collect();
         if writes.is_empty() {
-            state.checked = state.checked.max(interruptions);
+            state.checked = interruptions;
         }
-        if state.checked < interruptions {
-            writes
-        } else {
-            Vec::new()
-        }
+        writes
     }
 
     /// The store has these writes, after this number of interruptions.
@@ -168,7 +167,7 @@ mod tests {
     fn kv(create: i64, changed: i64) -> Vec<KeyValue> {
         vec![KeyValue {
             key: "/a".into(),
-            value: Bytes::new(),
+            value: "1".into(),
             create_revision: Revision(create),
             mod_revision: Revision(changed),
             version: 1,
@@ -180,7 +179,7 @@ mod tests {
         Write {
             key: "/a".into(),
             revision: Revision(7),
-            put,
+            put: put.then(|| "1".into()),
         }
     }
 
@@ -188,6 +187,12 @@ mod tests {
     fn history_has_a_write_or_has_lost_it() {
         assert!(write(true).is_in(&kv(3, 7)));
         assert!(!write(true).is_in(&kv(3, 6)), "the put is lost");
+        let another = Write {
+            put: Some("2".into()),
+            ..write(true)
+        };
+        assert!(!another.is_in(&kv(3, 7)), "another put has its revision");
+        assert!(!another.may_be_in(&kv(3, 7)), "another put has its revision");
         assert!(!write(true).is_in(&[]), "the put is lost, and so is the key");
         assert!(write(false).is_in(&[]));
         assert!(!write(false).is_in(&kv(3, 6)), "the deletion is lost");

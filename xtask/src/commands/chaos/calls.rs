@@ -50,6 +50,12 @@ impl Told {
         self.code == 0 || self.differs
     }
 
+    /// What it was and why it failed, in a line.
+    pub(crate) fn account(&self) -> String {
+        let (op, via, code, why) = (&self.op, self.via, self.code, &self.why);
+        format!("{op} through {via}: code {code}, {why}")
+    }
+
     /// Whether it is of the service, and not of `embed-server` alone.
     pub(crate) fn is_management(&self) -> bool {
         self.object != ECHO

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use curator_harness::error::Result;
 use curator_harness::process::{Capture, Process, ProcessSpec};
-use curator_harness::{TempDir, wait_until};
+use curator_harness::{TempDir, step, wait_until};
 
 use crate::commands::chaos::calls::Told;
 use crate::commands::chaos::cast::{ChaosCluster, Programs};
@@ -81,6 +81,10 @@ impl Calls {
         let through: Vec<_> = all.iter().filter(through).collect();
         let arrived = || through.iter().filter(|call| (at..first).contains(&call.began));
         let before = through.iter().filter(|call| call.began < at && call.ended > at);
+        for call in arrived().filter(|call| !call.is_answered()) {
+            let after = Duration::from_nanos(call.began.saturating_sub(at));
+            step::say(format_args!("failed, from {after:?} on: {}", call.account()));
+        }
         Ok(Outage {
             lasted: Duration::from_nanos(first.saturating_sub(at)),
             arrived: arrived().count(),

@@ -504,7 +504,13 @@ impl Fenced {
         }
         loop {
             // An answer that is late by a whole suspension may be that of another store.
-            self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
+            if self
+                .term
+                .confirmed_until()
+                .is_some_and(|until| self.term.now() >= until)
+            {
+                self.term.valid().await.map_err(|_| FencedError::LostLeadership)?;
+            }
             let interruptions = self.interruptions();
             let writes = self.witness.to_check(interruptions);
             if writes.is_empty() {

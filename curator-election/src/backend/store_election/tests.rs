@@ -50,6 +50,12 @@ async fn leader_of(observations: &mut BoxStream<'static, Observation>) -> Option
         .map(|leader| leader.value)
 }
 
+/// Lets the watch open that follows an observation.
+async fn nothing_is_observed(observations: &mut BoxStream<'static, Observation>) {
+    let early = tokio::time::timeout(Duration::from_millis(100), observations.next()).await;
+    assert!(early.is_err(), "{early:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn candidates_win_in_the_order_of_their_creation() {
     let cluster = MemoryCluster::new(1);
@@ -349,12 +355,7 @@ async fn an_observer_whose_reads_hang_reports_that_the_leader_is_gone() {
     let (_second, _) = queue(&first_election, "second").await;
     let mut observations = election(&cluster, 1).observe();
     assert_eq!(leader_of(&mut observations).await.as_deref(), Some(&b"first"[..]));
-    // The watch opens.
-    assert!(
-        tokio::time::timeout(Duration::from_millis(100), observations.next())
-            .await
-            .is_err()
-    );
+    nothing_is_observed(&mut observations).await;
     cluster.set_faults(
         1,
         Faults {
@@ -383,11 +384,7 @@ async fn an_observer_reports_the_next_leader_and_nothing_between() {
     let (_second, _) = queue(&election, "second").await;
     let mut observations = election.observe();
     assert_eq!(leader_of(&mut observations).await.as_deref(), Some(&b"first"[..]));
-    assert!(
-        tokio::time::timeout(Duration::from_millis(100), observations.next())
-            .await
-            .is_err()
-    );
+    nothing_is_observed(&mut observations).await;
     election.revoke(first).await.unwrap();
     assert_eq!(leader_of(&mut observations).await.as_deref(), Some(&b"second"[..]));
 }
